@@ -1,0 +1,1 @@
+"""The config tree, as a package, so that an installed copy carries it."""

@@ -1,0 +1,1 @@
+"""Compose, sweep and compare small-vision training runs."""

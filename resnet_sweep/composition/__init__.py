@@ -1,0 +1,1 @@
+"""From a composed config to a run: check it, build what it names, carry it out."""

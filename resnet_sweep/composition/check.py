@@ -1,0 +1,180 @@
+"""Whether the names and values of a config are right: before anything is built of them."""
+
+import inspect
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from resnet_sweep.composition.targets import locate
+from resnet_sweep.errors import RequestError
+from resnet_sweep.ranges import Range
+
+# The groups that describe one object, with the arguments that the program supplies.
+OBJECTS = {
+    "model": {"num_classes"},
+    "data": set(),
+    "optim": {"params"},
+    "schedule": {"lr", "epochs", "steps_per_epoch"},
+    "loss": set(),
+    "trainer": set(),
+}
+# The groups that describe any number of objects, each under a name.
+COLLECTIONS = ("augmentation", "logger")
+# Settings outside of the groups.
+SETTINGS = {"seed": Annotated[int, Range(minimum=0)]}
+# Settings of a group that its `_target_` doesn't take.
+EXTRA = {"optim": {"decay_norm_and_bias": bool}}
+# Arguments of classes that aren't ours, and so don't say what suits them.
+FOREIGN = {
+    "lr": Annotated[float, Range(above=0)],
+    "momentum": Annotated[float, Range(minimum=0, below=1)],
+    "weight_decay": Annotated[float, Range(minimum=0)],
+    "betas": list[Annotated[float, Range(minimum=0, below=1)]],
+    "eps": Annotated[float, Range(above=0)],
+    "label_smoothing": Annotated[float, Range(minimum=0, below=1)],
+    "nesterov": bool,
+}
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Hold the names in a resolved config against the parameters of the classes it names, and its
+    values against their annotations.
+
+    Raises:
+        RequestError: one of them is wrong.
+    """
+    known = {*OBJECTS, *COLLECTIONS, *SETTINGS}
+    check_names("", config, known)
+    for name in sorted(known - config.keys()):
+        raise RequestError(f"{name} is missing: give it with {name}=...")
+    for name, annotation in SETTINGS.items():
+        check_value(name, config[name], annotation)
+    for group, supplied in OBJECTS.items():
+        check_object(group, config[group], supplied, EXTRA.get(group, {}))
+    for group in COLLECTIONS:
+        node = config[group]
+        if not isinstance(node, Mapping):
+            raise RequestError(f"{group}={node} isn't a choice of that group")
+        for name, entry in node.items():
+            check_object(f"{group}.{name}", entry, set(), {})
+
+
+def check_object(path: str, node: Any, supplied: set[str], extra: Mapping[str, Any]) -> None:
+    """Check a part of a config that describes an object.
+
+    Args:
+        path: the part's name.
+        node: the part.
+        supplied: parameters that the program supplies.
+        extra: further settings, with their annotations.
+
+    Raises:
+        RequestError: it names no class, or a parameter that the class hasn't, or gives a value
+            that doesn't suit, or leaves out a parameter that must be given.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise RequestError(
+            f"{path}={node} has no _target_: choose one of the files in conf/{path.split('.')[0]}/"
+        )
+    target = locate(path, node["_target_"])
+    annotations = dict(extra)
+    required, open_ended = set(), False
+    for name, parameter in _parameters(target).items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            open_ended = True
+        elif parameter.kind is not parameter.VAR_POSITIONAL and name not in supplied:
+            annotations[name] = parameter.annotation
+            if parameter.default is parameter.empty:
+                required.add(name)
+    if not target.__module__.startswith("resnet_sweep."):
+        annotations |= {name: FOREIGN[name] for name in annotations.keys() & FOREIGN.keys()}
+    if not open_ended:
+        check_names(f"{path}.", node, {"_target_", *annotations})
+    for name in sorted(required - node.keys()):
+        raise RequestError(f"{path}.{name} is missing: give it with {path}.{name}=...")
+    for name, value in node.items():
+        if name != "_target_":
+            check_value(f"{path}.{name}", value, annotations.get(name, Any))
+
+
+def check_names(prefix: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a name that isn't known, and offer the nearest that is.
+
+    Raises:
+        RequestError: of the first unknown one.
+    """
+    known = sorted(set(known) - {"_target_"})
+    for name in names:
+        if name not in known and name != "_target_":
+            near = get_close_matches(str(name), known, n=1)
+            hint = (
+                f"did you mean {prefix}{near[0]}?"
+                if near
+                else f"there is {', '.join(prefix + each for each in known) or 'none'}"
+            )
+            raise RequestError(f"{prefix}{name} isn't a setting: {hint}")
+
+
+def check_value(path: str, value: Any, annotation: Any) -> None:
+    """Hold a value against an annotation; one of a kind unknown here lets everything pass.
+
+    Raises:
+        RequestError: it doesn't suit.
+    """
+    if not suits(value, annotation):
+        shown = "null" if value is None else value
+        near = get_close_matches(str(value), map(str, get_args(annotation)), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise RequestError(f"{path} must be {describe(annotation)}, but is {shown}{hint}")
+
+
+def suits(value: Any, annotation: Any) -> bool:
+    """Whether a value is of an annotation's kind and within its range."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        ranges = [entry for entry in arguments[1:] if isinstance(entry, Range)]
+        return suits(value, arguments[0]) and all(value in entry for entry in ranges)
+    if origin in (Union, types.UnionType):
+        return any(suits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin in (list, tuple, Sequence):
+        entry = arguments[0] if arguments else Any
+        return isinstance(value, list) and all(suits(each, entry) for each in value)
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation in (bool, str):
+        return isinstance(value, annotation)
+    if annotation in (None, types.NoneType):
+        return value is None
+    return True
+
+
+def describe(annotation: Any) -> str:
+    """An annotation in words: "a whole number at least 1, or null"."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return " ".join([describe(arguments[0]), *map(str, arguments[1:])])
+    if origin in (Union, types.UnionType):
+        # "Or null" reads better at the end.
+        ordered = sorted(arguments, key=lambda argument: argument is types.NoneType)
+        return ", or ".join(map(describe, ordered))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in (list, tuple, Sequence):
+        return "a list" + (f", each entry {describe(arguments[0])}" if arguments else "")
+    if annotation in (None, types.NoneType):
+        return "null"
+    return WORDS.get(annotation, str(annotation))
+
+
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target, eval_str=True).parameters
+    # Annotations as text may use names that only a type checker imports.
+    except NameError:
+        return inspect.signature(target).parameters

@@ -1,0 +1,76 @@
+"""The classes that a config may name with `_target_`."""
+
+import os
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from resnet_sweep.errors import RequestError
+
+WHITELIST = (
+    "resnet_sweep.*",
+    "torch.optim.*",
+    "torch.nn.*",
+    "torchvision.models.*",
+    "timm.create_model",
+)
+
+
+def execution_whitelist() -> list[str]:
+    """What may be named: WHITELIST, and the packages in $RESNET_SWEEP_TRUST (commas between)."""
+    trusted = os.environ.get("RESNET_SWEEP_TRUST", "").replace(",", " ").split()
+    return [*WHITELIST, *(f"{package}.*" for package in trusted)]
+
+
+def locate(path: str, target: Any) -> Callable[..., Any]:
+    """What a `_target_` names.
+
+    Args:
+        path: the part of the config that has it, for the message.
+        target: its value.
+
+    Raises:
+        RequestError: it may not be named, or doesn't exist.
+    """
+    whitelist = execution_whitelist()
+    if not isinstance(target, str) or not any(
+        target.startswith(entry[:-1]) if entry.endswith(".*") else target == entry
+        for entry in whitelist
+    ):
+        raise RequestError(
+            f"{path}._target_={target} isn't trusted: name something of {', '.join(whitelist)}, or "
+            "trust a package of yours with RESNET_SWEEP_TRUST=PACKAGE"
+        )
+    try:
+        found = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RequestError(f"{path}._target_={target} can't be found: {error}") from error
+    if not callable(found):
+        raise RequestError(f"{path}._target_={target} is neither a class nor a function")
+    return found
+
+
+def instantiate(path: str, node: Mapping[str, Any], **supplied: Any) -> Any:
+    """Make what a part of a config describes.
+
+    Args:
+        path: the part's name, for the message.
+        node: with `_target_` and arguments.
+        supplied: further arguments.
+
+    Raises:
+        RequestError: it can't be made like that.
+    """
+    from hydra.utils import instantiate as hydra_instantiate
+
+    try:
+        return hydra_instantiate(
+            dict(node),
+            **supplied,
+            _execution_whitelist_=execution_whitelist(),
+            _convert_="all",
+        )
+    # The settings come from a user, so whatever a constructor makes of them is for the user.
+    except Exception as error:
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        raise RequestError(f"{path}: {sentence}") from error

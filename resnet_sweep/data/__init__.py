@@ -1,0 +1,7 @@
+"""Where images come from, and how they leave in batches."""
+
+from resnet_sweep.data.cifar100 import CIFAR100
+from resnet_sweep.data.dataset import Dataset, Split
+from resnet_sweep.data.digits import Digits
+
+__all__ = ["CIFAR100", "Dataset", "Digits", "Split"]

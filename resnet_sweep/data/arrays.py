@@ -1,0 +1,116 @@
+"""A dataset as array files: images and labels in NumPy's own format, mapped and not read.
+
+A folder holds `train_images.npy`, `train_labels.npy`, `test_images.npy`, `test_labels.npy` and
+`classes.txt` (a name a line). Processes side by side share one copy in memory.
+"""
+
+import shutil
+import tempfile
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from resnet_sweep.data.dataset import Split
+from resnet_sweep.errors import RequestError
+
+
+def read_split(folder: Path, part: str, count: int, classes: int) -> Split:
+    """Map one part, "train" or "test", of a folder of array files.
+
+    Raises:
+        RequestError: a file is missing, cut off, or not what it should be.
+    """
+    images = _map(folder / f"{part}_images.npy", (count, 3, 32, 32))
+    labels = _map(folder / f"{part}_labels.npy", (count,))
+    if (largest := int(labels.max())) >= classes:
+        raise RequestError(
+            f"{folder / f'{part}_labels.npy'} has the label {largest}, but the {classes} classes "
+            f"are labelled 0 to {classes - 1}: replace the file"
+        )
+    return Split.whole(images, labels)
+
+
+def read_classes(folder: Path) -> list[str]:
+    """The class names of a folder of array files.
+
+    Raises:
+        RequestError: the file is missing or isn't text.
+    """
+    path = folder / "classes.txt"
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} can't be read ({error}): put it back") from error
+
+
+def write_arrays(folder: Path, splits: dict[str, Split], classes: list[str]) -> None:
+    """Write a folder of array files, whole or not at all.
+
+    A folder that another process put there in the meantime is left as it is.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        unfinished.chmod(0o755)
+        for part, split in splits.items():
+            np.save(unfinished / f"{part}_images.npy", split.images)
+            np.save(unfinished / f"{part}_labels.npy", split.labels)
+        (unfinished / "classes.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def digest_examples(split: Split) -> list[bytes]:
+    """A digest of each image together with its label, in order."""
+    return [
+        blake2b(image.tobytes() + label.tobytes(), digest_size=16).digest()
+        for image, label in zip(split.images, split.labels, strict=True)
+    ]
+
+
+@lru_cache
+def digest_folder(folder: Path, part: str, state: tuple) -> tuple[bytes, bytes]:
+    """Digests of one part of a folder: of the examples in their order, and in any order.
+
+    `state` tells versions of the files apart, so that a sweep reads them once.
+    """
+    split = Split.whole(
+        np.load(folder / f"{part}_images.npy", mmap_mode="r"),
+        np.load(folder / f"{part}_labels.npy", mmap_mode="r"),
+    )
+    digests = digest_examples(split)
+    return blake2b(b"".join(digests)).digest(), blake2b(b"".join(sorted(digests))).digest()
+
+
+def file_state(folder: Path, part: str) -> tuple:
+    """Sizes and times of change of one part's files."""
+    stats = [(folder / f"{part}_{kind}.npy").stat() for kind in ("images", "labels")]
+    return tuple((stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in stats)
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        # Copy-on-write, because torch warns of arrays that it may not write to.
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise RequestError(
+            f"{path} is missing: put it there, or remove {path.parent} to have it made anew"
+        ) from error
+    except (OSError, ValueError, EOFError) as error:
+        raise RequestError(
+            f"{path} is cut off or isn't an array file: replace it, or remove {path.parent} "
+            "to have it made anew"
+        ) from error
+    if array.dtype != np.uint8 or array.shape != shape:
+        raise RequestError(
+            f"{path} holds {array.dtype} numbers of shape {array.shape}, but should hold uint8 "
+            f"numbers of shape {shape}: replace it"
+        )
+    return array

@@ -1,0 +1,5 @@
+"""Networks, as plain torch modules."""
+
+from resnet_sweep.models.resnet import ResNet
+
+__all__ = ["ResNet"]

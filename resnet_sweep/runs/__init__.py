@@ -1,0 +1,1 @@
+"""A run as a directory: identity, record, metrics. Files only: neither torch nor Hydra."""

@@ -1,0 +1,84 @@
+"""The right of one process to write into a run directory."""
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet_sweep.errors import RequestError
+
+RENEWAL_SECONDS = 20
+# Another machine's lease counts as given up after this long without a renewal.
+STALE_SECONDS = 120
+
+
+class Lease:
+    """A lock on a run directory, held until it is released or the process ends.
+
+    On one machine the system's lock on `run.lock` decides, which even a killed process gives up.
+    Where a file system has no such locks, or doesn't share them between machines, the entry in
+    `run.json` does: it is renewed every 20 seconds and given up after two minutes of silence.
+
+    Args:
+        directory: an existing directory.
+
+    Raises:
+        RequestError: a process of this machine holds it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / "run.lock"
+        self._descriptor: int | None = None
+        while self._descriptor is None:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise in_use(directory) from error
+                if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+                    raise
+                return
+            if self._is_current(descriptor):
+                self._descriptor = descriptor
+            else:
+                # Whoever held it removed the file between our opening and our locking it.
+                os.close(descriptor)
+
+    def _is_current(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def contradicts(self, entry: Mapping[str, Any] | None) -> bool:
+        """Whether an entry in `run.json` says that a process at work is beyond the lock's reach."""
+        if entry is None or (self._descriptor and entry.get("host") == socket.gethostname()):
+            return False
+        return abs(time.time() - entry.get("renewed", 0)) < STALE_SECONDS
+
+    def release(self) -> None:
+        """Let others in. Doing so twice is harmless."""
+        if self._descriptor is not None:
+            self.path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def lease_entry() -> dict[str, Any]:
+    """What a process writes into `run.json` as its lease: who it is, and when."""
+    return {"host": socket.gethostname(), "process": os.getpid(), "renewed": time.time()}
+
+
+def in_use(directory: Path, entry: Mapping[str, Any] | None = None) -> RequestError:
+    """The refusal of a directory in which another process is at work."""
+    who = f"process {entry['process']} on {entry['host']}" if entry else "another process"
+    return RequestError(
+        f"{directory} is in use by {who}: wait for it to end, or choose another hydra.run.dir"
+    )

@@ -1,0 +1,212 @@
+"""A run that a process is at work on: its directory, its record and its lease."""
+
+import contextlib
+import shutil
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.lease import RENEWAL_SECONDS, Lease, in_use, lease_entry
+from resnet_sweep.runs.metrics import Row, write_metrics
+from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.signature import differences, relevant
+
+# What a run writes beside its record; a run that starts over removes it.
+RESULTS = ("checkpoints", "plots", "tensorboard", "metrics.csv")
+# What may lie in a directory before a run's record does.
+EARLY = {".hydra", "train.log", "run.lock"}
+
+
+def claim_directory(directory: Path) -> Path:
+    """Make a new directory that no other run has: `directory`, or with -2, -3 behind its name.
+
+    Raises:
+        RequestError: it can't be made.
+    """
+    candidate, number = directory, 1
+    while True:
+        try:
+            candidate.parent.mkdir(parents=True, exist_ok=True)
+            candidate.mkdir()
+            return candidate
+        except FileExistsError as error:
+            if not candidate.exists():
+                raise _unusable(candidate, error) from error
+            number += 1
+            candidate = directory.with_name(f"{directory.name}-{number}")
+        except OSError as error:
+            raise _unusable(candidate, error) from error
+
+
+class Run:
+    """A run directory that this process may write into, or one that has come to its end.
+
+    Attributes:
+        directory: absolute.
+        record: what its `run.json` says.
+    """
+
+    def __init__(self, directory: Path, record: Record, lease: Lease | None) -> None:
+        self.directory = directory
+        self.record = record
+        self._lease = lease
+        self._changing = threading.RLock()
+        self._closed = threading.Event()
+
+    @classmethod
+    def open(cls, directory: Path, record: Record, resume: bool = True) -> Self:
+        """Begin a run, or go on with it where it was left.
+
+        Nothing is written before all is found right.
+
+        Args:
+            directory: made if need be.
+            record: of the run that is asked for.
+            resume: False removes what the directory has of this run, and begins again.
+
+        Raises:
+            RequestError: the directory belongs to another run or to something else, is in use,
+                or can't be written to.
+        """
+        directory = directory.absolute()
+        try:
+            earlier = cls._earlier(directory, record)
+            if resume and earlier is not None and earlier.ended_for_good:
+                return cls(directory, earlier, lease=None)
+            directory.mkdir(parents=True, exist_ok=True)
+            lease = Lease(directory)
+            try:
+                # Once more, now that nobody else can change it.
+                earlier = cls._earlier(directory, record)
+                if earlier is not None and lease.contradicts(earlier.lease):
+                    raise in_use(directory, earlier.lease)
+                if resume and earlier is not None and earlier.ended_for_good:
+                    lease.release()
+                    return cls(directory, earlier, lease=None)
+                _remove_unfinished(directory)
+                if not resume:
+                    _remove_results(directory)
+                elif earlier is not None:
+                    record.started = earlier.started
+                    for name in ("best", "final", "gap", "seconds", "parameters"):
+                        setattr(record, name, getattr(earlier, name))
+                run = cls(directory, record, lease)
+                run._begin()
+                return run
+            except BaseException:
+                lease.release()
+                raise
+        except OSError as error:
+            raise _unusable(directory, error) from error
+
+    @staticmethod
+    def _earlier(directory: Path, record: Record) -> Record | None:
+        """The record that a directory has already, if it is one of the same run."""
+        if not directory.exists():
+            return None
+        try:
+            earlier = Record.read(directory)
+        except FileNotFoundError:
+            if foreign := sorted({path.name for path in directory.iterdir()} - EARLY):
+                raise RequestError(
+                    f"{directory} isn't a run directory and isn't empty (it holds {foreign[0]}): "
+                    "choose another hydra.run.dir"
+                ) from None
+            return None
+        if earlier.signature != record.signature:
+            raise RequestError(
+                f"{directory} belongs to a run with another configuration "
+                f"({_describe_difference(earlier, record)}): choose another hydra.run.dir, or "
+                "repeat the settings of that run"
+            )
+        return earlier
+
+    def _begin(self) -> None:
+        self.record.state, self.record.reason, self.record.ended = "running", "", None
+        self.record.started = self.record.started or now()
+        self.record.lease = lease_entry()
+        self.record.write(self.directory)
+        threading.Thread(target=self._renew, daemon=True).start()
+
+    def _renew(self) -> None:
+        while not self._closed.wait(RENEWAL_SECONDS):
+            # A disk that is full now may not be in 20 seconds; the training thread will tell.
+            with self._changing, contextlib.suppress(OSError):
+                if not self._closed.is_set():
+                    self.update(lease=lease_entry())
+
+    def update(self, **changes: Any) -> None:
+        """Change what the record says, on the disk too."""
+        with self._changing:
+            for name, value in changes.items():
+                setattr(self.record, name, value)
+            self.record.write(self.directory)
+
+    def write_metrics(self, rows: list[Row]) -> None:
+        """Write `metrics.csv` and what the record says of the best and the last epoch."""
+        write_metrics(self.directory, rows)
+        best = max(rows, key=lambda row: row["val_acc"], default=None)
+        final = rows[-1] if rows else None
+        self.update(
+            best=_pick(best, "epoch", "val_acc", "val_loss"),
+            final=_pick(final, "epoch", "train_acc", "train_loss", "val_acc", "val_loss"),
+            gap=final and final["train_acc"] - final["val_acc"],
+            seconds=sum(row["seconds"] for row in rows),
+        )
+
+    def close(self, state: str, reason: str = "") -> None:
+        """End this process's work on the run."""
+        with self._changing:
+            self._closed.set()
+            self.update(state=state, reason=reason, ended=now(), lease=None)
+        self._lease.release()
+
+
+def now() -> str:
+    """The time, ISO 8601, with its offset from UTC."""
+    return datetime.now(UTC).astimezone().isoformat(timespec="seconds")
+
+
+def _pick(row: Row | None, *names: str) -> dict[str, float] | None:
+    return None if row is None else {name: row[name] for name in names}
+
+
+def _describe_difference(earlier: Record, record: Record) -> str:
+    """Where two runs differ, as `optim.lr: 0.1 there, 0.05 here`, the first few settings."""
+    one, other = (
+        relevant(each.config, each.precision or "", each.fingerprint or "")
+        for each in (earlier, record)
+    )
+    found = [
+        f"{name}: {there} there, {here} here"
+        for name, (there, here) in differences(one, other).items()
+    ]
+    if not found:
+        return "made by another version of this program"
+    return ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
+
+
+def _remove_unfinished(directory: Path) -> None:
+    """Remove what a killed process was about to write."""
+    for name in ("run.json", "metrics.csv", "checkpoints/*.pth"):
+        path = directory / name
+        for unfinished in path.parent.glob(f".{path.name}-*"):
+            unfinished.unlink()
+
+
+def _remove_results(directory: Path) -> None:
+    for name in RESULTS:
+        path = directory / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _unusable(directory: Path, error: OSError) -> RequestError:
+    return RequestError(
+        f"the run directory {directory} can't be used ({error.strerror or error}): choose another "
+        "with hydra.run.dir=DIRECTORY"
+    )

@@ -1,0 +1,75 @@
+"""What makes two runs the same run: a hash of the training that was asked for."""
+
+import json
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from typing import Any
+
+# Raised when a change of ours changes the results of a run.
+NUMERICS = 1
+
+# Settings (or groups of them) that say where and how a run is carried out, not what is trained.
+# `trainer.precision` is among them because the precision that it comes to counts instead.
+INCIDENTAL = frozenset(
+    {
+        "data.root",
+        "logger",
+        "trainer.device",
+        "trainer.precision",
+        "trainer.resume",
+        "trainer.threads",
+    }
+)
+
+# A setting that came later, with the value at which a run is what it was before: at that value
+# it doesn't count, so that older runs keep their signatures. Entries are never removed.
+NEUTRAL: dict[str, Any] = {}
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting of a nested config by its dotted name; lists count as values."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def relevant(config: Mapping[str, Any], precision: str, fingerprint: str) -> dict[str, Any]:
+    """All that decides what is trained, flat.
+
+    Args:
+        config: the resolved config of a run.
+        precision: what `trainer.precision` comes to on the device.
+        fingerprint: of the data.
+    """
+    settings = {
+        name: _plain(value)
+        for name, value in flatten(config)
+        if not any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
+        and not (name in NEUTRAL and value == NEUTRAL[name])
+    }
+    return settings | {"precision": precision, "data": fingerprint, "numerics": NUMERICS}
+
+
+def _plain(value: Any) -> Any:
+    """The same value for 1 and 1.0, which train the same."""
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def sign(config: Mapping[str, Any], precision: str, fingerprint: str) -> str:
+    """The signature of a run, 16 hexadecimal digits; its arguments are those of `relevant`."""
+    content = json.dumps(relevant(config, precision, fingerprint), sort_keys=True)
+    return blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Where two flat mappings differ, with both values; a missing one is None."""
+    return {
+        name: (one.get(name), other.get(name))
+        for name in sorted(one.keys() | other.keys())
+        if one.get(name) != other.get(name)
+    }

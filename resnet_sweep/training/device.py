@@ -1,0 +1,69 @@
+"""Where a run is carried out, and how exactly it computes there."""
+
+import torch
+
+from resnet_sweep.errors import RequestError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DEFAULT_THREADS = torch.get_num_threads()
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `trainer.device` asks for; "auto" prefers a GPU.
+
+    Raises:
+        RequestError: there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RequestError(
+            f"trainer.device={name} is no device: choose auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    available = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if (device.index or 0) >= available.get(device.type, 0):
+        present = [kind for kind, count in available.items() if count]
+        raise RequestError(
+            f"trainer.device={name} isn't there: this machine has {' and '.join(present)}, so "
+            "choose one of these, or auto"
+        )
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """The precision that `trainer.precision` comes to on a device: "float32" or "bfloat16".
+
+    Raises:
+        RequestError: bfloat16 on a device that only emulates it, many times slower.
+    """
+    fast = has_fast_bfloat16(device)
+    if name == "bfloat16" and not fast:
+        raise RequestError(
+            f"trainer.precision=bfloat16 would be emulated on this {device.type}, many times "
+            "slower than float32: choose float32, or auto"
+        )
+    if name == "auto":
+        return "bfloat16" if fast else "float32"
+    return name
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices faster than float32 ones."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # AMX is what makes bfloat16 pay on a CPU; AVX-512 alone doesn't.
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def set_threads(threads: int | None) -> int:
+    """Have torch use this many CPU threads, None for its own choice; returns how many it is."""
+    torch.set_num_threads(threads or _DEFAULT_THREADS)
+    return torch.get_num_threads()

@@ -1,0 +1,78 @@
+"""What a model makes of images that it isn't trained on."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnet_sweep.data.batches import Batches
+from resnet_sweep.training.device import PRECISIONS
+
+# Large enough to keep a GPU busy, small enough for the caches of a CPU.
+BATCH_SIZE = 250
+
+
+class Normalize:
+    """Images of 0..255 to what the network sees: zero mean and unit deviation a channel.
+
+    Args:
+        mean, std: per channel, of images scaled to 0..1.
+        device: of the images.
+    """
+
+    def __init__(self, mean: list[float], std: list[float], device: torch.device) -> None:
+        self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
+        self.std = torch.tensor(std, device=device).view(1, -1, 1, 1) * 255
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 or floating, to float32 with the channels last in memory."""
+        normalized = (images.float() - self.mean) / self.std
+        return normalized.contiguous(memory_format=torch.channels_last)
+
+
+def precise(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a forward pass computes with "float32" or "bfloat16"."""
+    return torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "float32")
+
+
+def predict(
+    model: nn.Module,
+    batches: Batches,
+    normalize: Normalize,
+    precision: str,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Tensor, Tensor]:
+    """The model's logits for all images of a split.
+
+    Args:
+        model: put into evaluation mode, and left there.
+        batches: n images.
+        normalize: to the model's input.
+        precision: "float32" or "bfloat16".
+        check: called before each batch; may raise to break off.
+
+    Returns:
+        Logits, (n, classes), float32; labels, (n,), int64.
+    """
+    model.eval()
+    device = batches.images.device
+    logits, labels = [], []
+    with torch.inference_mode(), precise(device, precision):
+        for positions in torch.arange(len(batches), device=device).split(BATCH_SIZE):
+            check()
+            images, truth = batches.take(positions)
+            logits.append(model(normalize(images)).float())
+            labels.append(truth)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
+    """Percent of the images whose label is among the k largest logits."""
+    largest = logits.topk(min(k, logits.shape[1])).indices
+    return 100 * (largest == labels[:, None]).any(1).double().mean().item()
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> float:
+    """The mean over the images of -log(softmax(logits)[label])."""
+    return F.cross_entropy(logits.double(), labels).item()

@@ -1,0 +1,52 @@
+"""Requests from outside to stop: Ctrl-C and SIGTERM."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Self
+
+
+class Interrupted(Exception):
+    """A run was stopped from outside, with its state saved.
+
+    Attributes:
+        signal: the signal that asked for it.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.signal = signal.Signals(number)
+
+
+class StopRequest:
+    """Whether the process has been asked to stop, while used as a context manager.
+
+    The first signal is remembered for whoever asks with `received`. A second Ctrl-C raises
+    KeyboardInterrupt at once, for a user who won't wait.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._handlers: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        # Elsewhere than in the main thread, Python lets nobody handle signals.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.received is None:
+            self.received = number
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal came."""
+        if self.received is not None:
+            raise Interrupted(self.received)

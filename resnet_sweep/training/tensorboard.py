@@ -1,0 +1,33 @@
+"""TensorBoard events."""
+
+from pathlib import Path
+
+from resnet_sweep.runs.metrics import Row
+from resnet_sweep.runs.record import Record
+from resnet_sweep.training.monitor import Monitor, Step
+
+
+class TensorBoard(Monitor):
+    """Writes learning rate, loss and gradient norm of each step, and the metrics of each epoch."""
+
+    def started(self, directory: Path, step: int) -> None:
+        # Imported here because it takes a second that a run without it needn't wait.
+        from torch.utils.tensorboard import SummaryWriter
+
+        # What a killed process wrote after its last checkpoint will be written again.
+        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step or None)
+
+    def stepped(self, steps: list[Step]) -> None:
+        for step in steps:
+            self.writer.add_scalar("step/lr", step.lr, step.number)
+            self.writer.add_scalar("step/train_loss", step.loss, step.number)
+            self.writer.add_scalar("step/grad_norm", step.grad_norm, step.number)
+
+    def epoch_ended(self, row: Row, step: int) -> None:
+        for name, value in row.items():
+            if name != "epoch":
+                self.writer.add_scalar(f"epoch/{name}", value, step - 1)
+        self.writer.flush()
+
+    def ended(self, record: Record) -> None:
+        self.writer.close()
