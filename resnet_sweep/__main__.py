@@ -7,9 +7,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from resnet_sweep.composition.targets import execution_whitelist
 from resnet_sweep.errors import RequestError
@@ -69,13 +67,21 @@ def main() -> None:
         task()
     except KeyboardInterrupt:
         sys.exit(STATUS_INTERRUPTED)
-    except (HydraException, OmegaConfBaseException, RequestError) as error:
+    except RequestError as error:
+        # Of a job of a sweep; a single run is refused by the gate.
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(STATUS_REFUSED)
-    except Exception:
-        # A failed run has told what happened; anything else is for whoever mends this program.
-        if "failed" not in states:
+        sys.exit(STATUS_FAILED)
+    except Exception as error:
+        # A failed run has told what happened.
+        if "failed" in states:
+            sys.exit(STATUS_FAILED)
+        # After the gate, an error is one of this program; before it, one of the command line.
+        if "resnet_sweep.composition.gate" in sys.modules:
             raise
+        from resnet_sweep.composition.complaint import sentence
+
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.exit(STATUS_REFUSED)
     sys.exit(STATUS_FAILED if {"failed", "diverged"} & set(states) else 0)
 
 

@@ -105,16 +105,20 @@ def check_names(prefix: str, names: Iterable[str], known: Iterable[str]) -> None
     Raises:
         RequestError: of the first unknown one.
     """
-    known = sorted(set(known) - {"_target_"})
+    known = {*known, "_target_"}
     for name in names:
-        if name not in known and name != "_target_":
-            near = get_close_matches(str(name), known, n=1)
-            hint = (
-                f"did you mean {prefix}{near[0]}?"
-                if near
-                else f"there is {', '.join(prefix + each for each in known) or 'none'}"
-            )
-            raise RequestError(f"{prefix}{name} isn't a setting: {hint}")
+        if name not in known:
+            raise RequestError(unknown_name(prefix, str(name), known))
+
+
+def unknown_name(prefix: str, name: str, known: Iterable[str]) -> str:
+    """A sentence on a name that isn't known, with the nearest that is."""
+    known = sorted({*known} - {"_target_"})
+    near = get_close_matches(name, known, n=1)
+    if near:
+        return f"{prefix}{name} isn't a setting: did you mean {prefix}{near[0]}?"
+    there = ", ".join(prefix + each for each in known) or "none"
+    return f"{prefix}{name} isn't a setting: there is {there}"
 
 
 def check_value(path: str, value: Any, annotation: Any) -> None:

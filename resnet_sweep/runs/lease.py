@@ -25,13 +25,13 @@ class Lease:
 
     Args:
         directory: an existing directory.
+        holder: the entry in its `run.json`, to name who holds it.
 
     Raises:
         RequestError: a process of this machine holds it.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, holder: Mapping[str, Any] | None = None) -> None:
         self.path = directory / "run.lock"
         self._descriptor: int | None = None
         while self._descriptor is None:
@@ -41,7 +41,7 @@ class Lease:
             except OSError as error:
                 os.close(descriptor)
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise in_use(directory) from error
+                    raise in_use(directory, holder) from error
                 if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
                     raise
                 return

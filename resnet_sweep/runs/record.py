@@ -62,7 +62,7 @@ class Record:
         """The record in a run directory; keys that this version doesn't know are left out.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError, NotADirectoryError: there is none.
             RequestError: it is damaged.
         """
         path = directory / "run.json"
@@ -73,7 +73,7 @@ class Record:
             if not isinstance(record.config, dict) or not isinstance(record.state, str):
                 raise TypeError("config or state isn't what it should be")
             return record
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise RequestError(

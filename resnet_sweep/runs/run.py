@@ -76,7 +76,7 @@ class Run:
             if resume and earlier is not None and earlier.ended_for_good:
                 return cls(directory, earlier, lease=None)
             directory.mkdir(parents=True, exist_ok=True)
-            lease = Lease(directory)
+            lease = Lease(directory, earlier and earlier.lease)
             try:
                 # Once more, now that nobody else can change it.
                 earlier = cls._earlier(directory, record)

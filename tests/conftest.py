@@ -1,0 +1,50 @@
+"""What the tests share."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CIFAR100_ROOTS = (os.environ.get("RESNET_SWEEP_DATA"), ROOT.parent / "shared" / "data")
+
+Command = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="session")
+def cifar100_root() -> Path:
+    """The folder with the real CIFAR-100, whose tests are left out where it isn't."""
+    for candidate in CIFAR100_ROOTS:
+        if candidate and (Path(candidate) / "cifar100" / "train_images.npy").exists():
+            return Path(candidate).resolve()
+    pytest.skip("CIFAR-100 isn't on this machine; RESNET_SWEEP_DATA names its folder")
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Runs `python -m resnet_sweep ...` in an empty folder, as a user does."""
+
+    def run(*arguments: str, module: str = "resnet_sweep", **environment: str):
+        return subprocess.run(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=tmp_path,
+            env=clean_environment() | environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    return run
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without what a developer may have set for this program."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RESNET_SWEEP_", "HYDRA_"))
+    }

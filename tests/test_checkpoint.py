@@ -1,0 +1,108 @@
+"""Checkpoints are read whole and right, or not at all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnet_sweep.training.checkpoint import (
+    LAST,
+    PREVIOUS,
+    DamagedCheckpointError,
+    read_checkpoint,
+    read_last,
+    write_checkpoint,
+    write_last,
+)
+
+
+def state(number: int = 0) -> dict:
+    weight = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(number))
+    return {
+        "signature": "a",
+        "number": number,
+        "rows": [{"epoch": 1, "lr": 0.1}, {"epoch": 2, "lr": float("nan")}],
+        "model": {
+            "weight": weight.to(memory_format=torch.channels_last),
+            "half": weight.bfloat16(),
+            "count": torch.tensor(7),
+            "empty": torch.zeros(0),
+        },
+    }
+
+
+def equal(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other or (one != one and other != other)
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a.pth", state())
+    assert equal(read_checkpoint(tmp_path / "a.pth"), state())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_no_flipped_bit_changes_what_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    write_checkpoint(path, state())
+    sound = path.read_bytes()
+    found = 0
+    for place in range(0, len(sound), 11):
+        damaged = bytearray(sound)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            assert equal(read_checkpoint(path), state())
+        except DamagedCheckpointError:
+            found += 1
+    assert found > 50
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_cut_off_checkpoint_is_damaged(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "a.pth"
+    write_checkpoint(path, state())
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(DamagedCheckpointError, match=r"a.pth is damaged"):
+        read_checkpoint(path)
+
+
+def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"model": Hostile(), "digest": ""}, tmp_path / "a.pth")
+    with pytest.raises(DamagedCheckpointError):
+        read_checkpoint(tmp_path / "a.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_damaged_last_falls_back_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_last(tmp_path, state(1))
+    write_last(tmp_path, state(2))
+    assert read_last(tmp_path, "a")["number"] == 2
+    (tmp_path / LAST).write_bytes(b"nonsense")
+    assert read_last(tmp_path, "a")["number"] == 1
+    assert "is damaged" in caplog.text
+    (tmp_path / PREVIOUS).unlink()
+    assert read_last(tmp_path, "a") is None
+
+
+def test_killed_between_its_two_renames_the_one_before_is_there(tmp_path: Path) -> None:
+    write_last(tmp_path, state(1))
+    (tmp_path / LAST).rename(tmp_path / PREVIOUS)
+    assert read_last(tmp_path, "a")["number"] == 1
+
+
+def test_checkpoint_of_another_run_is_not_used(tmp_path: Path) -> None:
+    write_last(tmp_path, state(1))
+    assert read_last(tmp_path, "b") is None

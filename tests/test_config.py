@@ -1,0 +1,180 @@
+"""The config tree composes to what the log says, and wrong values are refused with a sentence."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from resnet_sweep.composition.check import COLLECTIONS, OBJECTS, SETTINGS, check_config
+from resnet_sweep.composition.complaint import PRESETS
+from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.signature import INCIDENTAL, flatten, sign
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def config_tree() -> Iterator[None]:
+    with initialize_config_module("resnet_sweep.conf"):
+        yield
+
+
+def composed(*overrides: str) -> dict:
+    return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+
+
+def choices() -> list[str]:
+    """Each file of each group, as an override."""
+    return sorted(
+        f"{path.parent.name}={path.stem}"
+        for path in CONF.glob("*/*.yaml")
+        if path.parent.name != "hydra"
+    )
+
+
+def test_the_default_is_the_logs_recipe() -> None:
+    config = composed("model=resnet44v2", "optim=sgd")
+    assert config == composed()
+    model, optim, trainer = config["model"], config["optim"], config["trainer"]
+    assert list(zip(model["widths"], model["blocks"], model["strides"], strict=True)) == [
+        (32, 7, 1), (64, 7, 2), (128, 7, 2), (256, 3, 2)
+    ]  # fmt: skip
+    assert (model["block"], model["dropout"]) == ("basic_v2", 0.1)
+    assert optim["_target_"] == "torch.optim.SGD"
+    assert (optim["lr"], optim["momentum"], optim["weight_decay"]) == (0.1, 0.9, 5e-4)
+    assert optim["nesterov"] is False
+    assert optim["decay_norm_and_bias"] is True
+    assert config["schedule"]["_target_"].endswith("Cosine")
+    assert (config["schedule"]["warmup_epochs"], config["schedule"]["min_lr"]) == (0, 0.0)
+    assert (trainer["epochs"], trainer["batch_size"]) == (100, 128)
+    assert (trainer["drop_last"], trainer["max_steps"]) == (False, None)
+    assert config["loss"] == {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.0}
+    assert config["augmentation"]["random_crop"]["padding"] == 4
+    assert config["augmentation"]["random_flip"]["probability"] == 0.5
+    assert config["data"]["mean"] == [0.5071, 0.4867, 0.4408]
+    assert config["data"]["std"] == [0.2675, 0.2565, 0.2761]
+    assert config["data"]["holdout"] is None
+
+
+def test_the_logs_recipe_keeps_its_signature() -> None:
+    """A new setting belongs into NEUTRAL with the value at which nothing changes."""
+    assert sign(composed(), "float32", "fingerprint") == "fe82c2c952031ea0"
+
+
+@pytest.mark.parametrize("choice", choices())
+def test_every_choice_is_sound_and_says_how_to_run_it(choice: str) -> None:
+    group, _, name = choice.partition("=")
+    check_config(composed(choice))
+    text = (CONF / group / f"{name}.yaml").read_text()
+    first = next(line for line in text.splitlines() if not line.startswith("# @package"))
+    assert first.startswith("# ")
+    assert re.search(rf"^#   python -m resnet_sweep .*\b{group}[=.]", text, re.MULTILINE)
+
+
+def test_every_group_and_setting_is_known_to_the_check() -> None:
+    assert {*composed()} == {*OBJECTS, *COLLECTIONS, *SETTINGS}
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra", "__pycache__"}
+    assert folders == {*OBJECTS, *COLLECTIONS, *PRESETS}
+    listed = [
+        next(iter(entry))
+        for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
+        if isinstance(entry, dict)
+    ]
+    assert {name for name in listed if not name.startswith("override ")} == folders
+
+
+def test_what_is_incidental_exists() -> None:
+    names = {name for name, _ in flatten(composed())}
+    for name in INCIDENTAL:
+        assert any(each == name or each.startswith(f"{name}.") for each in names), name
+
+
+def test_presets_change_no_model_but_the_quickstart() -> None:
+    for path in [*CONF.glob("experiment/*.yaml"), *CONF.glob("debug/*.yaml")]:
+        if path.stem != "quickstart":
+            assert "/model" not in path.read_text(), path
+
+
+WRONG = [
+    ("model.dropout=1", "model.dropout must be a number at least 0 and below 1, but is 1"),
+    ("model.dropout=-0.1", "model.dropout must be a number at least 0"),
+    ("model.dropout=nan", "but is nan"),
+    ("model.widths=16", "model.widths must be a list, each entry a whole number at least 1"),
+    ("model.widths=[16,0,3,4]", "model.widths must be a list"),
+    ("model.widths=[16]", "must have one entry for each stage"),
+    ("model.block=basic", "did you mean basic_v2?"),
+    ("+model.atention=se", "model.atention isn't a setting: there is model.block"),
+    ("~model.widths", "model.widths is missing: give it with model.widths=..."),
+    ("optim.lr=0", "optim.lr must be a number above 0, but is 0"),
+    ("optim.lr=inf", "optim.lr must be a number above 0, but is inf"),
+    ("optim.lr=fast", "optim.lr must be a number above 0, but is fast"),
+    ("optim.lr=null", "optim.lr must be a number above 0, but is null"),
+    ("optim.lr=true", "optim.lr must be a number above 0, but is True"),
+    ("optim.momentum=1", "optim.momentum must be a number at least 0 and below 1"),
+    ("optim.weight_decay=-1", "optim.weight_decay must be a number at least 0"),
+    ("optim.nesterov=1", "optim.nesterov must be true or false, but is 1"),
+    ("optim.decay_norm_and_bias=no thanks", "must be true or false"),
+    ("+optim.momentun=0.9", "did you mean optim.momentum?"),
+    ("+optim.params=[]", "optim.params isn't a setting"),
+    ("optim._target_=os.system", "optim._target_=os.system isn't trusted"),
+    ("optim._target_=torch.optim.SDG", "can't be found"),
+    ("+optim._partial_=true", "optim._partial_ isn't a setting"),
+    ("schedule.min_lr=0.2", "min_lr=0.2 is above optim.lr=0.1"),
+    ("schedule.warmup_epochs=101", "is longer than the run"),
+    ("schedule.warmup_epochs=-1", "schedule.warmup_epochs must be a number at least 0"),
+    ("augmentation.random_crop.padding=-1", "augmentation.random_crop.padding must be"),
+    ("augmentation.random_flip.probability=2", "at least 0 and at most 1, but is 2"),
+    ("+augmentation.cutout=8", "augmentation.cutout=8 has no _target_"),
+    ("loss.label_smoothing=1", "loss.label_smoothing must be"),
+    ("trainer.epochs=0", "trainer.epochs must be a whole number at least 1, but is 0"),
+    ("trainer.epochs=2.0", "trainer.epochs must be a whole number at least 1, but is 2.0"),
+    ("trainer.epochs=ten", "but is ten"),
+    ("trainer.batch_size=0", "trainer.batch_size must be a whole number at least 1"),
+    ("trainer.batch_size=1438", "trainer.batch_size=1438 is more than the 1437 training images"),
+    ("trainer.max_steps=0", "whole number at least 1, or null, but is 0"),
+    ("trainer.device=gpu", "trainer.device=gpu is no device: choose auto, cpu"),
+    ("trainer.device=cuda:99", "trainer.device=cuda:99 isn't there: this machine has cpu"),
+    ("trainer.precision=float16", "trainer.precision must be one of auto, float32, bfloat16"),
+    ("data.limit_train=2000", "data.limit_train=2000 is more than the 1437 images"),
+    ("data.limit_train=0", "data.limit_train must be a whole number at least 1, or null"),
+    ("data.holdout=1437", "leaves no image to train on"),
+    ("seed=-1", "seed must be a whole number at least 0, but is -1"),
+    ("seed=0.5", "seed must be a whole number"),
+    ("+nonsense=1", "nonsense isn't a setting"),
+    ("~schedule", "schedule is missing"),
+]
+
+
+@pytest.mark.parametrize(("override", "sentence"), WRONG, ids=[entry[0] for entry in WRONG])
+def test_wrong_value_is_refused_with_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        prepare(composed("experiment=quickstart", "augmentation=standard", override))
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_model_that_cannot_take_the_images_is_refused() -> None:
+    config = composed("experiment=quickstart")
+    config["model"] = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 4}
+    with pytest.raises(RequestError, match=r"model"):
+        prepare(config)
+
+
+def test_a_package_is_trusted_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed("experiment=quickstart")
+    config["augmentation"] = {"mine": {"_target_": "fractions.Fraction", "numerator": 1}}
+    with pytest.raises(RequestError, match="RESNET_SWEEP_TRUST"):
+        check_config(config)
+    monkeypatch.setenv("RESNET_SWEEP_TRUST", "fractions")
+    check_config(config)
+
+
+def test_an_optimizer_of_torch_needs_a_yaml_file_alone() -> None:
+    config = composed("experiment=quickstart")
+    config["optim"] = {"_target_": "torch.optim.RMSprop", "lr": 0.01, "alpha": 0.9}
+    assert prepare(config).parameters > 0

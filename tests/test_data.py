@@ -1,0 +1,231 @@
+"""Datasets are what they say, whole, and chosen from fairly."""
+
+import pickle
+import shutil
+from hashlib import md5
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision import datasets
+
+from resnet_sweep.data import CIFAR100, Digits
+from resnet_sweep.data.batches import Batches
+from resnet_sweep.data.dataset import Split
+from resnet_sweep.data.subset import balanced_subset
+from resnet_sweep.errors import RequestError
+
+
+@pytest.fixture(scope="module")
+def labels() -> np.ndarray:
+    return np.random.RandomState(0).permutation(np.repeat(np.arange(7), 30)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 6, 7, 50, 209, 210])
+def test_subset_is_balanced(labels: np.ndarray, count: int) -> None:
+    chosen = balanced_subset(labels, count, seed=3)
+    sizes = np.bincount(labels[chosen], minlength=7)
+    assert len(np.unique(chosen)) == count
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_subset_follows_the_seed(labels: np.ndarray) -> None:
+    assert np.array_equal(balanced_subset(labels, 40, 1), balanced_subset(labels, 40, 1))
+    assert not np.array_equal(balanced_subset(labels, 40, 1), balanced_subset(labels, 40, 2))
+
+
+def test_larger_subset_holds_the_smaller(labels: np.ndarray) -> None:
+    small, large = (balanced_subset(labels, count, 1) for count in (33, 80))
+    assert set(small) < set(large)
+
+
+def test_subset_of_a_rare_class_takes_what_there_is() -> None:
+    labels = np.array([0] * 50 + [1] * 3)
+    assert np.bincount(labels[balanced_subset(labels, 20, 0)]).tolist() == [17, 3]
+
+
+def test_holdout_and_training_images_are_apart_and_the_test_set_is_kept() -> None:
+    whole = Digits().load(seed=0)
+    held = Digits(holdout=200, limit_train=500, limit_test=100).load(seed=0)
+    assert (len(whole.train), len(whole.validation), len(whole.test)) == (1437, 360, 360)
+    assert whole.validation is whole.test
+    assert (len(held.train), len(held.validation), len(held.test)) == (500, 200, 100)
+    assert not set(held.train.indices) & set(held.validation.indices)
+    assert set(held.validation.indices) < set(whole.train.indices)
+    assert set(held.test.indices) < set(whole.test.indices)
+    assert np.bincount(held.validation.labels[held.validation.indices]).tolist() == [20] * 10
+
+
+@pytest.mark.parametrize("setting", ["limit_train", "limit_test", "holdout"])
+def test_part_larger_than_the_data_is_refused(setting: str) -> None:
+    with pytest.raises(RequestError, match=f"data.{setting}=5000 is more than"):
+        Digits(**{setting: 5000}).load(seed=0)
+
+
+def test_holdout_of_everything_is_refused() -> None:
+    with pytest.raises(RequestError, match="leaves no image"):
+        Digits(holdout=1437).load(seed=0)
+
+
+def test_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    split = Digits().load(seed=0).train
+    for index in (0, 700, 1436):
+        at = split.indices[index]
+        assert split.labels[at] == source.target[at]
+        scaled = split.images[at][:, ::4, ::4] / 255 * 16
+        assert np.abs(scaled - source.images[at]).max() < 0.04
+
+
+def test_batches_are_the_images_at_those_positions() -> None:
+    images = np.random.RandomState(0).randint(0, 256, (20, 3, 4, 4)).astype(np.uint8)
+    labels = np.arange(20, dtype=np.uint8)
+    split = Split(images, labels, np.array([3, 5, 8, 13]))
+    batch, truth = Batches(split, torch.device("cpu")).take(torch.tensor([3, 0]))
+    assert truth.tolist() == [13, 3]
+    assert np.array_equal(batch.numpy(), images[[13, 3]])
+
+
+class TestCIFAR100:
+    """On the real images."""
+
+    def test_normalisation_constants_are_the_datas_own(self, cifar100_root: Path) -> None:
+        source = CIFAR100(str(cifar100_root))
+        images = source.load(seed=0).train.images
+        # By sums of whole numbers, which no rounding touches.
+        values = np.arange(256)
+        for channel in range(3):
+            counts = np.bincount(images[:, channel].ravel(), minlength=256)
+            mean = (counts * values).sum() / counts.sum()
+            deviation = np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum())
+            assert mean / 255 == pytest.approx(source.mean[channel], abs=2e-4)
+            # The constants in use everywhere are 0.0002 off at the most.
+            assert deviation / 255 == pytest.approx(source.std[channel], abs=2e-4)
+
+    def test_it_is_complete_and_balanced(self, cifar100_root: Path) -> None:
+        dataset = CIFAR100(str(cifar100_root)).load(seed=0)
+        assert (len(dataset.train), len(dataset.test)) == (50_000, 10_000)
+        assert set(np.bincount(dataset.train.labels)) == {500}
+        assert set(np.bincount(dataset.test.labels)) == {100}
+        assert len(dataset.classes) == 100
+
+    def test_holdout_is_balanced(self, cifar100_root: Path) -> None:
+        dataset = CIFAR100(str(cifar100_root), holdout=5000, limit_train=1000).load(seed=0)
+        held = dataset.validation
+        assert set(np.bincount(held.labels[held.indices])) == {50}
+        assert set(np.bincount(dataset.train.labels[dataset.train.indices])) == {10}
+        assert len(dataset.test) == 10_000
+
+    def test_the_default_root_is_named_by_the_environment(
+        self, cifar100_root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RESNET_SWEEP_DATA", str(cifar100_root))
+        assert len(CIFAR100().load(seed=0).train) == 50_000
+
+    def test_processes_share_the_images(self, cifar100_root: Path) -> None:
+        dataset = CIFAR100(str(cifar100_root), holdout=5000).load(seed=0)
+        assert isinstance(dataset.train.images, np.memmap)
+        batches = Batches(dataset.train, torch.device("cpu"))
+        assert batches.images.data_ptr() == dataset.train.images.ctypes.data
+
+    @pytest.fixture
+    def copy(self, cifar100_root: Path, tmp_path: Path) -> Path:
+        shutil.copytree(cifar100_root / "cifar100", tmp_path / "cifar100")
+        for path in (tmp_path / "cifar100").iterdir():
+            path.chmod(0o644)
+        return tmp_path
+
+    def test_one_altered_pixel_is_found(self, copy: Path) -> None:
+        path = copy / "cifar100" / "test_images.npy"
+        content = bytearray(path.read_bytes())
+        content[1_000_000] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(RequestError, match="aren't CIFAR-100 as published"):
+            CIFAR100(str(copy)).load(seed=0)
+
+    def test_two_labels_swapped_are_found(self, copy: Path) -> None:
+        path = copy / "cifar100" / "test_labels.npy"
+        labels = np.load(path)
+        other = np.flatnonzero(labels != labels[0])[0]
+        labels[[0, other]] = labels[[other, 0]]
+        np.save(path, labels)
+        with pytest.raises(RequestError, match="aren't CIFAR-100 as published"):
+            CIFAR100(str(copy)).load(seed=0)
+
+    def test_label_outside_the_classes_is_named(self, copy: Path) -> None:
+        path = copy / "cifar100" / "train_labels.npy"
+        labels = np.load(path)
+        labels[17] = 100
+        np.save(path, labels)
+        with pytest.raises(RequestError, match="has the label 100, but the 100 classes"):
+            CIFAR100(str(copy)).load(seed=0)
+
+    @pytest.mark.parametrize("size", [0, 60, 128, 20_000_000])
+    def test_truncated_file_is_found(self, copy: Path, size: int) -> None:
+        path = copy / "cifar100" / "test_images.npy"
+        path.write_bytes(path.read_bytes()[:size])
+        with pytest.raises(RequestError, match=r"test_images.npy is cut off"):
+            CIFAR100(str(copy)).load(seed=0)
+
+    def test_missing_file_is_named(self, copy: Path) -> None:
+        (copy / "cifar100" / "classes.txt").unlink()
+        with pytest.raises(RequestError, match=r"classes.txt can't be read"):
+            CIFAR100(str(copy)).load(seed=0)
+
+    def test_array_of_another_kind_is_named(self, copy: Path) -> None:
+        np.save(copy / "cifar100" / "test_labels.npy", np.zeros(10_000))
+        with pytest.raises(RequestError, match="holds float64 numbers"):
+            CIFAR100(str(copy)).load(seed=0)
+
+    def test_torchvisions_copy_becomes_array_files_once(
+        self, cifar100_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The published archive's format, with the real images; only its sums are others."""
+        folder = tmp_path / "cifar-100-python"
+        folder.mkdir()
+        source = cifar100_root / "cifar100"
+        names = (source / "classes.txt").read_text().split()
+        content = {"meta": {"fine_label_names": names}}
+        for part in ("train", "test"):
+            content[part] = {
+                "data": np.load(source / f"{part}_images.npy").reshape(-1, 3072),
+                "fine_labels": np.load(source / f"{part}_labels.npy").tolist(),
+            }
+        sums = {}
+        for name, value in content.items():
+            pickled = pickle.dumps(value)
+            (folder / name).write_bytes(pickled)
+            sums[name] = md5(pickled).hexdigest()
+        for part in ("train", "test"):
+            monkeypatch.setattr(datasets.CIFAR100, f"{part}_list", [[part, sums[part]]])
+        meta = datasets.CIFAR100.meta | {"md5": sums["meta"]}
+        monkeypatch.setattr(datasets.CIFAR100, "meta", meta)
+
+        made = CIFAR100(str(tmp_path)).load(seed=0)
+        for part in ("train", "test"):
+            for kind in ("images", "labels"):
+                name = f"{part}_{kind}.npy"
+                assert (tmp_path / "cifar100" / name).read_bytes() == (source / name).read_bytes()
+        assert made.classes == names
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".cifar100-")]
+
+        shutil.rmtree(folder)
+        assert CIFAR100(str(tmp_path)).load(seed=0).fingerprint == made.fingerprint
+
+    def test_altered_copy_of_torchvision_is_refused(self, tmp_path: Path) -> None:
+        folder = tmp_path / "cifar-100-python"
+        folder.mkdir()
+        for name in ("train", "test", "meta"):
+            (folder / name).write_bytes(pickle.dumps({}))
+        with pytest.raises(RequestError, match="couldn't be had"):
+            CIFAR100(str(tmp_path)).load(seed=0)
+        assert not (tmp_path / "cifar100").exists()
+
+
+def test_a_mistyped_root_starts_no_download(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="holds neither"):
+        CIFAR100(str(tmp_path / "typo")).load(seed=0)
+    assert not (tmp_path / "typo").exists()

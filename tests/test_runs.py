@@ -1,0 +1,284 @@
+"""A run directory belongs to one run, and to one process at a time."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.lease import Lease
+from resnet_sweep.runs.metrics import COLUMNS, read_metrics, write_metrics
+from resnet_sweep.runs.record import Record, duration
+from resnet_sweep.runs.run import Run, claim_directory
+from resnet_sweep.runs.signature import differences, flatten, sign
+
+CONFIG = {
+    "seed": 0,
+    "model": {"widths": [16, 32], "dropout": 0.1},
+    "optim": {"lr": 0.1, "momentum": 0.9},
+    "data": {"root": None, "holdout": None},
+    "logger": {"tensorboard": {}},
+    "trainer": {
+        "epochs": 5,
+        "device": "auto",
+        "threads": None,
+        "precision": "auto",
+        "resume": True,
+    },
+}
+
+
+def changed(path: str, value: object) -> dict:
+    config = json.loads(json.dumps(CONFIG))
+    group, _, name = path.partition(".")
+    if name:
+        config[group][name] = value
+    else:
+        config[group] = value
+    return config
+
+
+def signature(config: dict = CONFIG, precision: str = "float32", data: str = "d") -> str:
+    return sign(config, precision, data)
+
+
+class TestSignature:
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [
+            ("seed", 1),
+            ("model.widths", [32, 16]),
+            ("model.dropout", 0.2),
+            ("model.attention", "se"),
+            ("optim.lr", 0.1000001),
+            ("data.holdout", 5000),
+            ("trainer.epochs", 6),
+        ],
+    )
+    def test_it_changes_with_what_is_trained(self, path: str, value: object) -> None:
+        assert signature(changed(path, value)) != signature()
+
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [
+            ("data.root", "/elsewhere"),
+            ("logger", {}),
+            ("trainer.device", "cuda"),
+            ("trainer.threads", 1),
+            ("trainer.precision", "float32"),
+            ("trainer.resume", False),
+        ],
+    )
+    def test_it_stays_with_where_and_how(self, path: str, value: object) -> None:
+        assert signature(changed(path, value)) == signature()
+
+    def test_it_changes_with_the_data_and_the_precision(self) -> None:
+        assert signature(data="e") != signature()
+        assert signature(precision="bfloat16") != signature()
+
+    def test_it_knows_no_difference_between_1_and_1_0(self) -> None:
+        assert signature(changed("optim.lr", 1)) == signature(changed("optim.lr", 1.0))
+
+    def test_it_knows_no_order(self) -> None:
+        assert signature(dict(reversed(CONFIG.items()))) == signature()
+
+    def test_a_new_setting_at_its_neutral_value_keeps_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = signature()
+        monkeypatch.setattr("resnet_sweep.runs.signature.NEUTRAL", {"model.attention": None})
+        assert signature(changed("model.attention", None)) == before
+        assert signature(changed("model.attention", "se")) != before
+
+    def test_it_is_today_what_it_was(self) -> None:
+        """Should this fail, the runs that people have would no longer be known: see NUMERICS."""
+        assert signature() == "7d01ccdab04ab0ba"
+
+    def test_differences_name_settings_with_both_values(self) -> None:
+        one, other = dict(flatten(CONFIG)), dict(flatten(changed("optim.lr", 0.2)))
+        assert differences(one, other) == {"optim.lr": (0.1, 0.2)}
+
+
+class TestDirectory:
+    def record(self, config: dict = CONFIG) -> Record:
+        return Record(signature=signature(config), config=config, precision="float32",
+                      fingerprint="d")  # fmt: skip
+
+    def test_two_runs_of_the_same_second_get_two_directories(self, tmp_path: Path) -> None:
+        names = [claim_directory(tmp_path / "day" / "12-00-00").name for _ in range(3)]
+        assert names == ["12-00-00", "12-00-00-2", "12-00-00-3"]
+
+    def test_a_run_begins_goes_on_and_ends(self, tmp_path: Path) -> None:
+        run = Run.open(tmp_path / "run", self.record())
+        assert Record.read(run.directory).state == "running"
+        assert Record.read(run.directory).lease["process"] == os.getpid()
+        run.close("interrupted", "stopped by SIGTERM")
+        assert Record.read(run.directory).lease is None
+
+        again = Run.open(tmp_path / "run", self.record())
+        assert again.record.state == "running"
+        assert again.record.reason == ""
+        assert again.record.started == run.record.started
+        again.close("finished")
+
+        ended = Run.open(tmp_path / "run", self.record())
+        assert ended.record.ended_for_good
+        assert sorted(path.name for path in run.directory.iterdir()) == ["run.json"]
+
+    def test_a_run_of_another_configuration_is_refused_untouched(self, tmp_path: Path) -> None:
+        Run.open(tmp_path, self.record()).close("interrupted")
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*")}
+        with pytest.raises(RequestError, match=r"optim.lr: 0.1 there, 0.2 here"):
+            Run.open(tmp_path, self.record(changed("optim.lr", 0.2)))
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+    def test_a_directory_with_other_files_is_refused_untouched(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.tex").write_text("years of work")
+        with pytest.raises(RequestError, match=r"it holds thesis.tex"):
+            Run.open(tmp_path, self.record())
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+    def test_a_file_is_no_directory(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(RequestError, match="can't be used"):
+            Run.open(tmp_path / "file", self.record())
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"signature": 1, "config": 2}'])
+    def test_a_damaged_record_is_refused_untouched(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(RequestError, match=r"run.json is damaged"):
+            Run.open(tmp_path, self.record())
+        assert (tmp_path / "run.json").read_text() == content
+
+    def test_starting_over_removes_the_results_alone(self, tmp_path: Path) -> None:
+        Run.open(tmp_path, self.record()).close("finished")
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "last_model.pth").touch()
+        (tmp_path / "notes.txt").touch()
+        run = Run.open(tmp_path, self.record(), resume=False)
+        run.close("interrupted")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json"]
+
+    def test_what_a_killed_process_was_writing_is_removed(self, tmp_path: Path) -> None:
+        Run.open(tmp_path, self.record()).close("interrupted")
+        (tmp_path / ".run.json-abc").touch()
+        (tmp_path / "checkpoints").mkdir()
+        Run.open(tmp_path, self.record()).close("interrupted")
+        assert not (tmp_path / ".run.json-abc").exists()
+
+
+class TestLease:
+    HOLDER = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        from resnet_sweep.runs.record import Record
+        from resnet_sweep.runs.run import Run
+        run = Run.open(Path(sys.argv[1]), Record(signature="s"))
+        print("held", flush=True)
+        time.sleep(600)
+    """)
+
+    def hold(self, directory: Path) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-c", self.HOLDER, str(directory)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    def test_a_second_process_is_refused_and_told_by_whom(self, tmp_path: Path) -> None:
+        process = self.hold(tmp_path)
+        try:
+            before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+            with pytest.raises(RequestError, match=f"in use by process {process.pid} on"):
+                Run.open(tmp_path, Record(signature="s"))
+            assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+        finally:
+            process.kill()
+            process.wait()
+
+    def test_a_killed_process_holds_nothing(self, tmp_path: Path) -> None:
+        process = self.hold(tmp_path)
+        process.kill()
+        process.wait()
+        assert Record.read(tmp_path).state == "running"
+        Run.open(tmp_path, Record(signature="s")).close("interrupted")
+
+    @pytest.mark.parametrize(("age", "free"), [(10, False), (1000, True)])
+    def test_another_machines_lease_counts_while_it_is_renewed(
+        self, tmp_path: Path, age: float, free: bool
+    ) -> None:
+        entry = {"host": "elsewhere", "process": 1, "renewed": time.time() - age}
+        Record(signature="s", lease=entry).write(tmp_path)
+        if free:
+            Run.open(tmp_path, Record(signature="s")).close("interrupted")
+        else:
+            with pytest.raises(RequestError, match="in use by process 1 on elsewhere"):
+                Run.open(tmp_path, Record(signature="s"))
+            assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+    def test_the_lease_is_renewed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("resnet_sweep.runs.run.RENEWAL_SECONDS", 0.05)
+        run = Run.open(tmp_path, Record(signature="s"))
+        first = Record.read(tmp_path).lease["renewed"]
+        deadline = time.monotonic() + 30
+        while Record.read(tmp_path).lease["renewed"] == first and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert Record.read(tmp_path).lease["renewed"] > first
+        run.close("finished")
+        time.sleep(0.2)
+        assert Record.read(tmp_path).lease is None
+
+    def test_of_many_that_try_one_gets_it(self, tmp_path: Path) -> None:
+        lease = Lease(tmp_path)
+        for _ in range(5):
+            with pytest.raises(RequestError, match="in use"):
+                Lease(tmp_path)
+        lease.release()
+        Lease(tmp_path).release()
+        assert not list(tmp_path.iterdir())
+
+
+class TestMetrics:
+    def test_what_is_read_is_what_was_written(self, tmp_path: Path) -> None:
+        rows = [
+            {"epoch": 1, "lr": 0.1, "train_loss": 1 / 3, "val_acc": 12.34},
+            {"epoch": 2, "train_loss": 4.0, "grad_norm": 1e-30},
+        ]
+        write_metrics(tmp_path, rows)
+        assert read_metrics(tmp_path) == rows
+        header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+        assert header == ",".join(COLUMNS)
+
+    def test_the_record_tells_the_best_epoch_the_last_and_the_gap(self, tmp_path: Path) -> None:
+        run = Run.open(tmp_path, Record(signature="s"))
+        run.write_metrics([
+            {"epoch": epoch, "train_acc": 50.0 * epoch, "train_loss": 1.0, "val_acc": accuracy,
+             "val_loss": 2.0, "seconds": 1.5}
+            for epoch, accuracy in [(1, 40.0), (2, 60.0), (3, 60.0), (4, 55.0)]
+        ])  # fmt: skip
+        run.close("finished")
+        record = Record.read(tmp_path)
+        assert record.best == {"epoch": 2, "val_acc": 60.0, "val_loss": 2.0}
+        assert record.final["epoch"] == 4
+        assert record.gap == 145.0
+        assert record.seconds == 6.0
+
+
+def test_numbers_that_json_cannot_say_become_null(tmp_path: Path) -> None:
+    Record(signature="s", config={"x": [float("nan")]}, gap=float("inf")).write(tmp_path)
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert written["gap"] is None
+    assert written["config"] == {"x": [None]}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(8.26, "8.3 s"), (245, "4 min 05 s"), (59.96, "60.0 s"), (48000, "13 h 20 min")],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,398 @@
+"""The loop trains what the recipe says, and goes on as if it had never been stopped."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from resnet_sweep.composition.prepare import Prepared, prepare
+from resnet_sweep.randomness import derive_seed
+from resnet_sweep.runs.metrics import Row, read_metrics
+from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.run import Run
+from resnet_sweep.training.checkpoint import BEST, LAST, read_checkpoint
+from resnet_sweep.training.device import has_fast_bfloat16, resolve_device, resolve_precision
+from resnet_sweep.training.evaluation import accuracy, cross_entropy
+from resnet_sweep.training.interruption import Interrupted, StopRequest
+from resnet_sweep.training.loop import Diverged, Training
+from resnet_sweep.training.monitor import Monitor, Step
+from resnet_sweep.training.parameters import parameter_groups
+from resnet_sweep.training.schedules import Constant
+
+STANDARD = {
+    "random_crop": {"_target_": "resnet_sweep.augmentation.RandomCrop", "padding": 4},
+    "random_flip": {"_target_": "resnet_sweep.augmentation.RandomHorizontalFlip"},
+}
+RESNET = {
+    "_target_": "resnet_sweep.models.ResNet",
+    "widths": [4, 8],
+    "blocks": [1, 1],
+    "strides": [2, 2],
+    "dropout": 0.3,
+}
+
+
+def config(**changes: object) -> dict:
+    """A small run on digits; `trainer__epochs=2` changes a setting, `model={...}` a group."""
+    settings: dict = {
+        "seed": 3,
+        "model": dict(RESNET),
+        "data": {"_target_": "resnet_sweep.data.Digits", "limit_train": 100, "limit_test": 50},
+        "optim": {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
+        "schedule": {"_target_": "resnet_sweep.training.schedules.Cosine", "warmup_epochs": 1},
+        "augmentation": STANDARD,
+        "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
+        "trainer": {
+            "_target_": "resnet_sweep.training.TrainerSettings",
+            "epochs": 3,
+            "batch_size": 16,
+            "device": "cpu",
+            "precision": "float32",
+        },
+        "logger": {},
+    }
+    for name, value in changes.items():
+        group, _, key = name.partition("__")
+        if key:
+            settings[group] = settings[group] | {key: value}
+        else:
+            settings[group] = value
+    return settings
+
+
+def open_run(prepared: Prepared, directory: Path) -> Run:
+    record = Record(
+        signature=prepared.signature, config=dict(prepared.config), precision=prepared.precision,
+        fingerprint=prepared.dataset.fingerprint,
+    )  # fmt: skip
+    return Run.open(directory, record)
+
+
+def train(prepared: Prepared, directory: Path, *monitors: Monitor) -> Training:
+    run = open_run(prepared, directory)
+    training = prepared.training()
+    training.fit(run, monitors, StopRequest())
+    run.close("finished")
+    return training
+
+
+class StopAt(Monitor):
+    """Asks to stop once `step` steps of the run are made."""
+
+    def __init__(self, stop: StopRequest, step: int) -> None:
+        self.stop, self.step = stop, step
+
+    def stepped(self, steps: list[Step]) -> None:
+        if steps[-1].number + 1 >= self.step:
+            self.stop.received = 15
+
+
+class Recorder(Monitor):
+    """Keeps the steps and rows."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.rows: list[Row] = []
+
+    def stepped(self, steps: list[Step]) -> None:
+        self.steps += steps
+
+    def epoch_ended(self, row: Row, step: int) -> None:
+        self.rows.append(row)
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    return [
+        {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
+        for row in rows
+    ]
+
+
+def weights(training: Training) -> dict[str, torch.Tensor]:
+    return training.model.state_dict()
+
+
+def assert_same_bits(one: Training, other: Training) -> None:
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    assert without_times(one.rows) == without_times(other.rows)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_the_loop_is_a_plain_loop(tmp_path: Path, drop_last: bool) -> None:
+    """With torch's own optimizer, schedule and loss, one image batch after another."""
+    prepared = prepare(
+        config(
+            model__dropout=0.0,
+            # Small, so that rounding isn't amplified into another run.
+            optim__lr=0.02,
+            augmentation={},
+            schedule={"_target_": "resnet_sweep.training.schedules.Cosine"},
+            trainer__drop_last=drop_last,
+        )
+    )
+    ours = train(prepared, tmp_path)
+
+    torch.manual_seed(derive_seed(3, "weights"))
+    reference = prepared.training().model
+    split = prepared.dataset.train
+    images = torch.from_numpy(split.images[split.indices]).double() / 255
+    labels = torch.from_numpy(split.labels[split.indices]).long()
+    images = (images - torch.tensor(prepared.dataset.mean).view(3, 1, 1)) / torch.tensor(
+        prepared.dataset.std
+    ).view(3, 1, 1)
+    images = images.float().contiguous(memory_format=torch.channels_last)
+    steps = 6 if drop_last else 7
+    optimizer = torch.optim.SGD(reference.parameters(), 0.02, momentum=0.9, weight_decay=5e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3 * steps)
+    for epoch, row in enumerate(ours.rows):
+        shuffle = torch.Generator().manual_seed(derive_seed(3, "order", epoch))
+        order = torch.randperm(100, generator=shuffle)
+        total, correct, norms = 0.0, 0, []
+        assert row["lr"] == pytest.approx(optimizer.param_groups[0]["lr"])
+        for batch in order.split(16)[:steps]:
+            reference.train()
+            logits = reference(images[batch])
+            loss = nn.functional.cross_entropy(logits, labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            flat = torch.cat([weight.grad.flatten() for weight in reference.parameters()])
+            norms.append(flat.double().norm().item())
+            optimizer.step()
+            scheduler.step()
+            total += loss.item() * len(batch)
+            correct += (logits.argmax(1) == labels[batch]).sum().item()
+        count = 96 if drop_last else 100
+        assert row["train_loss"] == pytest.approx(total / count, rel=1e-4)
+        assert row["train_acc"] == pytest.approx(100 * correct / count, abs=1.01)
+        assert row["grad_norm"] == pytest.approx(np.mean(norms), rel=1e-3)
+    for name, weight in reference.state_dict().items():
+        torch.testing.assert_close(weights(ours)[name], weight, rtol=2e-3, atol=2e-4)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_gives_others(tmp_path: Path) -> None:
+    one = train(prepare(config()), tmp_path / "1")
+    again = train(prepare(config()), tmp_path / "2")
+    other = train(prepare(config(seed=4)), tmp_path / "3")
+    assert_same_bits(one, again)
+    assert not torch.equal(weights(one)["stem.weight"], weights(other)["stem.weight"])
+
+
+@pytest.mark.parametrize("step", [0, 1, 6, 7, 8, 13, 14, 20])
+def test_resumed_run_equals_uninterrupted_run(
+    tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_sweep.training.loop.INSPECTION_SECONDS", 0)
+    prepared = prepare(config())
+    whole = train(prepared, tmp_path / "whole")
+
+    run = open_run(prepared, tmp_path / "stopped")
+    stop = StopRequest()
+    if step == 0:
+        stop.received = 15
+    stopped = prepared.training()
+    with pytest.raises(Interrupted):
+        stopped.fit(run, [StopAt(stop, step)], stop)
+    run.close("interrupted")
+    assert stopped.number == step
+    resumed = train(prepared, tmp_path / "stopped")
+
+    assert_same_bits(resumed, whole)
+    for name in (BEST, LAST):
+        ours, theirs = (
+            read_checkpoint(tmp_path / folder / "checkpoints" / name)["model"]
+            for folder in ("stopped", "whole")
+        )
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert without_times(read_metrics(tmp_path / "stopped")) == without_times(whole.rows)
+
+
+def test_a_run_stopped_at_every_step_equals_uninterrupted_run(tmp_path: Path) -> None:
+    prepared = prepare(config())
+    whole = train(prepared, tmp_path / "whole")
+    sittings = 0
+    while True:
+        run = open_run(prepared, tmp_path / "stopped")
+        training, stop = prepared.training(), StopRequest()
+        made = training._step
+
+        def step(positions, made=made, stop=stop):
+            made(positions)
+            stop.received = 15
+
+        training._step = step
+        try:
+            training.fit(run, [], stop)
+        except Interrupted:
+            run.close("interrupted")
+            sittings += 1
+        else:
+            run.close("finished")
+            break
+    assert sittings == 21
+    assert_same_bits(training, whole)
+
+
+def test_metrics_are_rebuilt_from_the_checkpoint(tmp_path: Path) -> None:
+    prepared = prepare(config())
+    whole = train(prepared, tmp_path)
+    (tmp_path / "metrics.csv").write_text("nonsense")
+    Record(**json.loads((tmp_path / "run.json").read_text()) | {"state": "failed"}).write(tmp_path)
+    again = train(prepared, tmp_path)
+    assert_same_bits(again, whole)
+    assert without_times(read_metrics(tmp_path)) == without_times(whole.rows)
+
+
+def test_the_best_checkpoint_gives_the_best_accuracy(tmp_path: Path) -> None:
+    prepared = prepare(config(trainer__epochs=6))
+    training = train(prepared, tmp_path)
+    best = read_checkpoint(tmp_path / "checkpoints" / BEST)
+    accuracies = [row["val_acc"] for row in training.rows]
+    assert best["val_acc"] == max(accuracies)
+    assert best["epoch"] == accuracies.index(max(accuracies)) + 1
+    training.model.load_state_dict(best["model"])
+    training.model.eval()
+    split = prepared.dataset.validation
+    with torch.no_grad():
+        images = training.normalize(torch.from_numpy(split.images[split.indices]))
+        found = training.model(images).argmax(1).numpy()
+    assert 100 * (found == split.labels[split.indices]).mean() == pytest.approx(best["val_acc"])
+
+
+@pytest.mark.parametrize(("steps", "rows"), [(1, 1), (7, 1), (8, 2), (1000, 3)])
+def test_max_steps_cuts_the_run_off_and_leaves_the_schedule(
+    tmp_path: Path, steps: int, rows: int
+) -> None:
+    recorder = Recorder()
+    prepared = prepare(config(trainer__max_steps=steps))
+    train(prepared, tmp_path, recorder)
+    made = min(steps, 21)
+    assert [step.number for step in recorder.steps] == list(range(made))
+    assert len(recorder.rows) == rows
+    whole = prepare(config()).training().schedule
+    assert [step.lr for step in recorder.steps] == [whole(step) for step in range(made)]
+
+
+def test_each_epoch_sees_each_image_once(tmp_path: Path) -> None:
+    training = prepare(config()).training()
+    seen: list[int] = []
+    take = training.train_batches.take
+    training.train_batches.take = lambda positions: (
+        seen.extend(positions.tolist()),
+        take(positions),
+    )[1]
+    run = Run.open(tmp_path, Record(signature="s"))
+    training.fit(run, [], StopRequest())
+    run.close("finished")
+    epochs = [seen[start : start + 100] for start in (0, 100, 200)]
+    assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_a_diverging_run_says_where(tmp_path: Path) -> None:
+    training = prepare(config(optim__lr=1e8, schedule__warmup_epochs=0)).training()
+    run = Run.open(tmp_path, Record(signature="s"))
+    with pytest.raises(Diverged, match=r"epoch 1, step \d of 7, at learning rate .* gradient norm"):
+        training.fit(run, [], StopRequest())
+    run.close("diverged")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_validation_loss_that_is_no_number_is_divergence(tmp_path: Path) -> None:
+    training = prepare(config()).training()
+    made = training._step
+
+    def step(positions: torch.Tensor) -> None:
+        made(positions)
+        if training.index == 6:
+            with torch.no_grad():
+                training.model.classifier.bias[0] = math.nan
+
+    training._step = step
+    run = Run.open(tmp_path, Record(signature="s"))
+    with pytest.raises(Diverged, match="validation loss became nan in epoch 1"):
+        training.fit(run, [], StopRequest())
+    run.close("diverged")
+
+
+def test_long_epochs_are_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_sweep.training.loop.CHECKPOINT_SECONDS", 0)
+    prepared = prepare(config())
+    run = open_run(prepared, tmp_path)
+    training = prepared.training()
+    made = training._step
+
+    def step(positions: torch.Tensor) -> None:
+        if training.number == 10:
+            raise RuntimeError("power cut")
+        made(positions)
+
+    training._step = step
+    with pytest.raises(RuntimeError):
+        training.fit(run, [], StopRequest())
+    run.close("failed")
+    assert read_checkpoint(tmp_path / "checkpoints" / LAST)["index"] == 3
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 10])
+def test_accuracy_counts_the_label_among_the_k_largest(k: int) -> None:
+    logits = torch.randn(200, 8, generator=torch.Generator().manual_seed(k))
+    labels = torch.randint(8, (200,), generator=torch.Generator().manual_seed(k))
+    hits = [
+        label in sorted(range(8), key=row.__getitem__, reverse=True)[:k]
+        for row, label in zip(logits.tolist(), labels.tolist(), strict=True)
+    ]
+    assert accuracy(logits, labels, k) == pytest.approx(100 * np.mean(hits))
+
+
+def test_cross_entropy_is_its_formula() -> None:
+    logits, labels = torch.randn(20, 5), torch.randint(5, (20,))
+    expected = np.mean([
+        -math.log(math.exp(row[label]) / sum(map(math.exp, row)))
+        for row, label in zip(logits.tolist(), labels.tolist(), strict=True)
+    ])  # fmt: skip
+    assert cross_entropy(logits, labels) == pytest.approx(expected)
+
+
+def test_norms_and_biases_are_left_undecayed_on_request() -> None:
+    model = prepare(config()).training().model
+    (everything,) = parameter_groups(model, decay_norm_and_bias=True)
+    assert len(everything["params"]) == len(list(model.parameters()))
+    decayed, undecayed = parameter_groups(model, decay_norm_and_bias=False)
+    assert all(weight.ndim > 1 for weight in decayed["params"])
+    assert all(weight.ndim == 1 for weight in undecayed["params"])
+    assert undecayed["weight_decay"] == 0
+    assert len(decayed["params"]) + len(undecayed["params"]) == len(everything["params"])
+
+
+def test_bfloat16_is_used_where_it_pays_and_nowhere_else() -> None:
+    cpu = torch.device("cpu")
+    expected = "bfloat16" if has_fast_bfloat16(cpu) else "float32"
+    assert resolve_precision("auto", cpu) == expected
+    assert resolve_precision("float32", cpu) == "float32"
+
+
+def test_bfloat16_without_amx_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    cpu = torch.device("cpu")
+    assert resolve_precision("auto", cpu) == "float32"
+    with pytest.raises(ValueError, match="would be emulated on this cpu"):
+        resolve_precision("bfloat16", cpu)
+
+
+def test_auto_prefers_a_gpu() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert resolve_device("auto").type in (expected, "mps")
+
+
+def test_constant_schedule_is_a_choice(tmp_path: Path) -> None:
+    schedule = {"_target_": "resnet_sweep.training.schedules.Constant"}
+    training = train(prepare(config(schedule=schedule)), tmp_path)
+    assert isinstance(training.schedule, Constant)
+    assert [row["lr"] for row in training.rows] == [0.1, 0.1, 0.1]
