@@ -1,5 +1,6 @@
 """A prepared run, carried out in its directory."""
 
+import contextlib
 import logging
 import shlex
 import socket
@@ -84,9 +85,13 @@ def execute(prepared: Prepared, run: Run) -> Record:
             _end(run, monitors, "finished")
         except Diverged as error:
             _end(run, monitors, "diverged", str(error))
-        except (Interrupted, KeyboardInterrupt) as error:
-            _end(run, monitors, "interrupted", str(error) or "stopped by SIGINT")
-            log.warning("%s; its state is saved. To go on:\n  %s", run.record.reason, command(run))
+        except Interrupted as error:
+            _end(run, monitors, "interrupted", str(error))
+            log.warning("%s; its state is saved. To go on:\n  %s", error, command(run))
+            raise
+        except KeyboardInterrupt:
+            _end(run, monitors, "interrupted", "stopped at once by SIGINT")
+            log.warning("stopped at once. To go on from the last checkpoint:\n  %s", command(run))
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
@@ -94,7 +99,9 @@ def execute(prepared: Prepared, run: Run) -> Record:
                 "the run failed (%s); train.log says where. To try again from its last "
                 "checkpoint:\n  %s", reason, command(run),
             )  # fmt: skip
-            _end(run, monitors, "failed", reason)
+            # Whatever broke the run, a full disk for one, may break its end as well.
+            with contextlib.suppress(Exception):
+                _end(run, monitors, "failed", reason)
             raise RunFailed(reason) from error
     log.info("%s", outcome(run))
     return run.record

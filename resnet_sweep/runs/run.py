@@ -158,10 +158,12 @@ class Run:
 
     def close(self, state: str, reason: str = "") -> None:
         """End this process's work on the run."""
-        with self._changing:
-            self._closed.set()
-            self.update(state=state, reason=reason, ended=now(), lease=None)
-        self._lease.release()
+        try:
+            with self._changing:
+                self._closed.set()
+                self.update(state=state, reason=reason, ended=now(), lease=None)
+        finally:
+            self._lease.release()
 
 
 def now() -> str:

@@ -53,7 +53,7 @@ def predict(
         check: called before each batch; may raise to break off.
 
     Returns:
-        Logits, (n, classes), float32; labels, (n,), int64.
+        Logits, (n, classes), float32; labels, (n,), int64; both on the CPU.
     """
     model.eval()
     device = batches.images.device
@@ -64,7 +64,7 @@ def predict(
             images, truth = batches.take(positions)
             logits.append(model(normalize(images)).float())
             labels.append(truth)
-    return torch.cat(logits), torch.cat(labels)
+    return torch.cat(logits).cpu(), torch.cat(labels).cpu()
 
 
 def accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:

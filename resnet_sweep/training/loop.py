@@ -251,7 +251,7 @@ class Training:
             )
         sizes = torch.tensor([self._batch_images(index) for index in range(self.index)])
         images = int(sizes.sum())
-        losses = self.losses[: self.index].double().cpu()
+        losses = self.losses[: self.index].cpu().double()
         row = {
             "epoch": len(self.rows) + 1,
             "lr": self.schedule(self.number - self.index),
@@ -259,7 +259,7 @@ class Training:
             "train_acc": 100 * int(self.correct[: self.index].sum()) / images,
             "val_loss": val_loss,
             "val_acc": val_acc,
-            "grad_norm": self.grad_norms[: self.index].double().mean().item(),
+            "grad_norm": self.grad_norms[: self.index].cpu().double().mean().item(),
             "seconds": self.seconds + time.monotonic() - begun,
             "images_per_second": images / max(self.seconds, 1e-9),
         }
