@@ -1,13 +1,18 @@
 """The command line: `python -m resnet_sweep`, composed by Hydra."""
 
+import logging
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from resnet_sweep.composition.targets import execution_whitelist
 from resnet_sweep.errors import RequestError
@@ -30,30 +35,39 @@ def task(config: DictConfig) -> float:
         The best validation accuracy in percent; NaN if the run diverged.
     """
     # Imported here because torch takes seconds that --cfg and --help needn't wait.
+    from resnet_sweep.composition import gate
     from resnet_sweep.composition.execute import RunFailed, execute, tell_ended
-    from resnet_sweep.composition.gate import Gate, admit, settings_of
     from resnet_sweep.composition.prepare import prepare
     from resnet_sweep.training.interruption import Interrupted
 
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir)
-    if directory in Gate.passed:
-        prepared, run = Gate.passed.pop(directory)
-    else:
-        prepared = prepare(settings_of(config))
-        run = admit(prepared, directory, hydra_config)
-    if run.record.ended_for_good:
-        tell_ended(run)
-    else:
+    admitted = gate.Gate.admitted.pop(directory, None)
+    if admitted is None:
         try:
-            execute(prepared, run)
-        except Interrupted as interruption:
-            terminated = interruption.signal.name == "SIGTERM"
-            raise SystemExit(STATUS_TERMINATED if terminated else STATUS_INTERRUPTED) from None
-        except RunFailed:
-            states.append("failed")
+            admitted = gate.admit(prepare(gate.settings_of(config)), directory, hydra_config)
+        except RequestError:
+            states.append("refused")
+            _detach_log()
             raise
+        gate.write_hydra(directory, config, hydra_config)
+    run = admitted.run
+    try:
+        if run.record.ended_for_good:
+            tell_ended(run)
+        else:
+            execute(admitted.prepared, run, admitted.stop)
+    except Interrupted as interruption:
+        raise SystemExit(_status(interruption.signal)) from None
+    except RunFailed:
+        states.append("failed")
+        raise
+    finally:
+        admitted.stop.release()
     states.append(run.record.state)
+    if admitted.stop.received and hydra_config.mode == RunMode.MULTIRUN:
+        # It came when this job was done, and is meant for the sweep.
+        raise SystemExit(_status(admitted.stop.received))
     if run.record.state == "diverged" or run.record.best is None:
         return math.nan
     return run.record.best["val_acc"]
@@ -67,22 +81,39 @@ def main() -> None:
         task()
     except KeyboardInterrupt:
         sys.exit(STATUS_INTERRUPTED)
-    except RequestError as error:
-        # Of a job of a sweep; a single run is refused by the gate.
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(STATUS_FAILED)
     except Exception as error:
         # A failed run has told what happened.
-        if "failed" in states:
-            sys.exit(STATUS_FAILED)
-        # After the gate, an error is one of this program; before it, one of the command line.
-        if "resnet_sweep.composition.gate" in sys.modules:
-            raise
-        from resnet_sweep.composition.complaint import sentence
+        if "failed" not in states:
+            _tell(error)
+            sys.exit(STATUS_FAILED if states else STATUS_REFUSED)
+    sys.exit(STATUS_FAILED if {"failed", "refused", "diverged"} & set(states) else 0)
 
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        sys.exit(STATUS_REFUSED)
-    sys.exit(STATUS_FAILED if {"failed", "diverged"} & set(states) else 0)
+
+def _tell(error: Exception) -> None:
+    """Print an error of the command line; one of this program goes on its way."""
+    theirs = isinstance(error, (HydraException, OmegaConfBaseException, RequestError))
+    # Composing hasn't got far enough for an error of ours until the gate is imported.
+    if not theirs and "resnet_sweep.composition.gate" in sys.modules:
+        raise error
+    from resnet_sweep.composition.complaint import sentence
+
+    print(f"error: {sentence(error)}", file=sys.stderr)
+    if isinstance(error, InstantiationException):
+        # Something isn't installed as it should be.
+        sys.exit(STATUS_FAILED)
+
+
+def _status(number: int) -> int:
+
+    return STATUS_TERMINATED if number == signal.SIGTERM else STATUS_INTERRUPTED
+
+
+def _detach_log() -> None:
+    """Keep Hydra from logging the refusal of a directory into that directory."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, logging.FileHandler):
+            root.removeHandler(handler)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,6 @@ class RequestError(ValueError):
     """What was asked for can't be done.
 
     Its message is one sentence that says what is wrong, with the value, and how to mend it.
-    It is raised before anything is trained or written; the command line prints it and exits
-    with status 2.
+    It is raised before anything of a run is trained or written. The command line prints it and
+    exits with status 2; a sweep that is under way goes on without the run, and exits with 1.
     """

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,7 @@ class Range:
             (self.below, "below"),
         ]
         return " and ".join(f"{word} {bound}" for bound, word in bounds if bound is not None)
+
+
+# How many of something there are to be.
+Count = Annotated[int, Range(minimum=1)]

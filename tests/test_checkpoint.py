@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from resnet_sweep.training.checkpoint import (
+    BEST,
     LAST,
+    NEXT_BEST,
     PREVIOUS,
     DamagedCheckpointError,
     read_checkpoint,
     read_last,
+    settle_best,
     write_checkpoint,
     write_last,
 )
@@ -92,9 +95,49 @@ def test_damaged_last_falls_back_to_the_one_before(
     assert read_last(tmp_path, "a")["number"] == 2
     (tmp_path / LAST).write_bytes(b"nonsense")
     assert read_last(tmp_path, "a")["number"] == 1
-    assert "is damaged" in caplog.text
+    assert "can't be used" in caplog.text
     (tmp_path / PREVIOUS).unlink()
     assert read_last(tmp_path, "a") is None
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_a_sound_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_last(tmp_path, state(1))
+    write_last(tmp_path, state(2))
+    (tmp_path / LAST).write_bytes(b"nonsense")
+    assert read_last(tmp_path, "a")["number"] == 1
+    write_last(tmp_path, state(3))
+    (tmp_path / LAST).write_bytes(b"nonsense")
+    assert read_last(tmp_path, "a")["number"] == 1
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_last(tmp_path, state(1))
+    write_last(tmp_path, state(2))
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_last(tmp_path, state(3))
+    assert read_checkpoint(tmp_path / LAST)["number"] == 2
+    assert read_checkpoint(tmp_path / PREVIOUS)["number"] == 1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("epoch", "number"), [(5, 2), (4, 1), (None, 1)])
+def test_a_new_best_is_settled_by_what_the_run_knows(
+    tmp_path: Path, epoch: int | None, number: int
+) -> None:
+    write_checkpoint(tmp_path / BEST, state(1) | {"epoch": 4})
+    write_checkpoint(tmp_path / NEXT_BEST, state(2) | {"epoch": 5})
+    settle_best(tmp_path, epoch)
+    assert read_checkpoint(tmp_path / BEST)["number"] == number
+    assert not (tmp_path / NEXT_BEST).exists()
 
 
 def test_killed_between_its_two_renames_the_one_before_is_there(tmp_path: Path) -> None:

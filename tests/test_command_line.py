@@ -24,8 +24,9 @@ SMALL = (
     "experiment=quickstart",
     "augmentation=standard",
     "model.dropout=0.1",
-    "trainer.epochs=4",
-    "logger=csv",
+    "trainer.epochs=8",
+    "trainer.device=cpu",
+    "data.limit_train=500",
 )
 
 
@@ -182,6 +183,10 @@ REFUSALS = [
     ("trainer.device=cuda:7", "trainer.device=cuda:7 isn't there"),
     ("data.root=nowhere", "data.root=nowhere holds neither"),
     ("hydra.run.dir=/dev/null/x", "can't be used"),
+    ("hydra.run.dir=x/${nope}", "nope"),
+    ("trainer.threads=99999999999", "trainer.threads must be"),
+    ("model._target_=torch.nn.functional.conv2d", "model"),
+    ("+_target_=nonsense", "_target_ isn't a setting"),
 ]
 
 
@@ -198,6 +203,30 @@ def test_a_wrong_request_gets_one_sentence_and_leaves_nothing(
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("optim.lrr=0.1,0.2", "optim.lrr isn't a setting: did you mean optim.lr?"),
+        ("model=resnet8v2,resnet99", "there is no model=resnet99"),
+        ("hydra.sweep.dir=x/${nope}", "nope"),
+    ],
+)
+def test_a_wrong_sweep_gets_one_sentence(command: Command, override: str, sentence: str) -> None:
+    done = command("--multirun", "data=digits", override)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_hydras_own_values_can_be_used(command: Command, tmp_path: Path) -> None:
+    done = command(
+        "model=resnet8v2", "data.root=${hydra:runtime.cwd}/data", "hydra.run.dir=run",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"data.root={tmp_path}/data holds neither" in done.stderr
 
 
 def test_without_data_and_network_it_says_what_to_put_where(
@@ -265,20 +294,25 @@ class TestStopping:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def wait_for_training(self, process: subprocess.Popen) -> None:
+    def wait_for(self, process: subprocess.Popen, text: str) -> list[str]:
+        """Read what a run prints until a line has `text`."""
+        lines = []
         for line in process.stdout:
-            if "Run directory:" in line:
-                return
-        raise AssertionError("the run ended before it began")
+            lines.append(line)
+            if text in line:
+                return lines
+        raise AssertionError("".join(lines))
 
     @pytest.mark.parametrize(
         ("number", "status", "seed"),
         [
             (signal.SIGTERM, 75, 0),
             (signal.SIGTERM, 75, 1),
-            (signal.SIGINT, 130, 2),
-            (signal.SIGKILL, -9, 3),
+            (signal.SIGTERM, 75, 2),
+            (signal.SIGINT, 130, 3),
             (signal.SIGKILL, -9, 4),
+            (signal.SIGKILL, -9, 5),
+            (signal.SIGKILL, -9, 6),
         ],
     )
     def test_it_goes_on_to_the_same_bits(
@@ -286,8 +320,9 @@ class TestStopping:
     ) -> None:
         chance = random.Random(seed)
         process = self.start(tmp_path)
-        self.wait_for_training(process)
-        time.sleep(chance.uniform(0.2, 2.5))
+        epoch = chance.randint(0, 5)
+        self.wait_for(process, f"epoch {epoch}/8" if epoch else "Run directory:")
+        time.sleep(chance.uniform(0, 0.2))
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == status, output
@@ -310,11 +345,64 @@ class TestStopping:
         assert record(directory)["state"] == "finished"
         assert_same_results(directory, undisturbed)
         assert not [path for path in directory.rglob(".*-*")]
+        # Each step and each picture is there once, as if nothing had happened.
+        events = EventAccumulator(str(directory / "tensorboard"), size_guidance={"scalars": 0})
+        events.Reload()
+        assert [event.step for event in events.Scalars("step/lr")] == list(range(64))
+        for picture in undisturbed.glob("plots/*.png"):
+            assert (directory / "plots" / picture.name).read_bytes() == picture.read_bytes()
+
+    def test_the_command_to_go_on_works_as_it_is_printed(self, tmp_path: Path) -> None:
+        """With a directory whose name shells and Hydra take apart, and a config of one's own."""
+        conf = tmp_path / "my conf" / "optim"
+        conf.mkdir(parents=True)
+        (conf / "mine.yaml").write_text("_target_: torch.optim.RMSprop\nlr: 0.001\n")
+        process = self.start(
+            tmp_path, "--config-dir", "my conf", "optim=mine", "trainer.resume=false",
+            "hydra.run.dir='a=b, (it\\'s) {mine}'",
+        )  # fmt: skip
+        self.wait_for(process, "epoch 2/8")
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 75, output
+        words = shlex.split(output.splitlines()[-1])[1:]
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert not re.search("^epoch 1/8", done.stdout, re.M)
+        assert record(tmp_path / "a=b, (it's) {mine}")["state"] == "finished"
+
+    def test_a_reader_that_leaves_does_not_end_the_run(
+        self, tmp_path: Path, undisturbed: Path
+    ) -> None:
+        process = self.start(tmp_path)
+        self.wait_for(process, "epoch 2/8")
+        process.stdout.close()
+        assert process.wait(timeout=120) == 0
+        assert_same_results(only_run(tmp_path), undisturbed)
+
+    def test_ctrl_c_ends_a_whole_sweep_and_the_same_command_goes_on(
+        self, tmp_path: Path, undisturbed: Path
+    ) -> None:
+        arguments = ("--multirun", "hydra.sweep.dir=sweep", "seed=0,1")
+        process = self.start(tmp_path, *arguments)
+        self.wait_for(process, "epoch 3/8")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 130, output
+        assert not (tmp_path / "sweep" / "1").exists()
+        process = self.start(tmp_path, *arguments)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+        assert_same_results(tmp_path / "sweep" / "0", undisturbed)
+        assert record(tmp_path / "sweep" / "1")["state"] == "finished"
 
     def test_a_second_process_in_its_directory_is_refused(self, tmp_path: Path) -> None:
         process = self.start(tmp_path, "hydra.run.dir=here", "trainer.epochs=50")
         try:
-            self.wait_for_training(process)
+            self.wait_for(process, "Run directory:")
             hydra = snapshot(tmp_path / "here" / ".hydra")
             second = self.start(tmp_path, "hydra.run.dir=here", "trainer.epochs=50")
             output, _ = second.communicate(timeout=120)
@@ -327,18 +415,56 @@ class TestStopping:
             process.wait()
 
     def test_runs_of_the_same_second_get_directories_of_their_own(self, tmp_path: Path) -> None:
-        processes = [self.start(tmp_path, "trainer.max_steps=1") for _ in range(3)]
+        # A year is long enough for all of them to ask for the same name.
+        arguments = ("trainer.max_steps=1", "hydra.run.dir=outputs/${now:%Y}")
+        processes = [self.start(tmp_path, *arguments) for _ in range(3)]
         assert [process.wait(timeout=240) for process in processes] == [0, 0, 0]
-        records = [path.parent for path in tmp_path.glob("outputs/*/*/run.json")]
-        assert len(records) == 3
-        assert {record(directory)["state"] for directory in records} == {"finished"}
+        names = sorted(path.parent.name for path in tmp_path.glob("outputs/*/run.json"))
+        assert [name[4:] for name in names] == ["", "-2", "-3"]
+        for name in names:
+            assert record(tmp_path / "outputs" / name)["state"] == "finished"
+
+    def test_sweeps_of_the_same_second_get_directories_of_their_own(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            process = self.start(
+                tmp_path, "--multirun", "trainer.max_steps=1", "seed=0,1",
+                "hydra.sweep.dir=multirun/${now:%Y}",
+            )  # fmt: skip
+            output, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, output
+        jobs = sorted(path.parent for path in tmp_path.glob("multirun/*/*/run.json"))
+        assert [(job.parent.name[4:], job.name) for job in jobs] == [
+            ("", "0"), ("", "1"), ("-2", "0"), ("-2", "1")
+        ]  # fmt: skip
+        assert all((job / ".hydra" / "overrides.yaml").exists() for job in jobs)
+
+    def test_a_job_in_the_directory_of_another_run_is_refused_untouched(
+        self, tmp_path: Path
+    ) -> None:
+        arguments = ("--multirun", "hydra.sweep.dir=sweep", "trainer.max_steps=1")
+        process = self.start(tmp_path, *arguments, "seed=0")
+        assert process.wait(timeout=240) == 0
+        before = snapshot(tmp_path / "sweep" / "0")
+        process = self.start(tmp_path, *arguments, "seed=0", "optim.lr=0.05")
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 1
+        assert "optim.lr: 0.1 there, 0.05 here" in output
+        assert "Traceback" not in output
+        assert snapshot(tmp_path / "sweep" / "0") == before
+
+    def test_a_directory_may_be_named_from_above(self, tmp_path: Path) -> None:
+        (tmp_path / "below").mkdir()
+        process = self.start(tmp_path / "below", "trainer.max_steps=1", "hydra.run.dir=../above")
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+        assert record(tmp_path / "above")["state"] == "finished"
 
     def test_starting_over_is_an_option(self, tmp_path: Path, undisturbed: Path) -> None:
         for _ in range(2):
             process = self.start(tmp_path, "hydra.run.dir=here", "trainer.resume=false")
             output, _ = process.communicate(timeout=240)
             assert process.returncode == 0
-            assert len(re.findall("^epoch", output, re.M)) == 4
+            assert len(re.findall("^epoch", output, re.M)) == 8
         assert_same_results(tmp_path / "here", undisturbed)
 
 
@@ -348,7 +474,7 @@ def test_a_diverging_run_ends_with_its_reason(command: Command, tmp_path: Path) 
     assert done.returncode == 1
     content = record(tmp_path / "run")
     assert content["state"] == "diverged"
-    assert re.search(r"epoch 1, step \d+ of 23, at learning rate .* norm", content["reason"])
+    assert re.search(r"epoch 1, step \d+ of 8, at learning rate .* norm", content["reason"])
     assert content["reason"] in done.stdout
     again = command(*arguments)
     assert again.returncode == 1
@@ -465,4 +591,4 @@ def test_the_progress_bar_is_for_terminals(tmp_path: Path) -> None:
     assert "images/s" in text
     assert "left" in text
     assert "\x1b[" in text
-    assert len(re.findall(r"epoch \d/4  train acc .{5}% +val acc", text)) == 4
+    assert len(re.findall(r"epoch \d/8  train acc .{5}% +val acc", text)) == 8

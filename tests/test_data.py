@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision import datasets
 
-from resnet_sweep.data import CIFAR100, Digits
+from resnet_sweep.data import CIFAR100, Digits, arrays
 from resnet_sweep.data.batches import Batches
 from resnet_sweep.data.dataset import Split
 from resnet_sweep.data.subset import balanced_subset
@@ -170,6 +170,31 @@ class TestCIFAR100:
         with pytest.raises(RequestError, match=r"test_images.npy is cut off"):
             CIFAR100(str(copy)).load(seed=0)
 
+    @pytest.mark.parametrize("names", [99, 101, 0])
+    def test_class_names_must_be_one_for_each_class(self, copy: Path, names: int) -> None:
+        text = "".join(f"class {number}\n" for number in range(names))
+        (copy / "cifar100" / "classes.txt").write_text(text)
+        with pytest.raises(RequestError, match=r"classes.txt has \d+ different names"):
+            CIFAR100(str(copy)).load(seed=0)
+
+    def test_damaged_header_is_found_whatever_it_says(self, copy: Path) -> None:
+        path = copy / "cifar100" / "test_labels.npy"
+        sound = path.read_bytes()
+        chance = np.random.RandomState(0)
+        for _ in range(300):
+            damaged = bytearray(sound)
+            damaged[chance.randint(128)] = chance.randint(256)
+            if bytes(damaged) == sound:
+                continue
+            path.write_bytes(damaged)
+            try:
+                split = arrays.read_split(copy / "cifar100", "test", 10_000, 100)
+            except RequestError:
+                continue
+            # Whatever of the header may be changed, the labels are the same.
+            assert np.array_equal(split.labels, np.load(path.with_name("test_labels.npy")))
+            assert split.labels.tobytes() == sound[128:]
+
     def test_missing_file_is_named(self, copy: Path) -> None:
         (copy / "cifar100" / "classes.txt").unlink()
         with pytest.raises(RequestError, match=r"classes.txt can't be read"):
@@ -220,7 +245,7 @@ class TestCIFAR100:
         folder.mkdir()
         for name in ("train", "test", "meta"):
             (folder / name).write_bytes(pickle.dumps({}))
-        with pytest.raises(RequestError, match="couldn't be had"):
+        with pytest.raises(RequestError, match="couldn't be made into array files"):
             CIFAR100(str(tmp_path)).load(seed=0)
         assert not (tmp_path / "cifar100").exists()
 

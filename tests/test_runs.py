@@ -164,6 +164,18 @@ class TestDirectory:
         run.close("interrupted")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json"]
 
+    def test_a_process_killed_at_its_very_start_is_no_obstacle(self, tmp_path: Path) -> None:
+        (tmp_path / ".run.json-abc").touch()
+        (tmp_path / "run.lock").touch()
+        Run.open(tmp_path, self.record()).close("interrupted")
+        assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+    def test_another_applications_output_is_not_taken_over(self, tmp_path: Path) -> None:
+        (tmp_path / ".hydra").mkdir()
+        (tmp_path / "train.log").touch()
+        with pytest.raises(RequestError, match="isn't a run directory"):
+            Run.open(tmp_path, self.record())
+
     def test_what_a_killed_process_was_writing_is_removed(self, tmp_path: Path) -> None:
         Run.open(tmp_path, self.record()).close("interrupted")
         (tmp_path / ".run.json-abc").touch()
@@ -232,6 +244,33 @@ class TestLease:
         run.close("finished")
         time.sleep(0.2)
         assert Record.read(tmp_path).lease is None
+
+    def test_among_processes_that_take_turns_none_holds_it_with_another(
+        self, tmp_path: Path
+    ) -> None:
+        """Each holder makes a file that mustn't be there yet, and removes it."""
+        (tmp_path / "run").mkdir()
+        script = textwrap.dedent("""
+            import sys
+            from pathlib import Path
+            from resnet_sweep.errors import RequestError
+            from resnet_sweep.runs.lease import Lease
+            directory, held = Path(sys.argv[1]), 0
+            while held < 300:
+                try:
+                    lease = Lease(directory)
+                except RequestError:
+                    continue
+                (directory.parent / "held").open("x").close()
+                (directory.parent / "held").unlink()
+                lease.release()
+                held += 1
+        """)
+        processes = [
+            subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run")])
+            for _ in range(4)
+        ]
+        assert [process.wait(timeout=120) for process in processes] == [0, 0, 0, 0]
 
     def test_of_many_that_try_one_gets_it(self, tmp_path: Path) -> None:
         lease = Lease(tmp_path)

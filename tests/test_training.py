@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from resnet_sweep.composition.prepare import Prepared, prepare
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.metrics import Row, read_metrics
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.run import Run
+from resnet_sweep.runs.run import LeaseLostError, Run
 from resnet_sweep.training.checkpoint import BEST, LAST, read_checkpoint
 from resnet_sweep.training.device import has_fast_bfloat16, resolve_device, resolve_precision
 from resnet_sweep.training.evaluation import accuracy, cross_entropy
@@ -87,7 +88,7 @@ class StopAt(Monitor):
         self.stop, self.step = stop, step
 
     def stepped(self, steps: list[Step]) -> None:
-        if steps[-1].number + 1 >= self.step:
+        if steps[-1].global_step + 1 >= self.step:
             self.stop.received = 15
 
 
@@ -200,7 +201,7 @@ def test_resumed_run_equals_uninterrupted_run(
     with pytest.raises(Interrupted):
         stopped.fit(run, [StopAt(stop, step)], stop)
     run.close("interrupted")
-    assert stopped.number == step
+    assert stopped.global_step == step
     resumed = train(prepared, tmp_path / "stopped")
 
     assert_same_bits(resumed, whole)
@@ -220,13 +221,13 @@ def test_a_run_stopped_at_every_step_equals_uninterrupted_run(tmp_path: Path) ->
     while True:
         run = open_run(prepared, tmp_path / "stopped")
         training, stop = prepared.training(), StopRequest()
-        made = training._step
+        made = training._train_step
 
         def step(positions, made=made, stop=stop):
             made(positions)
             stop.received = 15
 
-        training._step = step
+        training._train_step = step
         try:
             training.fit(run, [], stop)
         except Interrupted:
@@ -273,7 +274,7 @@ def test_max_steps_cuts_the_run_off_and_leaves_the_schedule(
     prepared = prepare(config(trainer__max_steps=steps))
     train(prepared, tmp_path, recorder)
     made = min(steps, 21)
-    assert [step.number for step in recorder.steps] == list(range(made))
+    assert [step.global_step for step in recorder.steps] == list(range(made))
     assert len(recorder.rows) == rows
     whole = prepare(config()).training().schedule
     assert [step.lr for step in recorder.steps] == [whole(step) for step in range(made)]
@@ -306,17 +307,20 @@ def test_a_diverging_run_says_where(tmp_path: Path) -> None:
 
 def test_a_validation_loss_that_is_no_number_is_divergence(tmp_path: Path) -> None:
     training = prepare(config()).training()
-    made = training._step
+    made = training._train_step
 
     def step(positions: torch.Tensor) -> None:
         made(positions)
-        if training.index == 6:
+        if training.step == 6:
             with torch.no_grad():
                 training.model.classifier.bias[0] = math.nan
 
-    training._step = step
+    training._train_step = step
     run = Run.open(tmp_path, Record(signature="s"))
-    with pytest.raises(Diverged, match="validation loss became nan in epoch 1"):
+    with pytest.raises(
+        Diverged,
+        match=r"validation loss became nan after epoch 1, step 7 of 7, at learning rate 0.1 ",
+    ):
         training.fit(run, [], StopRequest())
     run.close("diverged")
 
@@ -326,18 +330,79 @@ def test_long_epochs_are_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.Mo
     prepared = prepare(config())
     run = open_run(prepared, tmp_path)
     training = prepared.training()
-    made = training._step
+    made = training._train_step
 
     def step(positions: torch.Tensor) -> None:
-        if training.number == 10:
+        if training.global_step == 10:
             raise RuntimeError("power cut")
         made(positions)
 
-    training._step = step
+    training._train_step = step
     with pytest.raises(RuntimeError):
         training.fit(run, [], StopRequest())
     run.close("failed")
-    assert read_checkpoint(tmp_path / "checkpoints" / LAST)["index"] == 3
+    assert read_checkpoint(tmp_path / "checkpoints" / LAST)["step"] == 3
+
+
+def test_times_and_speeds_are_those_of_the_clock(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    training = train(prepare(config()), tmp_path)
+    passed = time.monotonic() - begun
+    total = sum(row["seconds"] for row in training.rows)
+    assert passed / 4 < total < passed
+    for row in training.rows:
+        trained = 100 / row["images_per_second"]
+        assert row["seconds"] / 4 < trained < row["seconds"]
+
+
+def test_a_new_best_counts_once_the_last_checkpoint_knows_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two, the run has the best checkpoint of the epochs it goes on from."""
+    prepared = prepare(config())
+    whole = train(prepared, tmp_path / "whole")
+    run = open_run(prepared, tmp_path / "killed")
+    training = prepared.training()
+    save = training._save
+
+    def killed() -> None:
+        if len(training.rows) == 2:
+            raise RuntimeError("power cut")
+        save()
+
+    training._save = killed
+    with pytest.raises(RuntimeError):
+        training.fit(run, [], StopRequest())
+    run.close("failed")
+    best = tmp_path / "killed" / "checkpoints" / BEST
+    assert read_checkpoint(best)["epoch"] == 1
+    assert_same_bits(train(prepared, tmp_path / "killed"), whole)
+    theirs = read_checkpoint(tmp_path / "whole" / "checkpoints" / BEST)
+    assert read_checkpoint(best)["epoch"] == theirs["epoch"]
+    assert sorted(path.name for path in best.parent.iterdir()) == sorted(
+        path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()
+    )
+
+
+def test_a_run_taken_over_by_another_process_writes_nothing_more(tmp_path: Path) -> None:
+    prepared = prepare(config())
+    run = open_run(prepared, tmp_path)
+    training = prepared.training()
+    save = training._save
+
+    def overtaken() -> None:
+        other = Record.read(tmp_path)
+        other.lease = {"host": "elsewhere", "process": 1, "renewed": time.time()}
+        other.write(tmp_path)
+        save()
+
+    training._save = overtaken
+    with pytest.raises(LeaseLostError, match="process 1 on elsewhere took the run over"):
+        training.fit(run, [], StopRequest())
+    with pytest.raises(LeaseLostError):
+        run.close("failed")
+    assert Record.read(tmp_path).lease["host"] == "elsewhere"
+    assert not (tmp_path / "checkpoints" / LAST).exists()
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 10])
@@ -373,7 +438,9 @@ def test_norms_and_biases_are_left_undecayed_on_request() -> None:
 
 def test_bfloat16_is_used_where_it_pays_and_nowhere_else() -> None:
     cpu = torch.device("cpu")
-    expected = "bfloat16" if has_fast_bfloat16(cpu) else "float32"
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    assert has_fast_bfloat16(cpu) is ("amx_bf16" in flags)
+    expected = "bfloat16" if "amx_bf16" in flags else "float32"
     assert resolve_precision("auto", cpu) == expected
     assert resolve_precision("float32", cpu) == "float32"
 

@@ -91,7 +91,7 @@ def check_object(path: str, node: Any, supplied: set[str], extra: Mapping[str, A
     if not target.__module__.startswith("resnet_sweep."):
         annotations |= {name: FOREIGN[name] for name in annotations.keys() & FOREIGN.keys()}
     if not open_ended:
-        check_names(f"{path}.", node, {"_target_", *annotations})
+        check_names(f"{path}.", node.keys() - {"_target_"}, annotations)
     for name in sorted(required - node.keys()):
         raise RequestError(f"{path}.{name} is missing: give it with {path}.{name}=...")
     for name, value in node.items():
@@ -105,15 +105,15 @@ def check_names(prefix: str, names: Iterable[str], known: Iterable[str]) -> None
     Raises:
         RequestError: of the first unknown one.
     """
-    known = {*known, "_target_"}
-    for name in names:
+    known = {*known}
+    for name in sorted(names):
         if name not in known:
             raise RequestError(unknown_name(prefix, str(name), known))
 
 
 def unknown_name(prefix: str, name: str, known: Iterable[str]) -> str:
     """A sentence on a name that isn't known, with the nearest that is."""
-    known = sorted({*known} - {"_target_"})
+    known = sorted(known)
     near = get_close_matches(name, known, n=1)
     if near:
         return f"{prefix}{name} isn't a setting: did you mean {prefix}{near[0]}?"
@@ -182,3 +182,6 @@ def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
     # Annotations as text may use names that only a type checker imports.
     except NameError:
         return inspect.signature(target).parameters
+    # Some functions of torch tell nothing of their parameters.
+    except ValueError:
+        return {"settings": inspect.Parameter("settings", inspect.Parameter.VAR_KEYWORD)}

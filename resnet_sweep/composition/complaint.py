@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
 
 from resnet_sweep.composition.check import unknown_name
+from resnet_sweep.errors import RequestError
 
 # Groups whose choices set values of the others, and so aren't in the config themselves.
 PRESETS = ("experiment", "debug")
@@ -14,6 +15,10 @@ PRESETS = ("experiment", "debug")
 
 def sentence(error: Exception) -> str:
     """What was wrong with the command line, and how to mend it."""
+    if isinstance(error, RequestError):
+        return str(error)
+    if isinstance(error, InstantiationException):
+        return _one_line(f"{str(error).splitlines()[0]}: {error.__cause__}")
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _unknown_choice(error.missing_cfg_file or "", error.options)
     if isinstance(error, OverrideParseException):

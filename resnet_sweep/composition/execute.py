@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import shlex
 import socket
 import subprocess
@@ -9,30 +10,38 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from resnet_sweep.composition.prepare import Prepared
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from resnet_sweep.composition.prepare import Prepared, build_loggers
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import Run
 from resnet_sweep.training.console import ConsoleMonitor, console
-from resnet_sweep.training.device import set_threads
+from resnet_sweep.training.device import set_exactness, set_threads
 from resnet_sweep.training.interruption import Interrupted, StopRequest
 from resnet_sweep.training.loop import Diverged, Training
 from resnet_sweep.training.monitor import Monitor
 from resnet_sweep.training.plots import Plots
 
 PACKAGES = ("resnet-sweep", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
+# A job may have Hydra change the working directory; users stay where they are.
+STARTED_IN = Path.cwd()
 
 log = logging.getLogger(__name__)
 
 
 def open_run(
-    prepared: Prepared, directory: Path, overrides: list[str], choices: dict[str, str]
+    prepared: Prepared,
+    directory: Path,
+    overrides: list[str],
+    flags: list[str],
+    choices: dict[str, str],
 ) -> Run:
     """The run directory of a prepared run, begun or gone on with.
 
     Args:
         prepared: the run.
         directory: where it is to be.
-        overrides: as typed.
+        overrides, flags: as typed.
         choices: the choice made in each config group.
 
     Raises:
@@ -43,13 +52,14 @@ def open_run(
         config=dict(prepared.config),
         choices=choices,
         overrides=overrides,
+        flags=flags,
         parameters=prepared.parameters,
+        host=socket.gethostname(),
         device=str(prepared.device),
         threads=set_threads(prepared.settings.threads),
         precision=prepared.precision,
         versions=_versions(),
         git_commit=_git_commit(),
-        host=socket.gethostname(),
         seed=prepared.config["seed"],
         fingerprint=prepared.dataset.fingerprint,
     )
@@ -60,51 +70,47 @@ class RunFailed(Exception):
     """A run ended by an error, which its record and its log tell."""
 
 
-def execute(prepared: Prepared, run: Run) -> Record:
-    """Train a run to its end, or until it is asked to stop.
-
-    Returns:
-        Its record: finished or diverged.
+def execute(prepared: Prepared, run: Run, stop: StopRequest) -> None:
+    """Train a run until it is finished, has diverged, or is asked to stop.
 
     Raises:
         Interrupted: it was asked to stop; its state is saved.
         RunFailed: an error ended it.
     """
     monitors: list[Monitor] = []
-    with StopRequest() as stop:
-        try:
-            set_threads(prepared.settings.threads)
-            training = prepared.training()
-            log.info("%s", _introduction(prepared, run, training))
-            monitors += [
-                ConsoleMonitor(training.steps, training.steps_per_epoch, prepared.settings.epochs),
-                *prepared.loggers(),
-                Plots(training.rows),
-            ]
-            training.fit(run, monitors, stop)
-            _end(run, monitors, "finished")
-        except Diverged as error:
-            _end(run, monitors, "diverged", str(error))
-        except Interrupted as error:
-            _end(run, monitors, "interrupted", str(error))
-            log.warning("%s; its state is saved. To go on:\n  %s", error, command(run))
-            raise
-        except KeyboardInterrupt:
-            _end(run, monitors, "interrupted", "stopped at once by SIGINT")
-            log.warning("stopped at once. To go on from the last checkpoint:\n  %s", command(run))
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            log.error(
-                "the run failed (%s); train.log says where. To try again from its last "
-                "checkpoint:\n  %s", reason, command(run),
-            )  # fmt: skip
-            # Whatever broke the run, a full disk for one, may break its end as well.
-            with contextlib.suppress(Exception):
-                _end(run, monitors, "failed", reason)
-            raise RunFailed(reason) from error
+    try:
+        set_threads(prepared.settings.threads)
+        set_exactness(prepared.device, prepared.precision)
+        training = prepared.training()
+        log.info("%s", _introduction(prepared, run, training))
+        monitors += [
+            ConsoleMonitor(training.steps, training.steps_per_epoch, prepared.settings.epochs),
+            *build_loggers(prepared.config),
+            Plots(),
+        ]
+        training.fit(run, monitors, stop)
+        _end(run, monitors, "finished")
+    except Diverged as error:
+        _end(run, monitors, "diverged", str(error))
+    except Interrupted as error:
+        _end(run, monitors, "interrupted", str(error))
+        log.warning("%s; its state is saved. To go on:\n  %s", error, command(run))
+        raise
+    except KeyboardInterrupt:
+        _end(run, monitors, "interrupted", "stopped at once by SIGINT")
+        log.warning("stopped at once. To go on from the last checkpoint:\n  %s", command(run))
+        raise
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        log.error(
+            "the run failed (%s); train.log says where. To try again from its last checkpoint:\n"
+            "  %s", reason, command(run),
+        )  # fmt: skip
+        # Whatever broke the run, a full disk for one, may break its end as well.
+        with contextlib.suppress(Exception):
+            _end(run, monitors, "failed", reason)
+        raise RunFailed(reason) from error
     log.info("%s", outcome(run))
-    return run.record
 
 
 def tell_ended(run: Run) -> None:
@@ -120,6 +126,8 @@ def outcome(run: Run) -> str:
 
 
 def _end(run: Run, monitors: list[Monitor], state: str, reason: str = "") -> None:
+    # In memory first, so that monitors know; on the disk when they are done.
+    run.record.state, run.record.reason = state, reason
     try:
         for monitor in monitors:
             monitor.ended(run.record)
@@ -129,7 +137,13 @@ def _end(run: Run, monitors: list[Monitor], state: str, reason: str = "") -> Non
 
 def command(run: Run) -> str:
     """The command that goes on with a run."""
-    words = [*run.record.overrides, f"hydra.run.dir={_shown(run.directory)}"]
+    directory = _shown(run.directory)
+    if not re.fullmatch(r"[\w./:+@%-]+", directory):
+        # For Hydra's grammar; the shell's quotes come around it.
+        directory = QuotedString(directory, Quote.single).with_quotes()
+    # Starting over was asked for once, not whenever the run goes on.
+    overrides = [word for word in run.record.overrides if not word.startswith("trainer.resume=")]
+    words = [*run.record.flags, *overrides, f"hydra.run.dir={directory}"]
     return "python -m resnet_sweep " + shlex.join(words)
 
 
@@ -157,8 +171,8 @@ def _introduction(prepared: Prepared, run: Run, training: Training) -> str:
 
 def _shown(directory: Path) -> str:
     """A directory as a user would type it."""
-    here = Path.cwd()
-    return str(directory.relative_to(here) if directory.is_relative_to(here) else directory)
+    inside = directory.is_relative_to(STARTED_IN)
+    return str(directory.relative_to(STARTED_IN) if inside else directory)
 
 
 def _versions() -> dict[str, str]:

@@ -1,59 +1,92 @@
-"""The gate that a run must pass before Hydra writes anything."""
+"""The gate that a run must pass before anything is written for it."""
 
+import os
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_sweep.composition.execute import Prepared, open_run, tell_ended
-from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.composition.complaint import sentence
+from resnet_sweep.composition.execute import open_run, tell_ended
+from resnet_sweep.composition.prepare import Prepared, prepare
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.run import Run, claim_directory
+from resnet_sweep.training.interruption import StopRequest
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A run that may begin.
+
+    Attributes:
+        prepared: what it trains.
+        run: its directory, opened.
+        stop: listening for signals since before that.
+    """
+
+    prepared: Prepared
+    run: Run
+    stop: StopRequest
 
 
 class Gate(Callback):
-    """Hydra's callback: checks a run and opens its directory, or ends the process.
+    """Hydra's callback: admits a run, or ends the process.
 
     Hydra writes into a run directory before it calls the task function, which is too late to
     refuse. From a callback, only SystemExit stops it.
     """
 
-    # The runs that passed, by their directory, for the task function to pick up.
-    passed: ClassVar[dict[Path, tuple[Prepared, Run]]] = {}
+    # Single runs that were admitted, by their directory, for the task function to pick up.
+    admitted: ClassVar[dict[Path, Admitted]] = {}
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Of a single run."""
-        try:
+        with Refusing():
+            HydraConfig.instance().set_config(config)
             prepared = prepare(settings_of(config))
             claim_new(config.hydra.run)
-            directory = Path(config.hydra.run.dir).absolute()
-            run = admit(prepared, directory, config.hydra)
-        except RequestError as error:
-            refuse(error)
-        except Exception:
-            traceback.print_exc()
-            raise SystemExit(1) from None
-        if run.record.ended_for_good:
-            tell_ended(run)
-            raise SystemExit(int(run.record.state == "diverged"))
-        self.passed[directory] = (prepared, run)
+            directory = Path(os.path.abspath(config.hydra.run.dir))
+            admitted = admit(prepared, directory, config.hydra)
+        if admitted.run.record.ended_for_good:
+            tell_ended(admitted.run)
+            raise SystemExit(int(admitted.run.record.state == "diverged"))
+        self.admitted[directory] = admitted
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Of a sweep, whose jobs are checked when they begin."""
-        try:
+        """Of a sweep, whose jobs are admitted one by one when they begin."""
+        with Refusing():
             claim_new(config.hydra.sweep)
-        except RequestError as error:
-            refuse(error)
+            # Each job is composed anew from the overrides, so what it must know has to be there.
+            # Its .hydra is written by `write_hydra`, after it was admitted.
+            directory = QuotedString(config.hydra.sweep.dir, Quote.single).with_quotes()
+            with read_write(config.hydra.overrides):
+                config.hydra.overrides.hydra += [
+                    f"hydra.sweep.dir={directory}",
+                    "hydra.output_subdir=null",
+                ]
 
 
-def refuse(error: RequestError) -> None:
-    """End the process, since what was asked for can't be done."""
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2) from error
+class Refusing:
+    """A context from which an error ends the process, told as what it is: the user's or ours."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (RequestError, HydraException, OmegaConfBaseException)):
+            print(f"error: {sentence(error)}", file=sys.stderr)
+            raise SystemExit(2) from error
+        if isinstance(error, Exception):
+            traceback.print_exception(error)
+            raise SystemExit(1) from error
 
 
 def settings_of(config: DictConfig) -> dict[str, Any]:
@@ -62,13 +95,21 @@ def settings_of(config: DictConfig) -> dict[str, Any]:
     Raises:
         RequestError: a value is missing, or an interpolation leads nowhere.
     """
+    settings = {}
     try:
-        plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-        # An interpolation may lead to Hydra's own part.
-        plain._set_parent(config._get_parent())
-        settings = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
+        for key in config:
+            if key != "hydra":
+                node = config[key]
+                settings[str(key)] = (
+                    OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+                    if OmegaConf.is_config(node)
+                    else node
+                )
     except OmegaConfBaseException as error:
-        raise RequestError(f"{str(error).splitlines()[0]}: give it a value") from error
+        name = getattr(error, "full_key", None) or key
+        raise RequestError(
+            f"{name} has no value ({str(error).splitlines()[0]}): give it one with {name}=..."
+        ) from error
     return settings
 
 
@@ -88,8 +129,8 @@ def claim_new(destination: DictConfig) -> None:
             destination.dir = str(claim_directory(Path(destination.dir)))
 
 
-def admit(prepared: Prepared, directory: Path, hydra: DictConfig) -> Run:
-    """Open the run directory of a prepared run.
+def admit(prepared: Prepared, directory: Path, hydra: DictConfig) -> Admitted:
+    """Open the run directory of a prepared run, and listen for signals from then on.
 
     Raises:
         RequestError: it can't be used for this run; nothing in it was touched.
@@ -99,4 +140,25 @@ def admit(prepared: Prepared, directory: Path, hydra: DictConfig) -> Run:
         for group, choice in hydra.runtime.choices.items()
         if not group.startswith("hydra/") and choice is not None
     }
-    return open_run(prepared, directory, list(hydra.overrides.task), choices)
+    flags = []
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            flags += ["--config-dir", source.path]
+    if hydra.job.config_name != "config":
+        flags += ["--config-name", hydra.job.config_name]
+    stop = StopRequest().listen()
+    try:
+        run = open_run(prepared, directory, list(hydra.overrides.task), flags, choices)
+    except BaseException:
+        stop.release()
+        raise
+    return Admitted(prepared, run, stop)
+
+
+def write_hydra(directory: Path, config: DictConfig, hydra: DictConfig) -> None:
+    """Write `.hydra/` of a job as Hydra does of a single run."""
+    folder = directory / ".hydra"
+    folder.mkdir(exist_ok=True)
+    OmegaConf.save(config, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": hydra}), folder / "hydra.yaml")
+    OmegaConf.save(hydra.overrides.task, folder / "overrides.yaml")

@@ -60,15 +60,12 @@ class Prepared:
             precision=self.precision,
         )
 
-    def loggers(self) -> list[Monitor]:
-        """The monitors that the config's logger group names."""
-        return [instantiate(f"logger.{name}", node) for name, node in self.config["logger"].items()]
-
 
 def prepare(config: Mapping[str, Any]) -> Prepared:
-    """Check a resolved config, the data and the device; nothing is written.
+    """Check a resolved config, the data and the device.
 
-    Everything that the config names is built once on torch's meta device, which costs nothing.
+    All that the config names is built once, the model on torch's meta device, which costs little.
+    Nothing is written but the data's array files, where they weren't made yet.
 
     Raises:
         RequestError: the run can't begin.
@@ -91,6 +88,7 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
         instantiate("loss", config["loss"])
     build_schedule(config, settings, dataset)
     build_augmentation(config)
+    build_loggers(config)
     return Prepared(
         config=config,
         settings=settings,
@@ -117,11 +115,12 @@ def try_model(model: nn.Module, dataset: Dataset) -> None:
     try:
         logits = model.eval()(torch.empty(2, *shape, device="meta"))
         if logits.shape != (2, len(dataset.classes)):
-            raise RuntimeError(f"its output has shape {tuple(logits.shape)}")
-    except RuntimeError as error:
+            raise ValueError(f"its output has shape {tuple(logits.shape)}")
+    # Models of all sorts fail in all sorts of ways.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise RequestError(
-            f"model: it can't classify images of shape {tuple(shape)}: "
-            f"{' '.join(str(error).split())}"
+            f"model: it can't classify images of shape {tuple(shape)}: {reason}"
         ) from error
 
 
@@ -148,3 +147,8 @@ def build_augmentation(config: Mapping[str, Any]) -> list[Any]:
     return [
         instantiate(f"augmentation.{name}", node) for name, node in config["augmentation"].items()
     ]
+
+
+def build_loggers(config: Mapping[str, Any]) -> list[Monitor]:
+    """The monitors that the logger group names."""
+    return [instantiate(f"logger.{name}", node) for name, node in config["logger"].items()]

@@ -32,17 +32,23 @@ def read_split(folder: Path, part: str, count: int, classes: int) -> Split:
     return Split.whole(images, labels)
 
 
-def read_classes(folder: Path) -> list[str]:
+def read_classes(folder: Path, classes: int) -> list[str]:
     """The class names of a folder of array files.
 
     Raises:
-        RequestError: the file is missing or isn't text.
+        RequestError: the file is missing, or doesn't hold so many different names.
     """
     path = folder / "classes.txt"
     try:
-        return path.read_text(encoding="utf-8").split()
+        names = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path} can't be read ({error}): put it back") from error
+    if not len(names) == len(set(names)) == classes:
+        raise RequestError(
+            f"{path} has {len(set(names))} different names on {len(names)} lines, but should have "
+            f"one for each of the {classes} classes: put it back"
+        )
+    return names
 
 
 def write_arrays(folder: Path, splits: dict[str, Split], classes: list[str]) -> None:
@@ -103,11 +109,14 @@ def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         raise RequestError(
             f"{path} is missing: put it there, or remove {path.parent} to have it made anew"
         ) from error
-    except (OSError, ValueError, EOFError) as error:
+    # A damaged header can raise nearly anything.
+    except Exception as error:
         raise RequestError(
             f"{path} is cut off or isn't an array file: replace it, or remove {path.parent} "
             "to have it made anew"
         ) from error
+    if not isinstance(array, np.ndarray):
+        raise RequestError(f"{path} is an archive of arrays, not an array file: replace it")
     if array.dtype != np.uint8 or array.shape != shape:
         raise RequestError(
             f"{path} holds {array.dtype} numbers of shape {array.shape}, but should hold uint8 "

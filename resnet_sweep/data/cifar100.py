@@ -14,7 +14,7 @@ import numpy as np
 from resnet_sweep.data import arrays
 from resnet_sweep.data.dataset import Dataset, Split
 from resnet_sweep.errors import RequestError
-from resnet_sweep.ranges import Range
+from resnet_sweep.ranges import Count, Range
 
 COUNTS = {"train": 50_000, "test": 10_000}
 CLASSES = 100
@@ -23,8 +23,6 @@ DIGESTS = {
     "train": "ace8bf041bf05e0a76933484ca47d0cd",
     "test": "e7dfbebcbaea52d210b1f02da2f677e7",
 }
-
-Count = Annotated[int, Range(minimum=1)]
 
 
 class CIFAR100:
@@ -86,7 +84,7 @@ class CIFAR100:
             splits["test"],
             seed,
             **self.selection,
-            classes=arrays.read_classes(folder),
+            classes=arrays.read_classes(folder, CLASSES),
             mean=self.mean,
             std=self.std,
             fingerprint=blake2b(b"".join(ordered), digest_size=16).hexdigest(),
@@ -108,11 +106,16 @@ class CIFAR100:
             self.root.mkdir(parents=True, exist_ok=True)
             with _locked(self.root / ".cifar100.lock"):
                 if not folder.is_dir():
-                    splits, classes = _read_torchvision(self.root, not original.is_dir())
+                    splits, classes = _read_torchvision(self.root, download=self.default)
                     arrays.write_arrays(folder, splits, classes)
         # torchvision tells of a failed download and of files with a wrong sum by RuntimeError.
         except (OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if not self.default:
+                raise RequestError(
+                    f"{original} couldn't be made into array files beside it ({reason}): mend "
+                    "that, or put the published files into another data.root"
+                ) from error
             raise RequestError(
                 f"CIFAR-100 isn't in {self.root} and couldn't be had ({reason}): with a network "
                 "it is downloaded there; without one, put cifar-100-python/ (the published "

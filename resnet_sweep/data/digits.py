@@ -2,16 +2,13 @@
 
 from functools import cache
 from hashlib import blake2b
-from typing import Annotated
 
 import numpy as np
 
 from resnet_sweep.data.arrays import digest_examples
 from resnet_sweep.data.dataset import Dataset, Split
 from resnet_sweep.data.subset import balanced_subset
-from resnet_sweep.ranges import Range
-
-Count = Annotated[int, Range(minimum=1)]
+from resnet_sweep.ranges import Count
 
 
 class Digits:

@@ -5,9 +5,7 @@ from typing import Annotated, Literal
 from torch import Tensor, nn
 
 from resnet_sweep.models.blocks import BLOCKS, convolution
-from resnet_sweep.ranges import Range
-
-Count = Annotated[int, Range(minimum=1)]
+from resnet_sweep.ranges import Count, Range
 
 
 class ResNet(nn.Module):
@@ -16,7 +14,7 @@ class ResNet(nn.Module):
     A 3x3 stem without normalisation, stages of residual blocks, a last BatchNorm and ReLU, the
     mean over the image, dropout, and a linear classifier (He et al., 2016, "Identity Mappings in
     Deep Residual Networks", section 4). Weights start as in He et al., 2015, "Delving Deep into
-    Rectifiers", equation 10 over the outputs.
+    Rectifiers", equation 14.
 
     Shapes: (N, 3, H, W) to logits (N, num_classes).
 

@@ -5,10 +5,11 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> None:
     """Put `content` at `path`, so that whoever reads there sees all of it or what was before.
 
-    It is on the disk, not only in the system's cache, when this returns.
+    It is on the disk, not only in the system's cache, when this returns. What was at `path` goes
+    to `backup`, if that is given.
     """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
@@ -17,6 +18,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fchmod(file.fileno(), 0o666 & ~_UMASK)
             os.fsync(file.fileno())
+        if backup is not None and path.exists():
+            os.replace(path, backup)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -59,7 +59,9 @@ class Lease:
 
     def contradicts(self, entry: Mapping[str, Any] | None) -> bool:
         """Whether an entry in `run.json` says that a process at work is beyond the lock's reach."""
-        if entry is None or (self._descriptor and entry.get("host") == socket.gethostname()):
+        if entry is None or (
+            self._descriptor is not None and entry.get("host") == socket.gethostname()
+        ):
             return False
         return abs(time.time() - entry.get("renewed", 0)) < STALE_SECONDS
 

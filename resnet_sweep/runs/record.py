@@ -24,6 +24,7 @@ class Record:
         config: resolved.
         choices: the choice made in each config group.
         overrides: as typed.
+        flags: Hydra's flags as typed, such as `--config-dir`.
         parameters: number of trained weights.
         best: `epoch`, `val_acc` (percent), `val_loss` of the epoch with the best accuracy.
         final: `epoch`, `train_acc`, `train_loss`, `val_acc`, `val_loss` of the last epoch.
@@ -40,6 +41,7 @@ class Record:
     config: dict[str, Any] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
     parameters: int | None = None
     best: dict[str, float] | None = None
     final: dict[str, float] | None = None

@@ -1,6 +1,7 @@
 """A run that a process is at work on: its directory, its record and its lease."""
 
 import contextlib
+import os
 import shutil
 import threading
 from datetime import UTC, datetime
@@ -15,8 +16,10 @@ from resnet_sweep.runs.signature import differences, relevant
 
 # What a run writes beside its record; a run that starts over removes it.
 RESULTS = ("checkpoints", "plots", "tensorboard", "metrics.csv")
-# What may lie in a directory before a run's record does.
-EARLY = {".hydra", "train.log", "run.lock"}
+
+
+class LeaseLostError(RuntimeError):
+    """Another process took a run over, since this one gave no sign of life for too long."""
 
 
 def claim_directory(directory: Path) -> Path:
@@ -70,7 +73,7 @@ class Run:
             RequestError: the directory belongs to another run or to something else, is in use,
                 or can't be written to.
         """
-        directory = directory.absolute()
+        directory = Path(os.path.abspath(directory))
         try:
             earlier = cls._earlier(directory, record)
             if resume and earlier is not None and earlier.ended_for_good:
@@ -109,7 +112,13 @@ class Run:
         try:
             earlier = Record.read(directory)
         except FileNotFoundError:
-            if foreign := sorted({path.name for path in directory.iterdir()} - EARLY):
+            # A process killed at its very start leaves no more than these.
+            foreign = [
+                path.name
+                for path in sorted(directory.iterdir())
+                if path.name != "run.lock" and not path.name.startswith(".run.json-")
+            ]
+            if foreign:
                 raise RequestError(
                     f"{directory} isn't a run directory and isn't empty (it holds {foreign[0]}): "
                     "choose another hydra.run.dir"
@@ -132,17 +141,35 @@ class Run:
 
     def _renew(self) -> None:
         while not self._closed.wait(RENEWAL_SECONDS):
-            # A disk that is full now may not be in 20 seconds; the training thread will tell.
-            with self._changing, contextlib.suppress(OSError):
+            # A disk that is full now may not be in 20 seconds, and the training thread will tell.
+            with self._changing, contextlib.suppress(OSError, LeaseLostError):
                 if not self._closed.is_set():
                     self.update(lease=lease_entry())
 
     def update(self, **changes: Any) -> None:
         """Change what the record says, on the disk too."""
         with self._changing:
+            self.verify_lease()
             for name, value in changes.items():
                 setattr(self.record, name, value)
             self.record.write(self.directory)
+
+    def verify_lease(self) -> None:
+        """See that this process still has the run to itself.
+
+        Raises:
+            LeaseLostError: another process took it over.
+        """
+        try:
+            holder = Record.read(self.directory).lease
+        except (FileNotFoundError, RequestError):
+            # Nobody who took it over would leave it like that.
+            return
+        ours = lease_entry()
+        if holder and any(holder.get(name) != ours[name] for name in ("host", "process")):
+            raise LeaseLostError(
+                f"process {holder.get('process')} on {holder.get('host')} took the run over"
+            )
 
     def write_metrics(self, rows: list[Row]) -> None:
         """Write `metrics.csv` and what the record says of the best and the last epoch."""
@@ -157,7 +184,11 @@ class Run:
         )
 
     def close(self, state: str, reason: str = "") -> None:
-        """End this process's work on the run."""
+        """End this process's work on the run.
+
+        Raises:
+            LeaseLostError: another process took it over.
+        """
         try:
             with self._changing:
                 self._closed.set()

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import struct
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -15,6 +14,8 @@ from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.files import write_atomically
 
 BEST = "best_model.pth"
+# The best until the last checkpoint knows of it.
+NEXT_BEST = "next_best_model.pth"
 LAST = "last_model.pth"
 # The last but one, for the case that the last is damaged.
 PREVIOUS = "previous_model.pth"
@@ -25,18 +26,23 @@ log = logging.getLogger(__name__)
 class DamagedCheckpointError(RequestError):
     """A checkpoint that can't be read, or whose content isn't what was written."""
 
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} is damaged ({reason}): remove it, and start its run again")
+        self.reason = reason
 
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+
+def write_checkpoint(path: Path, state: dict[str, Any], backup: Path | None = None) -> None:
     """Write a checkpoint, whole or not at all.
 
     Args:
         path: the file.
         state: of tensors, numbers, strings, None, and lists and dicts of these.
+        backup: what was at `path` goes there.
     """
     path.parent.mkdir(exist_ok=True)
     buffer = io.BytesIO()
     torch.save({**state, "digest": digest(state)}, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue(), backup)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -57,9 +63,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if stored == digest(state):
             return state
         reason = "its content isn't what was written"
-    raise DamagedCheckpointError(
-        f"{path} is damaged ({reason}): remove it, and start its run again"
-    )
+    raise DamagedCheckpointError(path, reason)
 
 
 def write_last(directory: Path, state: dict[str, Any]) -> None:
@@ -69,30 +73,56 @@ def write_last(directory: Path, state: dict[str, Any]) -> None:
         directory: `checkpoints/` of the run.
         state: as for `write_checkpoint`.
     """
-    if (directory / LAST).exists():
-        os.replace(directory / LAST, directory / PREVIOUS)
-    write_checkpoint(directory / LAST, state)
+    write_checkpoint(directory / LAST, state, backup=directory / PREVIOUS)
 
 
 def read_last(directory: Path, signature: str) -> dict[str, Any] | None:
     """The newest sound checkpoint of a run; None if there is none.
 
+    One that can't be used is set aside, lest it take the place of a sound one.
+
     Args:
         directory: `checkpoints/` of the run.
         signature: of the run; a checkpoint of another one is not used.
     """
-    for name in (LAST, PREVIOUS):
+    for path in (directory / LAST, directory / PREVIOUS):
         try:
-            state = read_checkpoint(directory / name)
+            state = read_checkpoint(path)
         except FileNotFoundError:
             continue
         except DamagedCheckpointError as error:
-            log.warning("warning: %s; going on without it", str(error).partition(":")[0])
-            continue
-        if state.get("signature") == signature:
-            return state
-        log.warning("warning: %s belongs to another run; going on without it", directory / name)
+            reason = error.reason
+        else:
+            if state.get("signature") == signature:
+                return state
+            reason = "it belongs to another run"
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        log.warning(
+            "warning: %s can't be used (%s); it is %s now, and the run goes on without it",
+            path, reason, aside.name,
+        )  # fmt: skip
     return None
+
+
+def settle_best(directory: Path, epoch: int | None) -> None:
+    """Finish what a killed process began: the change to a new best checkpoint.
+
+    Args:
+        directory: `checkpoints/` of the run.
+        epoch: the best of those that the run's last checkpoint knows of.
+    """
+    path = directory / NEXT_BEST
+    if not path.exists():
+        return
+    try:
+        settled = read_checkpoint(path).get("epoch") == epoch
+    except DamagedCheckpointError:
+        settled = False
+    if settled:
+        path.replace(directory / BEST)
+    else:
+        path.unlink()
 
 
 def digest(state: Any) -> str:

@@ -1,12 +1,13 @@
 """What a run tells on screen, and in a pipe or log file."""
 
 import logging
+import os
+import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn
 
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.record import Record, duration
@@ -15,7 +16,17 @@ from resnet_sweep.training.monitor import Monitor, Step
 # In a pipe, an epoch that takes long says this often where it is.
 PLAIN_SECONDS = 60
 
-console = Console(highlight=False, soft_wrap=True)
+
+class PersistentConsole(Console):
+    """A console whose reader may leave without ending the run, as `| head` does."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+
+
+console = PersistentConsole(highlight=False, soft_wrap=True)
 log = logging.getLogger(__name__)
 
 
@@ -27,13 +38,6 @@ class ConsoleHandler(logging.Handler):
             console.print(self.format(record), markup=False)
         except Exception:
             self.handleError(record)
-
-
-class TimeLeft(ProgressColumn):
-    """The time until the end of the run, from the speed of this sitting."""
-
-    def render(self, task: Task) -> Text:
-        return Text(task.fields["left"])
 
 
 class ConsoleMonitor(Monitor):
@@ -59,7 +63,7 @@ class ConsoleMonitor(Monitor):
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
                 TextColumn("{task.fields[text]}"),
-                TimeLeft(),
+                TextColumn("{task.fields[left]}"),
                 console=console,
                 transient=True,
             )
@@ -74,8 +78,8 @@ class ConsoleMonitor(Monitor):
             self.images += step.images
             self.loss += step.loss * step.images
             self.correct += step.correct
-        self.done = steps[-1].number + 1
-        in_epoch = steps[-1].index + 1
+        self.done = steps[-1].global_step + 1
+        in_epoch = steps[-1].step + 1
         speed = self.images / max(time.monotonic() - self.begun, 1e-9)
         text = (
             f"train acc {100 * self.correct / self.epoch_images:5.2f}%  "

@@ -58,9 +58,17 @@ def resolve_precision(name: str, device: torch.device) -> str:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     # AMX is what makes bfloat16 pay on a CPU; AVX-512 alone doesn't.
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def set_exactness(device: torch.device, precision: str) -> None:
+    """Have "float32" mean 24 significant bits on a GPU too, and not TensorFloat-32's eleven."""
+    if device.type == "cuda" and precision == "float32":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def set_threads(threads: int | None) -> int:

@@ -31,7 +31,7 @@ class Normalize:
         return normalized.contiguous(memory_format=torch.channels_last)
 
 
-def precise(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which a forward pass computes with "float32" or "bfloat16"."""
     return torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "float32")
 
@@ -58,7 +58,7 @@ def predict(
     model.eval()
     device = batches.images.device
     logits, labels = [], []
-    with torch.inference_mode(), precise(device, precision):
+    with torch.inference_mode(), autocast(device, precision):
         for positions in torch.arange(len(batches), device=device).split(BATCH_SIZE):
             check()
             images, truth = batches.take(positions)

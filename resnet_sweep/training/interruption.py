@@ -19,26 +19,31 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Whether the process has been asked to stop, while used as a context manager.
+    """Whether the process has been asked to stop, since `listen` and until `release`.
 
-    The first signal is remembered for whoever asks with `received`. A second Ctrl-C raises
-    KeyboardInterrupt at once, for a user who won't wait.
+    The first signal is remembered, for whoever asks. A second Ctrl-C raises KeyboardInterrupt at
+    once, for a user who won't wait.
+
+    Attributes:
+        received: the number of the first signal, or None.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._handlers: dict[int, object] = {}
 
-    def __enter__(self) -> Self:
+    def listen(self) -> Self:
+        """Handle signals from now on."""
         # Elsewhere than in the main thread, Python lets nobody handle signals.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+    def release(self) -> None:
+        """Leave signals to whoever handled them before. Doing so twice is harmless."""
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +13,19 @@ from resnet_sweep.data.batches import Batches
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.run import Run
-from resnet_sweep.training.checkpoint import BEST, read_last, write_checkpoint, write_last
+from resnet_sweep.training.checkpoint import (
+    BEST,
+    NEXT_BEST,
+    read_last,
+    settle_best,
+    write_checkpoint,
+    write_last,
+)
 from resnet_sweep.training.evaluation import (
     Normalize,
     accuracy,
+    autocast,
     cross_entropy,
-    precise,
     predict,
 )
 from resnet_sweep.training.interruption import Interrupted, StopRequest
@@ -93,7 +101,7 @@ class Training:
 
         # Where the training is: the epochs behind it, and the steps of the present one.
         self.rows: list[dict[str, float]] = []
-        self.index = 0
+        self.step = 0
         self.seconds = 0.0
         # Of each step of the present epoch, on the device.
         self.losses = torch.zeros(self.steps_per_epoch, device=device)
@@ -101,9 +109,9 @@ class Training:
         self.correct = torch.zeros(self.steps_per_epoch, device=device, dtype=torch.int64)
 
     @property
-    def number(self) -> int:
+    def global_step(self) -> int:
         """How many steps of the run are made."""
-        return len(self.rows) * self.steps_per_epoch + self.index
+        return len(self.rows) * self.steps_per_epoch + self.step
 
     @property
     def steps_this_epoch(self) -> int:
@@ -122,8 +130,9 @@ class Training:
         state = read_last(self.checkpoints, run.record.signature)
         if state is not None:
             self.load_state(state)
+        settle_best(self.checkpoints, self._best_epoch())
         run.write_metrics(self.rows)
-        self._tell("started", run.directory, self.number)
+        self._tell("started", run.directory, self.global_step)
         self._saved = time.monotonic()
         try:
             while len(self.rows) < math.ceil(self.steps / self.steps_per_epoch):
@@ -141,20 +150,20 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rows": self.rows,
-            "index": self.index,
+            "step": self.step,
             "seconds": self.seconds,
-            "losses": self.losses[: self.index].cpu(),
-            "grad_norms": self.grad_norms[: self.index].cpu(),
-            "correct": self.correct[: self.index].cpu(),
+            "losses": self.losses[: self.step].cpu(),
+            "grad_norms": self.grad_norms[: self.step].cpu(),
+            "correct": self.correct[: self.step].cpu(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go to where `state` was taken."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.rows, self.index, self.seconds = state["rows"], state["index"], state["seconds"]
+        self.rows, self.step, self.seconds = state["rows"], state["step"], state["seconds"]
         for name in ("losses", "grad_norms", "correct"):
-            getattr(self, name)[: self.index] = state[name]
+            getattr(self, name)[: self.step] = state[name]
 
     def _train_epoch(self) -> None:
         self.model.train()
@@ -162,13 +171,13 @@ class Training:
         begun = time.monotonic() - self.seconds
         shuffle = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
         order = torch.randperm(len(self.train_batches), generator=shuffle).to(self.device)
-        self._inspected = self.index
+        self._inspected = self.step
         self._looked = time.monotonic()
-        while self.index < self.steps_this_epoch:
+        while self.step < self.steps_this_epoch:
             self.stop.check()
-            first = self.index * self.settings.batch_size
-            self._step(order[first : first + self.settings.batch_size])
-            self.index += 1
+            first = self.step * self.settings.batch_size
+            self._train_step(order[first : first + self.settings.batch_size])
+            self.step += 1
             moment = time.monotonic()
             self.seconds = moment - begun
             if moment - self._looked > INSPECTION_SECONDS:
@@ -179,23 +188,23 @@ class Training:
         self._inspect()
         self.seconds = max(self.seconds, time.monotonic() - begun)
 
-    def _step(self, positions: Tensor) -> None:
+    def _train_step(self, positions: Tensor) -> None:
         epoch = len(self.rows)
         images, labels = self.train_batches.take(positions)
-        self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, self.index))
-        torch.manual_seed(derive_seed(self.seed, "model", epoch, self.index))
+        self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, self.step))
+        torch.manual_seed(derive_seed(self.seed, "model", epoch, self.step))
         for operation in self.augmentation:
             images, labels = operation(images, labels, self.generator)
-        with precise(self.device, self.precision):
+        with autocast(self.device, self.precision):
             logits = self.model(self.normalize(images))
             loss = self.loss(logits, labels)
         self.optimizer.zero_grad()
         loss.backward()
         gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
-        self.losses[self.index] = loss.detach()
-        self.correct[self.index] = (logits.detach().argmax(1) == labels).sum()
-        self.grad_norms[self.index] = torch.nn.utils.get_total_norm(gradients)
-        lr = self.schedule(self.number)
+        self.losses[self.step] = loss.detach()
+        self.correct[self.step] = (logits.detach().argmax(1) == labels).sum()
+        self.grad_norms[self.step] = torch.nn.utils.get_total_norm(gradients)
+        lr = self.schedule(self.global_step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -203,7 +212,7 @@ class Training:
     def _inspect(self) -> None:
         """Look at the steps made since the last time."""
         self._looked = time.monotonic()
-        recent = slice(self._inspected, self.index)
+        recent = slice(self._inspected, self.step)
         if recent.start == recent.stop:
             return
         columns = (each[recent].tolist() for each in (self.losses, self.correct, self.grad_norms))
@@ -221,8 +230,8 @@ class Training:
             steps.append(
                 Step(
                     epoch=len(self.rows) + 1,
-                    index=index,
-                    number=base + index,
+                    step=index,
+                    global_step=base + index,
                     lr=lr,
                     loss=loss,
                     correct=correct,
@@ -230,7 +239,7 @@ class Training:
                     grad_norm=norm,
                 )
             )
-        self._inspected = self.index
+        self._inspected = self.step
         self._tell("stepped", steps)
 
     def _batch_images(self, index: int) -> int:
@@ -246,36 +255,46 @@ class Training:
         val_loss, val_acc = cross_entropy(logits, truth), accuracy(logits, truth)
         if not math.isfinite(val_loss):
             raise Diverged(
-                f"the validation loss became {val_loss} in epoch {len(self.rows) + 1}, at "
-                f"gradient norm {self.grad_norms[self.index - 1].item():g}"
+                f"the validation loss became {val_loss} after epoch {len(self.rows) + 1}, step "
+                f"{self.step} of {self.steps_this_epoch}, at learning rate "
+                f"{self.schedule(self.global_step - 1):g} and gradient norm "
+                f"{self.grad_norms[self.step - 1].item():g}"
             )
-        sizes = torch.tensor([self._batch_images(index) for index in range(self.index)])
+        sizes = torch.tensor([self._batch_images(index) for index in range(self.step)])
         images = int(sizes.sum())
-        losses = self.losses[: self.index].cpu().double()
+        losses = self.losses[: self.step].cpu().double()
         row = {
             "epoch": len(self.rows) + 1,
-            "lr": self.schedule(self.number - self.index),
+            "lr": self.schedule(self.global_step - self.step),
             "train_loss": (losses * sizes).sum().item() / images,
-            "train_acc": 100 * int(self.correct[: self.index].sum()) / images,
+            "train_acc": 100 * int(self.correct[: self.step].sum()) / images,
             "val_loss": val_loss,
             "val_acc": val_acc,
-            "grad_norm": self.grad_norms[: self.index].cpu().double().mean().item(),
+            "grad_norm": self.grad_norms[: self.step].cpu().double().mean().item(),
             "seconds": self.seconds + time.monotonic() - begun,
             "images_per_second": images / max(self.seconds, 1e-9),
         }
-        if val_acc > max((earlier["val_acc"] for earlier in self.rows), default=-1.0):
-            best = {name: row[name] for name in ("epoch", "val_acc", "val_loss")}
-            write_checkpoint(
-                self.checkpoints / BEST,
-                best | {"signature": self.run.record.signature, "model": self.model.state_dict()},
-            )
         self.rows.append(row)
-        self.index, self.seconds = 0, 0.0
+        improved = self._best_epoch() == row["epoch"]
+        if improved:
+            best = {name: row[name] for name in ("epoch", "val_acc", "val_loss")}
+            best |= {"signature": self.run.record.signature, "model": self.model.state_dict()}
+            write_checkpoint(self.checkpoints / NEXT_BEST, best)
+        self.step, self.seconds = 0, 0.0
         self._save()
+        # Only now does the run go on from here, and not from before this epoch.
+        if improved:
+            os.replace(self.checkpoints / NEXT_BEST, self.checkpoints / BEST)
         self.run.write_metrics(self.rows)
-        self._tell("epoch_ended", row, self.number)
+        self._tell("epoch_ended", row, self.global_step)
+
+    def _best_epoch(self) -> int | None:
+        """The first epoch with the highest validation accuracy so far."""
+        best = max(self.rows, key=lambda row: row["val_acc"], default=None)
+        return best and best["epoch"]
 
     def _save(self) -> None:
+        self.run.verify_lease()
         write_last(self.checkpoints, self.state())
         self._saved = time.monotonic()
 

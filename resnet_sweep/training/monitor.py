@@ -13,8 +13,8 @@ class Step:
 
     Attributes:
         epoch: from 1.
-        index: of the step within its epoch, from 0.
-        number: of the step within the run, from 0.
+        step: within its epoch, from 0.
+        global_step: within the run, from 0.
         lr: the learning rate it was made with.
         loss: of its batch, in training mode.
         correct: images of the batch that were classified rightly.
@@ -23,8 +23,8 @@ class Step:
     """
 
     epoch: int
-    index: int
-    number: int
+    step: int
+    global_step: int
     lr: float
     loss: float
     correct: int
@@ -45,4 +45,4 @@ class Monitor:
         """An epoch was trained and evaluated; `step` steps of the run are made."""
 
     def ended(self, record: Record) -> None:
-        """The run is closed, in whatever state."""
+        """The run has come to an end, in whatever state its record says."""

@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 from resnet_sweep.runs.files import write_atomically
-from resnet_sweep.runs.metrics import Row
+from resnet_sweep.runs.metrics import Row, read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.monitor import Monitor
 
@@ -19,15 +19,12 @@ PLOTS = (
 class Plots(Monitor):
     """Draws the curves of accuracy, loss and learning rate when a run ends."""
 
-    def __init__(self, rows: list[Row]) -> None:
-        self.rows = rows
-
     def started(self, directory: Path, step: int) -> None:
-        self.directory = directory / "plots"
+        self.directory = directory
 
     def ended(self, record: Record) -> None:
-        if self.rows:
-            draw(self.directory, self.rows)
+        if rows := read_metrics(self.directory):
+            draw(self.directory / "plots", rows)
 
 
 def draw(directory: Path, rows: list[Row]) -> None:

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from resnet_sweep.ranges import Range
-
-Count = Annotated[int, Range(minimum=1)]
+from resnet_sweep.ranges import Count, Range
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class TrainerSettings:
     drop_last: bool = False
     max_steps: Count | None = None
     device: str = "auto"
-    threads: Count | None = None
+    # More than any machine has would only make torch fail.
+    threads: Annotated[int, Range(minimum=1, maximum=4096)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     resume: bool = True

@@ -15,13 +15,13 @@ class TensorBoard(Monitor):
         from torch.utils.tensorboard import SummaryWriter
 
         # What a killed process wrote after its last checkpoint will be written again.
-        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step or None)
+        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step)
 
     def stepped(self, steps: list[Step]) -> None:
         for step in steps:
-            self.writer.add_scalar("step/lr", step.lr, step.number)
-            self.writer.add_scalar("step/train_loss", step.loss, step.number)
-            self.writer.add_scalar("step/grad_norm", step.grad_norm, step.number)
+            self.writer.add_scalar("step/lr", step.lr, step.global_step)
+            self.writer.add_scalar("step/train_loss", step.loss, step.global_step)
+            self.writer.add_scalar("step/grad_norm", step.grad_norm, step.global_step)
 
     def epoch_ended(self, row: Row, step: int) -> None:
         for name, value in row.items():
