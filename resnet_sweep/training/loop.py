@@ -186,7 +186,7 @@ class Training:
                 self._inspect()
                 self._save()
         self._inspect()
-        self.seconds = max(self.seconds, time.monotonic() - begun)
+        self.seconds = time.monotonic() - begun
 
     def _train_step(self, positions: Tensor) -> None:
         epoch = len(self.rows)
