@@ -26,6 +26,7 @@ SMALL = (
     "model.dropout=0.1",
     "trainer.epochs=8",
     "trainer.device=cpu",
+    "trainer.threads=1",
     "data.limit_train=500",
 )
 
