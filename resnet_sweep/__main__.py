@@ -105,7 +105,7 @@ def _tell(error: Exception) -> None:
 
 def _status(number: int) -> int:
 
-    return STATUS_TERMINATED if number == signal.SIGTERM else STATUS_INTERRUPTED
+    return STATUS_INTERRUPTED if number == signal.SIGINT else STATUS_TERMINATED
 
 
 def _detach_log() -> None:

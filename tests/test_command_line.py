@@ -188,6 +188,9 @@ REFUSALS = [
     ("trainer.threads=99999999999", "trainer.threads must be"),
     ("model._target_=torch.nn.functional.conv2d", "model"),
     ("+_target_=nonsense", "_target_ isn't a setting"),
+    ("~optim.lr", "optim.lr is missing: give it with optim.lr=..."),
+    ("lr=0.1", "lr isn't a setting: did you mean optim.lr?"),
+    ("optim.lr='0.1'", "but is the text '0.1'"),
 ]
 
 
@@ -212,6 +215,7 @@ def test_a_wrong_request_gets_one_sentence_and_leaves_nothing(
         ("optim.lrr=0.1,0.2", "optim.lrr isn't a setting: did you mean optim.lr?"),
         ("model=resnet8v2,resnet99", "there is no model=resnet99"),
         ("hydra.sweep.dir=x/${nope}", "nope"),
+        ("hydra.sweep.dir=/dev/null/x", "can't be used"),
     ],
 )
 def test_a_wrong_sweep_gets_one_sentence(command: Command, override: str, sentence: str) -> None:
@@ -240,7 +244,7 @@ def test_without_data_and_network_it_says_what_to_put_where(
     assert str(tmp_path / "data") in done.stderr
     assert "experiment=quickstart" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "outputs").exists()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--help"], ["--info"], ["--cfg", "all"]])

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -456,6 +458,41 @@ def test_bfloat16_without_amx_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_auto_prefers_a_gpu() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert resolve_device("auto").type in (expected, "mps")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_remembered_and_handlers_are_put_back(number: int) -> None:
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        stop = StopRequest().listen()
+        os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted, match=signal.Signals(number).name):
+            stop.check()
+        stop.release()
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    stop = StopRequest().listen()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        stop.release()
+
+
+def test_a_hang_up_that_is_to_be_ignored_is_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = StopRequest().listen()
+        os.kill(os.getpid(), signal.SIGHUP)
+        stop.check()
+        stop.release()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_constant_schedule_is_a_choice(tmp_path: Path) -> None:

@@ -52,15 +52,20 @@ def assess(directory: Path) -> Assessment:
     try:
         checkpoint = read_checkpoint(path)
     except FileNotFoundError as error:
+        if record.best is None:
+            raise RequestError(
+                f"{directory} has no checkpoint to evaluate: its run ({record.state}) hasn't "
+                "ended an epoch"
+            ) from error
         raise RequestError(
-            f"{path} is missing: the run has to end its first epoch before it can be evaluated"
+            f"{path} is missing: put it back, or train the run anew with trainer.resume=false"
         ) from error
     if checkpoint.get("signature") != record.signature:
         raise RequestError(f"{path} belongs to another run: put the run's own checkpoint back")
     if record.best is None or checkpoint["epoch"] != record.best["epoch"]:
         raise RequestError(
-            f"{path} is of epoch {checkpoint['epoch']}, which isn't the run's best: start the run "
-            "again to have it mended"
+            f"{path} is of epoch {checkpoint['epoch']}, which isn't the run's best: put the right "
+            "one back, or train the run anew with trainer.resume=false"
         )
     # The device may be another than the run's; its precision is kept where it can be.
     precision = "float32" if record.precision == "float32" else "auto"
@@ -71,7 +76,13 @@ def assess(directory: Path) -> Assessment:
             f"{directory} was trained on other data than are there now: put those back"
         )
     model = build_model(record.config, prepared.dataset)
-    model.load_state_dict(checkpoint["model"])
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        raise RequestError(
+            f"{path} doesn't fit the model in {directory / 'run.json'}: one of them was altered, "
+            "so put it back"
+        ) from error
     dataset, device = prepared.dataset, prepared.device
     set_exactness(device, prepared.precision)
     logits, labels = predict(

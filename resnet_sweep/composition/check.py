@@ -1,6 +1,8 @@
 """Whether the names and values of a config are right: before anything is built of them."""
 
 import inspect
+import math
+import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -49,6 +51,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     check_names("", config, known)
     for name in sorted(known - config.keys()):
         raise RequestError(f"{name} is missing: give it with {name}=...")
+    if isinstance(config["optim"], Mapping) and "lr" not in config["optim"]:
+        # Whatever the optimizer takes for granted, the schedule starts from it.
+        raise RequestError("optim.lr is missing: give it with optim.lr=...")
     for name, annotation in SETTINGS.items():
         check_value(name, config[name], annotation)
     for group, supplied in OBJECTS.items():
@@ -129,6 +134,10 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
     """
     if not suits(value, annotation):
         shown = "null" if value is None else value
+        if isinstance(value, float) and not math.isfinite(value):
+            shown = f"{value}, which isn't finite"
+        elif isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value):
+            shown = f"the text '{value}'"
         near = get_close_matches(str(value), map(str, get_args(annotation)), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise RequestError(f"{path} must be {describe(annotation)}, but is {shown}{hint}")

@@ -32,6 +32,10 @@ def sentence(error: Exception) -> str:
     if isinstance(parent, Mapping) and isinstance(name, str) and name not in parent:
         prefix = str(cause.full_key).removesuffix(name)
         known = [key for key in parent if key != "hydra"] + ([] if prefix else [*PRESETS])
+        for group in known:
+            # Most of all, people forget the group.
+            if isinstance(parent.get(group), Mapping) and name in parent[group]:
+                return f"{prefix}{name} isn't a setting: did you mean {prefix}{group}.{name}?"
         return unknown_name(prefix, name, known)
     # The rest is told in Hydra's words, without its list of places that it looked in.
     return _one_line(re.split(r"\nConfig search path|\n\s*full_key:", str(error))[0])

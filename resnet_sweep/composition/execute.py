@@ -93,12 +93,13 @@ def execute(prepared: Prepared, run: Run, stop: StopRequest) -> None:
     except Diverged as error:
         _end(run, monitors, "diverged", str(error))
     except Interrupted as error:
-        _end(run, monitors, "interrupted", str(error))
+        # Told first, because someone in a hurry may press Ctrl-C again.
         log.warning("%s; its state is saved. To go on:\n  %s", error, command(run))
+        _end(run, monitors, "interrupted", str(error))
         raise
     except KeyboardInterrupt:
-        _end(run, monitors, "interrupted", "stopped at once by SIGINT")
         log.warning("stopped at once. To go on from the last checkpoint:\n  %s", command(run))
+        _end(run, monitors, "interrupted", "stopped at once by SIGINT")
         raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"

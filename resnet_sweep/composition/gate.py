@@ -18,7 +18,7 @@ from resnet_sweep.composition.complaint import sentence
 from resnet_sweep.composition.execute import open_run, tell_ended
 from resnet_sweep.composition.prepare import Prepared, prepare
 from resnet_sweep.errors import RequestError
-from resnet_sweep.runs.run import Run, claim_directory
+from resnet_sweep.runs.run import Run, claim_directory, make_directory
 from resnet_sweep.training.interruption import StopRequest
 
 
@@ -64,6 +64,7 @@ class Gate(Callback):
         """Of a sweep, whose jobs are admitted one by one when they begin."""
         with Refusing():
             claim_new(config.hydra.sweep)
+            make_directory(Path(config.hydra.sweep.dir))
             # Each job is composed anew from the overrides, so what it must know has to be there.
             # Its .hydra is written by `write_hydra`, after it was admitted.
             directory = QuotedString(config.hydra.sweep.dir, Quote.single).with_quotes()

@@ -106,15 +106,10 @@ def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         # Copy-on-write, because torch warns of arrays that it may not write to.
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError as error:
-        raise RequestError(
-            f"{path} is missing: put it there, or remove {path.parent} to have it made anew"
-        ) from error
+        raise RequestError(f"{path} is missing: put it there") from error
     # A damaged header can raise nearly anything.
     except Exception as error:
-        raise RequestError(
-            f"{path} is cut off or isn't an array file: replace it, or remove {path.parent} "
-            "to have it made anew"
-        ) from error
+        raise RequestError(f"{path} is cut off or isn't an array file: replace it") from error
     if not isinstance(array, np.ndarray):
         raise RequestError(f"{path} is an archive of arrays, not an array file: replace it")
     if array.dtype != np.uint8 or array.shape != shape:

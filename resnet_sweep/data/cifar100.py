@@ -75,8 +75,7 @@ class CIFAR100:
             if in_any_order.hex()[:32] != DIGESTS[part]:
                 raise RequestError(
                     f"{part}_images.npy and {part}_labels.npy in {folder} aren't CIFAR-100 as "
-                    "published: they were altered, so replace them, or remove the folder to "
-                    "have it made anew"
+                    "published: they were altered, so replace them"
                 )
             ordered.append(in_order)
         return Dataset.select(
@@ -102,6 +101,7 @@ class CIFAR100:
                 f"{original.name}/ (torchvision's copy): put one there, leave data.root out for a "
                 "download, or try experiment=quickstart, which needs no data"
             )
+        existed = self.root.exists()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with _locked(self.root / ".cifar100.lock"):
@@ -110,7 +110,11 @@ class CIFAR100:
                     arrays.write_arrays(folder, splits, classes)
         # torchvision tells of a failed download and of files with a wrong sum by RuntimeError.
         except (OSError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            told = str(error).partition(" You can use download=True")[0]
+            reason = told.splitlines()[0] if told else type(error).__name__
+            if not existed:
+                with contextlib.suppress(OSError):
+                    self.root.rmdir()
             if not self.default:
                 raise RequestError(
                     f"{original} couldn't be made into array files beside it ({reason}): mend "
@@ -150,4 +154,8 @@ def _locked(path: Path) -> Iterator[None]:
         # On a file system without locks, the worst that happens is work done twice.
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            # Nothing is left behind; whoever waits for the old file only does the work twice.
+            path.unlink(missing_ok=True)

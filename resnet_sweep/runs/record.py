@@ -79,8 +79,8 @@ class Record:
             raise
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise RequestError(
-                f"{path} is damaged ({error}): choose another directory, or remove this one to "
-                "run it anew"
+                f"{path} is damaged ({error}): put a sound copy there, or choose another "
+                "hydra.run.dir"
             ) from error
 
     def write(self, directory: Path) -> None:

@@ -43,6 +43,18 @@ def claim_directory(directory: Path) -> Path:
             raise _unusable(candidate, error) from error
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory, unless it is there already.
+
+    Raises:
+        RequestError: it can't be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(directory, error) from error
+
+
 class Run:
     """A run directory that this process may write into, or one that has come to its end.
 
@@ -78,7 +90,7 @@ class Run:
             earlier = cls._earlier(directory, record)
             if resume and earlier is not None and earlier.ended_for_good:
                 return cls(directory, earlier, lease=None)
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
             lease = Lease(directory, earlier and earlier.lease)
             try:
                 # Once more, now that nobody else can change it.
@@ -240,6 +252,6 @@ def _remove_results(directory: Path) -> None:
 
 def _unusable(directory: Path, error: OSError) -> RequestError:
     return RequestError(
-        f"the run directory {directory} can't be used ({error.strerror or error}): choose another "
-        "with hydra.run.dir=DIRECTORY"
+        f"the directory {directory} can't be used ({error.strerror or error}): choose another with "
+        "hydra.run.dir=DIRECTORY, or hydra.sweep.dir=DIRECTORY for a sweep"
     )

@@ -27,7 +27,10 @@ class DamagedCheckpointError(RequestError):
     """A checkpoint that can't be read, or whose content isn't what was written."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} is damaged ({reason}): remove it, and start its run again")
+        super().__init__(
+            f"{path} is damaged ({reason}): put a sound copy there, or train the run anew with "
+            "trainer.resume=false"
+        )
         self.reason = reason
 
 

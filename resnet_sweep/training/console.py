@@ -58,6 +58,11 @@ class ConsoleMonitor(Monitor):
         self.first = self.done = step
         self.begun = self.told = time.monotonic()
         self.images = 0
+        if step:
+            epoch, done = divmod(step, self.steps_per_epoch)
+            log.info(
+                "going on at epoch %d, step %d of %d", epoch + 1, done + 1, self.steps_per_epoch
+            )
         if console.is_terminal:
             self.progress = Progress(
                 TextColumn("{task.description}"),

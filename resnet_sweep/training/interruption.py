@@ -1,5 +1,7 @@
-"""Requests from outside to stop: Ctrl-C and SIGTERM."""
+"""Requests from outside to stop: Ctrl-C, SIGTERM, and the hang-up of a terminal."""
 
+import contextlib
+import os
 import signal
 import threading
 from types import FrameType
@@ -36,7 +38,10 @@ class StopRequest:
         """Handle signals from now on."""
         # Elsewhere than in the main thread, Python lets nobody handle signals.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                # Under nohup, a hang-up is to be ignored.
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._handlers[number] = signal.signal(number, self._receive)
         return self
 
@@ -50,6 +55,10 @@ class StopRequest:
             raise KeyboardInterrupt
         if self.received is None:
             self.received = number
+            if number == signal.SIGINT:
+                # Not by print, which the signal may have interrupted; a terminal may be gone.
+                with contextlib.suppress(OSError):
+                    os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
     def check(self) -> None:
         """Raise Interrupted if a signal came."""

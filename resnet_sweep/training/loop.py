@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 import math
 import os
 import time
@@ -36,6 +37,9 @@ from resnet_sweep.training.settings import TrainerSettings
 INSPECTION_SECONDS = 0.5
 # What a killed run loses at the most, when its epochs are long.
 CHECKPOINT_SECONDS = 300
+
+
+log = logging.getLogger(__name__)
 
 
 class Diverged(Exception):
@@ -131,6 +135,11 @@ class Training:
         if state is not None:
             self.load_state(state)
         settle_best(self.checkpoints, self._best_epoch())
+        if self.rows and not (self.checkpoints / BEST).exists():
+            log.warning(
+                "warning: %s is gone; unless a later epoch is better, there will be none, and only "
+                "trainer.resume=false trains it anew", self.checkpoints / BEST,
+            )  # fmt: skip
         run.write_metrics(self.rows)
         self._tell("started", run.directory, self.global_step)
         self._saved = time.monotonic()
