@@ -104,7 +104,7 @@ def _tell(error: Exception) -> None:
 
 
 def _status(number: int) -> int:
-
+    """The exit status of a process that a signal stopped."""
     return STATUS_INTERRUPTED if number == signal.SIGINT else STATUS_TERMINATED
 
 

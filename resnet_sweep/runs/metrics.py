@@ -24,6 +24,11 @@ Row = Mapping[str, float]
 _FORMATS = {"epoch": "d", "seconds": ".3f", "images_per_second": ".1f"}
 
 
+def best_row(rows: Iterable[Row]) -> Row | None:
+    """The first row with the highest validation accuracy; None if there is no row."""
+    return max(rows, key=lambda row: row["val_acc"], default=None)
+
+
 def write_metrics(directory: Path, rows: Iterable[Row]) -> None:
     """Write all rows; a column missing from a row stays empty."""
     text = io.StringIO()

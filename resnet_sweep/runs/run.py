@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.lease import RENEWAL_SECONDS, Lease, in_use, lease_entry
-from resnet_sweep.runs.metrics import Row, write_metrics
+from resnet_sweep.runs.metrics import Row, best_row, write_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import differences, relevant
 
@@ -186,7 +186,7 @@ class Run:
     def write_metrics(self, rows: list[Row]) -> None:
         """Write `metrics.csv` and what the record says of the best and the last epoch."""
         write_metrics(self.directory, rows)
-        best = max(rows, key=lambda row: row["val_acc"], default=None)
+        best = best_row(rows)
         final = rows[-1] if rows else None
         self.update(
             best=_pick(best, "epoch", "val_acc", "val_loss"),
@@ -235,7 +235,7 @@ def _describe_difference(earlier: Record, record: Record) -> str:
 
 def _remove_unfinished(directory: Path) -> None:
     """Remove what a killed process was about to write."""
-    for name in ("run.json", "metrics.csv", "checkpoints/*.pth"):
+    for name in ("run.json", "metrics.csv", "checkpoints/*.pth", "plots/*.png"):
         path = directory / name
         for unfinished in path.parent.glob(f".{path.name}-*"):
             unfinished.unlink()

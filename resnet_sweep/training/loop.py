@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from resnet_sweep.data.batches import Batches
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.randomness import derive_seed
+from resnet_sweep.runs.metrics import best_row
 from resnet_sweep.runs.run import Run
 from resnet_sweep.training.checkpoint import (
     BEST,
@@ -298,8 +299,7 @@ class Training:
         self._tell("epoch_ended", row, self.global_step)
 
     def _best_epoch(self) -> int | None:
-        """The first epoch with the highest validation accuracy so far."""
-        best = max(self.rows, key=lambda row: row["val_acc"], default=None)
+        best = best_row(self.rows)
         return best and best["epoch"]
 
     def _save(self) -> None:
