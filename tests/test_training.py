@@ -104,7 +104,7 @@ class Recorder(Monitor):
     def stepped(self, steps: list[Step]) -> None:
         self.steps += steps
 
-    def epoch_ended(self, row: Row, step: int) -> None:
+    def epoch_ended(self, row: Row, layers: list, step: int) -> None:
         self.rows.append(row)
 
 
@@ -145,12 +145,14 @@ def test_the_loop_is_a_plain_loop(tmp_path: Path, drop_last: bool) -> None:
     torch.manual_seed(derive_seed(3, "weights"))
     reference = prepared.training().model
     split = prepared.dataset.train
-    images = torch.from_numpy(split.images[split.indices]).double() / 255
+    pixels = torch.from_numpy(split.images[split.indices])
     labels = torch.from_numpy(split.labels[split.indices]).long()
-    images = (images - torch.tensor(prepared.dataset.mean).view(3, 1, 1)) / torch.tensor(
-        prepared.dataset.std
-    ).view(3, 1, 1)
-    images = images.float().contiguous(memory_format=torch.channels_last)
+    mean, std = (
+        torch.tensor(each, dtype=torch.float64).view(3, 1, 1)
+        for each in (prepared.dataset.mean, prepared.dataset.std)
+    )
+    images = ours.normalize(pixels)
+    torch.testing.assert_close(images.double(), (pixels / 255 - mean) / std, rtol=0, atol=1e-5)
     steps = 6 if drop_last else 7
     optimizer = torch.optim.SGD(reference.parameters(), 0.02, momentum=0.9, weight_decay=5e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3 * steps)
@@ -223,13 +225,13 @@ def test_a_run_stopped_at_every_step_equals_uninterrupted_run(tmp_path: Path) ->
     while True:
         run = open_run(prepared, tmp_path / "stopped")
         training, stop = prepared.training(), StopRequest()
-        made = training._train_step
+        made = training.train_step
 
-        def step(positions, made=made, stop=stop):
-            made(positions)
+        def step(*batch, made=made, stop=stop, **settings):
+            made(*batch, **settings)
             stop.received = 15
 
-        training._train_step = step
+        training.train_step = step
         try:
             training.fit(run, [], stop)
         except Interrupted:
@@ -309,15 +311,15 @@ def test_a_diverging_run_says_where(tmp_path: Path) -> None:
 
 def test_a_validation_loss_that_is_no_number_is_divergence(tmp_path: Path) -> None:
     training = prepare(config()).training()
-    made = training._train_step
+    made = training.train_step
 
-    def step(positions: torch.Tensor) -> None:
-        made(positions)
+    def step(*batch: object, **settings: object) -> None:
+        made(*batch, **settings)
         if training.step == 6:
             with torch.no_grad():
                 training.model.classifier.bias[0] = math.nan
 
-    training._train_step = step
+    training.train_step = step
     run = Run.open(tmp_path, Record(signature="s"))
     with pytest.raises(
         Diverged,
@@ -332,14 +334,14 @@ def test_long_epochs_are_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.Mo
     prepared = prepare(config())
     run = open_run(prepared, tmp_path)
     training = prepared.training()
-    made = training._train_step
+    made = training.train_step
 
-    def step(positions: torch.Tensor) -> None:
+    def step(*batch: object, **settings: object) -> None:
         if training.global_step == 10:
             raise RuntimeError("power cut")
-        made(positions)
+        made(*batch, **settings)
 
-    training._train_step = step
+    training.train_step = step
     with pytest.raises(RuntimeError):
         training.fit(run, [], StopRequest())
     run.close("failed")

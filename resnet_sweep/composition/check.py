@@ -5,8 +5,9 @@ import math
 import re
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from resnet_sweep.composition.targets import locate
 from resnet_sweep.errors import RequestError
@@ -104,6 +105,21 @@ def check_object(path: str, node: Any, supplied: set[str], extra: Mapping[str, A
             check_value(f"{path}.{name}", value, annotations.get(name, Any))
 
 
+def check_fields(path: str, node: Any, kind: type) -> None:
+    """Check a part of a config that describes a dataclass of ours.
+
+    Raises:
+        RequestError: it has a setting that the dataclass hasn't, or gives a value that doesn't
+            suit.
+    """
+    if not isinstance(node, Mapping):
+        raise RequestError(f"{path}={node} has no settings: give them with {path}.NAME=...")
+    annotations = get_type_hints(kind, include_extras=True)
+    check_names(f"{path}.", node, annotations)
+    for name, value in node.items():
+        check_value(f"{path}.{name}", value, annotations[name])
+
+
 def check_names(prefix: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Refuse a name that isn't known, and offer the nearest that is.
 
@@ -132,7 +148,9 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
     Raises:
         RequestError: it doesn't suit.
     """
-    if not suits(value, annotation):
+    if is_dataclass(annotation):
+        check_fields(path, value, annotation)
+    elif not suits(value, annotation):
         shown = "null" if value is None else value
         if isinstance(value, float) and not math.isfinite(value):
             shown = f"{value}, which isn't finite"

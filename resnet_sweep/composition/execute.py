@@ -17,6 +17,7 @@ from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import Run
 from resnet_sweep.training.console import ConsoleMonitor, console
 from resnet_sweep.training.device import set_exactness, set_threads
+from resnet_sweep.training.gradients import GradientWatch
 from resnet_sweep.training.interruption import Interrupted, StopRequest
 from resnet_sweep.training.loop import Diverged, Training
 from resnet_sweep.training.monitor import Monitor
@@ -62,6 +63,7 @@ def open_run(
         git_commit=_git_commit(),
         seed=prepared.config["seed"],
         fingerprint=prepared.dataset.fingerprint,
+        notes=prepared.notes,
     )
     return Run.open(directory, record, prepared.settings.resume)
 
@@ -85,11 +87,13 @@ def execute(prepared: Prepared, run: Run, stop: StopRequest) -> None:
         log.info("%s", _introduction(prepared, run, training))
         monitors += [
             ConsoleMonitor(training.steps, training.steps_per_epoch, prepared.settings.epochs),
+            GradientWatch(),
             *build_loggers(prepared.config),
             Plots(),
         ]
-        training.fit(run, monitors, stop)
-        _end(run, monitors, "finished")
+        enough = training.fit(run, monitors, stop)
+        run.record.notes = [*prepared.notes, *training.notes()]
+        _end(run, monitors, "stopped_early" if enough else "finished", enough or "")
     except Diverged as error:
         _end(run, monitors, "diverged", str(error))
     except Interrupted as error:
@@ -167,7 +171,8 @@ def _introduction(prepared: Prepared, run: Run, training: Training) -> str:
         "Seed": record.seed,
         "Run directory": _shown(run.directory),
     }
-    return "\n".join(f"  {name + ':':16}{value}" for name, value in lines.items())
+    rows = [*lines.items(), *(("Note", note) for note in prepared.notes)]
+    return "\n".join(f"  {name + ':':16}{value}" for name, value in rows)
 
 
 def _shown(directory: Path) -> str:

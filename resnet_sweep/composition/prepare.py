@@ -1,6 +1,7 @@
 """A config, found right, with all that can be known before training."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from resnet_sweep.composition.check import check_config
 from resnet_sweep.composition.targets import instantiate
+from resnet_sweep.data.batches import Batches
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import RequestError
 from resnet_sweep.randomness import derive_seed
@@ -17,6 +19,7 @@ from resnet_sweep.training.device import resolve_device, resolve_precision
 from resnet_sweep.training.loop import Training, steps_per_epoch
 from resnet_sweep.training.monitor import Monitor
 from resnet_sweep.training.parameters import parameter_groups
+from resnet_sweep.training.resizing import ProgressiveResizing
 from resnet_sweep.training.settings import TrainerSettings
 
 
@@ -31,6 +34,7 @@ class Prepared:
         device, precision: what `trainer.device` and `trainer.precision` come to.
         parameters: number of trained weights of the model.
         signature: of the run.
+        notes: what a reader of the run's results should know.
     """
 
     config: Mapping[str, Any]
@@ -40,6 +44,7 @@ class Prepared:
     precision: str
     parameters: int
     signature: str
+    notes: list[str]
 
     def training(self) -> Training:
         """The model with its first weights, and all that trains it."""
@@ -84,10 +89,11 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
     with torch.device("meta"):
         model = build_model(config, dataset)
         try_model(model, dataset)
-        build_optimizer(config, model)
+        check_optimizer(build_optimizer(config, model))
         instantiate("loss", config["loss"])
     build_schedule(config, settings, dataset)
-    build_augmentation(config)
+    check_sizes(settings, model, dataset)
+    mixed = try_augmentation(build_augmentation(config), dataset)
     build_loggers(config)
     return Prepared(
         config=config,
@@ -97,7 +103,21 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
         precision=precision,
         parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         signature=sign(config, precision, dataset.fingerprint),
+        notes=list(_notes(settings, mixed)),
     )
+
+
+def _notes(settings: TrainerSettings, mixed: bool) -> Iterator[str]:
+    last = settings.early_stopping.epoch
+    if last is not None and last >= settings.epochs:
+        yield (
+            f"trainer.early_stopping.epoch={last} has no effect, since the run ends after epoch "
+            f"{settings.epochs}"
+        )
+    if settings.ema_decay is not None:
+        yield "val_acc and val_loss are those of the averaged weights (trainer.ema_decay)"
+    if mixed:
+        yield "in train_acc, an image with a mixed label counts by the predicted class's share"
 
 
 def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
@@ -105,13 +125,19 @@ def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     return instantiate("model", config["model"], num_classes=len(dataset.classes))
 
 
-def try_model(model: nn.Module, dataset: Dataset) -> None:
+def try_model(model: nn.Module, dataset: Dataset, size: int | None = None) -> None:
     """Send the shape of a batch through a model on the meta device.
+
+    Args:
+        model: with weights on the meta device.
+        dataset: which it is to classify.
+        size: pixels, of both sides of the images; None for those of the data.
 
     Raises:
         RequestError: it doesn't come out as logits.
     """
-    shape = dataset.train.images.shape[1:]
+    channels, *full = dataset.train.images.shape[1:]
+    shape = (channels, *(full if size is None else (size, size)))
     try:
         logits = model.eval()(torch.empty(2, *shape, device="meta"))
         if logits.shape != (2, len(dataset.classes)):
@@ -119,9 +145,77 @@ def try_model(model: nn.Module, dataset: Dataset) -> None:
     # Models of all sorts fail in all sorts of ways.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        raise RequestError(f"model: it can't classify images of shape {shape}: {reason}") from error
+
+
+def check_sizes(settings: TrainerSettings, model: nn.Module, dataset: Dataset) -> None:
+    """See that a model can be trained on images of each size of `trainer.progressive_resizing`.
+
+    Raises:
+        RequestError: it can't.
+    """
+    if settings.progressive_resizing is None:
+        return
+    sizes = settings.progressive_resizing
+    try:
+        ProgressiveResizing(sizes, settings.epochs, len(dataset.train))
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    full = dataset.train.images.shape[-1]
+    stride = getattr(model, "stride", 1)
+    for size in sizes:
+        if size > full:
+            raise RequestError(
+                f"trainer.progressive_resizing={sizes}: {size} is more than the {full} pixels of "
+                "the images: choose sizes up to that"
+            )
+        if isinstance(stride, int) and size % stride:
+            raise RequestError(
+                f"trainer.progressive_resizing={sizes}: {size} isn't divisible by {stride}, the "
+                "product of model.strides: choose a multiple of that"
+            )
+        try_model(model, dataset, size)
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """See that an optimizer can make a step from gradients alone.
+
+    Raises:
+        RequestError: it asks for more.
+    """
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
         raise RequestError(
-            f"model: it can't classify images of shape {tuple(shape)}: {reason}"
-        ) from error
+            f"optim: {type(optimizer).__name__} needs the loss several times a step, which this "
+            "program doesn't offer: choose another optimizer"
+        )
+
+
+def try_augmentation(operations: list[Any], dataset: Dataset) -> bool:
+    """Send two images through the operations on training batches.
+
+    Returns:
+        Whether the labels come out mixed.
+
+    Raises:
+        RequestError: what comes out isn't a batch.
+    """
+    images, labels = Batches(dataset.train, torch.device("cpu")).take(torch.arange(2))
+    shape, generator = images.shape, torch.Generator().manual_seed(0)
+    classes = len(dataset.classes)
+    try:
+        for operation in operations:
+            images, labels = operation(images, labels, generator)
+        if images.shape != shape or labels.shape not in ((2,), (2, classes)):
+            raise ValueError(
+                f"images of shape {tuple(shape)} came out as {tuple(images.shape)}, with labels of "
+                f"shape {tuple(labels.shape)}"
+            )
+    # Operations of all sorts fail in all sorts of ways.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RequestError(f"augmentation: it can't be applied: {reason}") from error
+    return labels.ndim == 2
 
 
 def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from resnet_sweep.runs.files import write_atomically
 
@@ -19,6 +20,8 @@ COLUMNS = (
     "images_per_second",
 )
 Row = Mapping[str, float]
+# What a run can be watched by.
+Metric = Literal["train_loss", "train_acc", "val_loss", "val_acc"]
 
 # Enough digits that no information which a reader could use is lost; the rest keep all of them.
 _FORMATS = {"epoch": "d", "seconds": ".3f", "images_per_second": ".1f"}
@@ -27,6 +30,11 @@ _FORMATS = {"epoch": "d", "seconds": ".3f", "images_per_second": ".1f"}
 def best_row(rows: Iterable[Row]) -> Row | None:
     """The first row with the highest validation accuracy; None if there is no row."""
     return max(rows, key=lambda row: row["val_acc"], default=None)
+
+
+def gain(metric: Metric, value: float, other: float) -> float:
+    """By how much a value of a metric is better than another; negative if it is worse."""
+    return value - other if metric.endswith("_acc") else other - value
 
 
 def write_metrics(directory: Path, rows: Iterable[Row]) -> None:

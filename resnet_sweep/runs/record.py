@@ -32,6 +32,7 @@ class Record:
         seconds: spent training and evaluating, over all sittings.
         started, ended: times in ISO 8601.
         fingerprint: of the data.
+        notes: what a reader of the figures should know, a sentence each.
         lease: `host`, `process`, `renewed` of the process at work here, or None.
     """
 
@@ -57,6 +58,7 @@ class Record:
     git_commit: str | None = None
     seed: int | None = None
     fingerprint: str | None = None
+    notes: list[str] = field(default_factory=list)
     lease: dict[str, Any] | None = None
 
     @classmethod
@@ -108,6 +110,7 @@ class Record:
         ]  # fmt: skip
         if self.state != "finished":
             lines.insert(0, ("State", f"{self.state}: {self.reason}"))
+        lines += [("Note", note) for note in self.notes]
         return "\n".join(f"  {name + ':':27}{value}" for name, value in lines)
 
 

@@ -23,7 +23,15 @@ INCIDENTAL = frozenset(
 
 # A setting that came later, with the value at which a run is what it was before: at that value
 # it doesn't count, so that older runs keep their signatures. Entries are never removed.
-NEUTRAL: dict[str, Any] = {}
+NEUTRAL: dict[str, Any] = {
+    "trainer.clip_grad_norm": None,
+    "trainer.early_stopping.epoch": None,
+    "trainer.early_stopping.metric": "val_acc",
+    "trainer.early_stopping.min_delta": 0,
+    "trainer.early_stopping.patience": None,
+    "trainer.ema_decay": None,
+    "trainer.progressive_resizing": None,
+}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from resnet_sweep.runs.layers import Layer
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.record import Record, duration
 from resnet_sweep.training.monitor import Monitor, Step
@@ -112,7 +113,7 @@ class ConsoleMonitor(Monitor):
         passed = time.monotonic() - self.begun
         return duration(passed / (self.done - self.first) * (self.steps - self.done))
 
-    def epoch_ended(self, row: Row, step: int) -> None:
+    def epoch_ended(self, row: Row, layers: list[Layer], step: int) -> None:
         self.told = time.monotonic()
         log.info("%s", epoch_line(row, self.epochs))
 

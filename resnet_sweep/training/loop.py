@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from resnet_sweep.data.batches import Batches
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.randomness import derive_seed
+from resnet_sweep.runs.layers import Layer, write_layers
 from resnet_sweep.runs.metrics import best_row
+from resnet_sweep.runs.record import duration
 from resnet_sweep.runs.run import Run
+from resnet_sweep.training.averaging import WeightAverage
 from resnet_sweep.training.checkpoint import (
     BEST,
     NEXT_BEST,
@@ -23,16 +26,14 @@ from resnet_sweep.training.checkpoint import (
     write_checkpoint,
     write_last,
 )
-from resnet_sweep.training.evaluation import (
-    Normalize,
-    accuracy,
-    autocast,
-    cross_entropy,
-    predict,
-)
+from resnet_sweep.training.evaluation import Normalize, accuracy, cross_entropy, predict
 from resnet_sweep.training.interruption import Interrupted, StopRequest
 from resnet_sweep.training.monitor import Monitor, Step
+from resnet_sweep.training.resizing import ProgressiveResizing
+from resnet_sweep.training.schedules import Schedule
 from resnet_sweep.training.settings import TrainerSettings
+from resnet_sweep.training.tally import Tally
+from resnet_sweep.training.train_step import TrainStep
 
 # Reading a number from a GPU makes it wait, so the steps are looked at only this often.
 INSPECTION_SECONDS = 0.5
@@ -63,9 +64,10 @@ class Training:
     Args:
         model: on the device.
         optimizer: of the model's weights.
-        schedule: from the number of a step, counted from 0, to its learning rate.
+        schedule: of the learning rate.
         augmentation: operations on training batches, in order; see `resnet_sweep.augmentation`.
-        loss: from logits (B, classes) and labels (B,) to a scalar.
+        loss: from logits (B, classes) and labels, (B,) or (B, classes) if the augmentation mixes
+            them, to a scalar.
         dataset: what is trained and validated on.
         settings: of the trainer.
         seed: of the run.
@@ -76,7 +78,7 @@ class Training:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        schedule: Callable[[int], float],
+        schedule: Schedule,
         augmentation: Sequence[Callable],
         loss: Callable[[Tensor, Tensor], Tensor],
         dataset: Dataset,
@@ -88,8 +90,6 @@ class Training:
         self.model = model.to(memory_format=torch.channels_last)
         self.optimizer = optimizer
         self.schedule = schedule
-        self.augmentation = augmentation
-        self.loss = loss
         self.settings = settings
         self.seed = seed
         self.device = device
@@ -97,21 +97,42 @@ class Training:
         self.train_batches = Batches(dataset.train, device)
         self.validation_batches = Batches(dataset.validation, device)
         self.normalize = Normalize(dataset.mean, dataset.std, device)
-        self.generator = torch.Generator(device)
 
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), settings)
         self.steps = settings.epochs * self.steps_per_epoch
         if settings.max_steps is not None:
             self.steps = min(self.steps, settings.max_steps)
+        self.average = (
+            None if settings.ema_decay is None else WeightAverage(self.model, settings.ema_decay)
+        )
+        self.resizing = (
+            None
+            if settings.progressive_resizing is None
+            else ProgressiveResizing(
+                settings.progressive_resizing, settings.epochs, len(dataset.train)
+            )
+        )
 
         # Where the training is: the epochs behind it, and the steps of the present one.
         self.rows: list[dict[str, float]] = []
+        self.layers: list[list[Layer]] = []
         self.step = 0
         self.seconds = 0.0
-        # Of each step of the present epoch, on the device.
-        self.losses = torch.zeros(self.steps_per_epoch, device=device)
-        self.grad_norms = torch.zeros(self.steps_per_epoch, device=device)
-        self.correct = torch.zeros(self.steps_per_epoch, device=device, dtype=torch.int64)
+        self.tally = Tally(self.model, self.steps_per_epoch, device)
+
+        self.train_step = TrainStep(
+            self.model,
+            optimizer,
+            augmentation,
+            loss,
+            self.normalize,
+            device,
+            precision,
+            settings.clip_grad_norm,
+            self.tally,
+            self.average,
+            seed,
+        )
 
     @property
     def global_step(self) -> int:
@@ -123,8 +144,11 @@ class Training:
         """How many steps the present epoch has; the last may be cut short by max_steps."""
         return min(self.steps_per_epoch, self.steps - len(self.rows) * self.steps_per_epoch)
 
-    def fit(self, run: Run, monitors: Sequence[Monitor], stop: StopRequest) -> None:
+    def fit(self, run: Run, monitors: Sequence[Monitor], stop: StopRequest) -> str | None:
         """Train to the end, from the run's last checkpoint if it has one.
+
+        Returns:
+            Why it ended before its last epoch; None if it didn't.
 
         Raises:
             Diverged: the loss became NaN or infinite.
@@ -141,39 +165,62 @@ class Training:
                 "warning: %s is gone; unless a later epoch is better, there will be none, and only "
                 "trainer.resume=false trains it anew", self.checkpoints / BEST,
             )  # fmt: skip
-        run.write_metrics(self.rows)
+        self._write_rows()
         self._tell("started", run.directory, self.global_step)
         self._saved = time.monotonic()
         try:
             while len(self.rows) < math.ceil(self.steps / self.steps_per_epoch):
+                if reason := self.settings.early_stopping.reason(self.rows):
+                    return reason
                 self._train_epoch()
                 self._end_epoch()
         except Interrupted:
             self._inspect()
             self._save()
             raise
+        return None
 
     def state(self) -> dict[str, Any]:
         """All that `load_state` needs to go on from here."""
         return {
             "signature": self.run.record.signature,
             "model": self.model.state_dict(),
+            "average": self.average and self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rows": self.rows,
+            "layers": torch.tensor(
+                [[layer[1:] for layer in each] for each in self.layers], dtype=torch.float64
+            ),
             "step": self.step,
             "seconds": self.seconds,
-            "losses": self.losses[: self.step].cpu(),
-            "grad_norms": self.grad_norms[: self.step].cpu(),
-            "correct": self.correct[: self.step].cpu(),
+            "tally": self.tally.state_dict(self.step),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go to where `state` was taken."""
         self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rows, self.step, self.seconds = state["rows"], state["step"], state["seconds"]
-        for name in ("losses", "grad_norms", "correct"):
-            getattr(self, name)[: self.step] = state[name]
+        self.layers = [
+            [Layer(name, *norms) for name, norms in zip(self.tally.layers, each, strict=True)]
+            for each in state["layers"].tolist()
+        ]
+        self.tally.load_state_dict(state["tally"], self.step)
+        for row in self.rows:
+            self.schedule.observe(row)
+
+    def notes(self) -> list[str]:
+        """What the run has shown about its own settings, a sentence each."""
+        saved = self.resizing and self.resizing.saved(self.rows)
+        if not saved:
+            return []
+        seconds, without = saved
+        return [
+            f"progressive resizing saved about {duration(seconds)} of {duration(without)} of "
+            "training, by the speed of the epochs at full size"
+        ]
 
     def _train_epoch(self) -> None:
         self.model.train()
@@ -186,7 +233,19 @@ class Training:
         while self.step < self.steps_this_epoch:
             self.stop.check()
             first = self.step * self.settings.batch_size
-            self._train_step(order[first : first + self.settings.batch_size])
+            images, labels = self.train_batches.take(
+                order[first : first + self.settings.batch_size]
+            )
+            self.train_step(
+                images,
+                labels,
+                epoch,
+                self.step,
+                self.global_step,
+                lr=self.schedule(self.global_step),
+                size=self.resizing and self.resizing.size(epoch),
+                last=self.step + 1 == self.steps_this_epoch,
+            )
             self.step += 1
             moment = time.monotonic()
             self.seconds = moment - begun
@@ -198,57 +257,38 @@ class Training:
         self._inspect()
         self.seconds = time.monotonic() - begun
 
-    def _train_step(self, positions: Tensor) -> None:
-        epoch = len(self.rows)
-        images, labels = self.train_batches.take(positions)
-        self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, self.step))
-        torch.manual_seed(derive_seed(self.seed, "model", epoch, self.step))
-        for operation in self.augmentation:
-            images, labels = operation(images, labels, self.generator)
-        with autocast(self.device, self.precision):
-            logits = self.model(self.normalize(images))
-            loss = self.loss(logits, labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
-        self.losses[self.step] = loss.detach()
-        self.correct[self.step] = (logits.detach().argmax(1) == labels).sum()
-        self.grad_norms[self.step] = torch.nn.utils.get_total_norm(gradients)
-        lr = self.schedule(self.global_step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-
     def _inspect(self) -> None:
         """Look at the steps made since the last time."""
         self._looked = time.monotonic()
-        recent = slice(self._inspected, self.step)
-        if recent.start == recent.stop:
+        first, last = self._inspected, self.step
+        if first == last:
             return
-        columns = (each[recent].tolist() for each in (self.losses, self.correct, self.grad_norms))
+        tally = self.tally
+        columns = (
+            each[first:last].tolist() for each in (tally.losses, tally.correct, tally.grad_norms)
+        )
         steps = []
         base = len(self.rows) * self.steps_per_epoch
-        for index, loss, correct, norm in zip(
-            range(recent.start, recent.stop), *columns, strict=True
+        for index, loss, correct, norm, steepest in zip(
+            range(first, last), *columns, tally.steepest(first, last), strict=True
         ):
-            lr = self.schedule(base + index)
-            if not math.isfinite(loss):
-                raise Diverged(
-                    f"the loss became {loss} in epoch {len(self.rows) + 1}, step {index + 1} of "
-                    f"{self.steps_this_epoch}, at learning rate {lr:g} and gradient norm {norm:g}"
-                )
-            steps.append(
-                Step(
-                    epoch=len(self.rows) + 1,
-                    step=index,
-                    global_step=base + index,
-                    lr=lr,
-                    loss=loss,
-                    correct=correct,
-                    images=self._batch_images(index),
-                    grad_norm=norm,
-                )
+            step = Step(
+                epoch=len(self.rows) + 1,
+                step=index,
+                global_step=base + index,
+                lr=self.schedule(base + index),
+                loss=loss,
+                correct=correct,
+                images=self._batch_images(index),
+                grad_norm=norm,
+                steepest_layer=steepest[0],
+                steepest_norm=steepest[1],
             )
+            if not math.isfinite(loss):
+                if steps:
+                    self._tell("stepped", steps)
+                raise self._diverged(f"the loss became {loss} in", index)
+            steps.append(step)
         self._inspected = self.step
         self._tell("stepped", steps)
 
@@ -257,46 +297,59 @@ class Training:
         size = self.settings.batch_size
         return min(size, len(self.train_batches) - index * size)
 
+    def _diverged(self, what: str, index: int) -> Diverged:
+        """The error of a loss that isn't finite in, or after, a step of the present epoch."""
+        # That of the step before, since in this one they are all NaN.
+        layer, norm = self.tally.steepest(max(index - 1, 0), index + 1)[0]
+        lr = self.schedule(len(self.rows) * self.steps_per_epoch + index)
+        return Diverged(
+            f"{what} epoch {len(self.rows) + 1}, step {index + 1} of "
+            f"{self.steps_this_epoch}, at learning rate {lr:g} and gradient norm "
+            f"{self.tally.grad_norms[index].item():g}; the largest gradient before was that of "
+            f"layer {layer}, {norm:g}"
+        )
+
     def _end_epoch(self) -> None:
         begun = time.monotonic()
+        evaluated = self.average.model if self.average else self.model
         logits, truth = predict(
-            self.model, self.validation_batches, self.normalize, self.precision, self.stop.check
+            evaluated, self.validation_batches, self.normalize, self.precision, self.stop.check
         )
         val_loss, val_acc = cross_entropy(logits, truth), accuracy(logits, truth)
         if not math.isfinite(val_loss):
-            raise Diverged(
-                f"the validation loss became {val_loss} after epoch {len(self.rows) + 1}, step "
-                f"{self.step} of {self.steps_this_epoch}, at learning rate "
-                f"{self.schedule(self.global_step - 1):g} and gradient norm "
-                f"{self.grad_norms[self.step - 1].item():g}"
-            )
-        sizes = torch.tensor([self._batch_images(index) for index in range(self.step)])
-        images = int(sizes.sum())
-        losses = self.losses[: self.step].cpu().double()
+            raise self._diverged(f"the validation loss became {val_loss} after", self.step - 1)
+        sizes = [self._batch_images(index) for index in range(self.step)]
+        train_loss, train_acc, grad_norm = self.tally.means(sizes)
         row = {
             "epoch": len(self.rows) + 1,
             "lr": self.schedule(self.global_step - self.step),
-            "train_loss": (losses * sizes).sum().item() / images,
-            "train_acc": 100 * int(self.correct[: self.step].sum()) / images,
+            "train_loss": train_loss,
+            "train_acc": train_acc,
             "val_loss": val_loss,
             "val_acc": val_acc,
-            "grad_norm": self.grad_norms[: self.step].cpu().double().mean().item(),
+            "grad_norm": grad_norm,
             "seconds": self.seconds + time.monotonic() - begun,
-            "images_per_second": images / max(self.seconds, 1e-9),
+            "images_per_second": sum(sizes) / max(self.seconds, 1e-9),
         }
         self.rows.append(row)
+        self.layers.append(self.tally.summarize_layers(self.step))
+        self.schedule.observe(row)
         improved = self._best_epoch() == row["epoch"]
         if improved:
             best = {name: row[name] for name in ("epoch", "val_acc", "val_loss")}
-            best |= {"signature": self.run.record.signature, "model": self.model.state_dict()}
+            best |= {"signature": self.run.record.signature, "model": evaluated.state_dict()}
             write_checkpoint(self.checkpoints / NEXT_BEST, best)
         self.step, self.seconds = 0, 0.0
         self._save()
         # Only now does the run go on from here, and not from before this epoch.
         if improved:
             os.replace(self.checkpoints / NEXT_BEST, self.checkpoints / BEST)
+        self._write_rows()
+        self._tell("epoch_ended", row, self.layers[-1], self.global_step)
+
+    def _write_rows(self) -> None:
         self.run.write_metrics(self.rows)
-        self._tell("epoch_ended", row, self.global_step)
+        write_layers(self.run.directory, self.layers)
 
     def _best_epoch(self) -> int | None:
         best = best_row(self.rows)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_sweep.runs.layers import Layer
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.record import Record
 
@@ -17,9 +18,11 @@ class Step:
         global_step: within the run, from 0.
         lr: the learning rate it was made with.
         loss: of its batch, in training mode.
-        correct: images of the batch that were classified rightly.
+        correct: images of the batch that were classified rightly; one with a mixed label counts
+            by the share of the class that was predicted.
         images: in the batch.
-        grad_norm: Euclidean norm of the gradient of all weights.
+        grad_norm: Euclidean norm of the gradient of all weights, before any clipping.
+        steepest_layer, steepest_norm: the layer with the largest gradient, and that one's norm.
     """
 
     epoch: int
@@ -27,9 +30,11 @@ class Step:
     global_step: int
     lr: float
     loss: float
-    correct: int
+    correct: float
     images: int
     grad_norm: float
+    steepest_layer: str
+    steepest_norm: float
 
 
 class Monitor:
@@ -41,7 +46,7 @@ class Monitor:
     def stepped(self, steps: list[Step]) -> None:
         """Some steps were made; called about twice a second."""
 
-    def epoch_ended(self, row: Row, step: int) -> None:
+    def epoch_ended(self, row: Row, layers: list[Layer], step: int) -> None:
         """An epoch was trained and evaluated; `step` steps of the run are made."""
 
     def ended(self, record: Record) -> None:

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from resnet_sweep.runs.layers import Layer
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.monitor import Monitor, Step
 
 
 class TensorBoard(Monitor):
-    """Writes learning rate, loss and gradient norm of each step, and the metrics of each epoch."""
+    """Writes learning rate, loss and gradient norm of each step, the metrics of each epoch, and
+    each layer's norms of gradient, weights and update."""
 
     def started(self, directory: Path, step: int) -> None:
         # Imported here because it takes a second that a run without it needn't wait.
@@ -23,10 +25,13 @@ class TensorBoard(Monitor):
             self.writer.add_scalar("step/train_loss", step.loss, step.global_step)
             self.writer.add_scalar("step/grad_norm", step.grad_norm, step.global_step)
 
-    def epoch_ended(self, row: Row, step: int) -> None:
+    def epoch_ended(self, row: Row, layers: list[Layer], step: int) -> None:
         for name, value in row.items():
             if name != "epoch":
                 self.writer.add_scalar(f"epoch/{name}", value, step - 1)
+        for layer in layers:
+            for kind, norm in zip(Layer._fields[1:], layer[1:], strict=True):
+                self.writer.add_scalar(f"layer_{kind}/{layer.name}", norm, step - 1)
         self.writer.flush()
 
     def ended(self, record: Record) -> None:
