@@ -1,40 +1,16 @@
 """The config tree composes to what the log says, and wrong values are refused with a sentence."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
+from small_run import CONF, choices, composed
 
 from resnet_sweep.composition.check import COLLECTIONS, OBJECTS, SETTINGS, check_config
 from resnet_sweep.composition.complaint import PRESETS
 from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.signature import INCIDENTAL, flatten, sign
-
-CONF = Path(__file__).parents[1] / "conf"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def config_tree() -> Iterator[None]:
-    with initialize_config_module("resnet_sweep.conf"):
-        yield
-
-
-def composed(*overrides: str) -> dict:
-    return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
-
-
-def choices() -> list[str]:
-    """Each file of each group, as an override."""
-    return sorted(
-        f"{path.parent.name}={path.stem}"
-        for path in CONF.glob("*/*.yaml")
-        if path.parent.name != "hydra"
-    )
 
 
 def test_the_default_is_the_logs_recipe() -> None:

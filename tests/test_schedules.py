@@ -1,11 +1,32 @@
-"""Learning rates follow their formulas."""
+"""Learning rates follow their formulas, and torch's own schedulers."""
 
+import itertools
 import math
 
 import pytest
 import torch
+from torch.optim import lr_scheduler
 
-from resnet_sweep.training.schedules import Constant, Cosine
+from resnet_sweep.training.schedules import (
+    Constant,
+    Cosine,
+    CosineWarmRestarts,
+    MultiStep,
+    OneCycle,
+    Plateau,
+)
+
+
+def rates_of_torch(scheduler: type, lr: float, steps: int, **settings: object) -> list[float]:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    theirs = scheduler(optimizer, **settings)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(rates) < steps:
+            theirs.step()
+    return rates
 
 
 def test_cosine_is_its_closed_formula() -> None:
@@ -20,31 +41,92 @@ def test_cosine_is_its_closed_formula() -> None:
 
 
 def test_cosine_is_torchs_own() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
-    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=60, eta_min=0.01)
     ours = Cosine(lr=0.3, epochs=6, steps_per_epoch=10, min_lr=0.01)
-    for step in range(60):
-        assert ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
-        optimizer.step()
-        theirs.step()
+    theirs = rates_of_torch(lr_scheduler.CosineAnnealingLR, 0.3, 60, T_max=60, eta_min=0.01)
+    assert [ours(step) for step in range(60)] == pytest.approx(theirs, rel=1e-9)
 
 
-def test_at_the_start_of_an_epoch_the_rate_is_that_of_a_schedule_stepped_by_epochs() -> None:
-    ours = Cosine(lr=0.1, epochs=100, steps_per_epoch=391)
-    for epoch in range(100):
-        assert ours(epoch * 391) == pytest.approx(0.05 * (1 + math.cos(math.pi * epoch / 100)))
+@pytest.mark.parametrize(("T_0", "T_mult"), [(0.25, 1), (0.1, 2), (1.0, 1), (0.05, 3)])
+def test_warm_restarts_are_torchs_own(T_0: float, T_mult: int) -> None:
+    ours = CosineWarmRestarts(0.3, 6, 10, min_lr=0.01, T_0=T_0, T_mult=T_mult)
+    theirs = rates_of_torch(
+        lr_scheduler.CosineAnnealingWarmRestarts,
+        0.3, 60, T_0=round(60 * T_0), T_mult=T_mult, eta_min=0.01,
+    )  # fmt: skip
+    assert [ours(step) for step in range(60)] == pytest.approx(theirs, rel=1e-9)
 
 
-def test_warmup_is_torchs_linear_warmup_followed_by_its_cosine() -> None:
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10, 99, 100, 101])
+def test_the_default_restarts_fill_a_run_of_any_length_with_three_cosines(epochs: int) -> None:
+    schedule = CosineWarmRestarts(0.1, epochs, 391)
+    rates = [schedule(step) for step in range(epochs * 391)]
+    restarts = sum(after > before for before, after in itertools.pairwise(rates))
+    assert restarts == 2
+    assert rates[-1] < 0.001
+
+
+def test_multi_step_is_torchs_own() -> None:
+    ours = MultiStep(0.3, epochs=6, steps_per_epoch=10, milestones=[0.5, 0.75], gamma=0.2)
+    theirs = rates_of_torch(lr_scheduler.MultiStepLR, 0.3, 60, milestones=[30, 45], gamma=0.2)
+    assert [ours(step) for step in range(60)] == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("pct_start", [0.1, 0.3, 0.5])
+def test_one_cycle_is_torchs_own(pct_start: float) -> None:
+    ours = OneCycle(0.3, epochs=6, steps_per_epoch=10, pct_start=pct_start)
+    theirs = rates_of_torch(
+        lr_scheduler.OneCycleLR,
+        0.3, 60, max_lr=0.3, total_steps=60, pct_start=pct_start, cycle_momentum=False,
+    )  # fmt: skip
+    assert [ours(step) for step in range(60)] == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_one_cycle_of_hardly_any_steps_stays_within_its_bounds(steps: int) -> None:
+    schedule = OneCycle(0.3, epochs=1, steps_per_epoch=steps)
+    assert all(0 < schedule(step) <= 0.3 for step in range(steps))
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode"),
+    [("val_loss", "min"), ("val_acc", "max"), ("train_loss", "min"), ("train_acc", "max")],
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_plateau_is_torchs_own(metric: str, mode: str, seed: int) -> None:
+    draws = torch.rand(60, generator=torch.Generator().manual_seed(seed)).tolist()
+    values = [round(value, 1) + 1 for value in draws]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    theirs = lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode=mode, factor=0.5, patience=2, min_lr=0.001, threshold=0.05
+    )
+    ours = Plateau(0.3, 60, 1, metric=metric, factor=0.5, patience=2, min_lr=0.001, threshold=0.05)
+    for epoch, value in enumerate(values):
+        assert ours(epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        ours.observe({metric: value})
+        theirs.step(value)
+    assert ours(60) < 0.3
+
+
+def test_warmup_then_cosine_is_torchs_sequence() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
-    linear = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1 / 15, total_iters=14)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=45)
-    theirs = torch.optim.lr_scheduler.SequentialLR(optimizer, [linear, cosine], milestones=[15])
+    linear = lr_scheduler.LinearLR(optimizer, start_factor=1 / 15, total_iters=14)
+    cosine = lr_scheduler.CosineAnnealingLR(optimizer, T_max=45)
+    theirs = lr_scheduler.SequentialLR(optimizer, [linear, cosine], milestones=[15])
     ours = Cosine(lr=0.2, epochs=6, steps_per_epoch=10, warmup_epochs=1.5)
     for step in range(60):
         assert ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()
         theirs.step()
+
+
+@pytest.mark.parametrize(
+    "schedule", [Constant, Cosine, CosineWarmRestarts, MultiStep, OneCycle, Plateau]
+)
+def test_every_schedule_warms_up_in_a_line_and_goes_on_as_a_shorter_one(schedule: type) -> None:
+    warmed, plain = schedule(0.2, 6, 10, warmup_epochs=2), schedule(0.2, 4, 10)
+    line = [0.2 * (step + 1) / 20 for step in range(20)]
+    assert [warmed(step) for step in range(20)] == pytest.approx(line)
+    assert [warmed(step) for step in range(20, 60)] == [plain(step) for step in range(40)]
 
 
 def test_constant_stays() -> None:

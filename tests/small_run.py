@@ -1,0 +1,133 @@
+"""Small runs on digits, for tests of what a training does."""
+
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from resnet_sweep.composition.prepare import Prepared
+from resnet_sweep.runs.layers import Layer
+from resnet_sweep.runs.metrics import Row
+from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.run import Run
+from resnet_sweep.training.interruption import StopRequest
+from resnet_sweep.training.loop import Training
+from resnet_sweep.training.monitor import Monitor, Step
+
+CONF = Path(__file__).parents[1] / "conf"
+STANDARD = {
+    "random_crop": {"_target_": "resnet_sweep.augmentation.RandomCrop", "padding": 4},
+    "random_flip": {"_target_": "resnet_sweep.augmentation.RandomHorizontalFlip"},
+}
+RESNET = {
+    "_target_": "resnet_sweep.models.ResNet",
+    "widths": [4, 8],
+    "blocks": [1, 1],
+    "strides": [2, 2],
+    "dropout": 0.3,
+}
+
+
+def config(**changes: object) -> dict:
+    """A small run on digits; `trainer__epochs=2` changes a setting, `model={...}` a group."""
+    settings: dict = {
+        "seed": 3,
+        "model": dict(RESNET),
+        "data": {"_target_": "resnet_sweep.data.Digits", "limit_train": 100, "limit_test": 50},
+        "optim": {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
+        "schedule": {"_target_": "resnet_sweep.training.schedules.Cosine", "warmup_epochs": 1},
+        "augmentation": STANDARD,
+        "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
+        "trainer": {
+            "_target_": "resnet_sweep.training.TrainerSettings",
+            "epochs": 3,
+            "batch_size": 16,
+            "device": "cpu",
+            "precision": "float32",
+        },
+        "logger": {},
+    }
+    for name, value in changes.items():
+        group, _, key = name.partition("__")
+        if key:
+            settings[group] = settings[group] | {key: value}
+        else:
+            settings[group] = value
+    return settings
+
+
+def open_run(prepared: Prepared, directory: Path) -> Run:
+    record = Record(
+        signature=prepared.signature, config=dict(prepared.config), precision=prepared.precision,
+        fingerprint=prepared.dataset.fingerprint,
+    )  # fmt: skip
+    return Run.open(directory, record)
+
+
+def train(prepared: Prepared, directory: Path, *monitors: Monitor) -> Training:
+    run = open_run(prepared, directory)
+    training = prepared.training()
+    training.fit(run, monitors, StopRequest())
+    run.close("finished")
+    return training
+
+
+class StopAt(Monitor):
+    """Asks to stop once `step` steps of the run are made."""
+
+    def __init__(self, stop: StopRequest, step: int) -> None:
+        self.stop, self.step = stop, step
+
+    def stepped(self, steps: list[Step]) -> None:
+        if steps[-1].global_step + 1 >= self.step:
+            self.stop.received = 15
+
+
+class Recorder(Monitor):
+    """Keeps the steps and rows."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.rows: list[Row] = []
+
+    def stepped(self, steps: list[Step]) -> None:
+        self.steps += steps
+
+    def epoch_ended(self, row: Row, layers: list[Layer], step: int) -> None:
+        self.rows.append(row)
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    return [
+        {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
+        for row in rows
+    ]
+
+
+def weights(training: Training) -> dict[str, torch.Tensor]:
+    return training.model.state_dict()
+
+
+def assert_same_bits(one: Training, other: Training) -> None:
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    assert without_times(one.rows) == without_times(other.rows)
+
+
+def composed(*overrides: str) -> dict:
+    """The config that these words on the command line compose."""
+    with initialize_config_module("resnet_sweep.conf"):
+        config = compose("config", overrides=list(overrides))
+        return OmegaConf.to_container(config, resolve=True)
+
+
+def choices(group: str = "*") -> list[str]:
+    """Each file of a config group, or of all, as an override."""
+    return sorted(
+        f"{path.parent.name}={path.stem}"
+        for path in CONF.glob(f"{group}/*.yaml")
+        if path.parent.name != "hydra"
+    )

@@ -1,0 +1,115 @@
+"""Every choice of every group trains, with every other that it might meet, and goes on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import (
+    StopAt,
+    assert_same_bits,
+    choices,
+    composed,
+    config,
+    open_run,
+    train,
+    without_times,
+)
+
+from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.runs.metrics import read_metrics
+from resnet_sweep.training.interruption import Interrupted, StopRequest
+
+
+def small(*overrides: str, root: Path) -> dict:
+    """Two steps on real images, of a small model unless the overrides name one."""
+    model = (
+        []
+        if any(word.startswith(("model=", "experiment=")) for word in overrides)
+        else ["model=resnet8v2"]
+    )
+    settings = composed(*model, *overrides)
+    settings["data"] |= {"limit_train": 16, "limit_test": 16, "holdout": None}
+    if "root" in settings["data"]:
+        settings["data"]["root"] = str(root)
+    settings["trainer"] |= {"batch_size": 8, "max_steps": 2, "device": "cpu", "threads": 1}
+    return settings
+
+
+@pytest.mark.parametrize("choice", choices())
+def test_every_choice_trains_two_steps(choice: str, tmp_path: Path, cifar100_root: Path) -> None:
+    training = train(prepare(small(choice, root=cifar100_root)), tmp_path)
+    assert training.global_step == 2
+    assert torch.isfinite(training.tally.losses[:2]).all()
+    assert all(weight.isfinite().all() for weight in training.model.parameters())
+    (row,) = training.rows
+    assert 0 <= row["train_acc"] <= 100
+
+
+@pytest.mark.parametrize("loss", choices("loss"))
+@pytest.mark.parametrize("augmentation", choices("augmentation"))
+def test_every_augmentation_trains_with_every_loss(
+    augmentation: str, loss: str, tmp_path: Path, cifar100_root: Path
+) -> None:
+    training = train(prepare(small(augmentation, loss, root=cifar100_root)), tmp_path)
+    assert torch.isfinite(training.tally.losses[:2]).all()
+
+
+@pytest.mark.parametrize("stopping", ["epoch", "patience"])
+@pytest.mark.parametrize("schedule", choices("schedule"))
+def test_every_schedule_trains_with_early_stopping(
+    schedule: str, stopping: str, tmp_path: Path
+) -> None:
+    settings = composed(schedule)["schedule"]
+    # No epoch gains a thousand points, so patience ends with the second epoch too.
+    early = {"epoch": 2} if stopping == "epoch" else {"patience": 1, "min_delta": 1000.0}
+    training = train(prepare(config(schedule=settings, trainer__early_stopping=early)), tmp_path)
+    assert len(training.rows) == 2
+    assert [row["lr"] for row in training.rows] == [
+        training.schedule(7 * epoch) for epoch in range(2)
+    ]
+
+
+RESUMED = [
+    *({"augmentation": choice} for choice in choices("augmentation")),
+    *({"schedule": choice} for choice in choices("schedule")),
+    *({"optim": choice} for choice in choices("optim")),
+    {"trainer__ema_decay": 0.9},
+    {"trainer__clip_grad_norm": 0.1},
+    {"trainer__progressive_resizing": [16, 24, 32]},
+    {"trainer__early_stopping": {"patience": 1, "metric": "val_loss"}},
+]
+
+
+@pytest.mark.parametrize("settings", RESUMED, ids=lambda entry: "-".join(map(str, entry.values())))
+def test_resumed_run_equals_uninterrupted_run_whatever_is_chosen(
+    settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_sweep.training.loop.INSPECTION_SECONDS", 0)
+    chosen = {
+        name: composed(value)[name] if value in choices(name) else value
+        for name, value in settings.items()
+        if "__" not in name
+    } | {name: value for name, value in settings.items() if "__" in name}
+    if settings.get("schedule") == "schedule=plateau":
+        chosen["schedule"] |= {"patience": 0, "metric": "val_loss", "threshold": 0.5}
+    prepared = prepare(config(**chosen))
+    whole = train(prepared, tmp_path / "whole")
+    for step in (4, 7, 9, 14, 18):
+        run = open_run(prepared, tmp_path / "stopped")
+        stop = StopRequest()
+        stopped = prepared.training()
+        try:
+            stopped.fit(run, [StopAt(stop, step)], stop)
+        except Interrupted:
+            run.close("interrupted")
+        else:
+            run.close("stopped_early")
+            break
+    resumed = train(prepared, tmp_path / "stopped") if len(whole.rows) == 3 else stopped
+    assert_same_bits(resumed, whole)
+    assert without_times(read_metrics(tmp_path / "stopped")) == without_times(whole.rows)
+    layers = [(tmp_path / name / "layers.csv").read_bytes() for name in ("stopped", "whole")]
+    assert layers[0] == layers[1]
+    if whole.average:
+        ours, theirs = resumed.average.state_dict(), whole.average.state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -1,0 +1,87 @@
+"""A run ends when it is told to, and says why."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from small_run import Recorder, assert_same_bits, composed, config, open_run, train, without_times
+
+from resnet_sweep.composition.execute import execute
+from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.runs.metrics import read_metrics
+from resnet_sweep.runs.record import Record
+from resnet_sweep.training.early_stopping import EarlyStopping
+from resnet_sweep.training.interruption import StopRequest
+
+
+def rows(values: list[float], metric: str = "val_acc") -> list[dict]:
+    return [{"epoch": epoch, metric: value} for epoch, value in enumerate(values, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("values", "stops"),
+    [
+        ([1, 2, 3, 4, 5], False),
+        ([5, 4, 3], False),
+        ([5, 4, 3, 2], True),
+        ([5, 5, 5, 5], True),
+        ([1, 5, 4, 4, 6], False),
+        ([1, 5, 4, 4, 4], True),
+    ],
+)
+def test_patience_counts_the_epochs_since_the_best(values: list[float], stops: bool) -> None:
+    rising, falling = EarlyStopping(patience=3), EarlyStopping(patience=3, metric="val_loss")
+    assert (rising.reason(rows(values)) is not None) is stops
+    losses = rows([10 - value for value in values], "val_loss")
+    assert (falling.reason(losses) is not None) is stops
+
+
+def test_a_gain_of_min_delta_is_none() -> None:
+    values = rows([1.0, 1.5, 2.0, 2.5])
+    assert EarlyStopping(patience=3, min_delta=0.5).reason(values) is None
+    assert EarlyStopping(patience=3, min_delta=2).reason(values) is not None
+
+
+def test_nothing_stops_a_run_by_default() -> None:
+    assert EarlyStopping().reason(rows([1.0] * 1000)) is None
+
+
+def test_a_run_stopped_early_is_the_beginning_of_the_whole_one(tmp_path: Path) -> None:
+    """The schedule keeps its length, and the record says why the run ended."""
+    whole = train(prepare(config()), tmp_path / "whole")
+    prepared = prepare(config(trainer__early_stopping={"epoch": 2}))
+    run = open_run(prepared, tmp_path / "stopped")
+    execute(prepared, run, StopRequest().listen())
+    record = Record.read(tmp_path / "stopped")
+    assert (record.state, record.reason) == (
+        "stopped_early", "trainer.early_stopping.epoch=2 is reached"
+    )  # fmt: skip
+    assert record.ended_for_good
+    stopped = without_times(read_metrics(tmp_path / "stopped"))
+    assert stopped == without_times(read_metrics(tmp_path / "whole"))[:2]
+    assert len(whole.rows) == 3
+
+
+def test_a_run_without_patience_for_no_gain_ends(tmp_path: Path) -> None:
+    stopping = {"patience": 1, "metric": "train_loss", "min_delta": 100.0}
+    recorder = Recorder()
+    training = train(prepare(config(trainer__early_stopping=stopping)), tmp_path / "run", recorder)
+    assert len(training.rows) == 2
+    assert "train_loss hasn't improved for 1 epochs since epoch 1" in (
+        training.settings.early_stopping.reason(training.rows)
+    )
+
+
+def test_a_stop_beyond_the_end_changes_nothing_and_is_noted(tmp_path: Path) -> None:
+    prepared = prepare(config(trainer__early_stopping={"epoch": 85}))
+    assert prepared.notes == [
+        "trainer.early_stopping.epoch=85 has no effect, since the run ends after epoch 3"
+    ]
+    cut = train(prepared, tmp_path / "cut")
+    assert_same_bits(cut, train(prepare(config()), tmp_path / "whole"))
+
+
+def test_its_settings_are_those_of_the_config() -> None:
+    assert {field.name for field in dataclasses.fields(EarlyStopping)} == {
+        *composed()["trainer"]["early_stopping"]
+    }

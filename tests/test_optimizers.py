@@ -1,0 +1,192 @@
+"""Optimizers, clipping and averaging do what torch's own do, and what the papers say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import RESNET, Recorder, config, train, weights
+
+from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.errors import RequestError
+from resnet_sweep.training.averaging import WeightAverage
+from resnet_sweep.training.checkpoint import BEST, read_checkpoint
+from resnet_sweep.training.muon import Muon, orthogonalize
+
+# Those that need more than gradients, or another kind of weights.
+UNSUITED = {"LBFGS", "SparseAdam", "Muon"}
+OPTIMIZERS = sorted(
+    name
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+    if kind is not torch.optim.Optimizer and name not in UNSUITED
+)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_of_torch_trains_and_goes_on(tmp_path: Path, name: str) -> None:
+    prepared = prepare(
+        config(optim={"_target_": f"torch.optim.{name}", "lr": 0.01}, trainer__max_steps=9)
+    )
+    training = train(prepared, tmp_path)
+    first = prepared.training().model.state_dict()["stem.weight"]
+    assert not torch.equal(weights(training)["stem.weight"], first)
+    assert training.rows[-1]["train_loss"] > 0
+
+
+@pytest.mark.parametrize("name", sorted(UNSUITED - {"SparseAdam"}))
+def test_an_optimizer_that_needs_something_else_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=r"^optim: "):
+        prepare(config(optim={"_target_": f"torch.optim.{name}", "lr": 0.01}))
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 3, 3), (4, 16, 3, 3), (32, 4, 1, 1)])
+def test_muon_is_torchs_own_on_flattened_filters(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    ours = torch.nn.Parameter(torch.randn(shape).contiguous(memory_format=torch.channels_last))
+    first = ours.detach().reshape(len(ours), -1).clone()
+    theirs = torch.nn.Parameter(first.clone())
+    settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
+    one, other = Muon([ours], **settings), torch.optim.Muon([theirs], **settings)
+    for _ in range(4):
+        gradient = torch.randn(shape)
+        # torch's averages gradients, ours adds them up as in the paper; the matrix made of them
+        # has the same directions, and both scale it to length one.
+        ours.grad, theirs.grad = gradient, gradient.reshape(len(ours), -1)
+        one.step()
+        other.step()
+    error = (ours.detach().reshape(len(ours), -1) - theirs.detach()).norm()
+    # torch computes it in bfloat16.
+    assert error < 0.02 * (theirs.detach() - first).norm()
+
+
+def test_orthogonalized_singular_values_are_near_one_and_vectors_stay() -> None:
+    torch.manual_seed(0)
+    for shape in ((8, 20), (20, 8), (10, 10)):
+        matrix = torch.randn(shape, dtype=torch.float64)
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        inner = u.T @ orthogonalize(matrix, 5) @ v.T
+        values = inner.diagonal()
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+        assert (inner - values.diag()).abs().max() < 1e-6
+
+
+def test_muon_trains_what_is_no_filter_by_sgd() -> None:
+    torch.manual_seed(0)
+    ours = torch.nn.Linear(5, 4)
+    theirs = torch.nn.Linear(5, 4)
+    theirs.load_state_dict(ours.state_dict())
+    one = Muon(ours.parameters(), lr=0.02, rest_lr=0.1, momentum=0.9, weight_decay=0.01)
+    (group,) = one.param_groups
+    group["lr"] = 0.02 * group["lr_scale"]
+    other = torch.optim.SGD(
+        theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True
+    )
+    for _ in range(5):
+        images = torch.randn(3, 5)
+        for model, optimizer in ((ours, one), (theirs, other)):
+            optimizer.zero_grad()
+            model(images).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    torch.testing.assert_close(ours.bias, theirs.bias)
+
+
+def test_the_rest_keeps_its_distance_from_the_filters_rate(tmp_path: Path) -> None:
+    muon = {"_target_": "resnet_sweep.training.muon.Muon", "lr": 0.02, "rest_lr": 0.1}
+    training = train(prepare(config(optim=muon, trainer__max_steps=3)), tmp_path)
+    lr = training.schedule(2)
+    rates = {group["filters"]: group["lr"] for group in training.optimizer.param_groups}
+    assert rates == {True: pytest.approx(lr), False: pytest.approx(5 * lr)}
+
+
+def test_undecayed_weights_stay_so_under_muon() -> None:
+    muon = {
+        "_target_": "resnet_sweep.training.muon.Muon", "lr": 0.02, "weight_decay": 0.1,
+        "decay_norm_and_bias": False,
+    }  # fmt: skip
+    optimizer = prepare(config(optim=muon)).training().optimizer
+    for group in optimizer.param_groups:
+        decayed = all(weight.ndim > 1 for weight in group["params"])
+        assert group["weight_decay"] == (0.1 if decayed else 0.0)
+
+
+def test_clipping_is_torchs_own(tmp_path: Path) -> None:
+    """The norm on record is that before clipping; the step is made with the clipped gradient."""
+    plain = {"model__dropout": 0.0, "augmentation": {}, "trainer__max_steps": 1}
+    sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
+    recorder = Recorder()
+    prepared = prepare(
+        config(**plain, optim=sgd, schedule__warmup_epochs=0, trainer__clip_grad_norm=0.01)
+    )
+    reference = prepared.training()
+    before = {name: weight.clone() for name, weight in reference.model.named_parameters()}
+    training = train(prepared, tmp_path, recorder)
+    moved = torch.cat(
+        [(weight - before[name]).flatten() for name, weight in training.model.named_parameters()]
+    )
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+    assert recorder.steps[0].grad_norm > 0.1
+
+
+def test_a_gradient_shorter_than_the_limit_is_left_alone(tmp_path: Path) -> None:
+    limited = train(prepare(config(trainer__clip_grad_norm=1e6)), tmp_path / "limited")
+    free = train(prepare(config()), tmp_path / "free")
+    for name, weight in weights(free).items():
+        torch.testing.assert_close(weights(limited)[name], weight)
+
+
+def test_the_average_is_torchs_own() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    ours = WeightAverage(model, decay=0.7)
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(0.7)
+    theirs = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    theirs.update_parameters(model)
+    # By this step, the decay has long reached its final value.
+    for step in range(1000, 1030):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += torch.randn_like(weight)
+        model(torch.randn(6, 3))
+        ours.update(step)
+        theirs.update_parameters(model)
+    for name, value in theirs.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(ours.model.state_dict()[name], value)
+
+
+def test_the_average_is_its_recursion_from_the_first_step() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    ours = WeightAverage(model, decay=0.3)
+    expected = model.weight.item()
+    for step in range(1, 20):
+        with torch.no_grad():
+            model.weight.fill_(step)
+        ours.update(step)
+        decay = min(0.3, step / (step + 9))
+        expected = decay * expected + (1 - decay) * step
+        assert ours.model.weight.item() == pytest.approx(expected)
+
+
+def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
+    averaged = train(prepare(config(trainer__ema_decay=0.9)), tmp_path / "averaged")
+    plain = train(prepare(config()), tmp_path / "plain")
+    # What is trained is the same, what is evaluated isn't.
+    for one, other in zip(averaged.rows, plain.rows, strict=True):
+        assert one["train_loss"] == other["train_loss"]
+        assert one["val_loss"] != other["val_loss"]
+    best = read_checkpoint(tmp_path / "averaged" / "checkpoints" / BEST)["model"]
+    assert not torch.equal(best["stem.weight"], weights(averaged)["stem.weight"])
+    assert best.keys() == weights(averaged).keys()
+    if max(averaged.rows, key=lambda row: row["val_acc"])["epoch"] == 3:
+        assert torch.equal(best["stem.weight"], averaged.average.model.state_dict()["stem.weight"])
+
+
+def test_resnet_has_filters_for_muon() -> None:
+    muon = {"_target_": "resnet_sweep.training.muon.Muon", "lr": 0.02}
+    training = prepare(config(optim=muon, model=dict(RESNET))).training()
+    filters = [group for group in training.optimizer.param_groups if group["filters"]]
+    named = dict(training.model.named_parameters())
+    convolutions = [name for name, weight in named.items() if weight.ndim == 4]
+    assert sum(len(group["params"]) for group in filters) == len(convolutions) > 4
