@@ -42,7 +42,8 @@ def draw_beta(alpha: float, count: int, generator: Generator) -> Tensor:
     # where alpha is small, nothing overflows.
     logarithm = radius.log() / alpha
     power, rest = logarithm.exp(), -logarithm.expm1()
-    return (1 + cosine * (rest / (power + rest * cosine**2)).sqrt()) / 2
+    # The rounding of a square root can lead out of the interval.
+    return ((1 + cosine * (rest / (power + rest * cosine**2)).sqrt()) / 2).clamp(0, 1)
 
 
 def mix_labels(labels: Tensor, partners: Tensor, shares: Tensor, num_classes: int) -> Tensor:

@@ -12,7 +12,7 @@ class MixUp:
     """Blend each image with another one, and their labels likewise.
 
     Zhang et al., 2018, "mixup: Beyond Empirical Risk Minimization"; with a share for each image,
-    where the paper has one for the batch.
+    where its authors' program has one for the batch.
 
     Args:
         num_classes: of the data.

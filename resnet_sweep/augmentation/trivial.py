@@ -22,7 +22,7 @@ OPERATIONS = {
     "contrast": (0, 0.99, True),
     "sharpness": (0, 0.99, True),
     "posterize": (8, 2, False),  # bits
-    "solarize": (255, 0, False),  # threshold
+    "solarize": (1, 0, False),  # threshold, where white is 1
     "autocontrast": (0, 0, False),
     "equalize": (0, 0, False),
 }
@@ -105,7 +105,7 @@ def apply(name: str, images: Tensor, strength: float) -> Tensor:
         case "posterize":
             return functional.posterize(images, round(strength))
         case "solarize":
-            return functional.solarize(images, strength)
+            return functional.solarize(images, 255 * strength)
         case "autocontrast":
             return functional.autocontrast(images)
         case "equalize":
