@@ -24,16 +24,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="how many (default: 8)")
     parser.add_argument("--draws", type=int, default=4, help="of each image (default: 4)")
     arguments = parser.parse_intermixed_args()
-    # Imported here because torch takes seconds that --help needn't wait.
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from resnet_sweep.composition.complaint import sentence
-
     try:
         path = show(arguments.overrides, arguments.output, arguments.images, arguments.draws)
-    except (RequestError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -55,11 +49,13 @@ def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Pa
     Raises:
         RequestError: there is no such picture, or it can't be written there.
     """
+    # Imported here because torch takes seconds that --help needn't wait.
     import torch
     from hydra import compose, initialize_config_module
     from hydra.core.hydra_config import HydraConfig
 
     from resnet_sweep.augmentation.picture import augment, draw_grid
+    from resnet_sweep.composition.complaint import sentence
     from resnet_sweep.composition.gate import choices_of, settings_of
     from resnet_sweep.composition.prepare import build_augmentation, prepare
     from resnet_sweep.data.batches import Batches
@@ -69,8 +65,12 @@ def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Pa
     for name, count in (("images", images), ("draws", draws)):
         if count < 1:
             raise RequestError(f"--{name} must be a whole number at least 1, but is {count}")
-    with initialize_config_module("resnet_sweep.conf"):
-        config = compose("config", overrides, return_hydra_config=True)
+    try:
+        with initialize_config_module("resnet_sweep.conf"):
+            config = compose("config", overrides, return_hydra_config=True)
+    # Hydra has errors of many kinds, and also ValueError, for what a user types.
+    except Exception as error:
+        raise RequestError(sentence(error)) from error
     HydraConfig.instance().set_config(config)
     prepared = prepare(settings_of(config))
     dataset, seed = prepared.dataset, prepared.config["seed"]

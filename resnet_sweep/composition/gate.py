@@ -146,13 +146,8 @@ def admit(prepared: Prepared, directory: Path, hydra: DictConfig) -> Admitted:
         flags += ["--config-name", hydra.job.config_name]
     stop = StopRequest().listen()
     try:
-        run = open_run(
-            prepared,
-            directory,
-            list(hydra.overrides.task),
-            flags,
-            choices_of(hydra, prepared.config),
-        )
+        choices = choices_of(hydra, prepared.config)
+        run = open_run(prepared, directory, list(hydra.overrides.task), flags, choices)
     except BaseException:
         stop.release()
         raise
