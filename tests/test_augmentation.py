@@ -1,11 +1,49 @@
 """Batched augmentation does to each image what torchvision does to one."""
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from resnet_sweep.augmentation import RandomCrop, RandomHorizontalFlip
+from resnet_sweep import augmentation
+from resnet_sweep.augmentation import (
+    ColorJitter,
+    CutMix,
+    CutMixOrMixUp,
+    Cutout,
+    MixUp,
+    RandomCrop,
+    RandomErasing,
+    RandomHorizontalFlip,
+    TrivialAugment,
+    color,
+    trivial,
+)
+from resnet_sweep.augmentation.boxes import inside
 from resnet_sweep.augmentation.crop import crop
+from resnet_sweep.augmentation.cutmix import paste
+from resnet_sweep.augmentation.cutout import square
+from resnet_sweep.augmentation.mixing import draw_beta, mix_labels
+from resnet_sweep.augmentation.mixup import blend
+
+MEAN = [0.5, 0.4, 0.3]
+CLASSES = 100
+# Each class, so that it does something to every image.
+OPERATIONS = {
+    "ColorJitter": lambda: ColorJitter(),
+    "CutMix": lambda: CutMix(CLASSES),
+    "CutMixOrMixUp": lambda: CutMixOrMixUp(CLASSES),
+    "Cutout": lambda: Cutout(MEAN),
+    "MixUp": lambda: MixUp(CLASSES),
+    "RandomCrop": lambda: RandomCrop(),
+    "RandomErasing": lambda: RandomErasing(MEAN, probability=1.0),
+    "RandomHorizontalFlip": lambda: RandomHorizontalFlip(),
+    "TrivialAugment": lambda: TrivialAugment(),
+}
+MIXING = ("CutMix", "CutMixOrMixUp", "MixUp")
 
 
 @pytest.fixture
@@ -63,11 +101,392 @@ def test_flip_probability(images: torch.Tensor, probability: float, expected: bo
     assert torch.equal(flipped, images.flip(-1)) is expected
 
 
-@pytest.mark.parametrize("operation", [RandomCrop(), RandomHorizontalFlip()])
-def test_the_generator_alone_decides(images: torch.Tensor, operation) -> None:
-    once, _ = operation(images, images[:, 0, 0, 0], generator(5))
-    torch.rand(100)
-    again, _ = operation(images, images[:, 0, 0, 0], generator(5))
-    other, _ = operation(images, images[:, 0, 0, 0], generator(6))
-    assert torch.equal(once, again)
-    assert not torch.equal(once, other)
+class TestEveryOperation:
+    @pytest.fixture(params=OPERATIONS)
+    @classmethod
+    def operation(cls, request: pytest.FixtureRequest) -> Callable:
+        return OPERATIONS[request.param]()
+
+    @pytest.fixture
+    @classmethod
+    def labels(cls) -> torch.Tensor:
+        return torch.randint(CLASSES, (40,), generator=generator(9))
+
+    def test_none_is_left_out(self) -> None:
+        assert {*OPERATIONS} == {*augmentation.__all__}
+
+    def test_the_generator_alone_decides(self, operation, images, labels) -> None:
+        once, _ = operation(images, labels, generator(5))
+        torch.rand(100)
+        again, _ = operation(images, labels, generator(5))
+        other, _ = operation(images, labels, generator(6))
+        assert torch.equal(once, again)
+        assert not torch.equal(once, other)
+
+    def test_what_is_handed_in_stays_as_it_was(self, operation, images, labels) -> None:
+        for batch in (images, images.float()):
+            for truth in (labels, torch.nn.functional.one_hot(labels, CLASSES).float()):
+                before = batch.clone(), truth.clone()
+                operation(batch, truth, generator())
+                assert torch.equal(batch, before[0])
+                assert torch.equal(truth, before[1])
+
+    def test_bytes_and_floats_come_to_the_same(self, operation, images, labels) -> None:
+        of_bytes, _ = operation(images, labels, generator(2))
+        of_floats, _ = operation(images.float(), labels, generator(2))
+        assert torch.equal(of_bytes.float(), of_floats.float())
+        assert of_bytes.float().min() >= 0
+        assert of_bytes.float().max() <= 255
+
+    def test_each_image_has_draws_of_its_own(self, operation, images) -> None:
+        if type(operation).__name__ in MIXING:
+            _, shares = operation(images, torch.arange(40), generator())
+            different = shares.amax(1).unique()
+        else:
+            same = images[:1].expand(40, -1, -1, -1)
+            batch, _ = operation(same, torch.arange(40), generator())
+            different = batch.unique(dim=0)
+        assert len(different) >= (2 if isinstance(operation, RandomHorizontalFlip) else 12)
+
+    @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (7, 3, 32, 32), (5, 3, 24, 40)])
+    def test_batches_of_any_size(self, operation, shape: tuple[int, ...]) -> None:
+        batch = torch.randint(256, shape, dtype=torch.uint8, generator=generator())
+        truth = torch.arange(len(batch))
+        for seed in range(20):
+            changed, mixed = operation(batch, truth, generator(seed))
+            assert changed.shape == shape
+            assert changed.isfinite().all()
+            if mixed.ndim == 2:
+                assert torch.allclose(mixed.sum(1), torch.ones(len(batch)))
+            else:
+                assert torch.equal(mixed, truth)
+
+    def test_they_go_one_after_another(self, images, labels) -> None:
+        batch, truth = images, labels
+        for make in OPERATIONS.values():
+            batch, truth = make()(batch, truth, generator())
+        assert batch.shape == images.shape
+        assert truth.shape == (40, CLASSES)
+        assert truth.dtype == torch.float32
+        assert truth.min() >= 0
+        assert torch.allclose(truth.sum(1), torch.ones(40))
+
+
+def test_a_box_is_a_slice() -> None:
+    top, left, bottom, right = torch.tensor(
+        [[0, 3, -2, 5, 9], [1, 2, 7, 4, 4], [4, 3, 2, 99, 20], [6, 8, 11, 5, 4]]
+    )
+    found = inside(top, left, bottom, right, 9, 11)
+    for index in range(5):
+        expected = torch.zeros(9, 11, dtype=torch.bool)
+        expected[max(top[index], 0) : bottom[index], left[index] : right[index]] = True
+        assert torch.equal(found[index, 0], expected)
+
+
+class TestCutout:
+    @pytest.mark.parametrize("size", [1, 8, 9, 16])
+    def test_the_square_is_the_papers(self, size: int) -> None:
+        y, x = torch.cartesian_prod(torch.arange(32), torch.arange(32)).T
+        found = square(y, x, size, 32, 32)[:, 0]
+        for index in range(0, 32 * 32, 7):
+            for row in range(32):
+                below = row - int(y[index]) + size // 2
+                for column in range(0, 32, 5):
+                    right = column - int(x[index]) + size // 2
+                    expected = 0 <= below < size and 0 <= right < size
+                    assert bool(found[index, row, column]) is expected
+
+    def test_it_fills_with_what_normalisation_makes_zero(self, images: torch.Tensor) -> None:
+        cut, _ = Cutout(MEAN, size=8)(images, torch.zeros(40), generator())
+        changed = (cut != images).any(1)
+        normalized = cut - 255 * torch.tensor(MEAN).view(1, 3, 1, 1)
+        assert (normalized.abs().sum(1)[changed] == 0).all()
+        # The square is whole, or cut off at the border.
+        areas = changed.sum((1, 2))
+        assert areas.max() == 64
+        assert areas.min() >= 16
+
+    def test_its_centre_is_any_pixel(self) -> None:
+        batch = torch.zeros(20_000, 3, 8, 8)
+        cut, _ = Cutout([1.0, 1.0, 1.0], size=1)(batch, torch.zeros(20_000), generator())
+        counts = (cut[:, 0] > 0).sum(0).double()
+        assert counts.sum() == 20_000
+        # 63 degrees of freedom: 1 in 1,000 is above 103.
+        assert ((counts - 20_000 / 64) ** 2 / (20_000 / 64)).sum() < 103
+
+
+class TestRandomErasing:
+    COUNT = 3000
+
+    def boxes(self, erase: RandomErasing, height: int, width: int) -> torch.Tensor:
+        """Top, left, height and width of what is erased of each image, or zeros: (n, 4)."""
+        batch = torch.zeros(self.COUNT, 3, height, width)
+        erased, _ = erase(batch, torch.zeros(self.COUNT), generator())
+        found = []
+        for image in erased[:, 0] > 0:
+            rows, columns = image.any(1).nonzero()[:, 0], image.any(0).nonzero()[:, 0]
+            if not len(rows):
+                found.append((0, 0, 0, 0))
+                continue
+            top, left = int(rows[0]), int(columns[0])
+            box = (top, left, len(rows), len(columns))
+            assert image[top : top + len(rows), left : left + len(columns)].all()
+            assert image.sum() == len(rows) * len(columns)
+            found.append(box)
+        return torch.tensor(found)
+
+    @pytest.mark.parametrize(
+        ("height", "width", "scale", "ratio"),
+        [
+            (32, 32, (0.02, 0.33), (0.3, 3.3)),
+            # Hardly a rectangle fits, so that some images stay whole.
+            (16, 24, (0.7, 1.0), (0.3, 3.3)),
+        ],
+    )
+    def test_the_rectangles_are_distributed_as_torchvisions(
+        self, height: int, width: int, scale: tuple, ratio: tuple
+    ) -> None:
+        from scipy.stats import ks_2samp
+
+        ours = self.boxes(RandomErasing([1.0] * 3, 1.0, scale, ratio), height, width)
+        theirs = []
+        transform = v2.RandomErasing(1.0, scale, ratio)
+        torch.manual_seed(1)
+        for _ in range(self.COUNT):
+            drawn = transform.make_params([torch.zeros(3, height, width)])
+            theirs.append([drawn["i"], drawn["j"], drawn["h"], drawn["w"]])
+            if drawn["v"] is None:
+                theirs[-1] = [0, 0, 0, 0]
+        theirs = torch.tensor(theirs)
+        for column in range(4):
+            assert ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3
+        area = [each[:, 2] * each[:, 3] for each in (ours, theirs)]
+        assert ks_2samp(*area).pvalue > 1e-3
+        untouched = [(each == 0).double().mean().item() for each in area]
+        assert untouched[0] == pytest.approx(untouched[1], abs=0.05)
+        if scale[0] == 0.7:
+            assert 0.02 < untouched[0] < 0.98
+
+    @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
+    def test_probability(self, probability: float) -> None:
+        found = self.boxes(RandomErasing([1.0] * 3, probability), 32, 32)
+        share = (found[:, 2] > 0).double().mean().item()
+        assert share == pytest.approx(probability, abs=0.03 if 0 < probability < 1 else 0)
+
+    def test_it_fills_with_what_normalisation_makes_zero(self, images: torch.Tensor) -> None:
+        erased, _ = RandomErasing(MEAN, 1.0)(images, torch.zeros(40), generator())
+        changed = (erased != images).any(1)
+        normalized = erased - 255 * torch.tensor(MEAN).view(1, 3, 1, 1)
+        assert changed.any((1, 2)).all()
+        assert (normalized.abs().sum(1)[changed] == 0).all()
+
+
+class TestBeta:
+    COUNT = 20_000
+
+    @pytest.mark.parametrize("alpha", [0.001, 0.1, 0.2, 0.5, 1.0, 2.0, 8.0, 1000.0, 1e6])
+    def test_the_distribution(self, alpha: float) -> None:
+        from scipy.stats import beta
+
+        drawn = draw_beta(alpha, self.COUNT, generator()).double().sort().values
+        assert drawn.isfinite().all()
+        assert drawn[0] >= 0
+        assert drawn[-1] <= 1
+        # Kolmogorov and Smirnov, where float32 can tell a number from 0 and from 1: there lies
+        # half of what alpha=0.001 gives.
+        middle = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+        spread = torch.tensor(
+            beta.ppf([0.001, 0.01, *(i / 50 for i in range(1, 50))], alpha, alpha)
+        )
+        points = torch.cat([middle, spread[(spread > 1e-4) & (spread < 1 - 1e-4)]])
+        below = torch.searchsorted(drawn, points, right=True) / self.COUNT
+        distance = (below - torch.tensor(beta.cdf(points, alpha, alpha))).abs().max()
+        # 1 in 1,000 is above.
+        assert distance < 1.95 / math.sqrt(self.COUNT)
+
+    def test_the_small_half_of_the_distribution(self) -> None:
+        from scipy.stats import beta, kstest
+
+        drawn = draw_beta(0.2, self.COUNT, generator()).double().numpy()
+        # Rounding to float32 matters below 1e-5, and near to 1.
+        least, half = beta.cdf(1e-5, 0.2, 0.2), 0.5
+        test = kstest(
+            drawn[(drawn > 1e-5) & (drawn <= 0.5)],
+            lambda numbers: (beta.cdf(numbers, 0.2, 0.2) - least) / (half - least),
+        )
+        assert test.pvalue > 1e-3
+
+
+class TestMixing:
+    @pytest.fixture
+    @classmethod
+    def labels(cls) -> torch.Tensor:
+        return torch.randint(10, (40,), generator=generator(9))
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+    def test_mixup_is_torchvisions_of_each_pair(self, images, labels, dtype) -> None:
+        partners = torch.randperm(40, generator=generator(1))
+        shares = torch.rand(40, generator=generator(2))
+        ours = blend(images.to(dtype), partners, shares), mix_labels(labels, partners, shares, 10)
+        for index, partner in enumerate(partners):
+            transform = v2.MixUp(alpha=1.0, num_classes=10)
+            transform.make_params = lambda _, share=shares[index]: {"lam": share.item()}
+            pair = torch.stack([torch.tensor(index), partner])
+            # Theirs mixes the first of two with the second.
+            theirs = transform(images[pair].float(), labels[pair])
+            torch.testing.assert_close(ours[0][index], theirs[0][0], rtol=0, atol=1e-3)
+            torch.testing.assert_close(ours[1][index], theirs[1][0])
+
+    @pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 31)])
+    def test_cutmix_is_torchvisions_of_each_pair(
+        self, images, labels, height: int, width: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images = images[..., :height, :width]
+        partners = torch.randperm(40, generator=generator(1))
+        shares = torch.rand(40, generator=generator(2))
+        y = torch.randint(height, (40,), generator=generator(3))
+        x = torch.randint(width, (40,), generator=generator(4))
+        mixed, kept = paste(images, partners, shares, y, x)
+        mixed_labels = mix_labels(labels, partners, kept, 10)
+        assert mixed.dtype == torch.uint8
+        for index, partner in enumerate(partners):
+            transform = v2.CutMix(alpha=1.0, num_classes=10)
+            centre = iter([x[index : index + 1], y[index : index + 1]])
+            pair = torch.stack([torch.tensor(index), partner])
+            with monkeypatch.context() as patch:
+                patch.setattr(transform._dist, "sample", lambda _, share=shares[index]: share)
+                patch.setattr(torch, "randint", lambda *_, draws=centre, **__: next(draws))
+                theirs = transform(images[pair], labels[pair])
+            assert torch.equal(mixed[index], theirs[0][0])
+            torch.testing.assert_close(mixed_labels[index], theirs[1][0])
+
+    @pytest.mark.parametrize("name", MIXING)
+    def test_labels_say_what_is_seen(self, name: str) -> None:
+        # An image's pixels have the number of its class, so that its mean tells the labels.
+        numbers = torch.arange(100.0)
+        batch = numbers.view(100, 1, 1, 1).expand(100, 3, 32, 32)
+        mixed, shares = OPERATIONS[name]()(batch, torch.arange(100), generator())
+        torch.testing.assert_close(mixed.mean((1, 2, 3)), shares @ numbers)
+        assert ((shares > 0).sum(1) <= 2).all()
+        own = shares.diagonal()
+        assert (own < 1).sum() > 80
+        if name != "CutMixOrMixUp":
+            # Each image is the partner of one.
+            assert (shares - torch.diag(own) > 0).sum(0).max() == 1
+
+    @pytest.mark.parametrize("name", ["CutMix", "MixUp"])
+    @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+    def test_probability(self, name: str, probability: float) -> None:
+        operation = getattr(augmentation, name)(2000, probability=probability)
+        batch = torch.rand(2000, 3, 8, 8, generator=generator())
+        mixed, shares = operation(batch, torch.arange(2000), generator())
+        same = (mixed == batch).all((1, 2, 3))
+        assert torch.equal(shares.diagonal()[same], torch.ones(int(same.sum())))
+        if probability == 0:
+            assert same.all()
+        else:
+            # Boxes of no area leave an image whole: about 1 in 16 here.
+            assert 1 - same.double().mean().item() == pytest.approx(probability, abs=0.1)
+
+    @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+    def test_cutmix_or_mixup(self, share: float) -> None:
+        operation = CutMixOrMixUp(2000, cutmix_probability=share)
+        batch = torch.rand(2000, 3, 8, 8, generator=generator())
+        mixed, _ = operation(batch, torch.arange(2000), generator())
+        # Pixels of CutMix are those of some image.
+        cut = torch.isin(mixed, batch).flatten(1).all(1).double().mean().item()
+        assert cut == pytest.approx(share, abs=0.04)
+
+    def test_mixing_twice_mixes_the_shares(self, images, labels) -> None:
+        once = MixUp(10)(images, labels, generator(1))
+        _, twice = CutMix(10)(*once, generator(2))
+        assert twice.shape == (40, 10)
+        assert torch.allclose(twice.sum(1), torch.ones(40))
+        # Shares mixed are what labels mixed one by one come to.
+        partners, kept = torch.randperm(40), torch.rand(40)
+        expected = kept[:, None] * once[1] + (1 - kept[:, None]) * once[1][partners]
+        torch.testing.assert_close(mix_labels(once[1], partners, kept, 10), expected)
+
+
+class TestColorJitter:
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "least", "most"),
+        [
+            (color.adjust_brightness, functional.adjust_brightness, 0.0, 2.0),
+            (color.adjust_contrast, functional.adjust_contrast, 0.0, 2.0),
+            (color.adjust_saturation, functional.adjust_saturation, 0.0, 2.0),
+            (color.shift_hue, functional.adjust_hue, -0.5, 0.5),
+        ],
+    )
+    def test_each_change_is_torchvisions(self, images, ours, theirs, least, most) -> None:
+        # Grays, pure colors and ties are where a hue is delicate.
+        images = images.clone()
+        images[0] = 77
+        images[1, :, ::2] = images[1, :1, ::2]
+        images[2, :2] = images[2, 1]
+        images[3] = images[3] // 128 * 255
+        factors = torch.linspace(least, most, 40)
+        changed = ours(images.float(), factors)
+        for index, image in enumerate(images):
+            expected = 255 * theirs(image / 255, factors[index].item())
+            torch.testing.assert_close(changed[index], expected, rtol=0, atol=5e-3)
+
+    def test_the_order_and_the_range_of_the_factors(self, images: torch.Tensor) -> None:
+        draws = torch.rand((4, 40), generator=generator(3))
+        changed, _ = ColorJitter(0.4, 0.3, 2.0, 0.1)(images, torch.zeros(40), generator(3))
+        for index, image in enumerate(images):
+            brightness, contrast, saturation, hue = draws[:, index].tolist()
+            expected = functional.adjust_brightness(image / 255, 0.6 + 0.8 * brightness)
+            expected = functional.adjust_contrast(expected, 0.7 + 0.6 * contrast)
+            expected = functional.adjust_saturation(expected, 3 * saturation)
+            expected = 255 * functional.adjust_hue(expected, 0.1 * (2 * hue - 1))
+            torch.testing.assert_close(changed[index], expected, rtol=0, atol=2e-2)
+
+    def test_no_strength_is_no_change(self, images: torch.Tensor) -> None:
+        changed, _ = ColorJitter(0, 0, 0, 0)(images, torch.zeros(40), generator())
+        torch.testing.assert_close(changed, images.float(), rtol=0, atol=1e-3)
+
+
+class TestTrivialAugment:
+    @pytest.mark.parametrize("bins", [2, 31])
+    def test_it_is_torchvisions_with_the_same_draws(
+        self, images, bins: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Every operation with every strength and both signs, of which some share a group.
+        draws = torch.cartesian_prod(torch.arange(14), torch.arange(bins), torch.arange(2))
+        many = images.repeat(len(draws) // 40 + 1, 1, 1, 1)[: len(draws)]
+        with monkeypatch.context() as patch:
+            ours = iter(draws.T)
+            patch.setattr(trivial.torch, "randint", lambda *_, **__: next(ours))
+            changed, _ = TrivialAugment(bins)(many, torch.zeros(len(many)), generator())
+        assert changed.dtype == torch.uint8
+        transform = v2.TrivialAugmentWide(num_magnitude_bins=bins)
+        names = list(transform._AUGMENTATION_SPACE)
+        assert len(names) == 14
+        for index, (operation, strength, negative) in enumerate(draws.tolist()):
+            with monkeypatch.context() as patch:
+                theirs = iter([torch.tensor(operation), torch.tensor(strength)])
+                patch.setattr(torch, "randint", lambda *_, it=theirs, **__: next(it))
+                sign = torch.tensor(0.25 if negative else 0.75)
+                patch.setattr(torch, "rand", lambda *_, sign=sign, **__: sign)
+                expected = transform(many[index])
+            assert torch.equal(changed[index], expected), (names[operation], strength, negative)
+
+    def test_all_is_drawn_alike(self) -> None:
+        drawn = TrivialAugment(5).draw(14_000, generator())
+        counts = [sum(name == each for each, _ in drawn) for name in trivial.OPERATIONS]
+        # 1,000 of each with a standard deviation of 30.
+        assert min(counts) > 870
+        assert max(counts) < 1130
+        angles = sorted({strength for name, strength in drawn if name == "rotate"})
+        assert angles == [-135, -101.25, -67.5, -33.75, 0, 33.75, 67.5, 101.25, 135]
+        for angle in angles:
+            share = sum(each == ("rotate", angle) for each in drawn) / 1000
+            assert share == pytest.approx(0.2 if angle == 0 else 0.1, abs=0.05)
+
+    def test_floats_are_rounded(self) -> None:
+        batch = torch.tensor([99.4, 99.6, 300.0, -2.0]).view(1, 1, 1, 4).repeat(200, 3, 4, 1)
+        changed, _ = TrivialAugment()(batch, torch.zeros(200), generator())
+        assert torch.tensor([99, 100, 255, 0], dtype=torch.uint8).tolist() in (
+            changed[:, 0, 0].tolist()
+        )

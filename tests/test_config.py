@@ -1,6 +1,8 @@
 """The config tree composes to what the log says, and wrong values are refused with a sentence."""
 
 import re
+import textwrap
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,7 +10,7 @@ from small_run import CONF, choices, composed
 
 from resnet_sweep.composition.check import COLLECTIONS, OBJECTS, SETTINGS, check_config
 from resnet_sweep.composition.complaint import PRESETS
-from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.composition.prepare import build_augmentation, prepare
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.signature import INCIDENTAL, flatten, sign
 
@@ -76,6 +78,12 @@ def test_presets_change_no_model_but_the_quickstart() -> None:
             assert "/model" not in path.read_text(), path
 
 
+def operation(name: str, **settings: object) -> str:
+    """The override that adds an operation to the augmentation, by the name "it"."""
+    entries = "".join(f",{key}:{value}" for key, value in settings.items())
+    return f"+augmentation.it={{_target_:resnet_sweep.augmentation.{name}{entries}}}"
+
+
 WRONG = [
     ("model.dropout=1", "model.dropout must be a number at least 0 and below 1, but is 1"),
     ("model.dropout=-0.1", "model.dropout must be a number at least 0"),
@@ -123,6 +131,29 @@ WRONG = [
     ("seed=0.5", "seed must be a whole number"),
     ("+nonsense=1", "nonsense isn't a setting"),
     ("~schedule", "schedule is missing"),
+    (operation("Cutout", size=0), "augmentation.it.size must be a whole number at least 1"),
+    (operation("Cutout", size=2.5), "augmentation.it.size must be a whole number at least 1"),
+    (operation("Cutout", siz=8), "did you mean augmentation.it.size?"),
+    (operation("Cutout", mean=[0, 0, 0]), "augmentation.it.mean isn't a setting"),
+    (operation("RandomErasing", probability=1.1), "at least 0 and at most 1, but is 1.1"),
+    (operation("RandomErasing", scale=[0.3, 0.1]), "scale=[0.3, 0.1] must be two numbers"),
+    (operation("RandomErasing", scale=[0.1]), "scale=[0.1] must be two numbers"),
+    (operation("RandomErasing", scale=[0, 1.5]), "augmentation.it.scale must be a list, each"),
+    (operation("RandomErasing", ratio=[3, 0.3]), "ratio=[3, 0.3] must be two numbers, the smaller"),
+    (operation("RandomErasing", ratio=[0, 3]), "each entry a number above 0, but is [0, 3]"),
+    (operation("MixUp", alpha=0), "augmentation.it.alpha must be a number above 0, but is 0"),
+    (operation("MixUp", probability=-0.1), "augmentation.it.probability must be a number at"),
+    (operation("MixUp", num_classes=10), "augmentation.it.num_classes isn't a setting"),
+    (operation("CutMix", alpha=-1), "augmentation.it.alpha must be a number above 0, but is -1"),
+    (operation("CutMix", probability=2), "augmentation.it.probability must be a number at"),
+    (operation("CutMixOrMixUp", cutmix_probability=2), "cutmix_probability must be a number at"),
+    (operation("CutMixOrMixUp", mixup_alpha=0), "mixup_alpha must be a number above 0"),
+    (operation("CutMixOrMixUp", cutmix_alpha=0), "cutmix_alpha must be a number above 0"),
+    (operation("ColorJitter", brightness=-0.1), "brightness must be a number at least 0"),
+    (operation("ColorJitter", contrast=-1), "contrast must be a number at least 0"),
+    (operation("ColorJitter", saturation=-1), "saturation must be a number at least 0"),
+    (operation("ColorJitter", hue=0.6), "hue must be a number at least 0 and at most 0.5, but is"),
+    (operation("TrivialAugment", num_magnitude_bins=1), "whole number at least 2, but is 1"),
 ]
 
 
@@ -154,3 +185,43 @@ def test_an_optimizer_of_torch_needs_a_yaml_file_alone() -> None:
     config = composed("experiment=quickstart")
     config["optim"] = {"_target_": "torch.optim.RMSprop", "lr": 0.01, "alpha": 0.9}
     assert prepare(config).parameters > 0
+
+
+def test_several_choices_of_augmentation_come_in_their_order() -> None:
+    config = composed("experiment=quickstart", "augmentation=[cutmix,color_jitter,cutout]")
+    operations = build_augmentation(config, prepare(config).dataset)
+    assert [type(operation).__name__ for operation in operations] == [
+        "RandomCrop", "RandomHorizontalFlip", "CutMix", "ColorJitter", "Cutout"
+    ]  # fmt: skip
+
+
+def test_an_operation_gets_what_it_asks_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_augmentation.py").write_text(
+        textwrap.dedent(
+            """
+            class Asking:
+                def __init__(self, num_classes, mean, strength=1):
+                    self.found = num_classes, mean, strength
+
+            class Modest:
+                def __init__(self, strength=1):
+                    self.found = strength
+            """
+        )
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("RESNET_SWEEP_TRUST", "my_augmentation")
+    config = composed("experiment=quickstart")
+    config["augmentation"] = {
+        "asking": {"_target_": "my_augmentation.Asking", "strength": 2},
+        "modest": {"_target_": "my_augmentation.Modest"},
+    }
+    dataset = prepare(config).dataset
+    asking, modest = build_augmentation(config, dataset)
+    assert asking.found == (10, dataset.mean, 2)
+    assert modest.found == 1
+    config["augmentation"]["asking"]["mean"] = [0, 0, 0]
+    with pytest.raises(RequestError, match=r"augmentation\.asking\.mean isn't a setting"):
+        check_config(config)

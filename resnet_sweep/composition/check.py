@@ -22,8 +22,9 @@ OBJECTS = {
     "loss": set(),
     "trainer": set(),
 }
-# The groups that describe any number of objects, each under a name.
-COLLECTIONS = ("augmentation", "logger")
+# The groups that describe any number of objects, each under a name, with the arguments that the
+# program supplies to those that take them: attributes of the dataset.
+COLLECTIONS = {"augmentation": {"num_classes", "mean"}, "logger": set()}
 # Settings outside of the groups.
 SETTINGS = {"seed": Annotated[int, Range(minimum=0)]}
 # Settings of a group that its `_target_` doesn't take.
@@ -59,12 +60,12 @@ def check_config(config: Mapping[str, Any]) -> None:
         check_value(name, config[name], annotation)
     for group, supplied in OBJECTS.items():
         check_object(group, config[group], supplied, EXTRA.get(group, {}))
-    for group in COLLECTIONS:
+    for group, supplied in COLLECTIONS.items():
         node = config[group]
         if not isinstance(node, Mapping):
             raise RequestError(f"{group}={node} isn't a choice of that group")
         for name, entry in node.items():
-            check_object(f"{group}.{name}", entry, set(), {})
+            check_object(f"{group}.{name}", entry, supplied, {})
 
 
 def check_object(path: str, node: Any, supplied: set[str], extra: Mapping[str, Any]) -> None:
@@ -87,7 +88,7 @@ def check_object(path: str, node: Any, supplied: set[str], extra: Mapping[str, A
     target = locate(path, node["_target_"])
     annotations = dict(extra)
     required, open_ended = set(), False
-    for name, parameter in _parameters(target).items():
+    for name, parameter in parameters(target).items():
         if parameter.kind is parameter.VAR_KEYWORD:
             open_ended = True
         elif parameter.kind is not parameter.VAR_POSITIONAL and name not in supplied:
@@ -203,7 +204,8 @@ def describe(annotation: Any) -> str:
     return WORDS.get(annotation, str(annotation))
 
 
-def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+def parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a class or function, with their annotations where they can be had."""
     try:
         return inspect.signature(target, eval_str=True).parameters
     # Annotations as text may use names that only a type checker imports.

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from resnet_sweep.composition.check import COLLECTIONS
 from resnet_sweep.composition.complaint import sentence
 from resnet_sweep.composition.execute import open_run, tell_ended
 from resnet_sweep.composition.prepare import Prepared, prepare
@@ -136,11 +138,6 @@ def admit(prepared: Prepared, directory: Path, hydra: DictConfig) -> Admitted:
     Raises:
         RequestError: it can't be used for this run; nothing in it was touched.
     """
-    choices = {
-        group: choice
-        for group, choice in hydra.runtime.choices.items()
-        if not group.startswith("hydra/") and choice is not None
-    }
     flags = []
     for source in hydra.runtime.config_sources:
         if source.provider == "command-line":
@@ -149,11 +146,24 @@ def admit(prepared: Prepared, directory: Path, hydra: DictConfig) -> Admitted:
         flags += ["--config-name", hydra.job.config_name]
     stop = StopRequest().listen()
     try:
+        choices = choices_of(hydra, prepared.config)
         run = open_run(prepared, directory, list(hydra.overrides.task), flags, choices)
     except BaseException:
         stop.release()
         raise
     return Admitted(prepared, run, stop)
+
+
+def choices_of(hydra: DictConfig, config: Mapping[str, Any]) -> dict[str, str]:
+    """The choice made in each group; of several at once, the names of all that they describe."""
+    choices = {
+        group: choice
+        for group, choice in hydra.runtime.choices.items()
+        if not group.startswith("hydra/") and choice is not None
+    }
+    # Hydra itself doesn't tell of several.
+    several = {group: "+".join(config[group]) for group in COLLECTIONS if group not in choices}
+    return choices | several
 
 
 def write_hydra(directory: Path, config: DictConfig, hydra: DictConfig) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from resnet_sweep.composition.check import check_config
-from resnet_sweep.composition.targets import instantiate
+from resnet_sweep.composition.check import COLLECTIONS, check_config, parameters
+from resnet_sweep.composition.targets import instantiate, locate
 from resnet_sweep.data.batches import Batches
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import RequestError
@@ -56,7 +56,7 @@ class Prepared:
             model=model,
             optimizer=build_optimizer(self.config, model),
             schedule=build_schedule(self.config, self.settings, self.dataset),
-            augmentation=build_augmentation(self.config),
+            augmentation=build_augmentation(self.config, self.dataset),
             loss=instantiate("loss", self.config["loss"]).to(self.device),
             dataset=self.dataset,
             settings=self.settings,
@@ -93,7 +93,7 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
         instantiate("loss", config["loss"])
     build_schedule(config, settings, dataset)
     check_sizes(settings, model, dataset)
-    mixed = try_augmentation(build_augmentation(config), dataset)
+    mixed = try_augmentation(build_augmentation(config, dataset), dataset)
     build_loggers(config)
     return Prepared(
         config=config,
@@ -122,7 +122,7 @@ def _notes(settings: TrainerSettings, mixed: bool) -> Iterator[str]:
 
 def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     """The model, with an output for each class of the data."""
-    return instantiate("model", config["model"], num_classes=len(dataset.classes))
+    return instantiate("model", config["model"], num_classes=dataset.num_classes)
 
 
 def try_model(model: nn.Module, dataset: Dataset, size: int | None = None) -> None:
@@ -140,7 +140,7 @@ def try_model(model: nn.Module, dataset: Dataset, size: int | None = None) -> No
     shape = (channels, *(full if size is None else (size, size)))
     try:
         logits = model.eval()(torch.empty(2, *shape, device="meta"))
-        if logits.shape != (2, len(dataset.classes)):
+        if logits.shape != (2, dataset.num_classes):
             raise ValueError(f"its output has shape {tuple(logits.shape)}")
     # Models of all sorts fail in all sorts of ways.
     except Exception as error:
@@ -202,11 +202,10 @@ def try_augmentation(operations: list[Any], dataset: Dataset) -> bool:
     """
     images, labels = Batches(dataset.train, torch.device("cpu")).take(torch.arange(2))
     shape, generator = images.shape, torch.Generator().manual_seed(0)
-    classes = len(dataset.classes)
     try:
         for operation in operations:
             images, labels = operation(images, labels, generator)
-        if images.shape != shape or labels.shape not in ((2,), (2, classes)):
+        if images.shape != shape or labels.shape not in ((2,), (2, dataset.num_classes)):
             raise ValueError(
                 f"images of shape {tuple(shape)} came out as {tuple(images.shape)}, with labels of "
                 f"shape {tuple(labels.shape)}"
@@ -236,11 +235,15 @@ def build_schedule(config: Mapping[str, Any], settings: TrainerSettings, dataset
     )
 
 
-def build_augmentation(config: Mapping[str, Any]) -> list[Any]:
+def build_augmentation(config: Mapping[str, Any], dataset: Dataset) -> list[Any]:
     """The operations on training batches, in order."""
-    return [
-        instantiate(f"augmentation.{name}", node) for name, node in config["augmentation"].items()
-    ]
+    operations = []
+    for name, node in config["augmentation"].items():
+        path = f"augmentation.{name}"
+        taken = COLLECTIONS["augmentation"] & parameters(locate(path, node["_target_"])).keys()
+        supplied = {argument: getattr(dataset, argument) for argument in taken}
+        operations.append(instantiate(path, node, **supplied))
+    return operations
 
 
 def build_loggers(config: Mapping[str, Any]) -> list[Monitor]:

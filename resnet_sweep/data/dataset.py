@@ -70,6 +70,11 @@ class Dataset:
     std: list[float]
     fingerprint: str
 
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
     @classmethod
     def select(
         cls,

@@ -1,0 +1,101 @@
+"""Changes of color."""
+
+from typing import Annotated
+
+import torch
+from torch import Generator, Tensor
+
+from resnet_sweep.ranges import Range
+
+Strength = Annotated[float, Range(minimum=0)]
+
+
+class ColorJitter:
+    """Change brightness, contrast, saturation and hue of each image, in this order.
+
+    Howard, 2013, "Some Improvements on Deep Convolutional Neural Network Based Image
+    Classification", who changes them in a random order.
+
+    Args:
+        brightness, contrast, saturation: the factor is uniform in 1 - strength (or 0) to
+            1 + strength.
+        hue: the shift is uniform in -hue to hue; 0.5 is half of the circle of colors.
+    """
+
+    def __init__(
+        self,
+        brightness: Strength = 0.4,
+        contrast: Strength = 0.4,
+        saturation: Strength = 0.4,
+        hue: Annotated[float, Range(minimum=0, maximum=0.5)] = 0.1,
+    ) -> None:
+        self.factors = [
+            (max(0.0, 1 - strength), 1 + strength)
+            for strength in (brightness, contrast, saturation)
+        ]
+        self.hue = hue
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        draws = torch.rand((4, len(images)), generator=generator, device=images.device)
+        images = images.float()
+        adjustments = (adjust_brightness, adjust_contrast, adjust_saturation)
+        for adjust, (least, most), draw in zip(adjustments, self.factors, draws[:3], strict=True):
+            images = adjust(images, least + (most - least) * draw)
+        return shift_hue(images, self.hue * (2 * draws[3] - 1)), labels
+
+
+def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
+    """Away from black, (B, 3, H, W) of 0..255, by the factors (B,)."""
+    return _extrapolate(torch.zeros_like(images), images, factors)
+
+
+def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Away from the mean gray of each image, (B, 3, H, W) of 0..255, by the factors (B,)."""
+    return _extrapolate(luma(images).mean((1, 2, 3), keepdim=True), images, factors)
+
+
+def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
+    """Away from the gray of each pixel, (B, 3, H, W) of 0..255, by the factors (B,)."""
+    return _extrapolate(luma(images), images, factors)
+
+
+def shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
+    """Turn the circle of colors.
+
+    Args:
+        images: (B, 3, H, W), 0..255.
+        shifts: (B,), in turns.
+
+    Returns:
+        (B, 3, H, W).
+    """
+    red, green, blue = images.unbind(1)
+    value = images.amax(1)
+    chroma = value - images.amin(1)
+    divisor = torch.where(chroma == 0, 1, chroma)
+    # In sixths of a turn: 0 is red, 2 is green, 4 is blue.
+    hue = torch.where(
+        value == red,
+        (green - blue) / divisor,
+        torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    )
+    hue = hue + 6 * shifts[:, None, None]
+    # How far a channel is below the brightest one depends on the angle from its own color.
+    channels = []
+    for color in (0, 2, 4):
+        angle = ((hue - color + 3) % 6 - 3).abs()
+        channels.append(value - chroma * (angle - 1).clamp(0, 1))
+    return torch.stack(channels, 1)
+
+
+def luma(images: Tensor) -> Tensor:
+    """The gray of (B, 3, H, W), with the weights of ITU-R BT.601: (B, 1, H, W)."""
+    red, green, blue = images.unbind(1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
+
+
+def _extrapolate(start: Tensor, images: Tensor, factors: Tensor) -> Tensor:
+    factors = factors[:, None, None, None]
+    return (factors * images + (1 - factors) * start).clamp(0, 255)

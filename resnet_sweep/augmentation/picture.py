@@ -1,0 +1,116 @@
+"""A picture of what augmentation does to images."""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from resnet_sweep.randomness import derive_seed
+
+# Pixels on the screen: about what an image is wide, and what is around it.
+IMAGE, GAP, MARGIN = 160, 12, 30
+DOTS_PER_INCH = 100
+FONT_SIZE = 9
+# From one line of text to the next.
+LINE = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """Images side by side.
+
+    Attributes:
+        title: beside them.
+        images: (B, 3, H, W), 0..255.
+        captions: the lines under each.
+    """
+
+    title: str
+    images: Tensor
+    captions: list[list[str]]
+
+
+def augment(
+    operations: Sequence[Callable],
+    images: Tensor,
+    labels: Tensor,
+    classes: Sequence[str],
+    draws: int,
+    seed: int,
+) -> list[Row]:
+    """Images before augmentation, and after it several times.
+
+    Args:
+        operations: in order; see `resnet_sweep.augmentation`.
+        images: (B, 3, H, W), uint8, on the CPU.
+        labels: (B,), int64.
+        classes: the name of each label.
+        draws: how many times.
+        seed: all that is random follows from it.
+    """
+    rows = [Row("before", images, captions(labels, classes))]
+    for draw in range(draws):
+        generator = torch.Generator().manual_seed(derive_seed(seed, "show", draw))
+        changed, mixed = images, labels
+        for operation in operations:
+            changed, mixed = operation(changed, mixed, generator)
+        rows.append(Row(f"draw {draw + 1}", changed, captions(mixed, classes)))
+    return rows
+
+
+def captions(labels: Tensor, classes: Sequence[str]) -> list[list[str]]:
+    """The class of each label; of a mixed one, the two largest with their shares.
+
+    Args:
+        labels: (B,), int64, or (B, classes), float32.
+        classes: the name of each label.
+    """
+    if labels.ndim == 1:
+        return [[classes[label]] for label in labels.tolist()]
+    found = []
+    for shares in labels.tolist():
+        largest = sorted(range(len(shares)), key=shares.__getitem__, reverse=True)[:2]
+        one, other = (f"{classes[label]} {shares[label]:.2f}" for label in largest)
+        mixed = not other.endswith(" 0.00")
+        found.append([f"{one} /", other] if mixed else [classes[largest[0]]])
+    return found
+
+
+def draw_grid(rows: Sequence[Row]) -> bytes:
+    """The rows below each other, each pixel of an image a whole number of pixels: a PNG file."""
+    # Imported here because it takes a second that training needn't wait.
+    from matplotlib.figure import Figure
+
+    count, _, height, width = rows[0].images.shape
+    zoom = max(1, IMAGE // width)
+    # Titles stand in the margin; a row is as high as its longest caption needs.
+    heights = [zoom * height + LINE * max(map(len, row.captions)) for row in rows]
+    across = MARGIN + count * (zoom * width + GAP)
+    down = GAP + sum(heights) + GAP * len(rows)
+    figure = Figure(
+        figsize=(across / DOTS_PER_INCH, down / DOTS_PER_INCH), dpi=DOTS_PER_INCH, facecolor="white"
+    )
+    # From the bottom, as matplotlib counts.
+    top = down - GAP
+    for row, row_height in zip(rows, heights, strict=True):
+        pixels = row.images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        bottom = top - zoom * height
+        figure.text(
+            MARGIN / 2 / across, (top + bottom) / 2 / down, row.title,
+            rotation=90, ha="center", va="center", fontsize=FONT_SIZE + 1, color="0.35",
+        )  # fmt: skip
+        for column, (image, caption) in enumerate(zip(pixels, row.captions, strict=True)):
+            left = MARGIN + column * (zoom * width + GAP)
+            large = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
+            figure.figimage(large, left, bottom, origin="upper")
+            for number, line in enumerate(caption, start=1):
+                figure.text(
+                    (left + zoom * width / 2) / across, (bottom - number * LINE) / down, line,
+                    ha="center", va="baseline", fontsize=FONT_SIZE,
+                )  # fmt: skip
+        top -= row_height + GAP
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=DOTS_PER_INCH)
+    return picture.getvalue()
