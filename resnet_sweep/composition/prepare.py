@@ -1,6 +1,7 @@
 """A config, found right, with all that can be known before training."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +82,8 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
             f"trainer.batch_size={settings.batch_size} is more than the {len(dataset.train)} "
             "training images: choose a smaller one"
         )
+    model = build_shape(config, dataset)
     with torch.device("meta"):
-        model = build_model(config, dataset)
         try_model(model, dataset)
         build_optimizer(config, model)
         instantiate("loss", config["loss"])
@@ -103,6 +104,14 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
 def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     """The model, with an output for each class of the data."""
     return instantiate("model", config["model"], num_classes=len(dataset.classes))
+
+
+def build_shape(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
+    """The model on the meta device."""
+    with torch.device("meta"), suppress(RequestError):
+        return build_model(config, dataset)
+    # Some constructors read numbers from tensors, which the meta device hasn't.
+    return build_model(config, dataset).to("meta")
 
 
 def try_model(model: nn.Module, dataset: Dataset) -> None:

@@ -23,7 +23,11 @@ INCIDENTAL = frozenset(
 
 # A setting that came later, with the value at which a run is what it was before: at that value
 # it doesn't count, so that older runs keep their signatures. Entries are never removed.
-NEUTRAL: dict[str, Any] = {}
+NEUTRAL: dict[str, Any] = {
+    "model.attention": None,
+    "model.stem_width": None,
+    "model.stochastic_depth": 0.0,
+}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
