@@ -85,6 +85,10 @@ def operation(name: str, **settings: object) -> str:
 
 
 WRONG = [
+    ("model.attention=sse", "but is sse; did you mean se?"),
+    ("model.block=basic_v3", "did you mean basic_v2?"),
+    ("model.stochastic_depth=1", "model.stochastic_depth must be a number at least 0 and below 1"),
+    ("model.stem_width=0", "model.stem_width must be a whole number at least 1, or null, but is 0"),
     ("model.dropout=1", "model.dropout must be a number at least 0 and below 1, but is 1"),
     ("model.dropout=-0.1", "model.dropout must be a number at least 0"),
     ("model.dropout=nan", "but is nan"),
@@ -92,7 +96,7 @@ WRONG = [
     ("model.widths=[16,0,3,4]", "model.widths must be a list"),
     ("model.widths=[16]", "must have one entry for each stage"),
     ("model.block=basic", "did you mean basic_v2?"),
-    ("+model.atention=se", "model.atention isn't a setting: there is model.block"),
+    ("+model.atention=se", "did you mean model.attention?"),
     ("~model.widths", "model.widths is missing: give it with model.widths=..."),
     ("optim.lr=0", "optim.lr must be a number above 0, but is 0"),
     ("optim.lr=inf", "optim.lr must be a number above 0, but is inf"),
@@ -170,6 +174,36 @@ def test_a_model_that_cannot_take_the_images_is_refused() -> None:
     config["model"] = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 4}
     with pytest.raises(RequestError, match=r"model"):
         prepare(config)
+
+
+NETWORKS = [
+    ({"_target_": "torchvision.models.resnet18"}, ""),
+    # Its constructor reads numbers from tensors, which the meta device hasn't.
+    ({"_target_": "torchvision.models.regnet_y_400mf"}, ""),
+    ({"_target_": "resnet_sweep.models.torchvision_classifier", "name": "regnet_y_400mf"}, ""),
+    ({"_target_": "timm.create_model", "model_name": "resnet18"}, "timm"),
+    ({"_target_": "resnet_sweep.models.timm_classifier", "name": "regnety_002"}, "timm"),
+]
+
+
+@pytest.mark.parametrize(("node", "library"), NETWORKS)
+def test_a_network_of_a_library_needs_a_yaml_file_alone(node: dict, library: str) -> None:
+    if library:
+        pytest.importorskip(library)
+    config = composed("experiment=quickstart")
+    config["model"] = node
+    assert prepare(config).parameters > 1e6
+
+
+def test_an_unknown_network_of_a_library_is_refused_with_the_nearest() -> None:
+    with pytest.raises(RequestError, match="did you mean resnet18"):
+        prepare(composed("data=digits", "model=torchvision_resnet18", "model.name=resnet19"))
+
+
+def test_new_settings_at_their_neutral_values_leave_the_signature_alone() -> None:
+    """0 and 0.0 are the same value."""
+    changed = composed("model.stochastic_depth=0", "model.attention=null", "model.stem_width=null")
+    assert sign(changed, "float32", "fingerprint") == sign(composed(), "float32", "fingerprint")
 
 
 def test_a_package_is_trusted_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,18 @@
 """The networks are those of the papers and of the log."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from reference_resnet import count_parameters, resnet_v2
+import yaml
+from reference_resnet import count_attention, count_parameters, resnet
 
 from resnet_sweep.models import ResNet
+from resnet_sweep.models.attention import ATTENTION
+from resnet_sweep.models.blocks import BLOCKS
+from resnet_sweep.models.stochastic_depth import StochasticDepth
+
+CONF = Path(__file__).parents[1] / "conf" / "model"
 
 SHAPES = {
     "resnet44v2": ([32, 64, 128, 256], [7, 7, 7, 3], [1, 2, 2, 2], 5_940_356),
@@ -36,45 +44,149 @@ def test_three_stages_have_44_weighted_layers() -> None:
 
 
 def in_order_of_use(model: ResNet) -> list[torch.Tensor]:
-    """The weights in the order of `reference_resnet.resnet_v2`, found by running the model."""
-    found: list[torch.Tensor] = []
+    """The weights in the order of `reference_resnet.resnet`, found by running the model."""
+    found: dict[torch.Tensor, None] = {}
     hooks = [
-        module.register_forward_hook(lambda module, *_: found.extend(module.parameters()))
+        module.register_forward_hook(
+            lambda module, *_: found.update(dict.fromkeys(module.parameters()))
+        )
         for module in model.modules()
         if not list(module.children())
     ]
     model(torch.zeros(2, 3, 8, 8, dtype=torch.float64))
     for hook in hooks:
         hook.remove()
-    return found
+    return list(found)
 
 
+@pytest.mark.parametrize("attention", [None, "se", "eca", "cbam"])
+@pytest.mark.parametrize("block", ["basic_v1", "basic_v2", "bottleneck_v2"])
 @pytest.mark.parametrize(
-    ("widths", "blocks", "strides"),
-    [([4, 8], [2, 1], [1, 2]), ([6, 6, 4], [1, 2, 1], [2, 1, 2]), ([5], [3], [1])],
+    ("widths", "blocks", "strides", "stem_width"),
+    [([4, 8], [2, 1], [1, 2], None), ([6, 6, 4], [1, 2, 1], [2, 1, 2], 3), ([5], [2], [1], None)],
 )
-def test_outputs_equal_the_papers_equations(widths, blocks, strides) -> None:
+def test_outputs_equal_the_papers_equations(
+    widths, blocks, strides, stem_width, block, attention
+) -> None:
     torch.manual_seed(0)
-    model = ResNet(7, widths, blocks, strides, dropout=0.0).double().train()
+    variant = {"block": block, "attention": attention, "stem_width": stem_width}
+    model = ResNet(7, widths, blocks, strides, **variant).double().train()
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.5)
     images = torch.randn(4, 3, 9, 9, dtype=torch.float64)
-    weights = move_shortcuts_last(model, in_order_of_use(model))
-    expected = resnet_v2(images, weights, widths, blocks, strides)
+    weights = in_order_of_use(model)
+    assert {*map(id, weights)} == {*map(id, model.parameters())}
+    expected = resnet(images, weights, widths, blocks, strides, **variant)
     torch.testing.assert_close(model(images), expected, rtol=1e-9, atol=1e-9)
+    assert sum(weight.numel() for weight in weights) == count_parameters(
+        widths, blocks, strides, 7, **variant
+    )
 
 
-def move_shortcuts_last(model: ResNet, weights: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The reference takes a block's shortcut after its other weights; the model uses it earlier."""
-    moved = list(weights)
-    for stage in model.stages:
-        for block in stage:
-            if block.shortcut is not None:
-                shortcut = next(w for w in moved if w is block.shortcut.weight)
-                moved = [w for w in moved if w is not shortcut]
-                after = next(i for i, w in enumerate(moved) if w is block.conv2.weight)
-                moved.insert(after + 1, shortcut)
-    return moved
+@pytest.mark.parametrize("attention", ["se", "eca", "cbam"])
+@pytest.mark.parametrize("channels", [1, 3, 8, 16, 64, 100, 128, 256, 512, 2048])
+def test_attention_has_the_papers_number_of_weights(attention: str, channels: int) -> None:
+    with torch.device("meta"):
+        module = ATTENTION[attention](channels)
+    count = sum(weight.numel() for weight in module.parameters())
+    assert count == count_attention(attention, channels)
+
+
+def test_resnet_164_is_he_2016s_bottleneck_network() -> None:
+    """Their table 3: 1.7 M parameters; 164 layers are 3 * 54 in the blocks, stem and classifier."""
+    with torch.device("meta"):
+        model = ResNet(10, [16, 32, 64], [18, 18, 18], [1, 2, 2], block="bottleneck_v2")
+    count = sum(weight.numel() for weight in model.parameters())
+    assert count == count_parameters([16, 32, 64], [18] * 3, [1, 2, 2], 10, "bottleneck_v2")
+    assert round(count / 1e6, 1) == 1.7
+    assert model.classifier.in_features == 256
+
+
+def test_resnet_20_is_he_2016s_plain_network() -> None:
+    """Their table 6 has 0.27 M, with shortcuts that have no weights."""
+    with torch.device("meta"):
+        model = ResNet(10, [16, 32, 64], [3, 3, 3], [1, 2, 2], block="basic_v1")
+    count = sum(weight.numel() for weight in model.parameters())
+    projections = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    assert round((count - projections) / 1e6, 2) == 0.27
+
+
+def test_wide_resnet_has_the_weights_of_its_authors_network() -> None:
+    """Zagoruyko and Komodakis, 2016, table 1 and their code, layer by layer: 2.2 M parameters."""
+    convolutions = 27 * 16
+    norms = 0
+    for entry, width in ((16, 32), (32, 64), (64, 128)):
+        convolutions += 9 * entry * width + 11 * 9 * width**2 + entry * width
+        norms += 2 * entry + 11 * 2 * width
+    expected = convolutions + norms + 2 * 128 + 128 * 100 + 100
+    assert count_of("wrn_40_2") == expected
+    # The published count is for 10 classes.
+    assert round((expected - 90 * 129) / 1e6, 1) == 2.2
+
+
+def test_preactresnet18_has_the_weights_of_the_common_network() -> None:
+    """The network that is common for CIFAR, layer by layer, has 11.2 M and no last BatchNorm."""
+    common = 27 * 64
+    for entry, width in ((64, 64), (64, 128), (128, 256), (256, 512)):
+        common += 9 * entry * width + 3 * 9 * width**2 + 2 * entry + 3 * 2 * width
+        common += entry * width if entry != width else 0
+    common += 512 * 10 + 10
+    assert common == 11_171_146
+    assert count_of("preactresnet18") == common + 90 * 513 + 2 * 512
+
+
+def count_of(name: str) -> int:
+    """The number of weights for 100 classes of a model of the config tree."""
+    arguments = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    del arguments["_target_"]
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in ResNet(100, **arguments).parameters())
+
+
+def test_stride_is_that_of_the_last_stage() -> None:
+    model = ResNet(10, [4, 4, 4], [1, 2, 1], [1, 2, 3])
+    assert model.stages(model.stem(torch.zeros(1, 3, 24, 24))).shape[-1] == 24 / model.stride
+
+
+def test_stochastic_depth_is_torchvisions_on_the_same_draws() -> None:
+    from torchvision.ops import stochastic_depth
+
+    residual = torch.randn(64, 3, 4, 4)
+    torch.manual_seed(5)
+    expected = stochastic_depth(residual, 0.3, "row")
+    torch.manual_seed(5)
+    assert torch.equal(StochasticDepth(0.3).train()(residual), expected)
+    assert torch.equal(StochasticDepth(0.3).eval()(residual), residual)
+
+
+@pytest.mark.parametrize("block", ["basic_v1", "basic_v2", "bottleneck_v2"])
+def test_a_dropped_residual_leaves_the_shortcut_alone(block: str) -> None:
+    torch.manual_seed(0)
+    module = BLOCKS[block](8, 8 // BLOCKS[block].expansion, 1, None, 0.5).train()
+    images = torch.rand(40, 8, 4, 4)
+    outputs = module(images)
+    dropped = (outputs == images).flatten(1).all(1)
+    assert 5 < dropped.sum() < 35
+    module.stochastic_depth.probability = 0.0
+    # The statistics of a batch don't depend on what is dropped behind them.
+    twice = 2 * (module(images) - images) + images
+    if block == "basic_v1":
+        twice = twice.relu()
+    torch.testing.assert_close(outputs[~dropped], twice[~dropped])
+
+
+def test_stochastic_depth_rises_linearly_to_the_last_block() -> None:
+    """Huang et al., 2016, equation 4: block l of L survives with 1 - l / L * (1 - p_L)."""
+    model = ResNet(10, [4, 8], [2, 3], [1, 2], stochastic_depth=0.4)
+    survival = [1 - block.stochastic_depth.probability for stage in model.stages for block in stage]
+    assert survival == pytest.approx([1 - number / 5 * (1 - 0.6) for number in range(1, 6)])
+
+
+def test_without_dropping_nothing_is_drawn() -> None:
+    model = ResNet(10, [4], [2], [1]).train()
+    before = torch.get_rng_state()
+    model(torch.zeros(2, 3, 8, 8))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_gradient_equals_finite_differences() -> None:

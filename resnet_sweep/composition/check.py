@@ -157,7 +157,7 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
             shown = f"{value}, which isn't finite"
         elif isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value):
             shown = f"the text '{value}'"
-        near = get_close_matches(str(value), map(str, get_args(annotation)), n=1)
+        near = get_close_matches(str(value), choices(annotation), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise RequestError(f"{path} must be {describe(annotation)}, but is {shown}{hint}")
 
@@ -184,6 +184,13 @@ def suits(value: Any, annotation: Any) -> bool:
     if annotation in (None, types.NoneType):
         return value is None
     return True
+
+
+def choices(annotation: Any) -> list[str]:
+    """What an annotation lets one choose from, in a Literal or a union with one."""
+    if get_origin(annotation) is Literal:
+        return [str(choice) for choice in get_args(annotation)]
+    return [choice for argument in get_args(annotation) for choice in choices(argument)]
 
 
 def describe(annotation: Any) -> str:

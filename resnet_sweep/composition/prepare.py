@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +87,8 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
             f"trainer.batch_size={settings.batch_size} is more than the {len(dataset.train)} "
             "training images: choose a smaller one"
         )
+    model = build_shape(config, dataset)
     with torch.device("meta"):
-        model = build_model(config, dataset)
         try_model(model, dataset)
         check_optimizer(build_optimizer(config, model))
         instantiate("loss", config["loss"])
@@ -123,6 +124,14 @@ def _notes(settings: TrainerSettings, mixed: bool) -> Iterator[str]:
 def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     """The model, with an output for each class of the data."""
     return instantiate("model", config["model"], num_classes=dataset.num_classes)
+
+
+def build_shape(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
+    """The model on the meta device."""
+    with torch.device("meta"), suppress(RequestError):
+        return build_model(config, dataset)
+    # Some constructors read numbers from tensors, which the meta device hasn't.
+    return build_model(config, dataset).to("meta")
 
 
 def try_model(model: nn.Module, dataset: Dataset, size: int | None = None) -> None:

@@ -13,6 +13,8 @@ WHITELIST = (
     "torch.nn.*",
     "torchvision.models.*",
     "timm.create_model",
+    # Hydra asks for the class of what a function returns, too.
+    "timm.models.*",
 )
 
 

@@ -1,5 +1,6 @@
 """Networks, as plain torch modules."""
 
 from resnet_sweep.models.resnet import ResNet
+from resnet_sweep.models.zoo import timm_classifier, torchvision_classifier
 
-__all__ = ["ResNet"]
+__all__ = ["ResNet", "timm_classifier", "torchvision_classifier"]

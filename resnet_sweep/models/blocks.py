@@ -1,6 +1,11 @@
 """Residual blocks."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
+
+from resnet_sweep.models.attention import ATTENTION
+from resnet_sweep.models.stochastic_depth import StochasticDepth
 
 
 def convolution(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -8,21 +13,135 @@ def convolution(in_channels: int, out_channels: int, size: int, stride: int = 1)
     return nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
 
 
-class BasicBlockV2(nn.Module):
+class ResidualBlock(nn.Module):
+    """What all blocks share: the way from a residual to its sum with the shortcut.
+
+    Attributes:
+        expansion: output channels for each channel of the block's width.
+        preactivated: whether BatchNorm and ReLU stand before the convolutions, so that the sum is
+            left as it is, or behind them.
+
+    Args:
+        out_channels: of the block.
+        attention: kind of attention that the residual goes through.
+        stochastic_depth: probability with which an image's residual is dropped in training.
+    """
+
+    expansion: ClassVar[int] = 1
+    preactivated: ClassVar[bool] = True
+
+    def __init__(self, out_channels: int, attention: str | None, stochastic_depth: float) -> None:
+        super().__init__()
+        self.attention = None if attention is None else ATTENTION[attention](out_channels)
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
+
+    def add(self, residual: Tensor, shortcut: Tensor) -> Tensor:
+        """The block's sum, (N, out_channels, H, W) of the same twice."""
+        if self.attention is not None:
+            residual = self.attention(residual)
+        return self.stochastic_depth(residual) + shortcut
+
+
+class BasicBlockV1(ResidualBlock):
+    """Two 3x3 convolutions, each before BatchNorm, with ReLU between them and behind the sum.
+
+    He et al., "Deep Residual Learning for Image Recognition", 2016, figure 2. Where the shape
+    changes, the shortcut is a 1x1 convolution and BatchNorm ("option B"); elsewhere the input.
+
+    Shapes: (N, in_channels, H, W) to (N, width, H / stride, W / stride), rounded up.
+    """
+
+    preactivated = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        attention: str | None = None,
+        stochastic_depth: float = 0.0,
+    ) -> None:
+        super().__init__(width, attention, stochastic_depth)
+        self.conv1 = convolution(in_channels, width, 3, stride)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = convolution(width, width, 3)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = (
+            None
+            if stride == 1 and in_channels == width
+            else nn.Sequential(convolution(in_channels, width, 1, stride), nn.BatchNorm2d(width))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        residual = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        return self.relu(self.add(residual, shortcut))
+
+
+class BasicBlockV2(ResidualBlock):
     """Two 3x3 convolutions, each behind BatchNorm and ReLU ("full pre-activation").
 
     He et al., "Identity Mappings in Deep Residual Networks", 2016, figure 4(e). Where the shape
     changes, the shortcut is a 1x1 convolution of the activated input; elsewhere it is the input.
 
-    Shapes: (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride), rounded up.
+    Shapes: (N, in_channels, H, W) to (N, width, H / stride, W / stride), rounded up.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        attention: str | None = None,
+        stochastic_depth: float = 0.0,
+    ) -> None:
+        super().__init__(width, attention, stochastic_depth)
         self.norm1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = convolution(in_channels, out_channels, 3, stride)
-        self.norm2 = nn.BatchNorm2d(out_channels)
-        self.conv2 = convolution(out_channels, out_channels, 3)
+        self.conv1 = convolution(in_channels, width, 3, stride)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv2 = convolution(width, width, 3)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = (
+            None
+            if stride == 1 and in_channels == width
+            else convolution(in_channels, width, 1, stride)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = self.relu(self.norm1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        return self.add(self.conv2(self.relu(self.norm2(self.conv1(activated)))), shortcut)
+
+
+class BottleneckV2(ResidualBlock):
+    """Convolutions of 1x1, 3x3 and 1x1, each behind BatchNorm and ReLU.
+
+    He et al., "Identity Mappings in Deep Residual Networks", 2016, section 4: the first two have
+    `width` channels, the last four times as many. The 3x3 convolution has the stride, for a 1x1
+    one would pass by three places of four. The shortcut is as in `BasicBlockV2`.
+
+    Shapes: (N, in_channels, H, W) to (N, 4 * width, H / stride, W / stride), rounded up.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        attention: str | None = None,
+        stochastic_depth: float = 0.0,
+    ) -> None:
+        out_channels = self.expansion * width
+        super().__init__(out_channels, attention, stochastic_depth)
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = convolution(in_channels, width, 1)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv2 = convolution(width, width, 3, stride)
+        self.norm3 = nn.BatchNorm2d(width)
+        self.conv3 = convolution(width, out_channels, 1)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut = (
             None
@@ -33,7 +152,8 @@ class BasicBlockV2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         activated = self.relu(self.norm1(x))
         shortcut = x if self.shortcut is None else self.shortcut(activated)
-        return self.conv2(self.relu(self.norm2(self.conv1(activated)))) + shortcut
+        residual = self.conv2(self.relu(self.norm2(self.conv1(activated))))
+        return self.add(self.conv3(self.relu(self.norm3(residual))), shortcut)
 
 
-BLOCKS = {"basic_v2": BasicBlockV2}
+BLOCKS = {"basic_v1": BasicBlockV1, "basic_v2": BasicBlockV2, "bottleneck_v2": BottleneckV2}

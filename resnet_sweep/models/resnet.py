@@ -1,5 +1,6 @@
 """Residual networks for small images."""
 
+import math
 from typing import Annotated, Literal
 
 from torch import Tensor, nn
@@ -7,24 +8,38 @@ from torch import Tensor, nn
 from resnet_sweep.models.blocks import BLOCKS, convolution
 from resnet_sweep.ranges import Count, Range
 
+Probability = Annotated[float, Range(minimum=0, below=1)]
+
 
 class ResNet(nn.Module):
     """A residual network for images of about 32x32 pixels.
 
     A 3x3 stem without normalisation, stages of residual blocks, a last BatchNorm and ReLU, the
     mean over the image, dropout, and a linear classifier (He et al., 2016, "Identity Mappings in
-    Deep Residual Networks", section 4). Weights start as in He et al., 2015, "Delving Deep into
-    Rectifiers", equation 14.
+    Deep Residual Networks", section 4). With "basic_v1" the BatchNorm and ReLU are behind the stem
+    and not behind the stages (He et al., 2016, "Deep Residual Learning for Image Recognition",
+    section 4.2). Convolutions start as in He et al., 2015, "Delving Deep into Rectifiers",
+    equation 14.
 
     Shapes: (N, 3, H, W) to logits (N, num_classes).
 
+    Attributes:
+        stride: pixels of the image, along each side, for one place of the last stage.
+
     Args:
         num_classes: length of the output.
-        widths: channels of each stage; the stem has those of the first.
+        widths: channels of each stage; "bottleneck_v2" has so many inside of its blocks and four
+            times as many between them.
         blocks: residual blocks of each stage.
         strides: stride of each stage's first block.
         block: kind of residual block.
         dropout: probability with which a feature is dropped before the classifier.
+        attention: squeeze-and-excitation, efficient channel attention or the convolutional block
+            attention module, at the end of each residual.
+        stochastic_depth: probability with which the last block's residual is dropped; that of
+            block l of L is l / L of it (Huang et al., 2016, "Deep Networks with Stochastic Depth",
+            equation 4).
+        stem_width: channels of the stem; None for the first entry of `widths`.
 
     Raises:
         ValueError: widths, blocks and strides differ in length, or there is no stage.
@@ -36,8 +51,11 @@ class ResNet(nn.Module):
         widths: list[Count],
         blocks: list[Count],
         strides: list[Count],
-        block: Literal["basic_v2"] = "basic_v2",
-        dropout: Annotated[float, Range(minimum=0, below=1)] = 0.0,
+        block: Literal["basic_v1", "basic_v2", "bottleneck_v2"] = "basic_v2",
+        dropout: Probability = 0.0,
+        attention: Literal["se", "eca", "cbam"] | None = None,
+        stochastic_depth: Probability = 0.0,
+        stem_width: Count | None = None,
     ) -> None:
         super().__init__()
         if not widths or not len(widths) == len(blocks) == len(strides):
@@ -45,17 +63,34 @@ class ResNet(nn.Module):
                 f"widths={list(widths)}, blocks={list(blocks)} and strides={list(strides)} "
                 "must have one entry for each stage"
             )
-        self.stem = convolution(3, widths[0], 3)
+        self.stride = math.prod(strides)
+        kind = BLOCKS[block]
+        channels = widths[0] if stem_width is None else stem_width
+        stem = convolution(3, channels, 3)
+        self.stem = (
+            stem
+            if kind.preactivated
+            else nn.Sequential(stem, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+        )
         stages = []
-        channels = widths[0]
+        number, total = 0, sum(blocks)
         for width, depth, stride in zip(widths, blocks, strides, strict=True):
             stage = []
             for index in range(depth):
-                stage.append(BLOCKS[block](channels, width, stride if index == 0 else 1))
-                channels = width
+                number += 1
+                stage.append(
+                    kind(
+                        channels,
+                        width,
+                        stride if index == 0 else 1,
+                        attention,
+                        stochastic_depth * number / total,
+                    )
+                )
+                channels = kind.expansion * width
             stages.append(nn.Sequential(*stage))
         self.stages = nn.Sequential(*stages)
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = nn.BatchNorm2d(channels) if kind.preactivated else None
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
@@ -65,5 +100,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.relu(self.norm(self.stages(self.stem(images))))
+        features = self.stages(self.stem(images))
+        if self.norm is not None:
+            features = self.relu(self.norm(features))
         return self.classifier(self.dropout(self.pool(features).flatten(1)))

@@ -24,6 +24,9 @@ INCIDENTAL = frozenset(
 # A setting that came later, with the value at which a run is what it was before: at that value
 # it doesn't count, so that older runs keep their signatures. Entries are never removed.
 NEUTRAL: dict[str, Any] = {
+    "model.attention": None,
+    "model.stem_width": None,
+    "model.stochastic_depth": 0.0,
     "trainer.clip_grad_norm": None,
     "trainer.early_stopping.epoch": None,
     "trainer.early_stopping.metric": "val_acc",
