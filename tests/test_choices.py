@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Command
 from small_run import (
     StopAt,
     assert_same_bits,
@@ -17,6 +18,7 @@ from small_run import (
 
 from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.runs.metrics import read_metrics
+from resnet_sweep.runs.record import Record
 from resnet_sweep.training.interruption import Interrupted, StopRequest
 
 
@@ -113,3 +115,18 @@ def test_resumed_run_equals_uninterrupted_run_whatever_is_chosen(
     if whole.average:
         ours, theirs = resumed.average.state_dict(), whole.average.state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_an_optimizer_of_torch_is_a_file_and_no_code(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "optim").mkdir(parents=True)
+    (tmp_path / "mine" / "optim" / "nadam.yaml").write_text(
+        "_target_: torch.optim.NAdam\nlr: 0.002\nmomentum_decay: 0.004\n"
+    )
+    done = command(
+        "--config-dir", "mine", "experiment=quickstart", "optim=nadam", "trainer.max_steps=2",
+        "trainer.threads=1", "hydra.run.dir=run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = Record.read(tmp_path / "run")
+    assert record.choices["optim"] == "nadam"
+    assert record.config["optim"]["momentum_decay"] == 0.004

@@ -106,7 +106,7 @@ WRONG = [
     ("optim.momentum=1", "optim.momentum must be a number at least 0 and below 1"),
     ("optim.weight_decay=-1", "optim.weight_decay must be a number at least 0"),
     ("optim.nesterov=1", "optim.nesterov must be true or false, but is 1"),
-    ("optim.decay_norm_and_bias=no thanks", "must be true or false"),
+    ("optim.decay_norm_and_bias=never", "must be true or false"),
     ("+optim.momentun=0.9", "did you mean optim.momentum?"),
     ("+optim.params=[]", "optim.params isn't a setting"),
     ("optim._target_=os.system", "optim._target_=os.system isn't trusted"),
@@ -115,6 +115,32 @@ WRONG = [
     ("schedule.min_lr=0.2", "min_lr=0.2 is above optim.lr=0.1"),
     ("schedule.warmup_epochs=101", "is longer than the run"),
     ("schedule.warmup_epochs=-1", "schedule.warmup_epochs must be a number at least 0"),
+    ("schedule=plateau; schedule.metric=val_accuracy", "did you mean val_acc?"),
+    ("schedule=plateau; schedule.factor=1", "schedule.factor must be a number above 0 and below 1"),
+    ("schedule=plateau; schedule.min_lr=1", "min_lr=1 is above optim.lr=0.1"),
+    ("schedule=step; schedule.milestones=[0.7,0.5]", "milestones=[0.7, 0.5] must be ascending"),
+    ("schedule=step; schedule.milestones=[50]", "each entry a number above 0 and below 1"),
+    ("schedule=cosine_warm_restarts; schedule.T_0=10", "schedule.T_0 must be a number above 0"),
+    ("schedule=cosine_warm_restarts; schedule.T_mult=0", "schedule.T_mult must be a whole number"),
+    ("schedule=one_cycle; schedule.pct_start=1", "schedule.pct_start must be a number above 0"),
+    ("schedule=one_cycle; schedule.warmup_epochs=11", "is longer than the run (trainer.epochs=10)"),
+    ("optim=muon; optim.rest_lr=0", "optim.rest_lr must be a number above 0"),
+    ("optim.nesterov=true; optim.momentum=0", "Nesterov momentum requires a momentum"),
+    ("trainer.clip_grad_norm=0", "trainer.clip_grad_norm must be a number above 0, or null"),
+    ("trainer.ema_decay=1", "trainer.ema_decay must be a number at least 0 and below 1, or null"),
+    ("trainer.early_stopping.patience=0", "trainer.early_stopping.patience must be a whole number"),
+    ("trainer.early_stopping.metric=loss", "did you mean val_loss?"),
+    ("trainer.early_stopping.min_delta=-1", "trainer.early_stopping.min_delta must be a number"),
+    ("trainer.early_stopping=85", "trainer.early_stopping=85 has no settings"),
+    ("+trainer.early_stopping.epochs=3", "did you mean trainer.early_stopping.epoch?"),
+    ("trainer.progressive_resizing=[32,16]", "[32, 16] must be ascending sizes"),
+    ("trainer.progressive_resizing=[]", "must be ascending sizes"),
+    ("trainer.progressive_resizing=[16,48]", "48 is more than the 32 pixels of the images"),
+    (
+        "trainer.progressive_resizing=[10,32]",
+        "10 isn't divisible by 4, the product of model.strides",
+    ),
+    ("trainer.progressive_resizing=16", "trainer.progressive_resizing must be a list"),
     ("augmentation.random_crop.padding=-1", "augmentation.random_crop.padding must be"),
     ("augmentation.random_flip.probability=2", "at least 0 and at most 1, but is 2"),
     ("+augmentation.cutout=8", "augmentation.cutout=8 has no _target_"),
@@ -164,7 +190,7 @@ WRONG = [
 @pytest.mark.parametrize(("override", "sentence"), WRONG, ids=[entry[0] for entry in WRONG])
 def test_wrong_value_is_refused_with_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(RequestError) as refusal:
-        prepare(composed("experiment=quickstart", "augmentation=standard", override))
+        prepare(composed("experiment=quickstart", "augmentation=standard", *override.split("; ")))
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -238,6 +264,9 @@ def test_an_operation_gets_what_it_asks_of_the_data(
             class Asking:
                 def __init__(self, num_classes, mean, strength=1):
                     self.found = num_classes, mean, strength
+
+                def __call__(self, images, labels, generator):
+                    return images, labels
 
             class Modest:
                 def __init__(self, strength=1):

@@ -201,7 +201,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def try_augmentation(operations: list[Any], dataset: Dataset) -> bool:
-    """Send two images through the operations on training batches.
+    """Send an image or two through the operations on training batches.
 
     Returns:
         Whether the labels come out mixed.
@@ -209,12 +209,13 @@ def try_augmentation(operations: list[Any], dataset: Dataset) -> bool:
     Raises:
         RequestError: what comes out isn't a batch.
     """
-    images, labels = Batches(dataset.train, torch.device("cpu")).take(torch.arange(2))
+    count = min(2, len(dataset.train))
+    images, labels = Batches(dataset.train, torch.device("cpu")).take(torch.arange(count))
     shape, generator = images.shape, torch.Generator().manual_seed(0)
     try:
         for operation in operations:
             images, labels = operation(images, labels, generator)
-        if images.shape != shape or labels.shape not in ((2,), (2, dataset.num_classes)):
+        if images.shape != shape or labels.shape not in ((count,), (count, dataset.num_classes)):
             raise ValueError(
                 f"images of shape {tuple(shape)} came out as {tuple(images.shape)}, with labels of "
                 f"shape {tuple(labels.shape)}"
