@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Without --images, the first image of each of so many classes.
 DEFAULT_CLASSES = 8
+# A picture of more rows than that is too long to look at.
+MOST_IMAGES = 64
 
 
 def main() -> None:
@@ -81,7 +83,7 @@ def choose_images(text: str | None, test: "Split") -> list[int]:
     """The positions that `--images` names, or the first image of each of some classes.
 
     Raises:
-        RequestError: they aren't numbers, or not positions in the test set.
+        RequestError: they aren't numbers, or not positions in the test set, or too many.
     """
     if text is None:
         labels = test.labels[test.indices].tolist()
@@ -99,7 +101,12 @@ def choose_images(text: str | None, test: "Split") -> list[int]:
                 f"--images={text} names {position}, but the test set has {len(test)} images: "
                 f"choose from 0 to {len(test) - 1}"
             )
-    return list(dict.fromkeys(positions))
+    chosen = list(dict.fromkeys(positions))
+    if len(chosen) > MOST_IMAGES:
+        raise RequestError(
+            f"--images names {len(chosen)} images: choose {MOST_IMAGES} of them at the most"
+        )
+    return chosen
 
 
 if __name__ == "__main__":

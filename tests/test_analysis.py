@@ -419,6 +419,7 @@ class TestFeatures:
             ("", "--images= isn't a list of numbers"),
             ("0,360", "--images=0,360 names 360, but the test set has 360 images"),
             ("-1", "choose from 0 to 359"),
+            (",".join(map(str, range(65))), "names 65 images: choose 64 of them at the most"),
         ],
     )
     def test_wrong_positions_are_refused(self, images: str, sentence: str) -> None:
