@@ -8,34 +8,94 @@ from resnet_sweep.errors import RequestError
 
 
 def main() -> None:
-    """Print what the best checkpoint of a run makes of its test set."""
+    """Print and write what the best checkpoint of a run makes of its test set."""
     parser = argparse.ArgumentParser(
         prog="python -m resnet_sweep.evaluate",
-        description="Evaluate the best checkpoint of a run on its test set.",
+        description="Evaluate the best checkpoint of a run on its test set: figures are printed, "
+        "and written with pictures into RUN/evaluation.",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
-    directory = parser.parse_args().run
+    parser.add_argument(
+        "--flip",
+        action="store_true",
+        help="flip test-time augmentation: average the probabilities of each image and its mirror "
+        "image",
+    )
+    arguments = parser.parse_args()
     try:
-        # Imported here because torch takes seconds that --help needn't wait.
-        from resnet_sweep.composition.assess import assess
-
-        found = assess(directory)
+        evaluate(arguments.run, arguments.flip)
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def evaluate(directory: Path, flip: bool) -> None:
+    """Evaluate a run, print the figures and write `evaluation/`."""
+    # Imported here because torch and matplotlib take seconds that --help needn't wait.
+    from resnet_sweep.analysis.assessment import assess
+    from resnet_sweep.analysis.calibration import BINS, draw_reliability
+    from resnet_sweep.analysis.confusion import draw_confusion
+    from resnet_sweep.analysis.flip import FlipAverage
+    from resnet_sweep.analysis.picture import png
+    from resnet_sweep.composition.restore import restore
+    from resnet_sweep.data.batches import Batches
+    from resnet_sweep.runs.files import write_folder
+    from resnet_sweep.training.evaluation import predict
+
+    restored = restore(directory)
+    dataset = restored.dataset
+    logits, labels = predict(
+        FlipAverage(restored.model) if flip else restored.model,
+        Batches(dataset.test, restored.device),
+        restored.normalize,
+        restored.precision,
+    )
+    found = assess(logits, labels, dataset.classes)
+    mark, suffix = (" (with flip)", "_flip") if flip else ("", "")
     lines = {
         "Run": directory,
-        "Checkpoint": f"epoch {found.epoch}, validation accuracy {found.val_acc:.2f}%",
-        "Test set": f"{found.images:,} images",
-        "Device": f"{found.device}, {found.precision}",
-        "Top-1 accuracy": f"{found.top1:.2f}%",
-        "Top-5 accuracy": f"{found.top5:.2f}%",
-        "Loss": f"{found.loss:.4f}",
+        "Checkpoint": f"epoch {restored.epoch}, validation accuracy {restored.val_acc:.2f}%",
+        "Test set": f"{len(labels):,} images"
+        + (", each averaged with its mirror image (flip)" if flip else ""),
+        "Device": f"{restored.device}, {restored.precision}",
+        "Top-1 accuracy": f"{found.top1:.2f}%{mark}",
+        "Top-5 accuracy": f"{found.top5:.2f}%{mark}",
+        "Loss": f"{found.loss:.4f}{mark}",
+        "Calibration": f"expected error {found.calibration.error:.2f}% in {BINS} bins{mark}",
+        "Best classes": _listed(found.best_classes()) + mark,
+        "Worst classes": _listed(found.worst_classes()) + mark,
     }
     for name, value in lines.items():
         print(f"  {name + ':':17}{value}")
+    print(f"  Most confused{mark}:")
+    for pair in found.confused_pairs:
+        print(f"    {pair.true} -> {pair.predicted}, {pair.images} of {pair.of}")
+
+    title = f"epoch {restored.epoch}, {len(labels):,} test images, top-1 {found.top1:.2f}%{mark}"
+    contents = {
+        f"evaluation{suffix}.json": found.json(
+            epoch=restored.epoch,
+            val_acc=restored.val_acc,
+            images=len(labels),
+            device=str(restored.device),
+            precision=restored.precision,
+            flip=flip,
+        ),
+        f"confusion{suffix}.png": png(
+            draw_confusion(found.confusion, dataset.classes, f"Confusion: {title}")
+        ),
+        f"reliability{suffix}.png": png(
+            draw_reliability(found.calibration, f"Reliability: {title}")
+        ),
+    }
+    write_folder(directory / "evaluation", contents)
+    print(f"  {'Written:':17}{directory / 'evaluation'}/: {', '.join(contents)}")
+
+
+def _listed(entries: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {accuracy:.1f}%" for name, accuracy in entries)
 
 
 if __name__ == "__main__":

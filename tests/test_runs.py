@@ -157,8 +157,10 @@ class TestDirectory:
 
     def test_starting_over_removes_the_results_alone(self, tmp_path: Path) -> None:
         Run.open(tmp_path, self.record()).close("finished")
-        (tmp_path / "checkpoints").mkdir()
-        (tmp_path / "checkpoints" / "last_model.pth").touch()
+        for name in ("checkpoints", "evaluation", "features"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "file").touch()
+        (tmp_path / "layers.csv").touch()
         (tmp_path / "notes.txt").touch()
         run = Run.open(tmp_path, self.record(), resume=False)
         run.close("interrupted")

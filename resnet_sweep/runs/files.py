@@ -2,7 +2,10 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+from resnet_sweep.errors import RequestError
 
 
 def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> None:
@@ -25,6 +28,27 @@ def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> 
         Path(name).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files into a folder, made if need be, each as `write_atomically` does.
+
+    Args:
+        folder: in a directory that exists.
+        contents: by the name of the file.
+
+    Raises:
+        RequestError: the folder can't be written to.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, content in contents.items():
+            write_atomically(folder / name, content)
+    except OSError as error:
+        raise RequestError(
+            f"{folder} can't be written to ({error.strerror or error}): mend that, or work on a "
+            "copy of the run directory"
+        ) from error
 
 
 def sync_directory(directory: Path) -> None:

@@ -14,8 +14,16 @@ from resnet_sweep.runs.metrics import Row, best_row, write_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import differences, relevant
 
-# What a run writes beside its record; a run that starts over removes it.
-RESULTS = ("checkpoints", "plots", "tensorboard", "metrics.csv")
+# What comes of a run, beside its record; a run that starts over removes it.
+RESULTS = (
+    "checkpoints",
+    "evaluation",
+    "features",
+    "layers.csv",
+    "metrics.csv",
+    "plots",
+    "tensorboard",
+)
 
 
 class LeaseLostError(RuntimeError):

@@ -1,42 +1,44 @@
-"""A finished run, assessed on its test set."""
+"""A trained network, taken from its run directory."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from resnet_sweep.composition.prepare import build_model, prepare
-from resnet_sweep.data.batches import Batches
+from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.checkpoint import BEST, read_checkpoint
 from resnet_sweep.training.device import set_exactness
-from resnet_sweep.training.evaluation import Normalize, accuracy, cross_entropy, predict
+from resnet_sweep.training.evaluation import Normalize
 
 
 @dataclass(frozen=True)
-class Assessment:
-    """What the best checkpoint of a run makes of its test set.
+class Restored:
+    """A run's model with its best weights, and its data.
 
     Attributes:
+        model: on the device, in evaluation mode.
+        dataset: that it was trained on.
+        normalize: to the model's input.
+        device, precision: that it is to be used with.
         epoch: of the checkpoint.
         val_acc: of that epoch, percent.
-        images: in the test set.
-        device, precision: that it was assessed with.
-        top1, top5: percent of the images whose label is among the one or five likeliest.
-        loss: mean cross entropy.
     """
 
+    model: nn.Module
+    dataset: Dataset
+    normalize: Normalize
+    device: torch.device
+    precision: str
     epoch: int
     val_acc: float
-    images: int
-    device: str
-    precision: str
-    top1: float
-    top5: float
-    loss: float
 
 
-def assess(directory: Path) -> Assessment:
-    """Assess the best checkpoint of a run.
+def restore(directory: Path) -> Restored:
+    """Take the best checkpoint of a run.
 
     Raises:
         RequestError: there is no run or no sound checkpoint of it, or its data aren't there.
@@ -85,19 +87,12 @@ def assess(directory: Path) -> Assessment:
         ) from error
     dataset, device = prepared.dataset, prepared.device
     set_exactness(device, prepared.precision)
-    logits, labels = predict(
-        model.to(device),
-        Batches(dataset.test, device),
-        Normalize(dataset.mean, dataset.std, device),
-        prepared.precision,
-    )
-    return Assessment(
+    return Restored(
+        model=model.to(device).eval(),
+        dataset=dataset,
+        normalize=Normalize(dataset.mean, dataset.std, device),
+        device=device,
+        precision=prepared.precision,
         epoch=checkpoint["epoch"],
         val_acc=checkpoint["val_acc"],
-        images=len(dataset.test),
-        device=str(device),
-        precision=prepared.precision,
-        top1=accuracy(logits, labels),
-        top5=accuracy(logits, labels, k=5),
-        loss=cross_entropy(logits, labels),
     )

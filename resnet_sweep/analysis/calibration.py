@@ -1,0 +1,102 @@
+"""Calibration: whether a network is right as often as it says."""
+
+from dataclasses import dataclass
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The images whose confidence is above `lower` and at most `upper`.
+
+    Attributes:
+        lower, upper: percent.
+        images: how many.
+        confidence: their mean probability of the predicted class, percent; None without images.
+        accuracy: percent; None without images.
+    """
+
+    lower: float
+    upper: float
+    images: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Confidence against accuracy.
+
+    Guo et al., "On Calibration of Modern Neural Networks", 2017, equations 2 and 3.
+
+    Attributes:
+        error: the expected calibration error: the mean of the bins' differences between accuracy
+            and confidence, weighted by their images, in points of percent.
+        bins: of equal width, from 0 to 100% confidence.
+    """
+
+    error: float
+    bins: list[Bin]
+
+
+def measure_calibration(logits: Tensor, labels: Tensor) -> Calibration:
+    """The calibration of predictions, over BINS bins.
+
+    Args:
+        logits: (n, classes).
+        labels: (n,), int64.
+    """
+    confidences, predicted = logits.double().softmax(1).max(1)
+    correct = (predicted == labels).double()
+    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)
+    index = torch.bucketize(confidences, edges[1:-1])
+    bins = []
+    for number in range(BINS):
+        inside = index == number
+        images = int(inside.sum())
+        bins.append(
+            Bin(
+                lower=100 * edges[number].item(),
+                upper=100 * edges[number + 1].item(),
+                images=images,
+                confidence=100 * confidences[inside].mean().item() if images else None,
+                accuracy=100 * correct[inside].mean().item() if images else None,
+            )
+        )
+    gaps = [each.images * abs(each.accuracy - each.confidence) for each in bins if each.images]
+    return Calibration(error=sum(gaps) / len(labels), bins=bins)
+
+
+def draw_reliability(calibration: Calibration, title: str) -> Figure:
+    """Accuracy against confidence, and beneath it how many images have that confidence."""
+    figure = Figure(figsize=(6.5, 7.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    bins, width = [each for each in calibration.bins if each.images], 100 / BINS
+    left = [each.lower for each in bins]
+    style = {"width": width, "align": "edge", "edgecolor": "white"}
+    upper.bar(left, [each.accuracy for each in bins], **style, label="accuracy")
+    upper.plot([0, 100], [0, 100], "--", color="gray", label="perfect calibration")
+    upper.plot(
+        [each.lower + width / 2 for each in bins], [each.confidence for each in bins],
+        "o", color="tab:orange", markeredgecolor="white", label="mean confidence",
+    )  # fmt: skip
+    upper.set(
+        title=f"{title}\nexpected calibration error {calibration.error:.2f}%",
+        ylabel="accuracy, %", xlim=(0, 100), ylim=(0, 100.5),
+    )  # fmt: skip
+    counts = lower.bar(left, [each.images for each in bins], **style, color="gray")
+    # A bar of few images among thousands can't be seen, but its number can.
+    lower.bar_label(counts, fontsize=8, padding=1)
+    lower.margins(y=0.2)
+    lower.set(xlabel="confidence: probability of the predicted class, %", ylabel="images")
+    lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    for axes in (upper, lower):
+        axes.set_axisbelow(True)
+        axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure

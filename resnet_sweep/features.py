@@ -1,0 +1,113 @@
+"""The command `python -m resnet_sweep.features RUN`: pictures of what a run's network learned."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnet_sweep.errors import RequestError
+
+if TYPE_CHECKING:
+    from resnet_sweep.data.dataset import Split
+
+# Without --images, the first image of each of so many classes.
+DEFAULT_CLASSES = 8
+# A picture of more rows than that is too long to look at.
+MOST_IMAGES = 64
+
+
+def main() -> None:
+    """Draw what the best checkpoint of a run has learned."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resnet_sweep.features",
+        description="Draw what the best checkpoint of a run has learned, into RUN/features: "
+        "filters, activations, class activation (Grad-CAM), an embedding of the test set, and "
+        "dead channels, each as a picture and as data.",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument(
+        "--images",
+        metavar="0,1,2",
+        help=f"positions in the test set; by default the first image of {DEFAULT_CLASSES} classes",
+    )
+    arguments = parser.parse_args()
+    try:
+        draw_features(arguments.run, arguments.images)
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def draw_features(directory: Path, images: str | None) -> None:
+    """Draw all parts of the portrait of a run's network, and write them into `features/`."""
+    # Imported here because torch, matplotlib and scikit-learn take seconds that --help needn't
+    # wait.
+    from resnet_sweep.analysis.channels import table
+    from resnet_sweep.analysis.layers import NotApplicableError
+    from resnet_sweep.analysis.portrait import PARTS, Portrait
+    from resnet_sweep.composition.restore import restore
+    from resnet_sweep.runs.files import write_folder
+
+    restored = restore(directory)
+    positions = choose_images(images, restored.dataset.test)
+    portrait = Portrait(
+        restored.model,
+        restored.dataset,
+        restored.normalize,
+        restored.device,
+        restored.precision,
+        positions,
+    )
+    contents, lines = {}, []
+    for part in PARTS:
+        try:
+            files = getattr(portrait, part)()
+        except NotApplicableError as error:
+            lines.append(f"{part}: left out, since {error}")
+        else:
+            contents |= files
+            lines.append(f"{part}: {', '.join(files)}")
+    write_folder(directory / "features", contents)
+    print(f"  Written into {directory / 'features'}:")
+    for line in lines:
+        print(f"    {line}")
+    if "channels.json" in contents:
+        print("  Channels that are never above zero:")
+        for line in table(portrait.dead_channels()):
+            print(f"    {line}")
+
+
+def choose_images(text: str | None, test: "Split") -> list[int]:
+    """The positions that `--images` names, or the first image of each of some classes.
+
+    Raises:
+        RequestError: they aren't numbers, or not positions in the test set, or too many.
+    """
+    if text is None:
+        labels = test.labels[test.indices].tolist()
+        return [labels.index(label) for label in sorted(set(labels))[:DEFAULT_CLASSES]]
+    try:
+        positions = [int(entry) for entry in text.split(",")]
+    except ValueError as error:
+        raise RequestError(
+            f"--images={text} isn't a list of numbers: name positions in the test set, such as "
+            "--images=0,1,2"
+        ) from error
+    for position in positions:
+        if not 0 <= position < len(test):
+            raise RequestError(
+                f"--images={text} names {position}, but the test set has {len(test)} images: "
+                f"choose from 0 to {len(test) - 1}"
+            )
+    chosen = list(dict.fromkeys(positions))
+    if len(chosen) > MOST_IMAGES:
+        raise RequestError(
+            f"--images names {len(chosen)} images: choose {MOST_IMAGES} of them at the most"
+        )
+    return chosen
+
+
+if __name__ == "__main__":
+    main()

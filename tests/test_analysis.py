@@ -1,0 +1,449 @@
+"""What `evaluate` and `features` say of a network, against independent sources."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import Command, clean_environment
+from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
+from torch import Tensor, nn
+
+from resnet_sweep.analysis.activations import stage_activations, strongest_channels
+from resnet_sweep.analysis.assessment import assess
+from resnet_sweep.analysis.calibration import BINS
+from resnet_sweep.analysis.channels import ReluMaxima, by_stage
+from resnet_sweep.analysis.class_activation import grad_cam
+from resnet_sweep.analysis.embedding import embed
+from resnet_sweep.analysis.filters import first_filters
+from resnet_sweep.analysis.flip import FlipAverage
+from resnet_sweep.analysis.layers import Layers, NotApplicableError, find_layers, recording
+from resnet_sweep.analysis.portrait import PARTS, Portrait
+from resnet_sweep.data.digits import Digits
+from resnet_sweep.errors import RequestError
+from resnet_sweep.features import choose_images
+from resnet_sweep.models import ResNet
+from resnet_sweep.training.checkpoint import BEST, read_checkpoint
+from resnet_sweep.training.evaluation import Normalize
+
+CLASSES = [f"class {number}" for number in range(12)]
+
+
+@pytest.fixture
+def prediction() -> tuple[Tensor, Tensor]:
+    """Logits that are right more often the surer they are, and labels without the last class."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 11, (600,), generator=generator)
+    logits = torch.randn(600, 12, generator=generator)
+    logits[torch.arange(600), labels] += 3 * torch.rand(600, generator=generator)
+    return logits, labels
+
+
+def small_resnet() -> ResNet:
+    """With statistics of BatchNorm and shifts as after training."""
+    torch.manual_seed(0)
+    model = ResNet(7, widths=[8, 16], blocks=[1, 2], strides=[1, 2], dropout=0.5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.5)
+            nn.init.normal_(module.bias, std=0.5)
+    return model.eval()
+
+
+class TestAssessment:
+    def test_figures_are_scikit_learns(self, prediction: tuple[Tensor, Tensor]) -> None:
+        logits, labels = prediction
+        found = assess(logits, labels, CLASSES)
+        scores, guesses, range_ = logits.numpy(), logits.numpy().argmax(1), range(12)
+        assert (found.confusion == confusion_matrix(labels, guesses, labels=range_)).all()
+        recalls = recall_score(labels, guesses, labels=range(11), average=None)
+        assert list(found.class_accuracy.values())[:11] == pytest.approx(100 * recalls)
+        assert found.class_accuracy["class 11"] is None
+        for k, accuracy in ((1, found.top1), (5, found.top5)):
+            expected = top_k_accuracy_score(labels, scores, k=k, labels=range_)
+            assert accuracy == pytest.approx(100 * expected)
+
+    def test_extremes_are_the_highest_and_the_lowest(
+        self, prediction: tuple[Tensor, Tensor]
+    ) -> None:
+        found = assess(*prediction, CLASSES)
+        ordered = sorted(value for value in found.class_accuracy.values() if value is not None)
+        assert [value for _, value in found.worst_classes()] == ordered[:5]
+        assert [value for _, value in found.best_classes()] == ordered[:-6:-1]
+        for name, value in found.best_classes() + found.worst_classes():
+            assert found.class_accuracy[name] == value
+
+    def test_pairs_are_the_most_frequent_mistakes(self, prediction: tuple[Tensor, Tensor]) -> None:
+        logits, labels = prediction
+        guesses = logits.argmax(1).tolist()
+        mistakes = Counter(
+            (CLASSES[label], CLASSES[guess])
+            for label, guess in zip(labels.tolist(), guesses, strict=True)
+            if label != guess
+        )
+        found = assess(logits, labels, CLASSES).confused_pairs
+        assert [pair.images for pair in found] == [count for _, count in mistakes.most_common(10)]
+        for pair in found:
+            assert mistakes[pair.true, pair.predicted] == pair.images
+            assert pair.of == labels.tolist().count(CLASSES.index(pair.true))
+
+    def test_a_perfect_prediction_confuses_nothing(self) -> None:
+        found = assess(100 * torch.eye(3), torch.arange(3), ["a", "b", "c"])
+        assert found.confused_pairs == []
+        assert found.calibration.error == pytest.approx(0, abs=1e-9)
+
+    def test_calibration_error_is_guos(self, prediction: tuple[Tensor, Tensor]) -> None:
+        """ECE = sum over the bins of |B| / n * |acc(B) - conf(B)|, B in ((m - 1) / M, m / M]."""
+        logits, labels = prediction
+        members: dict[int, list[tuple[float, bool]]] = {}
+        for scores, label in zip(logits.double().numpy(), labels.tolist(), strict=True):
+            probabilities = np.exp(scores) / np.exp(scores).sum()
+            guess = int(np.argmax(probabilities))
+            bin_ = next(m for m in range(1, BINS + 1) if probabilities[guess] <= m / BINS)
+            members.setdefault(bin_, []).append((probabilities[guess], guess == label))
+        expected = sum(
+            len(each)
+            / len(labels)
+            * abs(np.mean([right for _, right in each]) - np.mean([sure for sure, _ in each]))
+            for each in members.values()
+        )
+        found = assess(logits, labels, CLASSES).calibration
+        assert expected > 0.05
+        assert found.error == pytest.approx(100 * expected)
+        assert [each.images for each in found.bins] == [
+            len(members.get(m, [])) for m in range(1, BINS + 1)
+        ]
+
+
+def test_flip_averages_the_probabilities_of_an_image_and_its_mirror_image() -> None:
+    model, images = small_resnet(), torch.randn(5, 3, 16, 16)
+    mirrored = torch.from_numpy(images.numpy()[..., ::-1].copy())
+    with torch.no_grad():
+        expected = (model(images).softmax(1) + model(mirrored).softmax(1)) / 2
+        found = FlipAverage(model)(images)
+    torch.testing.assert_close(found.exp(), expected)
+    torch.testing.assert_close(found.softmax(1), expected)
+
+
+class TestLayers:
+    def test_a_record_is_safe_from_in_place_operations(self) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1))
+        images = torch.randn(2, 3, 8, 8)
+        with torch.no_grad():
+            expected, before = model(images), model[0](images)
+            with recording({"first": model[0], "relu": model[1]}) as outputs:
+                assert torch.equal(model(images), expected)
+        assert torch.equal(outputs["first"], before)
+        assert torch.equal(outputs["relu"], before.clamp(min=0))
+        assert not model[0]._forward_hooks
+
+    def test_of_our_networks_they_are_the_stem_and_the_stages(self) -> None:
+        model, images = small_resnet(), torch.randn(2, 3, 16, 16)
+        found = stage_activations(model, find_layers(model, images), images)
+        with torch.no_grad():
+            stem = model.stem(images)
+            first = model.stages[0](stem)
+            second = model.stages[1](first)
+        assert list(found) == ["stem", "stages.0", "stages.1"]
+        for maps, expected in zip(found.values(), (stem, first, second), strict=True):
+            np.testing.assert_allclose(maps, expected, rtol=1e-5, atol=1e-5)
+
+    def test_of_other_networks_they_are_the_parts_that_give_images(self) -> None:
+        model = torchvision.models.resnet18(num_classes=7).eval()
+        layers = find_layers(model, torch.randn(1, 3, 64, 64))
+        assert list(layers.stages) == [
+            "conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"
+        ]  # fmt: skip
+        assert layers.features is model.layer4
+        assert layers.classifier is model.fc
+        assert np.array_equal(first_filters(model), model.conv1.weight.detach())
+
+    def test_the_strongest_channels_have_the_largest_mean_absolute_value(self) -> None:
+        maps = np.random.default_rng(0).normal(size=(3, 6, 4, 4)) * np.arange(1, 7)[:, None, None]
+        for image, chosen in zip(maps, strongest_channels(maps), strict=True):
+            strength = [sum(abs(value) for value in each.flat) for each in image]
+            assert list(chosen) == sorted(range(6), key=lambda c: -strength[c])[:3]
+
+
+class TestGradCam:
+    """With a mean over the image and a linear layer behind the features, it is CAM.
+
+    Zhou et al., "Learning Deep Features for Discriminative Localization", 2016, equation 2: the
+    features' sum weighted by the linear layer; the gradient of the mean adds 1 / (h * w).
+    """
+
+    def test_it_is_the_class_activation_map_of_our_networks(self) -> None:
+        model, images = small_resnet(), torch.randn(5, 3, 16, 16)
+        classes = torch.tensor([0, 3, 6, 3, 1])
+        with torch.no_grad():
+            features = torch.relu(model.norm(model.stages(model.stem(images))))
+        cam = torch.einsum("bk,bkhw->bhw", model.classifier.weight.detach()[classes], features)
+        found = grad_cam(model, find_layers(model, images), images, classes)
+        assert (cam > 0).any() and (cam < 0).any()
+        torch.testing.assert_close(found * 8 * 8, cam.clamp(min=0))
+
+    def test_it_is_the_class_activation_map_of_torchvisions_resnet(self) -> None:
+        torch.manual_seed(0)
+        model = torchvision.models.resnet18(num_classes=7).eval()
+        images, classes = torch.randn(3, 3, 64, 64), torch.tensor([2, 0, 6])
+        with torch.no_grad(), recording({"last": model.layer4}) as outputs:
+            model(images)
+        cam = torch.einsum("bk,bkhw->bhw", model.fc.weight.detach()[classes], outputs["last"])
+        found = grad_cam(model, find_layers(model, images), images, classes)
+        torch.testing.assert_close(found * 2 * 2, cam.clamp(min=0))
+
+
+class TestDeadChannels:
+    def test_a_channel_is_dead_if_no_image_lifts_it_above_zero(self) -> None:
+        model = small_resnet()
+        block = model.stages[1][1]
+        for norm, dead in ((model.norm, [0, 5, 9]), (block.norm1, [2]), (block.norm2, [3, 4])):
+            norm.weight.data[dead] = 0
+            norm.bias.data[dead] = torch.tensor([0.0, -1.0, -2.0])[: len(dead)]
+        with torch.no_grad(), ReluMaxima(model) as maxima:
+            for images in torch.randn(200, 3, 16, 16).split(80):
+                model(images)
+        found = {each.layer: each for each in maxima.dead_channels()}
+        assert list(found) == [
+            "stages.0.0.relu, use 1", "stages.0.0.relu, use 2", "stages.1.0.relu, use 1",
+            "stages.1.0.relu, use 2", "stages.1.1.relu, use 1", "stages.1.1.relu, use 2", "relu",
+        ]  # fmt: skip
+        assert [each.channels for each in found.values()] == [8, 8, 8, 16, 16, 16, 16]
+        assert [each.dead for each in found.values()] == [0, 0, 0, 0, 1, 2, 3]
+        assert [(each.layer, each.channels, each.dead) for each in by_stage([*found.values()])] == [
+            ("stages.0", 16, 0), ("stages.1", 56, 3), ("relu", 16, 3)
+        ]  # fmt: skip
+
+    def test_one_image_of_many_makes_a_channel_alive(self) -> None:
+        model = nn.Sequential(nn.Identity(), nn.ReLU())
+        images = -torch.ones(300, 2, 4, 4)
+        images[250, 1, 3, 3] = 1e-6
+        with ReluMaxima(model) as maxima:
+            for batch in images.split(100):
+                model(batch)
+        assert [(each.channels, each.dead) for each in maxima.dead_channels()] == [(2, 1)]
+
+
+class TestEmbedding:
+    def test_it_keeps_groups_apart(self) -> None:
+        generator = np.random.default_rng(0)
+        labels = np.repeat(np.arange(4), 30)
+        centers = 20 * generator.normal(size=(4, 64))
+        features = (centers[labels] + generator.normal(size=(120, 64))).astype(np.float32)
+        points = embed(features)
+        distances = np.linalg.norm(points[:, None] - points, axis=2)
+        np.fill_diagonal(distances, np.inf)
+        assert (labels[distances.argmin(1)] == labels).all()
+        assert np.array_equal(points, embed(features))
+
+    def test_few_images_are_enough_but_two_or_equal_ones_are_not(self) -> None:
+        assert embed(np.eye(3, 5, dtype=np.float32)).shape == (3, 2)
+        for features in (np.eye(2, 5), np.ones((40, 5))):
+            with pytest.raises(NotApplicableError, match="three images at least"):
+                embed(features.astype(np.float32))
+
+
+def test_what_has_no_meaning_for_a_network_says_so() -> None:
+    dataset = Digits(limit_test=20).load(0)
+    cpu = torch.device("cpu")
+    perceptron = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)).eval()
+    normalize = Normalize(dataset.mean, dataset.std, cpu)
+    portrait = Portrait(perceptron, dataset, normalize, cpu, "float32", [0, 1])
+    reasons = {}
+    for part in PARTS:
+        try:
+            assert getattr(portrait, part)()
+        except NotApplicableError as error:
+            reasons[part] = str(error)
+    assert reasons == {
+        "filters": "the model has no convolution",
+        "activations": "no top-level part of the model gives maps of more than a pixel",
+        "class_activation": "no top-level part of the model gives maps of more than a pixel",
+        "channels": "the model has no ReLU",
+    }
+    with pytest.raises(NotApplicableError):
+        stage_activations(perceptron, Layers({}, None, None), torch.zeros(1, 3, 32, 32))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a small run."""
+    directory = tmp_path_factory.mktemp("analysis") / "run"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "resnet_sweep", "experiment=quickstart", "trainer.epochs=2",
+            "trainer.threads=1", "trainer.precision=float32", f"hydra.run.dir={directory}",
+        ],
+        env=clean_environment(), capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+def plain_prediction(directory: Path, mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and labels of the test set by the run's best weights."""
+    dataset = Digits().load(0)
+    images = dataset.test.images[dataset.test.indices] / 255.0
+    mean, std = (np.array(each)[:, None, None] for each in (dataset.mean, dataset.std))
+    images = ((images - mean) / std)[..., :: -1 if mirror else 1].astype(np.float32)
+    model = ResNet(10, widths=[16, 32, 64], blocks=[1, 1, 1], strides=[1, 2, 2]).eval()
+    model.load_state_dict(read_checkpoint(directory / "checkpoints" / BEST)["model"])
+    with torch.no_grad():
+        probabilities = model(torch.from_numpy(images.copy())).softmax(1).numpy()
+    return probabilities, dataset.test.labels[dataset.test.indices]
+
+
+def is_picture(path: Path) -> bool:
+    return min(matplotlib.image.imread(path).shape[:2]) > 100
+
+
+class TestEvaluate:
+    def test_it_prints_and_writes_what_the_best_checkpoint_makes_of_the_test_set(
+        self, finished: Path, command: Command
+    ) -> None:
+        done = command(finished, module="resnet_sweep.evaluate")
+        assert done.returncode == 0, done.stderr
+        found = json.loads((finished / "evaluation" / "evaluation.json").read_text())
+        scores, labels = plain_prediction(finished)
+        guesses = scores.argmax(1)
+        assert found["flip"] is False
+        assert found["confusion"] == confusion_matrix(labels, guesses).tolist()
+        recalls = recall_score(labels, guesses, average=None)
+        assert list(found["class_accuracy"].values()) == pytest.approx(100 * recalls)
+        assert list(found["class_accuracy"]) == found["classes"] == [str(n) for n in range(10)]
+        assert found["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, scores, k=5))
+        assert sum(each["images"] for each in found["calibration"]["bins"]) == 360
+        assert f"Top-1 accuracy:  {found['top1']:.2f}%\n" in done.stdout
+        assert f"expected error {found['calibration']['error']:.2f}% in 15 bins" in done.stdout
+        worst = int(recalls.argmin())
+        assert f"Worst classes:   {worst} {100 * recalls[worst]:.1f}%, " in done.stdout
+        for pair in found["confused_pairs"]:
+            line = f"{pair['true']} -> {pair['predicted']}, {pair['images']} of 36\n"
+            assert line in done.stdout
+        assert is_picture(finished / "evaluation" / "confusion.png")
+        assert is_picture(finished / "evaluation" / "reliability.png")
+
+    def test_flip_is_told_everywhere(self, finished: Path, command: Command) -> None:
+        done = command(finished, "--flip", module="resnet_sweep.evaluate")
+        assert done.returncode == 0, done.stderr
+        found = json.loads((finished / "evaluation" / "evaluation_flip.json").read_text())
+        upright, labels = plain_prediction(finished)
+        mirrored, _ = plain_prediction(finished, mirror=True)
+        guesses = (upright + mirrored).argmax(1)
+        assert found["flip"] is True
+        assert found["confusion"] == confusion_matrix(labels, guesses).tolist()
+        assert f"Top-1 accuracy:  {found['top1']:.2f}% (with flip)" in done.stdout
+        figures = done.stdout.split("Device:")[1].split("Most confused")[0].splitlines()[1:-1]
+        assert len(figures) == 6
+        assert all("(with flip)" in line for line in figures)
+        assert is_picture(finished / "evaluation" / "confusion_flip.png")
+        assert is_picture(finished / "evaluation" / "reliability_flip.png")
+
+    def test_a_directory_that_cannot_be_written_gets_one_sentence(
+        self, finished: Path, command: Command, tmp_path: Path
+    ) -> None:
+        copy = shutil.copytree(finished, tmp_path / "copy", ignore=lambda *_: {"evaluation"})
+        (copy / "evaluation").write_text("in the way")
+        done = command(copy, module="resnet_sweep.evaluate")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {copy / 'evaluation'} can't be written to (")
+        assert done.stderr.count("\n") == 1
+        assert "Top-1 accuracy:" in done.stdout
+
+
+class TestFeatures:
+    def test_it_writes_each_part_as_a_picture_and_as_data(
+        self, finished: Path, command: Command
+    ) -> None:
+        done = command(finished, module="resnet_sweep.features")
+        assert done.returncode == 0, done.stderr
+        folder = finished / "features"
+        data = {"filters": "npz", "activations": "npz", "class_activation": "npz",
+                "embedding": "csv", "channels": "json"}  # fmt: skip
+        assert {path.name for path in folder.iterdir()} == {
+            *(f"{part}.png" for part in data), *(f"{part}.{kind}" for part, kind in data.items())
+        }  # fmt: skip
+        for part, kind in data.items():
+            assert is_picture(folder / f"{part}.png")
+            assert f"{part}: {part}.png, {part}.{kind}\n" in done.stdout
+
+        scores, labels = plain_prediction(finished)
+        state = read_checkpoint(finished / "checkpoints" / BEST)["model"]
+        filters = np.load(folder / "filters.npz")["filters"]
+        assert np.array_equal(filters, state["stem.weight"].numpy())
+
+        maps = np.load(folder / "class_activation.npz")
+        first = [int(np.flatnonzero(labels == label)[0]) for label in range(8)]
+        assert maps["positions"].tolist() == first
+        assert maps["labels"].tolist() == list(range(8))
+        assert (maps["predicted"] == scores.argmax(1)[first]).all()
+        assert maps["predicted_maps"].shape == maps["true_maps"].shape == (8, 8, 8)
+        assert np.load(folder / "activations.npz")["stages.2 mean"].shape == (8, 8, 8)
+
+        with (folder / "embedding.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["position", "x", "y", "label", "predicted"]
+        assert [int(row["position"]) for row in rows] == list(range(360))
+        assert [int(row["label"]) for row in rows] == labels.tolist()
+        assert [int(row["predicted"]) for row in rows] == scores.argmax(1).tolist()
+
+        counts = json.loads((folder / "channels.json").read_text())
+        assert counts["images"] == 360
+        assert sum(each["channels"] for each in counts["layers"]) == 240
+        dead = sum(each["dead"] for each in counts["layers"])
+        assert f"all            240  {dead:4}" in done.stdout
+
+    def test_it_looks_at_the_images_that_are_named(self, finished: Path, command: Command) -> None:
+        done = command(finished, "--images", "9,0,9", module="resnet_sweep.features")
+        assert done.returncode == 0, done.stderr
+        test = Digits().load(0).test
+        for part in ("activations", "class_activation"):
+            data = np.load(finished / "features" / f"{part}.npz")
+            assert data["positions"].tolist() == [9, 0]
+            expected = test.images[test.indices[[9, 0]]].transpose(0, 2, 3, 1)
+            assert np.array_equal(data["images"], expected)
+
+    @pytest.mark.parametrize(
+        ("images", "sentence"),
+        [
+            ("1,two", "--images=1,two isn't a list of numbers"),
+            ("", "--images= isn't a list of numbers"),
+            ("0,360", "--images=0,360 names 360, but the test set has 360 images"),
+            ("-1", "choose from 0 to 359"),
+            (",".join(map(str, range(65))), "names 65 images: choose 64 of them at the most"),
+        ],
+    )
+    def test_wrong_positions_are_refused(self, images: str, sentence: str) -> None:
+        with pytest.raises(RequestError, match=re.escape(sentence)):
+            choose_images(images, Digits().load(0).test)
+
+    def test_a_refusal_is_one_sentence_and_writes_nothing(
+        self, finished: Path, command: Command, tmp_path: Path
+    ) -> None:
+        copy = shutil.copytree(finished, tmp_path / "copy", ignore=lambda *_: {"features"})
+        done = command(copy, "--images=360", module="resnet_sweep.features")
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: --images=360 names 360")
+        assert done.stderr.count("\n") == 1
+        assert not (copy / "features").exists()
+
+
+@pytest.mark.parametrize("module", ["resnet_sweep.evaluate", "resnet_sweep.features"])
+def test_without_a_checkpoint_nothing_is_written(
+    finished: Path, command: Command, tmp_path: Path, module: str
+) -> None:
+    shutil.copy(finished / "run.json", tmp_path)
+    done = command(tmp_path, module=module)
+    assert done.returncode == 2
+    assert f"{BEST} is missing" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
