@@ -32,6 +32,7 @@ from resnet_sweep.data.digits import Digits
 from resnet_sweep.errors import RequestError
 from resnet_sweep.features import choose_images
 from resnet_sweep.models import ResNet
+from resnet_sweep.models.zoo import torchvision_classifier
 from resnet_sweep.training.checkpoint import BEST, read_checkpoint
 from resnet_sweep.training.evaluation import Normalize
 
@@ -447,3 +448,15 @@ def test_without_a_checkpoint_nothing_is_written(
     assert f"{BEST} is missing" in done.stderr
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "mobilenet_v3_small", "resnet18"])
+def test_the_stages_of_any_classifier_shrink_the_images(name: str) -> None:
+    model = torchvision_classifier(10, name).eval()
+    images = torch.zeros(1, 3, 32, 32)
+    layers = find_layers(model, images)
+    with torch.inference_mode(), recording(layers.stages) as outputs:
+        model(images)
+    sizes = [output.shape[-1] for output in outputs.values()]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) >= 4

@@ -261,16 +261,16 @@ def test_an_operation_gets_what_it_asks_of_the_data(
     (tmp_path / "my_augmentation.py").write_text(
         textwrap.dedent(
             """
-            class Asking:
-                def __init__(self, num_classes, mean, strength=1):
-                    self.found = num_classes, mean, strength
+            class Modest:
+                def __init__(self, strength=1):
+                    self.found = strength
 
                 def __call__(self, images, labels, generator):
                     return images, labels
 
-            class Modest:
-                def __init__(self, strength=1):
-                    self.found = strength
+            class Asking(Modest):
+                def __init__(self, num_classes, mean, strength=1):
+                    self.found = num_classes, mean, strength
             """
         )
     )

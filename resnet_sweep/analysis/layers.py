@@ -35,7 +35,8 @@ def find_layers(model: nn.Module, images: Tensor) -> Layers:
     """The layers of one of this package's networks, or as well as can be told of any other.
 
     Of any other, the stages are the top-level children whose outputs are images of more than a
-    pixel, and the classifier is the last linear layer.
+    pixel. Where all lies within one of them, as in VGG and MobileNet, they are the last of its
+    own children for each size of image. The classifier is the last linear layer.
 
     Args:
         model: in evaluation mode.
@@ -46,19 +47,37 @@ def find_layers(model: nn.Module, images: Tensor) -> Layers:
         stages |= {f"stages.{name}": stage for name, stage in model.stages.named_children()}
         return Layers(stages, model.relu, model.classifier)
     children = dict(model.named_children())
-    with torch.inference_mode(), recording(children) as outputs:
-        model(images)
-    stages = {
-        name: children[name]
-        for name, output in outputs.items()
-        if output.ndim == 4 and output.shape[2] * output.shape[3] > 1
-    }
+    sizes = _image_sizes(model, children, images)
+    if len(sizes) <= 1:
+        children = {
+            f"{name}.{inner}": module
+            for name, child in children.items()
+            if isinstance(child, nn.Sequential)
+            for inner, module in child.named_children()
+        }
+        # By size, so that a later child takes the place of an earlier one.
+        last = {size: name for name, size in _image_sizes(model, children, images).items()}
+        sizes = dict.fromkeys(last.values())
+    stages = {name: children[name] for name in sizes}
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return Layers(
         stages,
         features=list(stages.values())[-1] if stages else None,
         classifier=linear[-1] if linear else None,
     )
+
+
+def _image_sizes(
+    model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor
+) -> dict[str, torch.Size]:
+    """Height and width of what comes out of those layers that give images of more than a pixel."""
+    with torch.inference_mode(), recording(layers) as outputs:
+        model(images)
+    return {
+        name: output.shape[2:]
+        for name, output in outputs.items()
+        if output.ndim == 4 and output.shape[2] * output.shape[3] > 1
+    }
 
 
 @contextmanager
