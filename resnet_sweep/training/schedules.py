@@ -1,6 +1,8 @@
 """Learning rates over a run, as functions of the step."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from resnet_sweep.ranges import Count, Range
@@ -11,6 +13,7 @@ Rate = Annotated[float, Range(minimum=0)]
 Fraction = Annotated[float, Range(above=0, below=1)]
 
 
+@dataclass
 class Schedule:
     """A learning rate for each step: a linear warm-up, and what follows it.
 
@@ -22,32 +25,25 @@ class Schedule:
         epochs: length of the run.
         steps_per_epoch: steps in an epoch.
         warmup_epochs: length of the warm-up; may be a fraction.
-        min_lr: the lowest rate after the warm-up.
 
     Raises:
-        ValueError: the warm-up is longer than the run, or min_lr is above lr.
+        ValueError: the warm-up is longer than the run.
     """
 
-    def __init__(
-        self,
-        lr: float,
-        epochs: int,
-        steps_per_epoch: int,
-        warmup_epochs: Epochs = 0,
-        min_lr: Rate = 0.0,
-    ) -> None:
-        if warmup_epochs > epochs:
+    lr: float
+    epochs: int
+    steps_per_epoch: int
+    warmup_epochs: Epochs = 0
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs > self.epochs:
             raise ValueError(
-                f"warmup_epochs={warmup_epochs} is longer than the run (trainer.epochs={epochs}): "
-                "choose a shorter warm-up or a longer run"
+                f"warmup_epochs={self.warmup_epochs} is longer than the run "
+                f"(trainer.epochs={self.epochs}): choose a shorter warm-up or a longer run"
             )
-        if min_lr > lr:
-            raise ValueError(
-                f"min_lr={min_lr} is above optim.lr={lr}: choose a smaller min_lr or a larger lr"
-            )
-        self.lr, self.min_lr = lr, min_lr
-        self.warmup_steps = round(warmup_epochs * steps_per_epoch)
-        self.steps = epochs * steps_per_epoch - self.warmup_steps
+        self.warmup_steps = round(self.warmup_epochs * self.steps_per_epoch)
+        # Those after the warm-up.
+        self.steps = self.epochs * self.steps_per_epoch - self.warmup_steps
 
     def __call__(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -62,72 +58,65 @@ class Schedule:
     def observe(self, row: Row) -> None:
         """Be told the metrics of an epoch, of each one once and in order."""
 
-    def _anneal(self, progress: float) -> float:
-        """From lr down to min_lr along half a cosine, with progress from 0 to 1."""
-        return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
-
+@dataclass
 class Constant(Schedule):
-    """The same learning rate all the way, after a linear warm-up.
-
-    Args:
-        lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
-    """
-
-    def __init__(
-        self, lr: float, epochs: int, steps_per_epoch: int, warmup_epochs: Epochs = 0
-    ) -> None:
-        super().__init__(lr, epochs, steps_per_epoch, warmup_epochs)
+    """The same learning rate all the way, after a linear warm-up."""
 
     def after_warmup(self, step: int) -> float:
         return self.lr
 
 
+@dataclass
 class Cosine(Schedule):
     """From lr down to min_lr along half a cosine, after a linear warm-up.
 
     The rate is min_lr + (lr - min_lr) * (1 + cos(pi * t)) / 2 with t from 0 to 1 over the steps
     (Loshchilov and Hutter, 2017, "SGDR", equation 5 without restarts).
+
+    Args:
+        lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
+        min_lr: what the rate falls to.
+
+    Raises:
+        ValueError: min_lr is above lr, or the warm-up is longer than the run.
     """
 
+    min_lr: Rate = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_min_lr(self.min_lr, self.lr)
+
     def after_warmup(self, step: int) -> float:
-        return self._anneal(step / self.steps)
+        return anneal(self.lr, self.min_lr, step / self.steps)
 
 
-class CosineWarmRestarts(Schedule):
+@dataclass
+class CosineWarmRestarts(Cosine):
     """Half cosines from lr down to min_lr, one after another (Loshchilov and Hutter, 2017, "SGDR").
 
     Args:
-        lr, epochs, steps_per_epoch, warmup_epochs, min_lr: as for `Schedule`.
+        lr, epochs, steps_per_epoch, warmup_epochs, min_lr: as for `Cosine`.
         T_0: length of the first cosine, as a fraction of the run after the warm-up.
         T_mult: how many times as long as the one before it each further cosine is.
     """
 
-    def __init__(
-        self,
-        lr: float,
-        epochs: int,
-        steps_per_epoch: int,
-        warmup_epochs: Epochs = 0,
-        min_lr: Rate = 0.0,
-        T_0: Annotated[float, Range(above=0, maximum=1)] = 0.1429,
-        T_mult: Count = 2,
-    ) -> None:
-        super().__init__(lr, epochs, steps_per_epoch, warmup_epochs, min_lr)
-        # Rounded up, lest cosines that are to fill the run leave a few steps to another one.
-        self.first = max(1, math.ceil(T_0 * self.steps - 1e-6))
-        self.T_mult = T_mult
+    T_0: Annotated[float, Range(above=0, maximum=1)] = 0.1429
+    T_mult: Count = 2
 
     def after_warmup(self, step: int) -> float:
-        length = self.first
+        # Rounded up, lest cosines that are to fill the run leave a few steps to another one.
+        length = max(1, math.ceil(self.T_0 * self.steps - 1e-6))
         if self.T_mult == 1:
             step %= length
         while step >= length:
             step -= length
             length *= self.T_mult
-        return self._anneal(step / length)
+        return anneal(self.lr, self.min_lr, step / length)
 
 
+@dataclass
 class MultiStep(Schedule):
     """A rate that falls at some points of the run, and is constant between them.
 
@@ -143,27 +132,22 @@ class MultiStep(Schedule):
         ValueError: the milestones aren't ascending, or the warm-up is longer than the run.
     """
 
-    def __init__(
-        self,
-        lr: float,
-        epochs: int,
-        steps_per_epoch: int,
-        warmup_epochs: Epochs = 0,
-        milestones: list[Fraction] = (0.5, 0.75),
-        gamma: Fraction = 0.1,
-    ) -> None:
-        super().__init__(lr, epochs, steps_per_epoch, warmup_epochs)
-        if sorted({*milestones}) != list(milestones):
+    milestones: Sequence[Fraction] = (0.5, 0.75)
+    gamma: Fraction = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if sorted({*self.milestones}) != list(self.milestones):
             raise ValueError(
-                f"milestones={list(milestones)} must be ascending, such as [0.5, 0.75]"
+                f"milestones={list(self.milestones)} must be ascending, such as [0.5, 0.75]"
             )
-        self.milestones = [round(milestone * self.steps) for milestone in milestones]
-        self.gamma = gamma
 
     def after_warmup(self, step: int) -> float:
-        return self.lr * self.gamma ** sum(step >= milestone for milestone in self.milestones)
+        behind = sum(step >= round(milestone * self.steps) for milestone in self.milestones)
+        return self.lr * self.gamma**behind
 
 
+@dataclass
 class OneCycle(Schedule):
     """Up to lr and down to almost nothing, each along half a cosine.
 
@@ -177,30 +161,20 @@ class OneCycle(Schedule):
         final_div_factor: the rate of the first step divided by that of the last.
     """
 
-    def __init__(
-        self,
-        lr: float,
-        epochs: int,
-        steps_per_epoch: int,
-        warmup_epochs: Epochs = 0,
-        pct_start: Fraction = 0.3,
-        div_factor: Annotated[float, Range(minimum=1)] = 25.0,
-        final_div_factor: Annotated[float, Range(minimum=1)] = 1e4,
-    ) -> None:
-        super().__init__(lr, epochs, steps_per_epoch, warmup_epochs)
-        self.initial = lr / div_factor
-        self.final = self.initial / final_div_factor
-        self.peak = max(pct_start * self.steps - 1, 0)
+    pct_start: Fraction = 0.3
+    div_factor: Annotated[float, Range(minimum=1)] = 25.0
+    final_div_factor: Annotated[float, Range(minimum=1)] = 1e4
 
     def after_warmup(self, step: int) -> float:
-        last = self.steps - 1
-        if step <= self.peak:
-            start, end, progress = self.initial, self.lr, step / self.peak if self.peak else 1.0
-        else:
-            start, end, progress = self.lr, self.final, (step - self.peak) / (last - self.peak)
-        return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+        initial = self.lr / self.div_factor
+        # In a run of hardly any steps there is no time to rise.
+        peak, last = max(self.pct_start * self.steps - 1, 0), self.steps - 1
+        if step <= peak:
+            return anneal(initial, self.lr, step / peak if peak else 1.0)
+        return anneal(self.lr, initial / self.final_div_factor, (step - peak) / (last - peak))
 
 
+@dataclass
 class Plateau(Schedule):
     """A rate that falls when a metric has stopped improving.
 
@@ -209,29 +183,27 @@ class Plateau(Schedule):
     (torch.optim.lr_scheduler.ReduceLROnPlateau).
 
     Args:
-        lr, epochs, steps_per_epoch, warmup_epochs, min_lr: as for `Schedule`.
+        lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
+        min_lr: below which it doesn't fall.
         metric: which one is watched.
         factor: what the rate is multiplied by.
         patience: epochs.
         threshold: as a fraction of the best value.
+
+    Raises:
+        ValueError: min_lr is above lr, or the warm-up is longer than the run.
     """
 
-    def __init__(
-        self,
-        lr: float,
-        epochs: int,
-        steps_per_epoch: int,
-        warmup_epochs: Epochs = 0,
-        min_lr: Rate = 0.0,
-        metric: Metric = "val_acc",
-        factor: Fraction = 0.1,
-        patience: Annotated[int, Range(minimum=0)] = 10,
-        threshold: Annotated[float, Range(minimum=0, below=1)] = 1e-4,
-    ) -> None:
-        super().__init__(lr, epochs, steps_per_epoch, warmup_epochs, min_lr)
-        self.metric, self.factor = metric, factor
-        self.patience, self.threshold = patience, threshold
-        self.rate = lr
+    min_lr: Rate = 0.0
+    metric: Metric = "val_acc"
+    factor: Fraction = 0.1
+    patience: Annotated[int, Range(minimum=0)] = 10
+    threshold: Annotated[float, Range(minimum=0, below=1)] = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_min_lr(self.min_lr, self.lr)
+        self.rate = self.lr
         self.best: float | None = None
         self.waited = 0
 
@@ -246,3 +218,16 @@ class Plateau(Schedule):
 
     def after_warmup(self, step: int) -> float:
         return self.rate
+
+
+def anneal(start: float, end: float, progress: float) -> float:
+    """From start to end along half a cosine, with progress from 0 to 1."""
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def check_min_lr(min_lr: float, lr: float) -> None:
+    """Raise a ValueError where the lowest rate is above the highest."""
+    if min_lr > lr:
+        raise ValueError(
+            f"min_lr={min_lr} is above optim.lr={lr}: choose a smaller min_lr or a larger lr"
+        )
