@@ -16,7 +16,7 @@ from resnet_sweep.runs.record import Record, duration
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "recommendations.md"
 SETTING = (
-    "model=resnet8v2 data.limit_train=500 data.limit_test=200 trainer.batch_size=64 "
+    "model=resnet8v2 data.limit_train=256 data.limit_test=100 trainer.batch_size=64 "
     "trainer.threads=1 trainer.precision=float32 logger=csv"
 )
 
@@ -71,7 +71,7 @@ def main() -> None:
             override = override_of(lines[number])
             shown = f"`{override}` " if override else ""
             lines[number] = f"| {recommendation} | {shown}| {record} | {outcome} |"
-    DOCUMENT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            DOCUMENT.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -53,12 +53,15 @@ def evaluate(directory: Path, flip: bool) -> None:
         restored.precision,
     )
     found = assess(logits, labels, dataset.classes)
+    chosen_by_test = dataset.validation is dataset.test
     mark, suffix = (" (with flip)", "_flip") if flip else ("", "")
     lines = {
-        "Run": directory,
+        "Run": f"{directory}"
+        + ("" if restored.record.ended_for_good else f" ({restored.record.state}: best so far)"),
         "Checkpoint": f"epoch {restored.epoch}, validation accuracy {restored.val_acc:.2f}%",
         "Test set": f"{len(labels):,} images"
-        + (", each averaged with its mirror image (flip)" if flip else ""),
+        + (", each averaged with its mirror image (flip)" if flip else "")
+        + (", which the best epoch was chosen by, too" if chosen_by_test else ""),
         "Device": f"{restored.device}, {restored.precision}",
         "Top-1 accuracy": f"{found.top1:.2f}%{mark}",
         "Top-5 accuracy": f"{found.top5:.2f}%{mark}",
@@ -69,6 +72,8 @@ def evaluate(directory: Path, flip: bool) -> None:
     }
     for name, value in lines.items():
         print(f"  {name + ':':17}{value}")
+    for note in restored.record.notes:
+        print(f"  {'Note:':17}{note}")
     print(f"  Most confused{mark}:")
     for pair in found.confused_pairs:
         print(f"    {pair.true} -> {pair.predicted}, {pair.images} of {pair.of}")

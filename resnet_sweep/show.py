@@ -6,6 +6,9 @@ from pathlib import Path
 
 from resnet_sweep.errors import RequestError
 
+# More images or rows than that make a picture that nothing can show.
+MOST = 32
+
 
 def main() -> None:
     """Draw training images before and after the augmentation of a run."""
@@ -21,8 +24,12 @@ def main() -> None:
         "-o", "--output", metavar="FILE.png", type=Path,
         help="default: augmentation_CHOICE.png in the current folder",
     )  # fmt: skip
-    parser.add_argument("--images", type=int, default=8, help="how many (default: 8)")
-    parser.add_argument("--draws", type=int, default=4, help="of each image (default: 4)")
+    parser.add_argument(
+        "--images", type=int, default=8, help=f"how many, up to {MOST} (default: 8)"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=4, help=f"of each image, up to {MOST} (default: 4)"
+    )
     arguments = parser.parse_intermixed_args()
     try:
         path = show(arguments.overrides, arguments.output, arguments.images, arguments.draws)
@@ -55,16 +62,19 @@ def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Pa
     from hydra.core.hydra_config import HydraConfig
 
     from resnet_sweep.augmentation.picture import augment, draw_grid
+    from resnet_sweep.composition.build import build_augmentation
     from resnet_sweep.composition.complaint import sentence
     from resnet_sweep.composition.gate import choices_of, settings_of
-    from resnet_sweep.composition.prepare import build_augmentation, prepare
+    from resnet_sweep.composition.prepare import prepare
     from resnet_sweep.data.batches import Batches
     from resnet_sweep.randomness import derive_seed
     from resnet_sweep.runs.files import write_atomically
 
     for name, count in (("images", images), ("draws", draws)):
-        if count < 1:
-            raise RequestError(f"--{name} must be a whole number at least 1, but is {count}")
+        if not 1 <= count <= MOST:
+            raise RequestError(f"--{name} must be a whole number from 1 to {MOST}, but is {count}")
+    if path is not None and path.suffix != ".png":
+        raise RequestError(f"-o {path} isn't the name of a picture: let it end in .png")
     try:
         with initialize_config_module("resnet_sweep.conf"):
             config = compose("config", overrides, return_hydra_config=True)

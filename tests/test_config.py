@@ -8,11 +8,12 @@ import pytest
 import yaml
 from small_run import CONF, choices, composed
 
+from resnet_sweep.composition.build import build_augmentation
 from resnet_sweep.composition.check import COLLECTIONS, OBJECTS, SETTINGS, check_config
 from resnet_sweep.composition.complaint import PRESETS
-from resnet_sweep.composition.prepare import build_augmentation, prepare
+from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.errors import RequestError
-from resnet_sweep.runs.signature import INCIDENTAL, flatten, sign
+from resnet_sweep.runs.signature import INCIDENTAL, NEUTRAL, flatten, sign
 
 
 def test_the_default_is_the_logs_recipe() -> None:
@@ -140,6 +141,18 @@ WRONG = [
         "trainer.progressive_resizing=[10,32]",
         "10 isn't divisible by 4, the product of model.strides",
     ),
+    (
+        "data.limit_train=257; trainer.batch_size=64; trainer.progressive_resizing=[4,32]",
+        "it can't be trained on a batch of 1 of shape (3, 4, 4)",
+    ),
+    (
+        "loss._target_=torch.nn.MultiMarginLoss; ~loss.label_smoothing; augmentation=mixup",
+        "loss: it can't be computed of logits and mixed labels",
+    ),
+    (
+        "loss._target_=torch.nn.MSELoss; ~loss.label_smoothing",
+        "loss: it can't be computed of logits and labels",
+    ),
     ("trainer.progressive_resizing=16", "trainer.progressive_resizing must be a list"),
     ("augmentation.random_crop.padding=-1", "augmentation.random_crop.padding must be"),
     ("augmentation.random_flip.probability=2", "at least 0 and at most 1, but is 2"),
@@ -226,10 +239,32 @@ def test_an_unknown_network_of_a_library_is_refused_with_the_nearest() -> None:
         prepare(composed("data=digits", "model=torchvision_resnet18", "model.name=resnet19"))
 
 
-def test_new_settings_at_their_neutral_values_leave_the_signature_alone() -> None:
-    """0 and 0.0 are the same value."""
-    changed = composed("model.stochastic_depth=0", "model.attention=null", "model.stem_width=null")
-    assert sign(changed, "float32", "fingerprint") == sign(composed(), "float32", "fingerprint")
+@pytest.mark.parametrize("name", sorted(NEUTRAL))
+def test_a_run_that_lacks_a_newer_setting_is_the_run_with_its_neutral_value(name: str) -> None:
+    config = composed()
+    group, *path, key = name.split(".")
+    node = config[group]
+    for step in path:
+        node = node[step]
+    assert node.pop(key) == NEUTRAL[name]
+    assert sign(config, "float32", "fingerprint") == sign(composed(), "float32", "fingerprint")
+    node[key] = "something else"
+    assert sign(config, "float32", "fingerprint") != sign(composed(), "float32", "fingerprint")
+
+
+def test_the_order_of_augmentation_makes_another_run() -> None:
+    """Unlike that of anything else; the recipe's own order is as it was before this counted."""
+    one, other = (
+        sign(composed(f"augmentation=[{choices}]"), "float32", "fingerprint")
+        for choices in ("color_jitter,cutmix", "cutmix,color_jitter")
+    )
+    assert one != other
+    config = composed()
+    swapped = dict(reversed(config.items()))
+    assert sign(swapped, "float32", "fingerprint") == sign(config, "float32", "fingerprint")
+    for group in ("optim", "trainer", "model"):
+        config[group] = dict(reversed(config[group].items()))
+    assert sign(swapped, "float32", "fingerprint") == sign(config, "float32", "fingerprint")
 
 
 def test_a_package_is_trusted_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

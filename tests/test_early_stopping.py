@@ -81,6 +81,19 @@ def test_a_stop_beyond_the_end_changes_nothing_and_is_noted(tmp_path: Path) -> N
     assert_same_bits(cut, train(prepare(config()), tmp_path / "whole"))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"trainer__early_stopping": {"epoch": 2}, "trainer__max_steps": 8},
+        {"trainer__early_stopping": {"patience": 3}},
+        {"trainer__early_stopping": {"patience": 2}, "trainer__max_steps": 14},
+    ],
+)
+def test_a_stop_that_the_end_of_the_run_forestalls_is_noted(settings: dict) -> None:
+    (note,) = prepare(config(**settings)).notes
+    assert "has no effect, since the run ends after epoch" in note
+
+
 def test_its_settings_are_those_of_the_config() -> None:
     assert {field.name for field in dataclasses.fields(EarlyStopping)} == {
         *composed()["trainer"]["early_stopping"]

@@ -134,7 +134,9 @@ def test_a_vanishing_gradient_is_told_with_its_layer(caplog: pytest.LogCaptureFi
     layers = tally.summarize_layers(1)
     with caplog.at_level(logging.WARNING):
         watch.epoch_ended({"epoch": 1}, layers, 1)
+        assert not caplog.records
         watch.epoch_ended({"epoch": 2}, layers, 2)
+        watch.epoch_ended({"epoch": 3}, layers, 3)
     warnings = [record.getMessage() for record in caplog.records]
     assert any(
         warning.startswith("warning: the gradient of layer 0 vanishes") for warning in warnings
@@ -143,11 +145,12 @@ def test_a_vanishing_gradient_is_told_with_its_layer(caplog: pytest.LogCaptureFi
     assert len(warnings) == len(set(warnings)) < 20
 
 
+@pytest.mark.parametrize("attention", [None, "se", "eca", "cbam"])
 def test_a_training_that_goes_well_warns_of_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    attention: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        train(prepare(config()), tmp_path, GradientWatch())
+        train(prepare(config(model__attention=attention)), tmp_path, GradientWatch())
     assert not caplog.records
 
 

@@ -102,9 +102,22 @@ def test_plateau_is_torchs_own(metric: str, mode: str, seed: int) -> None:
     ours = Plateau(0.3, 60, 1, metric=metric, factor=0.5, patience=2, min_lr=0.001, threshold=0.05)
     for epoch, value in enumerate(values):
         assert ours(epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
-        ours.observe({metric: value})
+        ours.observe({"epoch": epoch + 1, metric: value})
         theirs.step(value)
     assert ours(60) < 0.3
+
+
+def test_plateau_leaves_the_epochs_of_the_warmup_out() -> None:
+    """No gain in ten epochs of warm-up, and yet the rate is the peak behind it."""
+    schedule = Plateau(0.1, epochs=20, steps_per_epoch=5, warmup_epochs=10, patience=2)
+    rates = []
+    for epoch in range(20):
+        rates.append(schedule(5 * epoch + 4))
+        schedule.observe({"epoch": epoch + 1, "val_acc": 1.0})
+    assert rates[:10] == pytest.approx([0.01 * (epoch + 1) for epoch in range(10)])
+    # The eleventh epoch is the first to count; three without a gain follow it.
+    assert rates[10:14] == pytest.approx([0.1] * 4)
+    assert rates[14:17] == pytest.approx([0.01] * 3)
 
 
 def test_warmup_then_cosine_is_torchs_sequence() -> None:

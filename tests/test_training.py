@@ -27,7 +27,7 @@ from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import LeaseLostError, Run
-from resnet_sweep.training.checkpoint import BEST, LAST, read_checkpoint
+from resnet_sweep.training.checkpoint import BEST, LAST, read_checkpoint, write_checkpoint
 from resnet_sweep.training.device import has_fast_bfloat16, resolve_device, resolve_precision
 from resnet_sweep.training.evaluation import accuracy, cross_entropy
 from resnet_sweep.training.interruption import Interrupted, StopRequest
@@ -151,6 +151,29 @@ def test_a_run_stopped_at_every_step_equals_uninterrupted_run(tmp_path: Path) ->
             break
     assert sittings == 21
     assert_same_bits(training, whole)
+
+
+def test_a_checkpoint_of_the_first_version_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had the figures of the steps at the top, and knew nothing of layers and averages."""
+    monkeypatch.setattr("resnet_sweep.training.loop.INSPECTION_SECONDS", 0)
+    prepared = prepare(config())
+    whole = train(prepared, tmp_path / "whole")
+    run, stop = open_run(prepared, tmp_path / "old"), StopRequest()
+    with pytest.raises(Interrupted):
+        prepared.training().fit(run, [StopAt(stop, 9)], stop)
+    run.close("interrupted")
+    path = tmp_path / "old" / "checkpoints" / LAST
+    state = read_checkpoint(path)
+    tally = state.pop("tally")
+    old = {name: state[name] for name in state if name not in ("layers", "average")}
+    old |= {name: tally[name] for name in ("losses", "grad_norms")}
+    write_checkpoint(path, old | {"correct": tally["correct"].long()})
+    assert_same_bits(train(prepared, tmp_path / "old"), whole)
+    first, *_, last = (tmp_path / "old" / "layers.csv").read_text().splitlines()[1:]
+    assert first == "1,stem,,,"
+    assert last == (tmp_path / "whole" / "layers.csv").read_text().splitlines()[-1]
 
 
 def test_metrics_are_rebuilt_from_the_checkpoint(tmp_path: Path) -> None:

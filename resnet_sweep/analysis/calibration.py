@@ -87,7 +87,7 @@ def draw_reliability(calibration: Calibration, title: str) -> Figure:
     )  # fmt: skip
     upper.set(
         title=f"{title}\nexpected calibration error {calibration.error:.2f}%",
-        ylabel="accuracy, %", xlim=(0, 100), ylim=(0, 100.5),
+        ylabel="accuracy, and mean confidence, %", xlim=(0, 100), ylim=(0, 100.5),
     )  # fmt: skip
     counts = lower.bar(left, [each.images for each in bins], **style, color="gray")
     # A bar of few images among thousands can't be seen, but its number can.

@@ -45,7 +45,8 @@ def find_layers(model: nn.Module, images: Tensor) -> Layers:
     if isinstance(model, ResNet):
         stages = {"stem": model.stem}
         stages |= {f"stages.{name}": stage for name, stage in model.stages.named_children()}
-        return Layers(stages, model.relu, model.classifier)
+        features = model.stages if model.norm is None else model.relu
+        return Layers(stages, features, model.classifier)
     children = dict(model.named_children())
     sizes = _image_sizes(model, children, images)
     if len(sizes) <= 1:

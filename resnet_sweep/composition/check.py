@@ -53,13 +53,13 @@ def check_config(config: Mapping[str, Any]) -> None:
     check_names("", config, known)
     for name in sorted(known - config.keys()):
         raise RequestError(f"{name} is missing: give it with {name}=...")
-    if isinstance(config["optim"], Mapping) and "lr" not in config["optim"]:
-        # Whatever the optimizer takes for granted, the schedule starts from it.
-        raise RequestError("optim.lr is missing: give it with optim.lr=...")
     for name, annotation in SETTINGS.items():
         check_value(name, config[name], annotation)
     for group, supplied in OBJECTS.items():
         check_object(group, config[group], supplied, EXTRA.get(group, {}))
+    if "lr" not in config["optim"]:
+        # Whatever the optimizer takes for granted, the schedule starts from it.
+        raise RequestError("optim.lr is missing: give it with optim.lr=...")
     for group, supplied in COLLECTIONS.items():
         node = config[group]
         if not isinstance(node, Mapping):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from resnet_sweep.composition.prepare import Prepared, build_loggers
+from resnet_sweep.composition.build import build_loggers
+from resnet_sweep.composition.prepare import Prepared
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import Run
 from resnet_sweep.training.console import ConsoleMonitor, console

@@ -155,14 +155,19 @@ def admit(prepared: Prepared, directory: Path, hydra: DictConfig) -> Admitted:
 
 
 def choices_of(hydra: DictConfig, config: Mapping[str, Any]) -> dict[str, str]:
-    """The choice made in each group; of several at once, the names of all that they describe."""
+    """The choice made in each group; of several at once, all of them, with + between."""
     choices = {
         group: choice
         for group, choice in hydra.runtime.choices.items()
         if not group.startswith("hydra/") and choice is not None
     }
-    # Hydra itself doesn't tell of several.
+    # Hydra itself doesn't tell of several; a preset may have chosen them, and then only what they
+    # describe is known.
     several = {group: "+".join(config[group]) for group in COLLECTIONS if group not in choices}
+    for override in hydra.overrides.task:
+        group, _, value = override.partition("=")
+        if group in several and value.startswith("[") and value.endswith("]"):
+            several[group] = "+".join(choice.strip() for choice in value[1:-1].split(","))
     return choices | several
 
 

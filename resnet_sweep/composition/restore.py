@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from resnet_sweep.composition.prepare import build_model, prepare
+from resnet_sweep.composition.build import build_model
+from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.record import Record
@@ -24,6 +25,7 @@ class Restored:
         dataset: that it was trained on.
         normalize: to the model's input.
         device, precision: that it is to be used with.
+        record: of the run.
         epoch: of the checkpoint.
         val_acc: of that epoch, percent.
     """
@@ -33,6 +35,7 @@ class Restored:
     normalize: Normalize
     device: torch.device
     precision: str
+    record: Record
     epoch: int
     val_acc: float
 
@@ -93,6 +96,7 @@ def restore(directory: Path) -> Restored:
         normalize=Normalize(dataset.mean, dataset.std, device),
         device=device,
         precision=prepared.precision,
+        record=record,
         epoch=checkpoint["epoch"],
         val_acc=checkpoint["val_acc"],
     )

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -31,5 +32,8 @@ def write_layers(directory: Path, epochs: Iterable[Iterable[Layer]]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("epoch", "layer", *Layer._fields[1:]))
     for epoch, layers in enumerate(epochs, start=1):
-        writer.writerows((epoch, name, *(f"{x:.6g}" for x in figures)) for name, *figures in layers)
+        for name, *figures in layers:
+            # Unknown of epochs that an older version trained.
+            cells = ("" if math.isnan(figure) else f"{figure:.6g}" for figure in figures)
+            writer.writerow((epoch, name, *cells))
     write_atomically(directory / "layers.csv", text.getvalue().encode())

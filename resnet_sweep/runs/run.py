@@ -243,7 +243,7 @@ def _describe_difference(earlier: Record, record: Record) -> str:
 
 def _remove_unfinished(directory: Path) -> None:
     """Remove what a killed process was about to write."""
-    for name in ("run.json", "metrics.csv", "checkpoints/*.pth", "plots/*.png"):
+    for name in ("run.json", "metrics.csv", "layers.csv", "checkpoints/*.pth", "plots/*.png"):
         path = directory / name
         for unfinished in path.parent.glob(f".{path.name}-*"):
             unfinished.unlink()

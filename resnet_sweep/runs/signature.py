@@ -35,6 +35,8 @@ NEUTRAL: dict[str, Any] = {
     "trainer.ema_decay": None,
     "trainer.progressive_resizing": None,
 }
+# Likewise, of the augmentation: what there was before its order counted.
+NEUTRAL_ORDERS = ([], ["random_crop", "random_flip"])
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -61,6 +63,10 @@ def relevant(config: Mapping[str, Any], precision: str, fingerprint: str) -> dic
         if not any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
         and not (name in NEUTRAL and value == NEUTRAL[name])
     }
+    # Unlike other settings, operations on batches are different in another order.
+    order = list(config.get("augmentation") or ())
+    if order not in NEUTRAL_ORDERS:
+        settings["augmentation"] = order
     return settings | {"precision": precision, "data": fingerprint, "numerics": NUMERICS}
 
 

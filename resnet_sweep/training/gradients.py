@@ -9,13 +9,16 @@ from resnet_sweep.training.monitor import Monitor, Step
 # A norm that no gradient of a training that goes well comes near.
 EXPLODING = 1000.0
 # As a part of the largest gradient of any layer: less than that, and a layer hardly learns.
-VANISHING = 1e-5
+VANISHING = 1e-6
 
 log = logging.getLogger(__name__)
 
 
 class GradientWatch(Monitor):
-    """Warns of a layer whose gradient explodes or vanishes, once of each layer."""
+    """Warns of a layer whose gradient explodes or vanishes, once of each layer.
+
+    In the first epoch none vanishes: some layers start at zero on purpose, as those of CBAM.
+    """
 
     def __init__(self) -> None:
         self.exploded: set[str] = set()
@@ -33,6 +36,8 @@ class GradientWatch(Monitor):
                 )  # fmt: skip
 
     def epoch_ended(self, row: Row, layers: list[Layer], step: int) -> None:
+        if row["epoch"] == 1:
+            return
         largest = max(layers, key=lambda layer: layer.grad_norm, default=None)
         for layer in layers:
             if layer.grad_norm <= VANISHING * largest.grad_norm and layer.name not in self.vanished:

@@ -15,7 +15,6 @@ from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.layers import Layer, write_layers
 from resnet_sweep.runs.metrics import best_row
-from resnet_sweep.runs.record import duration
 from resnet_sweep.runs.run import Run
 from resnet_sweep.training.averaging import WeightAverage
 from resnet_sweep.training.checkpoint import (
@@ -108,9 +107,7 @@ class Training:
         self.resizing = (
             None
             if settings.progressive_resizing is None
-            else ProgressiveResizing(
-                settings.progressive_resizing, settings.epochs, len(dataset.train)
-            )
+            else ProgressiveResizing(settings.progressive_resizing, settings.epochs)
         )
 
         # Where the training is: the epochs behind it, and the steps of the present one.
@@ -203,24 +200,21 @@ class Training:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rows, self.step, self.seconds = state["rows"], state["step"], state["seconds"]
+        names = self.tally.layers
+        # Checkpoints of the first versions know nothing of layers.
+        layers = state.get("layers", torch.full((len(self.rows), len(names), 3), math.nan))
         self.layers = [
-            [Layer(name, *norms) for name, norms in zip(self.tally.layers, each, strict=True)]
-            for each in state["layers"].tolist()
+            [Layer(name, *norms) for name, norms in zip(names, each, strict=True)]
+            for each in layers.tolist()
         ]
-        self.tally.load_state_dict(state["tally"], self.step)
+        self.tally.load_state_dict(state.get("tally", state), self.step)
         for row in self.rows:
             self.schedule.observe(row)
 
     def notes(self) -> list[str]:
         """What the run has shown about its own settings, a sentence each."""
-        saved = self.resizing and self.resizing.saved(self.rows)
-        if not saved:
-            return []
-        seconds, without = saved
-        return [
-            f"progressive resizing saved about {duration(seconds)} of {duration(without)} of "
-            "training, by the speed of the epochs at full size"
-        ]
+        images = sum(self._batch_images(index) for index in range(self.steps_per_epoch))
+        return [] if self.resizing is None else self.resizing.notes(self.rows, images)
 
     def _train_epoch(self) -> None:
         self.model.train()

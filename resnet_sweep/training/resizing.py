@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from resnet_sweep.runs.metrics import Row
+from resnet_sweep.runs.record import duration
 
 
 class ProgressiveResizing:
@@ -18,37 +20,66 @@ class ProgressiveResizing:
     Args:
         sizes: pixels, ascending.
         epochs: length of the run.
-        images: trained on in an epoch.
 
     Raises:
         ValueError: the sizes aren't ascending.
     """
 
-    def __init__(self, sizes: Sequence[int], epochs: int, images: int) -> None:
+    def __init__(self, sizes: Sequence[int], epochs: int) -> None:
         if not sizes or list(sizes) != sorted(sizes):
             raise ValueError(
                 f"trainer.progressive_resizing={list(sizes)} must be ascending sizes, such as "
                 "[16, 24, 32], each of which may be repeated"
             )
-        self.sizes, self.epochs, self.images = list(sizes), epochs, images
+        self.sizes, self.epochs = list(sizes), epochs
 
     def size(self, epoch: int) -> int:
         """The size in an epoch, counted from 0; the last epoch has the last size."""
         return self.sizes[math.ceil((epoch + 1) * len(self.sizes) / self.epochs) - 1]
 
-    def saved(self, rows: Sequence[Row]) -> tuple[float, float] | None:
-        """What the smaller sizes saved in the epochs of a run.
+    def __str__(self) -> str:
+        """The sizes with their epochs, counted from 1."""
+        sizes = [self.size(epoch) for epoch in range(self.epochs)]
+        spans = [
+            (size, sizes.index(size) + 1, self.epochs - sizes[::-1].index(size))
+            for size in dict.fromkeys(sizes)
+        ]
+        return ", ".join(
+            f"{size} pixels in epoch" + (f" {first}" if first == last else f"s {first} to {last}")
+            for size, first, last in spans
+        )
 
-        Returns:
-            Seconds of training saved, and seconds that it would have been at the last size in all
-            epochs, at the mean speed of those that had it; None if there was none.
+    def notes(self, rows: Sequence[Row], images: int) -> list[str]:
+        """What the smaller sizes saved in the epochs of a run, a sentence if there were any.
+
+        Args:
+            rows: of the epochs.
+            images: trained on in each.
         """
-        full = [row for row in rows if self.size(row["epoch"] - 1) == self.sizes[-1]]
-        if not full:
-            return None
-        times = {row["epoch"]: self.images / row["images_per_second"] for row in rows}
-        each = sum(times[row["epoch"]] for row in full) / len(full)
-        return len(rows) * each - sum(times.values()), len(rows) * each
+        last = self.sizes[-1]
+        sizes = [self.size(row["epoch"] - 1) for row in rows]
+        if {*sizes} <= {last}:
+            return []
+        if last not in sizes:
+            return [
+                "what progressive resizing saved can't be told, since no epoch was trained at "
+                f"{last} pixels"
+            ]
+        # By medians, since a machine that does other work now and then is slow in some epochs.
+        speeds = {
+            size: median(
+                row["images_per_second"]
+                for row, each in zip(rows, sizes, strict=True)
+                if each == size
+            )
+            for size in {*sizes}
+        }
+        without = len(rows) * images / speeds[last]
+        saved = max(without - sum(images / speeds[size] for size in sizes), 0.0)
+        return [
+            f"progressive resizing saved about {duration(saved)} of {duration(without)} of "
+            f"training, by the median speeds at each size, up to {last} pixels"
+        ]
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -180,7 +180,7 @@ class Plateau(Schedule):
 
     An epoch counts as better if it beats the best so far by `threshold` of it; after more than
     `patience` epochs in a row that don't, the rate is multiplied by `factor`
-    (torch.optim.lr_scheduler.ReduceLROnPlateau).
+    (torch.optim.lr_scheduler.ReduceLROnPlateau). The epochs of the warm-up don't count.
 
     Args:
         lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
@@ -208,6 +208,8 @@ class Plateau(Schedule):
         self.waited = 0
 
     def observe(self, row: Row) -> None:
+        if row["epoch"] * self.steps_per_epoch <= self.warmup_steps:
+            return
         value = row[self.metric]
         if self.best is None or gain(self.metric, value, self.best) > self.threshold * self.best:
             self.best, self.waited = value, 0

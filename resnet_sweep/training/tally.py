@@ -94,7 +94,7 @@ class Tally:
             return []
         weights = torch._foreach_norm([self.weights[place].detach() for place in self.places])
         columns = (
-            self.layer_grad_norms[:steps].double().mean(0).tolist(),
+            self.layer_grad_norms[:steps].cpu().double().mean(0).tolist(),
             torch.stack(weights).tolist(),
             self.update_norms.tolist(),
         )
@@ -118,5 +118,6 @@ class Tally:
     def load_state_dict(self, state: dict[str, Any], steps: int) -> None:
         """Go on after so many steps of an epoch."""
         for name in KEPT:
-            getattr(self, name)[:steps] = state[name]
-        self.update_norms.copy_(state["update_norms"])
+            # What an older version didn't measure is unknown.
+            getattr(self, name)[:steps] = state.get(name, torch.nan)
+        self.update_norms[:] = state.get("update_norms", torch.nan)

@@ -14,7 +14,9 @@ from resnet_sweep.training.tally import Tally
 
 
 class TrainStep:
-    """Augmentation, forward pass, backward pass and update; none of it waits for the device.
+    """Augmentation, forward pass, backward pass and update.
+
+    None of it waits for the device, but for augmentation that does (TrivialAugment).
 
     Args:
         model: on the device, in training mode.

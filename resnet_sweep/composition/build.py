@@ -1,0 +1,64 @@
+"""What a config describes, built."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnet_sweep.composition.check import COLLECTIONS, parameters
+from resnet_sweep.composition.targets import instantiate, locate
+from resnet_sweep.data.dataset import Dataset
+from resnet_sweep.errors import RequestError
+from resnet_sweep.training.loop import steps_per_epoch
+from resnet_sweep.training.monitor import Monitor
+from resnet_sweep.training.parameters import parameter_groups
+from resnet_sweep.training.settings import TrainerSettings
+
+
+def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
+    """The model, with an output for each class of the data."""
+    return instantiate("model", config["model"], num_classes=dataset.num_classes)
+
+
+def build_shape(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
+    """The model on the meta device."""
+    with torch.device("meta"), suppress(RequestError):
+        return build_model(config, dataset)
+    # Some constructors read numbers from tensors, which the meta device hasn't.
+    return build_model(config, dataset).to("meta")
+
+
+def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of all weights of a model."""
+    settings = dict(config["optim"])
+    groups = parameter_groups(model, settings.pop("decay_norm_and_bias", True))
+    return instantiate("optim", settings, params=groups)
+
+
+def build_schedule(config: Mapping[str, Any], settings: TrainerSettings, dataset: Dataset) -> Any:
+    """The function from a step to its learning rate."""
+    return instantiate(
+        "schedule",
+        config["schedule"],
+        lr=config["optim"]["lr"],
+        epochs=settings.epochs,
+        steps_per_epoch=steps_per_epoch(len(dataset.train), settings),
+    )
+
+
+def build_augmentation(config: Mapping[str, Any], dataset: Dataset) -> list[Any]:
+    """The operations on training batches, in order."""
+    operations = []
+    for name, node in config["augmentation"].items():
+        path = f"augmentation.{name}"
+        taken = COLLECTIONS["augmentation"] & parameters(locate(path, node["_target_"])).keys()
+        supplied = {argument: getattr(dataset, argument) for argument in taken}
+        operations.append(instantiate(path, node, **supplied))
+    return operations
+
+
+def build_loggers(config: Mapping[str, Any]) -> list[Monitor]:
+    """The monitors that the logger group names."""
+    return [instantiate(f"logger.{name}", node) for name, node in config["logger"].items()]
