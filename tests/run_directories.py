@@ -14,7 +14,7 @@ def write_run(
 
     Args:
         directory: made if need be.
-        settings: changed ones, by dotted names; None removes one.
+        settings: changed ones, by dotted names; ... removes one.
         accuracy: of the best epoch, percent.
         changes: of `run.json`.
     """
@@ -32,7 +32,7 @@ def write_run(
         node = config
         for group in groups:
             node = node.setdefault(group, {})
-        if value is None:
+        if value is ...:
             node.pop(key, None)
         else:
             node[key] = value

@@ -297,7 +297,7 @@ class TestColumns:
         return find_runs([folder])
 
     def test_what_follows_from_a_choice_is_left_out(self, tmp_path: Path) -> None:
-        adamw = {"optim._target_": "torch.optim.AdamW", "optim.momentum": None}
+        adamw = {"optim._target_": "torch.optim.AdamW", "optim.momentum": ...}
         choices = {"model": "resnet8v2", "data": "digits", "optim": "adamw"}
         write_run(tmp_path / "0", {"optim.lr": 0.1})
         write_run(tmp_path / "1", adamw | {"optim.lr": 0.01}, choices=choices)
