@@ -29,7 +29,7 @@ class Record:
         best: `epoch`, `val_acc` (percent), `val_loss` of the epoch with the best accuracy.
         final: `epoch`, `train_acc`, `train_loss`, `val_acc`, `val_loss` of the last epoch.
         gap: final training accuracy less final validation accuracy, in points.
-        seconds: spent training and evaluating, over all sittings.
+        seconds: spent training and evaluating, over all sittings; None if that isn't known.
         started, ended: times in ISO 8601.
         fingerprint: of the data.
         notes: what a reader of the figures should know, a sentence each.
@@ -47,7 +47,7 @@ class Record:
     best: dict[str, float] | None = None
     final: dict[str, float] | None = None
     gap: float | None = None
-    seconds: float = 0.0
+    seconds: float | None = 0.0
     started: str | None = None
     ended: str | None = None
     host: str | None = None
@@ -106,7 +106,7 @@ class Record:
             ("Final validation accuracy", _percent(self.final["val_acc"])),
             ("Final loss", f"{self.final['train_loss']:.4f}"),
             ("Overfitting gap", _percent(self.gap)),
-            ("Time", duration(self.seconds)),
+            ("Time", "unknown" if self.seconds is None else duration(self.seconds)),
         ]  # fmt: skip
         if self.state != "finished":
             lines.insert(0, ("State", f"{self.state}: {self.reason}"))
