@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from resnet_sweep.runs.record import duration
+
 # A longer value says no more to a person, and might never end.
 LONGEST = 300
 
@@ -20,3 +22,25 @@ def shown(value: Any) -> str:
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
+
+
+def number(value: float | None, digits: int, unit: str = "", sign: str = "") -> str:
+    """A figure with a number of decimals, or `unknown`; `sign` is "+" for differences."""
+    if value is None:
+        return "unknown"
+    # What isn't a real figure mustn't fill the screen.
+    shape = f"{sign},.{digits}f" if abs(value) < 1e12 else f"{sign}.3g"
+    return format(value, shape) + unit
+
+
+def percent(accuracy: float | None) -> str:
+    """An accuracy, or `unknown`."""
+    return number(accuracy, 2, "%")
+
+
+def span(seconds: float | None, sign: str = "") -> str:
+    """A time span for people, or `unknown`; `sign` is "+" for differences."""
+    if seconds is None:
+        return "unknown"
+    mark = "-" if seconds < 0 else sign
+    return mark + (duration(abs(seconds)) if abs(seconds) < 1e12 else f"{abs(seconds):.3g} s")

@@ -13,9 +13,10 @@ from pathlib import Path
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from resnet_sweep.composition.prepare import Prepared, build_loggers
+from resnet_sweep.console import console
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import Run
-from resnet_sweep.training.console import ConsoleMonitor, console
+from resnet_sweep.training.console import ConsoleMonitor
 from resnet_sweep.training.device import set_exactness, set_threads
 from resnet_sweep.training.gradients import GradientWatch
 from resnet_sweep.training.interruption import Interrupted, StopRequest

@@ -1,14 +1,12 @@
 """What a run tells on screen, and in a pipe or log file."""
 
 import logging
-import os
-import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from resnet_sweep.console import console
 from resnet_sweep.runs.layers import Layer
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.record import Record, duration
@@ -18,16 +16,6 @@ from resnet_sweep.training.monitor import Monitor, Step
 PLAIN_SECONDS = 60
 
 
-class PersistentConsole(Console):
-    """A console whose reader may leave without ending the run, as `| head` does."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        with open(os.devnull, "w") as nothing:
-            os.dup2(nothing.fileno(), sys.stdout.fileno())
-
-
-console = PersistentConsole(highlight=False, soft_wrap=True)
 log = logging.getLogger(__name__)
 
 
