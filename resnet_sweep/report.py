@@ -53,6 +53,12 @@ def report(paths: list[str], output: Path | None) -> Path:
     from resnet_sweep.runs.files import write_atomically
 
     named = ", ".join(map(shown, paths))
+    entries = find_runs(paths)
+    if not entries:
+        raise RequestError(
+            f"there is no run in {named} or below: name a directory that has some, such as outputs "
+            "or multirun"
+        )
     if output is None:
         if len(paths) > 1 or not os.path.isdir(paths[0]):
             raise RequestError(
@@ -64,12 +70,6 @@ def report(paths: list[str], output: Path | None) -> Path:
         raise RequestError(
             f"a report can't be written as {shown(str(output))}: name a file that ends in .html "
             "or, for a training log, in .md"
-        )
-    entries = find_runs(paths)
-    if not entries:
-        raise RequestError(
-            f"there is no run in {named} or below: name a directory that has some, such as outputs "
-            "or multirun"
         )
     if output.suffix == ".md":
         from resnet_sweep.compare.training_log import write_log

@@ -2,26 +2,25 @@
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from resnet_sweep.compare.collection import Entry
 from resnet_sweep.compare.pictures import find_pictures
 from resnet_sweep.compare.text import shown
+from resnet_sweep.compare.varying import ABSENT, columns
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import INCIDENTAL, NEUTRAL, differences, flatten
+from resnet_sweep.runs.signature import INCIDENTAL, NEUTRAL, flatten
 
 CURVES = ("train_acc", "val_acc", "train_loss", "val_loss")
 # As many points of curves as a page of 10 MB has room for, and as many as a run's chart can show.
-MOST_POINTS, MOST_POINTS_OF_RUN, FEWEST_POINTS_OF_RUN = 120_000, 400, 20
+MOST_POINTS, MOST_POINTS_OF_RUN, FEWEST_POINTS_OF_RUN = 60_000, 400, 20
 # Digits of curves; outcomes are given with more.
 CURVE_DIGITS, OUTCOME_DIGITS = 4, 7
 # Settings of a run, and characters of the command that repeats it; ours have about 60 and 200.
 MOST_SETTINGS, LONGEST_COMMAND = 400, 4000
-# Groups whose choices set values of all others.
-PRESETS = ("debug", "experiment", "sweep")
 # Parts of a run that are given once where all runs have the same.
 SHARED = ("settings", "choices", "environment")
 
@@ -46,11 +45,18 @@ def build_content(
         for number, key in enumerate(dict.fromkeys(entry.replicate_key for entry in sound))
     }
     points = max(FEWEST_POINTS_OF_RUN, min(MOST_POINTS_OF_RUN, MOST_POINTS // max(1, len(sound))))
-    top = _common_directory(sound)
+    names = _names(sound)
     runs = [
-        _describe(entry, points) | {"name": _name(entry, top), "group": groups[entry.replicate_key]}
-        for entry in sound
+        _describe(entry, points) | {"name": name, "group": groups[entry.replicate_key]}
+        for entry, name in zip(sound, names, strict=True)
     ]
+    varied = columns(sound)
+    parts = {name: _part(name, sound) for name in varied}
+    for name, values in varied.items():
+        # One that came later than a run is at its neutral default there.
+        for run, value in zip(runs, values, strict=True):
+            if value is not ABSENT:
+                run[parts[name]] |= _safe({name: value})
     common = _share(runs)
     pictured, pictures = find_pictures(sorted(sound, key=_best, reverse=True))
     thinned = any(len(entry.metrics.rows) > points for entry in sound)
@@ -60,7 +66,7 @@ def build_content(
         "footer": f"Curves have {CURVE_DIGITS} significant digits"
         + (f" and about {points} of their epochs." if thinned else " and all epochs."),
         "common": common,
-        "varied": varied(sound),
+        "varied": [{"name": shown(name), "part": part} for name, part in parts.items()],
         "neutral": NEUTRAL,
         "incidental": sorted(INCIDENTAL),
         "runs": runs
@@ -77,48 +83,6 @@ def build_content(
         "pictures": pictures,
         "pictures_of": sound.index(pictured) if pictured else None,
     }
-
-
-def varied(entries: Sequence[Entry]) -> list[dict[str, str]]:
-    """What isn't the same in all runs: choices, then settings, the seed last.
-
-    A setting that nobody typed and that follows from the choice made in its group is left out.
-
-    Returns:
-        The `name` of each, and `part`, which is choices or settings.
-    """
-    groups = _varying([entry.choices for entry in entries])
-    settings = _varying([entry.settings for entry in entries])
-    typed = {
-        word.lstrip("+~").partition("=")[0] for entry in entries for word in entry.record.overrides
-    }
-    names = [
-        name
-        for name in sorted(settings, key=lambda name: (name == "seed", name))
-        # The data's fingerprint follows from the data's settings, unless they are all the same.
-        if not (name == "fingerprint" and len(settings) > 1)
-        and (name in typed or not any(_follows(entries, group, name) for group in groups))
-    ]
-    return [{"name": shown(name), "part": "choices"} for name in sorted(groups)] + [
-        {"name": shown(name), "part": "settings"} for name in names
-    ]
-
-
-def _varying(mappings: Sequence[Mapping[str, Any]]) -> set[str]:
-    first, *others = mappings or [{}]
-    return {name for other in others for name in differences(first, other)}
-
-
-def _follows(entries: Sequence[Entry], group: str, name: str) -> bool:
-    """Whether a setting is of a group, or of any if that is a preset, and its choice tells it."""
-    if group not in PRESETS and name.partition(".")[0] != group:
-        return False
-    told = {}
-    return all(
-        told.setdefault(entry.choices.get(group), entry.settings.get(name))
-        == entry.settings.get(name)
-        for entry in entries
-    )
 
 
 def repeating_command(record: Record) -> str:
@@ -145,6 +109,7 @@ def _describe(entry: Entry, points: int) -> dict[str, Any]:
         "git_commit": record.git_commit,
         **{f"versions.{name}": number for name, number in record.versions.items()},
     }
+    environment = {name: value for name, value in environment.items() if value is not None}
     return {
         "state": shown(entry.state),
         "reason": shown(record.reason),
@@ -161,6 +126,12 @@ def _describe(entry: Entry, points: int) -> dict[str, Any]:
         "environment": _safe(environment),
         "curves": _curves(metrics.rows, points),
     }
+
+
+def _part(name: str, entries: Sequence[Entry]) -> str:
+    """Whether a name that tells runs apart is that of a choice or of a setting."""
+    chosen = name != "seed" and any(name in entry.choices for entry in entries)
+    return "choices" if chosen else "settings"
 
 
 def _curves(rows: Sequence[Row], points: int) -> dict[str, list[float | None]]:
@@ -218,10 +189,10 @@ def _best(entry: Entry) -> float:
     return -1.0 if best is None or best["val_acc"] is None else best["val_acc"]
 
 
-def _common_directory(entries: Sequence[Entry]) -> str | None:
-    """What all runs are in, if it is more than one run."""
-    return os.path.commonpath([entry.directory for entry in entries]) if len(entries) > 1 else None
-
-
-def _name(entry: Entry, top: str | None) -> str:
-    return shown(entry.name if top is None else os.path.relpath(entry.directory, top))
+def _names(entries: Sequence[Entry]) -> list[str]:
+    """The names of runs, without the directory that all are in."""
+    names = [entry.name for entry in entries]
+    if len(names) > 1 and len({os.path.isabs(name) for name in names}) == 1:
+        top = os.path.commonpath(names)
+        names = [os.path.relpath(name, top) if top else name for name in names]
+    return list(map(shown, names))

@@ -20,7 +20,7 @@ LARGEST_FILE = 16 * 2**20
 MOST_PIXELS = 64 * 2**20
 # The longer side of an embedded picture, and the bytes of one; half the side where it is more.
 LONGEST_SIDE = 1800
-LARGEST_EMBEDDED = 250_000
+LARGEST_EMBEDDED = 150_000
 COLORS = 256
 
 

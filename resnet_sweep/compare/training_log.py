@@ -167,8 +167,7 @@ def _stage_lines(log: Log) -> list[str]:
     columns = [settings.get(f"model.{name}") for name in ("widths", "blocks", "strides")]
     block = settings.get("model.block")
     if not (isinstance(block, str) and block.startswith("basic")) or not all(
-        isinstance(column, list) and column and len(column) == len(columns[0])
-        for column in columns
+        isinstance(column, list) and column and len(column) == len(columns[0]) for column in columns
     ):
         return []
     inputs = [settings.get("model.stem_width") or columns[0][0], *columns[0]]
@@ -251,11 +250,11 @@ def _key_epochs(log: Log) -> Iterator[tuple[Row, str]]:
     """The first, the best and the last epoch and those between that the log tells of, in order."""
     last = len(log.rows)
     names = {1: ["Initial"]}
+    names.setdefault(last, ["Final"])
     for share, name in KEY_EPOCHS:
         # In a short run several come to the same epoch.
         names.setdefault(max(1, round(share * last)), [name])
     names.setdefault(log.rows.index(log.best) + 1, []).append("**Best validation**")
-    names.setdefault(last, []).append("Final")
     for number in sorted(names):
         yield log.rows[number - 1], ", ".join(names[number])
 

@@ -2,10 +2,31 @@
 // The charts: learning curves and parallel coordinates, by plotly.
 
 // Okabe and Ito's colours, which colour-blind people tell apart, then darker and lighter ones.
-const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8c564b", "#7f5fc7", "#e69f00", "#5f8a00"];
+const PALETTE = [
+  "#0072b2",
+  "#d55e00",
+  "#009e73",
+  "#cc79a7",
+  "#b8860b",
+  "#56b4e9",
+  "#8c564b",
+  "#7f5fc7",
+  "#e69f00",
+  "#5f8a00",
+];
 const LOGGED = { dash: "dot", colors: ["#8a8f98", "#b0a18a"] };
 // From the lowest to the highest accuracy, all of them legible on light and on dark ground.
-const SHADES = ["#5b6fd6", "#4a8fd0", "#3aa6b0", "#3db28a", "#6bb55a", "#a3b03f", "#cfa236", "#e2862f", "#e0502f"];
+const SHADES = [
+  "#5b6fd6",
+  "#4a8fd0",
+  "#3aa6b0",
+  "#3db28a",
+  "#6bb55a",
+  "#a3b03f",
+  "#cfa236",
+  "#e2862f",
+  "#e0502f",
+];
 const colors = new Map();
 
 // A row keeps its colour for as long as it is drawn.
@@ -27,7 +48,7 @@ function plain(words, most = 60) {
 function layout(more) {
   const style = getComputedStyle(document.body);
   const line = getComputedStyle(document.querySelector("header")).borderBottomColor;
-  const axis = { gridcolor: line, zeroline: false, linecolor: line, automargin: true };
+  const axis = { gridcolor: line, zeroline: false, automargin: true };
   return {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
@@ -52,7 +73,8 @@ function byEpoch(members, metric) {
   for (const run of members) {
     const values = run.curves[metric] ?? [];
     run.curves.epoch.forEach((epoch, place) => {
-      if (typeof values[place] === "number") found.set(epoch, [...(found.get(epoch) ?? []), values[place]]);
+      if (typeof values[place] === "number")
+        found.set(epoch, [...(found.get(epoch) ?? []), values[place]]);
     });
   }
   return new Map([...found].sort(([one], [other]) => one - other));
@@ -65,7 +87,12 @@ function bandOf(values, kind) {
 }
 
 function curvesOf({ label, members, color, dash }, metric) {
-  const common = { type: "scatter", mode: "lines", showlegend: false, hovertemplate: "epoch %{x}: %{y:.4~f}" };
+  const common = {
+    type: "scatter",
+    mode: "lines",
+    showlegend: false,
+    hovertemplate: "epoch %{x}: %{y:.4~f}",
+  };
   const lines = [];
   for (const part of ["val", "train"]) {
     const epochs = byEpoch(members, `${part}_${metric}`);
@@ -76,12 +103,22 @@ function curvesOf({ label, members, color, dash }, metric) {
     if (validation && members.length > 1) {
       const band = all.map((values) => bandOf(values, document.getElementById("band").value));
       lines.push({
-        ...common, x: [...x, ...[...x].reverse()], y: [...band.map(([low]) => low), ...band.map(([, high]) => high).reverse()],
-        fill: "toself", fillcolor: `${color}30`, line: { width: 0 }, hoverinfo: "skip", hovertemplate: undefined, name: `${label} band`,
+        ...common,
+        x: [...x, ...[...x].reverse()],
+        y: [...band.map(([low]) => low), ...band.map(([, high]) => high).reverse()],
+        fill: "toself",
+        fillcolor: `${color}30`,
+        line: { width: 0 },
+        hoverinfo: "skip",
+        hovertemplate: undefined,
+        name: plain(`${label}, band`),
       });
     }
     lines.push({
-      ...common, x, y: middle, name: plain(validation ? label : `${label}, training`),
+      ...common,
+      x,
+      y: middle,
+      name: plain(validation ? label : `${label}, training`),
       mode: x.length === 1 ? "markers" : "lines",
       line: { color, width: validation ? 2 : 1.3, dash: validation ? (dash ?? "solid") : "dash" },
     });
@@ -92,10 +129,19 @@ function curvesOf({ label, members, color, dash }, metric) {
 function drawnRows() {
   return [...view.drawn].map((key) => {
     const [kind, number] = [key.split(" ")[0], Number(key.split(" ")[1])];
-    const members = ownRuns.filter((run) => (kind === "run" ? run.number : run.group) === number);
+    const members = counted(
+      ownRuns.filter((run) => (kind === "run" ? run.number : run.group) === number),
+    );
     const [first] = members;
-    const seed = kind === "run" && "seed" in first.settings && report.varied.some(({ name }) => name === "seed") && first.recipe !== first.name;
-    const label = kind === "run" ? first.recipe + (seed ? ` seed=${shown(first.settings.seed)}` : "") : `${first.recipe}, n=${members.length}`;
+    const seed =
+      kind === "run" &&
+      "seed" in first.settings &&
+      report.varied.some(({ name }) => name === "seed") &&
+      first.recipe !== first.name;
+    const label =
+      kind === "run"
+        ? first.recipe + (seed ? ` seed=${shown(first.settings.seed)}` : "")
+        : `${first.recipe}, n=${members.length}`;
     return { key, label, members, color: colorOf(key) };
   });
 }
@@ -105,9 +151,19 @@ function loggedRows(last) {
   return loggedRuns.map((run, place) => {
     const within = run.curves.epoch.filter((epoch) => epoch <= last).length;
     const cut = last && within ? within : run.curves.epoch.length;
-    const curves = Object.fromEntries(Object.entries(run.curves).map(([name, values]) => [name, values.slice(0, cut)]));
-    const aside = cut < run.curves.epoch.length ? `, to epoch ${curves.epoch.at(-1)} of ${run.curves.epoch.at(-1)}` : "";
-    return { label: run.name + aside, members: [{ ...run, curves }], color: LOGGED.colors[place % LOGGED.colors.length], dash: LOGGED.dash };
+    const curves = Object.fromEntries(
+      Object.entries(run.curves).map(([name, values]) => [name, values.slice(0, cut)]),
+    );
+    const aside =
+      cut < run.curves.epoch.length
+        ? `, to epoch ${curves.epoch.at(-1)} of ${run.curves.epoch.at(-1)}`
+        : "";
+    return {
+      label: run.name + aside,
+      members: [{ ...run, curves }],
+      color: LOGGED.colors[place % LOGGED.colors.length],
+      dash: LOGGED.dash,
+    };
   });
 }
 
@@ -121,7 +177,18 @@ function drawLegend(rows) {
         drawTable();
         drawCurves();
       };
-      const button = key && element("button", { type: "button", class: "plain", "aria-label": `stop drawing ${label}`, onclick: remove }, "×");
+      const button =
+        key &&
+        element(
+          "button",
+          {
+            type: "button",
+            class: "plain",
+            "aria-label": `stop drawing ${label}`,
+            onclick: remove,
+          },
+          "×",
+        );
       return element("li", {}, swatch, element("span", {}, label), button || "");
     }),
   );
@@ -129,15 +196,36 @@ function drawLegend(rows) {
 
 function drawCurves() {
   const drawn = drawnRows();
-  const last = Math.max(0, ...drawn.flatMap(({ members }) => members.map((run) => run.curves.epoch.at(-1) ?? 0)));
+  const last = Math.max(
+    0,
+    ...drawn.flatMap(({ members }) => members.map((run) => run.curves.epoch.at(-1) ?? 0)),
+  );
   const rows = [...(document.getElementById("logged").checked ? loggedRows(last) : []), ...drawn];
   drawLegend(rows);
-  for (const [place, metric] of [["accuracy", "acc"], ["loss", "loss"]]) {
-    draw(place, rows.flatMap((row) => curvesOf(row, metric)), {
-      xaxis: { title: { text: "epoch" }, rangemode: "tozero" },
-      hovermode: "closest",
-      annotations: rows.length ? [] : [{ text: "choose runs in the table", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }],
-    });
+  for (const [place, metric] of [
+    ["accuracy", "acc"],
+    ["loss", "loss"],
+  ]) {
+    draw(
+      place,
+      rows.flatMap((row) => curvesOf(row, metric)),
+      {
+        xaxis: { title: { text: "epoch" }, rangemode: "tozero" },
+        hovermode: "closest",
+        annotations: rows.length
+          ? []
+          : [
+              {
+                text: "choose runs in the table",
+                showarrow: false,
+                xref: "paper",
+                yref: "paper",
+                x: 0.5,
+                y: 0.5,
+              },
+            ],
+      },
+    );
   }
 }
 
@@ -147,12 +235,21 @@ function scaleOf(values) {
   if (present.length && present.every((value) => typeof value === "number")) {
     const [low, high] = [Math.min(...present), Math.max(...present)];
     const warp = low > 0 && high / low >= 10 ? Math.log : (value) => value;
-    const place = (value) => (typeof value !== "number" ? null : high === low ? 0.5 : (warp(value) - warp(low)) / (warp(high) - warp(low)));
+    const place = (value) =>
+      typeof value !== "number"
+        ? null
+        : high === low
+          ? 0.5
+          : (warp(value) - warp(low)) / (warp(high) - warp(low));
     const ticks = present.length <= 6 ? present : [low, high];
-    return { place, ticks: ticks.map((value) => [place(value), Number(value.toPrecision(4)).toString()]) };
+    return {
+      place,
+      ticks: ticks.map((value) => [place(value), Number(value.toPrecision(4)).toString()]),
+    };
   }
   const names = unique(values.map(shown)).sort();
-  const place = (value) => (names.length === 1 ? 0.5 : names.indexOf(shown(value)) / (names.length - 1));
+  const place = (value) =>
+    names.length === 1 ? 0.5 : names.indexOf(shown(value)) / (names.length - 1);
   return { place, ticks: names.slice(0, 12).map((name) => [place(name), name || "none"]) };
 }
 
@@ -160,12 +257,14 @@ const MOST_AXES = 9;
 
 function drawParallel() {
   const section = document.getElementById("hyperparameters");
-  const settings = columns.filter(({ name, varied }) => varied && name !== "seed").slice(0, MOST_AXES);
+  const settings = columns
+    .filter(({ name, varied }) => varied && name !== "seed")
+    .slice(0, MOST_AXES);
   section.hidden = !settings.length || !ownRuns.some((run) => best(run) !== undefined);
   document.querySelector('nav a[href="#hyperparameters"]').hidden = section.hidden;
   if (section.hidden) return;
   const found = ownRuns.filter((run) => isShown(run) && best(run) !== undefined);
-  const axes = [...settings, columns.find(({ name }) => name === "best")];
+  const axes = [...settings, columns.find(({ id }) => id === "best")];
   const scales = axes.map(({ value }) => scaleOf(found.map(value)));
   const shades = SHADES.map(() => ({ x: [], y: [], text: [] }));
   for (const run of found) {
@@ -180,23 +279,55 @@ function drawParallel() {
     for (const list of [shade.x, shade.y, shade.text]) list.push(null);
   }
   const traces = shades.map((shade, place) => ({
-    ...shade, type: "scatter", mode: "lines+markers", line: { color: SHADES[place], width: 1.6 }, marker: { size: 5, color: SHADES[place] },
-    hovertemplate: "%{text}<extra></extra>", showlegend: false,
+    ...shade,
+    type: "scatter",
+    mode: "lines+markers",
+    line: { color: SHADES[place], width: 1.6 },
+    marker: { size: 5, color: SHADES[place] },
+    hovertemplate: "%{text}<extra></extra>",
+    showlegend: false,
   }));
   const line = layout({}).xaxis.gridcolor;
   const chart = document.getElementById("parallel");
   chart.style.minWidth = `${110 * axes.length}px`;
   draw(chart, traces, {
     margin: { l: 60, r: 60, t: 34, b: 14 },
-    xaxis: { range: [-0.15, axes.length - 0.75], showgrid: false, showticklabels: false, fixedrange: true },
+    xaxis: {
+      range: [-0.15, axes.length - 0.75],
+      showgrid: false,
+      showticklabels: false,
+      fixedrange: true,
+    },
     yaxis: { range: [-0.06, 1.06], showgrid: false, showticklabels: false, fixedrange: true },
     hovermode: "closest",
-    shapes: axes.map((_, place) => ({ type: "line", x0: place, x1: place, y0: 0, y1: 1, line: { color: line, width: 1 }, layer: "below" })),
-    annotations: axes.flatMap(({ name, title }, place) => [
-      { text: `<b>${plain(title ?? name.split(".").at(-1), 16)}</b>`, x: place, y: 1.06, yanchor: "bottom", showarrow: false },
+    shapes: axes.map((_, place) => ({
+      type: "line",
+      x0: place,
+      x1: place,
+      y0: 0,
+      y1: 1,
+      line: { color: line, width: 1 },
+      layer: "below",
+    })),
+    annotations: axes.flatMap(({ name }, place) => [
+      {
+        text: `<b>${plain(name.split(".").at(-1), 16)}</b>`,
+        x: place,
+        y: 1.06,
+        yanchor: "bottom",
+        showarrow: false,
+      },
       ...scales[place].ticks.map(([y, label]) => ({
-        text: plain(label, 16), x: place, y, xanchor: "left", xshift: 6, showarrow: false, font: { size: 11 },
-        bgcolor: getComputedStyle(document.body).backgroundColor, opacity: 0.85, borderpad: 1,
+        text: plain(label, 16),
+        x: place,
+        y,
+        xanchor: "left",
+        xshift: 6,
+        showarrow: false,
+        font: { size: 11 },
+        bgcolor: getComputedStyle(document.body).backgroundColor,
+        opacity: 0.85,
+        borderpad: 1,
       })),
     ]),
   });

@@ -27,14 +27,18 @@ function fillSelects() {
 }
 
 function optionOf(run) {
-  const aside = run.recipe === run.name ? "" : `  (${run.recipe}${"seed" in run.settings ? ` seed=${run.settings.seed}` : ""})`;
+  const aside =
+    run.recipe === run.name
+      ? ""
+      : `  (${run.recipe}${"seed" in run.settings ? ` seed=${run.settings.seed}` : ""})`;
   return run.name + aside;
 }
 
 // Settings that came later count at the value at which a run is what it was before.
 function differ(name, one, other) {
-  const neutral = report.neutral[name];
-  const [first, second] = [one, other].map((value) => JSON.stringify(value === undefined ? neutral : value));
+  const [first, second] = [one, other].map((value) =>
+    JSON.stringify(value === undefined ? neutral[name] : value),
+  );
   return first !== second;
 }
 
@@ -51,14 +55,35 @@ function differences(one, other) {
 
 function differenceTable(title, rows, show = shown) {
   if (!rows.length) return "";
-  const cells = (value) => element("td", {}, value === undefined ? element("span", { class: "spread" }, "not there") : show(value));
+  const cells = (value) =>
+    element(
+      "td",
+      {},
+      value === undefined ? element("span", { class: "spread" }, "not there") : show(value),
+    );
   return element(
     "div",
     {},
     element("h3", {}, title),
-    element("table", {},
-      element("thead", {}, element("tr", {}, ["", "A", "B"].map((head) => element("th", { scope: "col" }, head)))),
-      element("tbody", {}, rows.map(([name, one, other]) => element("tr", {}, element("th", { scope: "row" }, name), cells(one), cells(other)))),
+    element(
+      "table",
+      {},
+      element(
+        "thead",
+        {},
+        element(
+          "tr",
+          {},
+          ["", "A", "B"].map((head) => element("th", { scope: "col" }, head)),
+        ),
+      ),
+      element(
+        "tbody",
+        {},
+        rows.map(([name, one, other]) =>
+          element("tr", {}, element("th", { scope: "row" }, name), cells(one), cells(other)),
+        ),
+      ),
     ),
   );
 }
@@ -72,28 +97,48 @@ const OUTCOMES = [
   { name: "final validation loss", of: (run) => run.final?.val_loss, show: decimals, better: -1 },
   { name: "overfitting gap", of: (run) => run.gap, show: percent },
   { name: "epochs", of: (run) => run.final?.epoch, show: shown },
-  { name: "parameters", of: (run) => run.parameters, show: (value) => value?.toLocaleString("en") ?? "" },
+  {
+    name: "parameters",
+    of: (run) => run.parameters,
+    show: (value) => value?.toLocaleString("en") ?? "",
+  },
   { name: "time", of: (run) => run.seconds || undefined, show: duration },
 ];
 
-function decimals(value) {
-  return typeof value === "number" ? value.toFixed(4) : "";
-}
-
 function outcomeTable(one, other) {
   const rows = OUTCOMES.map(({ name, of, show, better }) => {
-    const [first, second] = [of(one), of(other)];
+    const [first, second] = [of(one), of(other)].map((value) => value ?? undefined);
     const change = known([first, second]).length === 2 ? second - first : undefined;
     if (first === undefined && second === undefined) return "";
     const className = change && better ? (change * better > 0 ? "better" : "worse") : undefined;
     const sign = change > 0 ? "+" : change < 0 ? "−" : "";
     return element(
-      "tr", {}, element("th", { scope: "row" }, name), element("td", { class: "number" }, show(first)), element("td", { class: "number" }, show(second)),
-      element("td", { class: `number ${className ?? ""}` }, change === undefined ? "" : sign + show(Math.abs(change))),
+      "tr",
+      {},
+      element("th", { scope: "row" }, name),
+      element("td", { class: "number" }, show(first)),
+      element("td", { class: "number" }, show(second)),
+      element(
+        "td",
+        { class: `number ${className ?? ""}` },
+        change === undefined ? "" : sign + show(Math.abs(change)),
+      ),
     );
   });
-  const heads = ["", "A", "B", "B − A"].map((head, place) => element("th", { scope: "col", class: place ? "number" : undefined }, head));
-  return element("div", {}, element("h3", {}, "Outcome"), element("table", {}, element("thead", {}, element("tr", {}, heads)), element("tbody", {}, rows)));
+  const heads = ["", "A", "B", "B − A"].map((head, place) =>
+    element("th", { scope: "col", class: place ? "number" : undefined }, head),
+  );
+  return element(
+    "div",
+    {},
+    element("h3", {}, "Outcome"),
+    element(
+      "table",
+      {},
+      element("thead", {}, element("tr", {}, heads)),
+      element("tbody", {}, rows),
+    ),
+  );
 }
 
 function drawComparison() {

@@ -8,11 +8,19 @@ function plural(count, noun) {
 }
 
 function card(what, figure, aside) {
-  return element("div", { class: "card" }, element("div", { class: "what" }, what), element("div", { class: "figure" }, figure), element("div", { class: "aside", title: aside }, aside));
+  return element(
+    "div",
+    { class: "card" },
+    element("div", { class: "what" }, what),
+    element("div", { class: "figure" }, figure),
+    element("div", { class: "aside", title: aside }, aside),
+  );
 }
 
 function bestOf(list) {
-  return list.filter((run) => best(run) !== undefined).reduce((one, other) => (one && best(one) >= best(other) ? one : other), undefined);
+  return list
+    .filter((run) => best(run) !== undefined)
+    .reduce((one, other) => (one && best(one) >= best(other) ? one : other), undefined);
 }
 
 function drawSummary() {
@@ -24,11 +32,32 @@ function drawSummary() {
   const data = unique(ownRuns.map(({ choices }) => choices.data));
   for (const name of data) {
     const winner = bestOf(ownRuns.filter(({ choices }) => choices.data === name));
-    if (winner) cards.push(card(`best val accuracy${data.length > 1 ? `, ${shown(name)}` : ""}`, percent(best(winner)), `${winner.recipe}, epoch ${winner.best.epoch}`));
+    if (winner)
+      cards.push(
+        card(
+          `best val accuracy${data.length > 1 ? `, ${shown(name)}` : ""}`,
+          percent(best(winner)),
+          `${winner.recipe}, epoch ${winner.best.epoch}`,
+        ),
+      );
   }
   const seconds = known(ownRuns.map((run) => run.seconds));
-  if (seconds.length) cards.push(card("time in all", duration(seconds.reduce((sum, value) => sum + value, 0)), `${duration(mean(seconds))} a run`));
-  for (const run of loggedRuns) cards.push(card(run.name.replaceAll("_", " "), percent(best(run)), `baseline, final ${percent(run.final?.val_acc)}, gap ${percent(run.gap)}`));
+  if (seconds.length)
+    cards.push(
+      card(
+        "time in all",
+        duration(seconds.reduce((sum, value) => sum + value, 0)),
+        `${duration(mean(seconds))} a run`,
+      ),
+    );
+  for (const run of loggedRuns)
+    cards.push(
+      card(
+        run.name.replaceAll("_", " "),
+        percent(best(run)),
+        `baseline, final ${percent(run.final?.val_acc)}, gap ${percent(run.gap)}`,
+      ),
+    );
   document.getElementById("summary").append(...cards);
 }
 
@@ -38,15 +67,19 @@ function drawPictures() {
   document.querySelector('nav a[href="#pictures"]').hidden = section.hidden;
   if (section.hidden) return;
   const run = allRuns[report.pictures_of];
-  document.getElementById("pictures-of").textContent = `Of ${run.name}: ${run.recipe}, best ${percent(best(run))}`;
+  document.getElementById("pictures-of").textContent =
+    `Of ${run.name}: ${run.recipe}, best ${percent(best(run))}`;
   document.getElementById("gallery").append(
     ...report.pictures.map(({ title, data }) => {
       const figure = element("figure", {});
       const button = element(
         "button",
         {
-          type: "button", "aria-expanded": "false", "aria-label": `enlarge ${title}`,
-          onclick: () => button.setAttribute("aria-expanded", String(figure.classList.toggle("large"))),
+          type: "button",
+          "aria-expanded": "false",
+          "aria-label": `enlarge ${title}`,
+          onclick: () =>
+            button.setAttribute("aria-expanded", String(figure.classList.toggle("large"))),
         },
         element("img", { src: data, alt: title }),
       );
@@ -69,7 +102,12 @@ function showTheme() {
 
 function drawTheBest() {
   const groups = shownGroups({ column: "best", descending: true });
-  view.drawn = new Set(groups.filter(({ key }) => key !== undefined).slice(0, QUICK_CHOICE).map(({ members }) => rowKey(members)));
+  view.drawn = new Set(
+    groups
+      .filter(({ key }) => key !== undefined)
+      .slice(0, QUICK_CHOICE)
+      .map(({ members }) => rowKey(members)),
+  );
 }
 
 function listen() {
@@ -103,10 +141,13 @@ function listen() {
 
 document.title = `${report.title}: ${plural(ownRuns.length, "run")}`;
 document.getElementById("title").textContent = report.title;
-document.getElementById("subtitle").textContent = `${plural(ownRuns.length, "run")}, written ${instant(report.written)}`;
+document.getElementById("subtitle").textContent =
+  `${plural(ownRuns.length, "run")}, written ${instant(report.written)}`;
 document.getElementById("footer").textContent = report.footer;
 // On other data than the logged runs', their figures say nothing.
-document.getElementById("logged").checked = ownRuns.some(({ choices }) => loggedRuns.some((run) => run.choices.data === choices.data));
+document.getElementById("logged").checked = ownRuns.some(({ choices }) =>
+  loggedRuns.some((run) => run.choices.data === choices.data),
+);
 drawSummary();
 drawHead();
 drawDamaged();

@@ -2,6 +2,7 @@
 // What the page was given, and what follows from it.
 
 const report = JSON.parse(document.getElementById("report").textContent);
+const neutral = mapping(report.neutral);
 
 const allRuns = report.runs.map((run, number) => ({
   ...run,
@@ -9,7 +10,7 @@ const allRuns = report.runs.map((run, number) => ({
   ...Object.fromEntries(
     ["settings", "choices", "environment"].map((part) => [
       part,
-      run.reference ? run[part] : { ...report.common[part], ...run[part] },
+      mapping(run.reference ? {} : report.common[part], run[part]),
     ]),
   ),
 }));
@@ -25,6 +26,11 @@ for (const run of ownRuns) {
 }
 for (const run of loggedRuns) run.recipe = run.name;
 
+// Has what is put into it and nothing else, so that a setting may be called as it likes.
+function mapping(...parts) {
+  return Object.assign(Object.create(null), ...parts);
+}
+
 function shown(value) {
   if (value === undefined) return "";
   if (typeof value === "string") return value;
@@ -33,6 +39,10 @@ function shown(value) {
 
 function percent(value) {
   return typeof value === "number" ? `${value.toFixed(2)}%` : "";
+}
+
+function decimals(value) {
+  return typeof value === "number" ? value.toFixed(4) : "";
 }
 
 function duration(seconds) {
@@ -71,7 +81,9 @@ function unique(values) {
 
 // Numbers by size, everything else as text, missing values last whichever way is up.
 function order(one, other, descending) {
-  const missing = [one, other].map((value) => value === undefined || value === null || value === "");
+  const missing = [one, other].map(
+    (value) => value === undefined || value === null || value === "",
+  );
   if (missing[0] || missing[1]) return missing[0] - missing[1];
   const numbers = typeof one === "number" && typeof other === "number";
   const ascending = numbers
@@ -81,7 +93,7 @@ function order(one, other, descending) {
 }
 
 function best(run) {
-  return run.best?.val_acc;
+  return run.best?.val_acc ?? undefined;
 }
 
 // The page shows data by text nodes alone, so that nothing of a run is ever read as markup.

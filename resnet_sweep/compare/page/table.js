@@ -4,7 +4,7 @@
 const table = document.getElementById("table");
 const view = {
   search: "",
-  filters: {}, // by the name of the column
+  filters: new Map(), // by the column
   sort: { column: "best", descending: true },
   singles: false,
   expanded: new Set(), // numbers of groups
@@ -14,19 +14,26 @@ const view = {
 };
 
 const columns = [
-  { name: "run", value: (run) => run.name, className: "name" },
-  { name: "state", value: (run) => run.state },
-  { name: "best", title: "best val", value: best, show: percent, numeric: true },
-  { name: "final", title: "final val", value: (run) => run.final?.val_acc, show: percent, numeric: true },
+  { id: "run", name: "run", value: (run) => run.name, className: "name" },
+  { id: "state", name: "state", value: (run) => run.state },
+  { id: "best", name: "best val", value: best, show: percent, numeric: true },
+  {
+    id: "final",
+    name: "final val",
+    value: (run) => run.final?.val_acc,
+    show: percent,
+    numeric: true,
+  },
   ...report.varied.map(({ name, part }) => ({
+    id: `${part} ${name}`,
     name,
     value: (run) => run[part][name],
     numeric: ownRuns.every((run) => ["number", "undefined"].includes(typeof run[part][name])),
     className: "value",
     varied: true,
   })),
-  { name: "time", value: (run) => run.seconds, show: duration, numeric: true },
-  { name: "when", value: (run) => run.started, show: instant },
+  { id: "time", name: "time", value: (run) => run.seconds, show: duration, numeric: true },
+  { id: "when", name: "when", value: (run) => run.started, show: instant },
 ];
 const MOST_OPTIONS = 12;
 
@@ -41,21 +48,29 @@ function passes(column, run, filter) {
   const [value, limit] = [column.value(run), Number(comparison[2])];
   if (typeof value !== "number") return false;
   switch (comparison[1]) {
-    case "<": return value < limit;
-    case ">": return value > limit;
-    case "<=": return value <= limit;
-    case ">=": return value >= limit;
-    default: return value === limit;
+    case "<":
+      return value < limit;
+    case ">":
+      return value > limit;
+    case "<=":
+      return value <= limit;
+    case ">=":
+      return value >= limit;
+    default:
+      return value === limit;
   }
 }
 
 function isShown(run) {
   const words = view.search.toLowerCase().split(/\s+/).filter(Boolean);
-  const all = columns.map((column) => text(column, run)).join("\n").toLowerCase();
+  const all = columns
+    .map((column) => text(column, run))
+    .join("\n")
+    .toLowerCase();
   return (
     words.every((word) => all.includes(word)) &&
     columns.every((column) => {
-      const filter = view.filters[column.name];
+      const filter = view.filters.get(column);
       if (!filter) return true;
       return column.options ? text(column, run) === filter.slice(1) : passes(column, run, filter);
     })
@@ -65,8 +80,9 @@ function isShown(run) {
 // What a row of replicates has in a column: the mean of outcomes, else all different values.
 function summarize(column, members) {
   const values = members.map(column.value);
-  if (members.length === 1 || !["best", "final", "time"].includes(column.name)) {
-    return { key: values[0], shown: unique(values).map(column.show ?? shown) };
+  if (members.length === 1 || !["best", "final", "time"].includes(column.id)) {
+    const different = unique(values).sort((one, other) => order(one, other, false));
+    return { key: values[0], shown: different.map(column.show ?? shown) };
   }
   const numbers = known(counted(members).map(column.value));
   return {
@@ -82,18 +98,21 @@ function counted(members) {
   return complete.length ? complete : members;
 }
 
-function shownGroups({ column: name, descending } = view.sort) {
+function shownGroups({ column: id, descending } = view.sort) {
   const groups = new Map();
   for (const run of ownRuns.filter(isShown)) {
     groups.set(run.group, [...(groups.get(run.group) ?? []), run]);
   }
-  const column = columns.find((each) => each.name === name);
+  const column = columns.find((each) => each.id === id);
   const inOrder = (one, other) => order(one.key, other.key, descending);
   return [...groups]
     .map(([number, members]) => ({
       number,
       key: summarize(column, members).key,
-      members: members.map((run) => ({ run, key: column.value(run) })).sort(inOrder).map(({ run }) => run),
+      members: members
+        .map((run) => ({ run, key: column.value(run) }))
+        .sort(inOrder)
+        .map(({ run }) => run),
     }))
     .sort(inOrder);
 }
@@ -103,11 +122,19 @@ function rowKey(members) {
 }
 
 function drawHead() {
-  const head = element("tr", {}, element("th", { class: "mark" }, element("span", { class: "note" }, "draw")));
+  const head = element(
+    "tr",
+    {},
+    element("th", { class: "mark" }, element("span", { class: "note" }, "draw")),
+  );
   const filters = element("tr", {}, element("th"));
   for (const column of columns) {
     const className = column.numeric ? "number" : undefined;
-    const sort = element("button", { type: "button", class: "plain", onclick: () => sortBy(column) }, column.title ?? column.name);
+    const sort = element(
+      "button",
+      { type: "button", class: "plain", onclick: () => sortBy(column) },
+      column.name,
+    );
     column.head = element("th", { scope: "col", class: className, "aria-sort": "none" }, sort);
     head.append(column.head);
     filters.append(element("th", { class: className }, filterOf(column)));
@@ -116,15 +143,21 @@ function drawHead() {
 }
 
 function filterOf(column) {
-  const label = `filter ${column.title ?? column.name}`;
+  const label = `filter ${column.name}`;
   const values = unique(ownRuns.map((run) => text(column, run)));
   const change = ({ target }) => {
-    view.filters[column.name] = target.value;
+    view.filters.set(column, target.value);
     drawRuns();
   };
-  if (["run", "when", "best", "final", "time"].includes(column.name) || values.length > MOST_OPTIONS) {
+  if (
+    ["run", "when", "best", "final", "time"].includes(column.id) ||
+    values.length > MOST_OPTIONS
+  ) {
     const input = element("input", {
-      type: "text", "aria-label": label, placeholder: column.numeric ? ">" : undefined, autocomplete: "off",
+      type: "text",
+      "aria-label": label,
+      placeholder: column.numeric ? ">" : undefined,
+      autocomplete: "off",
     });
     input.addEventListener("input", change);
     return input;
@@ -140,8 +173,11 @@ function filterOf(column) {
 }
 
 function sortBy(column) {
-  const again = view.sort.column === column.name;
-  view.sort = { column: column.name, descending: again ? !view.sort.descending : Boolean(column.numeric) };
+  const again = view.sort.column === column.id;
+  view.sort = {
+    column: column.id,
+    descending: again ? !view.sort.descending : Boolean(column.numeric),
+  };
   drawRuns();
 }
 
@@ -155,7 +191,10 @@ function groupRow(group) {
   const disclose = element(
     "button",
     {
-      type: "button", class: "plain", "data-key": `expand ${group.number}`, "aria-expanded": String(expanded),
+      type: "button",
+      class: "plain",
+      "data-key": `expand ${group.number}`,
+      "aria-expanded": String(expanded),
       onclick: () => {
         toggle(view.expanded, group.number);
         drawTable();
@@ -166,10 +205,23 @@ function groupRow(group) {
   const cells = columns.slice(1).map((column) => {
     const { shown: values, spread } = summarize(column, group.members);
     const text = values.length > 3 ? `${values.slice(0, 3).join(", ")}, …` : values.join(", ");
-    const aside = spread === undefined ? "" : ` ± ${column.name === "time" ? duration(spread) : spread.toFixed(2)}`;
-    return cell(column, [column.name === "when" ? values[0] : text, element("span", { class: "spread" }, aside)], text + aside);
+    const aside =
+      spread === undefined
+        ? ""
+        : ` ± ${column.id === "time" ? duration(spread) : spread.toFixed(2)}`;
+    return cell(
+      column,
+      [column.id === "when" ? values[0] : text, element("span", { class: "spread" }, aside)],
+      text + aside,
+    );
   });
-  return element("tr", { class: "group" }, drawCell(key, "replicates"), element("td", { class: "name" }, disclose), cells);
+  return element(
+    "tr",
+    { class: "group" },
+    drawCell(key, "replicates"),
+    element("td", { class: "name" }, disclose),
+    cells,
+  );
 }
 
 function cell(column, content, title) {
@@ -179,7 +231,10 @@ function cell(column, content, title) {
 
 function drawCell(key, what) {
   const box = element("input", {
-    type: "checkbox", "data-key": `draw ${key}`, "aria-label": `draw ${what}`, checked: view.drawn.has(key) && "",
+    type: "checkbox",
+    "data-key": `draw ${key}`,
+    "aria-label": `draw ${what}`,
+    checked: view.drawn.has(key) && "",
     onchange: () => {
       toggle(view.drawn, key);
       drawTable();
@@ -198,7 +253,11 @@ function runRows(run, member) {
   const disclose = element(
     "button",
     {
-      type: "button", class: "plain", "data-key": `open ${run.number}`, "aria-expanded": String(open), "aria-label": `details of ${run.name}`,
+      type: "button",
+      class: "plain",
+      "data-key": `open ${run.number}`,
+      "aria-expanded": String(open),
+      "aria-label": `details of ${run.name}`,
       onclick: () => {
         toggle(view.opened, run.number);
         drawTable();
@@ -209,7 +268,11 @@ function runRows(run, member) {
   const name = element(
     "button",
     {
-      type: "button", class: "plain", "data-key": `compare ${run.number}`, "aria-pressed": String(place >= 0), title: "compare this run",
+      type: "button",
+      class: "plain",
+      "data-key": `compare ${run.number}`,
+      "aria-pressed": String(place >= 0),
+      title: "compare this run",
       onclick: () => compare(run.number),
     },
     run.name,
@@ -217,23 +280,49 @@ function runRows(run, member) {
   const badge = place < 0 ? "" : element("span", { class: "badge" }, "AB"[place]);
   const cells = columns.slice(1).map((column) => {
     const content = text(column, run);
-    return column.name === "state" ? element("td", { class: `state-${run.state}`, title: run.reason || undefined }, content) : cell(column, content, content);
+    return column.id === "state"
+      ? element("td", { class: `state-${run.state}`, title: run.reason || undefined }, content)
+      : cell(column, content, content);
   });
   const className = [member && "member", place >= 0 && "compared"].filter(Boolean).join(" ");
-  const row = element("tr", { class: className || undefined }, drawCell(`run ${run.number}`, run.name), element("td", { class: "name", title: run.name }, disclose, badge, name), cells);
+  const row = element(
+    "tr",
+    { class: className || undefined },
+    drawCell(`run ${run.number}`, run.name),
+    element("td", { class: "name", title: run.name }, disclose, badge, name),
+    cells,
+  );
   if (!open) return [row];
-  return [row, element("tr", {}, element("td", { class: "details", colspan: columns.length + 1 }, details(run)))];
+  return [
+    row,
+    element(
+      "tr",
+      {},
+      element("td", { class: "details", colspan: columns.length + 1 }, details(run)),
+    ),
+  ];
 }
 
 function details(run) {
   const figures = [
     ["best", run.best && `${percent(run.best.val_acc)} in epoch ${run.best.epoch}`],
-    ["final", run.final && `${percent(run.final.val_acc)} validation, ${percent(run.final.train_acc)} training, loss ${shown(run.final.train_loss)}`],
+    [
+      "final",
+      run.final &&
+        `${percent(run.final.val_acc)} validation, ${percent(run.final.train_acc)} training`,
+    ],
+    [
+      "final loss",
+      run.final &&
+        `${decimals(run.final.val_loss)} validation, ${decimals(run.final.train_loss)} training`,
+    ],
     ["overfitting gap", percent(run.gap)],
     ["parameters", run.parameters?.toLocaleString("en")],
     ...Object.entries(run.environment).map(([name, value]) => [name, shown(value)]),
   ].filter(([, value]) => value);
-  const settings = Object.keys(run.settings).sort().map((name) => `${name}: ${shown(run.settings[name])}`);
+  const settings = Object.keys(run.settings)
+    .sort()
+    .map((name) => `${name}: ${shown(run.settings[name])}`);
   const choices = Object.entries(run.choices).map(([group, choice]) => `${group}=${shown(choice)}`);
   return element(
     "div",
@@ -245,7 +334,12 @@ function details(run) {
     element(
       "div",
       { class: "columns" },
-      element("div", {}, element("h3", {}, "Outcome and environment"), element("pre", {}, figures.map(([name, value]) => `${name}: ${value}`).join("\n"))),
+      element(
+        "div",
+        {},
+        element("h3", {}, "Outcome and environment"),
+        element("pre", {}, figures.map(([name, value]) => `${name}: ${value}`).join("\n")),
+      ),
       element("div", {}, element("h3", {}, "Choices"), element("pre", {}, choices.join("\n"))),
     ),
     element("h3", {}, "Settings"),
@@ -263,8 +357,11 @@ function drawTable() {
   });
   table.tBodies[0].replaceChildren(...rows);
   for (const column of columns) {
-    const sorted = view.sort.column === column.name;
-    column.head.setAttribute("aria-sort", sorted ? (view.sort.descending ? "descending" : "ascending") : "none");
+    const sorted = view.sort.column === column.id;
+    column.head.setAttribute(
+      "aria-sort",
+      sorted ? (view.sort.descending ? "descending" : "ascending") : "none",
+    );
   }
   const found = groups.reduce((sum, { members }) => sum + members.length, 0);
   document.getElementById("count").textContent = `${found} of ${ownRuns.length} runs`;
@@ -281,6 +378,12 @@ function drawDamaged() {
   if (!report.damaged.length) return;
   document.getElementById("damaged").append(
     element("h3", {}, "Not readable"),
-    element("ul", {}, report.damaged.map(({ name, reason }) => element("li", {}, `${name}: `, element("span", { class: "reason" }, reason)))),
+    element(
+      "ul",
+      {},
+      report.damaged.map(({ name, reason }) =>
+        element("li", {}, `${name}: `, element("span", { class: "reason" }, reason)),
+      ),
+    ),
   );
 }
