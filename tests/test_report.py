@@ -379,6 +379,22 @@ class TestPage:
         page.complaints.clear()
         page.close()
 
+    def test_shows_runs_that_have_nothing_yet(self, browser, tmp_path: Path) -> None:
+        (tmp_path / "broken").mkdir()
+        (tmp_path / "broken" / "run.json").write_text("[]")
+        empty = Page(browser, report([str(tmp_path)], None))
+        assert "0 of 0 runs" in empty.tab.inner_text("#runs")
+        assert "run.json holds a list" in empty.tab.inner_text("#damaged")
+        empty.close()
+        write_run(tmp_path / "begun", [10.0], state="running", best=None, final=None, gap=None)
+        (tmp_path / "begun" / "metrics.csv").unlink()
+        begun = Page(browser, report([str(tmp_path)], None))
+        assert begun.column(3) == ["running (stale)"] and begun.column(4) == [""]
+        begun.tab.select_option("#other", label="logged_run_1")
+        begun.tab.locator("#table [data-key^='compare']").click()
+        assert "69.85%" in begun.tab.inner_text("#differences")
+        begun.close()
+
     def test_of_500_runs_of_100_epochs_is_under_10_mb(self, browser, tmp_path: Path) -> None:
         for number in range(500):
             accuracies = [70 * epoch / (epoch + 20 + number / 7) for epoch in range(1, 101)]

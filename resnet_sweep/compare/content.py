@@ -192,7 +192,7 @@ def _best(entry: Entry) -> float:
 def _names(entries: Sequence[Entry]) -> list[str]:
     """The names of runs, without the directory that all are in."""
     names = [entry.name for entry in entries]
-    if len(names) > 1 and len({os.path.isabs(name) for name in names}) == 1:
-        top = os.path.commonpath(names)
+    if len({os.path.isabs(name) for name in names}) == 1:
+        top = os.path.commonpath(names) if len(names) > 1 else os.path.dirname(names[0])
         names = [os.path.relpath(name, top) if top else name for name in names]
     return list(map(shown, names))

@@ -3,10 +3,13 @@
 
 const selects = [document.getElementById("one"), document.getElementById("other")];
 
+// A third run takes the place of the one that was chosen first.
 function compare(number) {
   const place = view.compared.indexOf(number);
-  if (place >= 0) view.compared.splice(place, 1);
-  else view.compared = [...view.compared.slice(-1), number];
+  const free = view.compared.indexOf(undefined);
+  if (place >= 0) view.compared[place] = undefined;
+  else if (free >= 0) view.compared[free] = number;
+  else view.compared = [view.compared[1], number];
   drawTable();
   drawComparison();
 }
@@ -19,7 +22,6 @@ function fillSelects() {
     );
     select.onchange = () => {
       view.compared[place] = select.value === "" ? undefined : Number(select.value);
-      view.compared = view.compared.filter((number) => number !== undefined);
       drawTable();
       drawComparison();
     };
@@ -144,7 +146,7 @@ function outcomeTable(one, other) {
 function drawComparison() {
   for (const [place, select] of selects.entries()) select.value = view.compared[place] ?? "";
   const place = document.getElementById("differences");
-  if (view.compared.length < 2) {
+  if (view.compared.includes(undefined)) {
     place.replaceChildren();
     return;
   }

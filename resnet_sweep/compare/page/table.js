@@ -10,7 +10,7 @@ const view = {
   expanded: new Set(), // numbers of groups
   opened: new Set(), // numbers of runs whose details are shown
   drawn: new Set(), // keys of the rows whose curves are drawn
-  compared: [], // numbers of at most two runs
+  compared: [undefined, undefined], // numbers of runs
 };
 
 const columns = [
