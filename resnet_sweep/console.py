@@ -14,5 +14,12 @@ class PersistentConsole(Console):
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), sys.stdout.fileno())
 
+    def write(self, text: str) -> None:
+        """Put out a line or more as they are, for programs."""
+        try:
+            print(text, file=self.file, flush=True)
+        except BrokenPipeError:
+            self.on_broken_pipe()
+
 
 console = PersistentConsole(highlight=False, soft_wrap=True)

@@ -68,7 +68,7 @@ def diff(runs: list[str], json: bool, curves: Path | None) -> bool:
     if curves is not None:
         draw_curves(comparison.entries, curves)
     if json:
-        console.print(Text(comparison.json()))
+        console.write(comparison.json())
         return comparison.same
     text = Text()
     for line in side_by_side(comparison, console.width):

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from resnet_sweep.compare.collection import resolve_run
 from resnet_sweep.errors import RequestError
 
 
@@ -14,7 +15,7 @@ def main() -> None:
         description="Evaluate the best checkpoint of a run on its test set: figures are printed, "
         "and written with pictures into RUN/evaluation.",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument(
         "--flip",
         action="store_true",
@@ -23,7 +24,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        evaluate(arguments.run, arguments.flip)
+        evaluate(resolve_run(arguments.run), arguments.flip)
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

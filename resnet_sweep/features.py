@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnet_sweep.compare.collection import resolve_run
 from resnet_sweep.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def main() -> None:
         "filters, activations, class activation (Grad-CAM), an embedding of the test set, and "
         "dead channels, each as a picture and as data.",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument(
         "--images",
         metavar="0,1,2",
@@ -32,7 +33,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        draw_features(arguments.run, arguments.images)
+        draw_features(resolve_run(arguments.run), arguments.images)
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -41,6 +41,23 @@ def command(tmp_path: Path) -> Command:
     return run
 
 
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Command:
+    """Runs a command's `main` as `command` does, but in this process, which is faster."""
+
+    def run(main: Callable[[], None], *arguments: str) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            status = leaving.code
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+    return run
+
+
 def clean_environment() -> dict[str, str]:
     """The environment without what a developer may have set for this program."""
     return {

@@ -73,15 +73,16 @@ class Entry:
     def settings(self) -> dict[str, Any]:
         """All that decides what is trained, flat; without settings at their neutral default.
 
-        The precision is called `precision`, the fingerprint of the data `fingerprint`.
+        The precision is called `precision`, the fingerprint of the data `fingerprint`, where they
+        are known.
         """
         if self.record is None:
             return {}
-        precision, fingerprint = self.record.precision, self.record.fingerprint
-        settings = relevant(self.record.config, precision or "", fingerprint or "")
-        for name in ("data", "numerics"):
+        known = {"precision": self.record.precision, "fingerprint": self.record.fingerprint}
+        settings = relevant(self.record.config, "", "")
+        for name in ("precision", "data", "numerics"):
             del settings[name]
-        return settings | {"precision": precision, "fingerprint": fingerprint}
+        return settings | {name: value for name, value in known.items() if value is not None}
 
     @cached_property
     def replicate_key(self) -> str:

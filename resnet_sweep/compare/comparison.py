@@ -161,7 +161,8 @@ class Comparison:
 def _environment(entry: Entry) -> Iterator[tuple[str, Any]]:
     record = entry.record
     for name in ("device", "threads", PRECISION, "host", "git_commit"):
-        yield name, getattr(record, name)
+        if getattr(record, name) is not None:
+            yield name, getattr(record, name)
     for package, version in record.versions.items():
         yield f"versions.{package}", version
     for name, value in flatten(record.config):

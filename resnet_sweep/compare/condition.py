@@ -41,7 +41,7 @@ class Condition:
     """
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.text = text = text.strip()
         self.names: set[str] = set()
         if len(text) > LONGEST:
             raise RequestError(
@@ -50,7 +50,7 @@ class Condition:
         try:
             # Python warns of what looks odd in a program.
             with warnings.catch_warnings(action="ignore"):
-                self._tree = ast.parse(text.strip(), mode="eval").body
+                self._tree = ast.parse(text, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = error.msg if isinstance(error, SyntaxError) else str(error)
             raise self._refusal(f"can't be read ({reason})") from error
@@ -79,19 +79,23 @@ class Condition:
                                                      for each in comparisons):  # fmt: skip
                 pass
             case _:
-                raise self._refusal(f"has {ast.unparse(node)}, which isn't allowed")
+                raise self._refusal(f"has {self._source(node)}, which isn't allowed")
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.expr):
                 self._check(child, depth + 1)
 
     def _name(self, node: ast.AST) -> str:
         parts = []
-        while isinstance(node, ast.Attribute):
-            parts.append(node.attr)
-            node = node.value
-        if not isinstance(node, ast.Name):
-            raise self._refusal(f"has {ast.unparse(node)}.{parts[-1]}, which isn't allowed")
-        return ".".join([node.id, *reversed(parts)])
+        first = node
+        while isinstance(first, ast.Attribute):
+            parts.append(first.attr)
+            first = first.value
+        if not isinstance(first, ast.Name):
+            raise self._refusal(f"has {self._source(node)}, which isn't allowed")
+        return ".".join([first.id, *reversed(parts)])
+
+    def _source(self, node: ast.AST) -> str:
+        return ast.get_source_segment(self.text, node) or ""
 
     def _refusal(self, what: str) -> RequestError:
         return RequestError(

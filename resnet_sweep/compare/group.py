@@ -4,6 +4,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from resnet_sweep.compare.collection import Entry
@@ -48,11 +49,17 @@ class Group:
 
     entries: Sequence[Entry]
 
-    @property
+    @cached_property
     def counted(self) -> list[Entry]:
-        """The runs that figures are taken of: the complete ones, or all if none is."""
+        """The runs that figures are taken of: the complete ones, or all if none is.
+
+        Of runs with the same settings and seed, which say the same twice, the newest counts.
+        """
         complete = [entry for entry in self.entries if entry.state in COMPLETE]
-        return complete or list(self.entries)
+        newest: dict[tuple[str, str], Entry] = {}
+        for entry in complete or self.entries:
+            newest.setdefault((entry.replicate_key, repr(entry.settings.get("seed"))), entry)
+        return list(newest.values())
 
     def figure(self, of: Callable[[Entry], float | None]) -> Statistic | None:
         """The statistic of a figure over the runs that count."""

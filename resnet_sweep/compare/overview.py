@@ -81,7 +81,7 @@ class Overview:
         if keys is None:
             found.pop("seed", None)
             seeds = [
-                sorted((entry.settings.get("seed") for entry in group.entries), key=_rank)
+                sorted((entry.settings.get("seed") for entry in group.counted), key=_rank)
                 for group in self.groups
             ]
             if len({repr(seed) for each in seeds for seed in each}) > 1:
@@ -99,7 +99,7 @@ class Overview:
         """
         several = any(len(group.entries) > 1 for group in self.groups)
         # The name of a run comes last, since it is the longest.
-        header = ["state", "started", *["runs"] * several, "best", "final", "time"]
+        header = ["state", "started", *["n"] * several, "best", "final", "time"]
         rows = [[*header, *map(shown, self.columns), "run"]]
         for number, group in enumerate(self.groups):
             figures = self._statistics(group)
@@ -108,7 +108,7 @@ class Overview:
                 [
                     shown(group.state),
                     _minute(group),
-                    *[str(len(group.entries))] * several,
+                    *[str(len(group.counted))] * several,
                     _accuracy(figures["best"]),
                     _accuracy(figures["final"]),
                     span(seconds and seconds.mean),
@@ -129,6 +129,7 @@ class Overview:
             "runs": [
                 {
                     "names": [entry.name for entry in group.entries],
+                    "n": len(group.counted),
                     "state": group.state,
                     "started": group.entries[0].record.started,
                     **{
@@ -152,12 +153,12 @@ class Overview:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         figures = [name + end for name in _FIGURES for end in ("", "_sd")]
-        writer.writerow(["run", "runs", "state", "started", *figures, *map(shown, self.columns)])
+        writer.writerow(["run", "n", "state", "started", *figures, *map(shown, self.columns)])
         for number, group in enumerate(self.groups):
             writer.writerow(
                 [
                     shown(group.entries[0].name),
-                    len(group.entries),
+                    len(group.counted),
                     shown(group.state),
                     group.entries[0].record.started,
                     *(

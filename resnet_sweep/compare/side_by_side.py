@@ -12,8 +12,10 @@ from resnet_sweep.compare.table import GAP, pad
 from resnet_sweep.compare.text import shown
 from resnet_sweep.compare.varying import ABSENT
 
-# A longer value stands in a line of its own.
-LONGEST_CELL = 24
+# A row with a longer name isn't part of a table.
+LONGEST_NAME = 40
+# As many columns must have room in a table; the values of a row that leaves none go below it.
+LEAST_COLUMNS = 3
 
 
 class Line(NamedTuple):
@@ -43,7 +45,7 @@ def side_by_side(comparison: Comparison, width: int) -> Iterator[Line]:
 
     Args:
         comparison: of the runs.
-        width: of a line; a value that is too long for it goes on, and is never cut.
+        width: of a line; a value that is too long for it goes on in the next.
     """
     entries = comparison.entries
     labels = [_label(at) for at in range(len(entries))]
@@ -67,7 +69,7 @@ def side_by_side(comparison: Comparison, width: int) -> Iterator[Line]:
             yield Line("")
             yield Line("All settings that decide what is trained are the same.")
         elif title == "Settings" and comparison.replicates:
-            yield Line("  These are replicates: only the seed differs.")
+            yield Line("  Only the seed differs.")
     yield from _notes(comparison, labels, width)
 
 
@@ -79,6 +81,8 @@ def _rows(differences: Mapping[str, Sequence[Any]]) -> list[Row]:
     return [
         Row(shown(name), [_cell(value) for value in values])
         for name, values in sorted(differences.items())
+        # That a group is empty in one run is seen by its settings in another.
+        if not ({} in values and any(other.startswith(f"{name}.") for other in differences))
     ]
 
 
@@ -102,14 +106,19 @@ def _figures(comparison: Comparison) -> Iterator[Row]:
 
 def _part(title: str, rows: Sequence[Row], labels: Sequence[str], width: int) -> Iterator[Line]:
     """A table with a column for each run, or several below each other where they don't fit."""
-    short = [row for row in rows if max(map(cell_len, row.cells)) <= LONGEST_CELL]
+    short = [row for row in rows if cell_len(row.name) <= LONGEST_NAME]
     first = max([len(title), *(cell_len(row.name) + GAP for row in short)]) + GAP
+    change = f"{labels[1]} - {labels[0]}" if any(row.difference for row in rows) else ""
+    last = max(len(change), *(len(row.difference) for row in rows))
+    room = width - first - (last and last + GAP)
+    longest = room // min(len(labels), LEAST_COLUMNS) - GAP
+    short = [row for row in short if max(map(cell_len, row.cells)) <= longest]
     cell = max([1, *(cell_len(each) for row in short for each in row.cells)])
-    last = max((len(row.difference) for row in short), default=0)
-    fitting = max(1, (width - first - (last and last + GAP)) // (cell + GAP))
+    fitting = max(1, room // (cell + GAP))
     for start in range(0, len(labels), fitting):
         chosen = slice(start, start + fitting)
         header = [pad(label, cell, right=True) for label in labels[chosen]]
+        header += [pad(change, last, right=True)]
         yield Line((pad(title, first) + (" " * GAP).join(header)).rstrip(), heading=True)
         for row in short:
             cells = [pad(each, cell, right=True) for each in row.cells[chosen]]
@@ -131,8 +140,10 @@ def _notes(comparison: Comparison, labels: Sequence[str], width: int) -> Iterato
     if whose:
         yield Line("")
         yield Line("Notes", heading=True)
-    for note, of in whose.items():
-        yield from _wrapped(f"  {', '.join(of)}: ", shown(note), width)
+    everyone = "both" if len(labels) == 2 else "all"
+    for note, of in sorted(whose.items(), key=lambda item: (len(item[1]), item[1])):
+        owners = everyone if len(of) == len(labels) else ", ".join(of)
+        yield from _wrapped(f"  {owners}: ", shown(note), width)
 
 
 def _wrapped(start: str, text: str, width: int) -> Iterator[Line]:

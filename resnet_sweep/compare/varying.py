@@ -56,12 +56,12 @@ def columns(entries: Sequence[Entry]) -> dict[str, list[Any]]:
         for name, values in differing([entry.choices for entry in entries]).items()
         if name in groups
     }
-    kept = choices | {
+    kept = {
         name: values
         for name, values in settings.items()
         if name != "fingerprint"
         and not (_group(name) in choices and _follows(values, [choices[_group(name)]]))
-    }
+    } | choices
     if "fingerprint" in settings:
         data = [values for name, values in kept.items() if _group(name) == "data"]
         if not _follows(settings["fingerprint"], data):

@@ -22,8 +22,9 @@ def main() -> None:
         prog="python -m resnet_sweep.runs",
         description="A table of runs, newest first: state, start, best and final validation "
         "accuracy, time, and what varies among them. Runs that differ only in their seed are one "
-        "line, with the mean and the standard deviation (of the sample) over those that are "
-        "complete. KEY is a setting (optim.lr), a config group for the choice made there (optim), "
+        "line, with the mean and the standard deviation (of the sample) over the n of them that "
+        "are complete and repeat no other. KEY is a setting (optim.lr), a config group for the "
+        "choice made there (optim), "
         "or a key of run.json (best.val_acc, seconds, state, host); best and final alone are the "
         "validation accuracies.",
     )
@@ -83,7 +84,7 @@ def tell_runs(arguments: argparse.Namespace) -> None:
         top=arguments.top,
     )
     if arguments.json or arguments.csv:
-        console.print(Text(overview.json() if arguments.json else overview.csv()))
+        console.write(overview.json() if arguments.json else overview.csv())
         return
     text = Text()
     if overview.groups:

@@ -20,6 +20,7 @@ INCIDENTAL = frozenset(
         "trainer.threads",
     }
 )
+_INCIDENTAL_GROUPS = tuple(f"{name}." for name in INCIDENTAL)
 
 # A setting that came later, with the value at which a run is what it was before: at that value
 # it doesn't count, so that older runs keep their signatures. Entries are never removed.
@@ -58,7 +59,7 @@ def relevant(config: Mapping[str, Any], precision: str, fingerprint: str) -> dic
     settings = {
         name: _plain(value)
         for name, value in flatten(config)
-        if not any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
+        if not (name in INCIDENTAL or name.startswith(_INCIDENTAL_GROUPS))
         and not (name in NEUTRAL and value == NEUTRAL[name])
     }
     return settings | {"precision": precision, "data": fingerprint, "numerics": NUMERICS}

@@ -1,0 +1,70 @@
+"""Run directories written by hand, without the code that they are read with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+COLUMNS = "epoch,lr,train_loss,train_acc,val_loss,val_acc,grad_norm,seconds,images_per_second"
+
+
+def write_run(
+    directory: Path, settings: dict[str, Any] | None = None, accuracy: float = 70.0, **changes: Any
+) -> Path:
+    """Write a run of two epochs.
+
+    Args:
+        directory: made if need be.
+        settings: changed ones, by dotted names; ... removes one.
+        accuracy: of the best epoch, percent.
+        changes: of `run.json`.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = {
+        "seed": 0,
+        "model": {"_target_": "resnet_sweep.models.ResNet", "widths": [16, 32], "dropout": 0.1},
+        "data": {"_target_": "resnet_sweep.data.Digits"},
+        "optim": {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9},
+        "trainer": {"epochs": 2, "device": "auto", "threads": None},
+        "logger": {},
+    }
+    for name, value in (settings or {}).items():
+        *groups, key = name.split(".")
+        node = config
+        for group in groups:
+            node = node.setdefault(group, {})
+        if value is ...:
+            node.pop(key, None)
+        else:
+            node[key] = value
+    record = {
+        "signature": "0123456789abcdef",
+        "state": "finished",
+        "reason": "",
+        "config": config,
+        "choices": {"model": "resnet8v2", "data": "digits", "optim": "sgd"},
+        "overrides": [],
+        "flags": [],
+        "parameters": 77850,
+        "best": {"epoch": 2, "val_acc": accuracy, "val_loss": 1.5},
+        "final": {"epoch": 2, "train_acc": 80.0, "train_loss": 1.0, "val_acc": accuracy,
+                  "val_loss": 1.5},
+        "gap": 80.0 - accuracy,
+        "seconds": 12.5,
+        "started": "2026-01-02T03:04:05+00:00",
+        "ended": "2026-01-02T03:05:05+00:00",
+        "host": "here",
+        "device": "cpu",
+        "threads": 1,
+        "precision": "float32",
+        "versions": {"python": "3.11.7", "torch": "2.7.0"},
+        "git_commit": None,
+        "seed": config["seed"],
+        "fingerprint": "f",
+        "notes": [],
+        "lease": None,
+    }  # fmt: skip
+    (directory / "run.json").write_text(json.dumps(record | changes))
+    rows = [f"1,0.1,2.0,50.0,2.5,{accuracy - 10},1.0,6.0,100.0",
+            f"2,0.05,1.0,80.0,1.5,{accuracy},1.0,6.5,100.0"]  # fmt: skip
+    (directory / "metrics.csv").write_text("\n".join([COLUMNS, *rows, ""]))
+    return directory

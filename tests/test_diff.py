@@ -1,0 +1,289 @@
+"""What `python -m resnet_sweep.diff` tells of two runs or more."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from matplotlib.image import imread
+from rich.cells import cell_len
+from run_directories import write_run
+
+from resnet_sweep.diff import main
+
+Diff = Callable[..., subprocess.CompletedProcess]
+ADAMW = {
+    "optim._target_": "torch.optim.AdamW",
+    "optim.lr": 0.001,
+    "optim.momentum": ...,
+    "optim.betas": [0.9, 0.999],
+}
+CHOICES = {"model": "resnet8v2", "data": "digits", "optim": "adamw"}
+
+
+@pytest.fixture
+def diff(command: Command, call: Command) -> Diff:
+    """Runs the command in the folder of the test; with an environment, as a process of its own."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        if not environment:
+            return call(main, *arguments)
+        return command(*arguments, module="resnet_sweep.diff", **environment)
+
+    return run
+
+
+def rows(done: subprocess.CompletedProcess) -> dict[str, dict[str, list[str]]]:
+    """The parts of what is printed, each with the cells of its rows."""
+    parts: dict[str, dict[str, list[str]]] = {}
+    for line in done.stdout.splitlines():
+        if re.match(r"[A-Z][a-z]+ ", line):
+            part = parts.setdefault(line.split()[0], {})
+        elif line.startswith("  "):
+            name, *cells = re.split(r" {2,}", line.strip())
+            part[name] = cells
+    return parts
+
+
+def test_choices_come_first_then_settings_then_the_outcome(tmp_path: Path, diff: Diff) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", ADAMW, accuracy=65.5, choices=CHOICES, parameters=80000,
+              seconds=72.5)  # fmt: skip
+    done = diff("a", "b")
+    assert (done.returncode, done.stderr) == (1, "")
+    parts = rows(done)
+    assert list(parts) == ["Choices", "Settings", "Outcome"]
+    assert parts["Choices"] == {"optim": ["sgd", "adamw"]}
+    assert parts["Settings"] == {
+        "optim._target_": ["torch.optim.SGD", "torch.optim.AdamW"],
+        "optim.betas": ["not there", "[0.9, 0.999]"],
+        "optim.lr": ["0.1", "0.001"],
+        "optim.momentum": ["0.9", "not there"],
+    }
+    assert parts["Outcome"] == {
+        "best accuracy": ["70.00%", "65.50%", "-4.50"],
+        "best epoch": ["2", "2", "same"],
+        "best loss": ["1.5000", "1.5000", "same"],
+        "final accuracy": ["70.00%", "65.50%", "-4.50"],
+        "final training accuracy": ["80.00%", "80.00%", "same"],
+        "final loss": ["1.5000", "1.5000", "same"],
+        "final training loss": ["1.0000", "1.0000", "same"],
+        "gap": ["10.00%", "14.50%", "+4.50"],
+        "epochs": ["2", "2", "same"],
+        "parameters": ["77,850", "80,000", "+2,150"],
+        "time": ["12.5 s", "1 min 12 s", "+1 min 00 s"],
+    }
+
+
+def test_the_same_run_elsewhere_is_the_same(tmp_path: Path, diff: Diff) -> None:
+    write_run(tmp_path / "a")
+    write_run(
+        tmp_path / "b",
+        # What a newer version adds at its neutral default, and where and how it was carried out.
+        {"model.attention": None, "model.stochastic_depth": 0, "trainer.ema_decay": None,
+         "data.root": "/x", "trainer.threads": 8, "logger.csv": {"_target_": "x"}},
+        choices={"model": "resnet8v2", "data": "digits", "optim": "sgd", "experiment": "named"},
+        seconds=99.0, started="2027-01-01T00:00:00+00:00", ended=None, host="there",
+        device="cuda:0", threads=8, versions={"python": "3.12.0", "torch": "2.7.0"},
+        git_commit="abc",
+    )  # fmt: skip
+    done = diff("a", "b")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "All settings that decide what is trained are the same." in done.stdout
+    parts = rows(done)
+    assert "Settings" not in parts
+    assert parts["Environment"] == {
+        "data.root": ["not there", "/x"],
+        "device": ["cpu", "cuda:0"],
+        "git_commit": ["not there", "abc"],
+        "host": ["here", "there"],
+        "logger.csv._target_": ["not there", "x"],
+        "threads": ["1", "8"],
+        "trainer.threads": ["null", "8"],
+        "versions.python": ["3.11.7", "3.12.0"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "status"),
+    [
+        ({}, {}, 0),
+        ({"optim.lr": 0.2}, {}, 1),
+        ({"seed": 1}, {}, 1),
+        ({"model.dropout": 0}, {}, 1),
+        ({"model.attention": "se"}, {}, 1),
+        ({}, {"precision": "bfloat16"}, 1),
+        ({}, {"fingerprint": "g"}, 1),
+        ({}, {"state": "interrupted"}, 1),
+        ({}, {"best": {"epoch": 1, "val_acc": 70.0, "val_loss": 1.5}}, 1),
+        ({}, {"gap": 10.000001}, 1),
+        ({}, {"parameters": None}, 1),
+        ({}, {"notes": ["a note"], "signature": "s", "overrides": ["seed=0"]}, 0),
+        ({"model.dropout": 0.10}, {"seconds": None}, 0),
+    ],
+)
+def test_the_status_tells_whether_they_are_the_same(
+    tmp_path: Path, diff: Diff, settings: dict, changes: dict, status: int
+) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", settings, **changes)
+    done = diff("a", "b", "--json")
+    assert (done.returncode, done.stderr) == (status, "")
+    assert json.loads(done.stdout)["same"] == (status == 0)
+
+
+def test_json_tells_what_differs_and_nothing_else(tmp_path: Path, diff: Diff) -> None:
+    write_run(tmp_path / "a", notes=["rounded"])
+    write_run(tmp_path / "b", ADAMW, choices=CHOICES, host="there")
+    one, other = json.loads(diff("a", "b", "--json").stdout)["runs"]
+    assert (one["choices"], other["choices"]) == ({"optim": "sgd"}, {"optim": "adamw"})
+    assert one["settings"] == {
+        "optim._target_": "torch.optim.SGD", "optim.lr": 0.1, "optim.momentum": 0.9
+    }  # fmt: skip
+    assert other["settings"] == {name: value for name, value in ADAMW.items() if value is not ...}
+    assert (one["environment"], other["environment"]) == ({"host": "here"}, {"host": "there"})
+    assert one["best"] == {"epoch": 2, "val_acc": 70.0, "val_loss": 1.5}
+    assert (one["notes"], other["notes"]) == (["rounded"], [])
+
+
+def test_a_key_at_its_neutral_default_is_the_value_of_an_older_run(
+    tmp_path: Path, diff: Diff
+) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", {"model.attention": "se", "model.extra": 1})
+    assert rows(diff("a", "b"))["Settings"] == {
+        "model.attention": ["null", "se"], "model.extra": ["not there", "1"]
+    }  # fmt: skip
+
+
+def test_the_logged_runs_have_one_recipe_and_two_outcomes(command: Command) -> None:
+    done = command("logged_run_1", "logged_run_2", module="resnet_sweep.diff")
+    assert done.returncode == 1
+    parts = rows(done)
+    assert parts["Settings"] == {"seed": ["0", "1"], "Only the seed differs.": []}
+    assert parts["Outcome"]["best accuracy"] == ["69.85%", "74.86%", "+5.01"]
+    assert parts["Outcome"]["final accuracy"] == ["69.68%", "74.70%", "+5.02"]
+    assert parts["Outcome"]["final training accuracy"] == ["89.57%", "99.65%", "+10.08"]
+    assert parts["Outcome"]["gap"] == ["19.89%", "24.95%", "+5.06"]
+    text = " ".join(done.stdout.split())
+    assert "doesn't say what differs between them" in text
+    assert text.count("~2.7M parameters") == 1
+
+
+def test_three_runs_have_a_column_each_and_rows_of_what_varies(tmp_path: Path, diff: Diff) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", {"optim.lr": 0.2})
+    write_run(tmp_path / "c", {"optim.lr": 0.3}, accuracy=71.0, notes=["all well"])
+    done = diff("a", "b", "c")
+    assert done.returncode == 1
+    assert rows(done) == {
+        "Settings": {"optim.lr": ["0.1", "0.2", "0.3"]},
+        "Outcome": {
+            "best accuracy": ["70.00%", "70.00%", "71.00%"],
+            "final accuracy": ["70.00%", "70.00%", "71.00%"],
+            "gap": ["10.00%", "10.00%", "9.00%"],
+            "C: all well": [],
+        },
+    }
+    assert done.stdout.endswith("Notes\n  C: all well\n")
+
+
+def test_runs_under_way_and_broken_off_are_compared(tmp_path: Path, diff: Diff) -> None:
+    nothing = {"best": None, "final": None, "gap": None}
+    write_run(tmp_path / "a", state="running", **nothing)
+    write_run(tmp_path / "b", state="diverged", reason="loss is nan", **nothing)
+    done = diff("a", "b")
+    assert done.returncode == 1
+    assert "A  a: running (stale)\nB  b: diverged (loss is nan)\n" in done.stdout
+    assert rows(done)["Outcome"]["state"] == ["running (stale)", "diverged"]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_terminal_is_enough(tmp_path: Path, diff: Diff, width: int) -> None:
+    long = {"model.widths": list(range(40)), "augmentation.trivial._target_": "package." * 12 + "X"}
+    for number in range(8):
+        changes = long if number else {}
+        write_run(tmp_path / f"run{number}", changes | {"optim.lr": 1 / (number + 3)}, 60 + number,
+                  notes=["a long note of many words " * 8])  # fmt: skip
+    for runs in (2, 3, 8):
+        done = diff(*(f"run{number}" for number in range(runs)), COLUMNS=str(width),
+                    FORCE_COLOR="1")  # fmt: skip
+        assert "\x1b[1m" in done.stdout
+        lines = re.sub(r"\x1b\[[\d;]*m", "", done.stdout).splitlines()
+        assert max(map(cell_len, lines)) <= width
+        text = "".join(done.stdout.split())
+        assert str(list(range(40))).replace(" ", "") in text
+        assert all(f"{60 + number}.00%" in text for number in range(runs))
+    assert "\x1b" not in diff("run0", "run1").stdout
+
+
+def test_names_and_values_are_shown_harmlessly(tmp_path: Path, diff: Diff) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "[red]:smile:\x1b[2J", {"optim.lr": "\x1b[31m", "m\x07": "${oc.env:HOME}"},
+              notes=["\x9b2J"], reason="\u202e", host="\x1b]0;title\x07")  # fmt: skip
+    for arguments in ([], ["--json"]):
+        done = diff("a", "[red]:smile:\x1b[2J", *arguments)
+        assert done.returncode == 1
+        assert all(line.isprintable() for line in done.stdout.splitlines())
+        assert "${oc.env:HOME}" in done.stdout
+        assert "[red]:smile:\\" in done.stdout
+
+
+class TestCurves:
+    def test_they_are_drawn_when_asked_for(self, tmp_path: Path, diff: Diff) -> None:
+        write_run(tmp_path / "a$^$")
+        write_run(tmp_path / "b", {"seed": 1}, accuracy=65.0)
+        alone = diff("a$^$", "b", PYTHONPROFILEIMPORTTIME="1")
+        assert "matplotlib" not in alone.stderr
+        done = diff("a$^$", "b", "--curves", "both.png")
+        assert (done.returncode, done.stdout, done.stderr) == (1, alone.stdout, "")
+        one, other = (
+            diff(name, name, "--curves", f"{name}.png").returncode for name in ("a$^$", "b")
+        )
+        assert one == other == 0
+        both, first, second = (imread(tmp_path / f"{name}.png") for name in ("both", "a$^$", "b"))
+        assert both.shape == first.shape == second.shape
+        assert (both != first).any()
+        assert (both != second).any()
+
+    def test_runs_without_val_loss_are_drawn(self, tmp_path: Path, diff: Diff) -> None:
+        assert diff("logged_run_1", "logged_run_2", "--curves", "c.png").returncode == 1
+        assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_unsound_curves_are_refused(self, tmp_path: Path, diff: Diff) -> None:
+        write_run(tmp_path / "a")
+        (tmp_path / "a/metrics.csv").write_text("epoch\none\n")
+        done = diff("a", "logged_run_1", "--curves", "c.png")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "a has no sound curves (metrics.csv isn't a table of numbers" in done.stderr
+        assert not (tmp_path / "c.png").exists()
+
+
+REFUSALS = [
+    (["a"], "there is nothing to compare a with"),
+    (["a", "nowhere"], "nowhere isn't a directory"),
+    (["a", "."], ". isn't a run directory (it has no run.json)"),
+    (["a", "damaged"], "damaged can't be read, since run.json isn't JSON"),
+    (["a", "a", "--curves", "a/run.json"], "--curves=a/run.json isn't a picture"),
+    (["a", "a", "--curves", "no/c.png"], "no/c.png can't be written"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), REFUSALS, ids=[each[0][-1] for each in REFUSALS]
+)
+def test_trouble_is_told_in_one_sentence(
+    tmp_path: Path, diff: Diff, arguments: list[str], sentence: str
+) -> None:
+    write_run(tmp_path / "a")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/run.json").touch()
+    done = diff(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert json.loads((tmp_path / "a/run.json").read_text())

@@ -1,0 +1,234 @@
+"""The table of runs that `python -m resnet_sweep.runs` prints."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command, clean_environment
+from rich.cells import cell_len
+from run_directories import write_run
+
+from resnet_sweep.runs.__main__ import main
+
+Runs = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture
+def runs(command: Command, call: Command) -> Runs:
+    """Runs the command in the folder of the test; with an environment, as a process of its own."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        if not environment:
+            return call(main, *arguments)
+        return command(*arguments, module="resnet_sweep.runs", **environment)
+
+    return run
+
+
+def table(done: subprocess.CompletedProcess) -> list[list[str]]:
+    """The cells of a table, which has two spaces or more between them."""
+    assert done.returncode == 0, done.stderr
+    return [re.split(r" {2,}", line.strip()) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Two learning rates, three seeds each, and one run that broke off."""
+    for number, (lr, seed) in enumerate((lr, seed) for lr in (0.1, 0.05) for seed in range(3)):
+        write_run(
+            tmp_path / "multirun/day" / str(number),
+            {"optim.lr": lr, "seed": seed},
+            accuracy=60.0 + 10 * lr + seed**2,
+            seconds=100.0 + number,
+            started=f"2026-01-02T03:0{number}:00+00:00",
+        )
+    write_run(tmp_path / "outputs/day/time", {"optim.lr": 0.2}, state="interrupted", best=None,
+              final=None, gap=None, started="2026-01-03T00:00:00+00:00")  # fmt: skip
+    return tmp_path
+
+
+def test_replicates_are_a_line_with_mean_and_deviation(sweep: Path, runs: Runs) -> None:
+    accuracies = np.array([60.5, 61.5, 64.5])
+    text = f"{accuracies.mean():.2f} ± {accuracies.std(ddof=1):.2f}%"
+    header, *lines = table(runs())
+    assert header == ["state", "started", "n", "best", "final", "time", "optim.lr", "seed", "run"]
+    assert lines == [
+        ["interrupted", "2026-01-03 00:00", "1", "unknown", "unknown", "12.5 s", "0.2", "0",
+         "outputs/day/time"],
+        ["finished", "2026-01-02 03:05", "3", text, text, "1 min 44 s", "0.05", "[0, 1, 2]",
+         "multirun/day/5 and 2 more"],
+        ["finished", "2026-01-02 03:02", "3", "62.67 ± 2.08%", "62.67 ± 2.08%", "1 min 41 s",
+         "0.1", "[0, 1, 2]", "multirun/day/2 and 2 more"],
+    ]  # fmt: skip
+
+
+def test_single_runs_are_shown_newest_first(sweep: Path, runs: Runs) -> None:
+    header, *lines = table(runs("--each"))
+    assert header == ["state", "started", "best", "final", "time", "optim.lr", "seed", "run"]
+    assert [line[-1] for line in lines] == [
+        "outputs/day/time", *(f"multirun/day/{number}" for number in reversed(range(6)))
+    ]  # fmt: skip
+    assert lines[1] == [
+        "finished", "2026-01-02 03:05", "64.50%", "64.50%", "1 min 45 s", "0.05", "2",
+        "multirun/day/5",
+    ]  # fmt: skip
+    assert "optim.lr" not in table(runs("multirun/day/3", "multirun/day/4"))[0]
+
+
+def test_json_has_the_figures_of_numpy(sweep: Path, runs: Runs) -> None:
+    content = json.loads(runs("multirun", "--group-by", "seed", "--json").stdout)
+    assert content["damaged"] == []
+    for line in content["runs"]:
+        (seed,) = line["varies"].values()
+        values = [60.5 + seed**2, 61.0 + seed**2]
+        assert line["best"]["mean"] == pytest.approx(np.mean(values))
+        assert line["best"]["sd"] == pytest.approx(np.std(values, ddof=1))
+        assert line["best"]["n"] == line["n"] == 2
+        assert line["names"] == [f"multirun/day/{3 + seed}", f"multirun/day/{seed}"]
+    assert sorted(line["varies"]["seed"] for line in content["runs"]) == [0, 1, 2]
+
+
+def test_csv_has_all_digits(sweep: Path, runs: Runs) -> None:
+    lines = list(csv.DictReader(io.StringIO(runs("multirun", "--csv").stdout)))
+    assert [line["run"] for line in lines] == ["multirun/day/5", "multirun/day/2"]
+    assert float(lines[0]["best"]) == pytest.approx(np.mean([60.5, 61.5, 64.5]))
+    assert float(lines[0]["best_sd"]) == pytest.approx(np.std([60.5, 61.5, 64.5], ddof=1))
+    assert float(lines[0]["seconds"]) == 104.0
+    assert lines[0]["optim.lr"] == "0.05"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--sort", "-best"], [2, 5, 1, 4, 0, 3]),
+        (["--sort", "best.val_acc", "--top", "2"], [3, 0]),
+        (["--sort=-optim.lr"], [2, 1, 0, 5, 4, 3]),
+        (["--where", "optim.lr < 0.1 and seed != 1"], [5, 3]),
+        (["--where", "state == 'finished' and best > 64", "--sort", "seconds"], [2, 5]),
+        (["--where", "optim in ['adamw']"], []),
+        (["--where", "'day/4' in name"], [4]),
+    ],
+)
+def test_runs_are_chosen_and_sorted(
+    sweep: Path, runs: Runs, arguments: list[str], expected: list[int]
+) -> None:
+    done = runs("multirun", "--each", "--json", *arguments)
+    names = [line["names"][0] for line in json.loads(done.stdout)["runs"]]
+    assert names == [f"multirun/day/{number}" for number in expected]
+
+
+def test_what_has_no_value_is_sorted_last(sweep: Path, runs: Runs) -> None:
+    for sort in ("best", "-best"):
+        lines = table(runs("--each", f"--sort={sort}"))
+        assert lines[-1][-1] == "outputs/day/time"
+
+
+def test_damaged_runs_are_listed_below_with_their_reason(sweep: Path, runs: Runs) -> None:
+    name = "bad \x1b[31mred\x07"
+    (sweep / "outputs" / name).mkdir()
+    (sweep / "outputs" / name / "run.json").write_text('{"signature": "\\u001b[2J", "best": []')
+    write_run(sweep / "outputs/deep", best=["\x1b[2J"])
+    done = runs("outputs", "--each")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    table_, _, below = done.stdout.partition("\n\nThese can't be read:\n")
+    assert len(table_.splitlines()) == 2
+    unreadable, deep = below.splitlines()
+    assert unreadable.startswith("  outputs/bad \\x1b[31mred\\x07: run.json isn't JSON (")
+    assert deep == "  outputs/deep: best in run.json isn't a mapping to numbers, but a list"
+    damaged = json.loads(runs("outputs", "--json").stdout)["damaged"]
+    assert [entry["name"] for entry in damaged] == [f"outputs/{name}", "outputs/deep"]
+
+
+def test_names_and_values_are_shown_harmlessly(tmp_path: Path, runs: Runs) -> None:
+    write_run(tmp_path / "outputs/[bold]:smile: \u202e", {"optim.lr": "\x1b[2J", "x\x07": 1})
+    write_run(tmp_path / "outputs/b", {"optim.lr": "${oc.env:HOME}"}, reason="\x9b31m")
+    for arguments in ([], ["--csv"], ["--json"], ["--group-by", "optim.lr,reason"]):
+        done = runs(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert all(line.isprintable() for line in done.stdout.splitlines())
+        assert "${oc.env:HOME}" in done.stdout
+    assert "outputs/[bold]:smile: \\u202e" in runs("--each").stdout
+
+
+def test_a_narrow_terminal_is_enough(sweep: Path, runs: Runs) -> None:
+    done = runs("--each", FORCE_COLOR="1", COLUMNS="80")
+    assert "\x1b[1m" in done.stdout
+    lines = re.sub(r"\x1b\[[\d;]*m", "", done.stdout).splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert len(lines) == 2 * 8
+    assert "\x1b" not in runs("--each").stdout
+
+
+REFUSALS = [
+    (["nowhere"], "nowhere isn't a directory: name one with runs, or logged_run_1"),
+    (["--where", "optim.lrr < 1"], "none of the runs has optim.lrr: did you mean optim.lr?"),
+    (["--where", "bset > 1"], "none of the runs has bset: did you mean best?"),
+    (["--where", "best > open('x')"], "has open('x'), which isn't allowed"),
+    (["--sort", "-optm.lr"], "none of the runs has optm.lr: did you mean optim.lr?"),
+    (["--group-by", "model,sede"], "none of the runs has sede: did you mean seed?"),
+    (["--top", "0"], "--top must be a whole number at least 1, but is 0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), REFUSALS, ids=[each[0][-1] for each in REFUSALS]
+)
+def test_a_wrong_request_gets_one_sentence(
+    sweep: Path, runs: Runs, arguments: list[str], sentence: str
+) -> None:
+    done = runs(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_runs_it_says_so(tmp_path: Path, runs: Runs) -> None:
+    done = runs()
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "there is no outputs and no multirun here" in done.stderr
+    (tmp_path / "outputs").mkdir()
+    done = runs()
+    assert (done.returncode, done.stdout) == (0, "no runs\n")
+
+
+def test_the_logged_runs_are_runs(command: Command) -> None:
+    arguments = ("logged_run_1", "logged_run_2", "--each", "--sort", "-best")
+    lines = table(command(*arguments, module="resnet_sweep.runs"))
+    assert [line[2] for line in lines[1:]] == ["74.86%", "69.85%"]
+
+
+def test_a_reader_may_leave(sweep: Path) -> None:
+    for form in ("", "--json", "--csv"):
+        done = subprocess.run(
+            f"{sys.executable} -m resnet_sweep.runs --each {form} | true",
+            shell=True, cwd=sweep, env=clean_environment(), capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.stderr == ""
+
+
+def test_ten_thousand_runs_need_neither_torch_nor_hydra(tmp_path: Path, runs: Runs) -> None:
+    template = json.loads((write_run(tmp_path / "first") / "run.json").read_text())
+    for number in range(10_000):
+        directory = tmp_path / "multirun" / str(number // 100) / str(number % 100)
+        directory.mkdir(parents=True)
+        template["config"]["seed"] = number % 4
+        template["config"]["optim"]["lr"] = (number // 4 + 1) / 10_000
+        template["best"]["val_acc"] = number / 200
+        (directory / "run.json").write_text(json.dumps(template))
+    done = runs("--sort", "-best", "--top", "3", PYTHONPROFILEIMPORTTIME="1")
+    assert [line[-3:] for line in table(done)[1:]] == [
+        [f"{lr / 10_000}", "[0, 1, 2, 3]", f"multirun/99/{4 * lr - 9904} and 3 more"]
+        for lr in (2500, 2499, 2498)
+    ]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "resnet_sweep.compare.overview" in imported
+    assert not imported & {"torch", "numpy", "hydra", "omegaconf", "yaml", "matplotlib"}
