@@ -25,6 +25,8 @@ def main() -> None:
         help="FILE.html for the page, FILE.md for the log (default: DIR/report.html)",
     )  # fmt: skip
     arguments = parser.parse_args()
+    # A name from elsewhere may not fit this terminal's encoding.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         path = report(arguments.paths, arguments.output)
     except RequestError as error:

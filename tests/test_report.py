@@ -15,7 +15,7 @@ from conftest import ROOT, Command
 from PIL import Image
 
 from resnet_sweep.compare.page import embeddable
-from resnet_sweep.report import report
+from resnet_sweep.report import main, report
 from resnet_sweep.runs.metrics import write_metrics
 from resnet_sweep.runs.record import Record
 
@@ -213,6 +213,15 @@ class TestTable:
             "trainer.threads: 1",
         ):
             assert setting in details.locator(".settings").inner_text()
+
+    def test_a_replicate_that_broke_off_isnt_in_the_mean(self, browser, tmp_path: Path) -> None:
+        for seed, state in enumerate(["finished", "finished", "failed"]):
+            write_run(tmp_path / str(seed), [10.0 + seed], seed=seed, state=state)
+        page = Page(browser, report([str(tmp_path)], None))
+        assert page.column(4) == [f"10.50% ± {statistics.stdev([10, 11]):.2f}"]
+        page.tab.select_option("[aria-label='filter state']", label="failed")
+        assert page.column(4) == ["12.00%"]
+        page.close()
 
 
 class TestComparison:
@@ -473,11 +482,11 @@ def tables(markdown: str) -> dict[str, list[list[str]]]:
 
 class TestTrainingLog:
     def test_the_logged_runs_give_the_tables_of_the_log(
-        self, command: Command, tmp_path: Path
+        self, call: Command, tmp_path: Path
     ) -> None:
         if not REFERENCE.exists():
             pytest.skip("the training log isn't on this machine")
-        done = command("logged_run_1", "logged_run_2", "-o", "log.md", module="resnet_sweep.report")
+        done = call(main, "logged_run_1", "logged_run_2", "-o", "log.md")
         assert done.returncode == 0, done.stderr
         ours, theirs = (tables(path.read_text()) for path in (tmp_path / "log.md", REFERENCE))
         assert len(theirs) == 7
@@ -491,10 +500,10 @@ class TestTrainingLog:
                      "  - Stage 4: 128→256 channels, 3 blocks, stride 2"):  # fmt: skip
             assert line in REFERENCE.read_text() and line in (tmp_path / "log.md").read_text()
 
-    def test_tells_of_two_runs_where_they_differ(self, command: Command, tmp_path: Path) -> None:
+    def test_tells_of_two_runs_where_they_differ(self, call: Command, tmp_path: Path) -> None:
         write_run(tmp_path / "b", [50.0], lr=0.2, notes=["a | b\n# c <img src=x> [d](e)"])
         write_run(tmp_path / "a", [40.0, 30.0], lr=0.1)
-        assert command("b", "a", "-o", "log.md", module="resnet_sweep.report").returncode == 0
+        assert call(main, "b", "a", "-o", "log.md").returncode == 0
         text = (tmp_path / "log.md").read_text()
         assert "- **Learning Rate**: 0.2 (Run 1), 0.1 (Run 2)" in text
         assert "| **Best Validation Accuracy** | 50.00% | 40.00% | **-10.00%** |" in text
@@ -519,25 +528,23 @@ class TestCommand:
         ],
     )
     def test_refuses_in_one_sentence(
-        self, command: Command, tmp_path: Path, arguments: list[str], problem: str
+        self, call: Command, tmp_path: Path, arguments: list[str], problem: str
     ) -> None:
         (tmp_path / "empty").mkdir()
         write_sweep(tmp_path / "sweep")
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / "run.json").write_text("{")
         before = sorted(tmp_path.rglob("*"))
-        done = command(*arguments, module="resnet_sweep.report")
+        done = call(main, *arguments)
         assert done.returncode == 2
         assert problem in done.stderr and done.stderr.count("\n") == 1
         assert sorted(tmp_path.rglob("*")) == before
 
-    def test_writes_into_the_directory_and_tells_where(
-        self, command: Command, tmp_path: Path
-    ) -> None:
+    def test_writes_into_the_directory_and_tells_where(self, call: Command, tmp_path: Path) -> None:
         write_sweep(tmp_path / "sweep")
         (tmp_path / "sweep" / "9").mkdir()
         (tmp_path / "sweep" / "9" / "run.json").write_text('{"signature": 1}')
-        done = command("sweep", module="resnet_sweep.report")
+        done = call(main, "sweep")
         assert (done.returncode, done.stdout) == (0, "sweep/report.html\n")
         (damaged,) = content_of(tmp_path / "sweep" / "report.html")["damaged"]
         assert "9" in damaged["name"] and "signature" in damaged["reason"]

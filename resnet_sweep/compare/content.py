@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from resnet_sweep.compare.collection import Entry
+from resnet_sweep.compare.group import replicates
 from resnet_sweep.compare.pictures import find_pictures
 from resnet_sweep.compare.text import shown
 from resnet_sweep.compare.varying import ABSENT, columns
@@ -40,14 +41,14 @@ def build_content(
         show, never longer than `shown` makes it.
     """
     sound = [entry for entry in entries if entry.record is not None]
-    groups = {
-        key: number
-        for number, key in enumerate(dict.fromkeys(entry.replicate_key for entry in sound))
-    }
+    groups = replicates(sound)
+    counted = {entry for group in groups for entry in group.counted}
+    numbers = {entry: number for number, group in enumerate(groups) for entry in group.entries}
     points = max(FEWEST_POINTS_OF_RUN, min(MOST_POINTS_OF_RUN, MOST_POINTS // max(1, len(sound))))
     names = _names(sound)
     runs = [
-        _describe(entry, points) | {"name": name, "group": groups[entry.replicate_key]}
+        _describe(entry, points)
+        | {"name": name, "group": numbers[entry], "counted": entry in counted}
         for entry, name in zip(sound, names, strict=True)
     ]
     varied = columns(sound)

@@ -92,9 +92,9 @@ function summarize(column, members) {
   };
 }
 
-// A run that is still going on, or broke off, says little about its replicates.
+// A run that is still going on, broke off or says the same twice isn't counted beside others.
 function counted(members) {
-  const complete = members.filter(({ state }) => ["finished", "stopped_early"].includes(state));
+  const complete = members.filter((run) => run.counted);
   return complete.length ? complete : members;
 }
 
