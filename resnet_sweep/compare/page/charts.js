@@ -1,7 +1,7 @@
 "use strict";
 // The charts: learning curves and parallel coordinates, by plotly.
 
-// Okabe and Ito's colours, which colour-blind people tell apart, then darker and lighter ones.
+// Mostly Okabe and Ito's colours, which colour-blind people tell apart.
 const PALETTE = [
   "#0072b2",
   "#d55e00",
