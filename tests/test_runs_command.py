@@ -110,6 +110,8 @@ def test_csv_has_all_digits(sweep: Path, runs: Runs) -> None:
         (["--sort", "-best"], [2, 5, 1, 4, 0, 3]),
         (["--sort", "best.val_acc", "--top", "2"], [3, 0]),
         (["--sort=-optim.lr"], [2, 1, 0, 5, 4, 3]),
+        (["--sort", "started"], [0, 1, 2, 3, 4, 5]),
+        (["--sort", "name", "--top", "1"], [0]),
         (["--where", "optim.lr < 0.1 and seed != 1"], [5, 3]),
         (["--where", "state == 'finished' and best > 64", "--sort", "seconds"], [2, 5]),
         (["--where", "optim in ['adamw']"], []),

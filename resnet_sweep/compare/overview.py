@@ -8,14 +8,12 @@ from typing import Any
 
 from resnet_sweep.compare.collection import Entry
 from resnet_sweep.compare.condition import Condition
-from resnet_sweep.compare.facts import check_known, facts
+from resnet_sweep.compare.facts import Facts, check_known, facts
 from resnet_sweep.compare.group import Group, Statistic, grouped, replicates
 from resnet_sweep.compare.table import lay_out
 from resnet_sweep.compare.text import percent, shown, span
 from resnet_sweep.compare.varying import ABSENT, columns
 
-# What the groups are told by; None: replicates are put together.
-Keys = Sequence[str] | None
 _FIGURES = {
     "best": lambda entry: entry.record.best and entry.record.best["val_acc"],
     "final": lambda entry: entry.record.final and entry.record.final["val_acc"],
@@ -31,8 +29,9 @@ class Overview:
         where: the runs that are wanted; None for all.
         keys: facts that the runs of a group have in common; None puts replicates together, and an
             empty sequence nothing.
-        sort: the fact that groups are in the order of, `-` before it for the largest first; a
-            group without it comes last. None keeps the order of the entries.
+        sort: the fact that groups are in the order of, `-` before it for the largest first: of
+            numbers the mean, of anything else that of the newest run. A group without it comes
+            last. None keeps the order of the entries.
         top: how many groups; None for all.
 
     Attributes:
@@ -48,7 +47,7 @@ class Overview:
         self,
         entries: Sequence[Entry],
         where: Condition | None = None,
-        keys: Keys = None,
+        keys: Sequence[str] | None = None,
         sort: str | None = None,
         top: int | None = None,
     ) -> None:
@@ -73,7 +72,9 @@ class Overview:
         self.groups = self.groups[:top]
         self.columns = self._columns(keys, known)
 
-    def _columns(self, keys: Keys, known: Mapping[Entry, Mapping[str, Any]]) -> dict[str, list]:
+    def _columns(
+        self, keys: Sequence[str] | None, known: Mapping[Entry, Facts]
+    ) -> dict[str, list[Any]]:
         first = [group.entries[0] for group in self.groups]
         if keys:
             return {key: [known[entry].get(key, ABSENT) for entry in first] for key in keys}
@@ -176,17 +177,18 @@ class Overview:
         return {name: group.figure(of) for name, of in _FIGURES.items()}
 
 
-def _sorted(
-    groups: list[Group], sort: str, known: Mapping[Entry, Mapping[str, Any]]
-) -> list[Group]:
+def _sorted(groups: list[Group], sort: str, known: Mapping[Entry, Facts]) -> list[Group]:
     name = sort.removeprefix("-")
 
     def value(group: Group) -> Any:
+        if name == "started":
+            # Texts of different time zones have another order.
+            return group.entries[0].started
         values = [known[entry].get(name) for entry in group.counted]
         numbers = [each for each in values if each is not None]
-        if numbers and all(_is_number(each) for each in numbers):
+        if numbers and all(map(_is_number, numbers)):
             return Statistic.of(numbers).mean
-        return values[0] if len(set(map(repr, values))) == 1 else None
+        return values[0]
 
     ranked = [(value(group), group) for group in groups]
     present = [pair for pair in ranked if pair[0] is not None]

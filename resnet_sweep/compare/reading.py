@@ -11,7 +11,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -208,7 +208,7 @@ def _kind(value: Any) -> str:
     return "null" if value is None else kinds.get(type(value), "a number")
 
 
-def _or_null(suits: Any) -> Any:
+def _or_null(suits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or suits(value)
 
 
