@@ -1,0 +1,334 @@
+"use strict";
+// The charts: learning curves and parallel coordinates, by plotly.
+
+// Mostly Okabe and Ito's colours, which colour-blind people tell apart.
+const PALETTE = [
+  "#0072b2",
+  "#d55e00",
+  "#009e73",
+  "#cc79a7",
+  "#b8860b",
+  "#56b4e9",
+  "#8c564b",
+  "#7f5fc7",
+  "#e69f00",
+  "#5f8a00",
+];
+const LOGGED = { dash: "dot", colors: ["#8a8f98", "#b0a18a"] };
+// From the lowest to the highest accuracy, all of them legible on light and on dark ground.
+const SHADES = [
+  "#5b6fd6",
+  "#4a8fd0",
+  "#3aa6b0",
+  "#3db28a",
+  "#6bb55a",
+  "#a3b03f",
+  "#cfa236",
+  "#e2862f",
+  "#e0502f",
+];
+const colors = new Map();
+
+// A row keeps its colour for as long as it is drawn.
+function colorOf(key) {
+  for (const other of colors.keys()) if (!view.drawn.has(other)) colors.delete(other);
+  if (!colors.has(key)) {
+    const free = PALETTE.filter((color) => ![...colors.values()].includes(color));
+    colors.set(key, free[0] ?? PALETTE[colors.size % PALETTE.length]);
+  }
+  return colors.get(key);
+}
+
+// Plotly reads a few tags in its texts.
+function plain(words, most = 60) {
+  const short = words.length > most ? `${words.slice(0, most - 1)}…` : words;
+  return short.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
+
+function layout(more) {
+  const style = getComputedStyle(document.body);
+  const line = getComputedStyle(document.querySelector("header")).borderBottomColor;
+  const axis = { gridcolor: line, zeroline: false, automargin: true };
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: style.color, family: style.fontFamily, size: 12 },
+    hoverlabel: { font: { family: style.fontFamily, size: 12 }, namelength: -1 },
+    margin: { l: 44, r: 10, t: 8, b: 36 },
+    ...more,
+    xaxis: { ...axis, ...more.xaxis },
+    yaxis: { ...axis, ...more.yaxis },
+  };
+}
+
+const CONFIG = { displayModeBar: false, responsive: true };
+
+function draw(place, traces, design) {
+  Plotly.react(place, traces, layout(design), CONFIG);
+}
+
+// The values of a metric by epoch, over runs: {epoch: [values]} in the order of epochs.
+function byEpoch(members, metric) {
+  const found = new Map();
+  for (const run of members) {
+    const values = run.curves[metric] ?? [];
+    run.curves.epoch.forEach((epoch, place) => {
+      if (typeof values[place] === "number")
+        found.set(epoch, [...(found.get(epoch) ?? []), values[place]]);
+    });
+  }
+  return new Map([...found].sort(([one], [other]) => one - other));
+}
+
+function bandOf(values, kind) {
+  if (kind === "range") return [Math.min(...values), Math.max(...values)];
+  const spread = deviation(values) ?? 0;
+  return [mean(values) - spread, mean(values) + spread];
+}
+
+function curvesOf({ label, members, color, dash }, metric) {
+  const common = {
+    type: "scatter",
+    mode: "lines",
+    showlegend: false,
+    hovertemplate: "epoch %{x}: %{y:.4~f}",
+  };
+  const lines = [];
+  for (const part of ["val", "train"]) {
+    const epochs = byEpoch(members, `${part}_${metric}`);
+    const [x, all] = [[...epochs.keys()], [...epochs.values()]];
+    if (!x.length) continue;
+    const middle = all.map(mean);
+    const validation = part === "val";
+    if (validation && members.length > 1) {
+      const band = all.map((values) => bandOf(values, document.getElementById("band").value));
+      lines.push({
+        ...common,
+        x: [...x, ...[...x].reverse()],
+        y: [...band.map(([low]) => low), ...band.map(([, high]) => high).reverse()],
+        fill: "toself",
+        fillcolor: `${color}30`,
+        line: { width: 0 },
+        hoverinfo: "skip",
+        hovertemplate: undefined,
+        name: plain(`${label}, band`),
+      });
+    }
+    lines.push({
+      ...common,
+      x,
+      y: middle,
+      name: plain(validation ? label : `${label}, training`),
+      mode: x.length === 1 ? "markers" : "lines",
+      line: { color, width: validation ? 2 : 1.3, dash: validation ? (dash ?? "solid") : "dash" },
+    });
+  }
+  return lines;
+}
+
+function drawnRows() {
+  return [...view.drawn].map((key) => {
+    const [kind, number] = [key.split(" ")[0], Number(key.split(" ")[1])];
+    const members = counted(
+      ownRuns.filter((run) => (kind === "run" ? run.number : run.group) === number),
+    );
+    const [first] = members;
+    const seed =
+      kind === "run" &&
+      "seed" in first.settings &&
+      report.varied.some(({ name }) => name === "seed") &&
+      first.recipe !== first.name;
+    const label =
+      kind === "run"
+        ? first.recipe + (seed ? ` seed=${shown(first.settings.seed)}` : "")
+        : `${first.recipe}, n=${members.length}`;
+    return { key, label, members, color: colorOf(key) };
+  });
+}
+
+// The logged runs, as far as the others that are drawn: else 100 epochs would leave 5 no room.
+function loggedRows(last) {
+  return loggedRuns.map((run, place) => {
+    const within = run.curves.epoch.filter((epoch) => epoch <= last).length;
+    const cut = last && within ? within : run.curves.epoch.length;
+    const curves = Object.fromEntries(
+      Object.entries(run.curves).map(([name, values]) => [name, values.slice(0, cut)]),
+    );
+    const aside =
+      cut < run.curves.epoch.length
+        ? `, to epoch ${curves.epoch.at(-1)} of ${run.curves.epoch.at(-1)}`
+        : "";
+    return {
+      label: run.name + aside,
+      members: [{ ...run, curves }],
+      color: LOGGED.colors[place % LOGGED.colors.length],
+      dash: LOGGED.dash,
+    };
+  });
+}
+
+function drawLegend(rows) {
+  document.getElementById("legend").replaceChildren(
+    ...rows.map(({ key, label, color, dash }) => {
+      const swatch = element("span", { class: "line" });
+      swatch.style.borderTop = `3px ${dash ? "dotted" : "solid"} ${color}`;
+      const remove = () => {
+        view.drawn.delete(key);
+        drawTable();
+        drawCurves();
+      };
+      const button =
+        key &&
+        element(
+          "button",
+          {
+            type: "button",
+            class: "plain",
+            "aria-label": `stop drawing ${label}`,
+            onclick: remove,
+          },
+          "×",
+        );
+      return element("li", {}, swatch, element("span", {}, label), button || "");
+    }),
+  );
+}
+
+function drawCurves() {
+  const drawn = drawnRows();
+  const last = Math.max(
+    0,
+    ...drawn.flatMap(({ members }) => members.map((run) => run.curves.epoch.at(-1) ?? 0)),
+  );
+  const rows = [...(document.getElementById("logged").checked ? loggedRows(last) : []), ...drawn];
+  drawLegend(rows);
+  for (const [place, metric] of [
+    ["accuracy", "acc"],
+    ["loss", "loss"],
+  ]) {
+    draw(
+      place,
+      rows.flatMap((row) => curvesOf(row, metric)),
+      {
+        xaxis: { title: { text: "epoch" }, rangemode: "tozero" },
+        hovermode: "closest",
+        annotations: rows.length
+          ? []
+          : [
+              {
+                text: "choose runs in the table",
+                showarrow: false,
+                xref: "paper",
+                yref: "paper",
+                x: 0.5,
+                y: 0.5,
+              },
+            ],
+      },
+    );
+  }
+}
+
+// An axis of the parallel coordinates: where values are on it, from 0 to 1, and its ticks.
+function scaleOf(values) {
+  const present = unique(values.filter((value) => value !== undefined && value !== null));
+  if (present.length && present.every((value) => typeof value === "number")) {
+    const [low, high] = [Math.min(...present), Math.max(...present)];
+    const warp = low > 0 && high / low >= 10 ? Math.log : (value) => value;
+    const place = (value) =>
+      typeof value !== "number"
+        ? null
+        : high === low
+          ? 0.5
+          : (warp(value) - warp(low)) / (warp(high) - warp(low));
+    const ticks = present.length <= 6 ? present : [low, high];
+    return {
+      place,
+      ticks: ticks.map((value) => [place(value), Number(value.toPrecision(4)).toString()]),
+    };
+  }
+  const names = unique(values.map(shown)).sort();
+  const place = (value) =>
+    names.length === 1 ? 0.5 : names.indexOf(shown(value)) / (names.length - 1);
+  return { place, ticks: names.slice(0, 12).map((name) => [place(name), name || "none"]) };
+}
+
+const MOST_AXES = 9;
+
+function drawParallel() {
+  const section = document.getElementById("hyperparameters");
+  const settings = columns
+    .filter(({ name, varied }) => varied && name !== "seed")
+    .slice(0, MOST_AXES);
+  section.hidden = !settings.length || !ownRuns.some((run) => best(run) !== undefined);
+  document.querySelector('nav a[href="#hyperparameters"]').hidden = section.hidden;
+  if (section.hidden) return;
+  const found = ownRuns.filter((run) => isShown(run) && best(run) !== undefined);
+  const axes = [...settings, columns.find(({ id }) => id === "best")];
+  const scales = axes.map(({ value }) => scaleOf(found.map(value)));
+  const shades = SHADES.map(() => ({ x: [], y: [], text: [] }));
+  for (const run of found) {
+    const quality = scales.at(-1).place(best(run));
+    const shade = shades[Math.round(quality * (SHADES.length - 1))];
+    const told = plain(`${run.name}  ${percent(best(run))}`, 80);
+    axes.forEach(({ value }, place) => {
+      shade.x.push(place);
+      shade.y.push(scales[place].place(value(run)));
+      shade.text.push(told);
+    });
+    for (const list of [shade.x, shade.y, shade.text]) list.push(null);
+  }
+  const traces = shades.map((shade, place) => ({
+    ...shade,
+    type: "scatter",
+    mode: "lines+markers",
+    line: { color: SHADES[place], width: 1.6 },
+    marker: { size: 5, color: SHADES[place] },
+    hovertemplate: "%{text}<extra></extra>",
+    showlegend: false,
+  }));
+  const line = layout({}).xaxis.gridcolor;
+  const chart = document.getElementById("parallel");
+  chart.style.minWidth = `${110 * axes.length}px`;
+  draw(chart, traces, {
+    margin: { l: 60, r: 60, t: 34, b: 14 },
+    xaxis: {
+      range: [-0.15, axes.length - 0.75],
+      showgrid: false,
+      showticklabels: false,
+      fixedrange: true,
+    },
+    yaxis: { range: [-0.06, 1.06], showgrid: false, showticklabels: false, fixedrange: true },
+    hovermode: "closest",
+    shapes: axes.map((_, place) => ({
+      type: "line",
+      x0: place,
+      x1: place,
+      y0: 0,
+      y1: 1,
+      line: { color: line, width: 1 },
+      layer: "below",
+    })),
+    annotations: axes.flatMap(({ name }, place) => [
+      {
+        text: `<b>${plain(name.split(".").at(-1), 16)}</b>`,
+        x: place,
+        y: 1.06,
+        yanchor: "bottom",
+        showarrow: false,
+      },
+      ...scales[place].ticks.map(([y, label]) => ({
+        text: plain(label, 16),
+        x: place,
+        y,
+        xanchor: "left",
+        xshift: 6,
+        showarrow: false,
+        font: { size: 11 },
+        bgcolor: getComputedStyle(document.body).backgroundColor,
+        opacity: 0.85,
+        borderpad: 1,
+      })),
+    ]),
+  });
+}

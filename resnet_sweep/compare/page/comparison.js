@@ -1,0 +1,171 @@
+"use strict";
+// The difference of two runs.
+
+const selects = [document.getElementById("one"), document.getElementById("other")];
+
+// A third run takes the place of the one that was chosen first.
+function compare(number) {
+  const place = view.compared.indexOf(number);
+  const free = view.compared.indexOf(undefined);
+  if (place >= 0) view.compared[place] = undefined;
+  else if (free >= 0) view.compared[free] = number;
+  else view.compared = [view.compared[1], number];
+  drawTable();
+  drawComparison();
+}
+
+function fillSelects() {
+  for (const [place, select] of selects.entries()) {
+    select.append(
+      element("option", { value: "" }, "click a run's name in the table, or choose"),
+      ...allRuns.map((run) => element("option", { value: run.number }, optionOf(run))),
+    );
+    select.onchange = () => {
+      view.compared[place] = select.value === "" ? undefined : Number(select.value);
+      drawTable();
+      drawComparison();
+    };
+  }
+}
+
+function optionOf(run) {
+  const aside =
+    run.recipe === run.name
+      ? ""
+      : `  (${run.recipe}${"seed" in run.settings ? ` seed=${run.settings.seed}` : ""})`;
+  return run.name + aside;
+}
+
+// Settings that came later count at the value at which a run is what it was before.
+function differ(name, one, other) {
+  const [first, second] = [one, other].map((value) =>
+    JSON.stringify(value === undefined ? neutral[name] : value),
+  );
+  return first !== second;
+}
+
+function isIncidental(name) {
+  return report.incidental.some((other) => name === other || name.startsWith(`${other}.`));
+}
+
+function differences(one, other) {
+  return [...new Set([...Object.keys(one), ...Object.keys(other)])]
+    .sort()
+    .filter((name) => differ(name, one[name], other[name]))
+    .map((name) => [name, one[name], other[name]]);
+}
+
+function differenceTable(title, rows, show = shown) {
+  if (!rows.length) return "";
+  const cells = (value) =>
+    element(
+      "td",
+      {},
+      value === undefined ? element("span", { class: "spread" }, "not there") : show(value),
+    );
+  return element(
+    "div",
+    {},
+    element("h3", {}, title),
+    element(
+      "table",
+      {},
+      element(
+        "thead",
+        {},
+        element(
+          "tr",
+          {},
+          ["", "A", "B"].map((head) => element("th", { scope: "col" }, head)),
+        ),
+      ),
+      element(
+        "tbody",
+        {},
+        rows.map(([name, one, other]) =>
+          element("tr", {}, element("th", { scope: "row" }, name), cells(one), cells(other)),
+        ),
+      ),
+    ),
+  );
+}
+
+const OUTCOMES = [
+  { name: "best validation accuracy", of: best, show: percent, better: 1 },
+  { name: "in epoch", of: (run) => run.best?.epoch, show: shown },
+  { name: "final validation accuracy", of: (run) => run.final?.val_acc, show: percent, better: 1 },
+  { name: "final training accuracy", of: (run) => run.final?.train_acc, show: percent },
+  { name: "final training loss", of: (run) => run.final?.train_loss, show: decimals },
+  { name: "final validation loss", of: (run) => run.final?.val_loss, show: decimals, better: -1 },
+  { name: "overfitting gap", of: (run) => run.gap, show: percent },
+  { name: "epochs", of: (run) => run.final?.epoch, show: shown },
+  {
+    name: "parameters",
+    of: (run) => run.parameters,
+    show: (value) => value?.toLocaleString("en") ?? "",
+  },
+  { name: "time", of: (run) => run.seconds || undefined, show: duration },
+];
+
+function outcomeTable(one, other) {
+  const rows = OUTCOMES.map(({ name, of, show, better }) => {
+    const [first, second] = [of(one), of(other)].map((value) => value ?? undefined);
+    const change = known([first, second]).length === 2 ? second - first : undefined;
+    if (first === undefined && second === undefined) return "";
+    const className = change && better ? (change * better > 0 ? "better" : "worse") : undefined;
+    const sign = change > 0 ? "+" : change < 0 ? "−" : "";
+    return element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, name),
+      element("td", { class: "number" }, show(first)),
+      element("td", { class: "number" }, show(second)),
+      element(
+        "td",
+        { class: `number ${className ?? ""}` },
+        change === undefined ? "" : sign + show(Math.abs(change)),
+      ),
+    );
+  });
+  const heads = ["", "A", "B", "B − A"].map((head, place) =>
+    element("th", { scope: "col", class: place ? "number" : undefined }, head),
+  );
+  return element(
+    "div",
+    {},
+    element("h3", {}, "Outcome"),
+    element(
+      "table",
+      {},
+      element("thead", {}, element("tr", {}, heads)),
+      element("tbody", {}, rows),
+    ),
+  );
+}
+
+function drawComparison() {
+  for (const [place, select] of selects.entries()) select.value = view.compared[place] ?? "";
+  const place = document.getElementById("differences");
+  if (view.compared.includes(undefined)) {
+    place.replaceChildren();
+    return;
+  }
+  const [one, other] = view.compared.map((number) => allRuns[number]);
+  const settings = differences(one.settings, other.settings);
+  const choices = differences(one.choices, other.choices);
+  const environment = [
+    ...differences(one.environment, other.environment),
+    ...settings.filter(([name]) => isIncidental(name)),
+  ];
+  const asked = settings.filter(([name]) => !isIncidental(name));
+  const same = asked.length ? "" : "Both were asked for the same training.";
+  place.replaceChildren(
+    ...[
+      same && element("p", { class: "note" }, same),
+      outcomeTable(one, other),
+      differenceTable("Choices", choices),
+      differenceTable("Settings", asked),
+      differenceTable("Environment", environment),
+    ].filter(Boolean),
+  );
+}

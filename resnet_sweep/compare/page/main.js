@@ -1,0 +1,160 @@
+"use strict";
+// The page, put together.
+
+const QUICK_CHOICE = 5;
+
+function plural(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+function card(what, figure, aside) {
+  return element(
+    "div",
+    { class: "card" },
+    element("div", { class: "what" }, what),
+    element("div", { class: "figure" }, figure),
+    element("div", { class: "aside", title: aside }, aside),
+  );
+}
+
+function bestOf(list) {
+  return list
+    .filter((run) => best(run) !== undefined)
+    .reduce((one, other) => (one && best(one) >= best(other) ? one : other), undefined);
+}
+
+function drawSummary() {
+  const states = new Map();
+  for (const { state } of ownRuns) states.set(state, (states.get(state) ?? 0) + 1);
+  const told = [...states].map(([state, count]) => `${count} ${state}`);
+  if (report.damaged.length) told.push(`${report.damaged.length} not readable`);
+  const cards = [card("runs", String(ownRuns.length), told.join(", "))];
+  const data = unique(ownRuns.map(({ choices }) => choices.data));
+  for (const name of data) {
+    const winner = bestOf(ownRuns.filter(({ choices }) => choices.data === name));
+    if (winner)
+      cards.push(
+        card(
+          `best val accuracy${data.length > 1 ? `, ${shown(name)}` : ""}`,
+          percent(best(winner)),
+          `${winner.recipe}, epoch ${winner.best.epoch}`,
+        ),
+      );
+  }
+  const seconds = known(ownRuns.map((run) => run.seconds));
+  if (seconds.length)
+    cards.push(
+      card(
+        "time in all",
+        duration(seconds.reduce((sum, value) => sum + value, 0)),
+        `${duration(mean(seconds))} a run`,
+      ),
+    );
+  for (const run of loggedRuns)
+    cards.push(
+      card(
+        run.name.replaceAll("_", " "),
+        percent(best(run)),
+        `baseline, final ${percent(run.final?.val_acc)}, gap ${percent(run.gap)}`,
+      ),
+    );
+  document.getElementById("summary").append(...cards);
+}
+
+function drawPictures() {
+  const section = document.getElementById("pictures");
+  section.hidden = !report.pictures.length;
+  document.querySelector('nav a[href="#pictures"]').hidden = section.hidden;
+  if (section.hidden) return;
+  const run = allRuns[report.pictures_of];
+  document.getElementById("pictures-of").textContent =
+    `Of ${run.name}: ${run.recipe}, best ${percent(best(run))}`;
+  document.getElementById("gallery").append(
+    ...report.pictures.map(({ title, data }) => {
+      const figure = element("figure", {});
+      const button = element(
+        "button",
+        {
+          type: "button",
+          "aria-expanded": "false",
+          "aria-label": `enlarge ${title}`,
+          onclick: () =>
+            button.setAttribute("aria-expanded", String(figure.classList.toggle("large"))),
+        },
+        element("img", { src: data, alt: title }),
+      );
+      figure.append(element("figcaption", {}, title), button);
+      return figure;
+    }),
+  );
+}
+
+function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+function showTheme() {
+  document.getElementById("theme").setAttribute("aria-pressed", String(isDark()));
+  drawCurves();
+  drawParallel();
+}
+
+function drawTheBest() {
+  const groups = shownGroups({ column: "best", descending: true });
+  view.drawn = new Set(
+    groups
+      .filter(({ key }) => key !== undefined)
+      .slice(0, QUICK_CHOICE)
+      .map(({ members }) => rowKey(members)),
+  );
+}
+
+function listen() {
+  const on = (name, event, action) => document.getElementById(name).addEventListener(event, action);
+  on("search", "input", ({ target }) => {
+    view.search = target.value;
+    drawRuns();
+  });
+  on("singles", "change", ({ target }) => {
+    view.singles = target.checked;
+    drawTable();
+  });
+  on("draw-best", "click", () => {
+    drawTheBest();
+    drawTable();
+    drawCurves();
+  });
+  on("draw-none", "click", () => {
+    view.drawn.clear();
+    drawTable();
+    drawCurves();
+  });
+  on("logged", "change", drawCurves);
+  on("band", "change", drawCurves);
+  on("theme", "click", () => {
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    showTheme();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
+}
+
+document.title = `${report.title}: ${plural(ownRuns.length, "run")}`;
+document.getElementById("title").textContent = report.title;
+document.getElementById("subtitle").textContent =
+  `${plural(ownRuns.length, "run")}, written ${instant(report.written)}`;
+document.getElementById("footer").textContent = report.footer;
+// On other data than the logged runs', their figures say nothing.
+document.getElementById("logged").checked = ownRuns.some(({ choices }) =>
+  loggedRuns.some((run) => run.choices.data === choices.data),
+);
+drawSummary();
+drawHead();
+drawDamaged();
+drawPictures();
+fillSelects();
+drawTheBest();
+drawTable();
+drawComparison();
+listen();
+showTheme();

@@ -1,0 +1,389 @@
+"use strict";
+// The table of runs: replicates in one row, sorted, filtered, each run expandable.
+
+const table = document.getElementById("table");
+const view = {
+  search: "",
+  filters: new Map(), // by the column
+  sort: { column: "best", descending: true },
+  singles: false,
+  expanded: new Set(), // numbers of groups
+  opened: new Set(), // numbers of runs whose details are shown
+  drawn: new Set(), // keys of the rows whose curves are drawn
+  compared: [undefined, undefined], // numbers of runs
+};
+
+const columns = [
+  { id: "run", name: "run", value: (run) => run.name, className: "name" },
+  { id: "state", name: "state", value: (run) => run.state },
+  { id: "best", name: "best val", value: best, show: percent, numeric: true },
+  {
+    id: "final",
+    name: "final val",
+    value: (run) => run.final?.val_acc,
+    show: percent,
+    numeric: true,
+  },
+  ...report.varied.map(({ name, part }) => ({
+    id: `${part} ${name}`,
+    name,
+    value: (run) => run[part][name],
+    numeric: ownRuns.every((run) => ["number", "undefined"].includes(typeof run[part][name])),
+    className: "value",
+    varied: true,
+  })),
+  { id: "time", name: "time", value: (run) => run.seconds, show: duration, numeric: true },
+  { id: "when", name: "when", value: (run) => run.started, show: instant },
+];
+const MOST_OPTIONS = 12;
+
+function text(column, run) {
+  return (column.show ?? shown)(column.value(run));
+}
+
+// A filter is a comparison, such as >70, or a part of what the column shows.
+function passes(column, run, filter) {
+  const comparison = filter.match(/^\s*(<=|>=|<|>|=)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*%?\s*$/i);
+  if (!comparison) return text(column, run).toLowerCase().includes(filter.trim().toLowerCase());
+  const [value, limit] = [column.value(run), Number(comparison[2])];
+  if (typeof value !== "number") return false;
+  switch (comparison[1]) {
+    case "<":
+      return value < limit;
+    case ">":
+      return value > limit;
+    case "<=":
+      return value <= limit;
+    case ">=":
+      return value >= limit;
+    default:
+      return value === limit;
+  }
+}
+
+function isShown(run) {
+  const words = view.search.toLowerCase().split(/\s+/).filter(Boolean);
+  const all = columns
+    .map((column) => text(column, run))
+    .join("\n")
+    .toLowerCase();
+  return (
+    words.every((word) => all.includes(word)) &&
+    columns.every((column) => {
+      const filter = view.filters.get(column);
+      if (!filter) return true;
+      return column.options ? text(column, run) === filter.slice(1) : passes(column, run, filter);
+    })
+  );
+}
+
+// What a row of replicates has in a column: the mean of outcomes, else all different values.
+function summarize(column, members) {
+  const values = members.map(column.value);
+  if (members.length === 1 || !["best", "final", "time"].includes(column.id)) {
+    const different = unique(values).sort((one, other) => order(one, other, false));
+    return { key: values[0], shown: different.map(column.show ?? shown) };
+  }
+  const numbers = known(counted(members).map(column.value));
+  return {
+    key: numbers.length ? mean(numbers) : undefined,
+    shown: numbers.length ? [column.show(mean(numbers))] : [],
+    spread: deviation(numbers),
+  };
+}
+
+// A run that is still going on, broke off or says the same twice isn't counted beside others.
+function counted(members) {
+  const complete = members.filter((run) => run.counted);
+  return complete.length ? complete : members;
+}
+
+function shownGroups({ column: id, descending } = view.sort) {
+  const groups = new Map();
+  for (const run of ownRuns.filter(isShown)) {
+    groups.set(run.group, [...(groups.get(run.group) ?? []), run]);
+  }
+  const column = columns.find((each) => each.id === id);
+  const inOrder = (one, other) => order(one.key, other.key, descending);
+  return [...groups]
+    .map(([number, members]) => ({
+      number,
+      key: summarize(column, members).key,
+      members: members
+        .map((run) => ({ run, key: column.value(run) }))
+        .sort(inOrder)
+        .map(({ run }) => run),
+    }))
+    .sort(inOrder);
+}
+
+function rowKey(members) {
+  return members.length === 1 ? `run ${members[0].number}` : `group ${members[0].group}`;
+}
+
+function drawHead() {
+  const head = element(
+    "tr",
+    {},
+    element("th", { class: "mark" }, element("span", { class: "note" }, "draw")),
+  );
+  const filters = element("tr", {}, element("th"));
+  for (const column of columns) {
+    const className = column.numeric ? "number" : undefined;
+    const sort = element(
+      "button",
+      { type: "button", class: "plain", onclick: () => sortBy(column) },
+      column.name,
+    );
+    column.head = element("th", { scope: "col", class: className, "aria-sort": "none" }, sort);
+    head.append(column.head);
+    filters.append(element("th", { class: className }, filterOf(column)));
+  }
+  table.tHead.append(head, filters);
+}
+
+function filterOf(column) {
+  const label = `filter ${column.name}`;
+  const values = unique(ownRuns.map((run) => text(column, run)));
+  const change = ({ target }) => {
+    view.filters.set(column, target.value);
+    drawRuns();
+  };
+  if (
+    ["run", "when", "best", "final", "time"].includes(column.id) ||
+    values.length > MOST_OPTIONS
+  ) {
+    const input = element("input", {
+      type: "text",
+      "aria-label": label,
+      placeholder: column.numeric ? ">" : undefined,
+      autocomplete: "off",
+    });
+    input.addEventListener("input", change);
+    return input;
+  }
+  column.options = values.sort((one, other) => order(one, other, false));
+  // A sign before each value tells an empty one from no choice at all.
+  return element(
+    "select",
+    { "aria-label": label, onchange: change },
+    element("option", { value: "" }, "all"),
+    column.options.map((value) => element("option", { value: `=${value}` }, value || "none")),
+  );
+}
+
+function sortBy(column) {
+  const again = view.sort.column === column.id;
+  view.sort = {
+    column: column.id,
+    descending: again ? !view.sort.descending : Boolean(column.numeric),
+  };
+  drawRuns();
+}
+
+function toggle(set, entry) {
+  if (!set.delete(entry)) set.add(entry);
+}
+
+function groupRow(group) {
+  const key = rowKey(group.members);
+  const expanded = view.singles || view.expanded.has(group.number);
+  const disclose = element(
+    "button",
+    {
+      type: "button",
+      class: "plain",
+      "data-key": `expand ${group.number}`,
+      "aria-expanded": String(expanded),
+      onclick: () => {
+        toggle(view.expanded, group.number);
+        drawTable();
+      },
+    },
+    `${expanded ? "▾" : "▸"} ${group.members.length} replicates`,
+  );
+  const cells = columns.slice(1).map((column) => {
+    const { shown: values, spread } = summarize(column, group.members);
+    const text = values.length > 3 ? `${values.slice(0, 3).join(", ")}, …` : values.join(", ");
+    const aside =
+      spread === undefined
+        ? ""
+        : ` ± ${column.id === "time" ? duration(spread) : spread.toFixed(2)}`;
+    return cell(
+      column,
+      [column.id === "when" ? values[0] : text, element("span", { class: "spread" }, aside)],
+      text + aside,
+    );
+  });
+  return element(
+    "tr",
+    { class: "group" },
+    drawCell(key, "replicates"),
+    element("td", { class: "name" }, disclose),
+    cells,
+  );
+}
+
+function cell(column, content, title) {
+  const className = [column.numeric && "number", column.className].filter(Boolean).join(" ");
+  return element("td", { class: className || undefined, title }, content);
+}
+
+function drawCell(key, what) {
+  const box = element("input", {
+    type: "checkbox",
+    "data-key": `draw ${key}`,
+    "aria-label": `draw ${what}`,
+    checked: view.drawn.has(key) && "",
+    onchange: () => {
+      toggle(view.drawn, key);
+      drawTable();
+      drawCurves();
+    },
+  });
+  const color = view.drawn.has(key) ? colorOf(key) : "transparent";
+  const swatch = element("span", { class: "swatch" });
+  swatch.style.background = color;
+  return element("td", { class: "mark" }, box, swatch);
+}
+
+function runRows(run, member) {
+  const place = view.compared.indexOf(run.number);
+  const open = view.opened.has(run.number);
+  const disclose = element(
+    "button",
+    {
+      type: "button",
+      class: "plain",
+      "data-key": `open ${run.number}`,
+      "aria-expanded": String(open),
+      "aria-label": `details of ${run.name}`,
+      onclick: () => {
+        toggle(view.opened, run.number);
+        drawTable();
+      },
+    },
+    open ? "▾ " : "▸ ",
+  );
+  const name = element(
+    "button",
+    {
+      type: "button",
+      class: "plain",
+      "data-key": `compare ${run.number}`,
+      "aria-pressed": String(place >= 0),
+      title: "compare this run",
+      onclick: () => compare(run.number),
+    },
+    run.name,
+  );
+  const badge = place < 0 ? "" : element("span", { class: "badge" }, "AB"[place]);
+  const cells = columns.slice(1).map((column) => {
+    const content = text(column, run);
+    return column.id === "state"
+      ? element("td", { class: `state-${run.state}`, title: run.reason || undefined }, content)
+      : cell(column, content, content);
+  });
+  const className = [member && "member", place >= 0 && "compared"].filter(Boolean).join(" ");
+  const row = element(
+    "tr",
+    { class: className || undefined },
+    drawCell(`run ${run.number}`, run.name),
+    element("td", { class: "name", title: run.name }, disclose, badge, name),
+    cells,
+  );
+  if (!open) return [row];
+  return [
+    row,
+    element(
+      "tr",
+      {},
+      element("td", { class: "details", colspan: columns.length + 1 }, details(run)),
+    ),
+  ];
+}
+
+function details(run) {
+  const figures = [
+    ["best", run.best && `${percent(run.best.val_acc)} in epoch ${run.best.epoch}`],
+    [
+      "final",
+      run.final &&
+        `${percent(run.final.val_acc)} validation, ${percent(run.final.train_acc)} training`,
+    ],
+    [
+      "final loss",
+      run.final &&
+        `${decimals(run.final.val_loss)} validation, ${decimals(run.final.train_loss)} training`,
+    ],
+    ["overfitting gap", percent(run.gap)],
+    ["parameters", run.parameters?.toLocaleString("en")],
+    ...Object.entries(run.environment).map(([name, value]) => [name, shown(value)]),
+  ].filter(([, value]) => value);
+  const settings = Object.keys(run.settings)
+    .sort()
+    .map((name) => `${name}: ${shown(run.settings[name])}`);
+  const choices = Object.entries(run.choices).map(([group, choice]) => `${group}=${shown(choice)}`);
+  return element(
+    "div",
+    {},
+    run.reason && element("p", { class: "reason" }, run.reason),
+    run.notes.map((note) => element("p", { class: "note" }, note)),
+    element("h3", {}, "To repeat it"),
+    element("pre", { class: "command" }, run.command),
+    element(
+      "div",
+      { class: "columns" },
+      element(
+        "div",
+        {},
+        element("h3", {}, "Outcome and environment"),
+        element("pre", {}, figures.map(([name, value]) => `${name}: ${value}`).join("\n")),
+      ),
+      element("div", {}, element("h3", {}, "Choices"), element("pre", {}, choices.join("\n"))),
+    ),
+    element("h3", {}, "Settings"),
+    element("pre", { class: "settings" }, settings.join("\n")),
+  );
+}
+
+function drawTable() {
+  const focused = document.activeElement?.dataset?.key;
+  const groups = shownGroups();
+  const rows = groups.flatMap((group) => {
+    if (group.members.length === 1) return runRows(group.members[0], false);
+    const open = view.singles || view.expanded.has(group.number);
+    return [groupRow(group), ...(open ? group.members.flatMap((run) => runRows(run, true)) : [])];
+  });
+  table.tBodies[0].replaceChildren(...rows);
+  for (const column of columns) {
+    const sorted = view.sort.column === column.id;
+    column.head.setAttribute(
+      "aria-sort",
+      sorted ? (view.sort.descending ? "descending" : "ascending") : "none",
+    );
+  }
+  const found = groups.reduce((sum, { members }) => sum + members.length, 0);
+  document.getElementById("count").textContent = `${found} of ${ownRuns.length} runs`;
+  if (focused) table.querySelector(`[data-key="${focused}"]`)?.focus();
+}
+
+// The table, and what shows the same runs as it.
+function drawRuns() {
+  drawTable();
+  drawParallel();
+}
+
+function drawDamaged() {
+  if (!report.damaged.length) return;
+  document.getElementById("damaged").append(
+    element("h3", {}, "Not readable"),
+    element(
+      "ul",
+      {},
+      report.damaged.map(({ name, reason }) =>
+        element("li", {}, `${name}: `, element("span", { class: "reason" }, reason)),
+      ),
+    ),
+  );
+}

@@ -1,0 +1,559 @@
+"""What `report` writes: its page in a real browser, and the training log against the one there."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Command
+from PIL import Image
+
+from resnet_sweep.compare.page import embeddable
+from resnet_sweep.report import main, report
+from resnet_sweep.runs.metrics import write_metrics
+from resnet_sweep.runs.record import Record
+
+REFERENCE = ROOT.parent / "shared" / "reference" / "training_logs.md"
+PAGE = ROOT / "resnet_sweep" / "compare" / "page"
+HOSTILE = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>&lt;\u2028'
+
+
+def write_run(directory: Path, accuracies: list[float], **changes: object) -> Record:
+    """A finished run whose validation accuracy goes through `accuracies`, an epoch each."""
+    values = dict(changes)
+    lr, seed = values.pop("lr", 0.1), values.pop("seed", 0)
+    rows = [
+        {
+            "epoch": epoch, "lr": lr, "train_loss": 4 / epoch, "train_acc": accuracy + 1.5,
+            "val_loss": 4.5 / epoch, "val_acc": accuracy, "seconds": 2.0,
+        }
+        for epoch, accuracy in enumerate(accuracies, start=1)
+    ]  # fmt: skip
+    best = max(rows, key=lambda row: row["val_acc"])
+    record = Record(
+        signature=f"{lr}-{seed}",
+        state="finished",
+        config={
+            "seed": seed,
+            "model": {"widths": [16, 32], "dropout": 0.0},
+            "optim": {"_target_": "torch.optim.SGD", "lr": lr},
+            "trainer": {"epochs": len(rows), "threads": 1},
+        },
+        choices={"model": "resnet8v2", "data": "cifar100", "optim": "sgd"},
+        overrides=[f"optim.lr={lr}", f"seed={seed}"],
+        parameters=77_850,
+        best={name: best[name] for name in ("epoch", "val_acc", "val_loss")},
+        final={name: value for name, value in rows[-1].items() if name not in ("lr", "seconds")},
+        gap=1.5,
+        seconds=2.0 * len(rows),
+        started=f"2026-01-0{1 + seed}T10:00:00+00:00",
+        device="cpu",
+        threads=1,
+        precision="float32",
+        versions={"torch": "2.7"},
+        seed=seed,
+    )
+    for name, value in values.items():
+        setattr(record, name, value)
+    directory.mkdir(parents=True)
+    record.write(directory)
+    write_metrics(directory, rows)
+    return record
+
+
+def write_sweep(directory: Path) -> None:
+    """Three learning rates with two seeds each, and the best of them with pictures."""
+    accuracies = {0.05: (30.0, 34.0), 0.1: (40.0, 47.0), 0.2: (9.5, 8.0)}
+    jobs = [(lr, seed) for lr in accuracies for seed in (0, 1)]
+    for job, (lr, seed) in enumerate(jobs):
+        accuracy = accuracies[lr][seed]
+        write_run(directory / str(job), [accuracy / 2, accuracy, accuracy - 1], lr=lr, seed=seed)
+    picture = directory / "3" / "evaluation" / "confusion.png"
+    picture.parent.mkdir()
+    Image.new("RGB", (2400, 1200), "navy").save(picture)
+
+
+def content_of(page: Path) -> dict:
+    """The data that a page carries."""
+    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page.read_text())
+    return json.loads(found[1])
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """A headless Chromium; the tests that need one are left out where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
+    path = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if path is None:
+        pytest.skip("Chromium isn't on this machine")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Page:
+    """A page that was opened by its file, with all that went wrong on it."""
+
+    def __init__(self, browser, path: Path, **context: object) -> None:
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | context)
+        self.tab = self.context.new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.tab.on("console", lambda message: self.complaints.append(message.text))
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.goto(path.as_uri())
+
+    def names(self) -> list[str]:
+        """The names of the runs in the table, as they stand there."""
+        return self.tab.locator("#table [data-key^='compare']").all_inner_texts()
+
+    def column(self, number: int) -> list[str]:
+        """A column of the table, without its heads."""
+        return self.tab.locator(f"#table tbody tr > td:nth-child({number})").all_inner_texts()
+
+    def traces(self, chart: str) -> list[dict]:
+        """What a chart draws: name, points and style of each line."""
+        return self.tab.evaluate(
+            "chart => document.getElementById(chart).data.map("
+            "({name, x, y, line, fill}) => ({name, x, y, line, fill}))",
+            chart,
+        )
+
+    def width(self) -> int:
+        return self.tab.evaluate("document.documentElement.scrollWidth")
+
+    def close(self) -> None:
+        self.context.close()
+        own, *others = [url for url in self.requests if not url.startswith("data:")]
+        assert own.startswith("file://") and others == []
+        assert self.complaints == []
+
+
+@pytest.fixture(scope="module")
+def sweep_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("sweep")
+    write_sweep(directory)
+    return report([str(directory)], None)
+
+
+@pytest.fixture
+def opened(browser, sweep_page: Path) -> Iterator[Page]:
+    page = Page(browser, sweep_page)
+    yield page
+    page.close()
+
+
+class TestTable:
+    def test_replicates_are_a_row_with_mean_and_deviation(self, opened: Page) -> None:
+        assert opened.names() == []
+        rows = opened.tab.locator("#table tbody tr")
+        assert rows.count() == 3
+        mean, spread = statistics.mean([40.0, 47.0]), statistics.stdev([40.0, 47.0])
+        assert opened.column(4)[0] == f"{mean:.2f}% ± {spread:.2f}"
+        assert "2 replicates" in rows.first.inner_text()
+
+    def test_a_row_of_replicates_opens_to_its_runs_and_closes(self, opened: Page) -> None:
+        button = opened.tab.get_by_role("button", name="2 replicates").first
+        button.click()
+        assert opened.names() == ["3", "2"]
+        assert (
+            opened.tab.get_by_role("button", name="2 replicates").first.get_attribute(
+                "aria-expanded"
+            )
+            == "true"
+        )
+        opened.tab.get_by_role("button", name="2 replicates").first.click()
+        assert opened.names() == []
+
+    def test_sorts_both_ways_by_any_column(self, opened: Page) -> None:
+        opened.tab.check("#singles")
+        head = opened.tab.locator("#table th", has_text="optim.lr").first
+        for direction, order in (
+            ("descending", ["0.2", "0.1", "0.05"]),
+            ("ascending", ["0.05", "0.1", "0.2"]),
+        ):
+            head.get_by_role("button").click()
+            assert head.get_attribute("aria-sort") == direction
+            assert list(dict.fromkeys(opened.column(6))) == order
+        assert opened.tab.locator("#table th[aria-sort=ascending]").count() == 1
+
+    def test_filters_by_text_by_comparison_and_by_choice(self, opened: Page) -> None:
+        opened.tab.check("#singles")
+        opened.tab.fill("[aria-label='filter best val']", ">= 34")
+        assert sorted(opened.names()) == ["1", "2", "3"]
+        opened.tab.select_option("[aria-label='filter seed']", label="1")
+        assert sorted(opened.names()) == ["1", "3"]
+        opened.tab.fill("#search", "47.00 0.1")
+        assert opened.names() == ["3"]
+        assert opened.tab.inner_text("#count") == "1 of 6 runs"
+        # The hyperparameters are those of the same runs, a break behind each.
+        lines = [x for trace in opened.traces("parallel") for x in trace["x"]]
+        assert lines.count(None) == 1
+
+    def test_a_run_opens_to_its_config_and_command(self, opened: Page) -> None:
+        opened.tab.check("#singles")
+        opened.tab.get_by_role("button", name="details of 3").click()
+        details = opened.tab.locator("td.details")
+        assert (
+            details.locator(".command").inner_text() == "python -m resnet_sweep optim.lr=0.1 seed=1"
+        )
+        for setting in (
+            "model.widths: [16, 32]",
+            "optim._target_: torch.optim.SGD",
+            "trainer.threads: 1",
+        ):
+            assert setting in details.locator(".settings").inner_text()
+
+    def test_a_replicate_that_broke_off_isnt_in_the_mean(self, browser, tmp_path: Path) -> None:
+        for seed, state in enumerate(["finished", "finished", "failed"]):
+            write_run(tmp_path / str(seed), [10.0 + seed], seed=seed, state=state)
+        page = Page(browser, report([str(tmp_path)], None))
+        assert page.column(4) == [f"10.50% ± {statistics.stdev([10, 11]):.2f}"]
+        page.tab.select_option("[aria-label='filter state']", label="failed")
+        assert page.column(4) == ["12.00%"]
+        page.close()
+
+
+class TestComparison:
+    def test_two_clicked_runs_are_compared(self, opened: Page) -> None:
+        opened.tab.check("#singles")
+        for name in ("0", "3"):
+            opened.tab.locator(
+                "#table [data-key^='compare']", has_text=re.compile(f"^{name}$")
+            ).click()
+        told = opened.tab.inner_text("#differences")
+        for row in (
+            "optim.lr\t0.05\t0.1",
+            "seed\t0\t1",
+            "best validation accuracy\t30.00%\t47.00%\t+17.00%",
+        ):
+            assert row in told
+        # What both have in common isn't told, nor what differs only in when it was.
+        assert "trainer.epochs" not in told and "Environment" not in told
+        assert opened.tab.locator("tr.compared").count() == 2
+
+    def test_any_run_is_compared_with_a_logged_one(self, opened: Page) -> None:
+        opened.tab.select_option("#one", label="logged_run_2")
+        opened.tab.select_option("#other", index=1)
+        told = opened.tab.inner_text("#differences")
+        assert "74.86%" in told and "resnet44v2\tresnet8v2" in told
+
+
+class TestCurves:
+    def test_drawn_are_the_chosen_rows_with_the_band_of_replicates(self, opened: Page) -> None:
+        opened.tab.click("#draw-none")
+        opened.tab.uncheck("#logged")
+        assert opened.traces("accuracy") == []
+        opened.tab.locator("[data-key^='draw group']").first.check()
+        band, validation, training = opened.traces("accuracy")
+        # The two runs with the best rate, by hand: 40/2, 40, 39 and 47/2, 47, 46.
+        assert validation["y"] == pytest.approx([21.75, 43.5, 42.5])
+        assert training["y"] == pytest.approx([23.25, 45.0, 44.0])
+        assert (validation["line"]["dash"], training["line"]["dash"]) == ("solid", "dash")
+        spread = statistics.stdev([40.0, 47.0])
+        assert max(band["y"]) == pytest.approx(43.5 + spread)
+        opened.tab.select_option("#band", "range")
+        assert max(opened.traces("accuracy")[0]["y"]) == 47.0
+        losses = [trace["y"] for trace in opened.traces("loss") if not trace["fill"]]
+        assert losses == [pytest.approx([4.5, 2.25, 1.5]), pytest.approx([4, 2, 4 / 3], rel=1e-3)]
+
+    def test_the_logged_runs_come_and_go(self, opened: Page) -> None:
+        assert sum("logged" in trace["name"] for trace in opened.traces("accuracy")) == 4
+        # As far as the runs that they are compared with.
+        assert all(
+            len(trace["x"]) == 3 for trace in opened.traces("accuracy") if "logged" in trace["name"]
+        )
+        opened.tab.uncheck("#logged")
+        assert not any("logged" in trace["name"] for trace in opened.traces("accuracy"))
+        opened.tab.check("#logged")
+        opened.tab.click("#draw-none")
+        assert {len(trace["x"]) for trace in opened.traces("accuracy")} == {100}
+
+    def test_a_run_leaves_by_the_legend(self, opened: Page) -> None:
+        before = opened.tab.locator("#legend button").count()
+        opened.tab.locator("#legend button").first.click()
+        assert opened.tab.locator("#legend button").count() == before - 1
+
+
+class TestPage:
+    def test_is_dark_by_the_system_and_by_the_switch(self, browser, sweep_page: Path) -> None:
+        page = Page(browser, sweep_page, color_scheme="dark")
+        grounds = []
+        for pressed in ("true", "false", "true"):
+            assert page.tab.get_attribute("#theme", "aria-pressed") == pressed
+            grounds.append(page.tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+            page.tab.click("#theme")
+        assert grounds[0] == grounds[2] != grounds[1]
+        page.close()
+
+    def test_all_can_be_done_by_keyboard(self, opened: Page) -> None:
+        keys, reached = opened.tab.keyboard, []
+        for _ in range(120):
+            keys.press("Tab")
+            reached.append(
+                opened.tab.evaluate(
+                    "(({tagName, id, dataset, type}) => [tagName, id || dataset.key || type])"
+                    "(document.activeElement)"
+                )
+            )
+            outline = opened.tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline != "none" or reached[-1][0] == "BODY"
+            if reached[-1][0] == "BODY":
+                break
+        controls = {what for _, what in reached}
+        assert {
+            "theme",
+            "search",
+            "singles",
+            "draw-best",
+            "one",
+            "other",
+            "logged",
+            "band",
+        } <= controls
+        assert {"expand 0", "expand 1", "expand 2", "draw group 0"} <= controls
+        # Act on one of each kind; the focus stays where it was, though the row is drawn anew.
+        opened.tab.focus("[data-key='expand 1']")
+        keys.press("Enter")
+        assert len(opened.names()) == 2
+        opened.tab.focus("[data-key^='compare']")
+        keys.press("Space")
+        assert opened.tab.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
+        opened.tab.locator("#table th button").first.focus()
+        keys.press("Enter")
+        assert opened.tab.locator("#table th").nth(1).get_attribute("aria-sort") == "ascending"
+        opened.tab.focus("[data-key^='draw group']")
+        before = len(opened.traces("accuracy"))
+        keys.press("Space")
+        assert len(opened.traces("accuracy")) < before
+
+    def test_fits_a_phone(self, browser, sweep_page: Path) -> None:
+        page = Page(browser, sweep_page, viewport={"width": 360, "height": 740})
+        page.tab.check("#singles")
+        for number in (0, 1):
+            page.tab.locator("#table [data-key^='compare']").nth(number).click()
+        page.tab.locator("#table [data-key^='open']").first.click()
+        page.tab.locator("#gallery button").first.click()
+        assert page.width() <= 360
+        page.close()
+
+    def test_shows_what_a_hostile_run_says_and_runs_none_of_it(
+        self, browser, tmp_path: Path
+    ) -> None:
+        runs = tmp_path / "runs <b>x</b>"
+        write_run(runs / "<img src=x onerror=alert(1)>", [10.0, 20.0], lr=0.3, seed=1)
+        nested = {
+            HOSTILE: {"{{scripts}}": HOSTILE},
+            "__proto__": 1,
+            "constructor": 2,
+            "best": 3,
+            "model": {"x": f"%{{y}} {HOSTILE}"},
+        }
+        write_run(
+            runs / "other", [10.0], state=HOSTILE, reason=HOSTILE, overrides=[HOSTILE],
+            choices={"data": HOSTILE, HOSTILE: HOSTILE}, config={"seed": HOSTILE, **nested},
+            notes=[HOSTILE], host=HOSTILE, versions={HOSTILE: HOSTILE},
+        )  # fmt: skip
+        (runs / HOSTILE.replace("/", "|")).mkdir()
+        (runs / HOSTILE.replace("/", "|") / "run.json").write_text(HOSTILE)
+        page = Page(browser, report([str(runs)], tmp_path / "report.html"))
+        page.tab.check("#singles")
+        for number in range(2):
+            page.tab.locator("#table [data-key^='compare']").nth(number).click()
+            page.tab.locator("#table [data-key^='open']").nth(number).click()
+        page.tab.hover("#parallel")
+        text = page.tab.evaluate("document.body.innerText")
+        assert "<img src=x onerror=alert(1)>" in text
+        assert text.count("window.hacked=1") >= 8
+        assert "{{scripts}}" in text
+        assert page.tab.evaluate("window.hacked") is None
+        assert page.tab.locator("img[src=x]").count() == 0
+        # All scripts are ours, by the policy's digests; one that came in otherwise doesn't run.
+        page.tab.evaluate(
+            "document.body.append(Object.assign("
+            "document.createElement('script'), {text: 'window.hacked = 2'}))"
+        )
+        assert page.tab.evaluate("window.hacked") is None
+        assert any("Content Security Policy" in complaint for complaint in page.complaints)
+        page.complaints.clear()
+        page.close()
+
+    def test_shows_runs_that_have_nothing_yet(self, browser, tmp_path: Path) -> None:
+        (tmp_path / "broken").mkdir()
+        (tmp_path / "broken" / "run.json").write_text("[]")
+        empty = Page(browser, report([str(tmp_path)], None))
+        assert "0 of 0 runs" in empty.tab.inner_text("#runs")
+        assert "run.json holds a list" in empty.tab.inner_text("#damaged")
+        empty.close()
+        write_run(tmp_path / "begun", [10.0], state="running", best=None, final=None, gap=None)
+        (tmp_path / "begun" / "metrics.csv").unlink()
+        begun = Page(browser, report([str(tmp_path)], None))
+        assert begun.column(3) == ["running (stale)"] and begun.column(4) == [""]
+        begun.tab.select_option("#other", label="logged_run_1")
+        begun.tab.locator("#table [data-key^='compare']").click()
+        assert "69.85%" in begun.tab.inner_text("#differences")
+        begun.close()
+
+    def test_of_500_runs_of_100_epochs_is_under_10_mb(self, browser, tmp_path: Path) -> None:
+        for number in range(500):
+            accuracies = [70 * epoch / (epoch + 20 + number / 7) for epoch in range(1, 101)]
+            write_run(
+                tmp_path / str(number), accuracies, lr=0.001 * (number // 4 + 1), seed=number % 4
+            )
+        path = report([str(tmp_path)], None)
+        assert path.stat().st_size < 10e6
+        assert len(content_of(path)["runs"][0]["curves"]["epoch"]) == 100
+        page = Page(browser, path)
+        assert page.tab.inner_text("#count") == "500 of 500 runs"
+        page.tab.fill("#search", "0.125")
+        assert page.tab.inner_text("#count") == "4 of 500 runs"
+        page.close()
+
+
+class TestContent:
+    def test_text_can_stand_in_a_script(self) -> None:
+        text = embeddable({HOSTILE: [HOSTILE, 1.5, None]})
+        assert not set(text) & set("<>&\u2028\u2029")
+        assert json.loads(text) == {HOSTILE: [HOSTILE, 1.5, None]}
+
+    def test_long_curves_are_thinned_to_their_end(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "long", [float(epoch % 90) for epoch in range(1, 2001)])
+        epochs = content_of(report([str(tmp_path)], None))["runs"][0]["curves"]["epoch"]
+        assert len(epochs) <= 400 and epochs[-1] == 2000
+
+    def test_pictures_are_drawn_anew_and_small(self, sweep_page: Path) -> None:
+        content = content_of(sweep_page)
+        (picture,) = content["pictures"]
+        assert content["runs"][content["pictures_of"]]["name"] == "3"
+        kind, _, data = picture["data"].partition(",")
+        assert kind == "data:image/png;base64"
+        embedded = Image.open(io.BytesIO(base64.b64decode(data)))
+        assert embedded.format == "PNG" and max(embedded.size) <= 1800
+
+    def test_what_isnt_a_picture_isnt_embedded(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "run", [10.0])
+        secret = tmp_path / "secret.png"
+        Image.new("RGB", (8, 8)).save(secret)
+        folder = tmp_path / "run" / "evaluation"
+        folder.mkdir()
+        (folder / "link.png").symlink_to(secret)
+        (folder / "page.png").write_text("<svg onload='alert(1)'/>")
+        os.mkfifo(folder / "pipe.png")
+        Image.new("RGB", (8, 8)).save(folder / "jpeg.png", format="JPEG")
+        (folder / "cut.png").write_bytes(secret.read_bytes()[:45])
+        (tmp_path / "run" / "features").symlink_to(tmp_path)
+        assert content_of(report([str(tmp_path)], None))["pictures"] == []
+
+    def test_page_sets_no_markup(self) -> None:
+        scripts = "".join(path.read_text() for path in PAGE.glob("*.js"))
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", scripts
+        )
+
+    def test_the_page_is_in_the_wheel(self) -> None:
+        assert re.search(
+            r"^resnet_sweep.compare = .*\bpage/\*", (ROOT / "setup.cfg").read_text(), re.M
+        )
+
+
+def tables(markdown: str) -> dict[str, list[list[str]]]:
+    """The tables of a training log by the headings above them, a list of cells a row."""
+    found: dict[str, list[list[str]]] = {}
+    headings = ["", ""]
+    for line in markdown.splitlines():
+        if mark := re.match(r"(##+) (.*)", line):
+            headings[len(mark[1]) - 2 :] = [mark[2]]
+        elif line.startswith("|"):
+            found.setdefault(" / ".join(headings), []).append(
+                [cell.strip() for cell in line.strip("|").split("|")]
+            )
+    return found
+
+
+class TestTrainingLog:
+    def test_the_logged_runs_give_the_tables_of_the_log(
+        self, call: Command, tmp_path: Path
+    ) -> None:
+        if not REFERENCE.exists():
+            pytest.skip("the training log isn't on this machine")
+        done = call(main, "logged_run_1", "logged_run_2", "-o", "log.md")
+        assert done.returncode == 0, done.stderr
+        ours, theirs = (tables(path.read_text()) for path in (tmp_path / "log.md", REFERENCE))
+        assert len(theirs) == 7
+        for heading, rows in theirs.items():
+            notes = heading.startswith("Training Runs Summary")
+            # The notes of the summary are judgements of whoever wrote them.
+            cut = slice(None, -1 if notes else None)
+            assert [row[cut] for row in ours[heading]] == [row[cut] for row in rows], heading
+        for line in ("- **Overfitting Gap**: 24.95% (Train vs Val accuracy difference)",
+                     "- **Best Validation Accuracy**: 69.85% (Epoch 98)",
+                     "  - Stage 4: 128→256 channels, 3 blocks, stride 2"):  # fmt: skip
+            assert line in REFERENCE.read_text() and line in (tmp_path / "log.md").read_text()
+
+    def test_tells_of_two_runs_where_they_differ(self, call: Command, tmp_path: Path) -> None:
+        write_run(tmp_path / "b", [50.0], lr=0.2, notes=["a | b\n# c <img src=x> [d](e)"])
+        write_run(tmp_path / "a", [40.0, 30.0], lr=0.1)
+        assert call(main, "b", "a", "-o", "log.md").returncode == 0
+        text = (tmp_path / "log.md").read_text()
+        assert "- **Learning Rate**: 0.2 (Run 1), 0.1 (Run 2)" in text
+        assert "| **Best Validation Accuracy** | 50.00% | 40.00% | **-10.00%** |" in text
+        assert r"a \| b\\n# c \<img src=x> [d]\(e)" in text
+        assert tables(text)["Training Run 2 - Detailed Results / Key Epochs"][2:] == [
+            ["1", "41.50%", "**40.00%**", "4.0000", "Initial, **Best validation**"],
+            ["2", "31.50%", "30.00%", "2.0000", "Final"],
+        ]
+
+
+class TestCommand:
+    @pytest.mark.parametrize(
+        ("arguments", "problem"),
+        [
+            (["nowhere"], "nowhere isn't a directory"),
+            (["empty"], "there is no run in empty"),
+            (["sweep", "-o", "report.pdf"], "ends in .html"),
+            (["sweep", "-o", "log.md"], "one run or two, but here are 6"),
+            (["sweep", "-o", "missing/report.html"], "can't be written"),
+            (["logged_run_1"], "name its file"),
+            (["broken", "-o", "log.md"], "there is no training log of broken"),
+        ],
+    )
+    def test_refuses_in_one_sentence(
+        self, call: Command, tmp_path: Path, arguments: list[str], problem: str
+    ) -> None:
+        (tmp_path / "empty").mkdir()
+        write_sweep(tmp_path / "sweep")
+        (tmp_path / "broken").mkdir()
+        (tmp_path / "broken" / "run.json").write_text("{")
+        before = sorted(tmp_path.rglob("*"))
+        done = call(main, *arguments)
+        assert done.returncode == 2
+        assert problem in done.stderr and done.stderr.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_writes_into_the_directory_and_tells_where(self, call: Command, tmp_path: Path) -> None:
+        write_sweep(tmp_path / "sweep")
+        (tmp_path / "sweep" / "9").mkdir()
+        (tmp_path / "sweep" / "9" / "run.json").write_text('{"signature": 1}')
+        done = call(main, "sweep")
+        assert (done.returncode, done.stdout) == (0, "sweep/report.html\n")
+        (damaged,) = content_of(tmp_path / "sweep" / "report.html")["damaged"]
+        assert "9" in damaged["name"] and "signature" in damaged["reason"]
+
+    def test_doesnt_wait_for_torch(self, command: Command, tmp_path: Path) -> None:
+        write_sweep(tmp_path / "sweep")
+        code = (
+            "import sys; from resnet_sweep.report import report; report(['sweep'], None); "
+            "assert not {'torch', 'hydra', 'omegaconf', 'matplotlib'} & set(sys.modules)"
+        )
+        (tmp_path / "check.py").write_text(code)
+        assert command(module="check").returncode == 0
