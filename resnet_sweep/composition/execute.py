@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from resnet_sweep.composition.prepare import Prepared, build_loggers
+from resnet_sweep.composition.prepare import STARTED_IN, Prepared, build_loggers
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import Run
 from resnet_sweep.training.console import ConsoleMonitor, console
@@ -24,8 +24,6 @@ from resnet_sweep.training.monitor import Monitor
 from resnet_sweep.training.plots import Plots
 
 PACKAGES = ("resnet-sweep", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
-# A job may have Hydra change the working directory; users stay where they are.
-STARTED_IN = Path.cwd()
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +86,9 @@ def execute(prepared: Prepared, run: Run, stop: StopRequest) -> None:
         monitors += [
             ConsoleMonitor(training.steps, training.steps_per_epoch, prepared.settings.epochs),
             GradientWatch(),
-            *build_loggers(prepared.config),
+            # Before the loggers, which may keep the pictures.
             Plots(),
+            *build_loggers(prepared.config),
         ]
         enough = training.fit(run, monitors, stop)
         run.record.notes = [*prepared.notes, *training.notes()]

@@ -47,6 +47,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield name, value
 
 
+def typed(value: Any) -> str:
+    """The value of a setting as one types it: null, true, 0.1, [16, 32]."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def is_incidental(name: str) -> bool:
+    """Whether a setting says where and how a run is carried out, not what is trained."""
+    return any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
+
+
 def relevant(config: Mapping[str, Any], precision: str, fingerprint: str) -> dict[str, Any]:
     """All that decides what is trained, flat.
 
@@ -58,8 +68,7 @@ def relevant(config: Mapping[str, Any], precision: str, fingerprint: str) -> dic
     settings = {
         name: _plain(value)
         for name, value in flatten(config)
-        if not any(name == other or name.startswith(f"{other}.") for other in INCIDENTAL)
-        and not (name in NEUTRAL and value == NEUTRAL[name])
+        if not is_incidental(name) and not (name in NEUTRAL and value == NEUTRAL[name])
     }
     return settings | {"precision": precision, "data": fingerprint, "numerics": NUMERICS}
 
