@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -75,14 +76,13 @@ class TestTensorBoard:
     @pytest.fixture(scope="class")
     @classmethod
     def sweep(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Three jobs, one of them with another optimizer."""
+        """Three jobs, each with another optimizer."""
         folder = tmp_path_factory.mktemp("sweep")
-        for words in (["optim.lr=0.1,0.05"], ["optim=adamw", "hydra.sweep.subdir=2"]):
-            subprocess.run(
-                [sys.executable, "-m", "resnet_sweep", "--multirun", *SMALL, *words,
-                 "hydra.sweep.dir=sweep"],
-                cwd=folder, env=clean_environment(), check=True, timeout=600,
-            )  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-m", "resnet_sweep", "--multirun", *SMALL, "optim=sgd,adamw,muon",
+             "hydra.sweep.dir=sweep"],
+            cwd=folder, env=clean_environment(), check=True, timeout=600,
+        )  # fmt: skip
         return folder / "sweep"
 
     @pytest.fixture(scope="class")
@@ -204,6 +204,19 @@ class TestMLflow:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
             monkeypatch.delenv(name, raising=False)
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def empty(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A store without runs, which takes seconds to make."""
+        folder = tmp_path_factory.mktemp("empty")
+        pytest.importorskip("mlflow").MlflowClient(store(folder))
+        return folder / "mlflow.db"
+
+    @pytest.fixture
+    def tracking_uri(self, empty: Path, tmp_path: Path) -> str:
+        shutil.copy(empty, tmp_path)
+        return store(tmp_path)
+
     def test_a_run_is_in_the_store_of_the_folder(self, command: Command, tmp_path: Path) -> None:
         done = command(*SMALL, "logger=[tensorboard,mlflow]", "hydra.run.dir=outputs/one")
         assert done.returncode == 0, done.stderr
@@ -227,54 +240,56 @@ class TestMLflow:
         assert (tmp_path / "mlruns").is_dir()
         assert list((tmp_path / "outputs" / "one" / "tensorboard").iterdir())
 
-    def test_a_run_that_goes_on_does_so_in_the_store(self, tmp_path: Path) -> None:
-        settings = mlflow(tracking_uri=store(tmp_path))
+    def test_a_run_that_goes_on_does_so_in_the_store(
+        self, tmp_path: Path, tracking_uri: str
+    ) -> None:
+        settings = mlflow(tracking_uri=tracking_uri)
         run(settings, tmp_path / "run", StopAfter(12))
-        ((client, stopped),) = runs(store(tmp_path))
+        ((client, stopped),) = runs(tracking_uri)
         assert stopped.info.status == "KILLED"
         assert stopped.data.tags["state"] == "interrupted"
         # What may differ when a run goes on doesn't matter.
         run(settings | {"trainer": settings["trainer"] | {"threads": 1}}, tmp_path / "run")
-        ((client, entry),) = runs(store(tmp_path))
+        ((client, entry),) = runs(tracking_uri)
         assert entry.info.run_id == stopped.info.run_id
         assert entry.info.status == "FINISHED"
         assert entry.data.tags["state"] == "finished"
         assert_holds_metrics(client, entry.info.run_id, tmp_path / "run")
         assert len(read_metrics(tmp_path / "run")) == 3
 
-    def test_a_run_that_starts_over_is_another(self, tmp_path: Path) -> None:
-        settings = mlflow(tracking_uri=store(tmp_path))
+    def test_a_run_that_starts_over_is_another(self, tmp_path: Path, tracking_uri: str) -> None:
+        settings = mlflow(tracking_uri=tracking_uri)
         run(settings, tmp_path / "run", StopAfter(12))
         over = settings | {"trainer": settings["trainer"] | {"resume": False}}
         run(over, tmp_path / "run")
-        assert sorted(entry.info.status for _, entry in runs(store(tmp_path))) == [
+        assert sorted(entry.info.status for _, entry in runs(tracking_uri)) == [
             "FINISHED",
             "KILLED",
         ]
 
-    def test_another_store_is_told_of_all_epochs(self, tmp_path: Path) -> None:
-        for name in ("one", "other"):
-            (tmp_path / name).mkdir()
-        run(mlflow(tracking_uri=store(tmp_path / "one")), tmp_path / "run", StopAfter(12))
+    def test_another_store_is_told_of_all_epochs(self, tmp_path: Path, tracking_uri: str) -> None:
+        (tmp_path / "other").mkdir()
+        shutil.copy(tmp_path / "mlflow.db", tmp_path / "other")
+        run(mlflow(tracking_uri=tracking_uri), tmp_path / "run", StopAfter(12))
         run(mlflow(tracking_uri=store(tmp_path / "other")), tmp_path / "run")
         ((client, entry),) = runs(store(tmp_path / "other"))
         assert_holds_metrics(client, entry.info.run_id, tmp_path / "run")
 
-    def test_a_run_that_diverges_failed(self, tmp_path: Path) -> None:
-        settings = mlflow(tracking_uri=store(tmp_path))
+    def test_a_run_that_diverges_failed(self, tmp_path: Path, tracking_uri: str) -> None:
+        settings = mlflow(tracking_uri=tracking_uri)
         settings["optim"] |= {"lr": 1e9}
         assert run(settings, tmp_path / "run").state == "diverged"
-        ((_, entry),) = runs(store(tmp_path))
+        ((_, entry),) = runs(tracking_uri)
         assert entry.info.status == "FAILED"
         assert "the loss became" in entry.data.tags["reason"]
 
     def test_its_variables_name_store_and_experiment(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", store(tmp_path))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
         run(mlflow(best_model=True), tmp_path / "run")
-        ((client, entry),) = runs(store(tmp_path), "mine")
+        ((client, entry),) = runs(tracking_uri, "mine")
         kept = [file.path for file in client.list_artifacts(entry.info.run_id)]
         assert "best_model.pth" in kept
 
@@ -300,11 +315,29 @@ class TestMLflow:
         assert done.stderr.count("\n") == 1
         assert not list(tmp_path.iterdir())
 
-    def test_evaluating_needs_no_store(self, tmp_path: Path) -> None:
+    def test_two_runs_at_once_begin_a_store(self, tmp_path: Path) -> None:
+        words = [*SMALL, "trainer.epochs=1", "logger=mlflow"]
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-m", "resnet_sweep", *words, f"hydra.run.dir={name}"],
+                cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE, text=True,
+            )
+            for name in ("one", "other")
+        ]  # fmt: skip
+        for process in both:
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0
+            assert "warning" not in output
+        names = {entry.info.run_name for _, entry in runs(store(tmp_path))}
+        assert names == {"one", "other"}
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".mlflow-")]
+
+    def test_evaluating_needs_no_store(self, tmp_path: Path, tracking_uri: str) -> None:
         (tmp_path / "store").mkdir()
-        settings = mlflow(tracking_uri=store(tmp_path / "store"))
-        record = run(settings, tmp_path / "run")
-        os.rename(tmp_path / "store", tmp_path / "elsewhere")
+        (tmp_path / "mlflow.db").rename(tmp_path / "store" / "mlflow.db")
+        record = run(mlflow(tracking_uri=store(tmp_path / "store")), tmp_path / "run")
+        (tmp_path / "store").rename(tmp_path / "elsewhere")
         assert restore(tmp_path / "run").val_acc == record.best["val_acc"]
 
     def test_a_store_that_is_lost_does_not_end_the_training(

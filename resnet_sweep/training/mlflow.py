@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,11 +88,11 @@ class MLflow(Monitor):
         )
         self.experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "resnet_sweep"
         self.best_model = best_model
-        self.connect: Callable[[], Any] = lambda: MlflowClient(tracking_uri=self.tracking_uri)
+        self.connect: Callable[[str], Any] = MlflowClient
         self.file = sqlite_file(self.tracking_uri)
         try:
             if self.file is None:
-                self.connect().search_experiments(max_results=1)
+                self.connect(self.tracking_uri).search_experiments(max_results=1)
             # A file is made when training begins, since nothing is written before.
             elif not os.access(self.file.parent, os.W_OK):
                 raise OSError(f"{self.file.parent} isn't a folder to write into")
@@ -148,7 +149,9 @@ class MLflow(Monitor):
         """Go on with the run in the store, or begin one."""
         from mlflow.exceptions import MlflowException
 
-        self.client = self.connect()
+        if self.file is not None and not self.file.exists():
+            self._make()
+        self.client = self.connect(self.tracking_uri)
         path = self.directory / RUN_ID
         try:
             run_id = path.read_text(encoding="utf-8")
@@ -167,6 +170,17 @@ class MLflow(Monitor):
             self.client.update_run(run_id, status="RUNNING")
         self.known = {entry.step for entry in self.client.get_metric_history(run_id, "val_acc")}
         self.run_id = run_id
+
+    def _make(self) -> None:
+        """Make the file of the store.
+
+        Under another name first, since two processes that make it at once would break it.
+        """
+        with TemporaryDirectory(dir=self.file.parent, prefix=".mlflow-") as folder:
+            made = Path(folder) / self.file.name
+            self.connect(f"sqlite:///{made}")
+            with suppress(FileExistsError):
+                os.link(made, self.file)
 
     def _begin(self) -> str:
         from mlflow.entities import Param
@@ -196,12 +210,18 @@ class MLflow(Monitor):
         return run.info.run_id
 
     def _experiment_id(self) -> str:
-        experiment = self.client.get_experiment_by_name(self.experiment)
-        if experiment is not None:
-            return experiment.experiment_id
-        # Files lie beside a store that is a file; a server knows where it keeps them.
-        place = None if self.file is None else (self.file.parent / "mlruns").as_uri()
-        return self.client.create_experiment(self.experiment, artifact_location=place)
+        from mlflow.exceptions import MlflowException
+
+        if self.client.get_experiment_by_name(self.experiment) is None:
+            # Files lie beside a store that is a file; a server knows where it keeps them.
+            place = None if self.file is None else (self.file.parent / "mlruns").as_uri()
+            try:
+                self.client.create_experiment(self.experiment, artifact_location=place)
+            except MlflowException as error:
+                # Another process was faster.
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+        return self.client.get_experiment_by_name(self.experiment).experiment_id
 
     def _end(self, record: Record) -> None:
         self._catch_up()
