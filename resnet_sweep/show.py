@@ -82,7 +82,7 @@ def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Pa
     except Exception as error:
         raise RequestError(sentence(error)) from error
     HydraConfig.instance().set_config(config)
-    prepared = prepare(settings_of(config))
+    prepared = prepare(settings_of(config) | {"logger": {}})
     dataset, seed = prepared.dataset, prepared.config["seed"]
     if images > len(dataset.train):
         raise RequestError(

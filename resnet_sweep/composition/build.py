@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from resnet_sweep.training.loop import steps_per_epoch
 from resnet_sweep.training.monitor import Monitor
 from resnet_sweep.training.parameters import parameter_groups
 from resnet_sweep.training.settings import TrainerSettings
+
+# A job may have Hydra change the working directory; users stay where they are.
+STARTED_IN = Path.cwd()
 
 
 def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
@@ -50,15 +54,28 @@ def build_schedule(config: Mapping[str, Any], settings: TrainerSettings, dataset
 
 def build_augmentation(config: Mapping[str, Any], dataset: Dataset) -> list[Any]:
     """The operations on training batches, in order."""
-    operations = []
-    for name, node in config["augmentation"].items():
-        path = f"augmentation.{name}"
-        taken = COLLECTIONS["augmentation"] & parameters(locate(path, node["_target_"])).keys()
-        supplied = {argument: getattr(dataset, argument) for argument in taken}
-        operations.append(instantiate(path, node, **supplied))
-    return operations
+    supplied = {name: getattr(dataset, name) for name in COLLECTIONS["augmentation"]}
+    return build_collection("augmentation", config, supplied)
 
 
 def build_loggers(config: Mapping[str, Any]) -> list[Monitor]:
     """The monitors that the logger group names."""
-    return [instantiate(f"logger.{name}", node) for name, node in config["logger"].items()]
+    return build_collection("logger", config, {"folder": STARTED_IN})
+
+
+def build_collection(
+    group: str, config: Mapping[str, Any], supplied: Mapping[str, Any]
+) -> list[Any]:
+    """The objects of a group that describes any number of them, in order.
+
+    Args:
+        group: its name.
+        config: the whole one.
+        supplied: arguments for those that take them.
+    """
+    built = []
+    for name, node in config[group].items():
+        path = f"{group}.{name}"
+        taken = supplied.keys() & parameters(locate(path, node["_target_"])).keys()
+        built.append(instantiate(path, node, **{each: supplied[each] for each in taken}))
+    return built

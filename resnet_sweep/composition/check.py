@@ -23,8 +23,9 @@ OBJECTS = {
     "trainer": set(),
 }
 # The groups that describe any number of objects, each under a name, with the arguments that the
-# program supplies to those that take them: attributes of the dataset.
-COLLECTIONS = {"augmentation": {"num_classes", "mean"}, "logger": set()}
+# program supplies to those that take them: attributes of the dataset, or the folder in which the
+# command was started.
+COLLECTIONS = {"augmentation": {"num_classes", "mean"}, "logger": {"folder"}}
 # Settings outside of the groups.
 SETTINGS = {"seed": Annotated[int, Range(minimum=0)]}
 # Settings of a group that its `_target_` doesn't take.

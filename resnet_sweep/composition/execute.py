@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from resnet_sweep.composition.build import build_loggers
+from resnet_sweep.composition.build import STARTED_IN, build_loggers
 from resnet_sweep.composition.prepare import Prepared
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import Record
@@ -26,8 +26,6 @@ from resnet_sweep.training.monitor import Monitor
 from resnet_sweep.training.plots import Plots
 
 PACKAGES = ("resnet-sweep", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
-# A job may have Hydra change the working directory; users stay where they are.
-STARTED_IN = Path.cwd()
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +88,9 @@ def execute(prepared: Prepared, run: Run, stop: StopRequest) -> None:
         monitors += [
             ConsoleMonitor(training.steps, training.steps_per_epoch, prepared.settings.epochs),
             GradientWatch(),
-            *build_loggers(prepared.config),
+            # Before the loggers, which may keep the pictures.
             Plots(),
+            *build_loggers(prepared.config),
         ]
         enough = training.fit(run, monitors, stop)
         run.record.notes = [*prepared.notes, *training.notes()]

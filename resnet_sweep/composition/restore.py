@@ -75,7 +75,8 @@ def restore(directory: Path) -> Restored:
     # The device may be another than the run's; its precision is kept where it can be.
     precision = "float32" if record.precision == "float32" else "auto"
     trainer = record.config.get("trainer", {}) | {"device": "auto", "precision": precision}
-    prepared = prepare(record.config | {"trainer": trainer})
+    # What the run was logged to needn't be in reach.
+    prepared = prepare(record.config | {"trainer": trainer, "logger": {}})
     if prepared.dataset.fingerprint != record.fingerprint:
         raise RequestError(
             f"{directory} was trained on other data than are there now: put those back"

@@ -21,6 +21,7 @@ RESULTS = (
     "features",
     "layers.csv",
     "metrics.csv",
+    "mlflow_run_id",
     "plots",
     "tensorboard",
 )
@@ -243,7 +244,9 @@ def _describe_difference(earlier: Record, record: Record) -> str:
 
 def _remove_unfinished(directory: Path) -> None:
     """Remove what a killed process was about to write."""
-    for name in ("run.json", "metrics.csv", "layers.csv", "checkpoints/*.pth", "plots/*.png"):
+    for name in (
+        "run.json", "metrics.csv", "layers.csv", "mlflow_run_id", "checkpoints/*.pth", "plots/*.png"
+    ):  # fmt: skip
         path = directory / name
         for unfinished in path.parent.glob(f".{path.name}-*"):
             unfinished.unlink()

@@ -50,6 +50,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield name, value
 
 
+def typed(value: Any) -> str:
+    """The value of a setting as one types it: null, true, 0.1, [16, 32]."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def is_incidental(name: str) -> bool:
+    """Whether a setting says where and how a run is carried out, not what is trained."""
+    return name in INCIDENTAL or name.startswith(_INCIDENTAL_GROUPS)
+
+
 def relevant(config: Mapping[str, Any], precision: str, fingerprint: str) -> dict[str, Any]:
     """All that decides what is trained, flat.
 
@@ -61,8 +71,7 @@ def relevant(config: Mapping[str, Any], precision: str, fingerprint: str) -> dic
     settings = {
         name: _plain(value)
         for name, value in flatten(config)
-        if not (name in INCIDENTAL or name.startswith(_INCIDENTAL_GROUPS))
-        and not (name in NEUTRAL and value == NEUTRAL[name])
+        if not is_incidental(name) and not (name in NEUTRAL and value == NEUTRAL[name])
     }
     # Unlike other settings, operations on batches are different in another order.
     order = list(config.get("augmentation") or ())

@@ -1,0 +1,436 @@
+"""What TensorBoard and MLflow themselves make of runs that were logged there."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Command, clean_environment
+from small_run import config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from resnet_sweep.composition.execute import execute, open_run
+from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.composition.restore import restore
+from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.metrics import best_row, read_metrics
+from resnet_sweep.runs.record import Record
+from resnet_sweep.training.interruption import Interrupted, StopRequest
+
+TENSORBOARD = {"tensorboard": {"_target_": "resnet_sweep.training.tensorboard.TensorBoard"}}
+SMALL = (
+    "experiment=quickstart", "trainer.epochs=2", "trainer.device=cpu", "trainer.threads=1",
+    "data.limit_train=100", "data.limit_test=50",
+)  # fmt: skip
+
+
+class StopAfter(StopRequest):
+    """Stops a training at its n-th look."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def check(self) -> None:
+        self.looks -= 1
+        if not self.looks:
+            raise Interrupted(15)
+
+
+def run(settings: dict, directory: Path, stop: StopRequest | None = None) -> Record:
+    """Carry out a run as the command line does, and read its record."""
+    prepared = prepare(settings)
+    try:
+        execute(
+            prepared,
+            open_run(prepared, directory, ["data=digits"], [], {"optim": "sgd"}),
+            stop or StopRequest(),
+        )
+    except Interrupted:
+        assert stop is not None
+    return Record.read(directory)
+
+
+def ask(url: str, question: dict | None = None) -> Any:
+    """The answer of an HTTP server that speaks JSON."""
+    request = urllib.request.Request(
+        url,
+        data=None if question is None else json.dumps(question).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+class TestTensorBoard:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def sweep(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Three jobs, each with another optimizer."""
+        folder = tmp_path_factory.mktemp("sweep")
+        subprocess.run(
+            [sys.executable, "-m", "resnet_sweep", "--multirun", *SMALL, "optim=sgd,adamw,muon",
+             "hydra.sweep.dir=sweep"],
+            cwd=folder, env=clean_environment(), check=True, timeout=600,
+        )  # fmt: skip
+        return folder / "sweep"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def url(cls, sweep: Path) -> Iterator[str]:
+        """TensorBoard itself, at work on the whole sweep."""
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tensorboard.main", "--logdir", str(sweep),
+             "--host", "127.0.0.1", "--port", "0"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        try:
+            for line in server.stdout:
+                if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                    break
+            else:
+                raise AssertionError("TensorBoard ended")
+            for _ in range(240):
+                if len(ask(f"{found[0]}/data/runs")) == 3:
+                    break
+                time.sleep(0.25)
+            yield found[0]
+        finally:
+            server.kill()
+            server.wait()
+
+    def test_the_runs_have_the_numbers_of_their_jobs(self, url: str) -> None:
+        names = ["0/tensorboard", "1/tensorboard", "2/tensorboard"]
+        assert ask(f"{url}/data/runs") == names
+        tags = ask(f"{url}/data/plugin/scalars/tags")
+        assert {*tags} == {*names}
+        assert all(
+            {"step/lr", "epoch/val_acc", "best/val_acc"} <= tags[name].keys() for name in tags
+        )
+
+    def test_what_differs_comes_first(self, url: str) -> None:
+        infos = ask(f"{url}/data/plugin/hparams/experiment", {"experimentName": ""})
+        names = [info["name"] for info in infos["hparamInfos"]]
+        differing = [info["name"] for info in infos["hparamInfos"] if info["differs"]]
+        assert names[: len(differing)] == differing
+        assert {"optim", "optim.lr"} <= {*differing}
+        # Those of one optimizer alone are there, too.
+        assert {"optim.momentum", "optim.betas", "seed", "model", "precision"} <= {*names}
+        assert not {"trainer.device", "trainer.threads", "logger", "optim._target_"} & {*names}
+        metrics = [info["name"]["tag"] for info in infos["metricInfos"]]
+        # The page shows five until asked for more.
+        assert metrics[:3] == ["best/epoch", "best/val_acc", "best/val_loss"]
+
+    def test_each_run_has_its_settings_and_figures(self, url: str, sweep: Path) -> None:
+        groups = ask(
+            f"{url}/data/plugin/hparams/session_groups",
+            {"experimentName": "", "allowedStatuses": ["STATUS_SUCCESS"], "colParams": [],
+             "startIndex": 0, "sliceSize": 10},
+        )["sessionGroups"]  # fmt: skip
+        assert len(groups) == 3
+        for group in groups:
+            record = Record.read(sweep / group["name"].split("/")[0])
+            settings = group["hparams"]
+            assert settings["optim.lr"] == record.config["optim"]["lr"]
+            assert settings["optim"] == record.choices["optim"]
+            assert settings["model.attention"] == "null"
+            assert settings["model.widths"] == "[16, 32, 64]"
+            assert settings["trainer.drop_last"] == "false"
+            figures = {entry["name"]["tag"]: entry["value"] for entry in group["metricValues"]}
+            for name, value in record.best.items():
+                assert figures[f"best/{name}"] == pytest.approx(value, rel=1e-6)
+            for name in ("train_acc", "train_loss", "val_acc", "val_loss"):
+                assert figures[f"epoch/{name}"] == pytest.approx(record.final[name], rel=1e-6)
+
+    def test_a_run_that_goes_on_is_there_once(self, tmp_path: Path) -> None:
+        """Stopped in its second epoch of 7 steps, and again in its third."""
+        settings = config(logger=TENSORBOARD, optim__lr=0.2)
+        for looks in (12, 6):
+            assert run(settings, tmp_path / "run", StopAfter(looks)).state == "interrupted"
+        assert run(settings, tmp_path / "run").state == "finished"
+        events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+        events.Reload()
+        assert [event.step for event in events.Scalars("step/lr")] == list(range(21))
+        rows = read_metrics(tmp_path / "run")
+        best = [best_row(rows[:count])["val_acc"] for count in (1, 2, 3)]
+        assert [event.step for event in events.Scalars("best/val_acc")] == [6, 13, 20]
+        assert [event.value for event in events.Scalars("best/val_acc")] == pytest.approx(best)
+        content = events.PluginTagToContent("hparams")
+        assert {*content} == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+
+
+def mlflow(**settings: object) -> dict:
+    """A run of three epochs that is logged to MLflow."""
+    node = {"_target_": "resnet_sweep.training.mlflow.MLflow"} | settings
+    return config(logger={"mlflow": node})
+
+
+def store(folder: Path) -> str:
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def runs(tracking_uri: str, experiment: str = "resnet_sweep") -> list[Any]:
+    """All runs of an experiment, with the client to ask for more."""
+    client = pytest.importorskip("mlflow").MlflowClient(tracking_uri)
+    number = client.get_experiment_by_name(experiment).experiment_id
+    return [(client, entry) for entry in client.search_runs([number])]
+
+
+def assert_holds_metrics(client: Any, run_id: str, directory: Path) -> None:
+    """Each epoch's row is there, once."""
+    rows = read_metrics(directory)
+    for name in ("train_loss", "train_acc", "val_loss", "val_acc", "lr", "grad_norm"):
+        history = sorted(client.get_metric_history(run_id, name), key=lambda entry: entry.step)
+        assert [entry.step for entry in history] == [row["epoch"] for row in rows]
+        assert [entry.value for entry in history] == [row[name] for row in rows]
+    best = sorted(client.get_metric_history(run_id, "best_val_acc"), key=lambda entry: entry.step)
+    assert best[-1].value == best_row(rows)["val_acc"]
+
+
+class TestMLflow:
+    @pytest.fixture(autouse=True)
+    def _installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("mlflow", reason="MLflow isn't installed: pip install mlflow-skinny")
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+            monkeypatch.delenv(name, raising=False)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def empty(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A store without runs, which takes seconds to make."""
+        folder = tmp_path_factory.mktemp("empty")
+        pytest.importorskip("mlflow").MlflowClient(store(folder))
+        return folder / "mlflow.db"
+
+    @pytest.fixture
+    def tracking_uri(self, empty: Path, tmp_path: Path) -> str:
+        shutil.copy(empty, tmp_path)
+        return store(tmp_path)
+
+    def test_a_run_is_in_the_store_of_the_folder(self, command: Command, tmp_path: Path) -> None:
+        done = command(*SMALL, "logger=[tensorboard,mlflow]", "hydra.run.dir=outputs/one")
+        assert done.returncode == 0, done.stderr
+        ((client, entry),) = runs(store(tmp_path))
+        record = Record.read(tmp_path / "outputs" / "one")
+        assert entry.info.status == "FINISHED"
+        assert entry.info.run_name == "outputs/one"
+        assert entry.data.tags["state"] == "finished"
+        assert entry.data.tags["signature"] == record.signature
+        parameters = entry.data.params
+        assert parameters["optim.lr"] == "0.1"
+        assert parameters["model"] == "resnet8v2"
+        assert parameters["model.attention"] == "null"
+        assert parameters["model.widths"] == "[16, 32, 64]"
+        assert parameters["overrides"] == " ".join(record.overrides)
+        assert_holds_metrics(client, entry.info.run_id, tmp_path / "outputs" / "one")
+        kept = Path(client.download_artifacts(entry.info.run_id, "", str(tmp_path)))
+        assert {path.name for path in kept.iterdir()} >= {"run.json", "metrics.csv", "plots"}
+        copy = Record.read(kept)
+        assert (copy.state, copy.lease, copy.best) == ("finished", None, record.best)
+        assert (tmp_path / "mlruns").is_dir()
+        assert list((tmp_path / "outputs" / "one" / "tensorboard").iterdir())
+
+    def test_a_run_that_goes_on_does_so_in_the_store(
+        self, tmp_path: Path, tracking_uri: str
+    ) -> None:
+        settings = mlflow(tracking_uri=tracking_uri)
+        run(settings, tmp_path / "run", StopAfter(12))
+        ((client, stopped),) = runs(tracking_uri)
+        assert stopped.info.status == "KILLED"
+        assert stopped.data.tags["state"] == "interrupted"
+        # What may differ when a run goes on doesn't matter.
+        run(settings | {"trainer": settings["trainer"] | {"threads": 1}}, tmp_path / "run")
+        ((client, entry),) = runs(tracking_uri)
+        assert entry.info.run_id == stopped.info.run_id
+        assert entry.info.status == "FINISHED"
+        assert entry.data.tags["state"] == "finished"
+        assert_holds_metrics(client, entry.info.run_id, tmp_path / "run")
+        assert len(read_metrics(tmp_path / "run")) == 3
+
+    def test_a_run_that_starts_over_is_another(self, tmp_path: Path, tracking_uri: str) -> None:
+        settings = mlflow(tracking_uri=tracking_uri)
+        run(settings, tmp_path / "run", StopAfter(12))
+        over = settings | {"trainer": settings["trainer"] | {"resume": False}}
+        run(over, tmp_path / "run")
+        assert sorted(entry.info.status for _, entry in runs(tracking_uri)) == [
+            "FINISHED",
+            "KILLED",
+        ]
+
+    def test_another_store_is_told_of_all_epochs(self, tmp_path: Path, tracking_uri: str) -> None:
+        (tmp_path / "other").mkdir()
+        shutil.copy(tmp_path / "mlflow.db", tmp_path / "other")
+        run(mlflow(tracking_uri=tracking_uri), tmp_path / "run", StopAfter(12))
+        run(mlflow(tracking_uri=store(tmp_path / "other")), tmp_path / "run")
+        ((client, entry),) = runs(store(tmp_path / "other"))
+        assert_holds_metrics(client, entry.info.run_id, tmp_path / "run")
+
+    def test_a_run_that_diverges_failed(self, tmp_path: Path, tracking_uri: str) -> None:
+        settings = mlflow(tracking_uri=tracking_uri)
+        settings["optim"] |= {"lr": 1e9}
+        assert run(settings, tmp_path / "run").state == "diverged"
+        ((_, entry),) = runs(tracking_uri)
+        assert entry.info.status == "FAILED"
+        assert "the loss became" in entry.data.tags["reason"]
+
+    def test_its_variables_name_store_and_experiment(
+        self, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+        run(mlflow(best_model=True), tmp_path / "run")
+        ((client, entry),) = runs(tracking_uri, "mine")
+        kept = [file.path for file in client.list_artifacts(entry.info.run_id)]
+        assert "best_model.pth" in kept
+
+    def test_nothing_is_written_before_a_run_is_admitted(self, tmp_path: Path) -> None:
+        prepare(mlflow(tracking_uri=store(tmp_path)))
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("tracking_uri", "sentence"),
+        [
+            ("http://127.0.0.1:9", "the MLflow store http://127.0.0.1:9 can't be reached"),
+            ("sqlite:///nowhere/mlflow.db", "nowhere isn't a folder to write into"),
+            ("carrier-pigeon://x", "the MLflow store carrier-pigeon://x can't be reached"),
+        ],
+    )
+    def test_a_store_out_of_reach_is_told_before_anything_is_written(
+        self, command: Command, tmp_path: Path, tracking_uri: str, sentence: str
+    ) -> None:
+        done = command(*SMALL, "logger=mlflow", f"logger.mlflow.tracking_uri={tracking_uri}")
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: logger.mlflow: ")
+        assert sentence in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not list(tmp_path.iterdir())
+
+    def test_two_runs_at_once_begin_a_store(self, tmp_path: Path) -> None:
+        words = [*SMALL, "trainer.epochs=1", "logger=mlflow"]
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-m", "resnet_sweep", *words, f"hydra.run.dir={name}"],
+                cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE, text=True,
+            )
+            for name in ("one", "other")
+        ]  # fmt: skip
+        for process in both:
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0
+            assert "warning" not in output
+        names = {entry.info.run_name for _, entry in runs(store(tmp_path))}
+        assert names == {"one", "other"}
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".mlflow-")]
+
+    def test_evaluating_needs_no_store(self, tmp_path: Path, tracking_uri: str) -> None:
+        (tmp_path / "store").mkdir()
+        (tmp_path / "mlflow.db").rename(tmp_path / "store" / "mlflow.db")
+        record = run(mlflow(tracking_uri=store(tmp_path / "store")), tmp_path / "run")
+        (tmp_path / "store").rename(tmp_path / "elsewhere")
+        assert restore(tmp_path / "run").val_acc == record.best["val_acc"]
+
+    def test_a_store_that_is_lost_does_not_end_the_training(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "mlflow.db").write_text("This isn't a database.")
+        assert run(mlflow(tracking_uri=store(tmp_path)), tmp_path / "run").state == "finished"
+        warnings = [entry for entry in caplog.messages if "can't be told of the run" in entry]
+        assert len(warnings) == 1
+
+
+def test_without_mlflow_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(RequestError, match=r"pip install 'resnet-sweep\[mlflow\]'"):
+        prepare(mlflow())
+
+
+class Server:
+    """An MLflow server, which can be stopped and started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
+             "--port", str(self.port), "--workers", "1",
+             "--backend-store-uri", store(self.folder),
+             "--artifacts-destination", str(self.folder / "files")],
+            cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        for _ in range(480):
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                    return
+            except OSError:
+                assert self.process.poll() is None
+                time.sleep(0.25)
+        raise AssertionError("the server doesn't answer")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            # With its workers.
+            os.killpg(self.process.pid, 9)
+            self.process.wait()
+            self.process = None
+
+
+class Outage(StopRequest):
+    """A server that is away between two looks at whether to stop."""
+
+    def __init__(self, server: Server, first: int, last: int) -> None:
+        super().__init__()
+        self.server, self.first, self.last, self.looks = server, first, last, 0
+
+    def check(self) -> None:
+        self.looks += 1
+        if self.looks == self.first:
+            self.server.stop()
+        if self.looks == self.last:
+            self.server.start()
+
+
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("mlflow", "flask"))),
+    reason="MLflow's server isn't installed: pip install mlflow",
+)
+class TestMLflowServer:
+    @pytest.fixture
+    def server(self, tmp_path: Path) -> Iterator[Server]:
+        folder = tmp_path / "server"
+        folder.mkdir()
+        server = Server(folder)
+        server.start()
+        yield server
+        server.stop()
+
+    def test_a_server_that_comes_back_is_told_what_it_missed(
+        self, tmp_path: Path, server: Server, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Away at the end of the first of three epochs, each with 7 steps and one more look."""
+        settings = mlflow(tracking_uri=server.url)
+        assert run(settings, tmp_path / "run", Outage(server, 3, 12)).state == "finished"
+        warnings = [entry for entry in caplog.messages if "can't be told of the run" in entry]
+        assert len(warnings) == 1
+        ((client, entry),) = runs(server.url)
+        assert entry.info.status == "FINISHED"
+        assert_holds_metrics(client, entry.info.run_id, tmp_path / "run")
+        kept = {file.path for file in client.list_artifacts(entry.info.run_id)}
+        assert {"run.json", "metrics.csv", "plots"} <= kept
