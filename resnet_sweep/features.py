@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DEFAULT_CLASSES = 8
 # A picture of more rows than that is too long to look at.
 MOST_IMAGES = 64
+# Training images in the picture of the run's augmentation, and rows of them.
+AUGMENTED, DRAWS = 8, 3
 
 
 def main() -> None:
@@ -23,7 +25,7 @@ def main() -> None:
         prog="python -m resnet_sweep.features",
         description="Draw what the best checkpoint of a run has learned, into RUN/features: "
         "filters, activations, class activation (Grad-CAM), an embedding of the test set, and "
-        "dead channels, each as a picture and as data.",
+        "dead channels, each as a picture and as data; and a picture of its augmentation.",
     )
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument(
@@ -48,6 +50,8 @@ def draw_features(directory: Path, images: str | None) -> None:
     from resnet_sweep.analysis.channels import table
     from resnet_sweep.analysis.layers import NotApplicableError
     from resnet_sweep.analysis.portrait import PARTS, Portrait
+    from resnet_sweep.augmentation.picture import draw_augmentation
+    from resnet_sweep.composition.build import build_augmentation
     from resnet_sweep.composition.restore import restore
     from resnet_sweep.runs.files import write_folder
 
@@ -70,6 +74,12 @@ def draw_features(directory: Path, images: str | None) -> None:
         else:
             contents |= files
             lines.append(f"{part}: {', '.join(files)}")
+    record = restored.record
+    if operations := build_augmentation(record.config, restored.dataset):
+        contents["augmentation.png"] = draw_augmentation(
+            operations, restored.dataset, AUGMENTED, DRAWS, record.seed
+        )
+        lines.append("augmentation: augmentation.png")
     write_folder(directory / "features", contents)
     print(f"  Written into {directory / 'features'}:")
     for line in lines:

@@ -57,17 +57,14 @@ def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Pa
         RequestError: there is no such picture, or it can't be written there.
     """
     # Imported here because torch takes seconds that --help needn't wait.
-    import torch
     from hydra import compose, initialize_config_module
     from hydra.core.hydra_config import HydraConfig
 
-    from resnet_sweep.augmentation.picture import augment, draw_grid
+    from resnet_sweep.augmentation.picture import draw_augmentation
     from resnet_sweep.composition.build import build_augmentation
     from resnet_sweep.composition.complaint import sentence
     from resnet_sweep.composition.gate import choices_of, settings_of
     from resnet_sweep.composition.prepare import prepare
-    from resnet_sweep.data.batches import Batches
-    from resnet_sweep.randomness import derive_seed
     from resnet_sweep.runs.files import write_atomically
 
     for name, count in (("images", images), ("draws", draws)):
@@ -88,11 +85,8 @@ def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Pa
         raise RequestError(
             f"--images={images} is more than the {len(dataset.train)} training images: choose fewer"
         )
-    generator = torch.Generator().manual_seed(derive_seed(seed, "show"))
-    positions = torch.randperm(len(dataset.train), generator=generator)[:images]
-    batch, labels = Batches(dataset.train, torch.device("cpu")).take(positions)
     operations = build_augmentation(prepared.config, dataset)
-    picture = draw_grid(augment(operations, batch, labels, dataset.classes, draws, seed))
+    picture = draw_augmentation(operations, dataset, images, draws, seed)
     if path is None:
         path = Path(f"augmentation_{choices_of(config.hydra, prepared.config)['augmentation']}.png")
     try:

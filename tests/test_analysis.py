@@ -281,7 +281,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("analysis") / "run"
     done = subprocess.run(
         [
-            sys.executable, "-m", "resnet_sweep", "experiment=quickstart", "trainer.epochs=2",
+            sys.executable, "-m", "resnet_sweep", "experiment=quickstart", "augmentation=standard", "trainer.epochs=2",
             "trainer.threads=1", "trainer.precision=float32", f"hydra.run.dir={directory}",
         ],
         env=clean_environment(), capture_output=True, text=True, timeout=600, check=False,
@@ -371,8 +371,10 @@ class TestFeatures:
         data = {"filters": "npz", "activations": "npz", "class_activation": "npz",
                 "embedding": "csv", "channels": "json"}  # fmt: skip
         assert {path.name for path in folder.iterdir()} == {
-            *(f"{part}.png" for part in data), *(f"{part}.{kind}" for part, kind in data.items())
+            *(f"{part}.png" for part in data), *(f"{part}.{kind}" for part, kind in data.items()),
+            "augmentation.png",
         }  # fmt: skip
+        assert is_picture(folder / "augmentation.png")
         for part, kind in data.items():
             assert is_picture(folder / f"{part}.png")
             assert f"{part}: {part}.png, {part}.{kind}\n" in done.stdout

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from resnet_sweep.data.batches import Batches
+from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.randomness import derive_seed
 
 # Pixels on the screen: about what an image is wide, and what is around it.
@@ -30,6 +32,24 @@ class Row:
     title: str
     images: Tensor
     captions: list[list[str]]
+
+
+def draw_augmentation(
+    operations: Sequence[Callable], dataset: Dataset, images: int, draws: int, seed: int
+) -> bytes:
+    """Some training images before augmentation, and after it several times: a PNG file.
+
+    Args:
+        operations: in order; see `resnet_sweep.augmentation`.
+        dataset: whose images they are.
+        images: how many, side by side.
+        draws: how many times.
+        seed: all that is random follows from it.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "show"))
+    positions = torch.randperm(len(dataset.train), generator=generator)[:images]
+    batch, labels = Batches(dataset.train, torch.device("cpu")).take(positions)
+    return draw_grid(augment(operations, batch, labels, dataset.classes, draws, seed))
 
 
 def augment(

@@ -14,7 +14,7 @@ from resnet_sweep.compare.collection import Entry
 from resnet_sweep.compare.text import shown
 
 # Folders of a run directory, and what to look for in them.
-PLACES = ((".", "augmentation_*.png"), ("evaluation", "*.png"), ("features", "*.png"))
+PLACES = (("evaluation", "*.png"), ("features", "*.png"))
 MOST_PICTURES = 12
 LARGEST_FILE = 16 * 2**20
 MOST_PIXELS = 64 * 2**20
