@@ -2,8 +2,13 @@
 
 import os
 import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
 
 from rich.console import Console
+
+from resnet_sweep.errors import RequestError
 
 
 class PersistentConsole(Console):
@@ -11,6 +16,8 @@ class PersistentConsole(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+        if sys.stdout is None:
+            return
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), sys.stdout.fileno())
 
@@ -23,3 +30,35 @@ class PersistentConsole(Console):
 
 
 console = PersistentConsole(highlight=False, soft_wrap=True)
+
+
+def carry_out(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
+    """Do what a command is for, and exit with its status, or with 2 if the request was wrong.
+
+    Args:
+        action: gives the status; None is 0.
+        crashed: the status after an error of this program's own.
+    """
+    if sys.stdout is not None:
+        # A name from elsewhere may not fit this terminal's encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        status = action()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        console.on_broken_pipe()
+        sys.exit(crashed)
+    except OSError as error:
+        print(f"error: the output can't be written ({error})", file=sys.stderr)
+        console.on_broken_pipe()
+        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(crashed)
+    sys.exit(status or 0)

@@ -1,7 +1,6 @@
 """The command `python -m resnet_sweep.diff RUN RUN`: how runs differ, and what came of it."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from rich.text import Text
@@ -10,7 +9,7 @@ from resnet_sweep.compare.collection import read_run
 from resnet_sweep.compare.comparison import Comparison
 from resnet_sweep.compare.curves import draw_curves
 from resnet_sweep.compare.side_by_side import side_by_side
-from resnet_sweep.console import console
+from resnet_sweep.console import carry_out, console
 from resnet_sweep.errors import RequestError
 
 
@@ -36,16 +35,8 @@ def main() -> None:
         help="draw accuracy and loss of the runs into one picture",
     )  # fmt: skip
     arguments = parser.parse_args()
-    # A name from elsewhere may not fit this terminal's encoding.
-    sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        same = diff(arguments.runs, arguments.json, arguments.curves)
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0 if same else 1)
+    # 1 would say that the runs differ.
+    carry_out(lambda: 0 if diff(arguments.runs, arguments.json, arguments.curves) else 1, crashed=2)
 
 
 def diff(runs: list[str], json: bool, curves: Path | None) -> bool:

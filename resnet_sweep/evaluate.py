@@ -1,11 +1,10 @@
 """The command `python -m resnet_sweep.evaluate RUN`: a run's best checkpoint on the test set."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from resnet_sweep.compare.collection import resolve_run
-from resnet_sweep.errors import RequestError
+from resnet_sweep.console import carry_out
 
 
 def main() -> None:
@@ -23,13 +22,7 @@ def main() -> None:
         "image",
     )
     arguments = parser.parse_args()
-    try:
-        evaluate(resolve_run(arguments.run), arguments.flip)
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    carry_out(lambda: evaluate(resolve_run(arguments.run), arguments.flip))
 
 
 def evaluate(directory: Path, flip: bool) -> None:

@@ -1,11 +1,11 @@
 """The command `python -m resnet_sweep.features RUN`: pictures of what a run's network learned."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnet_sweep.compare.collection import resolve_run
+from resnet_sweep.console import carry_out
 from resnet_sweep.errors import RequestError
 
 if TYPE_CHECKING:
@@ -34,13 +34,7 @@ def main() -> None:
         help=f"positions in the test set; by default the first image of {DEFAULT_CLASSES} classes",
     )
     arguments = parser.parse_args()
-    try:
-        draw_features(resolve_run(arguments.run), arguments.images)
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    carry_out(lambda: draw_features(resolve_run(arguments.run), arguments.images))
 
 
 def draw_features(directory: Path, images: str | None) -> None:

@@ -2,9 +2,9 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
+from resnet_sweep.console import carry_out
 from resnet_sweep.errors import RequestError
 
 
@@ -25,16 +25,7 @@ def main() -> None:
         help="FILE.html for the page, FILE.md for the log (default: DIR/report.html)",
     )  # fmt: skip
     arguments = parser.parse_args()
-    # A name from elsewhere may not fit this terminal's encoding.
-    sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        path = report(arguments.paths, arguments.output)
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    print(path)
+    carry_out(lambda: print(report(arguments.paths, arguments.output)))
 
 
 def report(paths: list[str], output: Path | None) -> Path:

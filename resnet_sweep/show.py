@@ -1,9 +1,9 @@
 """The command `python -m resnet_sweep.show augmentation=CHOICE`: a picture of augmented images."""
 
 import argparse
-import sys
 from pathlib import Path
 
+from resnet_sweep.console import carry_out
 from resnet_sweep.errors import RequestError
 
 # More images or rows than that make a picture that nothing can show.
@@ -31,14 +31,11 @@ def main() -> None:
         "--draws", type=int, default=4, help=f"of each image, up to {MOST} (default: 4)"
     )
     arguments = parser.parse_intermixed_args()
-    try:
-        path = show(arguments.overrides, arguments.output, arguments.images, arguments.draws)
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    print(path)
+    carry_out(
+        lambda: print(
+            show(arguments.overrides, arguments.output, arguments.images, arguments.draws)
+        )
+    )
 
 
 def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Path:

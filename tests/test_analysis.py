@@ -281,8 +281,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("analysis") / "run"
     done = subprocess.run(
         [
-            sys.executable, "-m", "resnet_sweep", "experiment=quickstart", "augmentation=standard", "trainer.epochs=2",
-            "trainer.threads=1", "trainer.precision=float32", f"hydra.run.dir={directory}",
+            sys.executable, "-m", "resnet_sweep", "experiment=quickstart", "augmentation=standard",
+            "trainer.epochs=2", "trainer.threads=1", "trainer.precision=float32",
+            f"hydra.run.dir={directory}",
         ],
         env=clean_environment(), capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip

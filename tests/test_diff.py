@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -287,3 +288,55 @@ def test_trouble_is_told_in_one_sentence(
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
     assert json.loads((tmp_path / "a/run.json").read_text())
+
+
+def test_what_is_not_known_of_a_run_is_no_difference(tmp_path: Path, diff: Diff) -> None:
+    """As of a run of the training log."""
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", fingerprint=None, precision=None)
+    assert diff("a", "b").returncode == 0
+    record = json.loads((tmp_path / "b" / "run.json").read_text())
+    del record["seconds"]
+    (tmp_path / "b" / "run.json").write_text(json.dumps(record))
+    done = diff("a", "b")
+    assert done.returncode == 0
+    assert rows(done)["Outcome"]["time"] == ["12.5 s", "unknown"]
+
+
+def test_the_order_of_augmentation_is_told_where_the_operations_are_the_same(
+    tmp_path: Path, diff: Diff
+) -> None:
+    crop, flip = ({"_target_": f"package.{name}"} for name in ("Crop", "Flip"))
+    one = {"augmentation": {"crop": crop, "flip": flip}}
+    write_run(tmp_path / "a", one)
+    write_run(tmp_path / "b", {"augmentation": {"flip": flip, "crop": crop}})
+    write_run(tmp_path / "c", {"augmentation": {"crop": crop}})
+    done = diff("a", "b")
+    assert done.returncode == 1
+    assert rows(done)["Settings"] == {
+        "augmentation.order": ['["crop", "flip"]', '["flip", "crop"]']
+    }
+    assert "augmentation.order" not in diff("a", "c").stdout
+
+
+@pytest.mark.parametrize("augmentation", [5, True, "text", [1, 2]])
+def test_a_config_of_another_kind_breaks_nothing(
+    augmentation: object, tmp_path: Path, diff: Diff
+) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", {"augmentation": augmentation})
+    done = diff("a", "b")
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_an_answer_that_cannot_be_written_is_trouble(tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    for arguments in (["a", "a"], ["a", "a", "--json"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "resnet_sweep.diff", *arguments],
+                cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: the output can't be written")
+        assert done.stderr.count("\n") == 1

@@ -111,11 +111,11 @@ def test_csv_has_all_digits(sweep: Path, runs: Runs) -> None:
         (["--sort", "best.val_acc", "--top", "2"], [3, 0]),
         (["--sort=-optim.lr"], [2, 1, 0, 5, 4, 3]),
         (["--sort", "started"], [0, 1, 2, 3, 4, 5]),
-        (["--sort", "name", "--top", "1"], [0]),
+        (["--sort", "run", "--top", "1"], [0]),
         (["--where", "optim.lr < 0.1 and seed != 1"], [5, 3]),
         (["--where", "state == 'finished' and best > 64", "--sort", "seconds"], [2, 5]),
         (["--where", "optim in ['adamw']"], []),
-        (["--where", "'day/4' in name"], [4]),
+        (["--where", "'day/4' in run"], [4]),
     ],
 )
 def test_runs_are_chosen_and_sorted(
@@ -234,3 +234,35 @@ def test_ten_thousand_runs_need_neither_torch_nor_hydra(tmp_path: Path, runs: Ru
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "resnet_sweep.compare.overview" in imported
     assert not imported & {"torch", "numpy", "hydra", "omegaconf", "yaml", "matplotlib"}
+
+
+def test_text_that_a_spreadsheet_would_compute_is_made_inert(tmp_path: Path, runs: Runs) -> None:
+    write_run(tmp_path / "outputs" / "=a", {"optim.lr": "=1+1"})
+    write_run(tmp_path / "outputs" / "b", {"optim.lr": -1}, state='=HYPERLINK("http://x")')
+    text = runs("--csv", "--each").stdout
+    cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+    assert "'=1+1" in cells
+    assert "-1" in cells
+    assert '\'=HYPERLINK("http://x")' in cells
+    assert not any(cell.startswith("=") for cell in cells)
+
+
+def test_a_condition_or_an_order_of_nothing_is_answered(tmp_path: Path, runs: Runs) -> None:
+    write_run(tmp_path / "outputs" / "a")
+    assert "outputs/a" in runs("--where", "1").stdout
+    assert "outputs/a" not in runs("--where", "0").stdout
+    refused = runs("--sort=")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: none of the runs has")
+
+
+def test_one_and_one_point_nought_are_one_group(tmp_path: Path, runs: Runs) -> None:
+    write_run(tmp_path / "outputs" / "a", {"optim.lr": 1, "seed": 0})
+    write_run(tmp_path / "outputs" / "b", {"optim.lr": 1.0, "seed": 1})
+    assert len(table(runs("--group-by", "optim.lr"))) == 2
+
+
+@pytest.mark.parametrize("name", ["time", "run", "state", "started", "best", "final"])
+def test_the_headings_of_the_table_are_keys(name: str, tmp_path: Path, runs: Runs) -> None:
+    write_run(tmp_path / "outputs" / "a")
+    assert runs("--sort", name).returncode == 0

@@ -17,7 +17,7 @@ from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.lease import STALE_SECONDS
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import relevant
+from resnet_sweep.runs.signature import ORDER, augmentation_order, relevant
 
 # The runs of the training log, a run directory each.
 LOGGED_RUNS = Path(__file__).parent / "logged_runs"
@@ -82,6 +82,8 @@ class Entry:
         settings = relevant(self.record.config, "", "")
         for name in ("precision", "data", "numerics"):
             del settings[name]
+        if len(order := augmentation_order(self.record.config)) > 1:
+            settings[ORDER] = order
         return settings | {name: value for name, value in known.items() if value is not None}
 
     @cached_property

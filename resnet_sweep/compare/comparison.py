@@ -10,7 +10,7 @@ from resnet_sweep.compare.collection import Entry
 from resnet_sweep.compare.text import number, percent, span
 from resnet_sweep.compare.varying import ABSENT, differing
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import NEUTRAL, flatten
+from resnet_sweep.runs.signature import NEUTRAL, ORDER, flatten
 
 # What counts as a setting, but is told with the environment that it follows from.
 PRECISION = "precision"
@@ -91,7 +91,15 @@ class Comparison:
         One that a run hasn't got is ABSENT, or at its neutral default if it came later than the
         run.
         """
-        return differing([entry.settings for entry in self.entries])
+        found = differing([entry.settings for entry in self.entries])
+        for name in (PRECISION, "fingerprint"):
+            # What isn't known, as of the log's runs, can't be said to differ.
+            if ABSENT in found.get(name, ()):
+                del found[name]
+        if any(name.startswith("augmentation.") for name in found if name != ORDER):
+            # Other operations have another order.
+            found.pop(ORDER, None)
+        return found
 
     @cached_property
     def environment(self) -> dict[str, list[Any]]:

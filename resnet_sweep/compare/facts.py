@@ -7,7 +7,7 @@ from typing import Any
 from resnet_sweep.compare.collection import Entry
 from resnet_sweep.compare.text import shown
 from resnet_sweep.errors import RequestError
-from resnet_sweep.runs.signature import NEUTRAL, flatten
+from resnet_sweep.runs.signature import NEUTRAL, flatten, plain
 
 Facts = Mapping[str, Any]
 
@@ -17,16 +17,17 @@ def facts(entry: Entry) -> Facts:
 
     Settings have their names in the config (`optim.lr`); the name of a group alone is the choice
     made there (`optim`). The rest is called as in `run.json` (`best.val_acc`, `seconds`, `host`),
-    but `best` and `final` alone are the validation accuracies of these epochs.
+    but `best` and `final` alone are the validation accuracies of these epochs; `time` and `run` are
+    what the table calls `seconds` and the run's name.
     """
     record = entry.record
     assert record is not None
     best, final = record.best or {}, record.final or {}
     return {
         **NEUTRAL,
-        **dict(flatten(record.config)),
+        **{name: plain(value) for name, value in flatten(record.config)},
         **record.choices,
-        "name": entry.name,
+        "run": entry.name,
         "state": entry.state,
         "reason": record.reason,
         "parameters": record.parameters,
@@ -36,6 +37,7 @@ def facts(entry: Entry) -> Facts:
         **{f"final.{name}": value for name, value in final.items()},
         "gap": record.gap,
         "seconds": record.seconds,
+        "time": record.seconds,
         "started": record.started,
         "ended": record.ended,
         "host": record.host,

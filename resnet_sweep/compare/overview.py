@@ -54,8 +54,8 @@ class Overview:
         self.damaged = [entry for entry in entries if entry.record is None]
         sound = [entry for entry in entries if entry.record is not None]
         asked = {*(keys or ()), *(where.names if where else ())}
-        asked |= {sort.removeprefix("-")} if sort else set()
-        known = {entry: facts(entry) for entry in sound} if asked else {}
+        asked |= {sort.removeprefix("-")} if sort is not None else set()
+        known = {entry: facts(entry) for entry in sound} if asked or where is not None else {}
         check_known(asked, known.values())
         if where is not None:
             sound = [entry for entry in sound if where.holds(known[entry])]
@@ -154,20 +154,26 @@ class Overview:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         figures = [name + end for name in _FIGURES for end in ("", "_sd")]
-        writer.writerow(["run", "n", "state", "started", *figures, *map(shown, self.columns)])
+        header = ["run", "n", "state", "started", *figures, *map(shown, self.columns)]
+        writer.writerow(map(_inert, header))
         for number, group in enumerate(self.groups):
             writer.writerow(
                 [
-                    shown(group.entries[0].name),
+                    _inert(shown(group.entries[0].name)),
                     len(group.counted),
-                    shown(group.state),
-                    group.entries[0].record.started,
+                    _inert(shown(group.state)),
+                    _inert(shown(group.entries[0].record.started or "")),
                     *(
                         figure
                         for statistic in self._statistics(group).values()
                         for figure in (statistic[:2] if statistic else (None, None))
                     ),
-                    *(_cell(values[number]) for values in self.columns.values()),
+                    *(
+                        values[number]
+                        if _is_number(values[number])
+                        else _inert(_cell(values[number]))
+                        for values in self.columns.values()
+                    ),
                 ]
             )
         return text.getvalue().removesuffix("\n")
@@ -219,6 +225,11 @@ def _minute(group: Group) -> str:
 def _name(group: Group) -> str:
     others = len(group.entries) - 1
     return shown(group.entries[0].name) + (f" and {others} more" if others else "")
+
+
+def _inert(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _cell(value: Any) -> str:

@@ -23,6 +23,8 @@ from resnet_sweep.runs.record import Record
 LARGEST_RECORD = 16 * 2**20
 LARGEST_METRICS = 64 * 2**20
 MOST_ROWS = 100_000
+# No figure of a training comes near it, and nothing can be drawn of larger ones.
+LARGEST_FIGURE = 1e12
 # Configs are nested four deep.
 DEEPEST = 32
 
@@ -53,6 +55,8 @@ def read_record(directory: Path) -> Record:
     for name, (wanted, suits) in _FIELDS.items():
         if name in values and not suits(values[name]):
             raise DamageError(f"{name} in run.json isn't {wanted}, but {_kind(values[name])}")
+    # Of an older version that didn't measure it.
+    values.setdefault("seconds", None)
     if "signature" not in values:
         raise DamageError("run.json has no signature")
     for name, figures in _FIGURES.items():
@@ -64,8 +68,8 @@ def read_record(directory: Path) -> Record:
 def read_rows(directory: Path) -> tuple[list[Row], str | None]:
     """The rows of `metrics.csv` up to the first that can't be read.
 
-    A value that is empty or not finite is left out of its row, and a column that `COLUMNS` doesn't
-    have out of all.
+    A value that is empty, not finite or beyond LARGEST_FIGURE is left out of its row, and a column
+    that `COLUMNS` doesn't have out of all.
 
     Returns:
         The rows, and why there aren't more; None if these are all.
@@ -103,7 +107,7 @@ def _rows(path: Path) -> Iterator[Row]:
             }
             if "epoch" not in row:
                 raise DamageError(f"row {number} of metrics.csv has no epoch")
-            yield {name: value for name, value in row.items() if math.isfinite(value)}
+            yield {name: value for name, value in row.items() if abs(value) < LARGEST_FIGURE}
         if rest:
             raise DamageError("the last row of metrics.csv is cut off")
     except (ValueError, OverflowError, csv.Error) as error:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from resnet_sweep.compare.collection import Entry
-from resnet_sweep.runs.signature import NEUTRAL
+from resnet_sweep.runs.signature import NEUTRAL, ORDER
 
 
 class Absent:
@@ -59,10 +59,12 @@ def columns(entries: Sequence[Entry]) -> dict[str, list[Any]]:
     kept = {
         name: values
         for name, values in settings.items()
-        if name != "fingerprint"
+        if name not in ("fingerprint", ORDER)
         and not (_group(name) in choices and _follows(values, [choices[_group(name)]]))
     } | choices
-    if "fingerprint" in settings:
+    if ORDER in settings and not any(name.startswith("augmentation") for name in kept):
+        kept[ORDER] = settings[ORDER]
+    if "fingerprint" in settings and ABSENT not in settings["fingerprint"]:
         data = [values for name, values in kept.items() if _group(name) == "data"]
         if not _follows(settings["fingerprint"], data):
             kept["fingerprint"] = settings["fingerprint"]

@@ -9,7 +9,7 @@ from rich.text import Text
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.condition import Condition
 from resnet_sweep.compare.overview import Overview
-from resnet_sweep.console import console
+from resnet_sweep.console import carry_out, console
 from resnet_sweep.errors import RequestError
 
 # Where runs land.
@@ -43,22 +43,14 @@ def main() -> None:
     parser.add_argument(
         "--where", metavar="CONDITION",
         help="only some runs, such as 'optim.lr < 0.1 and state == \"finished\"': comparisons, "
-        "and, or, not, in",
+        "and, or, not, in; of single runs, before replicates are put together",
     )  # fmt: skip
     parser.add_argument("--top", metavar="N", type=int, help="only the first N lines")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="as comma-separated values")
     form.add_argument("--json", action="store_true", help="as JSON")
     arguments = parser.parse_args(_joined(sys.argv[1:]))
-    # A name from elsewhere may not fit this terminal's encoding.
-    sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        tell_runs(arguments)
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    carry_out(lambda: tell_runs(arguments))
 
 
 def tell_runs(arguments: argparse.Namespace) -> None:

@@ -36,7 +36,8 @@ NEUTRAL: dict[str, Any] = {
     "trainer.ema_decay": None,
     "trainer.progressive_resizing": None,
 }
-# Likewise, of the augmentation: what there was before its order counted.
+# The order of the operations on batches, by this name, and what there was before it counted.
+ORDER = "augmentation.order"
 NEUTRAL_ORDERS = ([], ["random_crop", "random_flip"])
 
 
@@ -69,21 +70,27 @@ def relevant(config: Mapping[str, Any], precision: str, fingerprint: str) -> dic
         fingerprint: of the data.
     """
     settings = {
-        name: _plain(value)
+        name: plain(value)
         for name, value in flatten(config)
         if not is_incidental(name) and not (name in NEUTRAL and value == NEUTRAL[name])
     }
     # Unlike other settings, operations on batches are different in another order.
-    order = list(config.get("augmentation") or ())
+    order = augmentation_order(config)
     if order not in NEUTRAL_ORDERS:
-        settings["augmentation"] = order
+        settings[ORDER] = order
     return settings | {"precision": precision, "data": fingerprint, "numerics": NUMERICS}
 
 
-def _plain(value: Any) -> Any:
+def augmentation_order(config: Mapping[str, Any]) -> list[str]:
+    """The names of the operations on training batches, as they are applied."""
+    operations = config.get("augmentation")
+    return list(operations) if isinstance(operations, Mapping) else []
+
+
+def plain(value: Any) -> Any:
     """The same value for 1 and 1.0, which train the same."""
     if isinstance(value, list):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
