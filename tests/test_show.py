@@ -112,7 +112,7 @@ def test_the_command_draws_the_same_picture_every_time(
 
 def test_several_choices_name_the_picture_by_what_they_are(shown) -> None:
     status, printed, _ = shown("data=digits", "augmentation=[cutout,mixup]", "--images=1")
-    assert (status, printed) == (0, "augmentation_random_crop+random_flip+cutout+mixup.png\n")
+    assert (status, printed) == (0, "augmentation_cutout+mixup.png\n")
 
 
 def test_the_first_row_is_of_real_training_images(
@@ -134,11 +134,16 @@ REFUSALS = [
     (["optim.lr=-1"], "optim.lr must be a number above 0, but is -1"),
     (["optim.lr=1,2"], "optim.lr"),
     (["optim.lr=[1,2"], "can't be read as an override"),
-    (["--images=0"], "--images must be a whole number at least 1, but is 0"),
-    (["--images=1438"], "--images=1438 is more than the 1437 training images"),
-    (["--draws=-1"], "--draws must be a whole number at least 1, but is -1"),
+    (["--images=0"], "--images must be a whole number from 1 to 32, but is 0"),
+    (["--images=33"], "--images must be a whole number from 1 to 32, but is 33"),
+    (
+        ["data.limit_train=4", "trainer.batch_size=4"],
+        "--images=8 is more than the 4 training images",
+    ),
+    (["--draws=-1"], "--draws must be a whole number from 1 to 32, but is -1"),
     (["-o", "nowhere/picture.png"], "nowhere/picture.png can't be written"),
-    (["-o", "."], "can't be written"),
+    (["-o", "."], "isn't the name of a picture"),
+    (["-o", "picture.txt"], "isn't the name of a picture"),
 ]
 
 
