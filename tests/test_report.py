@@ -260,7 +260,7 @@ class TestComparison:
         for row in (
             "optim.lr\t0.05\t0.1",
             "seed\t0\t1",
-            "best validation accuracy\t30.00%\t47.00%\t+17.00",
+            "best validation accuracy\t30.00%\t47.00%\t+17.00\n",
         ):
             assert row in told
         # What both have in common isn't told, nor what differs only in when it was.
@@ -677,7 +677,7 @@ class TestTrainingLog:
     def test_figures_beyond_belief_dont_fill_the_page(self, call: Command, tmp_path: Path) -> None:
         write_run(tmp_path / "run", [1e200], seconds=1e200, parameters=10**200)
         assert call(main, "run", "-o", "log.md").returncode == 0
-        assert "0" * 20 not in (tmp_path / "log.md").read_text()
+        assert not re.search(r"[\d,]{40}", (tmp_path / "log.md").read_text())
 
 
 class TestCommand:
