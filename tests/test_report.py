@@ -219,9 +219,34 @@ class TestTable:
             write_run(tmp_path / str(seed), [10.0 + seed], seed=seed, state=state)
         page = Page(browser, report([str(tmp_path)], None))
         assert page.column(4) == [f"10.50% ± {statistics.stdev([10, 11]):.2f}"]
+        assert "2 of 3 replicates" in page.tab.inner_text("#table")
+        # The newest of all three, which the failed one is.
+        assert page.column(8) == ["2026-01-03 10:00"]
         page.tab.select_option("[aria-label='filter state']", label="failed")
         assert page.column(4) == ["12.00%"]
         page.close()
+
+    def test_a_row_of_replicates_is_found_by_its_mean(self, opened: Page) -> None:
+        field = "[aria-label='filter best val']"
+        for filled, count in (("43.5", 2), (">= 43.5", 2), ("> 43.5", 0), ("47", 0), ("< 10", 2)):
+            opened.tab.fill(field, filled)
+            assert opened.tab.inner_text("#count") == f"{count} of 6 runs"
+        opened.tab.fill(field, "47")
+        opened.tab.check("#singles")
+        assert opened.names() == ["3"]
+        opened.tab.uncheck("#singles")
+        opened.tab.fill(field, "")
+        opened.tab.fill("#search", "43.5")
+        assert opened.tab.inner_text("#count") == "2 of 6 runs"
+
+    def test_every_control_of_a_row_has_a_label_of_its_own(self, opened: Page) -> None:
+        opened.tab.check("#singles")
+        labels = opened.tab.evaluate(
+            "[...document.querySelectorAll('#table tbody input, #table tbody button')]"
+            ".map((control) => control.ariaLabel ?? control.textContent)"
+        )
+        assert len(set(labels)) == len(labels) == 3 * 2 + 6 * 3
+        assert "draw replicates of optim.lr=0.1" in labels
 
 
 class TestComparison:
@@ -235,12 +260,24 @@ class TestComparison:
         for row in (
             "optim.lr\t0.05\t0.1",
             "seed\t0\t1",
-            "best validation accuracy\t30.00%\t47.00%\t+17.00%",
+            "best validation accuracy\t30.00%\t47.00%\t+17.00\n",
         ):
             assert row in told
         # What both have in common isn't told, nor what differs only in when it was.
         assert "trainer.epochs" not in told and "Environment" not in told
         assert opened.tab.locator("tr.compared").count() == 2
+
+    def test_tells_of_states_and_notes(self, browser, tmp_path: Path) -> None:
+        write_run(tmp_path / "a", [10.0], notes=["resumed once", "slow"])
+        write_run(tmp_path / "b", [10.0], seed=1, state="failed", reason="no space is left")
+        page = Page(browser, report([str(tmp_path)], None))
+        for place, name in (("#one", "a"), ("#other", "b")):
+            value = page.tab.locator(f"{place} option", has_text=re.compile(f"^{name}"))
+            page.tab.select_option(place, value.get_attribute("value"))
+        told = page.tab.inner_text("#differences")
+        assert "state\tfinished\tfailed: no space is left" in told
+        assert "notes\tresumed once; slow" in told
+        page.close()
 
     def test_any_run_is_compared_with_a_logged_one(self, opened: Page) -> None:
         opened.tab.select_option("#one", label="logged_run_2")
@@ -280,9 +317,79 @@ class TestCurves:
         assert {len(trace["x"]) for trace in opened.traces("accuracy")} == {100}
 
     def test_a_run_leaves_by_the_legend(self, opened: Page) -> None:
-        before = opened.tab.locator("#legend button").count()
-        opened.tab.locator("#legend button").first.click()
-        assert opened.tab.locator("#legend button").count() == before - 1
+        buttons = opened.tab.locator("#legend button")
+        for left in (2, 1, 0):
+            following = buttons.nth(1).get_attribute("aria-label") if left else None
+            buttons.first.click()
+            assert buttons.count() == left
+            # Whoever uses the keyboard goes on from there.
+            focused = opened.tab.evaluate(
+                "(({id, ariaLabel}) => id || ariaLabel)(document.activeElement)"
+            )
+            assert focused == (following or "legend")
+
+    def test_the_mean_ends_where_a_replicate_does(self, browser, tmp_path: Path) -> None:
+        write_run(tmp_path / "0", [10.0, 20.0, 30.0])
+        write_run(tmp_path / "1", [12.0, 22.0], seed=1)
+        write_run(tmp_path / "2", [90.0], seed=2)
+        # Asked for the same, one stopped early.
+        for name in "12":
+            record = json.loads((tmp_path / name / "run.json").read_text())
+            record["config"]["trainer"]["epochs"] = 3
+            (tmp_path / name / "run.json").write_text(json.dumps(record))
+        (tmp_path / "2" / "metrics.csv").unlink()
+        page = Page(browser, report([str(tmp_path)], None))
+        page.tab.uncheck("#logged")
+        band, validation, _ = page.traces("accuracy")
+        assert (validation["x"], validation["y"]) == ([1, 2], [11, 21])
+        assert band["x"] == [1, 2, 2, 1]
+        assert "n=2" in page.tab.inner_text("#legend")
+        page.close()
+
+    def test_runs_of_the_same_recipe_and_seed_have_labels_of_their_own(
+        self, browser, tmp_path: Path
+    ) -> None:
+        for name, lr in {"a": 0.1, "b": 0.1, "c": 0.2}.items():
+            write_run(tmp_path / name, [10.0], lr=lr)
+        page = Page(browser, report([str(tmp_path)], None))
+        page.tab.uncheck("#logged")
+        page.tab.click("#draw-none")
+        page.tab.check("#singles")
+        for name in "abc":
+            page.tab.get_by_role("checkbox", name=f"draw {name} ").check()
+        labels = page.tab.locator("#legend li > span:nth-child(2)").all_inner_texts()
+        assert labels == ["optim.lr=0.1 (a)", "optim.lr=0.1 (b)", "optim.lr=0.2"]
+        page.close()
+
+    def test_only_runs_on_the_same_data_are_drawn_at_first(self, browser, tmp_path: Path) -> None:
+        for name, accuracy in {"cifar10": 90.0, "cifar100": 60.0}.items():
+            write_run(
+                tmp_path / name,
+                [accuracy],
+                choices={"data": name},
+                config={"seed": 0, "data": {"classes": accuracy}},
+            )
+        page = Page(browser, report([str(tmp_path)], None))
+        page.tab.uncheck("#logged")
+        assert page.tab.locator("#legend li").all_inner_texts() == ["data=cifar10\n×"]
+        page.close()
+
+    def test_parallel_coordinates_have_a_place_for_null(self, browser, tmp_path: Path) -> None:
+        for name, smoothing in {"a": None, "b": 0.1, "c": 0.2}.items():
+            config = {"seed": 0, "loss": {"label_smoothing": smoothing}}
+            write_run(tmp_path / name, [10.0 + (smoothing or 0)], config=config)
+        page = Page(browser, report([str(tmp_path)], None))
+        points = [
+            (x, y)
+            for trace in page.traces("parallel")
+            for x, y in zip(trace["x"], trace["y"], strict=True)
+            if x is not None
+        ]
+        places = sorted(y for x, y in points if x == 0)
+        assert len(points) == 6 and None not in places
+        assert places[0] == 0 < places[1] < places[2] == 1
+        assert "null" in page.tab.locator("#parallel").text_content()
+        page.close()
 
 
 class TestPage:
@@ -429,7 +536,32 @@ class TestContent:
     def test_long_curves_are_thinned_to_their_end(self, tmp_path: Path) -> None:
         write_run(tmp_path / "long", [float(epoch % 90) for epoch in range(1, 2001)])
         epochs = content_of(report([str(tmp_path)], None))["runs"][0]["curves"]["epoch"]
-        assert len(epochs) <= 400 and epochs[-1] == 2000
+        # The first epoch is beside 400 multiples of five.
+        assert len(epochs) == 401 and epochs[0] == 1 and epochs[-1] == 2000
+
+    def test_runs_are_thinned_to_the_same_epochs(self, tmp_path: Path) -> None:
+        for seed, length in enumerate((800, 801)):
+            write_run(tmp_path / str(seed), [float(e % 90) for e in range(length)], seed=seed)
+        runs = content_of(report([str(tmp_path)], None))["runs"][:2]
+        shorter, longer = sorted((set(run["curves"]["epoch"]) for run in runs), key=max)
+        assert longer ^ shorter <= {800, 801} and len(shorter) < 420
+
+    def test_epochs_that_dont_count_up_dont_fill_the_page(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "run", [10.0])
+        write_metrics(tmp_path / "run", [{"epoch": 0, "val_acc": 10.0}] * 5000)
+        (run, *_) = content_of(report([str(tmp_path)], None))["runs"]
+        assert len(run["curves"]["val_acc"]) < 410
+
+    def test_a_setting_named_as_a_group_leaves_its_choice(self, tmp_path: Path) -> None:
+        for seed, order in enumerate((["crop", "flip"], ["flip", "crop"])):
+            config = {"augmentation": {name: {"p": 0.5} for name in order}}
+            write_run(
+                tmp_path / str(seed), [10.0], config=config, choices={"augmentation": "light"}
+            )
+        content = content_of(report([str(tmp_path)], None))
+        (varied,) = content["varied"]
+        assert varied["part"] == "settings"
+        assert content["common"]["choices"] == {"augmentation": "light"}
 
     def test_pictures_are_drawn_anew_and_small(self, sweep_page: Path) -> None:
         content = content_of(sweep_page)
@@ -453,6 +585,20 @@ class TestContent:
         (folder / "cut.png").write_bytes(secret.read_bytes()[:45])
         (tmp_path / "run" / "features").symlink_to(tmp_path)
         assert content_of(report([str(tmp_path)], None))["pictures"] == []
+
+    def test_pictures_are_tried_within_limits(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_run(tmp_path / "run", [10.0])
+        folder = tmp_path / "run" / "evaluation"
+        folder.mkdir()
+        for name, width in {"a": 100, "b": 101, "c": 50, "d": 60, "e": 40}.items():
+            Image.new("L", (width, 10)).save(folder / f"{name}.png")
+        monkeypatch.setattr("resnet_sweep.compare.pictures.MOST_PIXELS", 1000)
+        monkeypatch.setattr("resnet_sweep.compare.pictures.MOST_PIXELS_TRIED", 1900)
+        found = content_of(report([str(tmp_path)], None))["pictures"]
+        # b is too large in itself, and d for what a and c have left.
+        assert [picture["title"] for picture in found] == ["a", "c", "e"]
 
     def test_page_sets_no_markup(self) -> None:
         scripts = "".join(path.read_text() for path in PAGE.glob("*.js"))
@@ -512,6 +658,26 @@ class TestTrainingLog:
             ["1", "41.50%", "**40.00%**", "4.0000", "Initial, **Best validation**"],
             ["2", "31.50%", "30.00%", "2.0000", "Final"],
         ]
+
+    def test_figures_are_the_records_where_the_metrics_are_cut_off(
+        self, call: Command, tmp_path: Path
+    ) -> None:
+        write_run(tmp_path / "run", [10.0 * epoch for epoch in range(1, 9)] + [95.0, 90.0])
+        path = tmp_path / "run" / "metrics.csv"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:6]))
+        assert call(main, "run", "-o", "log.md").returncode == 0
+        text = (tmp_path / "log.md").read_text()
+        assert "- **Disagreement**: metrics.csv ends at epoch 5 of 10\n" in text
+        assert "- **Best Validation Accuracy**: 95.00% (Epoch 9)" in text
+        assert "- **Final Validation Accuracy**: 90.00%" in text
+        assert tables(text)["Training Runs Summary"][2][1:4] == ["95.00%", "91.50%", "90.00%"]
+        ((*_, note),) = tables(text)["Training Run 1 - Detailed Results / Key Epochs"][-1:]
+        assert note == "Last known" and "**Best validation**" not in text
+
+    def test_figures_beyond_belief_dont_fill_the_page(self, call: Command, tmp_path: Path) -> None:
+        write_run(tmp_path / "run", [1e200], seconds=1e200, parameters=10**200)
+        assert call(main, "run", "-o", "log.md").returncode == 0
+        assert not re.search(r"[\d,]{40}", (tmp_path / "log.md").read_text())
 
 
 class TestCommand:

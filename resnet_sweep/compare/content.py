@@ -10,13 +10,13 @@ from resnet_sweep.compare.collection import Entry
 from resnet_sweep.compare.group import replicates
 from resnet_sweep.compare.pictures import find_pictures
 from resnet_sweep.compare.text import shown
-from resnet_sweep.compare.varying import ABSENT, columns
+from resnet_sweep.compare.varying import ABSENT, columns, value_of
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import INCIDENTAL, NEUTRAL, flatten
 
 CURVES = ("train_acc", "val_acc", "train_loss", "val_loss")
-# As many points of curves as a page of 10 MB has room for, and as many as a run's chart can show.
+# About as many points of curves as a page of 10 MB has room for, and as a run's chart can show.
 MOST_POINTS, MOST_POINTS_OF_RUN, FEWEST_POINTS_OF_RUN = 60_000, 400, 20
 # Digits of curves; outcomes are given with more.
 CURVE_DIGITS, OUTCOME_DIGITS = 4, 7
@@ -45,14 +45,17 @@ def build_content(
     counted = {entry for group in groups for entry in group.counted}
     numbers = {entry: number for number, group in enumerate(groups) for entry in group.entries}
     points = max(FEWEST_POINTS_OF_RUN, min(MOST_POINTS_OF_RUN, MOST_POINTS // max(1, len(sound))))
+    longest = max((len(entry.metrics.rows) for entry in sound), default=0)
+    # The same for all, so that replicates of different lengths have epochs in common.
+    step = max(1, -(-longest // points))
     names = _names(sound)
     runs = [
-        _describe(entry, points)
+        _describe(entry, step)
         | {"name": name, "group": numbers[entry], "counted": entry in counted}
         for entry, name in zip(sound, names, strict=True)
     ]
     varied = columns(sound)
-    parts = {name: _part(name, sound) for name in varied}
+    parts = {name: _part(name, values, sound) for name, values in varied.items()}
     for name, values in varied.items():
         # One that came later than a run is at its neutral default there.
         for run, value in zip(runs, values, strict=True):
@@ -60,20 +63,18 @@ def build_content(
                 run[parts[name]] |= _safe({name: value})
     common = _share(runs)
     pictured, pictures = find_pictures(sorted(sound, key=_best, reverse=True))
-    thinned = any(len(entry.metrics.rows) > points for entry in sound)
     return {
         "title": shown(title),
         "written": datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
         "footer": f"Curves have {CURVE_DIGITS} significant digits"
-        + (f" and about {points} of their epochs." if thinned else " and all epochs."),
+        + (f" and one epoch in {step}." if step > 1 else " and all epochs."),
         "common": common,
         "varied": [{"name": shown(name), "part": part} for name, part in parts.items()],
         "neutral": NEUTRAL,
         "incidental": sorted(INCIDENTAL),
         "runs": runs
         + [
-            _describe(entry, MOST_POINTS_OF_RUN)
-            | {"name": shown(entry.name), "group": None, "reference": True}
+            _describe(entry, step=1) | {"name": shown(entry.name), "group": None, "reference": True}
             for entry in references
         ],
         "damaged": [
@@ -96,7 +97,7 @@ def repeating_command(record: Record) -> str:
     return command.rstrip() if usable else shown(command)
 
 
-def _describe(entry: Entry, points: int) -> dict[str, Any]:
+def _describe(entry: Entry, step: int) -> dict[str, Any]:
     record, metrics = entry.record, entry.metrics
     notes = [*record.notes, *([f"Curves: {metrics.damage}"] if metrics.damage else [])]
     settings = dict(flatten(record.config)) | {
@@ -125,20 +126,23 @@ def _describe(entry: Entry, points: int) -> dict[str, Any]:
         "settings": _safe(settings),
         "choices": _safe(record.choices),
         "environment": _safe(environment),
-        "curves": _curves(metrics.rows, points),
+        "curves": _curves(metrics.rows, step),
     }
 
 
-def _part(name: str, entries: Sequence[Entry]) -> str:
-    """Whether a name that tells runs apart is that of a choice or of a setting."""
-    chosen = name != "seed" and any(name in entry.choices for entry in entries)
-    return "choices" if chosen else "settings"
+def _part(name: str, values: Sequence[Any], entries: Sequence[Entry]) -> str:
+    """Whether what tells runs apart is a choice or a setting, which may be called the same."""
+    chosen = any(name in entry.choices for entry in entries)
+    same = values == [value_of(entry.choices, name) for entry in entries]
+    return "choices" if chosen and same else "settings"
 
 
-def _curves(rows: Sequence[Row], points: int) -> dict[str, list[float | None]]:
-    """The columns of the metrics, at most about `points` of their epochs and always the last."""
-    step = -(-len(rows) // points) if rows else 1
-    kept = [row for number, row in enumerate(rows, start=1) if (len(rows) - number) % step == 0]
+def _curves(rows: Sequence[Row], step: int) -> dict[str, list[float | None]]:
+    """The columns of the metrics, at multiples of `step` epochs, the first epoch and the last."""
+    ends = rows[:1] + rows[-1:]
+    kept = [row for row in rows if row["epoch"] % step == 0 or row in ends]
+    # More there are only where epochs don't count up, and those needn't fill the page.
+    kept = kept[: MOST_POINTS_OF_RUN + 2]
     return {"epoch": [row["epoch"] for row in kept]} | {
         name: [_rounded(row.get(name), CURVE_DIGITS) for row in kept]
         for name in CURVES

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_sweep.compare.collection import Entry
-from resnet_sweep.compare.text import shown
+from resnet_sweep.compare.text import number, percent, shown, span
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.metrics import Row, best_row
-from resnet_sweep.runs.record import Record, duration
+from resnet_sweep.runs.record import Record
 
 MOST_RUNS = 2
 # The sections of the model configuration, with the config groups that they tell of.
@@ -49,7 +49,7 @@ class Log:
         number: in the log, from 1.
         record: of the run.
         rows: its metrics, an epoch each.
-        best, final: the rows of the best epoch and of the last.
+        best, final: figures of the best epoch and of the last, as the record has them.
     """
 
     number: int
@@ -74,12 +74,32 @@ class Log:
                 f"there is no training log of {shown(entry.name)}, since {shown(damage)}: name "
                 "another run"
             )
-        return cls(number, entry, entry.record, rows, best_row(known), rows[-1])
+        best, final = entry.record.best, entry.record.final
+        if best is None or best["val_acc"] is None:
+            best = best_row(known)
+        return cls(number, entry, entry.record, rows, best, final or rows[-1])
 
     @property
     def gap(self) -> float | None:
         """Final training accuracy less final validation accuracy, in points."""
         return _difference(self.final.get("val_acc"), self.final.get("train_acc"))
+
+    @property
+    def disagreement(self) -> str | None:
+        """Where the record and the metrics contradict each other; None if they don't."""
+        last, final = self.rows[-1]["epoch"], self.final["epoch"]
+        if final is not None and last < final:
+            return f"metrics.csv ends at epoch {_whole(last)} of {_whole(final)}"
+        if last != final:
+            return f"metrics.csv ends at epoch {_whole(last)}, run.json at {_whole(final)}"
+        found = best_row(row for row in self.rows if "val_acc" in row)
+        recorded, calculated = (
+            f"{percent(row['val_acc'])} in epoch {_whole(row['epoch'])}"
+            for row in (self.best, found)
+        )
+        if recorded != calculated:
+            return f"the best is {recorded} in run.json, {calculated} in metrics.csv"
+        return None
 
 
 def write_log(entries: Sequence[Entry]) -> str:
@@ -200,9 +220,9 @@ def _runs_summary(logs: Sequence[Log]) -> str:
         (
             (
                 str(log.number),
-                _percent(log.best["val_acc"]),
-                _percent(log.final.get("train_acc")),
-                _percent(log.final.get("val_acc")),
+                percent(log.best["val_acc"]),
+                percent(log.final.get("train_acc")),
+                percent(log.final.get("val_acc")),
                 _loss(log.final.get("train_loss")),
                 _text(f"{log.entry.name}, {log.entry.state}"),
             )
@@ -214,19 +234,21 @@ def _runs_summary(logs: Sequence[Log]) -> str:
 
 def _details(log: Log) -> str:
     summary = [
-        f"- **Best Validation Accuracy**: {_percent(log.best['val_acc'])} "
-        f"(Epoch {log.best['epoch']})",
-        f"- **Final Training Accuracy**: {_percent(log.final.get('train_acc'))}",
-        f"- **Final Validation Accuracy**: {_percent(log.final.get('val_acc'))}",
+        f"- **Best Validation Accuracy**: {percent(log.best['val_acc'])} "
+        f"(Epoch {_whole(log.best['epoch'])})",
+        f"- **Final Training Accuracy**: {percent(log.final.get('train_acc'))}",
+        f"- **Final Validation Accuracy**: {percent(log.final.get('val_acc'))}",
         f"- **Final Loss**: {_loss(log.final.get('train_loss'))}",
-        f"- **Overfitting Gap**: {_percent(log.gap)} (Train vs Val accuracy difference)",
+        f"- **Overfitting Gap**: {percent(log.gap)} (Train vs Val accuracy difference)",
     ]
     if log.record.seconds:
-        summary.append(f"- **Training Time**: {duration(log.record.seconds)}")
+        summary.append(f"- **Training Time**: {span(log.record.seconds)}")
     if log.record.reason:
         summary.append(f"- **State**: {_text(log.entry.state)}, {_text(log.record.reason)}")
     if log.entry.metrics.damage:
         summary.append(f"- **Missing**: {_text(log.entry.metrics.damage)}")
+    if log.disagreement:
+        summary.append(f"- **Disagreement**: {log.disagreement}")
     summary += [f"- **Note**: {_text(note)}" for note in log.record.notes]
     key_epochs = _table(
         ("Epoch", "Train Acc", "Val Acc", "Loss", "Notes"),
@@ -249,22 +271,25 @@ def _details(log: Log) -> str:
 def _key_epochs(log: Log) -> Iterator[tuple[Row, str]]:
     """The first, the best and the last epoch and those between that the log tells of, in order."""
     last = len(log.rows)
+    epochs = [row["epoch"] for row in log.rows]
     names = {1: ["Initial"]}
-    names.setdefault(last, ["Final"])
+    names.setdefault(last, ["Final" if epochs[-1] == log.final["epoch"] else "Last known"])
     for share, name in KEY_EPOCHS:
         # In a short run several come to the same epoch.
         names.setdefault(max(1, round(share * last)), [name])
-    names.setdefault(log.rows.index(log.best) + 1, []).append("**Best validation**")
-    for number in sorted(names):
-        yield log.rows[number - 1], ", ".join(names[number])
+    if log.best["epoch"] in epochs:
+        best = epochs.index(log.best["epoch"]) + 1
+        names.setdefault(best, []).append("**Best validation**")
+    for place in sorted(names):
+        yield log.rows[place - 1], ", ".join(names[place])
 
 
 def _epoch(log: Log, row: Row) -> tuple[str, ...]:
-    accuracy = _percent(row.get("val_acc"))
+    accuracy = percent(row.get("val_acc"))
     return (
-        str(row["epoch"]),
-        _percent(row.get("train_acc")),
-        f"**{accuracy}**" if row is log.best else accuracy,
+        _whole(row["epoch"]),
+        percent(row.get("train_acc")),
+        _bold(accuracy, row["epoch"] == log.best["epoch"]),
         _loss(row.get("train_loss")),
     )
 
@@ -278,9 +303,9 @@ def _analysis(logs: Sequence[Log]) -> str:
         parts.append(
             "### Model Checkpoints\n"
             f"- **Best Model (Run {best.number})**: `checkpoints/best_model.pth` - "
-            f"{_percent(best.best['val_acc'])} validation accuracy\n"
-            f"- **Final Model (Run {best.number})**: Epoch {best.final['epoch']} - "
-            f"{_percent(best.final.get('val_acc'))} validation accuracy"
+            f"{percent(best.best['val_acc'])} validation accuracy\n"
+            f"- **Final Model (Run {best.number})**: Epoch {_whole(best.final['epoch'])} - "
+            f"{percent(best.final.get('val_acc'))} validation accuracy"
         )
     environment = [
         *_stated("Device", [_text(log.record.device) for log in logs]),
@@ -288,7 +313,7 @@ def _analysis(logs: Sequence[Log]) -> str:
         *_stated("Framework", [_framework(log.record) for log in logs]),
         *_stated(
             "Training Time",
-            [duration(log.record.seconds) if log.record.seconds else "Not logged" for log in logs],
+            [span(log.record.seconds) if log.record.seconds else "Not logged" for log in logs],
         ),
     ]
     parts.append("### Hardware & Environment\n" + "\n".join(environment))
@@ -300,12 +325,13 @@ def _comparison(one: Log, other: Log) -> str:
 
     def line(title: str, of: Callable[[Log], float | None], bold: bool) -> tuple[str, ...]:
         change = _difference(of(one), of(other))
-        told = "unknown" if change is None else f"{change:+.2f}%"
-        return f"**{title}**", _percent(of(one)), _percent(of(other)), _bold(told, bold)
+        told = number(change, 2, "%", sign="+")
+        return f"**{title}**", percent(of(one)), percent(of(other)), _bold(told, bold)
 
     losses = [log.final.get("train_loss") for log in (one, other)]
     change = _difference(*losses)
-    told = f"{100 * change / losses[0]:+.1f}%" if change is not None and losses[0] else "unknown"
+    share = 100 * change / losses[0] if change is not None and losses[0] else None
+    told = number(share, 1, "%", sign="+")
     return _table(
         ("Metric", "Run 1", "Run 2", "Improvement"),
         (
@@ -324,10 +350,10 @@ def _quick_reference(logs: Sequence[Log]) -> str:
     return "## Quick Reference\n\n" + _table(
         ("**Best Performance**", "**Value**"),
         (
-            ("Best Validation Accuracy", _percent(best.best["val_acc"])),
-            ("Best Model Epoch", f"{best.best['epoch']} (Run {best.number})"),
-            ("Final Training Accuracy", _percent(best.final.get("train_acc"))),
-            ("Overfitting Gap", _percent(best.gap)),
+            ("Best Validation Accuracy", percent(best.best["val_acc"])),
+            ("Best Model Epoch", f"{_whole(best.best['epoch'])} (Run {best.number})"),
+            ("Final Training Accuracy", percent(best.final.get("train_acc"))),
+            ("Overfitting Gap", percent(best.gap)),
             ("Final Loss", _loss(best.final.get("train_loss"))),
         ),
         dashes=(21, 11),
@@ -347,16 +373,16 @@ def _bold(text: str, bold: bool) -> str:
     return f"**{text}**" if bold else text
 
 
-def _percent(accuracy: float | None) -> str:
-    return "unknown" if accuracy is None else f"{accuracy:.2f}%"
-
-
 def _loss(loss: float | None) -> str:
-    return "unknown" if loss is None else f"{loss:.4f}"
+    return number(loss, 4)
 
 
-def _count(number: int | None) -> str:
-    return "" if number is None else f"{number:,}"
+def _whole(count: float | None) -> str:
+    return number(count, 0)
+
+
+def _count(count: int | None) -> str:
+    return "" if count is None else _whole(count)
 
 
 def _difference(one: float | None, other: float | None) -> float | None:

@@ -67,7 +67,8 @@ function draw(place, traces, design) {
   Plotly.react(place, traces, layout(design), CONFIG);
 }
 
-// The values of a metric by epoch, over runs: {epoch: [values]} in the order of epochs.
+// The values of a metric by epoch, over runs: {epoch: [values]} in the order of epochs, those that
+// all runs have: where one ends, the mean of the rest would jump.
 function byEpoch(members, metric) {
   const found = new Map();
   for (const run of members) {
@@ -77,12 +78,13 @@ function byEpoch(members, metric) {
         found.set(epoch, [...(found.get(epoch) ?? []), values[place]]);
     });
   }
-  return new Map([...found].sort(([one], [other]) => one - other));
+  const shared = [...found].filter(([, values]) => values.length === members.length);
+  return new Map(shared.sort(([one], [other]) => one - other));
 }
 
 function bandOf(values, kind) {
   if (kind === "range") return [Math.min(...values), Math.max(...values)];
-  const spread = deviation(values) ?? 0;
+  const spread = deviation(values);
   return [mean(values) - spread, mean(values) + spread];
 }
 
@@ -127,12 +129,14 @@ function curvesOf({ label, members, color, dash }, metric) {
 }
 
 function drawnRows() {
-  return [...view.drawn].map((key) => {
+  const rows = [...view.drawn].map((key) => {
     const [kind, number] = [key.split(" ")[0], Number(key.split(" ")[1])];
-    const members = counted(
+    const chosen = counted(
       ownRuns.filter((run) => (kind === "run" ? run.number : run.group) === number),
     );
-    const [first] = members;
+    const [first] = chosen;
+    // A run without curves isn't in their mean.
+    const members = chosen.filter((run) => run.curves.epoch.length);
     const seed =
       kind === "run" &&
       "seed" in first.settings &&
@@ -142,8 +146,17 @@ function drawnRows() {
       kind === "run"
         ? first.recipe + (seed ? ` seed=${shown(first.settings.seed)}` : "")
         : `${first.recipe}, n=${members.length}`;
-    return { key, label, members, color: colorOf(key) };
+    return { key, label, name: first.name, members, color: colorOf(key) };
   });
+  return rows.map((row) => ({ ...row, label: isAmbiguous(row, rows) ? named(row) : row.label }));
+}
+
+function isAmbiguous({ label }, rows) {
+  return rows.filter((other) => other.label === label).length > 1;
+}
+
+function named({ label, name }) {
+  return label === name ? label : `${label} (${name})`;
 }
 
 // The logged runs, as far as the others that are drawn: else 100 epochs would leave 5 no room.
@@ -168,14 +181,18 @@ function loggedRows(last) {
 }
 
 function drawLegend(rows) {
-  document.getElementById("legend").replaceChildren(
+  const legend = document.getElementById("legend");
+  legend.replaceChildren(
     ...rows.map(({ key, label, color, dash }) => {
       const swatch = element("span", { class: "line" });
       swatch.style.borderTop = `3px ${dash ? "dotted" : "solid"} ${color}`;
-      const remove = () => {
+      const remove = ({ currentTarget }) => {
+        const place = [...legend.querySelectorAll("button")].indexOf(currentTarget);
         view.drawn.delete(key);
         drawTable();
         drawCurves();
+        const buttons = legend.querySelectorAll("button");
+        (buttons[place] ?? buttons[place - 1] ?? legend).focus();
       };
       const button =
         key &&
@@ -229,23 +246,24 @@ function drawCurves() {
   }
 }
 
+const NULL_GAP = 0.15;
+
 // An axis of the parallel coordinates: where values are on it, from 0 to 1, and its ticks.
 function scaleOf(values) {
   const present = unique(values.filter((value) => value !== undefined && value !== null));
   if (present.length && present.every((value) => typeof value === "number")) {
     const [low, high] = [Math.min(...present), Math.max(...present)];
     const warp = low > 0 && high / low >= 10 ? Math.log : (value) => value;
-    const place = (value) =>
-      typeof value !== "number"
-        ? null
-        : high === low
-          ? 0.5
-          : (warp(value) - warp(low)) / (warp(high) - warp(low));
-    const ticks = present.length <= 6 ? present : [low, high];
-    return {
-      place,
-      ticks: ticks.map((value) => [place(value), Number(value.toPrecision(4)).toString()]),
-    };
+    // What has no number is below all that have one, so that no line breaks off.
+    const gap = present.length < unique(values).length ? NULL_GAP : 0;
+    const share = (value) =>
+      high === low ? 0.5 : (warp(value) - warp(low)) / (warp(high) - warp(low));
+    const place = (value) => (typeof value === "number" ? gap + (1 - gap) * share(value) : 0);
+    const ticks = (present.length <= 6 ? present : [low, high]).map((value) => [
+      place(value),
+      Number(value.toPrecision(4)).toString(),
+    ]);
+    return { place, ticks: gap ? [[0, "null"], ...ticks] : ticks };
   }
   const names = unique(values.map(shown)).sort();
   const place = (value) =>
@@ -263,11 +281,13 @@ function drawParallel() {
   section.hidden = !settings.length || !ownRuns.some((run) => best(run) !== undefined);
   document.querySelector('nav a[href="#hyperparameters"]').hidden = section.hidden;
   if (section.hidden) return;
-  const found = ownRuns.filter((run) => isShown(run) && best(run) !== undefined);
+  const runs = shownGroups()
+    .flatMap(({ members }) => members)
+    .filter((run) => best(run) !== undefined);
   const axes = [...settings, columns.find(({ id }) => id === "best")];
-  const scales = axes.map(({ value }) => scaleOf(found.map(value)));
+  const scales = axes.map(({ value }) => scaleOf(runs.map(value)));
   const shades = SHADES.map(() => ({ x: [], y: [], text: [] }));
-  for (const run of found) {
+  for (const run of runs) {
     const quality = scales.at(-1).place(best(run));
     const shade = shades[Math.round(quality * (SHADES.length - 1))];
     const told = plain(`${run.name}  ${percent(best(run))}`, 80);

@@ -18,7 +18,7 @@ function fillSelects() {
   for (const [place, select] of selects.entries()) {
     select.append(
       element("option", { value: "" }, "click a run's name in the table, or choose"),
-      ...allRuns.map((run) => element("option", { value: run.number }, optionOf(run))),
+      ...allRuns.map((run) => element("option", { value: run.number }, titleOf(run))),
     );
     select.onchange = () => {
       view.compared[place] = select.value === "" ? undefined : Number(select.value);
@@ -26,14 +26,6 @@ function fillSelects() {
       drawComparison();
     };
   }
-}
-
-function optionOf(run) {
-  const aside =
-    run.recipe === run.name
-      ? ""
-      : `  (${run.recipe}${"seed" in run.settings ? ` seed=${run.settings.seed}` : ""})`;
-  return run.name + aside;
 }
 
 // Settings that came later count at the value at which a run is what it was before.
@@ -90,14 +82,21 @@ function differenceTable(title, rows, show = shown) {
   );
 }
 
+// Accuracies differ by points, of which a percent sign would make shares.
+const inPercent = { show: percent, showChange: (change) => change.toFixed(2) };
 const OUTCOMES = [
-  { name: "best validation accuracy", of: best, show: percent, better: 1 },
+  {
+    name: "state",
+    of: ({ state, reason }) => (reason ? `${state}: ${reason}` : state),
+    show: shown,
+  },
+  { name: "best validation accuracy", of: best, ...inPercent, better: 1 },
   { name: "in epoch", of: (run) => run.best?.epoch, show: shown },
-  { name: "final validation accuracy", of: (run) => run.final?.val_acc, show: percent, better: 1 },
-  { name: "final training accuracy", of: (run) => run.final?.train_acc, show: percent },
+  { name: "final validation accuracy", of: (run) => run.final?.val_acc, ...inPercent, better: 1 },
+  { name: "final training accuracy", of: (run) => run.final?.train_acc, ...inPercent },
   { name: "final training loss", of: (run) => run.final?.train_loss, show: decimals },
   { name: "final validation loss", of: (run) => run.final?.val_loss, show: decimals, better: -1 },
-  { name: "overfitting gap", of: (run) => run.gap, show: percent },
+  { name: "overfitting gap", of: (run) => run.gap, ...inPercent },
   { name: "epochs", of: (run) => run.final?.epoch, show: shown },
   {
     name: "parameters",
@@ -105,10 +104,11 @@ const OUTCOMES = [
     show: (value) => value?.toLocaleString("en") ?? "",
   },
   { name: "time", of: (run) => run.seconds || undefined, show: duration },
+  { name: "notes", of: ({ notes }) => (notes.length ? notes.join("; ") : undefined), show: shown },
 ];
 
 function outcomeTable(one, other) {
-  const rows = OUTCOMES.map(({ name, of, show, better }) => {
+  const rows = OUTCOMES.map(({ name, of, show, showChange = show, better }) => {
     const [first, second] = [of(one), of(other)].map((value) => value ?? undefined);
     const change = known([first, second]).length === 2 ? second - first : undefined;
     if (first === undefined && second === undefined) return "";
@@ -118,12 +118,13 @@ function outcomeTable(one, other) {
       "tr",
       {},
       element("th", { scope: "row" }, name),
-      element("td", { class: "number" }, show(first)),
-      element("td", { class: "number" }, show(second)),
+      ...[first, second].map((value) =>
+        element("td", { class: typeof value === "string" ? undefined : "number" }, show(value)),
+      ),
       element(
         "td",
         { class: `number ${className ?? ""}` },
-        change === undefined ? "" : sign + show(Math.abs(change)),
+        change === undefined ? "" : sign + showChange(Math.abs(change)),
       ),
     );
   });

@@ -100,8 +100,12 @@ function showTheme() {
   drawParallel();
 }
 
+// Accuracies on other data than the first row's aren't to be held against its own.
 function drawTheBest() {
-  const groups = shownGroups({ column: "best", descending: true });
+  const data = shownGroups()[0]?.members[0].choices.data;
+  const groups = shownGroups({ column: "best", descending: true }).filter(
+    ({ members }) => members[0].choices.data === data,
+  );
   view.drawn = new Set(
     groups
       .filter(({ key }) => key !== undefined)
@@ -118,7 +122,7 @@ function listen() {
   });
   on("singles", "change", ({ target }) => {
     view.singles = target.checked;
-    drawTable();
+    drawRuns();
   });
   on("draw-best", "click", () => {
     drawTheBest();

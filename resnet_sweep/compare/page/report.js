@@ -92,6 +92,12 @@ function order(one, other, descending) {
   return descending ? -ascending : ascending;
 }
 
+// A run by name, with what it was asked for.
+function titleOf(run) {
+  const seed = "seed" in run.settings ? ` seed=${shown(run.settings.seed)}` : "";
+  return run.name + (run.recipe === run.name ? "" : `  (${run.recipe}${seed})`);
+}
+
 function best(run) {
   return run.best?.val_acc ?? undefined;
 }

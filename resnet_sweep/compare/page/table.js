@@ -16,13 +16,14 @@ const view = {
 const columns = [
   { id: "run", name: "run", value: (run) => run.name, className: "name" },
   { id: "state", name: "state", value: (run) => run.state },
-  { id: "best", name: "best val", value: best, show: percent, numeric: true },
+  { id: "best", name: "best val", value: best, show: percent, numeric: true, outcome: true },
   {
     id: "final",
     name: "final val",
     value: (run) => run.final?.val_acc,
     show: percent,
     numeric: true,
+    outcome: true,
   },
   ...report.varied.map(({ name, part }) => ({
     id: `${part} ${name}`,
@@ -32,7 +33,14 @@ const columns = [
     className: "value",
     varied: true,
   })),
-  { id: "time", name: "time", value: (run) => run.seconds, show: duration, numeric: true },
+  {
+    id: "time",
+    name: "time",
+    value: (run) => run.seconds,
+    show: duration,
+    numeric: true,
+    outcome: true,
+  },
   { id: "when", name: "when", value: (run) => run.started, show: instant },
 ];
 const MOST_OPTIONS = 12;
@@ -42,10 +50,10 @@ function text(column, run) {
 }
 
 // A filter is a comparison, such as >70, or a part of what the column shows.
-function passes(column, run, filter) {
+function passes(value, words, filter) {
   const comparison = filter.match(/^\s*(<=|>=|<|>|=)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*%?\s*$/i);
-  if (!comparison) return text(column, run).toLowerCase().includes(filter.trim().toLowerCase());
-  const [value, limit] = [column.value(run), Number(comparison[2])];
+  if (!comparison) return words.toLowerCase().includes(filter.trim().toLowerCase());
+  const limit = Number(comparison[2]);
   if (typeof value !== "number") return false;
   switch (comparison[1]) {
     case "<":
@@ -61,26 +69,45 @@ function passes(column, run, filter) {
   }
 }
 
-function isShown(run) {
-  const words = view.search.toLowerCase().split(/\s+/).filter(Boolean);
-  const all = columns
-    .map((column) => text(column, run))
-    .join("\n")
-    .toLowerCase();
-  return (
-    words.every((word) => all.includes(word)) &&
-    columns.every((column) => {
-      const filter = view.filters.get(column);
-      if (!filter) return true;
-      return column.options ? text(column, run) === filter.slice(1) : passes(column, run, filter);
-    })
-  );
+function isFound(run, column) {
+  const filter = view.filters.get(column);
+  if (!filter) return true;
+  const words = text(column, run);
+  return column.options ? words === filter.slice(1) : passes(column.value(run), words, filter);
 }
 
-// What a row of replicates has in a column: the mean of outcomes, else all different values.
+const outcomes = columns.filter(({ outcome }) => outcome);
+
+// Those of a row's replicates that are looked for. A row is found by what stands in it: by the
+// mean of an outcome, unless single runs are shown.
+function found(replicates) {
+  const words = view.search.toLowerCase().split(/\s+/).filter(Boolean);
+  const asked = view.singles ? columns : columns.filter(({ outcome }) => !outcome);
+  const matching = replicates.filter((run) => asked.every((column) => isFound(run, column)));
+  if (!matching.length) return [];
+  const means = view.singles ? [] : outcomes.flatMap((column) => summarize(column, matching).shown);
+  const members = matching.filter((run) => {
+    const all = [...columns.map((column) => text(column, run)), ...means].join("\n").toLowerCase();
+    return words.every((word) => all.includes(word));
+  });
+  if (view.singles || !members.length) return members;
+  const suits = outcomes.every((column) => {
+    const filter = view.filters.get(column);
+    const row = summarize(column, members);
+    return !filter || passes(row.key, row.shown[0] ?? "", filter);
+  });
+  return suits ? members : [];
+}
+
+// What a row of replicates has in a column: the mean of outcomes, the newest start, else all
+// different values.
 function summarize(column, members) {
   const values = members.map(column.value);
-  if (members.length === 1 || !["best", "final", "time"].includes(column.id)) {
+  if (column.id === "when") {
+    const [newest] = values.sort((one, other) => order(one, other, true));
+    return { key: newest, shown: [column.show(newest)] };
+  }
+  if (members.length === 1 || !column.outcome) {
     const different = unique(values).sort((one, other) => order(one, other, false));
     return { key: values[0], shown: different.map(column.show ?? shown) };
   }
@@ -100,12 +127,12 @@ function counted(members) {
 
 function shownGroups({ column: id, descending } = view.sort) {
   const groups = new Map();
-  for (const run of ownRuns.filter(isShown)) {
-    groups.set(run.group, [...(groups.get(run.group) ?? []), run]);
-  }
+  for (const run of ownRuns) groups.set(run.group, [...(groups.get(run.group) ?? []), run]);
   const column = columns.find((each) => each.id === id);
   const inOrder = (one, other) => order(one.key, other.key, descending);
   return [...groups]
+    .map(([number, replicates]) => [number, found(replicates)])
+    .filter(([, members]) => members.length)
     .map(([number, members]) => ({
       number,
       key: summarize(column, members).key,
@@ -149,10 +176,7 @@ function filterOf(column) {
     view.filters.set(column, target.value);
     drawRuns();
   };
-  if (
-    ["run", "when", "best", "final", "time"].includes(column.id) ||
-    values.length > MOST_OPTIONS
-  ) {
+  if (column.outcome || ["run", "when"].includes(column.id) || values.length > MOST_OPTIONS) {
     const input = element("input", {
       type: "text",
       "aria-label": label,
@@ -188,6 +212,9 @@ function toggle(set, entry) {
 function groupRow(group) {
   const key = rowKey(group.members);
   const expanded = view.singles || view.expanded.has(group.number);
+  const [{ recipe }] = group.members;
+  const [count, all] = [counted(group.members).length, group.members.length];
+  const replicates = `${count === all ? all : `${count} of ${all}`} replicates`;
   const disclose = element(
     "button",
     {
@@ -195,12 +222,13 @@ function groupRow(group) {
       class: "plain",
       "data-key": `expand ${group.number}`,
       "aria-expanded": String(expanded),
+      "aria-label": `${replicates} of ${recipe}`,
       onclick: () => {
         toggle(view.expanded, group.number);
         drawTable();
       },
     },
-    `${expanded ? "▾" : "▸"} ${group.members.length} replicates`,
+    `${expanded ? "▾" : "▸"} ${replicates}`,
   );
   const cells = columns.slice(1).map((column) => {
     const { shown: values, spread } = summarize(column, group.members);
@@ -211,14 +239,14 @@ function groupRow(group) {
         : ` ± ${column.id === "time" ? duration(spread) : spread.toFixed(2)}`;
     return cell(
       column,
-      [column.id === "when" ? values[0] : text, element("span", { class: "spread" }, aside)],
+      [text, element("span", { class: "spread" }, aside)],
       text + aside,
     );
   });
   return element(
     "tr",
     { class: "group" },
-    drawCell(key, "replicates"),
+    drawCell(key, `replicates of ${recipe}`),
     element("td", { class: "name" }, disclose),
     cells,
   );
@@ -257,7 +285,7 @@ function runRows(run, member) {
       class: "plain",
       "data-key": `open ${run.number}`,
       "aria-expanded": String(open),
-      "aria-label": `details of ${run.name}`,
+      "aria-label": `details of ${titleOf(run)}`,
       onclick: () => {
         toggle(view.opened, run.number);
         drawTable();
@@ -288,7 +316,7 @@ function runRows(run, member) {
   const row = element(
     "tr",
     { class: className || undefined },
-    drawCell(`run ${run.number}`, run.name),
+    drawCell(`run ${run.number}`, titleOf(run)),
     element("td", { class: "name", title: run.name }, disclose, badge, name),
     cells,
   );
@@ -363,8 +391,8 @@ function drawTable() {
       sorted ? (view.sort.descending ? "descending" : "ascending") : "none",
     );
   }
-  const found = groups.reduce((sum, { members }) => sum + members.length, 0);
-  document.getElementById("count").textContent = `${found} of ${ownRuns.length} runs`;
+  const count = groups.reduce((sum, { members }) => sum + members.length, 0);
+  document.getElementById("count").textContent = `${count} of ${ownRuns.length} runs`;
   if (focused) table.querySelector(`[data-key="${focused}"]`)?.focus();
 }
 
