@@ -41,7 +41,8 @@ def report(paths: list[str], output: Path | None) -> Path:
     Raises:
         RequestError: there is nothing to report, or not in this form, or it can't be written.
     """
-    from resnet_sweep.compare.collection import LOGGED_RUNS, Entry, find_runs, logged_runs
+    from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs, logged_runs
+    from resnet_sweep.compare.entry import Entry
     from resnet_sweep.compare.text import shown
     from resnet_sweep.runs.files import write_atomically
 

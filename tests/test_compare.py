@@ -16,8 +16,9 @@ from conftest import ROOT
 from run_directories import COLUMNS, write_run
 from small_run import composed
 
-from resnet_sweep.compare.collection import LOGGED_RUNS, Entry, find_runs, read_run, resolve_run
+from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs, read_run, resolve_run
 from resnet_sweep.compare.condition import Condition
+from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.facts import facts
 from resnet_sweep.compare.group import Statistic, replicates
 from resnet_sweep.compare.text import shown

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from resnet_sweep.compare.collection import Entry
+from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.text import number, percent, span
 from resnet_sweep.compare.varying import ABSENT, differing
 from resnet_sweep.runs.record import Record

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from resnet_sweep.compare.collection import Entry
+from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.group import replicates
 from resnet_sweep.compare.pictures import find_pictures
 from resnet_sweep.compare.text import shown

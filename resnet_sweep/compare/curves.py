@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_sweep.compare.collection import Entry
+from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.text import shown
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.files import write_atomically

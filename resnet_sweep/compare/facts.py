@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from resnet_sweep.compare.collection import Entry
+from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.text import shown
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.signature import NEUTRAL, flatten, plain

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from resnet_sweep.compare.collection import Entry
+from resnet_sweep.compare.entry import Entry
 
 # The states of runs that trained as long as they were meant to.
 COMPLETE = frozenset({"finished", "stopped_early"})

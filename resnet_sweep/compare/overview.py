@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resnet_sweep.compare.collection import Entry
 from resnet_sweep.compare.condition import Condition
+from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.facts import Facts, check_known, facts
 from resnet_sweep.compare.group import Group, Statistic, grouped, replicates
 from resnet_sweep.compare.table import lay_out

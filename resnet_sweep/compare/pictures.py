@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from resnet_sweep.compare.collection import Entry
+from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.text import shown
 
 # Folders of a run directory, and what to look for in them.

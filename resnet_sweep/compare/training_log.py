@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resnet_sweep.compare.collection import Entry
+from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.text import number, percent, shown, span
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.metrics import Row, best_row

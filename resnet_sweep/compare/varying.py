@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from resnet_sweep.compare.collection import Entry
+from resnet_sweep.compare.entry import Entry
 from resnet_sweep.runs.signature import NEUTRAL, ORDER
 
 
