@@ -353,22 +353,30 @@ class TestMLflow:
         prepare(mlflow(tracking_uri=store(tmp_path)))
         assert not list(tmp_path.iterdir())
 
+    def test_a_store_out_of_reach_is_told_before_anything_is_written(
+        self, command: Command, tmp_path: Path
+    ) -> None:
+        uri = "http://127.0.0.1:9"
+        done = command(*SMALL, "logger=mlflow", f"logger.mlflow.tracking_uri={uri}")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: logger.mlflow: the MLflow store {uri} can't be ")
+        assert done.stderr.count("\n") == 1
+        assert not list(tmp_path.iterdir())
+
     @pytest.mark.parametrize(
         ("tracking_uri", "sentence"),
         [
-            ("http://127.0.0.1:9", "the MLflow store http://127.0.0.1:9 can't be reached"),
             ("sqlite:///nowhere/mlflow.db", "nowhere isn't a folder to write into"),
+            ("sqlite:nowhere", "the MLflow store sqlite:nowhere can't be reached"),
             ("carrier-pigeon://x", "the MLflow store carrier-pigeon://x can't be reached"),
         ],
     )
-    def test_a_store_out_of_reach_is_told_before_anything_is_written(
-        self, command: Command, tmp_path: Path, tracking_uri: str, sentence: str
+    def test_a_name_of_no_store_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking_uri: str, sentence: str
     ) -> None:
-        done = command(*SMALL, "logger=mlflow", f"logger.mlflow.tracking_uri={tracking_uri}")
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: logger.mlflow: ")
-        assert sentence in done.stderr
-        assert done.stderr.count("\n") == 1
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(RequestError, match=f"logger.mlflow: .*{sentence}"):
+            prepare(mlflow(tracking_uri=tracking_uri))
         assert not list(tmp_path.iterdir())
 
     def test_two_runs_at_once_begin_a_store(self, tmp_path: Path) -> None:
