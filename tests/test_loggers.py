@@ -6,13 +6,16 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from conftest import Command, clean_environment
@@ -76,11 +79,11 @@ class TestTensorBoard:
     @pytest.fixture(scope="class")
     @classmethod
     def sweep(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Three jobs, each with another optimizer."""
+        """Four jobs: two optimizers, each with and without gradient clipping."""
         folder = tmp_path_factory.mktemp("sweep")
         subprocess.run(
-            [sys.executable, "-m", "resnet_sweep", "--multirun", *SMALL, "optim=sgd,adamw,muon",
-             "hydra.sweep.dir=sweep"],
+            [sys.executable, "-m", "resnet_sweep", "--multirun", *SMALL, "optim=sgd,adamw",
+             "trainer.clip_grad_norm=null,1", "hydra.sweep.dir=sweep"],
             cwd=folder, env=clean_environment(), check=True, timeout=600,
         )  # fmt: skip
         return folder / "sweep"
@@ -101,7 +104,7 @@ class TestTensorBoard:
             else:
                 raise AssertionError("TensorBoard ended")
             for _ in range(240):
-                if len(ask(f"{found[0]}/data/runs")) == 3:
+                if len(ask(f"{found[0]}/data/runs")) == 4:
                     break
                 time.sleep(0.25)
             yield found[0]
@@ -110,7 +113,7 @@ class TestTensorBoard:
             server.wait()
 
     def test_the_runs_have_the_numbers_of_their_jobs(self, url: str) -> None:
-        names = ["0/tensorboard", "1/tensorboard", "2/tensorboard"]
+        names = [f"{job}/tensorboard" for job in range(4)]
         assert ask(f"{url}/data/runs") == names
         tags = ask(f"{url}/data/plugin/scalars/tags")
         assert {*tags} == {*names}
@@ -131,19 +134,26 @@ class TestTensorBoard:
         # The page shows five until asked for more.
         assert metrics[:3] == ["best/epoch", "best/val_acc", "best/val_loss"]
 
+    def test_a_setting_that_some_runs_lack_stays_a_number(self, url: str) -> None:
+        infos = ask(f"{url}/data/plugin/hparams/experiment", {"experimentName": ""})
+        types = {info["name"]: info["type"] for info in infos["hparamInfos"]}
+        assert types["trainer.clip_grad_norm"] == "DATA_TYPE_FLOAT64"
+
     def test_each_run_has_its_settings_and_figures(self, url: str, sweep: Path) -> None:
         groups = ask(
             f"{url}/data/plugin/hparams/session_groups",
             {"experimentName": "", "allowedStatuses": ["STATUS_SUCCESS"], "colParams": [],
              "startIndex": 0, "sliceSize": 10},
         )["sessionGroups"]  # fmt: skip
-        assert len(groups) == 3
+        assert len(groups) == 4
         for group in groups:
             record = Record.read(sweep / group["name"].split("/")[0])
             settings = group["hparams"]
             assert settings["optim.lr"] == record.config["optim"]["lr"]
             assert settings["optim"] == record.choices["optim"]
-            assert settings["model.attention"] == "null"
+            # One that is null isn't there.
+            limit = record.config["trainer"]["clip_grad_norm"]
+            assert settings.get("trainer.clip_grad_norm") == limit
             assert settings["model.widths"] == "[16, 32, 64]"
             assert settings["trainer.drop_last"] == "false"
             figures = {entry["name"]["tag"]: entry["value"] for entry in group["metricValues"]}
@@ -267,6 +277,52 @@ class TestMLflow:
             "KILLED",
         ]
 
+    def test_a_run_whose_settings_were_cut_off_gets_the_rest(
+        self, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The store is lost between the first settings and the next, once."""
+        from mlflow import MlflowClient
+
+        monkeypatch.setattr("resnet_sweep.training.mlflow.PARAMETERS_AT_ONCE", 5)
+        sent = MlflowClient.log_batch
+        calls = []
+
+        def log_batch(*positional: Any, **named: Any) -> None:
+            calls.append(named)
+            if len(calls) == 2:
+                raise ConnectionError("lost")
+            sent(*positional, **named)
+
+        monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+        record = run(mlflow(tracking_uri=tracking_uri), tmp_path / "run")
+        ((client, entry),) = runs(tracking_uri)
+        assert entry.info.status == "FINISHED"
+        assert_holds_metrics(client, entry.info.run_id, tmp_path / "run")
+        for group in ("model", "data", "optim", "schedule", "loss", "trainer"):
+            for name, value in record.config[group].items():
+                if isinstance(value, (int, str)):
+                    told = entry.data.params[f"{group}.{name}"]
+                    assert told == (value if isinstance(value, str) else json.dumps(value))
+        assert entry.data.params["overrides"] == "data=digits"
+
+    # A fragment, a query, and an escape, were they read as a URI's.
+    @pytest.mark.parametrize("name", ["lr#1", "50%41 or more? k=v"])
+    def test_a_folder_may_have_any_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.setattr("resnet_sweep.composition.build.STARTED_IN", folder)
+        run(mlflow() | {"trainer": config(trainer__epochs=1)["trainer"]}, folder / "run")
+        assert {path.name for path in folder.iterdir()} == {"mlflow.db", "mlruns", "run"}
+        assert list(tmp_path.iterdir()) == [folder]
+        with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+            ((kept, status, place),) = database.execute(
+                "SELECT name, status, artifact_uri FROM runs"
+            ).fetchall()
+        assert (kept, status) == ("run", "FINISHED")
+        assert (Path(unquote(urlsplit(place).path)) / "run.json").exists()
+
     def test_another_store_is_told_of_all_epochs(self, tmp_path: Path, tracking_uri: str) -> None:
         (tmp_path / "other").mkdir()
         shutil.copy(tmp_path / "mlflow.db", tmp_path / "other")
@@ -297,22 +353,30 @@ class TestMLflow:
         prepare(mlflow(tracking_uri=store(tmp_path)))
         assert not list(tmp_path.iterdir())
 
+    def test_a_store_out_of_reach_is_told_before_anything_is_written(
+        self, command: Command, tmp_path: Path
+    ) -> None:
+        uri = "http://127.0.0.1:9"
+        done = command(*SMALL, "logger=mlflow", f"logger.mlflow.tracking_uri={uri}")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: logger.mlflow: the MLflow store {uri} can't be ")
+        assert done.stderr.count("\n") == 1
+        assert not list(tmp_path.iterdir())
+
     @pytest.mark.parametrize(
         ("tracking_uri", "sentence"),
         [
-            ("http://127.0.0.1:9", "the MLflow store http://127.0.0.1:9 can't be reached"),
             ("sqlite:///nowhere/mlflow.db", "nowhere isn't a folder to write into"),
+            ("sqlite:nowhere", "the MLflow store sqlite:nowhere can't be reached"),
             ("carrier-pigeon://x", "the MLflow store carrier-pigeon://x can't be reached"),
         ],
     )
-    def test_a_store_out_of_reach_is_told_before_anything_is_written(
-        self, command: Command, tmp_path: Path, tracking_uri: str, sentence: str
+    def test_a_name_of_no_store_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking_uri: str, sentence: str
     ) -> None:
-        done = command(*SMALL, "logger=mlflow", f"logger.mlflow.tracking_uri={tracking_uri}")
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: logger.mlflow: ")
-        assert sentence in done.stderr
-        assert done.stderr.count("\n") == 1
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(RequestError, match=f"logger.mlflow: .*{sentence}"):
+            prepare(mlflow(tracking_uri=tracking_uri))
         assert not list(tmp_path.iterdir())
 
     def test_two_runs_at_once_begin_a_store(self, tmp_path: Path) -> None:

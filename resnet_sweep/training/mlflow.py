@@ -3,13 +3,12 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import urlsplit
 
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.layers import Layer
@@ -75,22 +74,23 @@ class MLflow(Monitor):
         try:
             # Imported here because it takes seconds, and isn't needed by those without a store.
             from mlflow import MlflowClient
+
+            self.tracking_uri = (
+                tracking_uri
+                or os.environ.get("MLFLOW_TRACKING_URI")
+                or sqlite_uri(folder / "mlflow.db")
+            )
         except ModuleNotFoundError as error:
             raise ValueError(
                 "this logger needs MLflow, which isn't installed: pip install "
                 "'resnet-sweep[mlflow]'"
             ) from error
         self.folder = folder
-        self.tracking_uri = (
-            tracking_uri
-            or os.environ.get("MLFLOW_TRACKING_URI")
-            or f"sqlite:///{folder / 'mlflow.db'}"
-        )
         self.experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "resnet_sweep"
         self.best_model = best_model
         self.connect: Callable[[str], Any] = MlflowClient
-        self.file = sqlite_file(self.tracking_uri)
         try:
+            self.file = sqlite_file(self.tracking_uri)
             if self.file is None:
                 self.connect(self.tracking_uri).search_experiments(max_results=1)
             # A file is made when training begins, since nothing is written before.
@@ -154,8 +154,8 @@ class MLflow(Monitor):
         self.client = self.connect(self.tracking_uri)
         path = self.directory / RUN_ID
         try:
-            run_id = path.read_text(encoding="utf-8")
-            deleted = self.client.get_run(run_id).info.lifecycle_stage != "active"
+            run = self.client.get_run(path.read_text(encoding="utf-8"))
+            deleted = run.info.lifecycle_stage != "active"
         except FileNotFoundError:
             deleted = True
         except MlflowException as error:
@@ -163,11 +163,15 @@ class MLflow(Monitor):
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             deleted = True
+        record = Record.read(self.directory)
         if deleted:
-            run_id = self._begin()
-            write_atomically(path, run_id.encode())
+            run = self._begin(record)
+            # Before the store is told more: should it be lost meanwhile, this run goes on later.
+            write_atomically(path, run.info.run_id.encode())
         else:
-            self.client.update_run(run_id, status="RUNNING")
+            self.client.update_run(run.info.run_id, status="RUNNING")
+        run_id = run.info.run_id
+        self._log_parameters(run_id, record, run.data.params)
         self.known = {entry.step for entry in self.client.get_metric_history(run_id, "val_acc")}
         self.run_id = run_id
 
@@ -178,14 +182,11 @@ class MLflow(Monitor):
         """
         with TemporaryDirectory(dir=self.file.parent, prefix=".mlflow-") as folder:
             made = Path(folder) / self.file.name
-            self.connect(f"sqlite:///{made}")
+            self.connect(sqlite_uri(made))
             with suppress(FileExistsError):
                 os.link(made, self.file)
 
-    def _begin(self) -> str:
-        from mlflow.entities import Param
-
-        record = Record.read(self.directory)
+    def _begin(self, record: Record) -> Any:
         inside = self.directory.is_relative_to(self.folder)
         name = self.directory.relative_to(self.folder) if inside else self.directory
         tags = {
@@ -196,18 +197,22 @@ class MLflow(Monitor):
             "mlflow.source.name": "resnet_sweep",
             "mlflow.source.git.commit": record.git_commit,
         }
-        run = self.client.create_run(
+        return self.client.create_run(
             self._experiment_id(),
             tags={key: value for key, value in tags.items() if value},
             run_name=name.as_posix(),
         )
+
+    def _log_parameters(self, run_id: str, record: Record, known: Collection[str]) -> None:
+        """Tell the store of the settings that it doesn't know; it lets none be changed."""
+        from mlflow.entities import Param
+
         settings = dict(flatten(record.config)) | record.choices
         settings["overrides"] = " ".join(record.overrides)
-        parameters = [Param(key, typed(value)) for key, value in settings.items()]
-        for first in range(0, len(parameters), PARAMETERS_AT_ONCE):
-            chunk = parameters[first : first + PARAMETERS_AT_ONCE]
-            self.client.log_batch(run.info.run_id, params=chunk)
-        return run.info.run_id
+        missing = [Param(key, typed(value)) for key, value in settings.items() if key not in known]
+        for first in range(0, len(missing), PARAMETERS_AT_ONCE):
+            chunk = missing[first : first + PARAMETERS_AT_ONCE]
+            self.client.log_batch(run_id, params=chunk)
 
     def _experiment_id(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -242,12 +247,26 @@ class MLflow(Monitor):
             self.client.log_artifacts(self.run_id, str(self.directory / "plots"), "plots")
 
 
+def sqlite_uri(file: Path) -> str:
+    """What MLflow calls the SQLite store in a file."""
+    from sqlalchemy.engine import URL, make_url
+
+    uri = f"sqlite:///{file}"
+    if make_url(uri).database == str(file):
+        return uri
+    # The name has characters that mean something in a URI. With a driver, because MLflow makes
+    # the folder of one without, and takes the quoted name for it.
+    return str(URL.create("sqlite+pysqlite", database=str(file)))
+
+
 def sqlite_file(tracking_uri: str) -> Path | None:
     """The file of an SQLite store; None if the store is something else."""
-    parts = urlsplit(tracking_uri)
-    if parts.scheme.partition("+")[0] != "sqlite":
+    if not tracking_uri.startswith(("sqlite:", "sqlite+")):
         return None
-    return Path(os.path.abspath(parts.path.removeprefix("/")))
+    from sqlalchemy.engine import make_url
+
+    database = make_url(tracking_uri).database
+    return Path(os.path.abspath(database)) if database else None
 
 
 def reason(error: Exception) -> str:

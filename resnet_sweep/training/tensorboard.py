@@ -55,10 +55,14 @@ class TensorBoard(Monitor):
 
 
 def hyperparameters(record: Record) -> dict[str, float | str]:
-    """What tells one run from another: the choice of each group, and the settings."""
+    """What tells one run from another: the choice of each group, and the settings.
+
+    Without those that are None, for which TensorBoard has no type: as a word it would make words
+    of the numbers that other runs have there.
+    """
     settings = dict(flatten(record.config)) | record.choices | {"precision": record.precision}
     return {
         name: value if type(value) in (int, float) else typed(value)
         for name, value in settings.items()
-        if not name.endswith("_target_") and not is_incidental(name)
+        if value is not None and not name.endswith("_target_") and not is_incidental(name)
     }
