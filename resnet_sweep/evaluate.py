@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from resnet_sweep.compare.collection import resolve_run
+from resnet_sweep.compare.collection import resolve_trained_run
 from resnet_sweep.console import carry_out
 
 
@@ -22,7 +22,7 @@ def main() -> None:
         "image",
     )
     arguments = parser.parse_args()
-    carry_out(lambda: evaluate(resolve_run(arguments.run), arguments.flip))
+    carry_out(lambda: evaluate(resolve_trained_run(arguments.run), arguments.flip))
 
 
 def evaluate(directory: Path, flip: bool) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnet_sweep.compare.collection import resolve_run
+from resnet_sweep.compare.collection import resolve_trained_run
 from resnet_sweep.console import carry_out
 from resnet_sweep.errors import RequestError
 
@@ -34,7 +34,7 @@ def main() -> None:
         help=f"positions in the test set; by default the first image of {DEFAULT_CLASSES} classes",
     )
     arguments = parser.parse_args()
-    carry_out(lambda: draw_features(resolve_run(arguments.run), arguments.images))
+    carry_out(lambda: draw_features(resolve_trained_run(arguments.run), arguments.images))
 
 
 def draw_features(directory: Path, images: str | None) -> None:

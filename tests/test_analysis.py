@@ -463,3 +463,13 @@ def test_the_stages_of_any_classifier_shrink_the_images(name: str) -> None:
     sizes = [output.shape[-1] for output in outputs.values()]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) >= 4
+
+
+@pytest.mark.parametrize("module", ["evaluate", "features"])
+def test_a_logged_run_has_no_weights_to_look_at(module: str, command: Command) -> None:
+    done = command("logged_run_1", module=f"resnet_sweep.{module}")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: logged_run_1 comes from the training log without its weights: name a run that was "
+        "trained, such as outputs/DATE/TIME\n"
+    )

@@ -48,6 +48,21 @@ def resolve_run(path: str | Path) -> Path:
     return directory
 
 
+def resolve_trained_run(path: str | Path) -> Path:
+    """As `resolve_run`, of a run that has weights.
+
+    Raises:
+        RequestError: there is none, or it is a logged run, of which only figures are known.
+    """
+    directory = resolve_run(path)
+    if directory.parent == LOGGED_RUNS:
+        raise RequestError(
+            f"{shown(str(path))} comes from the training log without its weights: name a run that "
+            "was trained, such as outputs/DATE/TIME"
+        )
+    return directory
+
+
 def read_run(path: str | Path) -> Entry:
     """The run that a command line names, as `resolve_run` does.
 
