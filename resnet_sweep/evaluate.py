@@ -32,9 +32,9 @@ def evaluate(directory: Path, flip: bool) -> None:
     from resnet_sweep.analysis.calibration import BINS, draw_reliability
     from resnet_sweep.analysis.confusion import draw_confusion
     from resnet_sweep.analysis.flip import FlipAverage
-    from resnet_sweep.analysis.picture import png
     from resnet_sweep.composition.restore import restore
     from resnet_sweep.data.batches import Batches
+    from resnet_sweep.picture import png
     from resnet_sweep.runs.files import write_folder
     from resnet_sweep.training.evaluation import predict
 

@@ -5,15 +5,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from resnet_sweep.analysis.layers import NotApplicableError
+from resnet_sweep.analysis.layers import NotApplicableError, Observer
 
 RELUS = (nn.ReLU, nn.ReLU6)
 
@@ -33,7 +33,7 @@ class DeadChannels:
     dead: int
 
 
-class ReluMaxima:
+class ReluMaxima(Observer):
     """Within this context, the largest output of each channel of each ReLU is kept.
 
     A module that is used several times in a forward pass counts as several layers. A ReLU that
@@ -48,21 +48,11 @@ class ReluMaxima:
         self.uses: Counter[str] = Counter()
         self.maxima: dict[tuple[str, int], Tensor] = {}
 
-    def __enter__(self) -> Self:
-        self._handles = [self.model.register_forward_pre_hook(self._begin)]
+    def attach(self) -> Iterator[RemovableHandle]:
+        yield self.model.register_forward_pre_hook(self._begin)
         for name, module in self.model.named_modules():
             if isinstance(module, RELUS):
-                self._handles.append(module.register_forward_hook(partial(self._see, name)))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
+                yield module.register_forward_hook(partial(self._see, name))
 
     def _begin(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         self.uses.clear()

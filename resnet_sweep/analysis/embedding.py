@@ -1,7 +1,7 @@
 """A map of the vectors that a network's classifier sees."""
 
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +11,9 @@ from matplotlib.patheffects import withStroke
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from resnet_sweep.analysis.layers import Layers, NotApplicableError
+from resnet_sweep.analysis.layers import Layers, NotApplicableError, Observer
 
 DIMENSIONS = 50
 PERPLEXITY = 30
@@ -23,7 +24,7 @@ COLORS = [colormaps["tab20"].colors[index] for index in (*range(0, 20, 2), *rang
 NAMES = len(COLORS)
 
 
-class ClassifierInputs:
+class ClassifierInputs(Observer):
     """Within this context, the inputs of a network's classifier are collected.
 
     Args:
@@ -34,19 +35,9 @@ class ClassifierInputs:
         self.classifier = layers.classifier
         self.collected: list[Tensor] = []
 
-    def __enter__(self) -> Self:
+    def attach(self) -> Iterator[RemovableHandle]:
         if self.classifier is not None:
-            self._handle = self.classifier.register_forward_pre_hook(self._collect)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.classifier is not None:
-            self._handle.remove()
+            yield self.classifier.register_forward_pre_hook(self._collect)
 
     def _collect(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self.collected.append(inputs[0].flatten(1).float().cpu())

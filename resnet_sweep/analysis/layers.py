@@ -1,12 +1,13 @@
 """The layers of a network that are worth looking at, and what comes out of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from resnet_sweep.models.resnet import ResNet
 
@@ -102,4 +103,20 @@ def recording(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
         yield outputs
     finally:
         for handle in handles:
+            handle.remove()
+
+
+class Observer:
+    """Something that sees what happens in a network, within its context."""
+
+    def attach(self) -> Iterable[RemovableHandle]:
+        """Register hooks; they are removed at the end of the context."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._handles = list(self.attach())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
             handle.remove()

@@ -18,10 +18,10 @@ from resnet_sweep.analysis.class_activation import draw_class_activation, grad_c
 from resnet_sweep.analysis.embedding import ClassifierInputs, draw_embedding, embed
 from resnet_sweep.analysis.filters import draw_filters, first_filters
 from resnet_sweep.analysis.layers import find_layers
-from resnet_sweep.analysis.picture import png
 from resnet_sweep.data.batches import Batches
 from resnet_sweep.data.dataset import Dataset, Split
 from resnet_sweep.data.subset import balanced_subset
+from resnet_sweep.picture import png
 from resnet_sweep.training.evaluation import Normalize, autocast, predict
 
 PARTS = ("filters", "activations", "class_activation", "embedding", "channels")

@@ -1,16 +1,13 @@
 """CutMix."""
 
-from typing import Annotated
-
 import torch
 from torch import Generator, Tensor
 
 from resnet_sweep.augmentation.boxes import inside
-from resnet_sweep.augmentation.mixing import draw_partners, draw_shares, mix_labels
-from resnet_sweep.ranges import Range
+from resnet_sweep.augmentation.mixing import Mixing, mix_labels
 
 
-class CutMix:
+class CutMix(Mixing):
     """Paste a box of another image into each, and mix their labels by what is seen of both.
 
     Yun et al., 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with
@@ -23,23 +20,12 @@ class CutMix:
         probability: of an image being mixed.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        alpha: Annotated[float, Range(above=0)] = 1.0,
-        probability: Annotated[float, Range(minimum=0, maximum=1)] = 1.0,
-    ) -> None:
-        self.num_classes = num_classes
-        self.alpha = alpha
-        self.probability = probability
-
     def __call__(
         self, images: Tensor, labels: Tensor, generator: Generator
     ) -> tuple[Tensor, Tensor]:
         height, width = images.shape[-2:]
         count, device = len(images), images.device
-        partners = draw_partners(count, generator)
-        shares = draw_shares(self.alpha, self.probability, count, generator)
+        partners, shares = self.draw(count, generator)
         y = torch.randint(height, (count,), generator=generator, device=device)
         x = torch.randint(width, (count,), generator=generator, device=device)
         mixed, shares = paste(images, partners, shares, y, x)

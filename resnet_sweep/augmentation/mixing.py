@@ -1,10 +1,46 @@
 """What the mixing of images has in common: how much is kept of each, and what becomes of labels."""
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+
+from resnet_sweep.ranges import Range
+
+
+class Mixing:
+    """An operation that mixes each image of a batch with another one.
+
+    Args:
+        num_classes: of the data.
+        alpha: the share that an image keeps is from Beta(alpha, alpha).
+        probability: of an image being mixed.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        alpha: Annotated[float, Range(above=0)] = 1.0,
+        probability: Annotated[float, Range(minimum=0, maximum=1)] = 1.0,
+    ) -> None:
+        self.num_classes = num_classes
+        self.alpha = alpha
+        self.probability = probability
+
+    def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The image that each of a batch is mixed with, and the share that it keeps itself.
+
+        Args:
+            count: of images.
+            generator: on the device of the result.
+
+        Returns:
+            (B,), int64; (B,), float32.
+        """
+        partners = draw_partners(count, generator)
+        return partners, draw_shares(self.alpha, self.probability, count, generator)
 
 
 def draw_partners(count: int, generator: Generator) -> Tensor:

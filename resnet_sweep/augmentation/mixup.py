@@ -1,14 +1,11 @@
 """MixUp."""
 
-from typing import Annotated
-
 from torch import Generator, Tensor
 
-from resnet_sweep.augmentation.mixing import draw_partners, draw_shares, mix_labels
-from resnet_sweep.ranges import Range
+from resnet_sweep.augmentation.mixing import Mixing, mix_labels
 
 
-class MixUp:
+class MixUp(Mixing):
     """Blend each image with another one, and their labels likewise.
 
     Zhang et al., 2018, "mixup: Beyond Empirical Risk Minimization"; with a share for each image,
@@ -20,21 +17,10 @@ class MixUp:
         probability: of an image being mixed.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        alpha: Annotated[float, Range(above=0)] = 1.0,
-        probability: Annotated[float, Range(minimum=0, maximum=1)] = 1.0,
-    ) -> None:
-        self.num_classes = num_classes
-        self.alpha = alpha
-        self.probability = probability
-
     def __call__(
         self, images: Tensor, labels: Tensor, generator: Generator
     ) -> tuple[Tensor, Tensor]:
-        partners = draw_partners(len(images), generator)
-        shares = draw_shares(self.alpha, self.probability, len(images), generator)
+        partners, shares = self.draw(len(images), generator)
         mixed = blend(images, partners, shares)
         return mixed, mix_labels(labels, partners, shares, self.num_classes)
 

@@ -1,6 +1,5 @@
 """A picture of what augmentation does to images."""
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from resnet_sweep.data.batches import Batches
 from resnet_sweep.data.dataset import Dataset
+from resnet_sweep.picture import png
 from resnet_sweep.randomness import derive_seed
 
 # Pixels on the screen: about what an image is wide, and what is around it.
@@ -131,6 +131,4 @@ def draw_grid(rows: Sequence[Row]) -> bytes:
                     ha="center", va="baseline", fontsize=FONT_SIZE,
                 )  # fmt: skip
         top -= row_height + GAP
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=DOTS_PER_INCH)
-    return picture.getvalue()
+    return png(figure, DOTS_PER_INCH)

@@ -1,12 +1,12 @@
 """The curves of several runs in one picture."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.text import shown
 from resnet_sweep.errors import RequestError
+from resnet_sweep.picture import png
 from resnet_sweep.runs.files import write_atomically
 
 PANELS = (("accuracy, %", "train_acc", "val_acc"), ("loss", "train_loss", "val_loss"))
@@ -60,10 +60,8 @@ def draw_curves(entries: Sequence[Entry], path: Path) -> None:
     for text in legend.get_texts():
         # A dollar in a name is no formula.
         text.set_parse_math(False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
     try:
-        write_atomically(path, picture.getvalue())
+        write_atomically(path, png(figure))
     except OSError as error:
         raise RequestError(
             f"{shown(str(path))} can't be written ({error.strerror}): name another file with "

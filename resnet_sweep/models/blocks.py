@@ -13,6 +13,13 @@ def convolution(in_channels: int, out_channels: int, size: int, stride: int = 1)
     return nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
 
 
+def projection(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d | None:
+    """A 1x1 convolution for the shortcut where the shape changes; None where it doesn't."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return convolution(in_channels, out_channels, 1, stride)
+
+
 class ResidualBlock(nn.Module):
     """What all blocks share: the way from a residual to its sum with the shortcut.
 
@@ -67,11 +74,8 @@ class BasicBlockV1(ResidualBlock):
         self.conv2 = convolution(width, width, 3)
         self.norm2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.shortcut = (
-            None
-            if stride == 1 and in_channels == width
-            else nn.Sequential(convolution(in_channels, width, 1, stride), nn.BatchNorm2d(width))
-        )
+        projected = projection(in_channels, width, stride)
+        self.shortcut = projected and nn.Sequential(projected, nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
@@ -102,11 +106,7 @@ class BasicBlockV2(ResidualBlock):
         self.norm2 = nn.BatchNorm2d(width)
         self.conv2 = convolution(width, width, 3)
         self.relu = nn.ReLU(inplace=True)
-        self.shortcut = (
-            None
-            if stride == 1 and in_channels == width
-            else convolution(in_channels, width, 1, stride)
-        )
+        self.shortcut = projection(in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.relu(self.norm1(x))
@@ -143,11 +143,7 @@ class BottleneckV2(ResidualBlock):
         self.norm3 = nn.BatchNorm2d(width)
         self.conv3 = convolution(width, out_channels, 1)
         self.relu = nn.ReLU(inplace=True)
-        self.shortcut = (
-            None
-            if stride == 1 and in_channels == out_channels
-            else convolution(in_channels, out_channels, 1, stride)
-        )
+        self.shortcut = projection(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.relu(self.norm1(x))

@@ -1,8 +1,8 @@
 """Pictures of a run's metrics."""
 
-import io
 from pathlib import Path
 
+from resnet_sweep.picture import png
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.metrics import Row, read_metrics
 from resnet_sweep.runs.record import Record
@@ -50,6 +50,4 @@ def draw(directory: Path, rows: list[Row]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=120)
-        write_atomically(directory / name, picture.getvalue())
+        write_atomically(directory / name, png(figure))
