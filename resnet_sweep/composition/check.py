@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from resnet_sweep.composition.targets import locate
 from resnet_sweep.errors import RequestError
-from resnet_sweep.ranges import Range
+from resnet_sweep.ranges import Count, Range
 
 # The groups that describe one object, with the arguments that the program supplies.
 OBJECTS = {
@@ -27,7 +27,18 @@ OBJECTS = {
 # command was started.
 COLLECTIONS = {"augmentation": {"num_classes", "mean"}, "logger": {"folder"}}
 # Settings outside of the groups.
-SETTINGS = {"seed": Annotated[int, Range(minimum=0)]}
+Objective = Literal["val_acc", "val_loss", "distance_to_reference"]
+SETTINGS = {
+    "seed": Annotated[int, Range(minimum=0)],
+    "replicates": Count,
+    "objective": Objective,
+    "reference": str | None,
+    "sweep_mode": Literal["run", "preview", "skip_failed"],
+    "sweep_filter": str | None,
+    "zip": list[str] | list[list[str]],
+    "baseline": str | None,
+    "reuse": bool,
+}
 # Settings of a group that its `_target_` doesn't take.
 EXTRA = {"optim": {"decay_norm_and_bias": bool}}
 # Arguments of classes that aren't ours, and so don't say what suits them.
@@ -50,12 +61,14 @@ def check_config(config: Mapping[str, Any]) -> None:
     Raises:
         RequestError: one of them is wrong.
     """
-    known = {*OBJECTS, *COLLECTIONS, *SETTINGS}
-    check_names("", config, known)
+    known = {*OBJECTS, *COLLECTIONS, "seed"}
+    check_names("", config, {*known, *SETTINGS})
     for name in sorted(known - config.keys()):
         raise RequestError(f"{name} is missing: give it with {name}=...")
     for name, annotation in SETTINGS.items():
-        check_value(name, config[name], annotation)
+        # All but the seed came later than the first runs.
+        if name in config:
+            check_value(name, config[name], annotation)
     for group, supplied in OBJECTS.items():
         check_object(group, config[group], supplied, EXTRA.get(group, {}))
     if "lr" not in config["optim"]:

@@ -10,7 +10,7 @@ from resnet_sweep.composition.check import unknown_name
 from resnet_sweep.errors import RequestError
 
 # Groups whose choices set values of the others, and so aren't in the config themselves.
-PRESETS = ("experiment", "debug")
+PRESETS = ("experiment", "debug", "sweep")
 
 
 def sentence(error: Exception) -> str:

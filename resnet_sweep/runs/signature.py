@@ -12,12 +12,20 @@ NUMERICS = 1
 # `trainer.precision` is among them because the precision that it comes to counts instead.
 INCIDENTAL = frozenset(
     {
+        "baseline",
         "data.root",
         "logger",
+        "objective",
+        "reference",
+        "replicates",
+        "reuse",
+        "sweep_filter",
+        "sweep_mode",
         "trainer.device",
         "trainer.precision",
         "trainer.resume",
         "trainer.threads",
+        "zip",
     }
 )
 _INCIDENTAL_GROUPS = tuple(f"{name}." for name in INCIDENTAL)
