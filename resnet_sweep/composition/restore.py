@@ -67,7 +67,9 @@ def restore(directory: Path) -> Restored:
         ) from error
     if checkpoint.get("signature") != record.signature:
         raise RequestError(f"{path} belongs to another run: put the run's own checkpoint back")
-    if record.best is None or checkpoint["epoch"] != record.best["epoch"]:
+    if "val_acc" not in checkpoint:
+        raise RequestError(f"{path} isn't a checkpoint of a best epoch: put the run's own back")
+    if record.best is None or checkpoint["epoch"] != record.best.get("epoch"):
         raise RequestError(
             f"{path} is of epoch {checkpoint['epoch']}, which isn't the run's best: put the right "
             "one back, or train the run anew with trainer.resume=false"

@@ -96,9 +96,12 @@ def read_last(directory: Path, signature: str) -> dict[str, Any] | None:
         except DamagedCheckpointError as error:
             reason = error.reason
         else:
-            if state.get("signature") == signature:
+            if state.get("signature") != signature:
+                reason = "it belongs to another run"
+            elif "rows" not in state:
+                reason = "it has weights alone"
+            else:
                 return state
-            reason = "it belongs to another run"
         aside = path.with_name(f"{path.name}.damaged")
         path.replace(aside)
         log.warning(
@@ -126,6 +129,25 @@ def settle_best(directory: Path, epoch: int | None) -> None:
         path.replace(directory / BEST)
     else:
         path.unlink()
+
+
+def fault_of_best(directory: Path, signature: str, epoch: int | None) -> str | None:
+    """Why a run's best checkpoint can't be used, as a clause; None if it can.
+
+    Args:
+        directory: `checkpoints/` of the run.
+        signature: of the run.
+        epoch: the best of those that the run's last checkpoint knows of.
+    """
+    try:
+        state = read_checkpoint(directory / BEST)
+    except FileNotFoundError:
+        return "it is gone"
+    except DamagedCheckpointError as error:
+        return error.reason
+    if state.get("signature") != signature:
+        return "it belongs to another run"
+    return None if state.get("epoch") == epoch else "it isn't of the best epoch"
 
 
 def digest(state: Any) -> str:

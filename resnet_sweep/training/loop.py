@@ -20,6 +20,7 @@ from resnet_sweep.training.averaging import WeightAverage
 from resnet_sweep.training.checkpoint import (
     BEST,
     NEXT_BEST,
+    fault_of_best,
     read_last,
     settle_best,
     write_checkpoint,
@@ -156,11 +157,13 @@ class Training:
         state = read_last(self.checkpoints, run.record.signature)
         if state is not None:
             self.load_state(state)
-        settle_best(self.checkpoints, self._best_epoch())
-        if self.rows and not (self.checkpoints / BEST).exists():
+        best = self._best_epoch()
+        settle_best(self.checkpoints, best)
+        if self.rows and (fault := fault_of_best(self.checkpoints, run.record.signature, best)):
             log.warning(
-                "warning: %s is gone; unless a later epoch is better, there will be none, and only "
-                "trainer.resume=false trains it anew", self.checkpoints / BEST,
+                "warning: %s can't be used (%s); unless a later epoch is better, there will be "
+                "none, and only trainer.resume=false trains it anew",
+                self.checkpoints / BEST, fault,
             )  # fmt: skip
         self._write_rows()
         self._tell("started", run.directory, self.global_step)
@@ -342,8 +345,8 @@ class Training:
         self._tell("epoch_ended", row, self.layers[-1], self.global_step)
 
     def _write_rows(self) -> None:
-        self.run.write_metrics(self.rows)
         write_layers(self.run.directory, self.layers)
+        self.run.write_metrics(self.rows)
 
     def _best_epoch(self) -> int | None:
         best = best_row(self.rows)
