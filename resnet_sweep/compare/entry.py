@@ -56,7 +56,12 @@ class Entry:
     def metrics(self) -> Metrics:
         """What `metrics.csv` says, read when it is first asked for."""
         try:
-            return Metrics(*read_rows(self.directory))
+            rows, damage = read_rows(self.directory)
+            # Of a run at work, metrics.csv may be newer than what run.json knows.
+            known = self.record is not None and self.record.state != "running"
+            if known and not damage and "metrics.csv" in self.record.altered(self.directory):
+                return Metrics([], "metrics.csv isn't what the run wrote")
+            return Metrics(rows, damage)
         except FileNotFoundError:
             expected = self.record is not None and self.record.final is not None
             return Metrics([], "there is no metrics.csv" if expected else None)

@@ -1,36 +1,29 @@
 """The files of a run directory, read as data from anybody: sizes are limited, nothing is trusted.
 
 A run directory may come from another machine or another version, be half written, or be made to do
-harm. What `Record.read` takes on trust, since a run goes on with it, is held against its kind here.
+harm.
 """
 
 import csv
 import errno
 import io
 import json
-import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from resnet_sweep.runs.metrics import COLUMNS, Row
 from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.soundness import DamageError, check_record
 
 LARGEST_RECORD = 16 * 2**20
 LARGEST_METRICS = 64 * 2**20
 MOST_ROWS = 100_000
 # No figure of a training comes near it, and nothing can be drawn of larger ones.
 LARGEST_FIGURE = 1e12
-# Configs are nested four deep.
-DEEPEST = 32
-
-
-class DamageError(ValueError):
-    """A file of a run directory can't be read; its message says why, as a clause."""
 
 
 def read_record(directory: Path) -> Record:
@@ -48,17 +41,10 @@ def read_record(directory: Path) -> Record:
         raise DamageError("run.json is nested too deep") from error
     except ValueError as error:
         raise DamageError(f"run.json isn't JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise DamageError(f"run.json holds {_kind(values)} instead of a mapping")
-    _check_values(values)
+    check_record(values)
     values = {name: value for name, value in values.items() if name in _KNOWN}
-    for name, (wanted, suits) in _FIELDS.items():
-        if name in values and not suits(values[name]):
-            raise DamageError(f"{name} in run.json isn't {wanted}, but {_kind(values[name])}")
     # Of an older version that didn't measure it.
     values.setdefault("seconds", None)
-    if "signature" not in values:
-        raise DamageError("run.json has no signature")
     for name, figures in _FIGURES.items():
         if values.get(name) is not None:
             values[name] = dict.fromkeys(figures) | values[name]
@@ -146,92 +132,12 @@ def _read_limited(path: Path, limit: int) -> bytes:
     return content
 
 
-def _check_values(value: Any, depth: int = 0) -> None:
-    """Refuse what JSON can say, but nothing could be done with.
-
-    Raises:
-        DamageError: it is nested too deep, or has an infinite number.
-    """
-    if depth > DEEPEST:
-        raise DamageError("run.json is nested too deep")
-    if isinstance(value, dict):
-        for entry in value.values():
-            _check_values(entry, depth + 1)
-    elif isinstance(value, list):
-        for entry in value:
-            _check_values(entry, depth + 1)
-    elif isinstance(value, (int, float)) and not -1e300 < value < 1e300:
-        raise DamageError("run.json has a number that is too large")
-
-
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"it has {name}")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_whole(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool))
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        return value is None or math.isfinite(datetime.fromisoformat(value).timestamp())
-    except (ValueError, TypeError, OverflowError, OSError):
-        return False
-
-
-def _are_figures(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, dict)
-        and all(map(_is_number, value.values()))
-        and _is_whole(value.get("epoch"))
-    )
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _is_text_mapping(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_text, value.values()))
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "a mapping", list: "a list", str: "text", bool: "a truth value"}
-    return "null" if value is None else kinds.get(type(value), "a number")
-
-
-def _or_null(suits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or suits(value)
 
 
 _KNOWN = frozenset(entry.name for entry in fields(Record))
 _FIGURES = {
     "best": ("epoch", "val_acc", "val_loss"),
     "final": ("epoch", "train_acc", "train_loss", "val_acc", "val_loss"),
-}
-_FIELDS = {
-    **dict.fromkeys(("signature", "state", "reason"), ("text", _is_text)),
-    **dict.fromkeys(
-        ("host", "device", "precision", "git_commit", "fingerprint"), ("text", _or_null(_is_text))
-    ),
-    **dict.fromkeys(("parameters", "threads", "seed"), ("a whole number", _is_whole)),
-    **dict.fromkeys(("gap", "seconds"), ("a number", _is_number)),
-    **dict.fromkeys(("started", "ended"), ("a time", _is_time)),
-    **dict.fromkeys(("best", "final"), ("a mapping to numbers", _are_figures)),
-    **dict.fromkeys(("overrides", "flags", "notes"), ("a list of texts", _are_texts)),
-    **dict.fromkeys(("choices", "versions"), ("a mapping to texts", _is_text_mapping)),
-    "config": ("a mapping", _is_mapping),
-    "lease": ("a mapping", _or_null(_is_mapping)),
 }

@@ -63,7 +63,8 @@ class Lease:
             self._descriptor is not None and entry.get("host") == socket.gethostname()
         ):
             return False
-        return abs(time.time() - entry.get("renewed", 0)) < STALE_SECONDS
+        renewed = entry.get("renewed")
+        return isinstance(renewed, (int, float)) and abs(time.time() - renewed) < STALE_SECONDS
 
     def release(self) -> None:
         """Let others in. Doing so twice is harmless."""
@@ -80,7 +81,9 @@ def lease_entry() -> dict[str, Any]:
 
 def in_use(directory: Path, entry: Mapping[str, Any] | None = None) -> RequestError:
     """The refusal of a directory in which another process is at work."""
-    who = f"process {entry['process']} on {entry['host']}" if entry else "another process"
+    who = "another process"
+    if entry:
+        who = f"process {entry.get('process')} on {entry.get('host')}"
     return RequestError(
         f"{directory} is in use by {who}: wait for it to end, or choose another hydra.run.dir"
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.files import write_atomically
+from resnet_sweep.runs.soundness import check_record, digest_file, digest_record
 
 # A run in one of these states has come to its end; started again, it only tells its outcome.
 ENDED = frozenset({"finished", "stopped_early", "pruned", "diverged"})
@@ -33,7 +34,9 @@ class Record:
         started, ended: times in ISO 8601.
         fingerprint: of the data.
         notes: what a reader of the figures should know, a sentence each.
+        digests: of the files with the figures of the epochs, by which damage to them is found.
         lease: `host`, `process`, `renewed` of the process at work here, or None.
+        digest: of all that `run.json` says beside it.
     """
 
     signature: str
@@ -59,7 +62,9 @@ class Record:
     seed: int | None = None
     fingerprint: str | None = None
     notes: list[str] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)
     lease: dict[str, Any] | None = None
+    digest: str | None = None
 
     @classmethod
     def read(cls, directory: Path) -> "Record":
@@ -72,14 +77,12 @@ class Record:
         path = directory / "run.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            check_record(content)
             known = {entry.name for entry in fields(cls)}
-            record = cls(**{key: value for key, value in content.items() if key in known})
-            if not isinstance(record.config, dict) or not isinstance(record.state, str):
-                raise TypeError("config or state isn't what it should be")
-            return record
+            return cls(**{key: value for key, value in content.items() if key in known})
         except (FileNotFoundError, NotADirectoryError):
             raise
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RequestError(
                 f"{path} is damaged ({error}): put a sound copy there, or choose another "
                 "hydra.run.dir"
@@ -87,8 +90,16 @@ class Record:
 
     def write(self, directory: Path) -> None:
         """Write `run.json`."""
-        content = json.dumps(_finite(asdict(self)), indent=2, allow_nan=False)
-        write_atomically(directory / "run.json", content.encode() + b"\n")
+        content = _finite(asdict(self))
+        content["digest"] = digest_record(content)
+        text = json.dumps(content, indent=2, allow_nan=False)
+        write_atomically(directory / "run.json", text.encode() + b"\n")
+
+    def altered(self, directory: Path) -> list[str]:
+        """The files with figures that aren't what a run at its end left in its directory."""
+        return [
+            name for name, digest in self.digests.items() if digest_file(directory / name) != digest
+        ]
 
     @property
     def ended_for_good(self) -> bool:
@@ -99,12 +110,13 @@ class Record:
         """The outcome in the terms of the training log, some lines."""
         if self.best is None or self.final is None:
             return f"{self.state}: {self.reason}" if self.reason else self.state
+        loss = self.final.get("train_loss")
         lines = [
-            ("Best validation accuracy", f"{_percent(self.best['val_acc'])} "
-             f"(epoch {self.best['epoch']})"),
-            ("Final training accuracy", _percent(self.final["train_acc"])),
-            ("Final validation accuracy", _percent(self.final["val_acc"])),
-            ("Final loss", f"{self.final['train_loss']:.4f}"),
+            ("Best validation accuracy", f"{_percent(self.best.get('val_acc'))} "
+             f"(epoch {self.best.get('epoch')})"),
+            ("Final training accuracy", _percent(self.final.get("train_acc"))),
+            ("Final validation accuracy", _percent(self.final.get("val_acc"))),
+            ("Final loss", "unknown" if loss is None else f"{loss:.4f}"),
             ("Overfitting gap", _percent(self.gap)),
             ("Time", "unknown" if self.seconds is None else duration(self.seconds)),
         ]  # fmt: skip

@@ -1,6 +1,7 @@
 """A run that a process is at work on: its directory, its record and its lease."""
 
 import contextlib
+import logging
 import os
 import shutil
 import threading
@@ -13,6 +14,9 @@ from resnet_sweep.runs.lease import RENEWAL_SECONDS, Lease, in_use, lease_entry
 from resnet_sweep.runs.metrics import Row, best_row, write_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import differences, relevant
+from resnet_sweep.runs.soundness import digest_file
+
+log = logging.getLogger(__name__)
 
 # What comes of a run, beside its record; a run that starts over removes it.
 RESULTS = (
@@ -25,6 +29,8 @@ RESULTS = (
     "plots",
     "tensorboard",
 )
+# Of these, those that hold figures of the epochs, which a checkpoint has, too.
+FIGURES = ("layers.csv", "metrics.csv")
 
 
 class LeaseLostError(RuntimeError):
@@ -97,7 +103,7 @@ class Run:
         directory = Path(os.path.abspath(directory))
         try:
             earlier = cls._earlier(directory, record)
-            if resume and earlier is not None and earlier.ended_for_good:
+            if resume and earlier is not None and _is_done(directory, earlier):
                 return cls(directory, earlier, lease=None)
             make_directory(directory)
             lease = Lease(directory, earlier and earlier.lease)
@@ -106,7 +112,7 @@ class Run:
                 earlier = cls._earlier(directory, record)
                 if earlier is not None and lease.contradicts(earlier.lease):
                     raise in_use(directory, earlier.lease)
-                if resume and earlier is not None and earlier.ended_for_good:
+                if resume and earlier is not None and _is_done(directory, earlier):
                     lease.release()
                     return cls(directory, earlier, lease=None)
                 _remove_unfinished(directory)
@@ -193,7 +199,7 @@ class Run:
             )
 
     def write_metrics(self, rows: list[Row]) -> None:
-        """Write `metrics.csv` and what the record says of the best and the last epoch."""
+        """Write `metrics.csv` and what the record says of it: the best and the last epoch."""
         write_metrics(self.directory, rows)
         best = best_row(rows)
         final = rows[-1] if rows else None
@@ -202,6 +208,11 @@ class Run:
             final=_pick(final, "epoch", "train_acc", "train_loss", "val_acc", "val_loss"),
             gap=final and final["train_acc"] - final["val_acc"],
             seconds=sum(row["seconds"] for row in rows),
+            digests={
+                name: digest
+                for name in FIGURES
+                if (digest := digest_file(self.directory / name)) is not None
+            },
         )
 
     def close(self, state: str, reason: str = "") -> None:
@@ -250,6 +261,24 @@ def _remove_unfinished(directory: Path) -> None:
         path = directory / name
         for unfinished in path.parent.glob(f".{path.name}-*"):
             unfinished.unlink()
+
+
+def _is_done(directory: Path, record: Record) -> bool:
+    """Whether a run has ended and left its figures sound.
+
+    One that was trained to its end goes on if they aren't: from its last checkpoint, with nothing
+    left to train, it writes them anew.
+    """
+    if not record.ended_for_good:
+        return False
+    altered = record.altered(directory)
+    if not altered or record.state not in ("finished", "stopped_early", "diverged"):
+        return True
+    log.warning(
+        "warning: %s isn't what the run left there; it goes on from its last checkpoint, to write "
+        "it anew", " and ".join(altered),
+    )  # fmt: skip
+    return False
 
 
 def _remove_results(directory: Path) -> None:
