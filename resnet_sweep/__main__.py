@@ -84,14 +84,25 @@ def main() -> None:
     except Exception as error:
         # A failed run has told what happened.
         if "failed" not in states:
-            _tell(error)
-            sys.exit(STATUS_FAILED if states else STATUS_REFUSED)
+            begun = _give_up(error)
+            _tell(error, begun)
+            sys.exit(STATUS_FAILED if states or begun else STATUS_REFUSED)
     sys.exit(STATUS_FAILED if {"failed", "refused", "diverged"} & set(states) else 0)
 
 
-def _tell(error: Exception) -> None:
+def _give_up(error: Exception) -> bool:
+    """Close the run that was admitted, but that Hydra didn't get to; whether there was one."""
+    gate = sys.modules.get("resnet_sweep.composition.gate")
+    waiting = dict(gate.Gate.admitted) if gate else {}
+    for admitted in waiting.values():
+        admitted.run.close("failed", f"{type(error).__name__}: {error}")
+    return bool(waiting)
+
+
+def _tell(error: Exception, begun: bool) -> None:
     """Print an error of the command line; one of this program goes on its way."""
-    theirs = isinstance(error, (HydraException, OmegaConfBaseException, RequestError))
+    # Between the admission of a run and its task, Hydra is at work alone.
+    theirs = begun or isinstance(error, (HydraException, OmegaConfBaseException, RequestError))
     # Composing hasn't got far enough for an error of ours until the gate is imported.
     if not theirs and "resnet_sweep.composition.gate" in sys.modules:
         raise error

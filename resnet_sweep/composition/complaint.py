@@ -1,11 +1,14 @@
 """Hydra's complaints, in one sentence each."""
 
 import re
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 
 from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
 
+import resnet_sweep.conf
 from resnet_sweep.composition.check import unknown_name
 from resnet_sweep.errors import RequestError
 
@@ -13,8 +16,24 @@ from resnet_sweep.errors import RequestError
 PRESETS = ("experiment", "debug", "sweep")
 
 
+CONF = Path(resnet_sweep.conf.__file__).parent
+# What was typed may be of any length; what is said of it is for reading.
+LONGEST = 1000
+
+
 def sentence(error: Exception) -> str:
-    """What was wrong with the command line, and how to mend it."""
+    """What was wrong with the command line, and how to mend it: one line fit to be printed."""
+    text = "; ".join(line.strip() for line in _told(error).splitlines() if line.strip())
+    if not text.isprintable():
+        text = "".join(
+            each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+        )
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return text or type(error).__name__
+
+
+def _told(error: Exception) -> str:
     if isinstance(error, RequestError):
         return str(error)
     if isinstance(error, InstantiationException):
@@ -27,6 +46,8 @@ def sentence(error: Exception) -> str:
             f"{error.override} can't be read as an override ({_one_line(problem)}): write "
             "GROUP=CHOICE or KEY=VALUE, and quotes around a value with special characters"
         )
+    if str(error).startswith("Config group override must be"):
+        return _no_choice(str(error))
     cause = error.__cause__
     parent, name = getattr(cause, "parent_node", None), getattr(cause, "key", None)
     if isinstance(parent, Mapping) and isinstance(name, str) and name not in parent:
@@ -39,6 +60,20 @@ def sentence(error: Exception) -> str:
         return unknown_name(prefix, name, known)
     # The rest is told in Hydra's words, without its list of places that it looked in.
     return _one_line(re.split(r"\nConfig search path|\n\s*full_key:", str(error))[0])
+
+
+def _no_choice(text: str) -> str:
+    """Of a group that was given something else than a name, which Hydra doesn't tell."""
+    for word in sys.argv[1:]:
+        group, _, value = word.lstrip("+~").partition("=")
+        choices = sorted(path.stem for path in CONF.joinpath(group).glob("*.yaml")) if group else []
+        # What Hydra takes for something else than text.
+        if choices and re.fullmatch(r"(?i)null|true|false|nan|[-+]?inf|[-+\d.].*|\{.*", value):
+            return (
+                f"{word} chooses nothing: a Config group override must name one or several of "
+                f"{', '.join(choices)}"
+            )
+    return _one_line(text)
 
 
 def _unknown_choice(missing: str, options: list[str]) -> str:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from resnet_sweep.composition.check import COLLECTIONS
 from resnet_sweep.composition.complaint import sentence
 from resnet_sweep.composition.execute import open_run, tell_ended
+from resnet_sweep.composition.hydra_settings import check_hydra
 from resnet_sweep.composition.prepare import Prepared, prepare
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.run import Run, claim_directory, make_directory
@@ -52,6 +53,7 @@ class Gate(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Of a single run."""
         with Refusing():
+            check_hydra(config.hydra)
             HydraConfig.instance().set_config(config)
             prepared = prepare(settings_of(config))
             claim_new(config.hydra.run)
@@ -65,6 +67,7 @@ class Gate(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Of a sweep, whose jobs are admitted one by one when they begin."""
         with Refusing():
+            check_hydra(config.hydra)
             claim_new(config.hydra.sweep)
             make_directory(Path(config.hydra.sweep.dir))
             # Each job is composed anew from the overrides, so what it must know has to be there.

@@ -18,6 +18,7 @@ from resnet_sweep.composition.build import (
 from resnet_sweep.composition.check import check_config
 from resnet_sweep.composition.targets import instantiate
 from resnet_sweep.composition.trial import (
+    check_memory,
     check_sizes,
     try_augmentation,
     try_loss,
@@ -98,6 +99,7 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
             "training images: choose a smaller one"
         )
     model = build_shape(config, dataset)
+    check_memory(model)
     with torch.device("meta"):
         try_model(model, dataset)
         build_optimizer(config, model)

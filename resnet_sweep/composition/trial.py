@@ -12,8 +12,25 @@ from resnet_sweep.composition.targets import instantiate
 from resnet_sweep.data.batches import Batches
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import RequestError
+from resnet_sweep.training.device import memory_bytes
 from resnet_sweep.training.resizing import ProgressiveResizing
 from resnet_sweep.training.settings import TrainerSettings
+
+
+def check_memory(model: nn.Module) -> None:
+    """See that the weights of a model on the meta device, and their gradients, fit in memory.
+
+    Raises:
+        RequestError: they don't.
+    """
+    count = sum(weight.numel() for weight in model.parameters())
+    needed, there = 2 * 4 * count, memory_bytes()
+    if needed > there:
+        raise RequestError(
+            f"model: its {count:,} weights and their gradients take {needed / 2**30:,.1f} GB, but "
+            f"there are {there / 2**30:,.1f} GB of memory: choose smaller model.widths, or fewer "
+            "model.blocks"
+        )
 
 
 def try_model(model: nn.Module, dataset: Dataset) -> None:
@@ -108,7 +125,7 @@ def try_optimizer(config: Mapping[str, Any]) -> None:
     except Exception as error:
         raise RequestError(
             f"optim: {type(optimizer).__name__} can't make a step here ({_reason(error)}): choose "
-            "another optimizer"
+            f"another optimizer, or other settings than {_listed(config['optim'])}"
         ) from error
 
 
@@ -164,6 +181,10 @@ def try_loss(config: Mapping[str, Any], labels: Tensor, dataset: Dataset) -> Non
             f"loss: it can't be computed of logits and {mixed} ({_reason(error)}): choose another "
             "loss" + (", or augmentation that mixes nothing" if labels.ndim == 2 else "")
         ) from error
+
+
+def _listed(node: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in node.items() if name != "_target_")
 
 
 def _reason(error: Exception) -> str:

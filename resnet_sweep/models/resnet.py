@@ -9,6 +9,8 @@ from resnet_sweep.models.blocks import BLOCKS, convolution
 from resnet_sweep.ranges import Count, Range
 
 Probability = Annotated[float, Range(minimum=0, below=1)]
+# The deepest networks of He et al. (2016), of 1,202 layers, have 600.
+MOST_BLOCKS = 1000
 
 
 class ResNet(nn.Module):
@@ -42,7 +44,8 @@ class ResNet(nn.Module):
         stem_width: channels of the stem; None for the first entry of `widths`.
 
     Raises:
-        ValueError: widths, blocks and strides differ in length, or there is no stage.
+        ValueError: widths, blocks and strides differ in length, there is no stage, or there are
+            more than MOST_BLOCKS.
     """
 
     def __init__(
@@ -62,6 +65,10 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"widths={list(widths)}, blocks={list(blocks)} and strides={list(strides)} "
                 "must have one entry for each stage"
+            )
+        if sum(blocks) > MOST_BLOCKS:
+            raise ValueError(
+                f"blocks={list(blocks)} are more than {MOST_BLOCKS} in all: choose fewer"
             )
         self.stride = math.prod(strides)
         kind = BLOCKS[block]

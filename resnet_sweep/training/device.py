@@ -1,5 +1,9 @@
 """Where a run is carried out, and how exactly it computes there."""
 
+import os
+import resource
+from pathlib import Path
+
 import torch
 
 from resnet_sweep.errors import RequestError
@@ -75,3 +79,18 @@ def set_threads(threads: int | None) -> int:
     """Have torch use this many CPU threads, None for its own choice; returns how many it is."""
     torch.set_num_threads(threads or _DEFAULT_THREADS)
     return torch.get_num_threads()
+
+
+def memory_bytes() -> int:
+    """The memory that this process may have: the machine's, or less by a limit on it."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY:
+        limits.append(address_space)
+    # Of a container.
+    for path in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path("/sys/fs/cgroup", path).read_text()))
+        except (OSError, ValueError):
+            continue
+    return min(limits)

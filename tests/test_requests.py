@@ -1,0 +1,58 @@
+"""Requests that only a generator or an adversary would make get one sentence, too."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Command
+
+from resnet_sweep.composition.complaint import LONGEST, sentence
+from resnet_sweep.errors import RequestError
+from resnet_sweep.training.device import memory_bytes
+
+SMALL = ("data=digits", "model=resnet8v2", "logger=csv", "trainer.threads=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("hydra.job.name=a/b", "hydra.job.name=a/b can't be the name of a log file"),
+        (f"hydra.job.name={'a' * 300}", "choose a shorter one"),
+        ("hydra.output_subdir=../x", "hydra.output_subdir=../x leads out of the run directory"),
+        ("++hydra.job.chdir=${hydra:runtime.cwd}", "hydra.job.chdir=${hydra:runtime.cwd} must be"),
+        ("logger=null", "logger=null chooses nothing"),
+        ("+schedule=true", "must name one or several of constant, cosine"),
+        ("optim.lr=1e300", "or other settings than lr=1e+300"),
+        ("model.blocks=[100000,1,1]", "blocks=[100000, 1, 1] are more than 1000 in all"),
+        ("model.widths=[1000000,8,8]", "weights and their gradients take"),
+        ("a\nb\x1b[2J=1", r"a; b\x1b[2J=1 can't be read"),
+    ],
+    ids=range(10),
+)
+def test_it_is_refused_and_leaves_nothing(
+    command: Command, tmp_path: Path, override: str, told: str
+) -> None:
+    done = command(*SMALL, override)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_log_that_cannot_be_set_up_fails_the_run_in_one_sentence(
+    command: Command, tmp_path: Path
+) -> None:
+    done = command(*SMALL, "hydra.job_logging.version=2", "hydra.run.dir=run")
+    assert done.returncode == 1
+    assert done.stderr == "error: Unsupported version: 2\n"
+    assert '"state": "failed"' in (tmp_path / "run" / "run.json").read_text()
+
+
+def test_a_long_request_is_told_in_few_words() -> None:
+    told = sentence(RequestError(f"{'a' * 10**6} isn't a setting: did you mean b?"))
+    assert len(told) < LONGEST + 10
+    assert told.endswith("did you mean b?")
+
+
+def test_there_is_memory() -> None:
+    assert 2**28 < memory_bytes() < 2**60
