@@ -62,6 +62,7 @@ class Child:
         words: of the command line.
         fault: called before it, to patch what is to fail.
         main: what is called.
+        printed: name of a file in the folder, for what it prints.
     """
 
     def __init__(
@@ -70,9 +71,10 @@ class Child:
         *words: str,
         fault: Callable[[], None] = lambda: None,
         main: Callable[[], None] = command_line.main,
+        printed: str = "printed.txt",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.printed = folder / "printed.txt"
+        self.printed = folder / printed
         self.started = time.monotonic()
         sys.stdout.flush()
         self.process = os.fork()
