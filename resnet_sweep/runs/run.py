@@ -70,11 +70,13 @@ class Run:
     Attributes:
         directory: absolute.
         record: what its `run.json` says.
+        progress: where the training is, to be told with each renewal of the lease.
     """
 
     def __init__(self, directory: Path, record: Record, lease: Lease | None) -> None:
         self.directory = directory
         self.record = record
+        self.progress: dict[str, float] = {}
         self._lease = lease
         self._changing = threading.RLock()
         self._closed = threading.Event()
@@ -165,7 +167,7 @@ class Run:
             # A disk that is full now may not be in 20 seconds, and the training thread will tell.
             with self._changing, contextlib.suppress(OSError, LeaseLostError):
                 if not self._closed.is_set():
-                    self.update(lease=lease_entry())
+                    self.update(lease=lease_entry() | self.progress)
 
     def update(self, **changes: Any) -> None:
         """Change what the record says, on the disk too."""
@@ -216,6 +218,28 @@ class Run:
                 self.update(state=state, reason=reason, ended=now(), lease=None)
         finally:
             self._lease.release()
+
+
+def bury(directory: Path, reason: str) -> None:
+    """Have the record of a run whose process is gone say so: it failed.
+
+    A run that has ended, or that another process has taken over, stays as it is.
+
+    Args:
+        directory: of the run; it may not have come to be one.
+        reason: what became of the process.
+    """
+    with contextlib.suppress(OSError, RequestError):
+        record = Record.read(directory)
+        lease = Lease(directory, record.lease)
+        try:
+            record = Record.read(directory)
+            if record.state == "running" and not lease.contradicts(record.lease):
+                record.state, record.reason = "failed", reason
+                record.ended, record.lease = now(), None
+                record.write(directory)
+        finally:
+            lease.release()
 
 
 def now() -> str:
