@@ -3,13 +3,14 @@
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -48,6 +49,8 @@ class Gate(Callback):
 
     # Single runs that were admitted, by their directory, for the task function to pick up.
     admitted: ClassVar[dict[Path, Admitted]] = {}
+    # Told of each job of a sweep that has ended in this process: its directory and its error.
+    on_ended: ClassVar[Callable[[Path, Exception | None], None] | None] = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Of a single run."""
@@ -64,6 +67,9 @@ class Gate(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Of a sweep, whose jobs are admitted one by one when they begin."""
+        if config.hydra.sweeper._target_.startswith("resnet_sweep."):
+            # Our own sweepers look at all jobs first.
+            return
         with Refusing():
             claim_new(config.hydra.sweep)
             make_directory(Path(config.hydra.sweep.dir))
@@ -75,6 +81,13 @@ class Gate(Callback):
                     f"hydra.sweep.dir={directory}",
                     "hydra.output_subdir=null",
                 ]
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Of a single run, or of a job of a sweep."""
+        if Gate.on_ended is not None:
+            failed = job_return.status is JobStatus.FAILED
+            error = job_return._return_value if failed else None
+            Gate.on_ended(Path(config.hydra.runtime.output_dir), error)
 
 
 class Refusing:
@@ -98,22 +111,25 @@ def settings_of(config: DictConfig) -> dict[str, Any]:
     Raises:
         RequestError: a value is missing, or an interpolation leads nowhere.
     """
-    settings = {}
+    return {str(key): setting_of(config, key) for key in config if key != "hydra"}
+
+
+def setting_of(config: DictConfig, key: str) -> Any:
+    """A setting or a group of a composed config, resolved.
+
+    Raises:
+        RequestError: a value is missing, or an interpolation leads nowhere.
+    """
     try:
-        for key in config:
-            if key != "hydra":
-                node = config[key]
-                settings[str(key)] = (
-                    OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-                    if OmegaConf.is_config(node)
-                    else node
-                )
+        node = config[key]
+        if OmegaConf.is_config(node):
+            return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        return node
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or key
         raise RequestError(
             f"{name} has no value ({str(error).splitlines()[0]}): give it one with {name}=..."
         ) from error
-    return settings
 
 
 def claim_new(destination: DictConfig) -> None:
@@ -138,20 +154,26 @@ def admit(prepared: Prepared, directory: Path, hydra: DictConfig) -> Admitted:
     Raises:
         RequestError: it can't be used for this run; nothing in it was touched.
     """
+    stop = StopRequest().listen()
+    try:
+        choices = choices_of(hydra, prepared.config)
+        words = list(hydra.overrides.task)
+        run = open_run(prepared, directory, words, flags_of(hydra), choices)
+    except BaseException:
+        stop.release()
+        raise
+    return Admitted(prepared, run, stop)
+
+
+def flags_of(hydra: DictConfig) -> list[str]:
+    """Hydra's flags that a command repeats, to have the same configs to compose from."""
     flags = []
     for source in hydra.runtime.config_sources:
         if source.provider == "command-line":
             flags += ["--config-dir", source.path]
     if hydra.job.config_name != "config":
         flags += ["--config-name", hydra.job.config_name]
-    stop = StopRequest().listen()
-    try:
-        choices = choices_of(hydra, prepared.config)
-        run = open_run(prepared, directory, list(hydra.overrides.task), flags, choices)
-    except BaseException:
-        stop.release()
-        raise
-    return Admitted(prepared, run, stop)
+    return flags
 
 
 def choices_of(hydra: DictConfig, config: Mapping[str, Any]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.files import remove_unfinished
 from resnet_sweep.runs.lease import RENEWAL_SECONDS, Lease, in_use, lease_entry
 from resnet_sweep.runs.metrics import Row, best_row, write_metrics
 from resnet_sweep.runs.record import Record
@@ -25,6 +26,12 @@ RESULTS = (
     "plots",
     "tensorboard",
 )
+
+
+# What is written atomically.
+_ATOMIC = (
+    "run.json", "metrics.csv", "layers.csv", "mlflow_run_id", "checkpoints/*.pth", "plots/*.png"
+)  # fmt: skip
 
 
 class LeaseLostError(RuntimeError):
@@ -111,7 +118,7 @@ class Run:
                 if resume and earlier is not None and earlier.ended_for_good:
                     lease.release()
                     return cls(directory, earlier, lease=None)
-                _remove_unfinished(directory)
+                remove_unfinished(directory, *_ATOMIC)
                 if not resume:
                     _remove_results(directory)
                 elif earlier is not None:
@@ -135,11 +142,12 @@ class Run:
         try:
             earlier = Record.read(directory)
         except FileNotFoundError:
-            # A process killed at its very start leaves no more than these.
+            # A process that was killed, or broke down, at its very start leaves no more than these.
             foreign = [
                 path.name
                 for path in sorted(directory.iterdir())
-                if path.name != "run.lock" and not path.name.startswith(".run.json-")
+                if path.name not in ("run.lock", "train.log")
+                and not path.name.startswith(".run.json-")
             ]
             if foreign:
                 raise RequestError(
@@ -264,16 +272,6 @@ def _describe_difference(earlier: Record, record: Record) -> str:
     if not found:
         return "made by another version of this program"
     return ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
-
-
-def _remove_unfinished(directory: Path) -> None:
-    """Remove what a killed process was about to write."""
-    for name in (
-        "run.json", "metrics.csv", "layers.csv", "mlflow_run_id", "checkpoints/*.pth", "plots/*.png"
-    ):  # fmt: skip
-        path = directory / name
-        for unfinished in path.parent.glob(f".{path.name}-*"):
-            unfinished.unlink()
 
 
 def _remove_results(directory: Path) -> None:

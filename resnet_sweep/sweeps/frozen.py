@@ -19,7 +19,14 @@ def freeze(config: DictConfig) -> str:
 
 
 class FrozenConfigs:
-    """Stands in for Hydra's config loader: what was frozen isn't composed again."""
+    """Stands in for Hydra's config loader: what was frozen isn't composed again.
+
+    Args:
+        sweep: `hydra.sweep` of the sweep, whose directory may be claimed later.
+    """
+
+    def __init__(self, sweep: DictConfig) -> None:
+        self.directory: str = sweep.dir
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: Sequence[str]
@@ -27,4 +34,7 @@ class FrozenConfigs:
         """The config in the last of a job's words."""
         # The word was made by `freeze` in the process that launches the job, so that unpickling
         # it trusts nobody new: the launchers themselves pickle what they send.
-        return pickle.loads(zlib.decompress(b64decode(sweep_overrides[-1].removeprefix(_PREFIX))))
+        packed = b64decode(sweep_overrides[-1].removeprefix(_PREFIX))
+        config = pickle.loads(zlib.decompress(packed))
+        config.hydra.sweep.dir = self.directory
+        return config

@@ -1,0 +1,121 @@
+"""What a sweep would do, before it does anything."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Self
+
+from rich.progress import Progress
+
+from resnet_sweep.compare.table import lay_out
+from resnet_sweep.compare.text import percent, shown
+from resnet_sweep.compare.varying import ABSENT, columns
+from resnet_sweep.console import console
+from resnet_sweep.runs.record import duration
+from resnet_sweep.sweeps.job import Job
+from resnet_sweep.sweeps.plan import Plan
+
+MOST_DUPLICATES = 5
+# In a pipe, composing many jobs says this often where it is.
+PLAIN_SECONDS = 10
+
+
+class ComposingBar:
+    """Shows how the composing of a sweep's jobs gets on; within a `with` block."""
+
+    def __enter__(self) -> Self:
+        self._told = time.monotonic()
+        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("composing", total=None)
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def advance(self, done: int, total: int) -> None:
+        """Tell that some of the jobs are composed."""
+        self._bar.update(self._task, completed=done, total=total)
+        if not console.is_terminal and time.monotonic() - self._told > PLAIN_SECONDS:
+            self._told = time.monotonic()
+            console.print(f"{done} of {total} jobs composed")
+
+
+def summarize(plan: Plan, skip_failed: bool) -> str:
+    """The plan in a few lines."""
+    return "\n".join(_lines(plan, skip_failed))
+
+
+def tabulate(plan: Plan, width: int | None) -> str:
+    """The jobs of a plan, a line each.
+
+    Args:
+        plan: of the sweep.
+        width: of the terminal; None if there is none.
+    """
+    varying = columns([job.entry for job in plan.jobs])
+    rows = [["job", "state", "best", *map(shown, varying), "where"]]
+    for at, job in enumerate(plan.jobs):
+        values = ("" if each[at] is ABSENT else shown(each[at]) for each in varying.values())
+        where = shown(_directory(job)) if job.reused or job.state != "waiting" else ""
+        state = f"{job.state} (reused)" if job.reused else job.state
+        best = "" if job.best is None else percent(job.best)
+        rows.append([str(job.number), state, best, *values, where])
+    return "\n".join(lay_out(rows, frozenset({0, 2}), width))
+
+
+def _lines(plan: Plan, skip_failed: bool) -> Iterator[str]:
+    jobs = plan.jobs
+    varying = columns([job.entry for job in jobs])
+    vary = f", which vary in {', '.join(map(shown, varying))}" if varying else ""
+    yield f"{_count(len(jobs), 'job')}{vary}"
+    if plan.left_out:
+        yield f"  {_count(plan.left_out, 'combination')} left out by sweep_filter"
+    for words, job in plan.duplicates[:MOST_DUPLICATES]:
+        yield f"  {shown(words)} trains the same as job {job.number}, so it is left out"
+    if len(plan.duplicates) > MOST_DUPLICATES:
+        yield f"  and {len(plan.duplicates) - MOST_DUPLICATES} more that train the same as others"
+    reused = Counter(os.path.dirname(_directory(job)) for job in jobs if job.reused)
+    for place, count in reused.items():
+        yield f"  {_count(count, 'job')} reused from {shown(place)}, finished there already"
+    states = Counter(job.state for job in jobs if not job.reused)
+    for state, what in (
+        ("finished", "finished already"),
+        ("stopped_early", "stopped early already"),
+        ("pruned", "pruned already"),
+        ("diverged", "diverged already"),
+        ("interrupted", "interrupted, to go on"),
+        ("running", "begun, to go on"),
+        ("failed", "failed, to be left" if skip_failed else "failed, to run again"),
+    ):
+        if states[state]:
+            yield f"  {states[state]} {what}"
+    for job in jobs:
+        if job.held:
+            lease = job.record.lease
+            yield (
+                f"  job {job.number} is at work in process {lease['process']} on "
+                f"{shown(lease['host'])}"
+            )
+    to_train = plan.to_train(skip_failed)
+    times = [plan.history.seconds(job.planned) for job in to_train]
+    if not to_train:
+        yield "  nothing to train"
+    elif None in times:
+        yield f"  {len(to_train)} to train; no run like these is on record to tell the time"
+    else:
+        # A job that goes on has less to do, which isn't worth a second estimate.
+        yield (
+            f"  {len(to_train)} to train, about {duration(sum(times))} one after another, as runs "
+            "on record took"
+        )
+
+
+def _directory(job: Job) -> str:
+    relative = os.path.relpath(job.directory)
+    return str(job.directory) if relative.startswith("..") else relative
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
