@@ -194,6 +194,7 @@ class TestDamage:
             ("epoch,val_acc\n1,50\n2\n", 1, "row 2 of metrics.csv has 1 values for 2 columns"),
             ("epoch,val_acc\n1,50\ntwo,60\n3,70\n", 1, "isn't a table of numbers"),
             ("epoch,val_acc\n1,50\n,60\n", 1, "row 2 of metrics.csv has no epoch"),
+            (f"epoch,val_acc\n1,50\n{10**15},60\n", 1, "row 2 of metrics.csv has no epoch"),
             ("epoch,val_acc\n1,50\n2,nan\n3,inf\n", 3, None),
             ('epoch,val_acc\n1,50\n"' + "x" * 200_000 + '",1\n', 1, "isn't a table of numbers"),
             ("epoch\n" + "1\n" * 100_001, 100_000, "more than 100000 rows"),
