@@ -116,8 +116,8 @@ class Ranking:
             found.append("nothing is compared yet, since the baseline has no complete run")
         if measured:
             found.append(
-                "a difference is the mean of those between runs of the same seed, with its 95% "
-                "interval; of 20 variants without any effect, one looks better or worse"
+                "differences are means over the seeds that both have, with a 95% interval; of 20 "
+                "variants without any effect, one looks better or worse"
             )
         if not all(effect.paired for effect in effects):
             found.append(
