@@ -78,6 +78,10 @@ class Objective:
         """A difference between values, positive where it is for the better."""
         return difference if self.direction == "maximize" else -difference
 
+    def told(self, value: float) -> str:
+        """A value, for people."""
+        return number(value, self.digits, "%" if self.name == "val_acc" else "")
+
     def difference(self, value: float) -> str:
         """A difference between values, for people."""
         return number(value, self.digits, sign="+")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from resnet_sweep.compare.objective import Objective
 from resnet_sweep.composition.build import (
     build_augmentation,
     build_loggers,
@@ -17,6 +18,7 @@ from resnet_sweep.composition.build import (
     build_shape,
 )
 from resnet_sweep.composition.check import check_config
+from resnet_sweep.composition.command import STARTED_IN
 from resnet_sweep.composition.targets import instantiate
 from resnet_sweep.composition.trial import (
     check_sizes,
@@ -112,6 +114,7 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
         config, dataset,
     )  # fmt: skip
     build_loggers(config)
+    Objective.of(config, STARTED_IN)
     return Prepared(
         config=config,
         settings=settings,

@@ -1,14 +1,15 @@
 """What Hydra calls for each run: carry it out, and return what it is judged by."""
 
 import logging
-import math
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from resnet_sweep.compare.objective import objective_value
 from resnet_sweep.composition import gate
+from resnet_sweep.composition.command import STARTED_IN
 from resnet_sweep.composition.execute import execute, tell_ended
 from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.errors import RequestError
@@ -19,7 +20,7 @@ def task(config: DictConfig) -> float:
     """Carry out one run, or one job of a sweep.
 
     Returns:
-        The best validation accuracy in percent; NaN if the run diverged.
+        The value of the run's objective; NaN if the run diverged.
 
     Raises:
         RequestError: a job of a sweep can't begin.
@@ -52,9 +53,7 @@ def task(config: DictConfig) -> float:
         raise SystemExit(admitted.stop.status)
     if run.record.state == "diverged" and not sweeping:
         raise SystemExit(1)
-    if run.record.state == "diverged" or run.record.best is None:
-        return math.nan
-    return run.record.best["val_acc"]
+    return objective_value(run.directory, admitted.prepared.config, STARTED_IN)
 
 
 def _detach_log() -> None:

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from resnet_sweep.compare.entry import Entry
 from resnet_sweep.composition.command import relative
@@ -65,11 +64,6 @@ class Job:
         """Whether a process is at work on the run."""
         return self.state == "running" and is_held(self.directory, self.record.lease)
 
-    @property
-    def best(self) -> float | None:
-        """The best validation accuracy, percent."""
-        return self.record.best and self.record.best["val_acc"]
-
     def move(self, directory: Path) -> None:
         """Have another directory, in which there is no run yet."""
         self.directory = directory
@@ -97,17 +91,3 @@ class Job:
         self.news += 1
         self.planned.state, self.planned.reason = "failed", reason
         self.entry = Entry(self.directory, relative(self.directory), record=self.planned)
-
-
-def row(job: Job, top: Path) -> dict[str, Any]:
-    """What `sweep.json` says of a job, but for its settings."""
-    return {
-        "number": job.number,
-        "overrides": job.planned.overrides,
-        "signature": job.planned.signature,
-        "directory": os.path.relpath(job.directory, top),
-        "reused": job.reused,
-        "state": job.state,
-        "value": job.best,
-        "reason": job.reason,
-    }

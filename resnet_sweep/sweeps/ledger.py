@@ -11,7 +11,7 @@ from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.signature import flatten
-from resnet_sweep.sweeps.job import WAITING, Job, row
+from resnet_sweep.sweeps.job import WAITING, Job
 
 NAME = "sweep.json"
 
@@ -100,6 +100,7 @@ def write(
     directory: Path,
     jobs: Sequence[Job],
     settings: Sequence[Mapping[str, Any]],
+    values: Sequence[float | None],
     definition: Mapping[str, Any],
     lease: Mapping[str, Any] | None,
 ) -> None:
@@ -109,11 +110,23 @@ def write(
         directory: of the sweep.
         jobs: of the sweep.
         settings: of each job, those that they don't have in common.
+        values: of each job, of what they are judged by.
         definition: what there is to say of the sweep as a whole.
         lease: of this process.
     """
     lines = [
-        row(job, directory) | {"settings": own} for job, own in zip(jobs, settings, strict=True)
+        {
+            "number": job.number,
+            "overrides": job.planned.overrides,
+            "signature": job.planned.signature,
+            "directory": os.path.relpath(job.directory, directory),
+            "reused": job.reused,
+            "state": job.state,
+            "value": value,
+            "reason": job.reason,
+            "settings": own,
+        }
+        for job, own, value in zip(jobs, settings, values, strict=True)
     ]
     text = json.dumps({"definition": definition, "jobs": lines, "lease": lease}, indent=1)
     write_atomically(directory / NAME, text.encode() + b"\n")

@@ -15,8 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from resnet_sweep.compare.condition import Condition
 from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.facts import check_known, facts
+from resnet_sweep.compare.objective import Objective
 from resnet_sweep.composition.check import SETTINGS, check_value
-from resnet_sweep.composition.command import relative
+from resnet_sweep.composition.command import STARTED_IN, relative
 from resnet_sweep.composition.complaint import sentence
 from resnet_sweep.composition.gate import choices_of, flags_of, setting_of, settings_of
 from resnet_sweep.composition.prepare import prepare
@@ -44,14 +45,18 @@ class Plan:
 
     Attributes:
         directory: of the sweep.
+        history: what estimates are taken from.
+        objective: what the jobs are judged by.
+        baseline: that holds for those which the others are compared with; None compares none.
         jobs: in order of their numbers.
         duplicates: the words of jobs that another one trains as well, with that one.
         left_out: how many combinations `sweep_filter` leaves out.
-        history: what estimates are taken from.
     """
 
     directory: Path
     history: History
+    objective: Objective
+    baseline: Condition | None
     jobs: list[Job] = field(default_factory=list)
     duplicates: list[tuple[str, Job]] = field(default_factory=list)
     left_out: int = 0
@@ -100,12 +105,15 @@ class Planner:
         self.whole = {name: setting_of(master, name) for name in WHOLE}
         for name, value in self.whole.items():
             check_value(name, value, SETTINGS[name])
-        filtering = self.whole["sweep_filter"]
-        self.filter = None if filtering is None else Condition(filtering)
+        self.filter, baseline = (
+            None if self.whole[name] is None else Condition(self.whole[name])
+            for name in ("sweep_filter", "baseline")
+        )
         self.ledger = ledger
         self.known = {line.signature: line for line in ledger.lines}
         self.next_number = ledger.next_number
-        self.plan = Plan(directory, history)
+        objective = Objective.of(self.whole, STARTED_IN)
+        self.plan = Plan(directory, history, objective, baseline)
         self.jobs: dict[str, Job] = {}
         self.places: dict[Path, Job] = {}
         self.wrong: dict[str, list[str]] = {}

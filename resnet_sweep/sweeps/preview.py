@@ -60,7 +60,7 @@ def tabulate(plan: Plan, width: int | None) -> str:
         values = ("" if each[at] is ABSENT else shown(each[at]) for each in varying.values())
         where = shown(_directory(job)) if job.reused or job.state != "waiting" else ""
         state = f"{job.state} (reused)" if job.reused else job.state
-        best = "" if job.best is None else percent(job.best)
+        best = percent(job.record.best["val_acc"]) if job.record.best else ""
         rows.append([str(job.number), state, best, *values, where])
     return "\n".join(lay_out(rows, frozenset({0, 2}), width))
 

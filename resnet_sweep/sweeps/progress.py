@@ -93,7 +93,7 @@ class Progress:
             told += f" ({shown(job.reason)})"
         if record.best is not None:
             final = record.final and record.final["val_acc"]
-            told += f": best {percent(job.best)}, final {percent(final)}"
+            told += f": best {percent(record.best['val_acc'])}, final {percent(final)}"
             told += f", {duration(record.seconds or 0)}"
         return f"{told}  {self.words[job]}".rstrip()
 
@@ -107,12 +107,12 @@ class Progress:
             for state in ("running", WAITING, "interrupted", "failed", "diverged")
             if states[state]
         ]
-        best = max(
-            (job for job in self.sweep.jobs if job.best is not None),
-            key=lambda job: job.best, default=None,
-        )  # fmt: skip
-        if best is not None:
-            parts.append(f"best {percent(best.best)} (job {best.number})")
+        objective = self.sweep.objective
+        values = {job: objective.value(job.entry) for job in self.sweep.jobs if job.record.best}
+        known = [job for job, value in values.items() if value is not None]
+        if known:
+            best = max(known, key=lambda job: objective.gain(values[job]))
+            parts.append(f"{objective.title} {objective.told(values[best])} (job {best.number})")
         left = self.left(len(running))
         if left is not None:
             parts.append(f"{duration(left)} left")

@@ -12,7 +12,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from resnet_sweep.compare.overview import Overview
+from resnet_sweep.compare.entry import Entry
+from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.compare.text import shown
 from resnet_sweep.composition.command import command, relative
 from resnet_sweep.composition.gate import Gate, flags_of
@@ -150,10 +151,7 @@ class Sitting:
     def _tell_end(self, trouble: str | None) -> int:
         """Tell what came of all jobs; returns the exit status."""
         jobs = self.sweep.jobs
-        overview = Overview([job.entry for job in jobs if job.record.best], sort="-best")
-        if overview.groups:
-            width = console.width if console.is_terminal else None
-            console.print("\n" + "\n".join(overview.lines(width)), markup=False)
+        self._tell_ranking([job.entry for job in jobs if job.record.best])
         broken = [job for job in jobs if job.state in BROKEN]
         waiting = [job for job in jobs if job.state == WAITING]
         if broken:
@@ -174,6 +172,16 @@ class Sitting:
             what = "run those that are waiting" if waiting else "run those that failed again"
             console.print(f"To {what}:\n  {self.command()}", markup=False)
         return int(bool(broken or waiting or trouble))
+
+    def _tell_ranking(self, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        ranking = Ranking(entries, self.plan.baseline, self.plan.objective)
+        width = console.width if console.is_terminal else None
+        lines = ["", *ranking.lines(width), *(f"note: {note}" for note in ranking.notes())]
+        if ranking.command is not None:
+            lines.append(f"The best run again:\n  {ranking.command}")
+        console.print("\n".join(lines), markup=False)
 
 
 @contextlib.contextmanager

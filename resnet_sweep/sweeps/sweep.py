@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from resnet_sweep.compare.objective import Objective
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.files import remove_unfinished, write_atomically
 from resnet_sweep.runs.lease import SWEEP_LOCK, Lease, in_use, lease_entry
@@ -35,6 +36,7 @@ class Sweep:
     def __init__(self, plan: Plan, definition: Mapping[str, Any], multirun: str) -> None:
         self.directory: Path = plan.directory
         self.jobs: list[Job] = plan.jobs
+        self.objective: Objective = plan.objective
         common, self._settings = ledger.split_settings(self.jobs)
         self._definition, self._multirun = {**definition, "settings": common}, multirun
         self._writing = threading.RLock()
@@ -83,6 +85,12 @@ class Sweep:
             ended: whether this process is done with the sweep.
         """
         with self._writing:
-            results.write(self.directory, self.jobs)
-            lease = None if ended else lease_entry()
-            ledger.write(self.directory, self.jobs, self._settings, self._definition, lease)
+            results.write(self.directory, self.jobs, self.objective)
+            ledger.write(
+                self.directory,
+                self.jobs,
+                self._settings,
+                [self.objective.value(job.entry) for job in self.jobs],
+                self._definition,
+                None if ended else lease_entry(),
+            )

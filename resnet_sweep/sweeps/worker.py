@@ -103,7 +103,6 @@ def _work(connection: Connection, environment: Mapping[str, str]) -> None:
     # Ctrl-C on the terminal is for the parent, which tells its workers what to do.
     os.setsid()
     threading.Thread(target=_follow_parent, daemon=True).start()
-
     setup_globals()
     while True:
         try:
