@@ -72,13 +72,18 @@ def columns(entries: Sequence[Entry]) -> dict[str, list[Any]]:
     return dict(sorted(kept.items(), key=lambda item: (item[0] == "seed", item[0])))
 
 
-def variants(entries: Sequence[Entry]) -> dict[str, list[Any]]:
-    """As `columns`, but without the seed, and with the experiments in place of what they set.
+def variants(entries: Sequence[Entry], seed: bool = False) -> dict[str, list[Any]]:
+    """As `columns`, but with the experiments in place of what they set.
 
     What was typed beside the experiments stays.
+
+    Args:
+        entries: of the runs.
+        seed: keep the seed, if it varies.
     """
     found = columns(entries)
-    found.pop("seed", None)
+    if not seed:
+        found.pop("seed", None)
     experiments = [entry.choices.get("experiment", ABSENT) for entry in entries]
     if len(set(experiments)) < 2:
         return found
@@ -88,7 +93,7 @@ def variants(entries: Sequence[Entry]) -> dict[str, list[Any]]:
     return {"experiment": experiments} | {
         name: values
         for name, values in found.items()
-        if name in typed or not _follows(values, [experiments])
+        if name in ("seed", *typed) or not _follows(values, [experiments])
     }
 
 

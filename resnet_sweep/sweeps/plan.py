@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,17 +154,17 @@ class Planner:
         told = " ".join(word for word in words if _key(word) not in _OF_SWEEP)
         try:
             config = self.loader.load_sweep_config(self.master, words)
-            HydraConfig.instance().set_config(config)
-            OmegaConf.set_readonly(config.hydra, False)
-            OmegaConf.set_struct(config, False)
             seed = setting_of(config, "seed")
             check_value("seed", seed, SETTINGS["seed"])
             for replicate in range(self.whole["replicates"]):
+                copy = deepcopy(config)
+                HydraConfig.instance().set_config(copy)
+                OmegaConf.set_readonly(copy.hydra, False)
+                OmegaConf.set_struct(copy, False)
                 if replicate:
-                    config.seed = seed + replicate
-                    words = _with_seed(config.hydra.overrides.task, config.seed)
-                    config.hydra.overrides.task = words
-                self._add(config)
+                    copy.seed = seed + replicate
+                    copy.hydra.overrides.task = _with_seed(copy.hydra.overrides.task, copy.seed)
+                self._add(copy)
         except (RequestError, HydraException, OmegaConfBaseException) as error:
             self.wrong.setdefault(sentence(error), []).append(told)
 

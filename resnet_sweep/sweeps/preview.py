@@ -8,9 +8,10 @@ from typing import Self
 
 from rich.progress import Progress
 
+from resnet_sweep.compare.facts import facts
 from resnet_sweep.compare.table import lay_out
 from resnet_sweep.compare.text import percent, shown
-from resnet_sweep.compare.varying import ABSENT, columns
+from resnet_sweep.compare.varying import ABSENT, variants
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import duration
 from resnet_sweep.sweeps.job import Job
@@ -54,7 +55,7 @@ def tabulate(plan: Plan, width: int | None) -> str:
         plan: of the sweep.
         width: of the terminal; None if there is none.
     """
-    varying = columns([job.entry for job in plan.jobs])
+    varying = variants([job.entry for job in plan.jobs], seed=True)
     rows = [["job", "state", "best", *map(shown, varying), "where"]]
     for at, job in enumerate(plan.jobs):
         values = ("" if each[at] is ABSENT else shown(each[at]) for each in varying.values())
@@ -67,13 +68,19 @@ def tabulate(plan: Plan, width: int | None) -> str:
 
 def _lines(plan: Plan, skip_failed: bool) -> Iterator[str]:
     jobs = plan.jobs
-    varying = columns([job.entry for job in jobs])
+    varying = variants([job.entry for job in jobs], seed=True)
     vary = f", which vary in {', '.join(map(shown, varying))}" if varying else ""
     yield f"{_count(len(jobs), 'job')}{vary}"
+    if plan.baseline is not None and not any(plan.baseline.holds(facts(j.entry)) for j in jobs):
+        yield f"  no job is the baseline ({shown(plan.baseline.text)}), so nothing is compared"
     if plan.left_out:
         yield f"  {_count(plan.left_out, 'combination')} left out by sweep_filter"
     for words, job in plan.duplicates[:MOST_DUPLICATES]:
-        yield f"  {shown(words)} trains the same as job {job.number}, so it is left out"
+        baseline = plan.baseline is not None and plan.baseline.holds(facts(job.entry))
+        yield (
+            f"  {shown(words)} trains the same as job {job.number}"
+            f"{', the baseline' if baseline else ''}, so it is left out"
+        )
     if len(plan.duplicates) > MOST_DUPLICATES:
         yield f"  and {len(plan.duplicates) - MOST_DUPLICATES} more that train the same as others"
     reused = Counter(os.path.dirname(_directory(job)) for job in jobs if job.reused)

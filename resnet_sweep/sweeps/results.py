@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resnet_sweep.compare.group import COMPLETE, Statistic, replicates
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.compare.varying import ABSENT, columns
+from resnet_sweep.compare.varying import ABSENT, variants
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.signature import typed
 from resnet_sweep.sweeps.job import Job
@@ -29,7 +29,7 @@ def write(directory: Path, jobs: Sequence[Job], objective: Objective) -> None:
         objective: what they are judged by; if it isn't the best accuracy, it has a column.
     """
     entries = [job.entry for job in jobs]
-    varying = columns(entries)
+    varying = variants(entries, seed=True)
     statistics: dict[object, Statistic | None] = {}
     for group in replicates(entries):
         values = (objective.value(entry) for entry in group.counted if entry.state in COMPLETE)
