@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,7 +21,7 @@ from resnet_sweep.composition.complaint import sentence
 from resnet_sweep.composition.execute import open_run, tell_ended
 from resnet_sweep.composition.prepare import Prepared, prepare
 from resnet_sweep.errors import RequestError
-from resnet_sweep.runs.run import Run, claim_directory, make_directory
+from resnet_sweep.runs.run import Run, claim_directory
 from resnet_sweep.training.interruption import StopRequest
 
 
@@ -66,28 +66,41 @@ class Gate(Callback):
         self.admitted[directory] = admitted
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Of a sweep, whose jobs are admitted one by one when they begin."""
-        if config.hydra.sweeper._target_.startswith("resnet_sweep."):
-            # Our own sweepers look at all jobs first.
+        """Of a sweep; our own sweepers see to it themselves."""
+        if not is_ours(config):
+            from resnet_sweep.sweeps import stock
+
+            with Refusing():
+                stock.begin(config)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Of a sweep, whatever ended it."""
+        error = sys.exc_info()[1]
+        if is_ours(config) or (error is not None and not isinstance(error, Exception)):
             return
-        with Refusing():
-            claim_new(config.hydra.sweep)
-            make_directory(Path(config.hydra.sweep.dir))
-            # Each job is composed anew from the overrides, so what it must know has to be there.
-            # Its .hydra is written by `write_hydra`, after it was admitted.
-            directory = QuotedString(config.hydra.sweep.dir, Quote.single).with_quotes()
-            with read_write(config.hydra.overrides):
-                config.hydra.overrides.hydra += [
-                    f"hydra.sweep.dir={directory}",
-                    "hydra.output_subdir=null",
-                ]
+        from resnet_sweep.sweeps import stock
+
+        failed = stock.end(config)
+        if error is not None:
+            print(f"error: the sweep broke off: {sentence(error)}", file=sys.stderr)
+        if failed or error is not None:
+            raise SystemExit(1)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Of a single run, or of a job of a sweep."""
+        failed = job_return.status is JobStatus.FAILED
+        error = job_return._return_value if failed else None
         if Gate.on_ended is not None:
-            failed = job_return.status is JobStatus.FAILED
-            error = job_return._return_value if failed else None
             Gate.on_ended(Path(config.hydra.runtime.output_dir), error)
+        elif config.hydra.mode == RunMode.MULTIRUN and not is_ours(config):
+            from resnet_sweep.sweeps import stock
+
+            stock.note(config, error)
+
+
+def is_ours(config: DictConfig) -> bool:
+    """Whether a sweep is carried out by a sweeper of this package."""
+    return config.hydra.sweeper._target_.startswith("resnet_sweep.")
 
 
 class Refusing:

@@ -2,16 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
-
-# What needs torch is imported when there is a sweep: it takes seconds that --help needn't wait.
-if TYPE_CHECKING:
-    from resnet_sweep.sweeps.plan import Plan
+from omegaconf import DictConfig
 
 
 class GridSweeper(Sweeper):
@@ -37,26 +33,25 @@ class GridSweeper(Sweeper):
         """Carry the sweep out.
 
         Args:
-            arguments: overrides of the command line, some with several values.
+            arguments: overrides of the command line, which `config.hydra` has as well.
 
         Raises:
             RequestError: the sweep can't begin; nothing was written.
             SystemExit: with the status, if not all jobs came to what was asked for.
         """
+        # Imported here because torch takes seconds that --help needn't wait.
         from resnet_sweep.composition.gate import claim_new
         from resnet_sweep.console import console
         from resnet_sweep.sweeps import preview
-        from resnet_sweep.sweeps.expansion import preset_words
+        from resnet_sweep.sweeps.composing import compose_plan
         from resnet_sweep.sweeps.sitting import Sitting
 
-        plan = self._plan([*preset_words(self.params), *arguments])
-        mode = self.config.sweep_mode
-        if mode == "preview":
-            width = console.width if console.is_terminal else None
-            console.print(preview.tabulate(plan, width), markup=False)
-        console.print(preview.summarize(plan, mode == "skip_failed"), markup=False)
-        if mode == "preview":
+        plan = compose_plan(self.context.config_loader, self.config)
+        if self.config.sweep_mode == "preview":
+            preview.show(plan)
             return
+        skip_failed = self.config.sweep_mode == "skip_failed"
+        console.print(preview.summarize(plan, skip_failed), markup=False)
         # Once before anything is written, and again when its directory is known.
         self._launcher()
         claim_new(self.config.hydra.sweep)
@@ -65,7 +60,7 @@ class GridSweeper(Sweeper):
         if status:
             raise SystemExit(status)
 
-    def _launcher(self):
+    def _launcher(self) -> Launcher:
         from resnet_sweep.sweeps.frozen import FrozenConfigs
 
         frozen = HydraContext(
@@ -76,19 +71,3 @@ class GridSweeper(Sweeper):
         return Plugins.instance().instantiate_launcher(
             hydra_context=frozen, task_function=self.task_function, config=self.config
         )
-
-    def _plan(self, words: list[str]) -> "Plan":
-        from resnet_sweep.composition.command import STARTED_IN
-        from resnet_sweep.sweeps.history import History
-        from resnet_sweep.sweeps.ledger import Ledger
-        from resnet_sweep.sweeps.plan import Planner
-        from resnet_sweep.sweeps.preview import ComposingBar
-
-        directory = Path(os.path.abspath(self.config.hydra.sweep.dir))
-        # A directory named by the time is always a new one.
-        pattern = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["dir"]
-        ledger = Ledger() if "${now:" in pattern else Ledger.read(directory)
-        history = History([STARTED_IN / "outputs", STARTED_IN / "multirun"])
-        loader = self.context.config_loader
-        with ComposingBar() as bar:
-            return Planner(loader, self.config, directory, ledger, history).make(words, bar.advance)

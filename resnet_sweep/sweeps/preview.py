@@ -1,12 +1,8 @@
 """What a sweep would do, before it does anything."""
 
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Self
-
-from rich.progress import Progress
 
 from resnet_sweep.compare.facts import facts
 from resnet_sweep.compare.table import lay_out
@@ -18,33 +14,21 @@ from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.plan import Plan
 
 MOST_DUPLICATES = 5
-# In a pipe, composing many jobs says this often where it is.
-PLAIN_SECONDS = 10
 
 
-class ComposingBar:
-    """Shows how the composing of a sweep's jobs gets on; within a `with` block."""
-
-    def __enter__(self) -> Self:
-        self._told = time.monotonic()
-        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._bar.add_task("composing", total=None)
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def advance(self, done: int, total: int) -> None:
-        """Tell that some of the jobs are composed."""
-        self._bar.update(self._task, completed=done, total=total)
-        if not console.is_terminal and time.monotonic() - self._told > PLAIN_SECONDS:
-            self._told = time.monotonic()
-            console.print(f"{done} of {total} jobs composed")
+def show(plan: Plan) -> None:
+    """Print the jobs of a plan, and what there is of them."""
+    console.print(tabulate(plan, console.width if console.is_terminal else None), markup=False)
+    console.print(summarize(plan), markup=False)
 
 
-def summarize(plan: Plan, skip_failed: bool) -> str:
-    """The plan in a few lines."""
+def summarize(plan: Plan, skip_failed: bool = False) -> str:
+    """The plan in a few lines.
+
+    Args:
+        plan: of the sweep.
+        skip_failed: whether jobs that failed are left as they are.
+    """
     return "\n".join(_lines(plan, skip_failed))
 
 

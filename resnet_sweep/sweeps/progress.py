@@ -11,12 +11,13 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from resnet_sweep.compare.text import percent, shown
+from resnet_sweep.compare.text import percent
 from resnet_sweep.console import console
 from resnet_sweep.runs.lease import RENEWAL_SECONDS
 from resnet_sweep.runs.record import duration
 from resnet_sweep.sweeps.history import History
 from resnet_sweep.sweeps.job import WAITING, Job
+from resnet_sweep.sweeps.outcome import describe, varying_words
 from resnet_sweep.sweeps.sweep import Sweep
 
 # Looking at the directories of thousands of waiting jobs takes a little each time.
@@ -87,15 +88,8 @@ class Progress:
 
     def line(self, job: Job) -> str:
         """What came of a job."""
-        record, total = job.record, len(self.sweep.jobs)
-        told = f"[{total - len(self.rest)}/{total}] job {job.number} {job.state}"
-        if job.reason:
-            told += f" ({shown(job.reason)})"
-        if record.best is not None:
-            final = record.final and record.final["val_acc"]
-            told += f": best {percent(record.best['val_acc'])}, final {percent(final)}"
-            told += f", {duration(record.seconds or 0)}"
-        return f"{told}  {self.words[job]}".rstrip()
+        total = len(self.sweep.jobs)
+        return f"[{total - len(self.rest)}/{total}] {describe(job)}  {self.words[job]}".rstrip()
 
     def summary(self) -> str:
         """The sweep in a line."""
@@ -172,12 +166,3 @@ class Progress:
             self._trouble = str(error)
         else:
             self._saved, self._trouble = moment, ""
-
-
-def varying_words(jobs: Sequence[Job]) -> dict[Job, str]:
-    """The words of each job that not all have, as one types them."""
-    counts = Counter(word for job in jobs for word in set(job.planned.overrides))
-    return {
-        job: " ".join(word for word in job.planned.overrides if counts[word] < len(jobs))
-        for job in jobs
-    }

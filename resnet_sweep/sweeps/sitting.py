@@ -12,8 +12,6 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from resnet_sweep.compare.entry import Entry
-from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.compare.text import shown
 from resnet_sweep.composition.command import command, relative
 from resnet_sweep.composition.gate import Gate, flags_of
@@ -21,6 +19,7 @@ from resnet_sweep.console import console
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.run import bury
 from resnet_sweep.sweeps.job import BROKEN, WAITING, Job
+from resnet_sweep.sweeps.outcome import tell_outcome
 from resnet_sweep.sweeps.plan import Plan
 from resnet_sweep.sweeps.progress import Progress
 from resnet_sweep.sweeps.sweep import Sweep
@@ -151,18 +150,9 @@ class Sitting:
     def _tell_end(self, trouble: str | None) -> int:
         """Tell what came of all jobs; returns the exit status."""
         jobs = self.sweep.jobs
-        self._tell_ranking([job.entry for job in jobs if job.record.best])
+        tell_outcome(jobs, self.progress.words, self.plan.baseline, self.plan.objective)
         broken = [job for job in jobs if job.state in BROKEN]
         waiting = [job for job in jobs if job.state == WAITING]
-        if broken:
-            console.print(f"\n{len(broken)} of {len(jobs)} jobs failed:", markup=False)
-        for job in broken:
-            words = f" ({shown(self.progress.words[job])})" if self.progress.words[job] else ""
-            console.print(
-                f"  job {job.number}{words} {job.state}: {shown(job.reason)}\n"
-                f"    see {relative(job.directory)}/train.log",
-                markup=False,
-            )
         if trouble:
             console.print(
                 f"\nthe launcher broke off ({shown(trouble)}); {len(waiting)} jobs are waiting",
@@ -172,16 +162,6 @@ class Sitting:
             what = "run those that are waiting" if waiting else "run those that failed again"
             console.print(f"To {what}:\n  {self.command()}", markup=False)
         return int(bool(broken or waiting or trouble))
-
-    def _tell_ranking(self, entries: Sequence[Entry]) -> None:
-        if not entries:
-            return
-        ranking = Ranking(entries, self.plan.baseline, self.plan.objective)
-        width = console.width if console.is_terminal else None
-        lines = ["", *ranking.lines(width), *(f"note: {note}" for note in ranking.notes())]
-        if ranking.command is not None:
-            lines.append(f"The best run again:\n  {ranking.command}")
-        console.print("\n".join(lines), markup=False)
 
 
 @contextlib.contextmanager
