@@ -16,7 +16,7 @@ from resnet_sweep.compare.text import shown
 from resnet_sweep.composition.command import command, relative
 from resnet_sweep.composition.gate import Gate, flags_of
 from resnet_sweep.console import console
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import JobFailed, RequestError
 from resnet_sweep.runs.run import bury
 from resnet_sweep.sweeps.job import BROKEN, WAITING, Job
 from resnet_sweep.sweeps.outcome import tell_outcome
@@ -135,7 +135,8 @@ class Sitting:
             return
         job.look()
         if error is not None and job.state == WAITING:
-            kind = "" if isinstance(error, RequestError) else f"{type(error).__name__}: "
+            plain = isinstance(error, (RequestError, JobFailed))
+            kind = "" if plain else f"{type(error).__name__}: "
             job.fail(" ".join(f"{kind}{error}".split()))
         self.progress.look()
 
