@@ -1,26 +1,22 @@
 """The command line: `python -m resnet_sweep`, composed by Hydra."""
 
-import logging
-import math
 import os
-import signal
+import re
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from resnet_sweep.composition.targets import execution_whitelist
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import RequestError, RunFailed
+from resnet_sweep.sweeps.grid import GridSweeper
+from resnet_sweep.sweeps.pool import PoolLauncher
 
-STATUS_FAILED, STATUS_REFUSED, STATUS_TERMINATED, STATUS_INTERRUPTED = 1, 2, 75, 130
-
-# States of the runs that this process carried out.
-states: list[str] = []
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 
 @hydra.main(
@@ -28,103 +24,66 @@ states: list[str] = []
     config_name="config",
     execution_whitelist=execution_whitelist(),
 )
-def task(config: DictConfig) -> float:
-    """Carry out one run, or one job of a sweep.
-
-    Returns:
-        The best validation accuracy in percent; NaN if the run diverged.
-    """
+def entry(config: DictConfig) -> float:
+    """Carry out one run, or one job of a sweep; see `task`."""
     # Imported here because torch takes seconds that --cfg and --help needn't wait.
-    from resnet_sweep.composition import gate
-    from resnet_sweep.composition.execute import RunFailed, execute, tell_ended
-    from resnet_sweep.composition.prepare import prepare
-    from resnet_sweep.training.interruption import Interrupted
+    from resnet_sweep.composition.task import task
 
-    hydra_config = HydraConfig.get()
-    directory = Path(hydra_config.runtime.output_dir)
-    admitted = gate.Gate.admitted.pop(directory, None)
-    if admitted is None:
-        try:
-            admitted = gate.admit(prepare(gate.settings_of(config)), directory, hydra_config)
-        except RequestError:
-            states.append("refused")
-            _detach_log()
-            raise
-        gate.write_hydra(directory, config, hydra_config)
-    run = admitted.run
-    try:
-        if run.record.ended_for_good:
-            tell_ended(run)
-        else:
-            execute(admitted.prepared, run, admitted.stop)
-    except Interrupted as interruption:
-        raise SystemExit(_status(interruption.signal)) from None
-    except RunFailed:
-        states.append("failed")
-        raise
-    finally:
-        admitted.stop.release()
-    states.append(run.record.state)
-    if admitted.stop.received and hydra_config.mode == RunMode.MULTIRUN:
-        # It came when this job was done, and is meant for the sweep.
-        raise SystemExit(_status(admitted.stop.received))
-    if run.record.state == "diverged" or run.record.best is None:
-        return math.nan
-    return run.record.best["val_acc"]
+    return task(config)
 
 
 def main() -> None:
     """Run the command line, and exit with its status."""
     # With this, Hydra hands over its errors instead of printing them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    for plugin in (GridSweeper, PoolLauncher):
+        Plugins.instance().register(plugin)
+    sys.argv[1:] = as_multirun(sys.argv[1:])
     try:
-        task()
+        entry()
     except KeyboardInterrupt:
-        sys.exit(STATUS_INTERRUPTED)
+        sys.exit(INTERRUPTED)
+    except RunFailed:
+        # It has told what happened.
+        sys.exit(FAILED)
     except Exception as error:
-        # A failed run has told what happened.
-        if "failed" not in states:
-            begun = _give_up(error)
-            _tell(error, begun)
-            sys.exit(STATUS_FAILED if states or begun else STATUS_REFUSED)
-    sys.exit(STATUS_FAILED if {"failed", "refused", "diverged"} & set(states) else 0)
+        begun = _give_up(error)
+        status = _tell(error, begun)
+        sys.exit(FAILED if begun else status)
+
+
+def as_multirun(words: Sequence[str]) -> list[str]:
+    """The words of a command with --multirun, if they ask for several runs."""
+    several = re.compile(r"sweep=(?!null$)|replicates=0*([2-9]|[1-9]\d+)$")
+    asked = any(map(several.match, words))
+    # Hydra's flags ask for something else, unless they say where configs are.
+    flags = {word.partition("=")[0] for word in words if word.startswith("-")}
+    others = flags - {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
+    return ["--multirun", *words] if asked and not others else list(words)
 
 
 def _give_up(error: Exception) -> bool:
     """Close the run that was admitted, but that Hydra didn't get to; whether there was one."""
     gate = sys.modules.get("resnet_sweep.composition.gate")
-    waiting = dict(gate.Gate.admitted) if gate else {}
-    for admitted in waiting.values():
+    waiting = list(gate.Gate.admitted.values()) if gate else []
+    for admitted in waiting:
         admitted.run.close("failed", f"{type(error).__name__}: {error}")
     return bool(waiting)
 
 
-def _tell(error: Exception, begun: bool) -> None:
-    """Print an error of the command line; one of this program goes on its way."""
+def _tell(error: Exception, begun: bool) -> int:
+    """Print an error of the command line, and return the status; one of ours goes on its way."""
     # Between the admission of a run and its task, Hydra is at work alone.
     theirs = begun or isinstance(error, (HydraException, OmegaConfBaseException, RequestError))
-    # Composing hasn't got far enough for an error of ours until the gate is imported.
-    if not theirs and "resnet_sweep.composition.gate" in sys.modules:
+    gate = sys.modules.get("resnet_sweep.composition.gate")
+    # Composing hasn't got far enough for an error of ours before the gate.
+    if not theirs and gate and gate.Gate.reached:
         raise error
     from resnet_sweep.composition.complaint import sentence
 
     print(f"error: {sentence(error)}", file=sys.stderr)
-    if isinstance(error, InstantiationException):
-        # Something isn't installed as it should be.
-        sys.exit(STATUS_FAILED)
-
-
-def _status(number: int) -> int:
-    """The exit status of a process that a signal stopped."""
-    return STATUS_INTERRUPTED if number == signal.SIGINT else STATUS_TERMINATED
-
-
-def _detach_log() -> None:
-    """Keep Hydra from logging the refusal of a directory into that directory."""
-    root = logging.getLogger()
-    for handler in root.handlers[:]:
-        if isinstance(handler, logging.FileHandler):
-            root.removeHandler(handler)
+    # Something that isn't installed as it should be isn't the request's fault.
+    return FAILED if isinstance(error, InstantiationException) else REFUSED
 
 
 if __name__ == "__main__":

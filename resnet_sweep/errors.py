@@ -1,4 +1,4 @@
-"""The error that a user can cause."""
+"""The errors that end a run, or keep it from beginning."""
 
 
 class RequestError(ValueError):
@@ -8,3 +8,11 @@ class RequestError(ValueError):
     It is raised before anything of a run is trained or written. The command line prints it and
     exits with status 2; a sweep that is under way goes on without the run, and exits with 1.
     """
+
+
+class RunFailed(Exception):
+    """A run ended by an error, which its record and its log tell."""
+
+
+class JobFailed(Exception):
+    """A job of a sweep ended in another process, by an error that the message names."""

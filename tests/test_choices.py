@@ -26,7 +26,7 @@ def small(*overrides: str, root: Path) -> dict:
     """Two steps on real images, of a small model unless the overrides name one."""
     model = (
         []
-        if any(word.startswith(("model=", "experiment=")) for word in overrides)
+        if any(word.startswith(("model=", "experiment=quickstart")) for word in overrides)
         else ["model=resnet8v2"]
     )
     settings = composed(*model, *overrides)
@@ -45,6 +45,14 @@ def test_every_choice_trains_two_steps(choice: str, tmp_path: Path, cifar100_roo
     assert all(weight.isfinite().all() for weight in training.model.parameters())
     (row,) = training.rows
     assert 0 <= row["train_acc"] <= 100
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_every_experiment_trains_two_epochs(experiment: str, tmp_path: Path) -> None:
+    words = ["model=resnet8v2", "data=digits", "data.limit_train=32", "data.limit_test=16"]
+    short = ["trainer.epochs=2", "trainer.batch_size=16", "trainer.device=cpu"]
+    training = train(prepare(composed(experiment, *words, *short)), tmp_path)
+    assert [row["epoch"] for row in training.rows] == [1, 2]
 
 
 @pytest.mark.parametrize("loss", choices("loss"))

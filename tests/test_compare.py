@@ -24,6 +24,7 @@ from resnet_sweep.compare.group import Statistic, replicates
 from resnet_sweep.compare.text import shown
 from resnet_sweep.compare.varying import columns
 from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.signature import relevant
 
 
 def names(folder: Path, *paths: str) -> list[str]:
@@ -194,6 +195,7 @@ class TestDamage:
             ("epoch,val_acc\n1,50\n2\n", 1, "row 2 of metrics.csv has 1 values for 2 columns"),
             ("epoch,val_acc\n1,50\ntwo,60\n3,70\n", 1, "isn't a table of numbers"),
             ("epoch,val_acc\n1,50\n,60\n", 1, "row 2 of metrics.csv has no epoch"),
+            (f"epoch,val_acc\n1,50\n{10**15},60\n", 1, "row 2 of metrics.csv has no epoch"),
             ("epoch,val_acc\n1,50\n2,nan\n3,inf\n", 3, None),
             ('epoch,val_acc\n1,50\n"' + "x" * 200_000 + '",1\n', 1, "isn't a table of numbers"),
             ("epoch\n" + "1\n" * 100_001, 100_000, "more than 100000 rows"),
@@ -432,8 +434,10 @@ class TestLoggedRuns:
                    record.started, record.ended, record.device, record.precision)  # fmt: skip
         assert unknown == (None,) * 7
 
-    def test_the_recipe_is_that_of_the_log(self, log: str, number: int) -> None:
-        config = read_run(f"logged_run_{number}").record.config
+    @pytest.mark.parametrize("trained", [False, True], ids=["logged", "experiment"])
+    def test_the_recipe_is_that_of_the_log(self, log: str, number: int, trained: bool) -> None:
+        name = f"logged_run_{number}"
+        config = composed(f"experiment={name}") if trained else read_run(name).record.config
         model, data, optim = config["model"], config["data"], config["optim"]
         channels = 32
         for stage, (width, blocks, stride) in enumerate(
@@ -488,9 +492,12 @@ class TestLoggedRuns:
 
 def test_the_logged_runs_have_the_default_recipe() -> None:
     for number in (1, 2):
-        ours = composed(f"seed={number - 1}")
-        theirs = read_run(f"logged_run_{number}").record.config
-        assert theirs == ours
+        record = read_run(f"logged_run_{number}").record
+        ours = relevant(composed(f"seed={number - 1}"), "", "")
+        assert relevant(record.config, "", "") == ours
+        # What a report prints as the command that repeats it.
+        assert relevant(composed(*record.overrides), "", "") == ours
+        assert record.choices["experiment"] == f"logged_run_{number}"
 
 
 def test_reading_runs_needs_neither_torch_nor_hydra(tmp_path: Path) -> None:

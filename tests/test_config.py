@@ -73,10 +73,14 @@ def test_what_is_incidental_exists() -> None:
         assert any(each == name or each.startswith(f"{name}.") for each in names), name
 
 
-def test_presets_change_no_model_but_the_quickstart() -> None:
-    for path in [*CONF.glob("experiment/*.yaml"), *CONF.glob("debug/*.yaml")]:
-        if path.stem != "quickstart":
-            assert "/model" not in path.read_text(), path
+@pytest.mark.parametrize("choice", [*choices("experiment"), *choices("debug")])
+def test_presets_change_no_model_but_the_quickstart(choice: str) -> None:
+    if choice != "experiment=quickstart":
+        for name in ("resnet44v2", "resnet8v2"):
+            model = composed(choice, f"model={name}")["model"]
+            other = composed(f"model={name}")["model"]
+            for key in ("_target_", "widths", "blocks", "strides", "stem_width"):
+                assert model[key] == other[key]
 
 
 def operation(name: str, **settings: object) -> str:

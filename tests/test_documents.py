@@ -51,10 +51,12 @@ def test_every_item_of_the_log_has_its_row() -> None:
     assert len(items) - len(headings) == len(words)
 
 
-def test_the_readme_names_every_choice() -> None:
+def test_the_readme_names_every_choice_and_a_document_every_preset() -> None:
     table = README[README.index("| group | choices |") :]
+    presets = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
     for choice in choices():
-        assert f"`{choice.partition('=')[2]}`" in table, choice
+        group, _, name = choice.partition("=")
+        assert f"`{name}`" in (presets if group in ("experiment", "sweep") else table), choice
 
 
 def test_what_documents_link_to_is_there() -> None:

@@ -177,6 +177,10 @@ REFUSALS = [
     (["--sort", "-optm.lr"], "none of the runs has optm.lr: did you mean optim.lr?"),
     (["--group-by", "model,sede"], "none of the runs has sede: did you mean seed?"),
     (["--top", "0"], "--top must be a whole number at least 1, but is 0"),
+    (["--near", "nowhere"], "reference=nowhere isn't known: name logged_run_1"),
+    (["--near", "logged_run_1", "--csv"], "--near ranks by itself, as a table: leave out --csv"),
+    (["--baseline", "best >"], "the condition best > can't be read"),
+    (["--baseline", "best > 1", "--top", "2"], "leave out --top"),
 ]
 
 
@@ -193,6 +197,32 @@ def test_a_wrong_request_gets_one_sentence(
     assert done.stderr.count("\n") == 1
 
 
+def test_variants_are_compared_with_a_baseline(tmp_path: Path, runs: Runs) -> None:
+    for seed, gain in enumerate((0.9, 1.0, 1.1)):
+        for lr in (0.1, 0.2):
+            write_run(
+                tmp_path / f"multirun/{lr}-{seed}", {"optim.lr": lr, "seed": seed},
+                70 + seed + gain * (lr > 0.1), overrides=[f"optim.lr={lr}", f"seed={seed}"],
+            )  # fmt: skip
+    done = runs("--baseline", "optim.lr == 0.1", "--where", "seed >= 0")
+    assert done.returncode == 0, done.stderr
+    header, best, other, *notes = done.stdout.splitlines()
+    assert header.split()[0] == "optim.lr"
+    assert re.search(r"\+1\.00 \[\+0\.75, \+1\.25\] +better$", best)
+    assert other.split()[-1] == "baseline"
+    assert notes[-1] == "to repeat the best: python -m resnet_sweep optim.lr=0.2 seed=2"
+
+
+def test_candidates_are_ranked_by_their_distance(tmp_path: Path, runs: Runs) -> None:
+    for lr, accuracy in ((0.1, 60.0), (0.2, 70.0), (0.4, 80.0)):
+        write_run(tmp_path / f"multirun/{lr}", {"optim.lr": lr}, accuracy)
+    done = runs("--near", "multirun/0.2/metrics.csv", "--near", "logged_run_2")
+    assert done.returncode == 0, done.stderr
+    header, first, *_ = done.stdout.splitlines()
+    assert header.split()[:2] == ["multirun/0.2/metrics.csv", "logged_run_2"]
+    assert (first.split()[0], first.split()[-1]) == ("0.00", "multirun/0.2")
+
+
 def test_without_runs_it_says_so(tmp_path: Path, runs: Runs) -> None:
     done = runs()
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -200,6 +230,9 @@ def test_without_runs_it_says_so(tmp_path: Path, runs: Runs) -> None:
     (tmp_path / "outputs").mkdir()
     done = runs()
     assert (done.returncode, done.stdout) == (0, "no runs\n")
+    done = runs("--baseline", "optim.lr == 0.1")
+    assert done.returncode == 0
+    assert done.stdout.startswith("no runs\n")
 
 
 def test_the_logged_runs_are_runs(command: Command) -> None:

@@ -1,7 +1,6 @@
 """A run directory that was found, as data from anybody."""
 
 import json
-import time
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_sweep.compare.reading import DamageError, read_record, read_rows
-from resnet_sweep.runs.lease import STALE_SECONDS
+from resnet_sweep.runs.lease import is_fresh
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import ORDER, augmentation_order, relevant
@@ -107,6 +106,4 @@ class Entry:
             return "damaged"
         if self.record.state != "running":
             return self.record.state
-        renewed = (self.record.lease or {}).get("renewed")
-        held = isinstance(renewed, (int, float)) and abs(time.time() - renewed) < STALE_SECONDS
-        return "running" if held else "running (stale)"
+        return "running" if is_fresh(self.record.lease or {}) else "running (stale)"

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from resnet_sweep.compare.entry import Entry
+from resnet_sweep.compare.text import number
 
 # The states of runs that trained as long as they were meant to.
 COMPLETE = frozenset({"finished", "stopped_early"})
@@ -66,12 +67,24 @@ class Group:
         return Statistic.of(map(of, self.counted))
 
     @property
+    def complete(self) -> bool:
+        """Whether there is a run that trained as long as it was meant to."""
+        return any(entry.state in COMPLETE for entry in self.entries)
+
+    @property
     def state(self) -> str:
         """The state that all are in, or how many are in each."""
         states = Counter(entry.state for entry in self.entries)
         if len(states) == 1:
             return self.entries[0].state
         return ", ".join(f"{count} {state}" for state, count in states.most_common())
+
+
+def spread(statistic: Statistic | None, digits: int, unit: str = "") -> str:
+    """A mean with the standard deviation, where there is one, or `unknown`."""
+    if statistic is None or statistic.sd is None:
+        return number(statistic and statistic.mean, digits, unit)
+    return f"{number(statistic.mean, digits)} ± {number(statistic.sd, digits, unit)}"
 
 
 def grouped(entries: Iterable[Entry], key: Callable[[Entry], Hashable]) -> list[Group]:

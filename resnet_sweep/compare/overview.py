@@ -9,9 +9,9 @@ from typing import Any
 from resnet_sweep.compare.condition import Condition
 from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.facts import Facts, check_known, facts
-from resnet_sweep.compare.group import Group, Statistic, grouped, replicates
+from resnet_sweep.compare.group import Group, Statistic, grouped, replicates, spread
 from resnet_sweep.compare.table import lay_out
-from resnet_sweep.compare.text import percent, shown, span
+from resnet_sweep.compare.text import shown, span
 from resnet_sweep.compare.varying import ABSENT, columns
 
 _FIGURES = {
@@ -110,8 +110,8 @@ class Overview:
                     shown(group.state),
                     _minute(group),
                     *[str(len(group.counted))] * several,
-                    _accuracy(figures["best"]),
-                    _accuracy(figures["final"]),
+                    spread(figures["best"], 2, "%"),
+                    spread(figures["final"], 2, "%"),
                     span(seconds and seconds.mean),
                     *(_cell(values[number]) for values in self.columns.values()),
                     _name(group),
@@ -209,12 +209,6 @@ def _rank(value: Any) -> tuple[bool, Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _accuracy(statistic: Statistic | None) -> str:
-    if statistic is None or statistic.sd is None:
-        return percent(statistic and statistic.mean)
-    return f"{percent(statistic.mean).removesuffix('%')} ± {percent(statistic.sd)}"
 
 
 def _minute(group: Group) -> str:

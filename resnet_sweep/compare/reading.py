@@ -91,9 +91,10 @@ def _rows(path: Path) -> Iterator[Row]:
                 for name, value in zip(header, line, strict=True)
                 if name in COLUMNS and value
             }
+            row = {name: value for name, value in row.items() if abs(value) < LARGEST_FIGURE}
             if "epoch" not in row:
                 raise DamageError(f"row {number} of metrics.csv has no epoch")
-            yield {name: value for name, value in row.items() if abs(value) < LARGEST_FIGURE}
+            yield row
         if rest:
             raise DamageError("the last row of metrics.csv is cut off")
     except (ValueError, OverflowError, csv.Error) as error:

@@ -72,6 +72,31 @@ def columns(entries: Sequence[Entry]) -> dict[str, list[Any]]:
     return dict(sorted(kept.items(), key=lambda item: (item[0] == "seed", item[0])))
 
 
+def variants(entries: Sequence[Entry], seed: bool = False) -> dict[str, list[Any]]:
+    """As `columns`, but with the experiments in place of what they set.
+
+    What was typed beside the experiments stays.
+
+    Args:
+        entries: of the runs.
+        seed: keep the seed, if it varies.
+    """
+    found = columns(entries)
+    if not seed:
+        found.pop("seed", None)
+    experiments = [entry.choices.get("experiment", ABSENT) for entry in entries]
+    if len(set(experiments)) < 2:
+        return found
+    typed = {
+        word.partition("=")[0].lstrip("+~") for entry in entries for word in entry.record.overrides
+    }
+    return {"experiment": experiments} | {
+        name: values
+        for name, values in found.items()
+        if name in ("seed", *typed) or not _follows(values, [experiments])
+    }
+
+
 def _group(name: str) -> str:
     return "data" if name == "fingerprint" else name.partition(".")[0]
 

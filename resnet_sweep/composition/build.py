@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from resnet_sweep.composition.check import COLLECTIONS, parameters
+from resnet_sweep.composition.command import STARTED_IN
 from resnet_sweep.composition.targets import instantiate, locate
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import RequestError
@@ -16,9 +16,6 @@ from resnet_sweep.training.loop import steps_per_epoch
 from resnet_sweep.training.monitor import Monitor
 from resnet_sweep.training.parameters import parameter_groups
 from resnet_sweep.training.settings import TrainerSettings
-
-# A job may have Hydra change the working directory; users stay where they are.
-STARTED_IN = Path.cwd()
 
 
 def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:

@@ -2,19 +2,17 @@
 
 import contextlib
 import logging
-import re
-import shlex
 import socket
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hydra.core.override_parser.types import Quote, QuotedString
-
-from resnet_sweep.composition.build import STARTED_IN, build_loggers
+from resnet_sweep.composition.build import build_loggers
+from resnet_sweep.composition.command import command, relative
 from resnet_sweep.composition.prepare import Prepared
 from resnet_sweep.console import console
+from resnet_sweep.errors import RunFailed
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import Run
 from resnet_sweep.training.console import ConsoleMonitor
@@ -24,6 +22,7 @@ from resnet_sweep.training.interruption import Interrupted, StopRequest
 from resnet_sweep.training.loop import Diverged, Training
 from resnet_sweep.training.monitor import Monitor
 from resnet_sweep.training.plots import Plots
+from resnet_sweep.training.whereabouts import Whereabouts
 
 PACKAGES = ("resnet-sweep", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
 
@@ -68,12 +67,13 @@ def open_run(
     return Run.open(directory, record, prepared.settings.resume)
 
 
-class RunFailed(Exception):
-    """A run ended by an error, which its record and its log tell."""
-
-
-def execute(prepared: Prepared, run: Run, stop: StopRequest) -> None:
+def execute(prepared: Prepared, run: Run, stop: StopRequest, bar: bool = True) -> None:
     """Train a run until it is finished, has diverged, or is asked to stop.
+
+    Args:
+        prepared, run: what to train, and where.
+        stop: whether to stop.
+        bar: show a progress bar on a terminal.
 
     Raises:
         Interrupted: it was asked to stop; its state is saved.
@@ -86,7 +86,8 @@ def execute(prepared: Prepared, run: Run, stop: StopRequest) -> None:
         training = prepared.training()
         log.info("%s", _introduction(prepared, run, training))
         monitors += [
-            ConsoleMonitor(training.steps, training.steps_per_epoch, prepared.settings.epochs),
+            ConsoleMonitor(training.steps, training.steps_per_epoch, prepared.settings.epochs, bar),
+            Whereabouts(run, training.steps_per_epoch),
             GradientWatch(),
             # Before the loggers, which may keep the pictures.
             Plots(),
@@ -99,18 +100,18 @@ def execute(prepared: Prepared, run: Run, stop: StopRequest) -> None:
         _end(run, monitors, "diverged", str(error))
     except Interrupted as error:
         # Told first, because someone in a hurry may press Ctrl-C again.
-        log.warning("%s; its state is saved. To go on:\n  %s", error, command(run))
+        log.warning("%s; its state is saved. To go on:\n  %s", error, going_on(run))
         _end(run, monitors, "interrupted", str(error))
         raise
     except KeyboardInterrupt:
-        log.warning("stopped at once. To go on from the last checkpoint:\n  %s", command(run))
+        log.warning("stopped at once. To go on from the last checkpoint:\n  %s", going_on(run))
         _end(run, monitors, "interrupted", "stopped at once by SIGINT")
         raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
         log.error(
             "the run failed (%s); train.log says where. To try again from its last checkpoint:\n"
-            "  %s", reason, command(run),
+            "  %s", reason, going_on(run),
         )  # fmt: skip
         # Whatever broke the run, a full disk for one, may break its end as well.
         with contextlib.suppress(Exception):
@@ -128,7 +129,7 @@ def tell_ended(run: Run) -> None:
 
 def outcome(run: Run) -> str:
     """How a run ended, in the terms of the training log."""
-    return f"{run.record.summary()}\n  {'Run directory:':27}{_shown(run.directory)}"
+    return f"{run.record.summary()}\n  {'Run directory:':27}{relative(run.directory)}"
 
 
 def _end(run: Run, monitors: list[Monitor], state: str, reason: str = "") -> None:
@@ -141,16 +142,11 @@ def _end(run: Run, monitors: list[Monitor], state: str, reason: str = "") -> Non
         run.close(state, reason)
 
 
-def command(run: Run) -> str:
+def going_on(run: Run) -> str:
     """The command that goes on with a run."""
-    directory = _shown(run.directory)
-    if not re.fullmatch(r"[\w./:+@%-]+", directory):
-        # For Hydra's grammar; the shell's quotes come around it.
-        directory = QuotedString(directory, Quote.single).with_quotes()
     # Starting over was asked for once, not whenever the run goes on.
     overrides = [word for word in run.record.overrides if not word.startswith("trainer.resume=")]
-    words = [*run.record.flags, *overrides, f"hydra.run.dir={directory}"]
-    return "python -m resnet_sweep " + shlex.join(words)
+    return command([*run.record.flags, *overrides], "hydra.run.dir", run.directory)
 
 
 def _introduction(prepared: Prepared, run: Run, training: Training) -> str:
@@ -170,16 +166,10 @@ def _introduction(prepared: Prepared, run: Run, training: Training) -> str:
         + (f", cut off after {training.steps} steps" if prepared.settings.max_steps else ""),
         "Device": f"{record.device}, {record.threads} threads, {record.precision}",
         "Seed": record.seed,
-        "Run directory": _shown(run.directory),
+        "Run directory": relative(run.directory),
     }
     rows = [*lines.items(), *(("Note", note) for note in prepared.notes)]
     return "\n".join(f"  {name + ':':16}{value}" for name, value in rows)
-
-
-def _shown(directory: Path) -> str:
-    """A directory as a user would type it."""
-    inside = directory.is_relative_to(STARTED_IN)
-    return str(directory.relative_to(STARTED_IN) if inside else directory)
 
 
 def _versions() -> dict[str, str]:

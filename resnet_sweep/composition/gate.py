@@ -3,15 +3,16 @@
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,7 +22,7 @@ from resnet_sweep.composition.execute import open_run, tell_ended
 from resnet_sweep.composition.hydra_settings import check_hydra
 from resnet_sweep.composition.prepare import Prepared, prepare
 from resnet_sweep.errors import RequestError
-from resnet_sweep.runs.run import Run, claim_directory, make_directory
+from resnet_sweep.runs.run import Run, claim_directory
 from resnet_sweep.training.interruption import StopRequest
 
 
@@ -49,9 +50,14 @@ class Gate(Callback):
 
     # Single runs that were admitted, by their directory, for the task function to pick up.
     admitted: ClassVar[dict[Path, Admitted]] = {}
+    # Whether a command has been composed, so that errors from then on may be ours.
+    reached: ClassVar[bool] = False
+    # Told of each job of a sweep that has ended in this process: its directory and its error.
+    on_ended: ClassVar[Callable[[Path, Exception | None], None] | None] = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Of a single run."""
+        Gate.reached = True
         with Refusing():
             check_hydra(config.hydra)
             HydraConfig.instance().set_config(config)
@@ -65,19 +71,44 @@ class Gate(Callback):
         self.admitted[directory] = admitted
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Of a sweep, whose jobs are admitted one by one when they begin."""
+        """Of a sweep; our own sweepers see to the rest themselves."""
+        Gate.reached = True
         with Refusing():
             check_hydra(config.hydra)
-            claim_new(config.hydra.sweep)
-            make_directory(Path(config.hydra.sweep.dir))
-            # Each job is composed anew from the overrides, so what it must know has to be there.
-            # Its .hydra is written by `write_hydra`, after it was admitted.
-            directory = QuotedString(config.hydra.sweep.dir, Quote.single).with_quotes()
-            with read_write(config.hydra.overrides):
-                config.hydra.overrides.hydra += [
-                    f"hydra.sweep.dir={directory}",
-                    "hydra.output_subdir=null",
-                ]
+        if not is_ours(config):
+            from resnet_sweep.sweeps import stock
+
+            with Refusing():
+                stock.begin(config)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Of a sweep, whatever ended it."""
+        error = sys.exc_info()[1]
+        if is_ours(config) or (error is not None and not isinstance(error, Exception)):
+            return
+        from resnet_sweep.sweeps import stock
+
+        failed = stock.end(config)
+        if error is not None:
+            print(f"error: the sweep broke off: {sentence(error)}", file=sys.stderr)
+        if failed or error is not None:
+            raise SystemExit(1)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Of a single run, or of a job of a sweep."""
+        failed = job_return.status is JobStatus.FAILED
+        error = job_return._return_value if failed else None
+        if Gate.on_ended is not None:
+            Gate.on_ended(Path(config.hydra.runtime.output_dir), error)
+        elif config.hydra.mode == RunMode.MULTIRUN and not is_ours(config):
+            from resnet_sweep.sweeps import stock
+
+            stock.note(config, error)
+
+
+def is_ours(config: DictConfig) -> bool:
+    """Whether a sweep is carried out by a sweeper of this package."""
+    return config.hydra.sweeper._target_.startswith("resnet_sweep.")
 
 
 class Refusing:
@@ -101,22 +132,25 @@ def settings_of(config: DictConfig) -> dict[str, Any]:
     Raises:
         RequestError: a value is missing, or an interpolation leads nowhere.
     """
-    settings = {}
+    return {str(key): setting_of(config, key) for key in config if key != "hydra"}
+
+
+def setting_of(config: DictConfig, key: str) -> Any:
+    """A setting or a group of a composed config, resolved.
+
+    Raises:
+        RequestError: a value is missing, or an interpolation leads nowhere.
+    """
     try:
-        for key in config:
-            if key != "hydra":
-                node = config[key]
-                settings[str(key)] = (
-                    OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-                    if OmegaConf.is_config(node)
-                    else node
-                )
+        node = config[key]
+        if OmegaConf.is_config(node):
+            return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        return node
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or key
         raise RequestError(
             f"{name} has no value ({str(error).splitlines()[0]}): give it one with {name}=..."
         ) from error
-    return settings
 
 
 def claim_new(destination: DictConfig) -> None:
@@ -141,20 +175,26 @@ def admit(prepared: Prepared, directory: Path, hydra: DictConfig) -> Admitted:
     Raises:
         RequestError: it can't be used for this run; nothing in it was touched.
     """
+    stop = StopRequest().listen()
+    try:
+        choices = choices_of(hydra, prepared.config)
+        words = list(hydra.overrides.task)
+        run = open_run(prepared, directory, words, flags_of(hydra), choices)
+    except BaseException:
+        stop.release()
+        raise
+    return Admitted(prepared, run, stop)
+
+
+def flags_of(hydra: DictConfig) -> list[str]:
+    """Hydra's flags that a command repeats, to have the same configs to compose from."""
     flags = []
     for source in hydra.runtime.config_sources:
         if source.provider == "command-line":
             flags += ["--config-dir", source.path]
     if hydra.job.config_name != "config":
         flags += ["--config-name", hydra.job.config_name]
-    stop = StopRequest().listen()
-    try:
-        choices = choices_of(hydra, prepared.config)
-        run = open_run(prepared, directory, list(hydra.overrides.task), flags, choices)
-    except BaseException:
-        stop.release()
-        raise
-    return Admitted(prepared, run, stop)
+    return flags
 
 
 def choices_of(hydra: DictConfig, config: Mapping[str, Any]) -> dict[str, str]:

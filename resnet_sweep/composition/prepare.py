@@ -1,12 +1,14 @@
 """A config, found right, with all that can be known before training."""
 
+import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from resnet_sweep.compare.objective import Objective
 from resnet_sweep.composition.build import (
     build_augmentation,
     build_loggers,
@@ -16,6 +18,7 @@ from resnet_sweep.composition.build import (
     build_shape,
 )
 from resnet_sweep.composition.check import check_config
+from resnet_sweep.composition.command import STARTED_IN
 from resnet_sweep.composition.targets import instantiate
 from resnet_sweep.composition.trial import (
     check_memory,
@@ -81,8 +84,9 @@ class Prepared:
 def prepare(config: Mapping[str, Any]) -> Prepared:
     """Check a resolved config, the data and the device.
 
-    All that the config names is built once, the model on torch's meta device, which costs little.
-    Nothing is written but the data's array files, where they weren't made yet.
+    All that the config names is built once, the model on torch's meta device, which costs little;
+    what another config of this process had in common with this one isn't built again. Nothing is
+    written but the data's array files, where they weren't made yet.
 
     Raises:
         RequestError: the run can't begin.
@@ -98,17 +102,20 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
             f"trainer.batch_size={settings.batch_size} is more than the {len(dataset.train)} "
             "training images: choose a smaller one"
         )
-    model = build_shape(config, dataset)
-    check_memory(model)
+    shape = [dataset.train.images.shape[1:], dataset.classes, dataset.mean]
+    batches = [len(dataset.train), settings.batch_size, settings.drop_last]
+    sizes = [settings.progressive_resizing, settings.epochs]
+    model = _once(_try_model, (config["model"], shape, batches, sizes), config, settings, dataset)
     with torch.device("meta"):
-        try_model(model, dataset)
         build_optimizer(config, model)
-        check_sizes(settings, model, dataset)
-    try_optimizer(config)
+    _once(try_optimizer, (config["optim"],), config)
     build_schedule(config, settings, dataset)
-    labels = try_augmentation(build_augmentation(config, dataset), dataset)
-    try_loss(config, labels, dataset)
+    mixed = _once(
+        _try_batch, (config["augmentation"], config["loss"], shape, len(dataset.train) > 1),
+        config, dataset,
+    )  # fmt: skip
     build_loggers(config)
+    Objective.of(config, STARTED_IN)
     return Prepared(
         config=config,
         settings=settings,
@@ -117,8 +124,49 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
         precision=precision,
         parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         signature=sign(config, precision, dataset.fingerprint),
-        notes=list(_notes(settings, dataset, mixed=labels.ndim == 2)),
+        notes=list(_notes(settings, dataset, mixed)),
     )
+
+
+# What was tried last in this process, by all that it depends on: what it gave, or what is wrong.
+_tried: dict[str, Any] = {}
+# A model on the meta device takes about a megabyte.
+_MOST_TRIED = 64
+
+
+def _once(attempt: Callable[..., Any], parts: Sequence[Any], *arguments: Any) -> Any:
+    """What an attempt gives, or raises, that depends on some parts of a config alone."""
+    key = json.dumps([attempt.__name__, *parts])
+    if key not in _tried:
+        try:
+            _tried[key] = attempt(*arguments)
+        except RequestError as error:
+            _tried[key] = error
+        if len(_tried) > _MOST_TRIED:
+            del _tried[next(iter(_tried))]
+    found = _tried[key]
+    if isinstance(found, RequestError):
+        raise RequestError(str(found))
+    return found
+
+
+def _try_model(
+    config: Mapping[str, Any], settings: TrainerSettings, dataset: Dataset
+) -> torch.nn.Module:
+    """Send the shapes of batches through the model on the meta device, and return it."""
+    model = build_shape(config, dataset)
+    check_memory(model)
+    with torch.device("meta"):
+        try_model(model, dataset)
+        check_sizes(settings, model, dataset)
+    return model
+
+
+def _try_batch(config: Mapping[str, Any], dataset: Dataset) -> bool:
+    """Send a batch through the augmentation and the loss; returns whether its labels are mixed."""
+    labels = try_augmentation(build_augmentation(config, dataset), dataset)
+    try_loss(config, labels, dataset)
+    return labels.ndim == 2
 
 
 def _notes(settings: TrainerSettings, dataset: Dataset, mixed: bool) -> Iterator[str]:

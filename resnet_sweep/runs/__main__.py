@@ -8,7 +8,10 @@ from rich.text import Text
 
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.condition import Condition
+from resnet_sweep.compare.distance import read_reference
+from resnet_sweep.compare.identification import Identification
 from resnet_sweep.compare.overview import Overview
+from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.console import carry_out, console
 from resnet_sweep.errors import RequestError
 
@@ -39,6 +42,16 @@ def main() -> None:
         "--group-by", metavar="KEY[,KEY]", type=_keys,
         help="a line for the runs that have these in common",
     )  # fmt: skip
+    grouping.add_argument(
+        "--baseline", metavar="CONDITION",
+        help="rank what varies by the best accuracy, and tell its difference from the runs of "
+        "which this holds, such as 'optim.lr == 0.1': paired by seed, with a 95%% interval",
+    )  # fmt: skip
+    grouping.add_argument(
+        "--near", metavar="REFERENCE", action="append",
+        help="rank what varies by the distance of its curves from those of a run (logged_run_1, a "
+        "directory, a metrics.csv), in points; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--sort", metavar="[-]KEY", help="sort; with - before it, largest first")
     parser.add_argument(
         "--where", metavar="CONDITION",
@@ -68,6 +81,10 @@ def tell_runs(arguments: argparse.Namespace) -> None:
         )
     if arguments.top is not None and arguments.top < 1:
         raise RequestError(f"--top must be a whole number at least 1, but is {arguments.top}")
+    ranked = "--baseline" if arguments.baseline is not None else arguments.near and "--near"
+    for option in ("sort", "top", "csv", "json"):
+        if ranked and getattr(arguments, option):
+            raise RequestError(f"{ranked} ranks by itself, as a table: leave out --{option}")
     overview = Overview(
         find_runs(directories),
         where=Condition(arguments.where) if arguments.where is not None else None,
@@ -78,13 +95,22 @@ def tell_runs(arguments: argparse.Namespace) -> None:
     if arguments.json or arguments.csv:
         console.write(overview.json() if arguments.json else overview.csv())
         return
+    entries = [entry for group in overview.groups for entry in group.entries]
+    notes = []
+    table: Overview | Ranking | Identification = overview
+    if arguments.baseline is not None:
+        table = Ranking(entries, Condition(arguments.baseline))
+        notes = [*table.notes(), *([f"to repeat the best: {table.command}"] if table.best else [])]
+    elif arguments.near:
+        table = Identification(entries, {each: read_reference(each) for each in arguments.near})
     text = Text()
-    if overview.groups:
-        header, *lines = overview.lines(console.width if console.is_terminal else None)
+    if entries:
+        header, *lines = table.lines(console.width if console.is_terminal else None)
         text.append(header, style="bold")
         text.append("".join(f"\n{line}" for line in lines))
     else:
         text.append("no runs")
+    text.append("".join(f"\n\n{note}" for note in notes))
     if overview.damaged:
         text.append("\n\nThese can't be read:", style="bold")
         text.append("".join(f"\n  {line}" for line in overview.damage()))

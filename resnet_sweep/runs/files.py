@@ -51,6 +51,19 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         ) from error
 
 
+def remove_unfinished(directory: Path, *patterns: str) -> None:
+    """Remove what a killed process was about to write.
+
+    Args:
+        directory: where.
+        patterns: of the files, such as `checkpoints/*.pth`.
+    """
+    for pattern in patterns:
+        path = directory / pattern
+        for unfinished in path.parent.glob(f".{path.name}-*"):
+            unfinished.unlink(missing_ok=True)
+
+
 def sync_directory(directory: Path) -> None:
     """See to it that the names in a directory are on the disk."""
     descriptor = os.open(directory, os.O_RDONLY)

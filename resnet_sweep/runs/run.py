@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.files import remove_unfinished
 from resnet_sweep.runs.lease import RENEWAL_SECONDS, Lease, in_use, lease_entry
 from resnet_sweep.runs.metrics import Row, best_row, write_metrics
 from resnet_sweep.runs.record import Record
@@ -31,6 +32,12 @@ RESULTS = (
 )
 # Of these, those that hold figures of the epochs, which a checkpoint has, too.
 FIGURES = ("layers.csv", "metrics.csv")
+
+
+# What is written atomically.
+_ATOMIC = (
+    "run.json", "metrics.csv", "layers.csv", "mlflow_run_id", "checkpoints/*.pth", "plots/*.png"
+)  # fmt: skip
 
 
 class LeaseLostError(RuntimeError):
@@ -76,11 +83,13 @@ class Run:
     Attributes:
         directory: absolute.
         record: what its `run.json` says.
+        progress: where the training is, to be told with each renewal of the lease.
     """
 
     def __init__(self, directory: Path, record: Record, lease: Lease | None) -> None:
         self.directory = directory
         self.record = record
+        self.progress: dict[str, float] = {}
         self._lease = lease
         self._changing = threading.RLock()
         self._closed = threading.Event()
@@ -115,7 +124,7 @@ class Run:
                 if resume and earlier is not None and _is_done(directory, earlier):
                     lease.release()
                     return cls(directory, earlier, lease=None)
-                _remove_unfinished(directory)
+                remove_unfinished(directory, *_ATOMIC)
                 if not resume:
                     _remove_results(directory)
                 elif earlier is not None:
@@ -139,11 +148,12 @@ class Run:
         try:
             earlier = Record.read(directory)
         except FileNotFoundError:
-            # A process killed at its very start leaves no more than these.
+            # A process that was killed, or broke down, at its very start leaves no more than these.
             foreign = [
                 path.name
                 for path in sorted(directory.iterdir())
-                if path.name != "run.lock" and not path.name.startswith(".run.json-")
+                if path.name not in ("run.lock", "train.log")
+                and not path.name.startswith(".run.json-")
             ]
             if foreign:
                 raise RequestError(
@@ -171,7 +181,7 @@ class Run:
             # A disk that is full now may not be in 20 seconds, and the training thread will tell.
             with self._changing, contextlib.suppress(OSError, LeaseLostError):
                 if not self._closed.is_set():
-                    self.update(lease=lease_entry())
+                    self.update(lease=lease_entry() | self.progress)
 
     def update(self, **changes: Any) -> None:
         """Change what the record says, on the disk too."""
@@ -213,6 +223,7 @@ class Run:
                 for name in FIGURES
                 if (digest := digest_file(self.directory / name)) is not None
             },
+            lease=lease_entry() | self.progress,
         )
 
     def close(self, state: str, reason: str = "") -> None:
@@ -227,6 +238,28 @@ class Run:
                 self.update(state=state, reason=reason, ended=now(), lease=None)
         finally:
             self._lease.release()
+
+
+def bury(directory: Path, reason: str) -> None:
+    """Have the record of a run whose process is gone say so: it failed.
+
+    A run that has ended, or that another process has taken over, stays as it is.
+
+    Args:
+        directory: of the run; it may not have come to be one.
+        reason: what became of the process.
+    """
+    with contextlib.suppress(OSError, RequestError):
+        record = Record.read(directory)
+        lease = Lease(directory, record.lease)
+        try:
+            record = Record.read(directory)
+            if record.state == "running" and not lease.contradicts(record.lease):
+                record.state, record.reason = "failed", reason
+                record.ended, record.lease = now(), None
+                record.write(directory)
+        finally:
+            lease.release()
 
 
 def now() -> str:
@@ -251,16 +284,6 @@ def _describe_difference(earlier: Record, record: Record) -> str:
     if not found:
         return "made by another version of this program"
     return ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
-
-
-def _remove_unfinished(directory: Path) -> None:
-    """Remove what a killed process was about to write."""
-    for name in (
-        "run.json", "metrics.csv", "layers.csv", "mlflow_run_id", "checkpoints/*.pth", "plots/*.png"
-    ):  # fmt: skip
-        path = directory / name
-        for unfinished in path.parent.glob(f".{path.name}-*"):
-            unfinished.unlink()
 
 
 def _is_done(directory: Path, record: Record) -> bool:

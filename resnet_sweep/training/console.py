@@ -36,10 +36,12 @@ class ConsoleMonitor(Monitor):
         steps: in the whole run.
         steps_per_epoch: in a whole epoch.
         epochs: in the whole run.
+        bar: show it, if there is a terminal.
     """
 
-    def __init__(self, steps: int, steps_per_epoch: int, epochs: int) -> None:
+    def __init__(self, steps: int, steps_per_epoch: int, epochs: int, bar: bool = True) -> None:
         self.steps, self.steps_per_epoch, self.epochs = steps, steps_per_epoch, epochs
+        self.bar = bar
         self.progress: Progress | None = None
         self.epoch = 0
 
@@ -52,7 +54,7 @@ class ConsoleMonitor(Monitor):
             log.info(
                 "going on at epoch %d, step %d of %d", epoch + 1, done + 1, self.steps_per_epoch
             )
-        if console.is_terminal:
+        if self.bar and console.is_terminal:
             self.progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),

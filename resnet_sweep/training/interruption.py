@@ -7,6 +7,8 @@ import threading
 from types import FrameType
 from typing import Self
 
+TERMINATED, INTERRUPTED = 75, 130
+
 
 class Interrupted(Exception):
     """A run was stopped from outside, with its state saved.
@@ -60,7 +62,17 @@ class StopRequest:
                 with contextlib.suppress(OSError):
                     os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
+    @property
+    def status(self) -> int:
+        """The exit status of a process that the signal stopped."""
+        return exit_status(self.received)
+
     def check(self) -> None:
         """Raise Interrupted if a signal came."""
         if self.received is not None:
             raise Interrupted(self.received)
+
+
+def exit_status(number: int) -> int:
+    """The exit status of a process that a signal stopped, with its state saved."""
+    return INTERRUPTED if number == signal.SIGINT else TERMINATED

@@ -93,7 +93,6 @@ class Child:
             sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
             # A fork has none of its parent's threads.
             torch.set_num_threads(1)
-            command_line.states.clear()
             sys.argv = ["resnet_sweep", *words]
             fault()
             main()

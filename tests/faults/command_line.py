@@ -21,8 +21,8 @@ from faults.recipes import SMALL
 from faults.sandbox import Sandbox
 from faults.tally import Tally
 from faults.words import UNKNOWN, Generator, Word
-from resnet_sweep import composition
-from resnet_sweep.composition import execute
+from resnet_sweep.composition import task
+from resnet_sweep.composition.gate import Gate
 from resnet_sweep.runs.signature import flatten
 
 # A trial that takes longer hangs.
@@ -97,21 +97,20 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
     """Type a line in a folder of its own: what came of it, and what is wrong with that."""
     started: list[Any] = []
 
-    def begin(prepared, run, stop) -> None:
+    def begin(prepared, run, stop, bar) -> None:
         started.append((prepared, run.directory))
         logging.getLogger("resnet_sweep").warning("begun")
         run.close("interrupted")
 
-    execute.execute = begin
+    task.execute = begin
     environment = dict(os.environ)
     os.environ["RESNET_SWEEP_DATA"] = str(place / "data")
     folder = place / "a" / "b"
     folder.mkdir(parents=True)
     os.chdir(folder)
-    child.command_line.states.clear()
     # The entry knows by this how far a command got.
-    if sys.modules.pop("resnet_sweep.composition.gate", None):
-        del composition.gate
+    Gate.reached = False
+    Gate.admitted.clear()
     _forget_logging()
     texts = [word.text for word in words]
     sys.argv = ["resnet_sweep", *SMALL, *texts]
@@ -156,6 +155,8 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
         if len(errors) > 1500:
             return "", f"{told}refused with {len(errors)} characters, {errors!r:.100}"
         return "refused with one sentence", None
+    if (folder / "multirun").is_dir():
+        return "told as a sweep of several", None
     if status != 0 or len(started) != 1:
         return "", f"{told}status {status}, {len(started)} runs\n{output[-500:]}{errors[-1000:]}"
     prepared, directory = started[0]

@@ -1,0 +1,95 @@
+"""From the words of a command to those of each job, in the grammar of Hydra's basic sweeper."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.signature import typed
+
+
+def expand(
+    words: Sequence[str], pairs: Sequence[Sequence[str]], loader: ConfigLoader
+) -> list[list[str]]:
+    """The words of each job: every combination of the values that are swept.
+
+    Args:
+        words: overrides, some with several values; of two for one key, the later holds.
+        pairs: lists of keys whose values are paired instead of crossed.
+        loader: knows the choices of a group, for `model=glob(resnet*)`.
+
+    Raises:
+        RequestError: a key has values that can't be counted, is paired and has none, or is paired
+            with one that has another number of them.
+    """
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
+    values: dict[str, list[str]] = {}
+    swept = set()
+    for override in overrides:
+        key = override.get_key_element()
+        values[key] = _values(override)
+        (swept.add if override.is_sweep_override() else swept.discard)(key)
+    axes: list[list[tuple[str, ...]]] = []
+    for keys in _axes(list(values), pairs):
+        for key in keys[1:]:
+            if len(values[key]) != len(values[keys[0]]):
+                raise RequestError(
+                    f"zip pairs {keys[0]} ({len(values[keys[0]])} values) with {key} "
+                    f"({len(values[key])}): give both equally many"
+                )
+        if len(keys) > 1 and not swept.issuperset(keys):
+            missing = next(key for key in keys if key not in swept)
+            raise RequestError(f"zip pairs {missing}, which has one value: give it several")
+        axes.append(list(zip(*(values[key] for key in keys), strict=True)))
+    return [[word for part in combination for word in part] for combination in product(*axes)]
+
+
+def pairs_of(zipped: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
+    """The lists of paired keys that `zip` names; a single one needn't be in a list of lists."""
+    if all(isinstance(entry, str) for entry in zipped):
+        return [list(zipped)] if zipped else []
+    return [list(entry) for entry in zipped]
+
+
+def preset_words(params: Mapping[str, Any] | None) -> list[str]:
+    """The words that `hydra.sweeper.params` stands for."""
+    return [f"{key}={typed(value)}" for key, value in (params or {}).items()]
+
+
+def _values(override: Override) -> list[str]:
+    key = override.get_key_element()
+    if override.is_delete():
+        return [override.input_line or key]
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise RequestError(
+            f"{override.input_line} has no values that could be tried one by one: list them, or "
+            "search with hydra/sweeper=optuna"
+        )
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _axes(keys: Sequence[str], paired: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The keys, those that are paired together, in the order of the first."""
+    partners: dict[str, list[str]] = {}
+    for group in paired:
+        for key in group:
+            if key not in keys:
+                raise RequestError(
+                    f"zip pairs {key}, which this sweep doesn't vary: give it several values, or "
+                    "leave it out of zip"
+                )
+            if key in partners:
+                raise RequestError(f"zip has {key} twice: pair each key once")
+            partners[key] = list(group)
+    axes, done = [], set()
+    for key in keys:
+        if key not in done:
+            axes.append(partners.get(key, [key]))
+            done.update(axes[-1])
+    return axes

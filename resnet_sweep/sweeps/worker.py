@@ -1,0 +1,187 @@
+"""A process that carries out one job after another, for the pool."""
+
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.utils import JobReturn, JobRuntime, JobStatus, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from resnet_sweep.errors import JobFailed, RequestError
+
+# Not forked: a fork has the locks of the parent's threads, and no way to use its GPU.
+_CONTEXT = get_context("spawn")
+
+
+class Assignment(NamedTuple):
+    """A job for a worker.
+
+    Attributes:
+        index: of the job among those that are launched.
+        config: composed, with `hydra`.
+        task_name: as Hydra calls the program.
+        callbacks: Hydra's, told when the job begins and ends.
+        execution_whitelist: what the config may name.
+    """
+
+    index: int
+    config: DictConfig
+    task_name: str
+    callbacks: Any
+    execution_whitelist: Any
+
+    @property
+    def directory(self) -> Path:
+        """Where the job's run is to be."""
+        sweep = self.config.hydra.sweep
+        return Path(os.path.abspath(os.path.join(str(sweep.dir), str(sweep.subdir))))
+
+
+class Outcome(NamedTuple):
+    """What came of a job, in a form that goes from process to process.
+
+    Hydra's own has the error itself in it, whose trace can take for ever to send.
+
+    Attributes:
+        value: what the job returned; None if it didn't.
+        error: what kept it from that, as text; None if nothing did.
+        refused: whether the error is one of the request.
+    """
+
+    value: Any = None
+    error: str | None = None
+    refused: bool = False
+
+    def as_return(self, words: Sequence[str]) -> JobReturn:
+        """The same for Hydra; `words` are the job's."""
+        failed = self.error is not None
+        returned = JobReturn(
+            overrides=list(words), status=JobStatus.FAILED if failed else JobStatus.COMPLETED
+        )
+        kind = RequestError if self.refused else JobFailed
+        returned._return_value = kind(self.error) if failed else self.value
+        return returned
+
+
+class Worker:
+    """A process of the pool, as its parent sees it.
+
+    Args:
+        environment: variables that are set there before torch is loaded.
+
+    Attributes:
+        assignment: what it works on; None if it is idle.
+        connection: has an outcome to receive when a job is done.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.assignment: Assignment | None = None
+        self.connection, theirs = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_work, args=(theirs, dict(environment)))
+        self._process.start()
+        theirs.close()
+
+    @property
+    def sentinel(self) -> int:
+        """Ready, for `wait`, when the process has ended."""
+        return self._process.sentinel
+
+    def assign(self, assignment: Assignment) -> None:
+        """Have it carry out a job."""
+        self.assignment = assignment
+        self.connection.send(assignment)
+
+    def receive(self) -> Outcome | None:
+        """The outcome of its job; None if the process ended without one."""
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            return None
+
+    def stop(self) -> None:
+        """Have it save what it is at, and end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def end(self) -> str:
+        """Wait until the process has ended; returns how it did, as a sentence without a period."""
+        self.connection.close()
+        self._process.join()
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            told = f"its process was killed by {signal.Signals(-code).name}"
+            # What the system does when memory runs out leaves no other trace.
+            return told + (", as when memory runs out" if code == -signal.SIGKILL else "")
+        return f"its process ended with status {code}"
+
+
+def _work(connection: Connection, environment: Mapping[str, str]) -> None:
+    """What the process does: jobs, until there are none, or it is told to stop."""
+    os.environ.update(environment)
+    # Ctrl-C on the terminal is for the parent, which tells its workers what to do.
+    os.setsid()
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    setup_globals()
+    while True:
+        try:
+            assignment: Assignment = connection.recv()
+        except EOFError:
+            return
+        JobRuntime.instance().set("name", assignment.task_name)
+        try:
+            outcome = _carry_out(assignment)
+        except SystemExit:
+            # It was told to stop, and its job is saved.
+            connection.send(Outcome(error="stopped"))
+            return
+        connection.send(outcome)
+
+
+def _carry_out(assignment: Assignment) -> Outcome:
+    # Imported here because torch reads the environment when it is loaded.
+    from resnet_sweep.composition.task import task
+
+    _divert_output(assignment.directory)
+    returned = run_job(
+        hydra_context=HydraContext(
+            config_loader=None,
+            callbacks=assignment.callbacks,
+            execution_whitelist=assignment.execution_whitelist,
+        ),
+        task_function=task,
+        config=assignment.config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    if returned.status is JobStatus.COMPLETED:
+        return Outcome(value=returned._return_value)
+    error = returned._return_value
+    refused = isinstance(error, RequestError)
+    return Outcome(
+        error=str(error) if refused else f"{type(error).__name__}: {error}", refused=refused
+    )
+
+
+def _divert_output(directory: Path) -> None:
+    """Have what the job prints go to its log, as far as it isn't the sweep's to tell."""
+    directory.mkdir(parents=True, exist_ok=True)
+    log = os.open(directory / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _follow_parent() -> None:
+    """Stop, with the state saved, when there is nobody left to work for."""
+    wait([parent_process().sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,242 @@
+"""Curves are compared epoch by epoch, and runs are judged by what is asked for."""
+
+import math
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from run_directories import COLUMNS, write_run
+
+from resnet_sweep.compare.collection import find_runs, read_run
+from resnet_sweep.compare.distance import CURVES, distance, read_reference
+from resnet_sweep.compare.identification import Identification
+from resnet_sweep.compare.objective import DIRECTIONS, Objective, objective_value
+from resnet_sweep.composition.check import Objective as Objectives
+from resnet_sweep.errors import RequestError
+
+GENERATOR = np.random.default_rng(0)
+
+
+def curve(epochs: int, *without: str) -> list[dict]:
+    columns = {"train_acc": 100.0, "val_acc": 100.0, "train_loss": 4.0, "lr": 0.1}
+    return [
+        {"epoch": epoch}
+        | {name: GENERATOR.uniform(0, top) for name, top in columns.items() if name not in without}
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+class TestDistance:
+    def test_it_is_its_formula(self) -> None:
+        one, other = curve(7), curve(7)
+        columns = np.array([
+            [[row[name] for name in ("train_acc", "val_acc", "train_loss")] for row in rows]
+            for rows in (one, other)
+        ])  # fmt: skip
+        squares = ((columns[0] - columns[1]) * [1, 1, 100 / np.log(100)]) ** 2
+        expected = np.sqrt(np.average(squares.mean(axis=0), weights=[2, 1, 2]))
+        assert distance(one, other) == pytest.approx(expected, rel=1e-12)
+        assert distance(other, one) == distance(one, other)
+        assert distance(one, one) == 0
+
+    def test_from_nothing_to_everything_it_is_100(self) -> None:
+        nothing = [{"epoch": 1, "train_acc": 0.0, "val_acc": 0.0, "train_loss": math.log(100)}]
+        everything = [{"epoch": 1, "train_acc": 100.0, "val_acc": 100.0, "train_loss": 0.0}]
+        assert distance(nothing, everything) == pytest.approx(100)
+        assert sum(each.weight for each in CURVES.values()) == pytest.approx(1)
+
+    def test_the_documents_scales_and_weights_are_these(self) -> None:
+        document = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+        for name, (scale, weight) in CURVES.items():
+            (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", document, re.MULTILINE)
+            told = row.split(" | ")
+            assert float(told[0]) == weight
+            assert float(told[1].split("=")[-1]) == pytest.approx(scale, abs=0.05)
+        one, other = (read_reference(f"logged_run_{number}") for number in (1, 2))
+        assert f"{distance(one, other):.2f} apart" in document
+
+    @pytest.mark.parametrize("known", list(CURVES))
+    def test_unknown_columns_leave_their_weight_to_the_others(self, known: str) -> None:
+        others = [name for name in CURVES if name != known]
+        one, other = curve(5), curve(5, *others)
+        differences = [one[at][known] - other[at][known] for at in range(5)]
+        expected = CURVES[known].scale * np.sqrt(np.mean(np.square(differences)))
+        assert distance(one, other) == pytest.approx(expected)
+
+    @pytest.mark.parametrize("epochs", [1, 3, 9])
+    def test_the_epochs_of_the_shorter_run_count(self, epochs: int) -> None:
+        one, other = curve(10), curve(10)
+        assert distance(one[:epochs], other) == distance(one[:epochs], other[:epochs])
+        assert distance(one, other[:epochs]) == distance(one[:epochs], other[:epochs])
+
+    def test_without_anything_in_common_there_is_none(self) -> None:
+        with pytest.raises(RequestError, match=r"epochs 1 to 3.*epochs 4 to 5"):
+            distance(curve(3), curve(5)[3:])
+        with pytest.raises(RequestError, match="no epochs"):
+            distance([], curve(5))
+        with pytest.raises(RequestError, match="none of train_acc, val_acc, train_loss"):
+            distance(curve(3, "train_acc"), curve(3, "val_acc", "train_loss"))
+
+
+class TestReference:
+    def test_it_is_a_logged_run_a_directory_or_a_file(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "a" / "run")
+        rows = read_run(run).metrics.rows
+        assert read_reference(str(run)) == rows
+        assert read_reference(f"{run}/metrics.csv") == rows
+        assert read_reference("run", tmp_path / "a") == rows
+        assert read_reference("a/run/metrics.csv", tmp_path) == rows
+        logged = read_reference("logged_run_2", tmp_path)
+        assert (len(logged), logged[-1]["val_acc"]) == (100, 74.7)
+
+    def test_a_curve_of_ones_own_needs_no_more_than_a_column(self, tmp_path: Path) -> None:
+        (tmp_path / "metrics.csv").write_text("epoch,val_acc\n1,12.5\n2,20\n")
+        rows = read_reference("metrics.csv", tmp_path)
+        assert distance(rows, [{"epoch": 2, "val_acc": 23.0, "train_acc": 1.0}]) == 3
+
+    @pytest.mark.parametrize(
+        ("reference", "sentence"),
+        [
+            ("nowhere", "reference=nowhere isn't known: name logged_run_1 or logged_run_2"),
+            ("", "has no metrics.csv"),
+            ("curve.csv", "reference=curve.csv isn't known"),
+            ("x" * 5000, "isn't known"),
+            ("\0/metrics.csv", r"reference=\x00/metrics.csv can't be read"),
+            ("nowhere/metrics.csv", "has no metrics.csv: name a run directory"),
+            ("folder", "reference=folder has no metrics.csv"),
+            ("curve.csv/metrics.csv", "can't be read (Not a directory)"),
+            ("linked", "metrics.csv is a symbolic link"),
+            ("pipe/metrics.csv", "metrics.csv isn't a file"),
+            ("text", "metrics.csv has no column epoch"),
+            ("cut", "the last row of metrics.csv is cut off"),
+            ("empty", "reference=empty has no curve"),
+            ("other", "reference=other has no curve"),
+        ],
+    )
+    def test_anything_else_is_refused_in_one_sentence(
+        self, tmp_path: Path, reference: str, sentence: str
+    ) -> None:
+        (tmp_path / "curve.csv").write_text("epoch,val_acc\n1,50\n")
+        for name in ("folder", "linked", "pipe", "text", "cut", "empty", "other"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "linked/metrics.csv").symlink_to(tmp_path / "curve.csv")
+        os.mkfifo(tmp_path / "pipe/metrics.csv")
+        (tmp_path / "text/metrics.csv").write_text("Once upon a time\nthere was a run\n")
+        (tmp_path / "cut/metrics.csv").write_text("epoch,val_acc\n1,50\n2,6")
+        (tmp_path / "empty/metrics.csv").write_text(f"{COLUMNS}\n")
+        (tmp_path / "other/metrics.csv").write_text("epoch,lr\n1,0.1\n")
+        with pytest.raises(RequestError, match=re.escape(sentence)) as refusal:
+            read_reference(reference, tmp_path)
+        assert str(refusal.value).isprintable()
+        assert len(str(refusal.value)) < 1000
+
+
+class TestObjective:
+    def test_every_one_that_a_config_may_ask_for_has_a_direction(self) -> None:
+        assert set(DIRECTIONS) == set(Objectives.__args__)
+        assert DIRECTIONS["val_acc"] == "maximize"
+        assert {DIRECTIONS["val_loss"], DIRECTIONS["distance_to_reference"]} == {"minimize"}
+
+    def test_a_run_has_the_value_that_is_asked_for(self, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run", accuracy=61.5)
+        text = (run / "metrics.csv").read_text()
+        (run / "metrics.csv").write_text(text + "3,0.01,0.5,90.0,1.75,61.0,1.0,6.5,100.0\n")
+        assert objective_value(run, {}) == 61.5
+        assert objective_value(run, {"objective": "val_acc", "reference": "nowhere"}) == 61.5
+        # Not the 1.75 of the last epoch.
+        assert objective_value(run, {"objective": "val_loss"}) == 1.5
+        write_run(tmp_path / "other", accuracy=64.5)
+        near = {"objective": "distance_to_reference", "reference": "other"}
+        # Validation is 3 points off in both epochs, and has a fifth of the weight.
+        assert objective_value(run, near, tmp_path) == pytest.approx(math.sqrt(0.2 * 9))
+        assert objective_value(run, near | {"reference": str(run)}) == 0
+
+    @pytest.mark.parametrize("objective", list(DIRECTIONS))
+    @pytest.mark.parametrize(
+        "changes", [{"state": "diverged"}, {"best": None, "final": None}], ids=["diverged", "begun"]
+    )
+    def test_what_has_no_value_is_no_number(
+        self, tmp_path: Path, objective: str, changes: dict
+    ) -> None:
+        run = write_run(tmp_path, **changes)
+        if changes.get("state") != "diverged":
+            (run / "metrics.csv").unlink()
+        config = {"objective": objective, "reference": "logged_run_1"}
+        assert math.isnan(objective_value(run, config))
+
+    def test_a_run_without_the_epochs_of_its_reference_has_no_distance(
+        self, tmp_path: Path
+    ) -> None:
+        run = write_run(tmp_path / "run")
+        (tmp_path / "metrics.csv").write_text("epoch,val_acc\n50,60\n")
+        config = {"objective": "distance_to_reference", "reference": str(tmp_path / "metrics.csv")}
+        assert math.isnan(objective_value(run, config))
+
+    @pytest.mark.parametrize(
+        ("config", "sentence"),
+        [
+            ({"objective": "accuracy"}, "objective=accuracy must be one of val_acc"),
+            ({"objective": "distance_to_reference"}, "give it with reference=logged_run_1"),
+            ({"objective": "distance_to_reference", "reference": "x"}, "reference=x isn't known"),
+        ],
+    )
+    def test_a_wrong_one_is_refused_before_anything_runs(self, config: dict, sentence: str) -> None:
+        with pytest.raises(RequestError, match=sentence):
+            Objective.of(config)
+
+
+class TestIdentification:
+    def test_the_candidate_that_made_the_curve_comes_first(self, tmp_path: Path) -> None:
+        for number, (lr, accuracy) in enumerate([(0.1, 70), (0.2, 73), (0.05, 66), (0.4, 50)]):
+            write_run(tmp_path / "runs" / str(number), {"optim.lr": lr}, accuracy)
+        entries = find_runs([tmp_path / "runs"])
+        for number in range(4):
+            curves = read_reference(f"runs/{number}/metrics.csv", tmp_path)
+            found = Identification(entries, {"mine": curves})
+            assert found.groups[0].entries[0].directory.name == str(number)
+            assert found.distances["mine"][0].mean == 0
+            assert all(each.mean > 0 for each in found.distances["mine"][1:])
+            header, first, *rest = found.lines(None)
+            assert header.split() == ["mine", "n", "epochs", "optim.lr", "run"]
+            assert first.split()[:3] == ["0.00", "1", "2"]
+            assert len(rest) == 3
+
+    def test_replicates_are_one_candidate_with_mean_and_spread(self, tmp_path: Path) -> None:
+        for seed, accuracy in enumerate((70.0, 71.0, 72.0)):
+            write_run(tmp_path / f"a{seed}", {"seed": seed}, accuracy)
+        write_run(tmp_path / "b", {"optim.lr": 0.2}, 76.0)
+        curves = read_reference(str(tmp_path / "a0"))
+        found = Identification(find_runs([tmp_path]), {"mine": curves})
+        values = np.sqrt(0.2) * np.array([0.0, 1.0, 2.0])
+        statistic = found.distances["mine"][0]
+        assert statistic.mean == pytest.approx(values.mean())
+        assert statistic.sd == pytest.approx(values.std(ddof=1))
+        assert found.lines(None)[1].split()[:4] == ["0.45", "±", "0.45", "3"]
+
+    def test_several_references_have_a_column_and_a_ranking_each(self, tmp_path: Path) -> None:
+        for name, accuracy in (("a", 60), ("b", 70), ("c", 80)):
+            write_run(tmp_path / name, {"optim.lr": accuracy / 1000}, accuracy)
+        write_run(tmp_path / "d", {"optim.lr": 1}, 70, state="interrupted")
+        references = {name: read_reference(str(tmp_path / name)) for name in ("a", "c")}
+        found = Identification(find_runs([tmp_path]), references)
+
+        def order(reference: str) -> list[str]:
+            return [group.entries[0].directory.name for group in found.ranked(reference)]
+
+        # What isn't complete comes last, however near.
+        assert order("a") == ["a", "b", "c", "d"]
+        assert order("c") == ["c", "b", "a", "d"]
+        assert found.lines(None)[0].split()[:3] == ["a", "c", "n"]
+
+    def test_a_candidate_without_curves_comes_last(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "a")
+        (write_run(tmp_path / "b", {"optim.lr": 0.2}) / "metrics.csv").unlink()
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c/run.json").write_text("damaged")
+        logged = {"logged_run_1": read_reference("logged_run_1")}
+        found = Identification(find_runs([tmp_path]), logged)
+        assert [group.entries[0].directory.name for group in found.groups] == ["a", "b"]
+        assert found.lines(80)[2].split()[0] == "unknown"

@@ -1,0 +1,259 @@
+"""A variant is compared with the baseline as statistics asks for, and the table says it plainly."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_directories import write_run
+from scipy import stats
+
+from resnet_sweep.compare.collection import find_runs
+from resnet_sweep.compare.condition import Condition
+from resnet_sweep.compare.effect import Effect
+from resnet_sweep.compare.group import Group, replicates
+from resnet_sweep.compare.objective import Objective
+from resnet_sweep.compare.ranking import Ranking
+
+BASELINE = Condition("optim.lr == 0.1")
+
+
+def accuracy(entry) -> float | None:
+    return entry.record.best and entry.record.best["val_acc"]
+
+
+def write_replicates(folder: Path, lr: float, values: dict[int, float], **changes) -> None:
+    for seed, value in values.items():
+        write_run(
+            folder / f"{lr}-{seed}", {"optim.lr": lr, "seed": seed}, value,
+            **{"overrides": [f"optim.lr={lr}", f"seed={seed}", "sweep=x"]} | changes,
+        )  # fmt: skip
+
+
+def groups(folder: Path) -> dict[float, Group]:
+    return {
+        group.entries[0].settings["optim.lr"]: group for group in replicates(find_runs([folder]))
+    }
+
+
+def effect(folder: Path, ours: dict[int, float], theirs: dict[int, float]) -> Effect | None:
+    write_replicates(folder, 0.2, ours)
+    write_replicates(folder, 0.1, theirs)
+    found = groups(folder)
+    return Effect.between(found[0.2], found[0.1], accuracy)
+
+
+class TestEffect:
+    @pytest.mark.parametrize("n", [2, 3, 10])
+    def test_of_shared_seeds_it_is_scipys_paired_interval(self, tmp_path: Path, n: int) -> None:
+        generator = np.random.default_rng(n)
+        # What a seed does to both is most of the spread, and drops out.
+        common = generator.normal(70, 3, n)
+        ours, theirs = common + generator.normal(0.5, 0.2, n), common + generator.normal(0, 0.2, n)
+        found = effect(tmp_path, dict(enumerate(ours)), dict(enumerate(theirs)))
+        expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+        assert found.mean == pytest.approx(np.mean(ours - theirs))
+        assert found.interval == pytest.approx([expected.low, expected.high], rel=1e-6)
+        assert (found.n, found.paired) == (n, True)
+
+    def test_only_seeds_that_both_have_count(self, tmp_path: Path) -> None:
+        ours, theirs = {0: 71.0, 2: 73.5, 5: 10.0}, {2: 73.0, 0: 70.0, 1: 99.0}
+        found = effect(tmp_path, ours, theirs)
+        expected = stats.ttest_rel([71.0, 73.5], [70.0, 73.0]).confidence_interval(0.95)
+        assert found.mean == pytest.approx(0.75)
+        assert found.interval == pytest.approx([expected.low, expected.high])
+        assert found.n == 2
+
+    def test_without_a_shared_seed_it_is_scipys_interval_of_welch(self, tmp_path: Path) -> None:
+        ours, theirs = {0: 71.0, 1: 72.5, 2: 70.1}, {3: 69.0, 4: 69.5, 5: 68.1, 6: 69.3}
+        found = effect(tmp_path, ours, theirs)
+        expected = stats.ttest_ind(
+            [*ours.values()], [*theirs.values()], equal_var=False
+        ).confidence_interval(0.95)
+        assert found.interval == pytest.approx([expected.low, expected.high], rel=1e-9)
+        assert (found.n, found.paired) == (3, False)
+
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "mean", "paired"),
+        [
+            ({0: 71.0}, {0: 70.0}, 1.0, True),
+            ({0: 71.0}, {0: 70.0, 1: 60.0}, 1.0, True),
+            ({0: 71.0}, {1: 70.0}, 1.0, False),
+            ({0: 71.0}, {1: 70.0, 2: 68.0}, 2.0, False),
+        ],
+    )
+    def test_a_single_run_has_no_interval(
+        self, tmp_path: Path, ours: dict, theirs: dict, mean: float, paired: bool
+    ) -> None:
+        found = effect(tmp_path, ours, theirs)
+        assert found == Effect(mean, None, 1, paired)
+        assert found.verdict(lambda gain: gain) == "too few runs"
+
+    @pytest.mark.parametrize("seeds", [(0, 1), (2, 3)], ids=["paired", "welch"])
+    def test_runs_that_come_out_the_same_tell_nothing_of_the_spread(
+        self, tmp_path: Path, seeds: tuple[int, int]
+    ) -> None:
+        baseline = dict.fromkeys(seeds, 70.1)
+        same = effect(tmp_path / "a", {0: 70.1, 1: 70.1}, baseline)
+        assert (same.mean, same.interval) == (0.0, (0.0, 0.0))
+        assert same.verdict(lambda gain: gain) == "within noise"
+        shifted = effect(tmp_path / "b", {0: 71.4, 1: 71.4}, baseline)
+        assert shifted.mean == pytest.approx(1.3)
+        assert shifted.interval is None
+
+    @pytest.mark.parametrize(
+        ("interval", "up", "down"),
+        [
+            ((0.1, 2.0), "better", "worse"),
+            ((-2.0, -0.1), "worse", "better"),
+            ((-0.1, 2.0), "within noise", "within noise"),
+            ((-2.0, 0.1), "within noise", "within noise"),
+        ],
+    )
+    def test_the_verdict_is_about_the_sign(self, interval: tuple, up: str, down: str) -> None:
+        found = Effect(sum(interval) / 2, interval, 3, True)
+        assert found.verdict(Objective("val_acc").gain) == up
+        assert found.verdict(Objective("val_loss").gain) == down
+
+    def test_what_isnt_known_isnt_compared(self, tmp_path: Path) -> None:
+        write_replicates(tmp_path, 0.2, {0: 1.0}, best=None, state="failed")
+        write_replicates(tmp_path, 0.1, {0: 70.0})
+        found = groups(tmp_path)
+        assert Effect.between(found[0.2], found[0.1], accuracy) is None
+
+
+class TestRanking:
+    def test_variants_are_ranked_and_compared(self, tmp_path: Path) -> None:
+        write_replicates(tmp_path, 0.1, {0: 70.0, 1: 71.0, 2: 72.0}, seconds=60.0)
+        write_replicates(tmp_path, 0.2, {0: 72.0, 1: 73.1, 2: 73.9}, seconds=90.0)
+        write_replicates(tmp_path, 0.3, {0: 65.0, 1: 66.1, 2: 66.9}, seconds=90.0)
+        write_replicates(tmp_path, 0.4, {0: 71.0, 1: 70.5, 2: 72.3})
+        ranking = Ranking(find_runs([tmp_path]), BASELINE)
+        header, *lines = ranking.lines(None)
+        assert header.split() == [
+            "optim.lr", "n", "best", "final", "time", "difference", "verdict"
+        ]  # fmt: skip
+        assert [" ".join(line.split()) for line in lines] == [
+            "0.2 3 73.00 ± 0.95% 73.00 ± 0.95% 1 min 30 s +2.00 [+1.75, +2.25] better",
+            "0.4 3 71.27 ± 0.93% 71.27 ± 0.93% 12.5 s +0.27 [-1.60, +2.13] within noise",
+            "0.1 3 71.00 ± 1.00% 71.00 ± 1.00% 1 min 00 s baseline",
+            "0.3 3 66.00 ± 0.95% 66.00 ± 0.95% 1 min 30 s -5.00 [-5.25, -4.75] worse",
+        ]
+        assert ranking.best is ranking.groups[0]
+        # That of its best seed, which needs no preset of the sweep.
+        assert ranking.command == "python -m resnet_sweep optim.lr=0.2 seed=2"
+        (note,) = ranking.notes()
+        assert "95% interval" in note
+        assert max(len(line) for text in ranking.lines(60) for line in text.split("\n")) <= 60
+
+    def test_single_runs_are_ranked_without_a_verdict(self, tmp_path: Path) -> None:
+        write_replicates(tmp_path, 0.1, {0: 70.0})
+        write_replicates(tmp_path, 0.2, {0: 71.0})
+        ranking = Ranking(find_runs([tmp_path]), BASELINE)
+        first, second = ranking.lines(None)[1:]
+        assert first.split()[-4:] == ["+1.00", "too", "few", "runs"]
+        assert second.split()[-1] == "baseline"
+        assert ranking.notes() == ["too few runs to tell a difference from noise: replicates=3 can"]
+
+    def test_what_isnt_complete_comes_last_with_its_state(self, tmp_path: Path) -> None:
+        write_replicates(tmp_path, 0.1, {0: 70.0, 1: 71.0})
+        write_replicates(tmp_path, 0.2, {0: 72.0})
+        write_replicates(tmp_path, 0.2, {1: 99.0}, state="interrupted")
+        write_replicates(tmp_path, 0.3, {0: 98.0}, state="failed")
+        write_replicates(tmp_path, 0.4, {0: 97.0}, state="diverged")
+        write_replicates(tmp_path, 0.5, {0: 1.0}, state="running", best=None, final=None)
+        (tmp_path / "damaged").mkdir()
+        (tmp_path / "damaged/run.json").write_text("{")
+        ranking = Ranking(find_runs([tmp_path]), BASELINE)
+        lines = [line.split() for line in ranking.lines(None)[1:]]
+        assert [line[0] for line in lines] == ["0.2", "0.1", "0.3", "0.4", "0.5"]
+        assert " ".join(lines[0]).endswith("1 finished, 1 interrupted")
+        assert [line[-1] for line in lines[2:]] == ["failed", "diverged", "(stale)"]
+        assert ranking.effects[2:] == [None, None, None]
+        assert ranking.notes()[0] == "runs that can't be read, and are left out: 1"
+
+    @pytest.mark.parametrize(
+        ("condition", "told"),
+        [
+            ("optim.lr == 7", "holds for none of the runs"),
+            ("no.such.thing == 7", "holds for none of the runs"),
+            ("optim.lr > 0", "holds for 2 variants instead of one"),
+        ],
+    )
+    def test_a_baseline_that_isnt_one_is_told(
+        self, tmp_path: Path, condition: str, told: str
+    ) -> None:
+        write_replicates(tmp_path, 0.1, {0: 70.0, 1: 71.0})
+        write_replicates(tmp_path, 0.2, {0: 71.0, 1: 71.5})
+        ranking = Ranking(find_runs([tmp_path]), Condition(condition))
+        assert ranking.baseline is None
+        assert ranking.lines(None)[0].split() == ["optim.lr", "n", "best", "final", "time"]
+        (note,) = ranking.notes()
+        assert told in note
+        assert condition in note
+
+    def test_a_baseline_under_way_compares_nothing_yet(self, tmp_path: Path) -> None:
+        write_replicates(tmp_path, 0.1, {0: 70.0}, state="interrupted")
+        write_replicates(tmp_path, 0.2, {0: 71.0})
+        ranking = Ranking(find_runs([tmp_path]), BASELINE)
+        assert ranking.effects == [None, None]
+        assert ranking.notes() == [
+            "nothing is compared yet, since the baseline has no complete run"
+        ]
+
+    def test_without_runs_there_is_no_best(self, tmp_path: Path) -> None:
+        assert Ranking([], BASELINE).best is None
+        write_replicates(tmp_path, 0.1, {0: 70.0}, state="interrupted")
+        ranking = Ranking(find_runs([tmp_path]))
+        assert (ranking.best, ranking.command) == (None, None)
+
+    def test_what_is_minimized_has_the_smallest_first(self, tmp_path: Path) -> None:
+        for lr, value in ((0.1, 70.0), (0.2, 74.0), (0.3, 71.0)):
+            write_replicates(tmp_path, lr, {0: value, 1: value + 0.1})
+        reference = str(tmp_path / "0.3-0")
+        objective = Objective("distance_to_reference", reference)
+        ranking = Ranking(find_runs([tmp_path]), BASELINE, objective)
+        header, *lines = ranking.lines(None)
+        assert header.split()[:4] == ["optim.lr", "n", "distance", "best"]
+        assert [line.split()[0] for line in lines] == ["0.3", "0.1", "0.2"]
+        assert ranking.command == "python -m resnet_sweep optim.lr=0.3 seed=0"
+        near, none, far = ranking.effects
+        assert none is None
+        assert near.mean < 0 < far.mean
+        root = math.sqrt(0.2)
+        assert near.mean == pytest.approx(root * (0.0 + 0.1 - 1.0 - 0.9) / 2)
+
+    def test_losses_have_four_decimals(self, tmp_path: Path) -> None:
+        write_replicates(tmp_path, 0.1, {0: 70.0})
+        write_replicates(tmp_path, 0.2, {0: 71.0})
+        ranking = Ranking(find_runs([tmp_path]), BASELINE, Objective("val_loss"))
+        header, first, _ = ranking.lines(None)
+        assert "lowest loss" in header
+        assert "1.5000" in first
+
+    def test_experiments_stand_for_what_they_set(self, tmp_path: Path) -> None:
+        runs = {
+            "recipe": {}, "wide": {"model.widths": [64], "model.stem_width": 8},
+            "fast": {"optim.lr": 0.2}, "se": {"model.attention": "se"},
+        }  # fmt: skip
+        for name, settings in runs.items():
+            for momentum in (0.9, 0.95):
+                write_run(
+                    tmp_path / f"{name}-{momentum}", settings | {"optim.momentum": momentum},
+                    choices={"optim": "sgd", "experiment": name},
+                    overrides=[f"experiment={name}", f"optim.momentum={momentum}"],
+                )  # fmt: skip
+        header, *lines = Ranking(find_runs([tmp_path])).lines(None)
+        assert header.split()[:3] == ["experiment", "optim.momentum", "n"]
+        assert {tuple(line.split()[:2]) for line in lines} == {
+            (name, str(momentum)) for name in runs for momentum in (0.9, 0.95)
+        }
+
+    def test_what_was_typed_beside_an_experiment_is_told(self, tmp_path: Path) -> None:
+        for name, lr in (("a", 0.1), ("b", 0.2)):
+            write_run(
+                tmp_path / name, {"optim.lr": lr}, choices={"experiment": name},
+                overrides=[f"experiment={name}", f"optim.lr={lr}"],
+            )  # fmt: skip
+        header = Ranking(find_runs([tmp_path])).lines(None)[0]
+        assert header.split()[:2] == ["experiment", "optim.lr"]
