@@ -56,3 +56,18 @@ def test_a_long_request_is_told_in_few_words() -> None:
 
 def test_there_is_memory() -> None:
     assert 2**28 < memory_bytes() < 2**60
+
+
+def test_what_the_environment_holds_stays_out_of_the_run_directory(
+    command: Command, tmp_path: Path
+) -> None:
+    secret = "hunter2-0123456789"
+    done = command(
+        *SMALL, "trainer.max_steps=1", "data.limit_train=32", "hydra.run.dir=run",
+        API_TOKEN=secret, MLFLOW_TRACKING_PASSWORD=secret, HYDRA_SECRET=secret,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {"run.json", "hydra.yaml", "train.log"} <= {path.name for path in files}
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+    assert secret not in done.stdout + done.stderr

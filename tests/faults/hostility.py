@@ -33,7 +33,7 @@ TARGETS = (
 )  # fmt: skip
 SCRIPTS = (
     "<script>alert(1)</script>", "</script><img src=x onerror=alert(1)>", "'\"><svg onload=x>",
-    "javascript:alert(1)", "\x1b]0;title\x07", "\u202e", "{{7*7}}", "${jndi:ldap://x}", "-->", "]]>",
+    "javascript:alert(1)", "\x1b]0;title\x07", "\u202e", "{{7*7}}", "${jndi:ldap://x}", "-->",
 )  # fmt: skip
 
 
@@ -153,7 +153,8 @@ def _conf_folder(place: Path, chance: random.Random) -> tuple[str, str | None]:
          "_target_: torch.optim.SGD\nlr: ${oc.create:${oc.env:HOME}}\n",
          f"_target_: torch.optim.SGD\nlr: 0.1\nparams:\n  _target_: os.mkdir\n"
          f"  path: {place}/{MARK}\n",
-         f"_target_: torch.optim.SGD\nlr: 0.1\nfoo:\n  _target_: os.mkdir\n  path: {place}/{MARK}\n",
+         f"_target_: torch.optim.SGD\nlr: 0.1\nfoo:\n  _target_: os.mkdir\n"
+         f"  path: {place}/{MARK}\n",
          f"_target_: torch.optim.SGD\nlr:\n  _target_: os.mkdir\n  path: {place}/{MARK}\n",
          "defaults: [/../../../../etc/passwd]\n", "\x00", "- 1\n- 2\n", "lr: [\n"]
     )  # fmt: skip
