@@ -63,7 +63,7 @@ def test_what_the_environment_holds_stays_out_of_the_run_directory(
 ) -> None:
     secret = "hunter2-0123456789"
     done = command(
-        *SMALL, "trainer.max_steps=1", "data.limit_train=32", "hydra.run.dir=run",
+        *SMALL, "trainer.max_steps=1", "trainer.batch_size=16", "hydra.run.dir=run",
         API_TOKEN=secret, MLFLOW_TRACKING_PASSWORD=secret, HYDRA_SECRET=secret,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
