@@ -170,6 +170,15 @@ class TestGoingOn:
         done = command(*words, "sweep_mode=preview", "reuse=false")
         assert "2 to train" in done.stdout
 
+    def test_starting_over_trains_all_of_it_again(self, command: Command, tmp_path: Path) -> None:
+        assert command(*SWEEP, "seed=0,1").returncode == 0
+        metrics = {name: (tmp_path / "sweep" / name / "metrics.csv").stat() for name in "01"}
+        done = command(*SWEEP, "seed=0,1", "trainer.resume=false")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("finished: best") == 2
+        for name, old in metrics.items():
+            assert (tmp_path / "sweep" / name / "metrics.csv").stat().st_mtime_ns > old.st_mtime_ns
+
     def test_jobs_are_frozen_when_the_sweep_begins(self, tmp_path: Path) -> None:
         own = tmp_path / "mine" / "optim" / "own.yaml"
         own.parent.mkdir(parents=True)
@@ -337,7 +346,7 @@ def survive_kills(folder: Path, undisturbed: Path, kills: int, seed: int) -> int
         ended: dict[str, int] = {}
         while True:
             process = start(folder, *words)
-            moment = time.monotonic() + chance.uniform(0, 14)
+            moment = time.monotonic() + chance.uniform(0.5, 10)
             while process.poll() is None and time.monotonic() < moment:
                 time.sleep(0.02)
             if process.poll() is None and done < kills:

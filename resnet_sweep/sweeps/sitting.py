@@ -44,8 +44,9 @@ class Sitting:
         self.plan, self.config, self.launcher = plan, config, launcher
         self.skip_failed = config.sweep_mode == "skip_failed"
         overrides = config.hydra.overrides
-        # A preview or a left-out failure was asked for once.
-        words = [word for word in overrides.task if not word.startswith("sweep_mode=")]
+        # Leaving out what failed, or starting over, was asked for once.
+        once = ("sweep_mode=", "trainer.resume=")
+        words = [word for word in overrides.task if not word.startswith(once)]
         words += [
             word
             for word in overrides.hydra
