@@ -60,6 +60,11 @@ class Job:
         return self.state in ENDED
 
     @property
+    def starts_over(self) -> bool:
+        """Whether it is asked to train anew what it has (trainer.resume=false)."""
+        return not self.planned.config["trainer"].get("resume", True)
+
+    @property
     def held(self) -> bool:
         """Whether a process is at work on the run."""
         return self.state == "running" and is_held(self.directory, self.record.lease)

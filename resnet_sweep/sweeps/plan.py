@@ -74,11 +74,12 @@ class Plan:
         self.directory = directory
 
     def to_train(self, skip_failed: bool = False) -> list[Job]:
-        """The jobs that have something left to train."""
+        """The jobs that have something left to train, or are to start over."""
         return [
             job
             for job in self.jobs
-            if not job.ended and not job.reused and not (skip_failed and job.state == "failed")
+            if job.starts_over
+            or not (job.ended or job.reused or (skip_failed and job.state == "failed"))
         ]
 
 
@@ -245,7 +246,9 @@ class Planner:
         """See what there is of a job whose own directory has no run."""
         if line is not None and line.state == "failed":
             job.fail(line.reason)
-        found = self.plan.history.complete(job.planned.signature) if self.whole["reuse"] else None
+        if not self.whole["reuse"] or job.starts_over:
+            return
+        found = self.plan.history.complete(job.planned.signature)
         if found is not None:
             job.directory, job.reused = Path(os.path.abspath(found.directory)), True
             job.entry = Entry(job.directory, relative(job.directory), record=found.record)

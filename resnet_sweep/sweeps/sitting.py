@@ -44,8 +44,9 @@ class Sitting:
         self.plan, self.config, self.launcher = plan, config, launcher
         self.skip_failed = config.sweep_mode == "skip_failed"
         overrides = config.hydra.overrides
-        # A preview or a left-out failure was asked for once.
-        words = [word for word in overrides.task if not word.startswith("sweep_mode=")]
+        # Leaving out what failed, or starting over, was asked for once.
+        once = ("sweep_mode=", "trainer.resume=")
+        words = [word for word in overrides.task if not word.startswith(once)]
         words += [
             word
             for word in overrides.hydra
@@ -93,20 +94,26 @@ class Sitting:
         Returns:
             Why the launcher broke off; None if it didn't.
         """
-        held = [job for job in jobs if job.held]
-        trouble = self._launch([job for job in jobs if job not in held])
-        for job in held:
-            if job.held:
-                lease = job.record.lease
-                console.print(
-                    f"waiting for job {job.number}, at which process {lease['process']} on "
-                    f"{shown(lease['host'])} is at work",
-                    markup=False,
-                )
-            while job.held:
+        rest, told = list(jobs), set()
+        while rest:
+            free = [job for job in rest if not job.held]
+            if trouble := self._launch(free):
+                return trouble
+            # What a killed sweep left at work, it has left only to save, and so interrupted.
+            rest = [job for job in rest if job.state in ("running", "interrupted")]
+            for job in rest:
+                if job.held and job not in told:
+                    told.add(job)
+                    lease = job.record.lease
+                    console.print(
+                        f"waiting for job {job.number}, at which process {lease['process']} on "
+                        f"{shown(lease['host'])} is at work",
+                        markup=False,
+                    )
+            if rest and all(job.held for job in rest):
                 time.sleep(HELD_SECONDS)
-                job.look()
-        return trouble or self._launch([job for job in held if not job.ended])
+                self.sweep.look()
+        return None
 
     def _launch(self, jobs: Sequence[Job]) -> str | None:
         if not jobs:
@@ -153,7 +160,7 @@ class Sitting:
         jobs = self.sweep.jobs
         tell_outcome(jobs, self.progress.words, self.plan.baseline, self.plan.objective)
         broken = [job for job in jobs if job.state in BROKEN]
-        waiting = [job for job in jobs if job.state == WAITING]
+        waiting = [job for job in jobs if not job.ended and job not in broken]
         if trouble:
             console.print(
                 f"\nthe launcher broke off ({shown(trouble)}); {len(waiting)} jobs are waiting",

@@ -72,7 +72,8 @@ class Sweep:
 
     def look(self) -> list[Job]:
         """Look at the jobs that aren't at their end; returns those of which there is news."""
-        return [job for job in self.jobs if not job.ended and job.look()]
+        open_ended = (job for job in self.jobs if not job.ended or job.starts_over)
+        return [job for job in open_ended if job.look()]
 
     def job_in(self, directory: Path) -> Job | None:
         """The job with a directory."""
