@@ -101,7 +101,7 @@ def _jobs(top: Path) -> list[Job]:
 
 
 def _objective(config: DictConfig) -> Objective:
-    return Objective(config.objective, config.reference, STARTED_IN)
+    return Objective.of(config, STARTED_IN)
 
 
 def _baseline(config: DictConfig) -> Condition | None:
