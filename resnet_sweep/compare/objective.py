@@ -1,7 +1,7 @@
 """What runs are judged by."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,3 +133,27 @@ def objective_value(
     found = [each.value(entry) for each in Objective.all_of(config, folder)]
     values = [math.nan if value is None else value for value in found]
     return values[0] if isinstance(config.get("objective", ""), str) else values
+
+
+def check_directions(objectives: Sequence[Objective], asked: str | Sequence[str]) -> list[str]:
+    """The directions of a search, which are those of its objectives.
+
+    Args:
+        objectives: what runs are judged by.
+        asked: `hydra.sweeper.direction`.
+
+    Raises:
+        RequestError: others are asked for.
+    """
+    listed = [asked] if isinstance(asked, str) else list(asked)
+    wanted = [each.direction for each in objectives]
+    if listed != wanted:
+        names = [each.name for each in objectives]
+        judged = names[0] if len(names) == 1 else f"[{','.join(names)}]"
+        right = wanted[0] if len(wanted) == 1 else f"[{','.join(wanted)}]"
+        told = listed[0] if isinstance(asked, str) else f"[{','.join(listed)}]"
+        raise RequestError(
+            f"hydra.sweeper.direction={told} is contrary to objective={judged}: say "
+            f"hydra.sweeper.direction={right}"
+        )
+    return wanted

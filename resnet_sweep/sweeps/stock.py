@@ -35,6 +35,13 @@ def begin(config: DictConfig) -> None:
         RequestError: the directory can't be used, or a setting of the sweep is wrong.
         SystemExit: only a preview was asked for.
     """
+    if "sampler" in config.hydra.sweeper and not config.hydra.sweeper.get("custom_search_space"):
+        from resnet_sweep.sweeps.study import stock as search
+
+        lines = search.check(GlobalHydra.instance().config_loader(), config)
+        if config.sweep_mode == "preview":
+            console.print("\n".join(lines), markup=False)
+            raise SystemExit(0)
     if config.sweep_mode == "preview":
         preview.show(compose_plan(GlobalHydra.instance().config_loader(), config))
         raise SystemExit(0)

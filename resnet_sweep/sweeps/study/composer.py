@@ -21,7 +21,7 @@ from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.record import Record
 from resnet_sweep.sweeps.job import WAITING
-from resnet_sweep.sweeps.plan import WHOLE
+from resnet_sweep.sweeps.plan import MOST_TOLD, WHOLE
 from resnet_sweep.sweeps.study.space import Parameters, Space
 
 # Words that a run's own command leaves out.
@@ -70,12 +70,6 @@ class Composer:
                     f"{name}={self.whole[name]} is of a grid's combinations, which a study hasn't: "
                     "leave it out, or use hydra/sweeper=grid"
                 )
-        pattern = OmegaConf.to_container(master.hydra.sweep, resolve=False)["subdir"]
-        if pattern not in ("${hydra.job.num}", "${hydra:job.num}", "${hydra.job.id}"):
-            raise RequestError(
-                f"hydra.sweep.subdir={pattern} can't be had in a study, whose directories carry "
-                "their trials' numbers: leave it out"
-            )
         self.objectives = Objective.all_of(self.whole, STARTED_IN)
 
     @property
@@ -108,6 +102,37 @@ class Composer:
             raise RequestError(sentence(error)) from error
         finally:
             HydraConfig.instance().cfg = outer
+
+    def corners(self) -> list[Replicate]:
+        """A run at each corner of the space.
+
+        Raises:
+            RequestError: some can't be carried out, all of which are named.
+        """
+        found: list[Replicate] = []
+        wrong: dict[str, list[str]] = {}
+        for parameters in self.space.corners():
+            try:
+                found.append(self.compose(parameters)[0])
+            except RequestError as error:
+                words = " ".join(f"{key}={value}" for key, value in parameters.items())
+                wrong.setdefault(str(error), []).append(words)
+        if not wrong:
+            return found
+        if not found and len(wrong) == 1:
+            # What is wrong with all needn't be told of each.
+            raise RequestError(next(iter(wrong)))
+        count = sum(map(len, wrong.values()))
+        lines = [
+            f"{count} of {count + len(found)} corners of the search space are wrong, so nothing "
+            "was started:"
+        ]
+        for reason, words in wrong.items():
+            lines += [f"  {word}" for word in words[:MOST_TOLD]]
+            if len(words) > MOST_TOLD:
+                lines.append(f"  and {len(words) - MOST_TOLD} more")
+            lines.append(f"    {reason}")
+        raise RequestError("\n".join(lines))
 
     def recipe(self) -> Mapping[str, Any]:
         """The values of the keys that are searched, as they are without the search.

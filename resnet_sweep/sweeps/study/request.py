@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState, create_trial
 
+from resnet_sweep.compare.objective import check_directions
 from resnet_sweep.compare.text import shown
 from resnet_sweep.composition.check import check_names, check_value
 from resnet_sweep.composition.command import STARTED_IN
@@ -22,7 +23,7 @@ from resnet_sweep.ranges import Count
 from resnet_sweep.runs.run import make_directory
 from resnet_sweep.sweeps.history import History
 from resnet_sweep.sweeps.ledger import Ledger
-from resnet_sweep.sweeps.study.composer import Composer, Replicate, epochs_of
+from resnet_sweep.sweeps.study.composer import Composer, epochs_of
 from resnet_sweep.sweeps.study.definition import DIRECTORY, SEEDED, define
 from resnet_sweep.sweeps.study.opening import open_study
 from resnet_sweep.sweeps.study.pruning import build_pruner
@@ -50,7 +51,7 @@ SETTINGS = {
     "params": dict | None,
 }
 NAME = "resnet_sweep"
-MOST_TOLD = 20
+SUBDIRECTORIES = ("${hydra.job.num}", "${hydra:job.num}", "${hydra.job.id}")
 
 
 class StudyRequest:
@@ -82,10 +83,16 @@ class StudyRequest:
         self.context, self.config, self.settings = context, config, settings
         self.space = Space(words)
         self.composer = Composer(context.config_loader, config, self.space)
-        self.directions = directions(self.composer.objectives, settings["direction"])
+        pattern = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]
+        if pattern not in SUBDIRECTORIES:
+            raise RequestError(
+                f"hydra.sweep.subdir={pattern} can't be had in a study, whose directories carry "
+                "their trials' numbers: leave it out"
+            )
+        self.directions = check_directions(self.composer.objectives, settings["direction"])
         self.sampling = Sampling(settings["sampler"], self.space)
         self.sampling.check(self.directions)
-        corners = self._compose_corners()
+        corners = self.corners = self.composer.corners()
         self.first = corners[0]
         epochs = max(epochs_of(each.planned.config) for each in corners)
         epochs *= self.composer.replicates
@@ -103,7 +110,7 @@ class StudyRequest:
             *(f"  {each.name}: {direction}" for each, direction
               in zip(self.composer.objectives, self.directions, strict=True)),
             *(f"  {line}" for line in self.space.lines()),
-            f"  {self.corners} corners of this space are right",
+            f"  {len(self.corners)} corners of this space are right",
         ]  # fmt: skip
         lines += [
             f"  first: {' '.join(f'{key}={value}' for key, value in each.items())}"
@@ -167,29 +174,6 @@ class StudyRequest:
         by_rate = int(rate * self.settings["n_trials"]) + 1
         return by_rate if most is None else min(most, by_rate)
 
-    def _compose_corners(self) -> list[Replicate]:
-        found, wrong, count = [], {}, 0
-        for parameters in self.space.corners():
-            count += 1
-            try:
-                found.append(self.composer.compose(parameters)[0])
-            except RequestError as error:
-                words = " ".join(f"{key}={value}" for key, value in parameters.items())
-                wrong.setdefault(str(error), []).append(words)
-        self.corners = count
-        if not wrong:
-            return found
-        (reason, words), *others = wrong.items()
-        if not others and len(words) == count:
-            # What is wrong with all needn't be told of each.
-            raise RequestError(reason)
-        lines = [f"{sum(map(len, wrong.values()))} of {count} corners of the search space are "
-                 "wrong, so nothing was started:"]  # fmt: skip
-        for reason, words in wrong.items():
-            lines += [f"  {word}" for word in words[:MOST_TOLD]]
-            lines.append(f"    {reason}")
-        raise RequestError("\n".join(lines))
-
     def _enqueued(self) -> list[dict[str, Any]]:
         """The parameters that are tried first."""
         asked = self.settings["enqueue"]
@@ -234,30 +218,6 @@ class StudyRequest:
         for parameters in self.enqueued:
             study.enqueue_trial(parameters)
         return len(seeds)
-
-
-def directions(objectives: Sequence[Any], asked: str | Sequence[str]) -> list[str]:
-    """The directions of a search, which are those of its objectives.
-
-    Args:
-        objectives: what runs are judged by.
-        asked: `hydra.sweeper.direction`.
-
-    Raises:
-        RequestError: others are asked for.
-    """
-    listed = [asked] if isinstance(asked, str) else list(asked)
-    wanted = [each.direction for each in objectives]
-    if listed != wanted:
-        names = [each.name for each in objectives]
-        judged = names[0] if len(names) == 1 else f"[{','.join(names)}]"
-        right = wanted[0] if len(wanted) == 1 else f"[{','.join(wanted)}]"
-        told = listed[0] if isinstance(asked, str) else f"[{','.join(listed)}]"
-        raise RequestError(
-            f"hydra.sweeper.direction={told} is contrary to objective={judged}: say "
-            f"hydra.sweeper.direction={right}"
-        )
-    return wanted
 
 
 def _name(node: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -96,6 +96,12 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
         )
     if key in WHOLE or key == "sweep":
         raise RequestError(f"{override.input_line}: {key} is of the whole study: give it one value")
+    sweep = override.value()
+    if isinstance(sweep, IntervalSweep) and sweep.start > sweep.end:
+        raise RequestError(
+            f"{override.input_line} is empty: write the lower end first, as "
+            f"{key}=interval({sweep.end},{sweep.start})"
+        )
     try:
         found = create_optuna_distribution_from_override(override)
     # A glob fails an assertion of the plugin's.
