@@ -12,3 +12,7 @@ class RequestError(ValueError):
 
 class RunFailed(Exception):
     """A run ended by an error, which its record and its log tell."""
+
+
+class JobFailed(Exception):
+    """A job of a sweep ended in another process, by an error that the message names."""

@@ -212,6 +212,7 @@ class Run:
             final=_pick(final, "epoch", "train_acc", "train_loss", "val_acc", "val_loss"),
             gap=final and final["train_acc"] - final["val_acc"],
             seconds=sum(row["seconds"] for row in rows),
+            lease=lease_entry() | self.progress,
         )
 
     def close(self, state: str, reason: str = "") -> None:

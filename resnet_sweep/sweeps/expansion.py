@@ -13,13 +13,13 @@ from resnet_sweep.runs.signature import typed
 
 
 def expand(
-    words: Sequence[str], pairs: Sequence[str] | Sequence[Sequence[str]], loader: ConfigLoader
+    words: Sequence[str], pairs: Sequence[Sequence[str]], loader: ConfigLoader
 ) -> list[list[str]]:
     """The words of each job: every combination of the values that are swept.
 
     Args:
         words: overrides, some with several values; of two for one key, the later holds.
-        pairs: keys whose values are paired instead of crossed, or several lists of such keys.
+        pairs: lists of keys whose values are paired instead of crossed.
         loader: knows the choices of a group, for `model=glob(resnet*)`.
 
     Raises:
@@ -34,7 +34,7 @@ def expand(
         values[key] = _values(override)
         (swept.add if override.is_sweep_override() else swept.discard)(key)
     axes: list[list[tuple[str, ...]]] = []
-    for keys in _axes(list(values), _lists(pairs)):
+    for keys in _axes(list(values), pairs):
         for key in keys[1:]:
             if len(values[key]) != len(values[keys[0]]):
                 raise RequestError(
@@ -46,6 +46,13 @@ def expand(
             raise RequestError(f"zip pairs {missing}, which has one value: give it several")
         axes.append(list(zip(*(values[key] for key in keys), strict=True)))
     return [[word for part in combination for word in part] for combination in product(*axes)]
+
+
+def pairs_of(zipped: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
+    """The lists of paired keys that `zip` names; a single one needn't be in a list of lists."""
+    if all(isinstance(entry, str) for entry in zipped):
+        return [list(zipped)] if zipped else []
+    return [list(entry) for entry in zipped]
 
 
 def preset_words(params: Mapping[str, Any] | None) -> list[str]:
@@ -65,13 +72,6 @@ def _values(override: Override) -> list[str]:
             "search with hydra/sweeper=optuna"
         )
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
-
-
-def _lists(pairs: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
-    """The lists of paired keys, of which there may be one, not in a list of its own."""
-    if all(isinstance(entry, str) for entry in pairs):
-        return [list(pairs)] if pairs else []
-    return [list(entry) for entry in pairs]
 
 
 def _axes(keys: Sequence[str], paired: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -25,7 +25,7 @@ from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import differences, flatten, is_incidental
-from resnet_sweep.sweeps.expansion import expand
+from resnet_sweep.sweeps.expansion import expand, pairs_of
 from resnet_sweep.sweeps.frozen import freeze
 from resnet_sweep.sweeps.history import History
 from resnet_sweep.sweeps.job import WAITING, Job
@@ -52,6 +52,7 @@ class Plan:
         jobs: in order of their numbers.
         duplicates: the words of jobs that another one trains as well, with that one.
         left_out: how many combinations `sweep_filter` leaves out.
+        pairs: lists of keys whose values are paired.
     """
 
     directory: Path
@@ -61,6 +62,7 @@ class Plan:
     jobs: list[Job] = field(default_factory=list)
     duplicates: list[tuple[str, Job]] = field(default_factory=list)
     left_out: int = 0
+    pairs: list[list[str]] = field(default_factory=list)
 
     def move(self, directory: Path) -> None:
         """Have another directory, in which there is nothing yet; the same one changes nothing."""
@@ -115,6 +117,7 @@ class Planner:
         self.next_number = ledger.next_number
         objective = Objective.of(self.whole, STARTED_IN)
         self.plan = Plan(directory, history, objective, baseline)
+        self.plan.pairs = pairs_of(self.whole["zip"])
         self.jobs: dict[str, Job] = {}
         self.places: dict[Path, Job] = {}
         self.wrong: dict[str, list[str]] = {}
@@ -130,7 +133,7 @@ class Planner:
             RequestError: jobs are wrong, all of which are named; or the directory has runs that
                 this sweep doesn't ask for.
         """
-        combinations = expand(words, self.whole["zip"], self.loader)
+        combinations = expand(words, self.plan.pairs, self.loader)
         outer = HydraConfig.instance().cfg
         try:
             for done, combination in enumerate(combinations):

@@ -5,13 +5,13 @@ from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 
-from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log
+from hydra.core.utils import JobReturn, JobRuntime, configure_log
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from resnet_sweep.errors import RequestError
-from resnet_sweep.sweeps.worker import Assignment, Worker
+from resnet_sweep.sweeps.worker import Assignment, Outcome, Worker
 
 POLL_SECONDS = 0.2
 
@@ -71,7 +71,7 @@ class PoolLauncher(Launcher):
             execution_whitelist=self.context.execution_whitelist,
         )
         waiting = deque(enumerate(job_overrides))
-        outcomes: dict[int, JobReturn] = {}
+        outcomes: dict[int, Outcome] = {}
         places = self._places(len(job_overrides))
         working: list[Worker] = []
         idle: list[Worker] = []
@@ -100,7 +100,7 @@ class PoolLauncher(Launcher):
                         places.append(worker.environment)
                         reason = worker.end()
                         bury(assignment.directory, reason)
-                        outcome = _failure(assignment, RuntimeError(reason))
+                        outcome = Outcome(error=reason)
                     else:
                         idle.append(worker)
                     outcomes[assignment.index] = outcome
@@ -115,7 +115,7 @@ class PoolLauncher(Launcher):
             stop.release()
             for worker in (*working, *idle):
                 worker.end()
-        return [outcomes[index] for index in range(len(job_overrides))]
+        return [outcomes[index].as_return(words) for index, words in enumerate(job_overrides)]
 
     def _assignment(self, index: int, words: Sequence[str], first: int) -> Assignment:
         config = self.context.config_loader.load_sweep_config(self.config, list(words))
@@ -145,11 +145,3 @@ class PoolLauncher(Launcher):
         count = min(jobs, self.workers or cores)
         # Threads of processes side by side that outnumber the cores wait for each other.
         return [{"OMP_NUM_THREADS": str(max(1, cores // count))} for _ in range(count)]
-
-
-def _failure(assignment: Assignment, error: Exception) -> JobReturn:
-    outcome = JobReturn(
-        overrides=list(assignment.config.hydra.overrides.task), status=JobStatus.FAILED
-    )
-    outcome._return_value = error
-    return outcome

@@ -57,6 +57,8 @@ def _lines(plan: Plan, skip_failed: bool) -> Iterator[str]:
     yield f"{_count(len(jobs), 'job')}{vary}"
     if plan.baseline is not None and not any(plan.baseline.holds(facts(j.entry)) for j in jobs):
         yield f"  no job is the baseline ({shown(plan.baseline.text)}), so nothing is compared"
+    for keys in plan.pairs:
+        yield f"  {' and '.join(map(shown, keys))} are paired"
     if plan.left_out:
         yield f"  {_count(plan.left_out, 'combination')} left out by sweep_filter"
     for words, job in plan.duplicates[:MOST_DUPLICATES]:

@@ -77,7 +77,9 @@ class Progress:
                 self._save(moment)
             self.rest |= {job: job.news for job in changed}
             for job in ended:
-                del self.rest[job]
+                # One that was interrupted is still to be trained.
+                if job.state != "interrupted":
+                    del self.rest[job]
                 self._told = moment
                 console.print(self.line(job), markup=False)
             if self._live is not None:
@@ -89,7 +91,8 @@ class Progress:
     def line(self, job: Job) -> str:
         """What came of a job."""
         total = len(self.sweep.jobs)
-        return f"[{total - len(self.rest)}/{total}] {describe(job)}  {self.words[job]}".rstrip()
+        done = "" if job in self.rest else f"[{total - len(self.rest)}/{total}] "
+        return f"{done}{describe(job)}  {self.words[job]}".rstrip()
 
     def summary(self) -> str:
         """The sweep in a line."""
@@ -108,7 +111,7 @@ class Progress:
             best = max(known, key=lambda job: objective.gain(values[job]))
             parts.append(f"{objective.title} {objective.told(values[best])} (job {best.number})")
         left = self.left(len(running))
-        if left is not None:
+        if left is not None and running:
             parts.append(f"{duration(left)} left")
         if not console.is_terminal:
             parts += [self.whereabouts(job) for job in running[:4]]

@@ -16,7 +16,7 @@ from resnet_sweep.compare.text import shown
 from resnet_sweep.composition.command import command, relative
 from resnet_sweep.composition.gate import Gate, flags_of
 from resnet_sweep.console import console
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import JobFailed, RequestError
 from resnet_sweep.runs.run import bury
 from resnet_sweep.sweeps.job import BROKEN, WAITING, Job
 from resnet_sweep.sweeps.outcome import tell_outcome
@@ -93,20 +93,26 @@ class Sitting:
         Returns:
             Why the launcher broke off; None if it didn't.
         """
-        held = [job for job in jobs if job.held]
-        trouble = self._launch([job for job in jobs if job not in held])
-        for job in held:
-            if job.held:
-                lease = job.record.lease
-                console.print(
-                    f"waiting for job {job.number}, at which process {lease['process']} on "
-                    f"{shown(lease['host'])} is at work",
-                    markup=False,
-                )
-            while job.held:
+        rest, told = list(jobs), set()
+        while rest:
+            free = [job for job in rest if not job.held]
+            if trouble := self._launch(free):
+                return trouble
+            # What a killed sweep left at work, it has left only to save, and so interrupted.
+            rest = [job for job in rest if job.state in ("running", "interrupted")]
+            for job in rest:
+                if job.held and job not in told:
+                    told.add(job)
+                    lease = job.record.lease
+                    console.print(
+                        f"waiting for job {job.number}, at which process {lease['process']} on "
+                        f"{shown(lease['host'])} is at work",
+                        markup=False,
+                    )
+            if rest and all(job.held for job in rest):
                 time.sleep(HELD_SECONDS)
-                job.look()
-        return trouble or self._launch([job for job in held if not job.ended])
+                self.sweep.look()
+        return None
 
     def _launch(self, jobs: Sequence[Job]) -> str | None:
         if not jobs:
@@ -135,7 +141,8 @@ class Sitting:
             return
         job.look()
         if error is not None and job.state == WAITING:
-            kind = "" if isinstance(error, RequestError) else f"{type(error).__name__}: "
+            plain = isinstance(error, (RequestError, JobFailed))
+            kind = "" if plain else f"{type(error).__name__}: "
             job.fail(" ".join(f"{kind}{error}".split()))
         self.progress.look()
 
@@ -152,7 +159,7 @@ class Sitting:
         jobs = self.sweep.jobs
         tell_outcome(jobs, self.progress.words, self.plan.baseline, self.plan.objective)
         broken = [job for job in jobs if job.state in BROKEN]
-        waiting = [job for job in jobs if job.state == WAITING]
+        waiting = [job for job in jobs if not job.ended and job not in broken]
         if trouble:
             console.print(
                 f"\nthe launcher broke off ({shown(trouble)}); {len(waiting)} jobs are waiting",

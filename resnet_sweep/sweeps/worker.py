@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+
+from resnet_sweep.errors import JobFailed, RequestError
 
 # Not forked: a fork has the locks of the parent's threads, and no way to use its GPU.
 _CONTEXT = get_context("spawn")
@@ -39,6 +41,32 @@ class Assignment(NamedTuple):
         """Where the job's run is to be."""
         sweep = self.config.hydra.sweep
         return Path(os.path.abspath(os.path.join(str(sweep.dir), str(sweep.subdir))))
+
+
+class Outcome(NamedTuple):
+    """What came of a job, in a form that goes from process to process.
+
+    Hydra's own has the error itself in it, whose trace can take for ever to send.
+
+    Attributes:
+        value: what the job returned; None if it didn't.
+        error: what kept it from that, as text; None if nothing did.
+        refused: whether the error is one of the request.
+    """
+
+    value: Any = None
+    error: str | None = None
+    refused: bool = False
+
+    def as_return(self, words: Sequence[str]) -> JobReturn:
+        """The same for Hydra; `words` are the job's."""
+        failed = self.error is not None
+        returned = JobReturn(
+            overrides=list(words), status=JobStatus.FAILED if failed else JobStatus.COMPLETED
+        )
+        kind = RequestError if self.refused else JobFailed
+        returned._return_value = kind(self.error) if failed else self.value
+        return returned
 
 
 class Worker:
@@ -70,7 +98,7 @@ class Worker:
         self.assignment = assignment
         self.connection.send(assignment)
 
-    def receive(self) -> JobReturn | None:
+    def receive(self) -> Outcome | None:
         """The outcome of its job; None if the process ended without one."""
         try:
             return self.connection.recv()
@@ -110,39 +138,38 @@ def _work(connection: Connection, environment: Mapping[str, str]) -> None:
         except EOFError:
             return
         JobRuntime.instance().set("name", assignment.task_name)
-        outcome = _carry_out(assignment)
-        stopped = isinstance(outcome._return_value, SystemExit)
-        connection.send(outcome)
-        if stopped:
+        try:
+            outcome = _carry_out(assignment)
+        except SystemExit:
+            # It was told to stop, and its job is saved.
+            connection.send(Outcome(error="stopped"))
             return
+        connection.send(outcome)
 
 
-def _carry_out(assignment: Assignment) -> JobReturn:
+def _carry_out(assignment: Assignment) -> Outcome:
     # Imported here because torch reads the environment when it is loaded.
     from resnet_sweep.composition.task import task
 
-    config = assignment.config
     _divert_output(assignment.directory)
-    context = HydraContext(
-        config_loader=None,
-        callbacks=assignment.callbacks,
-        execution_whitelist=assignment.execution_whitelist,
+    returned = run_job(
+        hydra_context=HydraContext(
+            config_loader=None,
+            callbacks=assignment.callbacks,
+            execution_whitelist=assignment.execution_whitelist,
+        ),
+        task_function=task,
+        config=assignment.config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
     )
-    words = OmegaConf.to_container(config.hydra.overrides.task)
-    try:
-        returned = run_job(
-            hydra_context=context,
-            task_function=task,
-            config=config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
-        outcome = JobReturn(overrides=words, status=returned.status)
-        outcome._return_value = returned._return_value
-    except SystemExit as stop:
-        outcome = JobReturn(overrides=words, status=JobStatus.FAILED)
-        outcome._return_value = stop
-    return outcome
+    if returned.status is JobStatus.COMPLETED:
+        return Outcome(value=returned._return_value)
+    error = returned._return_value
+    refused = isinstance(error, RequestError)
+    return Outcome(
+        error=str(error) if refused else f"{type(error).__name__}: {error}", refused=refused
+    )
 
 
 def _divert_output(directory: Path) -> None:

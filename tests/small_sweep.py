@@ -1,0 +1,119 @@
+"""Small sweeps on digits through the real command line, and what they leave."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from conftest import clean_environment
+
+from resnet_sweep.runs.metrics import read_metrics
+from resnet_sweep.training.checkpoint import BEST, LAST, read_checkpoint
+
+# A run of a second, with all that is random in one.
+TINY = (
+    "experiment=quickstart", "augmentation=standard", "model.dropout=0.1", "data.limit_train=100",
+    "data.limit_test=50", "trainer.epochs=2", "trainer.threads=1", "trainer.device=cpu",
+    "logger=csv",
+)  # fmt: skip
+
+
+def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    """Start `python -m resnet_sweep` in a folder, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "resnet_sweep", *map(str, arguments)],
+        cwd=folder,
+        env=clean_environment() | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 300) -> str:
+    """All that a process prints until it ends."""
+    output, _ = process.communicate(timeout=timeout)
+    return output
+
+
+def kill(process: subprocess.Popen) -> str:
+    """End a process as the system does when memory runs out; returns what it had printed."""
+    process.send_signal(signal.SIGKILL)
+    return finish(process)
+
+
+def workers(process: subprocess.Popen) -> list[int]:
+    """The processes of a sweep's pool."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            words = (path.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == process.pid and b"spawn_main" in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def records(sweep: Path) -> dict[str, dict]:
+    """The records of a sweep's runs, by the names of their directories."""
+    return {
+        path.parent.name: json.loads(path.read_text()) for path in sorted(sweep.glob("*/run.json"))
+    }
+
+
+def ledger(sweep: Path) -> list[dict]:
+    """What `sweep.json` says of the jobs."""
+    return json.loads((sweep / "sweep.json").read_text())["jobs"]
+
+
+def results(sweep: Path) -> list[dict[str, str]]:
+    """The lines of `results.csv`."""
+    with (sweep / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def leftovers(sweep: Path) -> list[Path]:
+    """Files that a killed process was about to write, or holds nothing with any more."""
+    return [
+        path
+        for path in sweep.rglob("*")
+        if path.name.endswith(".lock") or (path.name.startswith(".") and "-" in path.name)
+    ]
+
+
+def assert_same_runs(one: Path, other: Path) -> None:
+    """Hold each run of a sweep against that of another, bit for bit."""
+    ours, theirs = records(one), records(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert ours[name]["state"] == theirs[name]["state"] == "finished"
+        first, second = (
+            [
+                {key: row[key] for key in row if key not in ("seconds", "images_per_second")}
+                for row in read_metrics(sweep / name)
+            ]
+            for sweep in (one, other)
+        )
+        assert first == second
+        for checkpoint in (BEST, LAST):
+            model, twin = (
+                read_checkpoint(sweep / name / "checkpoints" / checkpoint)["model"]
+                for sweep in (one, other)
+            )
+            assert all(torch.equal(model[key], twin[key]) for key in model)
+
+
+def snapshot(directory: Path) -> dict[str, tuple[bytes, int]]:
+    """The content and the time of change of every file in a directory."""
+    return {
+        str(path.relative_to(directory)): (path.read_bytes(), os.stat(path).st_mtime_ns)
+        for path in directory.rglob("*")
+        if path.is_file()
+    }

@@ -1,0 +1,114 @@
+"""From the words of a command to those of each job."""
+
+from collections.abc import Iterator
+
+import pytest
+from hydra import initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from resnet_sweep.__main__ import as_multirun
+from resnet_sweep.errors import RequestError
+from resnet_sweep.sweeps.expansion import expand, pairs_of, preset_words
+
+
+@pytest.fixture
+def loader() -> Iterator[ConfigLoader]:
+    with initialize_config_module("resnet_sweep.conf"):
+        yield GlobalHydra.instance().config_loader()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optim.lr=0.1"],
+        ["optim.lr=0.1,0.05", "seed=0,1,2"],
+        ["optim.lr=choice(0.1,0.05)", "seed=range(0,4)", "model=resnet8v2"],
+        ["optim.lr=range(0.1,0.5,step=0.1)"],
+        ["model=glob(resnet*)", "optim=sgd,adamw"],
+        ["+model.drop_rate=0.1,0.2", "~logger"],
+        ["model.widths=[16,32,64],[8,16,32]", "augmentation=[cutmix,color_jitter],none"],
+        ["reference='a b','c,d'", "data.root=null,'/tmp/x=y'"],
+        ["seed=3,4", "seed=5"],
+        ["optim.lr=sort(0.3,0.1,0.2)", "trainer.compile=true,false"],
+    ],
+)
+def test_it_is_hydras_basic_grammar(words: list[str], loader: ConfigLoader) -> None:
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
+    # The basic sweeper gives a deleted key a value that it can't have, and fails on it.
+    kept = [override for override in parsed if not override.is_delete()]
+    (expected,) = BasicSweeper.split_arguments(kept, max_batch_size=None)
+    found = [
+        [word for word in job if not word.startswith("~")] for job in expand(words, [], loader)
+    ]
+    assert found == expected
+
+
+def test_a_deleted_key_stays_in_every_job(loader: ConfigLoader) -> None:
+    jobs = expand(["~logger", "seed=0,1"], [], loader)
+    assert jobs == [["~logger", "seed=0"], ["~logger", "seed=1"]]
+
+
+def test_paired_values_go_together(loader: ConfigLoader) -> None:
+    words = ["optim.lr=0.1,0.2", "seed=0,1", "trainer.batch_size=64,128"]
+    assert expand(words, [["optim.lr", "trainer.batch_size"]], loader) == [
+        ["optim.lr=0.1", "trainer.batch_size=64", "seed=0"],
+        ["optim.lr=0.1", "trainer.batch_size=64", "seed=1"],
+        ["optim.lr=0.2", "trainer.batch_size=128", "seed=0"],
+        ["optim.lr=0.2", "trainer.batch_size=128", "seed=1"],
+    ]
+
+
+def test_several_lists_of_keys_can_be_paired(loader: ConfigLoader) -> None:
+    words = ["a=1,2", "b=3,4", "c=5,6", "d=7,8"]
+    jobs = expand(words, pairs_of([["a", "c"], ["b", "d"]]), loader)
+    assert [" ".join(job) for job in jobs] == [
+        "a=1 c=5 b=3 d=7", "a=1 c=5 b=4 d=8", "a=2 c=6 b=3 d=7", "a=2 c=6 b=4 d=8"
+    ]  # fmt: skip
+    assert pairs_of(["a", "c"]) == [["a", "c"]]
+    assert pairs_of([]) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "pairs", "sentence"),
+    [
+        (["a=1,2", "b=1,2,3"], ["a", "b"], r"zip pairs a \(2 values\) with b \(3\)"),
+        (["a=1,2"], ["a", "b"], "zip pairs b, which this sweep doesn't vary"),
+        (["a=1", "b=2"], ["a", "b"], "zip pairs a, which has one value"),
+        (["a=1,2", "b=1,2"], [["a", "b"], ["b", "a"]], "zip has b twice|zip has a twice"),
+        (["a=interval(0,1)"], [], r"a=interval\(0,1\) has no values that could be tried"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused(
+    words: list[str], pairs: list, sentence: str, loader: ConfigLoader
+) -> None:
+    with pytest.raises(RequestError, match=sentence):
+        expand(words, pairs_of(pairs), loader)
+
+
+def test_the_values_of_a_named_sweep_are_typed_as_on_the_command_line() -> None:
+    params = {"optim.lr": "0.1,0.2", "data.root": None, "optim.nesterov": True, "seed": 3}
+    assert preset_words(params) == [
+        "optim.lr=0.1,0.2", "data.root=null", "optim.nesterov=true", "seed=3"
+    ]  # fmt: skip
+    assert preset_words(None) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "several"),
+    [
+        (["sweep=recommended"], True),
+        (["optim.lr=0.1", "sweep=logged_runs", "--config-dir", "mine"], True),
+        (["replicates=3"], True),
+        (["replicates=1"], False),
+        (["sweep=null"], False),
+        (["sweep=recommended", "--cfg", "job"], False),
+        (["sweep=recommended", "--multirun"], False),
+        (["sweep=recommended", "--help"], False),
+        (["model=resnet8v2"], False),
+    ],
+)
+def test_a_named_sweep_or_replicates_are_several_runs(words: list[str], several: bool) -> None:
+    assert as_multirun(words) == (["--multirun", *words] if several else words)
