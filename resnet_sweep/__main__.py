@@ -52,13 +52,20 @@ def main() -> None:
 
 
 def as_multirun(words: Sequence[str]) -> list[str]:
-    """The words of a command with --multirun, if they ask for several runs."""
+    """The words of a command with --multirun, if they ask for several runs.
+
+    A preset can't choose the sweeper, so those for a search have names that say it.
+    """
     several = re.compile(r"sweep=(?!null$)|replicates=0*([2-9]|[1-9]\d+)$")
     asked = any(map(several.match, words))
     # Hydra's flags ask for something else, unless they say where configs are.
     flags = {word.partition("=")[0] for word in words if word.startswith("-")}
     others = flags - {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
-    return ["--multirun", *words] if asked and not others else list(words)
+    if others or not asked:
+        return list(words)
+    search = any(word.startswith("sweep=optuna_") for word in words)
+    chosen = any(word.startswith("hydra/sweeper=") for word in words)
+    return ["--multirun", *words, *["hydra/sweeper=study"] * (search and not chosen)]
 
 
 def _tell(error: Exception) -> int:

@@ -70,11 +70,13 @@ def note(config: DictConfig, error: object) -> None:
     top = Path(os.path.abspath(config.hydra.sweep.dir))
     jobs = _jobs(top)
     results.write(top, jobs, _objective(config))
+    # A job of replicates has several runs.
+    own = Path(config.hydra.runtime.output_dir)
     for job in jobs:
-        if job.directory == Path(config.hydra.runtime.output_dir):
-            words = " ".join(config.hydra.overrides.task)
-            console.print(f"{describe(job)}  {words}", markup=False)
-            return
+        if job.directory.is_relative_to(own):
+            console.print(f"{describe(job)}  {' '.join(job.record.overrides)}", markup=False)
+    if any(job.directory.is_relative_to(own) for job in jobs):
+        return
     if isinstance(error, RequestError):
         number = config.hydra.job.num
         console.print(f"job {number} couldn't begin: {error}", markup=False)
@@ -104,7 +106,7 @@ def _jobs(top: Path) -> list[Job]:
             job = Job(number, entry.record, Path(os.path.abspath(entry.directory)))
             job.look()
             jobs.append(job)
-    return sorted(jobs, key=lambda job: job.number)
+    return sorted(jobs, key=lambda job: (job.number, job.record.seed or 0))
 
 
 def _objective(config: DictConfig) -> Objective:

@@ -74,7 +74,8 @@ class Sampling:
         """
         study = optuna.create_study(directions=directions)
         try:
-            for number in range(3):
+            # A grid that is tried out warns.
+            for number in range(3 if self.size is None else 1):
                 study.sampler = self.sampler(number)
                 trial = study.ask(self.space.distributions)
                 study._storage.set_trial_state_values(

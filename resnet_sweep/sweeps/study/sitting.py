@@ -4,6 +4,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -315,7 +316,12 @@ class Sitting:
         told = ", ".join(f"{count} {state}" for state, count in counts.items())
         lines.append(f"{len(outcomes)} trials: {told}")
         if ranked and ranked[0].entries:
-            lines.append(f"The best run again:\n  {repeating_command(ranked[0].entries[0].record)}")
+            record = ranked[0].entries[0].record
+            if self.composer.replicates > 1:
+                words = [word for word in record.overrides if not word.startswith("seed=")]
+                several = f"replicates={self.composer.replicates}"
+                record = replace(record, overrides=[*words, several, *self._seed()])
+            lines.append(f"The best run again:\n  {repeating_command(record)}")
         broken = [outcome for outcome in outcomes if outcome.state in ("failed", "diverged")]
         for outcome in broken[:MOST_TOLD]:
             lines.append(f"trial {outcome.trial.number} {outcome.state}: {shown(outcome.reason)}")
@@ -327,6 +333,10 @@ class Sitting:
         lines.append(f"Its report: python -m resnet_sweep.report {relative(self.directory)}")
         console.print("\n".join(lines), markup=False)
         return int(bool(broken) or not self.trials.over)
+
+    def _seed(self) -> list[str]:
+        """The word that says with which seed replicates begin, if one was typed."""
+        return [word for key, word in self.composer.space.fixed.items() if key == "seed"]
 
     def _ranked(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """The complete trials, best first; of several objectives, those that none outdoes."""

@@ -1,5 +1,6 @@
 """What Hydra's own Optuna sweeper would search, found right before it begins."""
 
+import optuna
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,6 +24,7 @@ def check(loader: ConfigLoader, config: DictConfig) -> list[str]:
         RequestError: its directions are contrary to the objective, or a corner of its search space
             is wrong.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     words = [*preset_words(settings.get("params")), *config.hydra.overrides.task]
     space = Space(words)

@@ -12,8 +12,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from resnet_sweep.errors import RequestError
+from resnet_sweep.sweeps.study.place import JOURNAL, SQLITE
 
-SQLITE, JOURNAL = "study.db", "study.journal"
 LOCK = ".study.lock"
 # SQLite lets one process write at a time; the others wait, for this long at the most.
 BUSY_SECONDS = 120

@@ -121,9 +121,10 @@ class Trials:
         if other.state.is_finished():
             storage = self.study._storage
             with contextlib.suppress(UpdateFinishedTrialError):
+                theirs = {PLACE: str(other.number), **other.user_attrs}
                 for name in (STATE, REASON, PLACE):
-                    if name in other.user_attrs:
-                        storage.set_trial_user_attr(trial._trial_id, name, other.user_attrs[name])
+                    if name in theirs:
+                        storage.set_trial_user_attr(trial._trial_id, name, theirs[name])
                 for step, value in other.intermediate_values.items():
                     if step not in trial.intermediate_values:
                         storage.set_trial_intermediate_value(trial._trial_id, step, value)
