@@ -15,6 +15,7 @@ from resnet_sweep.composition.targets import execution_whitelist
 from resnet_sweep.errors import RequestError, RunFailed
 from resnet_sweep.sweeps.grid import GridSweeper
 from resnet_sweep.sweeps.pool import PoolLauncher
+from resnet_sweep.sweeps.study.sweeper import StudySweeper
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
@@ -36,7 +37,7 @@ def main() -> None:
     """Run the command line, and exit with its status."""
     # With this, Hydra hands over its errors instead of printing them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    for plugin in (GridSweeper, PoolLauncher):
+    for plugin in (GridSweeper, StudySweeper, PoolLauncher):
         Plugins.instance().register(plugin)
     sys.argv[1:] = as_multirun(sys.argv[1:])
     try:
@@ -53,13 +54,20 @@ def main() -> None:
 
 
 def as_multirun(words: Sequence[str]) -> list[str]:
-    """The words of a command with --multirun, if they ask for several runs."""
+    """The words of a command with --multirun, if they ask for several runs.
+
+    A preset can't choose the sweeper, so those for a search have names that say it.
+    """
     several = re.compile(r"sweep=(?!null$)|replicates=0*([2-9]|[1-9]\d+)$")
     asked = any(map(several.match, words))
     # Hydra's flags ask for something else, unless they say where configs are.
     flags = {word.partition("=")[0] for word in words if word.startswith("-")}
     others = flags - {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
-    return ["--multirun", *words] if asked and not others else list(words)
+    if others or not asked:
+        return list(words)
+    search = any(word.startswith("sweep=optuna_") for word in words)
+    chosen = any(word.startswith("hydra/sweeper=") for word in words)
+    return ["--multirun", *words, *["hydra/sweeper=study"] * (search and not chosen)]
 
 
 def _give_up(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from resnet_sweep.console import carry_out
 from resnet_sweep.errors import RequestError
@@ -85,6 +86,7 @@ def report(paths: list[str], output: Path | None) -> Path:
                 " ".join(paths) if paths != ["."] else Path.cwd().name,
                 entries,
                 [each for each in references if os.path.realpath(each.directory) not in own],
+                _studies(paths),
             )
         )
     try:
@@ -94,6 +96,20 @@ def report(paths: list[str], output: Path | None) -> Path:
             f"{shown(str(output))} can't be written ({error.strerror}): name another file with -o"
         ) from error
     return output
+
+
+def _studies(paths: list[str]) -> list[dict[str, Any]]:
+    """The plots of the studies in some directories."""
+    from resnet_sweep.sweeps.study.place import study_directories
+
+    tops = [Path(path) for path in paths if os.path.isdir(path)]
+    found = [directory for top in tops for directory in study_directories(top)]
+    if not found:
+        return []
+    # Imported here because Optuna takes a second that other reports needn't wait.
+    from resnet_sweep.sweeps.study.plots import plot_studies
+
+    return plot_studies(found)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +27,10 @@ SHARED = ("settings", "choices", "environment")
 
 
 def build_content(
-    title: str, entries: Sequence[Entry], references: Sequence[Entry]
+    title: str,
+    entries: Sequence[Entry],
+    references: Sequence[Entry],
+    studies: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The data of a page.
 
@@ -35,6 +38,8 @@ def build_content(
         title: of the page.
         entries: the runs that it is about, damaged ones among them.
         references: runs to compare them with, which aren't in the table.
+        studies: that runs are trials of, each with its `name`, `summary` and `figures`, safe to
+            show.
 
     Returns:
         What JSON can say, with values of run directories as numbers and as text that is safe to
@@ -82,6 +87,7 @@ def build_content(
             for entry in entries
             if entry.record is None
         ],
+        "studies": list(studies),
         "pictures": pictures,
         "pictures_of": sound.index(pictured) if pictured else None,
     }

@@ -28,10 +28,11 @@ OBJECTS = {
 COLLECTIONS = {"augmentation": {"num_classes", "mean"}, "logger": {"folder"}}
 # Settings outside of the groups.
 Objective = Literal["val_acc", "val_loss", "distance_to_reference"]
+Judged = Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
 SETTINGS = {
     "seed": Annotated[int, Range(minimum=0)],
     "replicates": Count,
-    "objective": Objective,
+    "objective": Objective | list[Judged],
     "reference": str | None,
     "sweep_mode": Literal["run", "preview", "skip_failed"],
     "sweep_filter": str | None,

@@ -5,6 +5,7 @@ import logging
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from resnet_sweep.training.device import set_exactness, set_threads
 from resnet_sweep.training.gradients import GradientWatch
 from resnet_sweep.training.interruption import Interrupted, StopRequest
 from resnet_sweep.training.loop import Diverged, Training
-from resnet_sweep.training.monitor import Monitor
+from resnet_sweep.training.monitor import Monitor, Pruned
 from resnet_sweep.training.plots import Plots
 from resnet_sweep.training.whereabouts import Whereabouts
 
@@ -67,13 +68,20 @@ def open_run(
     return Run.open(directory, record, prepared.settings.resume)
 
 
-def execute(prepared: Prepared, run: Run, stop: StopRequest, bar: bool = True) -> None:
-    """Train a run until it is finished, has diverged, or is asked to stop.
+def execute(
+    prepared: Prepared,
+    run: Run,
+    stop: StopRequest,
+    bar: bool = True,
+    others: Sequence[Monitor] = (),
+) -> None:
+    """Train a run until it is finished, pruned or has diverged, or is asked to stop.
 
     Args:
         prepared, run: what to train, and where.
         stop: whether to stop.
         bar: show a progress bar on a terminal.
+        others: monitors beside the usual ones, told last.
 
     Raises:
         Interrupted: it was asked to stop; its state is saved.
@@ -92,12 +100,16 @@ def execute(prepared: Prepared, run: Run, stop: StopRequest, bar: bool = True) -
             # Before the loggers, which may keep the pictures.
             Plots(),
             *build_loggers(prepared.config),
+            # Last, so that the others know of an epoch by which one of these prunes the run.
+            *others,
         ]
         enough = training.fit(run, monitors, stop)
         run.record.notes = [*prepared.notes, *training.notes()]
         _end(run, monitors, "stopped_early" if enough else "finished", enough or "")
     except Diverged as error:
         _end(run, monitors, "diverged", str(error))
+    except Pruned as error:
+        _end(run, monitors, "pruned", str(error))
     except Interrupted as error:
         # Told first, because someone in a hurry may press Ctrl-C again.
         log.warning("%s; its state is saved. To go on:\n  %s", error, going_on(run))

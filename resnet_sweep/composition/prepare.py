@@ -115,7 +115,7 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
         config, dataset,
     )  # fmt: skip
     build_loggers(config)
-    Objective.of(config, STARTED_IN)
+    Objective.all_of(config, STARTED_IN)
     return Prepared(
         config=config,
         settings=settings,

@@ -26,14 +26,15 @@ class History:
         self.roots = [root for root in roots if root.is_dir()]
 
     @cached_property
-    def _entries(self) -> list[Entry]:
+    def entries(self) -> list[Entry]:
+        """All whose records are sound, newest first."""
         return [entry for entry in find_runs(self.roots) if entry.record is not None]
 
     @cached_property
     def _complete(self) -> dict[str, Entry]:
         return {
             entry.record.signature: entry
-            for entry in reversed(self._entries)
+            for entry in reversed(self.entries)
             if entry.state in COMPLETE
         }
 
@@ -50,7 +51,7 @@ class History:
     @cached_property
     def _epochs(self) -> dict[str, list[float]]:
         times: dict[str, list[float]] = {}
-        for entry in self._entries:
+        for entry in self.entries:
             record = entry.record
             if record.final and record.final["epoch"] and record.seconds:
                 times.setdefault(_cost(record), []).append(record.seconds / record.final["epoch"])

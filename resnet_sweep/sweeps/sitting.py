@@ -70,7 +70,7 @@ class Sitting:
             RequestError: the sweep's directory can't be used, or is in use.
             SystemExit: it was stopped from outside; what ran is saved.
         """
-        with self.sweep, _terminable():
+        with self.sweep, terminable():
             console.print(f"Sweep directory: {relative(self.sweep.directory)}", markup=False)
             trouble = None
             to_train = self.plan.to_train(self.skip_failed)
@@ -173,7 +173,7 @@ class Sitting:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Have SIGTERM and the hang-up of a terminal end the sweep in good order.
 
     While a job runs in this process, it handles them itself, and hands the status on.

@@ -35,6 +35,13 @@ def begin(config: DictConfig) -> None:
         RequestError: the directory can't be used, or a setting of the sweep is wrong.
         SystemExit: only a preview was asked for.
     """
+    if "sampler" in config.hydra.sweeper and not config.hydra.sweeper.get("custom_search_space"):
+        from resnet_sweep.sweeps.study import stock as search
+
+        lines = search.check(GlobalHydra.instance().config_loader(), config)
+        if config.sweep_mode == "preview":
+            console.print("\n".join(lines), markup=False)
+            raise SystemExit(0)
     if config.sweep_mode == "preview":
         preview.show(compose_plan(GlobalHydra.instance().config_loader(), config))
         raise SystemExit(0)
@@ -63,11 +70,13 @@ def note(config: DictConfig, error: object) -> None:
     top = Path(os.path.abspath(config.hydra.sweep.dir))
     jobs = _jobs(top)
     results.write(top, jobs, _objective(config))
+    # A job of replicates has several runs.
+    own = Path(config.hydra.runtime.output_dir)
     for job in jobs:
-        if job.directory == Path(config.hydra.runtime.output_dir):
-            words = " ".join(config.hydra.overrides.task)
-            console.print(f"{describe(job)}  {words}", markup=False)
-            return
+        if job.directory.is_relative_to(own):
+            console.print(f"{describe(job)}  {' '.join(job.record.overrides)}", markup=False)
+    if any(job.directory.is_relative_to(own) for job in jobs):
+        return
     if isinstance(error, RequestError):
         number = config.hydra.job.num
         console.print(f"job {number} couldn't begin: {error}", markup=False)
@@ -97,11 +106,11 @@ def _jobs(top: Path) -> list[Job]:
             job = Job(number, entry.record, Path(os.path.abspath(entry.directory)))
             job.look()
             jobs.append(job)
-    return sorted(jobs, key=lambda job: job.number)
+    return sorted(jobs, key=lambda job: (job.number, job.record.seed or 0))
 
 
 def _objective(config: DictConfig) -> Objective:
-    return Objective(config.objective, config.reference, STARTED_IN)
+    return Objective.of(config, STARTED_IN)
 
 
 def _baseline(config: DictConfig) -> Condition | None:

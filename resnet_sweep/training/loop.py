@@ -151,6 +151,7 @@ class Training:
         Raises:
             Diverged: the loss became NaN or infinite.
             Interrupted: `stop` was asked for; the state is saved.
+            Pruned: a monitor found the run not worth going on with.
         """
         self.run, self.monitors, self.stop = run, monitors, stop
         self.checkpoints = run.directory / "checkpoints"

@@ -37,6 +37,14 @@ class Step:
     steepest_norm: float
 
 
+class Pruned(Exception):
+    """The run isn't worth going on with; a monitor raises it when training begins or an epoch ends.
+
+    The state of the run is saved by then. Monitors after the one that raises it aren't told of
+    that event.
+    """
+
+
 class Monitor:
     """Is told what happens; by itself it does nothing with it."""
 

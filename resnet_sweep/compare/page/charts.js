@@ -67,6 +67,19 @@ function draw(place, traces, design) {
   Plotly.react(place, traces, layout(design), CONFIG);
 }
 
+// What others have designed keeps its own axes, and takes the page's ground and letters.
+function drawAsGiven(place, traces, design) {
+  const { paper_bgcolor, plot_bgcolor, font, hoverlabel, xaxis } = layout({});
+  const axes = Object.fromEntries(
+    Object.keys({ xaxis, yaxis: xaxis, ...design })
+      .filter((name) => /^[xy]axis\d*$/.test(name))
+      .map((name) => [name, { ...xaxis, ...design[name] }]),
+  );
+  const margin = { l: 60, r: 20, t: 24, b: 50 };
+  const own = { paper_bgcolor, plot_bgcolor, font, hoverlabel, margin };
+  Plotly.react(place, structuredClone(traces), { ...structuredClone(design), ...own, ...axes, width: null }, CONFIG);
+}
+
 // The values of a metric by epoch, over runs: {epoch: [values]} in the order of epochs, those that
 // all runs have: where one ends, the mean of the rest would jump.
 function byEpoch(members, metric) {

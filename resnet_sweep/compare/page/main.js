@@ -61,6 +61,33 @@ function drawSummary() {
   document.getElementById("summary").append(...cards);
 }
 
+// Optuna's plots, in the colours of the page.
+function drawStudies() {
+  const section = document.getElementById("studies");
+  section.hidden = !report.studies.length;
+  document.querySelector('nav a[href="#studies"]').hidden = section.hidden;
+  const charts = [];
+  document.getElementById("studies-list").replaceChildren(
+    ...report.studies.map(({ name, summary, figures }) =>
+      element(
+        "div",
+        {},
+        element("p", { class: "note" }, `${name}: ${summary}`),
+        element(
+          "div",
+          { class: "charts" },
+          ...figures.map(({ title, data, layout }) => {
+            const chart = element("div", { class: "chart" });
+            charts.push([chart, data, layout]);
+            return element("figure", {}, element("figcaption", {}, title), chart);
+          }),
+        ),
+      ),
+    ),
+  );
+  for (const [chart, data, design] of charts) drawAsGiven(chart, data, design);
+}
+
 function drawPictures() {
   const section = document.getElementById("pictures");
   section.hidden = !report.pictures.length;
@@ -98,6 +125,7 @@ function showTheme() {
   document.getElementById("theme").setAttribute("aria-pressed", String(isDark()));
   drawCurves();
   drawParallel();
+  drawStudies();
 }
 
 // Accuracies on other data than the first row's aren't to be held against its own.

@@ -1,0 +1,1 @@
+"""Studies: searches with Optuna, by any number of workers, with pruning."""

@@ -1,0 +1,352 @@
+"""One worker's sitting at a study: trial after trial, until none is left."""
+
+import contextlib
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+from hydra.core.utils import JobStatus, run_job
+from hydra.types import HydraContext
+from omegaconf import OmegaConf
+from optuna.trial import Trial, TrialState
+
+from resnet_sweep.compare.content import repeating_command
+from resnet_sweep.compare.entry import Entry
+from resnet_sweep.compare.table import lay_out
+from resnet_sweep.compare.text import shown
+from resnet_sweep.composition.command import command, relative
+from resnet_sweep.composition.gate import flags_of
+from resnet_sweep.composition.task import task
+from resnet_sweep.console import console
+from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.files import write_atomically
+from resnet_sweep.runs.lease import is_held
+from resnet_sweep.runs.record import Record
+from resnet_sweep.sweeps.history import History
+from resnet_sweep.sweeps.sitting import terminable
+from resnet_sweep.sweeps.study import results
+from resnet_sweep.sweeps.study.claim import Claim
+from resnet_sweep.sweeps.study.composer import Composer, Replicate, epochs_of
+from resnet_sweep.sweeps.study.pruning import Pruning
+from resnet_sweep.sweeps.study.results import Outcome
+from resnet_sweep.sweeps.study.storage import exclusive
+from resnet_sweep.sweeps.study.trials import PLACE, REASON, STATE, Trials
+from resnet_sweep.sweeps.sweep import MULTIRUN
+from resnet_sweep.training.interruption import INTERRUPTED
+
+# How often a worker without a trial looks whether another one has lost its own.
+IDLE_SECONDS = 0.5
+# Workers that a trial may cost in a row, with no epoch to show for it.
+MOST_ATTEMPTS = 5
+MOST_TOLD = 10
+
+
+class NotOurs(Exception):
+    """A trial turned out to be another worker's."""
+
+
+class Failed(Exception):
+    """A trial came to nothing."""
+
+
+class Sitting:
+    """Works on a study together with any number of others.
+
+    Args:
+        trials: of the study.
+        composer: of their runs.
+        context: of Hydra's, to carry runs out in.
+        history: runs that are finished elsewhere, whose outcomes are taken; None takes none.
+        max_failures: after how many failed trials the study ends; None for any number.
+        definition: what `sweep.json` says of the study as a whole.
+    """
+
+    def __init__(
+        self,
+        trials: Trials,
+        composer: Composer,
+        context: HydraContext,
+        history: History | None,
+        max_failures: int | None,
+        definition: dict[str, Any],
+    ) -> None:
+        self.trials, self.composer, self.context = trials, composer, context
+        self.history, self.max_failures = history, max_failures
+        self.study, self.directory = trials.study, trials.directory
+        self.objectives = composer.objectives
+        overrides = composer.master.hydra.overrides
+        self.words = [
+            *flags_of(composer.master.hydra),
+            "--multirun",
+            *overrides.task,
+            *(word for word in overrides.hydra if not word.startswith(("hydra.mode=",
+                                                                       "hydra.sweep.dir="))),
+        ]  # fmt: skip
+        self.definition = {"command": self.command(), "settings": {}, **definition}
+
+    def command(self) -> str:
+        """The command that goes on with the study, or joins it."""
+        return command(self.words, "hydra.sweep.dir", self.directory)
+
+    def carry_out(self) -> int:
+        """Work on trials until none is left.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            SystemExit: it was stopped from outside; what ran is saved.
+        """
+        console.print(f"Sweep directory: {relative(self.directory)}", markup=False)
+        with terminable():
+            try:
+                if not (self.directory / MULTIRUN).exists():
+                    text = OmegaConf.to_yaml(self.composer.master)
+                    write_atomically(self.directory / MULTIRUN, text.encode())
+                while not self._enough():
+                    claim = self.trials.take()
+                    if claim is None:
+                        if self.trials.over:
+                            break
+                        time.sleep(IDLE_SECONDS)
+                        continue
+                    self._work(claim)
+                self._save()
+            except (KeyboardInterrupt, SystemExit) as stop:
+                status = INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code
+                self._tell_stopped()
+                raise SystemExit(status) from None
+        return self._tell_end()
+
+    def _enough(self) -> bool:
+        return self.max_failures is not None and self.trials.failures >= self.max_failures
+
+    def _work(self, claim: Claim) -> None:
+        """Carry a trial out, and say what came of it."""
+        saved = True
+        try:
+            trial = self.trials.sample(claim)
+            try:
+                self._carry_out(trial, claim)
+            except Failed as failure:
+                self._end(trial, TrialState.FAIL, "failed", str(failure))
+            saved = False
+        except NotOurs:
+            saved = False
+        finally:
+            claim.release(saved)
+        self._save()
+
+    def _carry_out(self, trial: Trial, claim: Claim) -> None:
+        words = " ".join(f"{key}={value}" for key, value in trial.params.items())
+        if claim.attempts >= MOST_ATTEMPTS:
+            raise Failed(
+                f"{claim.attempts} workers in a row were lost at it, as when memory runs out"
+            )
+        try:
+            replicates = self.composer.compose(trial.params, trial.number)
+        except RequestError as error:
+            raise Failed(str(error)) from error
+        if self.trials.is_same(trial, replicates[0].planned.signature):
+            return
+        going_on = (self.directory / replicates[0].place / "run.json").exists()
+        console.print(
+            f"trial {trial.number} {'goes on' if going_on else 'begins'}  {words}", markup=False
+        )
+        values: list[list[float]] = []
+        for replicate in replicates:
+            # Epochs of one replicate are compared with those of another trial's first.
+            watched = len(self.objectives) == 1 and replicate is replicates[0]
+            entry = self._train(trial, replicate, claim, watched)
+            state, reason = entry.state, entry.record.reason
+            if state == "diverged":
+                # Of several objectives, Optuna knows no trial that was given up.
+                single = len(self.objectives) == 1
+                kind = TrialState.PRUNED if single else TrialState.FAIL
+                return self._end(trial, kind, state, reason)
+            if state == "pruned":
+                return self._end(trial, TrialState.PRUNED, state, reason)
+            found = [each.value(entry) for each in self.objectives]
+            if None in found:
+                raise Failed("there is nothing to judge it by")
+            values.append(found)
+            if len(values) > 1:
+                self._report(trial, fmean(each[0] for each in values), len(values), replicate)
+            last = replicate is replicates[-1]
+            if not last and len(self.objectives) == 1 and trial.should_prune():
+                name = type(self.study.pruner).__name__
+                reason = f"by {name} after {len(values)} of {len(replicates)} replicates"
+                return self._end(trial, TrialState.PRUNED, "pruned", reason)
+        means = [fmean(each) for each in zip(*values, strict=True)]
+        return self._end(trial, TrialState.COMPLETE, state if len(values) == 1 else "finished",
+                         "", means)  # fmt: skip
+
+    def _train(self, trial: Trial, replicate: Replicate, claim: Claim, watched: bool) -> Entry:
+        """The run of a replicate, trained here or found."""
+        directory = self.directory / replicate.place
+        found = None
+        if self.history is not None and not (directory / "run.json").exists():
+            found = self.history.complete(replicate.planned.signature)
+        pruning = Pruning(trial, self.objectives[0], epochs_of(replicate.planned.config))
+        if found is not None:
+            if watched:
+                pruning.tell(found.directory)
+            trial.set_user_attr(PLACE, str(found.directory.absolute()))
+            return found
+        replicate.config.hydra.sweep.dir = str(self.directory)
+        self._run(replicate, [pruning] if watched else [], claim)
+        entry = Entry.read(directory, relative(directory))
+        if entry.record is None:
+            raise Failed(entry.damage)
+        if entry.state not in ("finished", "stopped_early", "pruned", "diverged"):
+            raise Failed(entry.record.reason or f"its run is {entry.state}")
+        return entry
+
+    def _run(self, replicate: Replicate, monitors: Sequence[Any], claim: Claim) -> None:
+        """Have a run trained in this process.
+
+        Raises:
+            Failed: it couldn't begin, or broke down.
+            NotOurs: another worker is at it.
+            SystemExit: it was stopped from outside, and is saved.
+        """
+        directory = self.directory / replicate.place
+        context = HydraContext(
+            config_loader=None,
+            callbacks=self.context.callbacks,
+            execution_whitelist=self.context.execution_whitelist,
+        )
+        returned = run_job(
+            hydra_context=context,
+            task_function=functools.partial(task, others=monitors),
+            config=replicate.config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        if returned.status is JobStatus.FAILED:
+            error = returned._return_value
+            with contextlib.suppress(OSError, RequestError):
+                if is_held(directory, Record.read(directory).lease):
+                    raise NotOurs
+            if not claim.holds():
+                raise NotOurs
+            raise Failed(" ".join(str(error).split()) or type(error).__name__) from error
+
+    def _report(self, trial: Trial, value: float, count: int, replicate: Replicate) -> None:
+        """Tell of the mean of some replicates, at the epochs that they have together."""
+        if len(self.objectives) > 1:
+            return
+        step = count * epochs_of(replicate.planned.config)
+        if step not in trial.storage.get_trial(trial._trial_id).intermediate_values:
+            trial.report(value, step)
+
+    def _end(
+        self,
+        trial: Trial,
+        kind: TrialState,
+        state: str,
+        reason: str,
+        values: Sequence[float] | None = None,
+    ) -> None:
+        trial.set_user_attr(STATE, state)
+        if reason:
+            trial.set_user_attr(REASON, reason)
+        self.trials.tell(trial, kind, values)
+        frozen = self.study._storage.get_trial(trial._trial_id)
+        outcome = Outcome(frozen, self.directory)
+        words = " ".join(f"{key}={value}" for key, value in trial.params.items())
+        ended = sum(each.state.is_finished() for each in self.trials.listed())
+        console.print(
+            f"[{ended}/{self.trials.total}] {shown(outcome.describe(self.objectives))}  {words}",
+            markup=False,
+        )
+
+    def _save(self) -> None:
+        # Whoever writes last has read last.
+        with exclusive(self.directory):
+            results.write(
+                self.directory,
+                self._outcomes(),
+                self.objectives,
+                list(self.composer.space.distributions),
+                self.definition,
+            )
+
+    def _outcomes(self) -> list[Outcome]:
+        return [Outcome(trial, self.directory) for trial in self.trials.listed()]
+
+    def _tell_stopped(self) -> None:
+        self._save()
+        done = sum(trial.state.is_finished() for trial in self.trials.listed())
+        console.print(
+            f"stopped; {done} of {self.trials.total} trials are done. To go on:\n"
+            f"  {self.command()}",
+            markup=False,
+        )
+
+    def _tell_end(self) -> int:
+        """Tell what came of the study; returns the exit status."""
+        outcomes = self._outcomes()
+        keys = list(self.composer.space.distributions)
+        ranked = self._ranked(outcomes)
+        titles = [each.title for each in self.objectives]
+        rows = [["trial", "state", *titles, "time", *map(shown, keys), "directory"]]
+        for outcome in ranked[:MOST_TOLD]:
+            told = [
+                each.told(value)
+                for each, value in zip(self.objectives, outcome.values, strict=True)
+            ]
+            time_ = results.duration(outcome.seconds or 0)
+            parameters = [shown(outcome.trial.params.get(key, "")) for key in keys]
+            where = relative(outcome.directory)
+            rows.append(
+                [str(outcome.trial.number), outcome.state, *told, time_, *parameters, where]
+            )
+        lines = [""]
+        if ranked:
+            width = console.width if console.is_terminal else None
+            lines += lay_out(rows, frozenset({0, *range(2, 3 + len(self.objectives))}), width)
+        counts = {
+            state: sum(outcome.state == state for outcome in outcomes)
+            for state in dict.fromkeys(outcome.state for outcome in outcomes)
+        }
+        told = ", ".join(f"{count} {state}" for state, count in counts.items())
+        lines.append(f"{len(outcomes)} trials: {told}")
+        if ranked and ranked[0].entries:
+            record = ranked[0].entries[0].record
+            if self.composer.replicates > 1:
+                words = [word for word in record.overrides if not word.startswith("seed=")]
+                several = f"replicates={self.composer.replicates}"
+                record = replace(record, overrides=[*words, several, *self._seed()])
+            lines.append(f"The best run again:\n  {repeating_command(record)}")
+        broken = [outcome for outcome in outcomes if outcome.state in ("failed", "diverged")]
+        for outcome in broken[:MOST_TOLD]:
+            lines.append(f"trial {outcome.trial.number} {outcome.state}: {shown(outcome.reason)}")
+        if self._enough() and not self.trials.over:
+            lines.append(
+                f"{self.trials.failures} trials failed, so the study ends "
+                f"(hydra.sweeper.max_failures={self.max_failures}); to go on, raise that"
+            )
+        lines.append(f"Its report: python -m resnet_sweep.report {relative(self.directory)}")
+        console.print("\n".join(lines), markup=False)
+        return int(bool(broken) or not self.trials.over)
+
+    def _seed(self) -> list[str]:
+        """The word that says with which seed replicates begin, if one was typed."""
+        return [word for key, word in self.composer.space.fixed.items() if key == "seed"]
+
+    def _ranked(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """The complete trials, best first; of several objectives, those that none outdoes."""
+        numbers = (
+            [trial.number for trial in self.study.best_trials] if len(self.objectives) > 1 else None
+        )
+        complete = [
+            outcome for outcome in outcomes
+            if outcome.trial.state is TrialState.COMPLETE
+            and (numbers is None or outcome.trial.number in numbers)
+        ]  # fmt: skip
+        best = self.objectives[0]
+        return sorted(complete, key=lambda each: -best.gain(each.values[0]))

@@ -1,0 +1,145 @@
+"""Workers of a study share its trials, however many of them are killed."""
+
+import csv
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tests.conftest import clean_environment
+
+SMALL = (
+    "experiment=quickstart", "logger=csv", "data.limit_train=150", "data.limit_test=50",
+    "model.widths=[4,8]", "model.blocks=[1,1]", "model.strides=[2,2]", "trainer.epochs=3",
+    "trainer.batch_size=16", "trainer.threads=1", "trainer.device=cpu",
+)  # fmt: skip
+STUDY = ("--multirun", "hydra/sweeper=study", "optim.lr=interval(0.01,0.3)", *SMALL)
+
+
+class Workers:
+    """The same command, started several times."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self.folder, self.words = folder, words
+        self.processes: list[subprocess.Popen] = []
+        self.log = (folder / "workers.log").open("a")
+
+    def start(self) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "resnet_sweep", *STUDY, *self.words],
+            cwd=self.folder,
+            env=clean_environment() | {"OMP_NUM_THREADS": "1"},
+            stdout=self.log,
+            stderr=self.log,
+        )
+        self.processes.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        self.log.close()
+
+    def told(self) -> str:
+        return (self.folder / "workers.log").read_text()
+
+
+def load(url: str, name: str = "resnet_sweep") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=url)
+
+
+def rows(directory: Path) -> list[dict[str, str]]:
+    with (directory / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def check_complete(study: optuna.Study, directory: Path, total: int) -> None:
+    """All trials have ended, each with its own number and the value of its own run."""
+    trials = study.get_trials(deepcopy=False)
+    assert [trial.number for trial in trials] == list(range(total))
+    listed = rows(directory)
+    assert [int(row["number"]) for row in listed] == list(range(total))
+    assert sorted(path.name for path in directory.iterdir() if path.is_dir()) == sorted(
+        map(str, range(total))
+    )
+    for trial, row in zip(trials, listed, strict=True):
+        record = json.loads((directory / str(trial.number) / "run.json").read_text())
+        assert record["state"] == row["state"]
+        assert row["state"] in ("finished", "pruned")
+        finished = row["state"] == "finished"
+        assert trial.state.name == ("COMPLETE" if finished else "PRUNED")
+        assert trial.value == record["best" if finished else "final"]["val_acc"]
+        assert float(row["value"]) == trial.value
+        assert record["config"]["optim"]["lr"] == trial.params["optim.lr"]
+        with (directory / str(trial.number) / "metrics.csv").open() as file:
+            curve = {int(line["epoch"]): float(line["val_acc"]) for line in csv.DictReader(file)}
+        assert trial.intermediate_values == curve
+
+
+def kill_at_random(workers: Workers, directory: Path, kills: int, seed: int) -> int:
+    """Keep four workers at work, and kill one in the midst of a trial now and then.
+
+    Returns:
+        How many were killed.
+    """
+    chance, killed, end = random.Random(seed), 0, time.monotonic() + 400
+    running = [workers.start() for _ in range(4)]
+    pause = 0.0
+    while running and time.monotonic() < end:
+        time.sleep(0.02)
+        running = [process for process in running if process.poll() is None]
+        if killed == kills or time.monotonic() < pause:
+            continue
+        training = {*map(process_at_work, directory.glob("*/run.json"))}
+        victims = [process for process in running if process.pid in training]
+        if victims:
+            victim = chance.choice(victims)
+            victim.kill()
+            victim.wait()
+            killed += 1
+            pause = time.monotonic() + chance.uniform(0.3, 2)
+            running.append(workers.start())
+    assert not running, workers.told()
+    return killed
+
+
+def process_at_work(record: Path) -> int | None:
+    lease = json.loads(record.read_text())["lease"]
+    return lease and lease["process"]
+
+
+@pytest.mark.parametrize(("place", "total", "kills"), [("null", 40, 6), ("journal", 12, 2)])
+def test_no_trial_is_lost_or_trained_twice_when_workers_are_killed(
+    tmp_path: Path, place: str, total: int, kills: int
+) -> None:
+    workers = Workers(
+        tmp_path, f"hydra.sweeper.n_trials={total}", "hydra.sweep.dir=study",
+        f"hydra.sweeper.storage={place}", "hydra.sweeper.sampler.seed=1",
+    )  # fmt: skip
+    directory = tmp_path / "study"
+    try:
+        assert kill_at_random(workers, directory, kills, seed=3) == kills
+    finally:
+        workers.end()
+    if place == "null":
+        study = load(f"sqlite:///{directory}/study.db")
+    else:
+        backend = optuna.storages.journal.JournalFileBackend(f"{directory}/study.journal")
+        study = load(optuna.storages.JournalStorage(backend))
+    check_complete(study, directory, total)
+    states = Counter(trial.state.name for trial in study.trials)
+    assert states["COMPLETE"] and states["PRUNED"]
+    # What a killed worker left goes on from its checkpoint, so that no number begins anew.
+    lines = [line.split() for line in workers.told().splitlines() if line.startswith("trial ")]
+    begun = Counter(line[1] for line in lines if line[2] == "begins")
+    went_on = Counter(line[1] for line in lines if line[2] == "goes")
+    assert begun == Counter(map(str, range(total)))
+    assert went_on.total() == kills
