@@ -3,16 +3,14 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -52,8 +50,6 @@ class Gate(Callback):
     admitted: ClassVar[dict[Path, Admitted]] = {}
     # Whether a command has been composed, so that errors from then on may be ours.
     reached: ClassVar[bool] = False
-    # Told of each job of a sweep that has ended in this process: its directory and its error.
-    on_ended: ClassVar[Callable[[Path, Exception | None], None] | None] = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Of a single run."""
@@ -71,39 +67,10 @@ class Gate(Callback):
         self.admitted[directory] = admitted
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Of a sweep; our own sweepers see to the rest themselves."""
+        """Of a sweep, whose jobs are its sweeper's."""
         Gate.reached = True
         with Refusing():
             check_hydra(config.hydra)
-        if not is_ours(config):
-            from resnet_sweep.sweeps import stock
-
-            with Refusing():
-                stock.begin(config)
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Of a sweep, whatever ended it."""
-        error = sys.exc_info()[1]
-        if is_ours(config) or (error is not None and not isinstance(error, Exception)):
-            return
-        from resnet_sweep.sweeps import stock
-
-        failed = stock.end(config)
-        if error is not None:
-            print(f"error: the sweep broke off: {sentence(error)}", file=sys.stderr)
-        if failed or error is not None:
-            raise SystemExit(1)
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Of a single run, or of a job of a sweep."""
-        failed = job_return.status is JobStatus.FAILED
-        error = job_return._return_value if failed else None
-        if Gate.on_ended is not None:
-            Gate.on_ended(Path(config.hydra.runtime.output_dir), error)
-        elif config.hydra.mode == RunMode.MULTIRUN and not is_ours(config):
-            from resnet_sweep.sweeps import stock
-
-            stock.note(config, error)
 
 
 def is_ours(config: DictConfig) -> bool:

@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from resnet_sweep.compare.text import shown
 from resnet_sweep.composition.command import command, relative
-from resnet_sweep.composition.gate import Gate, flags_of
+from resnet_sweep.composition.gate import flags_of
 from resnet_sweep.console import console
 from resnet_sweep.errors import JobFailed, RequestError
 from resnet_sweep.runs.run import bury
+from resnet_sweep.sweeps.callback import SweepCallback
 from resnet_sweep.sweeps.job import BROKEN, WAITING, Job
 from resnet_sweep.sweeps.outcome import tell_outcome
 from resnet_sweep.sweeps.plan import Plan
@@ -76,13 +77,13 @@ class Sitting:
             to_train = self.plan.to_train(self.skip_failed)
             with Progress(self.sweep, to_train, self.plan.history) as progress:
                 self.progress, stopped = progress, None
-                Gate.on_ended = self._note
+                SweepCallback.on_ended = self._note
                 try:
                     trouble = self._launch_all(to_train)
                 except (KeyboardInterrupt, SystemExit) as stop:
                     stopped = INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code
                 finally:
-                    Gate.on_ended = None
+                    SweepCallback.on_ended = None
             if stopped is not None:
                 self._tell_stopped()
                 raise SystemExit(stopped)
