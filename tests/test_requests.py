@@ -24,9 +24,13 @@ SMALL = ("data=digits", "model=resnet8v2", "logger=csv", "trainer.threads=1")
         ("optim.lr=1e300", "or other settings than lr=1e+300"),
         ("model.blocks=[100000,1,1]", "blocks=[100000, 1, 1] are more than 1000 in all"),
         ("model.widths=[1000000,8,8]", "weights and their gradients take"),
+        ("trainer.clip_grad_norm=1e301", "trainer.clip_grad_norm is a number beyond 1e+300"),
+        (f"trainer.epochs=1{'0' * 400}", "trainer.epochs is a number beyond 9.22337e+18"),
+        (f"seed=1{'0' * 5000}", "value has 5001 digits"),
+        (f"+model.x={'[' * 30}{']' * 30}", "model.x is nested too deep"),
         ("a\nb\x1b[2J=1", r"a; b\x1b[2J=1 can't be read"),
     ],
-    ids=range(10),
+    ids=range(14),
 )
 def test_it_is_refused_and_leaves_nothing(
     command: Command, tmp_path: Path, override: str, told: str
