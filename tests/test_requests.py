@@ -52,6 +52,23 @@ def test_a_log_that_cannot_be_set_up_fails_the_run_in_one_sentence(
     assert '"state": "failed"' in (tmp_path / "run" / "run.json").read_text()
 
 
+def test_beside_a_value_that_leads_nowhere_a_wrong_name_is_told(command: Command) -> None:
+    done = command(*SMALL, "zip=${nope}", "eference=1")
+    assert done.returncode == 2
+    assert done.stderr == "error: eference isn't a setting: did you mean reference?\n"
+
+
+def test_a_run_goes_on_without_its_log(command: Command, tmp_path: Path) -> None:
+    done = command(
+        *SMALL, "trainer.max_steps=1", "hydra.run.dir=run",
+        "hydra.job_logging.handlers.file.filename=/dev/null/x",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: /dev/null/x can't be written")
+    assert done.stderr.count("\n") == 1
+    assert '"state": "finished"' in (tmp_path / "run" / "run.json").read_text()
+
+
 def test_a_long_request_is_told_in_few_words() -> None:
     told = sentence(RequestError(f"{'a' * 10**6} isn't a setting: did you mean b?"))
     assert len(told) < LONGEST + 10

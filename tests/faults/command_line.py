@@ -188,6 +188,9 @@ def _misunderstood(words: list[Word], prepared: Any) -> str | None:
                 continue
             expected = override.value()
         found = settings.get(key, UNKNOWN)
+        # What a group's choice stands for isn't typed.
+        if isinstance(found, dict) and isinstance(expected, str):
+            continue
         if found is UNKNOWN or (isinstance(expected, str) and "${" in expected):
             continue
         if OmegaConf.is_config(expected):
