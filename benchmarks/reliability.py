@@ -1,6 +1,6 @@
 """Does to runs what can go wrong, and counts what is lost: the table of docs/reliability.md.
 
-python -m benchmarks.reliability [--all] [--part kills]
+python -m benchmarks.reliability [--all] [--part kills [--count 50]]
 """
 
 import argparse
@@ -33,6 +33,7 @@ def main() -> None:
     )
     parser.add_argument("--all", action="store_true", help="all trials, which take an hour")
     parser.add_argument("--part", choices=PARTS, help="one kind of fault alone")
+    parser.add_argument("--count", type=int, help="so many trials of each, instead")
     parser.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")
     arguments = parser.parse_args()
     # The faults are part of the tests, and use what those have.
@@ -43,7 +44,8 @@ def main() -> None:
         trials = getattr(importlib.import_module(f"faults.{part}"), part)
         begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            tally = trials(PARTS[part][arguments.all], arguments.seed, Path(folder))
+            count = arguments.count or PARTS[part][arguments.all]
+            tally = trials(count, arguments.seed, Path(folder))
         print(tally.row(), flush=True)
         print(f"{part}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
         for each in tally.lost:

@@ -1,5 +1,6 @@
 """The command line: `python -m resnet_sweep`, composed by Hydra."""
 
+import contextlib
 import os
 import re
 import sys
@@ -75,7 +76,9 @@ def _give_up(error: Exception) -> bool:
     gate = sys.modules.get("resnet_sweep.composition.gate")
     waiting = list(gate.Gate.admitted.values()) if gate else []
     for admitted in waiting:
-        admitted.run.close("failed", f"{type(error).__name__}: {error}")
+        # Whatever came between, a full disk for one, may break this as well.
+        with contextlib.suppress(Exception):
+            admitted.run.close("failed", f"{type(error).__name__}: {error}")
     return bool(waiting)
 
 

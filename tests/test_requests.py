@@ -24,9 +24,13 @@ SMALL = ("data=digits", "model=resnet8v2", "logger=csv", "trainer.threads=1")
         ("optim.lr=1e300", "or other settings than lr=1e+300"),
         ("model.blocks=[100000,1,1]", "blocks=[100000, 1, 1] are more than 1000 in all"),
         ("model.widths=[1000000,8,8]", "weights and their gradients take"),
+        ("trainer.clip_grad_norm=1e301", "trainer.clip_grad_norm is a number beyond 1e+300"),
+        (f"trainer.epochs=1{'0' * 400}", "trainer.epochs is a number beyond 9.22337e+18"),
+        (f"seed=1{'0' * 5000}", "value has 5001 digits"),
+        (f"+model.x={'[' * 30}{']' * 30}", "model.x is nested too deep"),
         ("a\nb\x1b[2J=1", r"a; b\x1b[2J=1 can't be read"),
     ],
-    ids=range(10),
+    ids=range(14),
 )
 def test_it_is_refused_and_leaves_nothing(
     command: Command, tmp_path: Path, override: str, told: str
@@ -46,6 +50,23 @@ def test_a_log_that_cannot_be_set_up_fails_the_run_in_one_sentence(
     assert done.returncode == 1
     assert done.stderr == "error: Unsupported version: 2\n"
     assert '"state": "failed"' in (tmp_path / "run" / "run.json").read_text()
+
+
+def test_beside_a_value_that_leads_nowhere_a_wrong_name_is_told(command: Command) -> None:
+    done = command(*SMALL, "zip=${nope}", "eference=1")
+    assert done.returncode == 2
+    assert done.stderr == "error: eference isn't a setting: did you mean reference?\n"
+
+
+def test_a_run_goes_on_without_its_log(command: Command, tmp_path: Path) -> None:
+    done = command(
+        *SMALL, "trainer.max_steps=1", "hydra.run.dir=run",
+        "hydra.job_logging.handlers.file.filename=/dev/null/x",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: /dev/null/x can't be written")
+    assert done.stderr.count("\n") == 1
+    assert '"state": "finished"' in (tmp_path / "run" / "run.json").read_text()
 
 
 def test_a_long_request_is_told_in_few_words() -> None:

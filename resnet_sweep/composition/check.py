@@ -52,6 +52,9 @@ FOREIGN = {
     "label_smoothing": Annotated[float, Range(minimum=0, below=1)],
     "nesterov": bool,
 }
+# Beyond them, a number is none that a training could have, nor one that all tools can read.
+LARGEST_WHOLE, LARGEST = 2**63 - 1, 1e300
+DEEPEST = 16
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -64,6 +67,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     """
     known = {*OBJECTS, *COLLECTIONS, "seed"}
     check_names("", config, {*known, *SETTINGS})
+    for name, value in config.items():
+        check_extent(name, value)
     for name in sorted(known - config.keys()):
         raise RequestError(f"{name} is missing: give it with {name}=...")
     for name, annotation in SETTINGS.items():
@@ -81,6 +86,27 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise RequestError(f"{group}={node} isn't a choice of that group")
         for name, entry in node.items():
             check_object(f"{group}.{name}", entry, supplied, {})
+
+
+def check_extent(path: str, value: Any, depth: int = 1) -> None:
+    """Refuse what a record of the run couldn't be read back with.
+
+    Raises:
+        RequestError: a number is too large, or lists and mappings are nested too deep.
+    """
+    if depth > DEEPEST:
+        raise RequestError(f"{path} is nested too deep: choose a simpler value")
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            check_extent(f"{path}.{name}", entry, depth + 1)
+    elif isinstance(value, list):
+        for entry in value:
+            check_extent(path, entry, depth + 1)
+    elif isinstance(value, (int, float)):
+        largest = LARGEST_WHOLE if isinstance(value, int) else LARGEST
+        # Infinity is told by those who know what the number is for.
+        if abs(value) > largest and value not in (math.inf, -math.inf):
+            raise RequestError(f"{path} is a number beyond {largest:g}: choose a smaller one")
 
 
 def check_object(path: str, node: Any, supplied: set[str], extra: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
 
 import resnet_sweep.conf
 from resnet_sweep.composition.check import unknown_name
@@ -50,6 +51,9 @@ def _told(error: Exception) -> str:
         return _no_choice(str(error))
     cause = error.__cause__
     parent, name = getattr(cause, "parent_node", None), getattr(cause, "key", None)
+    if OmegaConf.is_dict(parent) and not parent._is_none() and not parent._is_interpolation():
+        # As it is typed: a value beside it may lead nowhere.
+        parent = OmegaConf.to_container(parent, resolve=False)
     if isinstance(parent, Mapping) and isinstance(name, str) and name not in parent:
         prefix = str(cause.full_key).removesuffix(name)
         known = [key for key in parent if key != "hydra"] + ([] if prefix else [*PRESETS])

@@ -1,6 +1,7 @@
 """What a run tells on screen, and in a pipe or log file."""
 
 import logging
+import sys
 import time
 from pathlib import Path
 
@@ -27,6 +28,29 @@ class ConsoleHandler(logging.Handler):
             console.print(self.format(record), markup=False)
         except Exception:
             self.handleError(record)
+
+
+class LogFile(logging.FileHandler):
+    """A log file that a run can do without: that it can't be written is told once."""
+
+    told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        # Of opening it, which is done for the first message.
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.told:
+            self.told = True
+            reason = sys.exc_info()[1]
+            print(
+                f"warning: {self.baseFilename} can't be written ({reason}); the run goes on "
+                "without it",
+                file=sys.stderr,
+            )
 
 
 class ConsoleMonitor(Monitor):

@@ -23,6 +23,7 @@ from faults.tally import Tally
 from faults.words import UNKNOWN, Generator, Word
 from resnet_sweep.composition import task
 from resnet_sweep.composition.gate import Gate
+from resnet_sweep.errors import RunFailed
 from resnet_sweep.runs.signature import flatten
 
 # A trial that takes longer hangs.
@@ -100,6 +101,10 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
     def begin(prepared, run, stop, bar) -> None:
         started.append((prepared, run.directory))
         logging.getLogger("resnet_sweep").warning("begun")
+        if "--multirun" in sys.argv:
+            # A sweep launches again what was interrupted.
+            run.close("failed")
+            raise RunFailed("it began")
         run.close("interrupted")
 
     task.execute = begin
@@ -183,6 +188,9 @@ def _misunderstood(words: list[Word], prepared: Any) -> str | None:
                 continue
             expected = override.value()
         found = settings.get(key, UNKNOWN)
+        # What a group's choice stands for isn't typed.
+        if isinstance(found, dict) and isinstance(expected, str):
+            continue
         if found is UNKNOWN or (isinstance(expected, str) and "${" in expected):
             continue
         if OmegaConf.is_config(expected):

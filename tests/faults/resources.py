@@ -56,7 +56,9 @@ def _disturbed(
     told = f"status {ended.status}\n{ended.output}"
     if "Traceback" in ended.output or ended.status not in (0, 1, 2):
         return "", told
-    if ended.status == 1 and "the run failed" not in ended.output:
+    lines = ended.output.splitlines()
+    failed = "the run failed" in ended.output or (lines and lines[-1].startswith("error: "))
+    if ended.status == 1 and not failed:
         return "", told
     if ended.status == 2 and not ended.refusal:
         return "", told
