@@ -11,8 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-
-from tests.conftest import clean_environment
+from conftest import clean_environment
 
 SMALL = (
     "experiment=quickstart", "logger=csv", "data.limit_train=150", "data.limit_test=50",

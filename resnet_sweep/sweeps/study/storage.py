@@ -58,7 +58,7 @@ def open_storage(place: str | None, directory: Path) -> BaseStorage:
     except ImportError as error:
         raise RequestError(
             f"hydra.sweeper.storage={_told(place)} needs a driver that isn't installed ({error}): "
-            "install it, as with pip install psycopg2-binary or pip install pymysql"
+            "install it, as with pip install 'psycopg[binary]' or pip install pymysql"
         ) from error
     except (SQLAlchemyError, OSError, RuntimeError) as error:
         cause = getattr(error, "orig", None) or error

@@ -1,0 +1,265 @@
+"""Studies through the real command line: what they try, prune, refuse and go on with."""
+
+import csv
+import json
+import signal
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from conftest import Command
+from small_sweep import finish, start
+from test_study_workers import SMALL, STUDY, check_complete, load, rows
+
+from resnet_sweep.__main__ import main
+from resnet_sweep.report import report
+from resnet_sweep.sweeps.study.space import Space
+
+
+def trials(directory: Path) -> list[optuna.trial.FrozenTrial]:
+    return load(f"sqlite:///{directory}/study.db").get_trials(deepcopy=False)
+
+
+def record(directory: Path) -> dict:
+    return json.loads((directory / "run.json").read_text())
+
+
+class TestPruning:
+    @pytest.mark.parametrize(
+        ("pruner", "settings"),
+        [
+            ("hyperband", {"min_resource": 1, "max_resource": 3, "reduction_factor": 3}),
+            ("median", {"n_startup_trials": 2}),
+        ],
+    )
+    def test_it_is_that_of_optuna_used_by_hand(
+        self, call: Command, tmp_path: Path, pruner: str, settings: dict
+    ) -> None:
+        extra = [f"hydra.sweeper.pruner.{key}={value}" for key, value in settings.items()]
+        done = call(
+            main,
+            *STUDY, f"hydra/sweeper/pruner={pruner}", *extra, "hydra.sweep.dir=study",
+            "hydra.sweeper.n_trials=8", "hydra.sweeper.sampler.seed=2",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        ours = trials(tmp_path / "study")
+        classes = {"hyperband": "HyperbandPruner", "median": "MedianPruner"}
+        study = optuna.create_study(
+            study_name="resnet_sweep",
+            direction="maximize",
+            pruner=getattr(optuna.pruners, classes[pruner])(**settings),
+        )
+        for trial in ours:
+            curve = [float(row["val_acc"]) for row in metrics(tmp_path / f"study/{trial.number}")]
+            by_hand, state = study.ask(), "COMPLETE"
+            for epoch, value in enumerate(curve, start=1):
+                by_hand.report(value, epoch)
+                if epoch < 3 and by_hand.should_prune():
+                    state = "PRUNED"
+                    break
+            assert (state, epoch) == (trial.state.name, len(curve))
+            pruned = state == "PRUNED"
+            study.tell(
+                by_hand, None if pruned else max(curve), state=optuna.trial.TrialState[state]
+            )
+        assert {trial.state.name for trial in ours} == {"COMPLETE", "PRUNED"}
+        check_complete(load(f"sqlite:///{tmp_path}/study/study.db"), tmp_path / "study", 8)
+
+
+def metrics(directory: Path) -> list[dict[str, str]]:
+    with (directory / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+class TestResuming:
+    def test_an_interrupted_trial_goes_on_and_the_study_grows(self, tmp_path: Path) -> None:
+        words = (*STUDY, "trainer.epochs=40", "hydra.sweep.dir=study", "hydra/sweeper/pruner=none")
+        process = start(tmp_path, *words, "hydra.sweeper.n_trials=1")
+        run = tmp_path / "study" / "0"
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not (run / "checkpoints/last_model.pth").exists():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        told = finish(process)
+        assert process.returncode == 75, told
+        assert "To go on:\n  python -m resnet_sweep --multirun" in told
+        assert record(run)["state"] == "interrupted"
+        (stopped,) = trials(tmp_path / "study")
+        assert stopped.state.name == "RUNNING"
+        epochs = len(metrics(run))
+        assert 0 < epochs < 40
+        (row,) = rows(tmp_path / "study")
+        assert row["state"] == "interrupted"
+
+        process = start(tmp_path, *words, "hydra.sweeper.n_trials=2")
+        told = finish(process)
+        assert process.returncode == 0, told
+        assert f"trial 0 goes on  optim.lr={stopped.params['optim.lr']}" in told
+        check_complete(load(f"sqlite:///{tmp_path}/study/study.db"), tmp_path / "study", 2)
+
+    def test_the_same_parameters_are_trained_once(self, call: Command, tmp_path: Path) -> None:
+        words = [word for word in STUDY if not word.startswith("optim.lr")]
+        done = call(
+            main,
+            *words, "optim.lr=0.05,0.1", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=6",
+            "hydra/sweeper/pruner=none", "hydra/sweeper/sampler=random",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found = trials(tmp_path / "study")
+        assert len(found) == 6
+        values = {trial.params["optim.lr"]: trial.value for trial in found}
+        assert len(list((tmp_path / "study").glob("*/run.json"))) == len(values)
+        for trial, row in zip(found, rows(tmp_path / "study"), strict=True):
+            assert trial.value == values[trial.params["optim.lr"]] == float(row["value"])
+            run = record(tmp_path / "study" / row["directory"])
+            assert run["best"]["val_acc"] == trial.value
+            assert run["config"]["optim"]["lr"] == trial.params["optim.lr"]
+
+    def test_finished_runs_begin_it_and_the_recipe_comes_next(
+        self, command: Command, tmp_path: Path
+    ) -> None:
+        first = command(*SMALL, "optim.lr=0.2", "hydra.run.dir=outputs/earlier")
+        assert first.returncode == 0, first.stderr
+        done = command(
+            *STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
+            "hydra.sweeper.warm_start=true", "hydra.sweeper.enqueue=recipe",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        earlier, recipe = trials(tmp_path / "study")
+        assert earlier.params == {"optim.lr": 0.2}
+        assert earlier.value == record(tmp_path / "outputs/earlier")["best"]["val_acc"]
+        assert recipe.params == {"optim.lr": 0.1}
+        assert rows(tmp_path / "study")[0]["directory"] == "../outputs/earlier"
+
+
+class TestReplicates:
+    def test_a_trial_is_the_mean_over_seeds(self, call: Command, tmp_path: Path) -> None:
+        done = call(
+            main,
+            *STUDY, "replicates=2", "seed=5", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=2",
+            "hydra/sweeper/pruner=none",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        for trial in trials(tmp_path / "study"):
+            runs = [record(tmp_path / f"study/{trial.number}/{seed}") for seed in (5, 6)]
+            assert [run["seed"] for run in runs] == [5, 6]
+            assert trial.value == sum(run["best"]["val_acc"] for run in runs) / 2
+            assert set(trial.params) == {"optim.lr"}
+        assert "replicates=2 seed=5" in done.stdout
+
+    def test_the_stock_sweeper_has_their_mean(self, call: Command, tmp_path: Path) -> None:
+        done = call(
+            main,
+            "--multirun", "hydra/sweeper=optuna", *SMALL, "replicates=2", "hydra.sweep.dir=study",
+            "optim.lr=interval(0.01,0.3)", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1",
+            "hydra.sweeper.storage=sqlite:///stock.db", "hydra.sweeper.study_name=stock",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (trial,) = load(f"sqlite:///{tmp_path}/stock.db", "stock").trials
+        runs = [record(tmp_path / f"study/0/{seed}") for seed in (0, 1)]
+        assert trial.value == sum(run["best"]["val_acc"] for run in runs) / 2
+
+
+SAMPLERS = ("tpe", "random", "cmaes", "nsgaii", "nsgaiii", "gp", "qmc", "grid")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_stock_sweeper_maximizes_with_each_sampler(
+    call: Command, tmp_path: Path, sampler: str
+) -> None:
+    space = "0.05,0.1" if sampler == "grid" else "interval(0.01,0.3)"
+    done = call(
+        main,
+        "--multirun", "hydra/sweeper=optuna", f"hydra/sweeper/sampler={sampler}", *SMALL,
+        "trainer.epochs=1", f"optim.lr={space}", "hydra.sweeper.n_trials=2",
+        "hydra.sweep.dir=study",
+        "hydra.sweeper.storage=sqlite:///stock.db", "hydra.sweeper.study_name=stock",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    study = load(f"sqlite:///{tmp_path}/stock.db", "stock")
+    runs = [record(tmp_path / "study" / str(number)) for number in range(2)]
+    assert [trial.value for trial in study.trials] == [run["best"]["val_acc"] for run in runs]
+    assert study.best_value == max(run["best"]["val_acc"] for run in runs)
+
+
+def test_several_objectives_have_a_front(call: Command, tmp_path: Path) -> None:
+    words = [word for word in STUDY if not word.startswith(("optim.lr", "model.widths"))]
+    done = call(
+        main,
+        *words, "objective=[val_acc,parameters]", "hydra.sweeper.direction=[maximize,minimize]",
+        "model.widths=[4,8],[8,16]", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=3",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for trial, row in zip(trials(tmp_path / "study"), rows(tmp_path / "study"), strict=True):
+        run = record(tmp_path / "study" / row["directory"])
+        assert trial.values == [run["best"]["val_acc"], run["parameters"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["optim.lr=interval(0.3,0.01)"], "optim.lr=interval(0.3,0.01) is empty"),
+        (["seed=0,1"], "the seed isn't searched"),
+        (["optim.lr=interval(-0.1,0.3)"], "optim.lr must be a number above 0, but is -0.1"),
+        (["objective=val_loss"], "hydra.sweeper.direction=maximize is contrary to"),
+        (
+            ["objective=[val_acc,seconds]", "hydra.sweeper.direction=[maximize,minimize]",
+             "hydra/sweeper/pruner=median"],
+            "MedianPruner can't prune by 2 objectives",
+        ),
+        (["hydra.sweeper.storage=sqlite:////nowhere/x.db"], "can't be reached"),
+        (["hydra.sweeper.enqueue=[{optim.lr: 5}]"], "optim.lr=5 is outside of the search space"),
+    ],
+)  # fmt: skip
+def test_bad_requests_touch_nothing(
+    call: Command, tmp_path: Path, words: list[str], told: str
+) -> None:
+    done = call(main, *STUDY, *words, "hydra.sweep.dir=study")
+    assert done.returncode == 2, done.stdout
+    assert done.stderr.startswith("error: ")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "study").exists()
+
+
+def test_another_study_is_refused_and_the_report_shows_the_plots(
+    call: Command, tmp_path: Path
+) -> None:
+    words = (*STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=3")
+    assert call(main, *words).returncode == 0
+    before = (tmp_path / "study" / "results.csv").read_bytes()
+    for change, told in [
+        ("optim.lr=interval(0.01,0.2)", "optim.lr: 0.01 to 0.3 there, 0.01 to 0.2 here"),
+        ("trainer.epochs=4", "trainer.epochs: 3 there, 4 here"),
+    ]:
+        done = call(main, *words, change)
+        assert done.returncode == 2
+        assert told in done.stderr
+    assert (tmp_path / "study" / "results.csv").read_bytes() == before
+    page = report([str(tmp_path / "study")], None).read_text()
+    content = json.loads(page.split('id="report">')[1].split("</script>")[0])
+    (study,) = content["studies"]
+    titles = [figure["title"] for figure in study["figures"]]
+    assert titles[0] == "Optimisation history"
+    assert {"Slices", "Parallel coordinates", "Epochs of each trial"} <= {*titles}
+
+
+class TestSpace:
+    @pytest.mark.parametrize(
+        ("word", "corners"),
+        [
+            ("a=interval(0.1,0.3)", [0.1, 0.3]),
+            ("a=range(1,6,2)", [1, 5]),
+            ("a=x,y,z", ["x", "y", "z"]),
+            ("a=tag(log,interval(1e-4,1e-1))", [1e-4, 1e-1]),
+        ],
+    )
+    def test_its_corners_are_the_ends_of_ranges_and_all_choices(
+        self, word: str, corners: list
+    ) -> None:
+        assert [each["a"] for each in Space([word]).corners()] == corners
+
+    def test_the_later_word_holds(self) -> None:
+        assert Space(["a=1,2", "b=1,2", "a=3"]).fixed == {"a": "a=3"}
+        assert [*Space(["a=3", "a=1,2"]).distributions] == ["a"]
