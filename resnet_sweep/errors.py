@@ -10,6 +10,10 @@ class RequestError(ValueError):
     """
 
 
+class WrongJobs(RequestError):
+    """Some jobs of a sweep can't be carried out; the message has lines for each."""
+
+
 class RunFailed(Exception):
     """A run ended by an error, which its record and its log tell."""
 

@@ -99,7 +99,7 @@ class TestPreview:
             (["objective=distance_to_reference"], "has no reference"),
             (["hydra/launcher=pool", "hydra.launcher.workers=0"], "at least 1, but is 0"),
             (["hydra.sweep.subdir=x"], "would be the directory of two jobs"),
-            (["hydra.sweep.subdir=../x"], "isn't inside of the sweep's directory"),
+            (["hydra.sweep.subdir=../x"], "leads out of the run directory"),
         ],
     )
     def test_wrong_settings_of_a_sweep_get_one_sentence(

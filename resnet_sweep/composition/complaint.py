@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 import resnet_sweep.conf
 from resnet_sweep.composition.check import unknown_name
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import RequestError, WrongJobs
 
 # Groups whose choices set values of the others, and so aren't in the config themselves.
 PRESETS = ("experiment", "debug", "sweep")
@@ -23,15 +23,24 @@ LONGEST = 1000
 
 
 def sentence(error: Exception) -> str:
-    """What was wrong with the command line, and how to mend it: one line fit to be printed."""
+    """What was wrong with the command line, and how to mend it: one line fit to be printed.
+
+    Of several wrong jobs of a sweep, a line or two for each.
+    """
+    if isinstance(error, WrongJobs):
+        return "\n".join(map(_fit, str(error).splitlines()))
     text = "; ".join(line.strip() for line in _told(error).splitlines() if line.strip())
+    return _fit(text) or type(error).__name__
+
+
+def _fit(text: str) -> str:
     if not text.isprintable():
         text = "".join(
             each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
         )
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-    return text or type(error).__name__
+    return text
 
 
 def _told(error: Exception) -> str:

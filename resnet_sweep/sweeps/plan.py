@@ -22,7 +22,7 @@ from resnet_sweep.composition.command import STARTED_IN, relative
 from resnet_sweep.composition.complaint import sentence
 from resnet_sweep.composition.gate import choices_of, flags_of, setting_of, settings_of
 from resnet_sweep.composition.prepare import prepare
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import RequestError, WrongJobs
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import differences, flatten, is_incidental
 from resnet_sweep.sweeps.expansion import expand, pairs_of
@@ -273,7 +273,7 @@ class Planner:
             if len(words) > MOST_TOLD:
                 lines.append(f"  and {len(words) - MOST_TOLD} more")
             lines.append(f"    {reason}")
-        return RequestError("\n".join(lines))
+        return WrongJobs("\n".join(lines))
 
     def _refuse_orphans(self) -> None:
         """See that every run in the directory is one that is asked for.
