@@ -17,12 +17,16 @@ from resnet_sweep.compare.facts import facts
 from resnet_sweep.composition.check import check_config
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import relevant, sign
+from resnet_sweep.sweeps.study.space import Space
 
 EXPERIMENTS = [choice.partition("=")[2] for choice in choices("experiment")]
 # Experiments that don't come from the log's recommendations.
 OTHERS = {"quickstart", "logged_run_1", "logged_run_2", "best_recipe"}
 VARIANTS = [name for name in EXPERIMENTS if name not in OTHERS]
 SWEEPS = [choice.partition("=")[2] for choice in choices("sweep")]
+# A search has corners, and no jobs that could be counted.
+SEARCHES = [name for name in SWEEPS if name.startswith("optuna_")]
+GRIDS = [name for name in SWEEPS if name not in SEARCHES]
 DOCUMENT = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
 # What a preset of a sweep may set, so that the command of a single job can do without it.
 SETTINGS_OF_SWEEPS = {
@@ -148,7 +152,7 @@ def test_the_readings_of_the_log_are_all_combined() -> None:
 
 
 @pytest.mark.parametrize("model", ["resnet44v2", "resnet8v2"])
-@pytest.mark.parametrize("sweep", SWEEPS)
+@pytest.mark.parametrize("sweep", GRIDS)
 def test_a_sweep_has_sound_jobs_and_one_baseline(sweep: str, model: str) -> None:
     # A sweep over models has the last word on them.
     runs = [entry([f"model={model}", *words]) for words in jobs(sweep)]
@@ -160,6 +164,20 @@ def test_a_sweep_has_sound_jobs_and_one_baseline(sweep: str, model: str) -> None
         assert sum(Condition(baseline).holds(facts(run)) for run in runs) == 1
     told = re.search(r"\b(\d+) jobs\b", head(f"sweep/{sweep}.yaml"))[1]
     assert int(told) == len(runs)
+    assert re.search(rf"^\| `{sweep}` \| {told} \|", DOCUMENT, re.MULTILINE)
+
+
+@pytest.mark.parametrize("model", ["resnet44v2", "resnet8v2"])
+@pytest.mark.parametrize("sweep", SEARCHES)
+def test_a_search_has_sound_corners_and_holds_images_out(sweep: str, model: str) -> None:
+    settings = preset(sweep)["hydra"]["sweeper"]
+    space = Space([f"{key}={value}" for key, value in settings["params"].items()])
+    for corner in space.corners():
+        run = entry([f"model={model}", *space.words(corner)])
+        check_config(run.record.config)
+        assert run.record.config["data"]["holdout"] == 5000
+    told = re.search(r"\b(\d+) trials\b", head(f"sweep/{sweep}.yaml"))[1]
+    assert int(told) == settings["n_trials"]
     assert re.search(rf"^\| `{sweep}` \| {told} \|", DOCUMENT, re.MULTILINE)
 
 

@@ -12,7 +12,7 @@ from conftest import Command
 from small_sweep import finish, start
 from test_study_workers import SMALL, STUDY, check_complete, load, rows
 
-from resnet_sweep.__main__ import main
+from resnet_sweep.__main__ import as_multirun, main
 from resnet_sweep.report import report
 from resnet_sweep.sweeps.study.space import Space
 
@@ -263,3 +263,28 @@ class TestSpace:
     def test_the_later_word_holds(self) -> None:
         assert Space(["a=1,2", "b=1,2", "a=3"]).fixed == {"a": "a=3"}
         assert [*Space(["a=3", "a=1,2"]).distributions] == ["a"]
+
+
+def test_a_failed_trial_is_recorded_and_the_study_goes_on(call: Command, tmp_path: Path) -> None:
+    words = (*STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=3")
+    # The directory of trial 1 is taken by something else.
+    (tmp_path / "study" / "1").mkdir(parents=True)
+    (tmp_path / "study" / "1" / "notes.txt").touch()
+    done = call(main, *words)
+    assert done.returncode == 1
+    assert [row["state"] for row in rows(tmp_path / "study")][1] == "failed"
+    assert [trial.state.name for trial in trials(tmp_path / "study")][1] == "FAIL"
+    assert "notes.txt" in rows(tmp_path / "study")[1]["reason"]
+    assert len(trials(tmp_path / "study")) == 3
+    done = call(main, *words[:-1], "hydra.sweeper.n_trials=4", "hydra.sweeper.max_failures=1")
+    assert done.returncode == 1
+    assert "1 trials failed, so the study ends" in done.stdout
+    assert len(trials(tmp_path / "study")) == 3
+
+
+def test_a_preset_for_a_search_brings_its_sweeper() -> None:
+    assert as_multirun(["sweep=optuna_sgd"]) == [
+        "--multirun", "sweep=optuna_sgd", "hydra/sweeper=study",
+    ]  # fmt: skip
+    words = ["sweep=optuna_sgd", "hydra/sweeper=optuna"]
+    assert as_multirun(words) == ["--multirun", *words]

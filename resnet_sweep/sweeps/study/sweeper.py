@@ -1,5 +1,6 @@
 """The sweeper for studies: Hydra's Optuna sweeper, and what that can't do."""
 
+import sys
 from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
@@ -38,6 +39,7 @@ class StudySweeper(Sweeper):
         """
         # Imported here because Optuna and torch take seconds that --help needn't wait.
         from resnet_sweep.sweeps.expansion import preset_words
+        from resnet_sweep.sweeps.study.crew import Crew
         from resnet_sweep.sweeps.study.request import StudyRequest
 
         words = [*preset_words(self.settings.get("params")), *arguments]
@@ -45,6 +47,9 @@ class StudySweeper(Sweeper):
         if self.config.sweep_mode == "preview":
             request.show()
             return
-        status = request.begin().carry_out()
+        sitting = request.begin()
+        count = self.settings.get("n_jobs", 1) - 1
+        with Crew(sys.argv[1:], sitting.directory, count):
+            status = sitting.carry_out()
         if status:
             raise SystemExit(status)
