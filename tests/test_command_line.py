@@ -391,22 +391,6 @@ class TestStopping:
         assert process.wait(timeout=120) == 0
         assert_same_results(only_run(tmp_path), undisturbed)
 
-    def test_ctrl_c_ends_a_whole_sweep_and_the_same_command_goes_on(
-        self, tmp_path: Path, undisturbed: Path
-    ) -> None:
-        arguments = ("--multirun", "hydra.sweep.dir=sweep", "seed=0,1")
-        process = self.start(tmp_path, *arguments)
-        self.wait_for(process, "epoch 3/8")
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
-        assert process.returncode == 130, output
-        assert not (tmp_path / "sweep" / "1").exists()
-        process = self.start(tmp_path, *arguments)
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output
-        assert_same_results(tmp_path / "sweep" / "0", undisturbed)
-        assert record(tmp_path / "sweep" / "1")["state"] == "finished"
-
     def test_a_second_process_in_its_directory_is_refused(self, tmp_path: Path) -> None:
         process = self.start(tmp_path, "hydra.run.dir=here", "trainer.epochs=50")
         try:
@@ -445,20 +429,6 @@ class TestStopping:
             ("", "0"), ("", "1"), ("-2", "0"), ("-2", "1")
         ]  # fmt: skip
         assert all((job / ".hydra" / "overrides.yaml").exists() for job in jobs)
-
-    def test_a_job_in_the_directory_of_another_run_is_refused_untouched(
-        self, tmp_path: Path
-    ) -> None:
-        arguments = ("--multirun", "hydra.sweep.dir=sweep", "trainer.max_steps=1")
-        process = self.start(tmp_path, *arguments, "seed=0")
-        assert process.wait(timeout=240) == 0
-        before = snapshot(tmp_path / "sweep" / "0")
-        process = self.start(tmp_path, *arguments, "seed=0", "optim.lr=0.05")
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 1
-        assert "optim.lr: 0.1 there, 0.05 here" in output
-        assert "Traceback" not in output
-        assert snapshot(tmp_path / "sweep" / "0") == before
 
     def test_a_directory_may_be_named_from_above(self, tmp_path: Path) -> None:
         (tmp_path / "below").mkdir()
