@@ -96,6 +96,8 @@ class TestPreview:
             (["sweep_filter='optim.lr > 1'"], "leaves none of the 2 combinations"),
             (["sweep_filter='import os'"], "can't be read"),
             (["baseline='optim.lr = 1'"], "can't be read"),
+            (["baseline='sede == 0'"], "did you mean seed?"),
+            (["logger=[]"], "logger"),
             (["objective=distance_to_reference"], "has no reference"),
             (["hydra/launcher=pool", "hydra.launcher.workers=0"], "at least 1, but is 0"),
             (["hydra.sweep.subdir=x"], "would be the directory of two jobs"),
@@ -178,6 +180,21 @@ class TestGoingOn:
         assert done.stdout.count("finished: best") == 2
         for name, old in metrics.items():
             assert (tmp_path / "sweep" / name / "metrics.csv").stat().st_mtime_ns > old.st_mtime_ns
+
+    def test_what_words_refer_to_is_resolved_in_each_job(
+        self, command: Command, tmp_path: Path
+    ) -> None:
+        done = command(
+            *SWEEP, "optim.lr=0.1,0.05", "optim.weight_decay=${optim.lr}",
+            "hydra.sweep.subdir='job ${hydra.job.num} é'",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found = records(tmp_path / "sweep")
+        assert list(found) == ["job 0 é", "job 1 é"]
+        for each in found.values():
+            assert each["config"]["optim"]["weight_decay"] == each["config"]["optim"]["lr"]
+            # As Hydra writes it, and reads it again.
+            assert r"optim.weight_decay=$\{optim.lr\}" in each["overrides"]
 
     def test_jobs_are_frozen_when_the_sweep_begins(self, tmp_path: Path) -> None:
         own = tmp_path / "mine" / "optim" / "own.yaml"

@@ -145,12 +145,20 @@ def admit(prepared: Prepared, directory: Path, hydra: DictConfig) -> Admitted:
     stop = StopRequest().listen()
     try:
         choices = choices_of(hydra, prepared.config)
-        words = list(hydra.overrides.task)
+        words = words_of(hydra)
         run = open_run(prepared, directory, words, flags_of(hydra), choices)
     except BaseException:
         stop.release()
         raise
     return Admitted(prepared, run, stop)
+
+
+def words_of(hydra: DictConfig, of: str = "task") -> list[str]:
+    """The overrides as they were typed; those of Hydra's own settings if `of` is "hydra".
+
+    To go through the list itself would resolve what a word like `seed=${trainer.epochs}` refers to.
+    """
+    return OmegaConf.to_container(hydra.overrides[of], resolve=False)
 
 
 def flags_of(hydra: DictConfig) -> list[str]:
@@ -173,8 +181,10 @@ def choices_of(hydra: DictConfig, config: Mapping[str, Any]) -> dict[str, str]:
     }
     # Hydra itself doesn't tell of several; a preset may have chosen them, and then only what they
     # describe is known.
-    several = {group: "+".join(config[group]) for group in COLLECTIONS if group not in choices}
-    for override in hydra.overrides.task:
+    several = {
+        group: "+".join(config.get(group) or ()) for group in COLLECTIONS if group not in choices
+    }
+    for override in words_of(hydra):
         group, _, value = override.partition("=")
         if group in several and value.startswith("[") and value.endswith("]"):
             several[group] = "+".join(choice.strip() for choice in value[1:-1].split(","))

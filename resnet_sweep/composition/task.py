@@ -53,7 +53,7 @@ def task(config: DictConfig, others: Sequence[Monitor] = ()) -> float | list[flo
         one, its = deepcopy(config), deepcopy(hydra)
         one.seed, one.replicates = seed, 1
         OmegaConf.set_readonly(its, False)
-        words = [word for word in its.overrides.task if word.partition("=")[0] not in _OF_JOB]
+        words = [word for word in gate.words_of(its) if word.partition("=")[0] not in _OF_JOB]
         its.overrides.task = [*words, f"seed={seed}"]
         values.append(_train(one, its, directory / str(seed), others))
     if isinstance(values[0], list):

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
 from resnet_sweep.composition.command import STARTED_IN
+from resnet_sweep.composition.gate import words_of
 from resnet_sweep.console import console
 from resnet_sweep.sweeps.expansion import preset_words
 from resnet_sweep.sweeps.history import History
@@ -56,6 +57,6 @@ def compose_plan(loader: ConfigLoader, config: DictConfig) -> Plan:
     pattern = OmegaConf.to_container(config.hydra.sweep, resolve=False)["dir"]
     ledger = Ledger() if "${now:" in pattern else Ledger.read(directory)
     history = History([STARTED_IN / "outputs", STARTED_IN / "multirun"])
-    words = [*preset_words(config.hydra.sweeper.get("params")), *config.hydra.overrides.task]
+    words = [*preset_words(config.hydra.sweeper.get("params")), *words_of(config.hydra)]
     with ComposingBar() as bar:
         return Planner(loader, config, directory, ledger, history).make(words, bar.advance)

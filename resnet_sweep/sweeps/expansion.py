@@ -7,6 +7,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
 
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.signature import typed
@@ -57,7 +58,8 @@ def pairs_of(zipped: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]
 
 def preset_words(params: Mapping[str, Any] | None) -> list[str]:
     """The words that `hydra.sweeper.params` stands for."""
-    return [f"{key}={typed(value)}" for key, value in (params or {}).items()]
+    plain = OmegaConf.to_container(params, resolve=False) if OmegaConf.is_config(params) else params
+    return [f"{key}={typed(value)}" for key, value in (plain or {}).items()]
 
 
 def _values(override: Override) -> list[str]:

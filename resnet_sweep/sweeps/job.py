@@ -83,12 +83,13 @@ class Job:
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         if seen == self._seen:
             return False
-        self._seen = seen
-        self.news += 1
-        self.entry = Entry.read(self.directory, relative(self.directory))
-        if self.entry.record is not None and self.record.signature != self.planned.signature:
+        entry = Entry.read(self.directory, relative(self.directory))
+        if entry.record is not None and entry.record.signature != self.planned.signature:
             damage = "it is of a run with another configuration"
-            self.entry = Entry(self.directory, relative(self.directory), damage=damage)
+            entry = Entry(self.directory, relative(self.directory), damage=damage)
+        # What is told of comes before the sign that there is something to tell.
+        self.entry, self._seen = entry, seen
+        self.news += 1
         return True
 
     def fail(self, reason: str) -> None:

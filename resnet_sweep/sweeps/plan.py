@@ -20,7 +20,7 @@ from resnet_sweep.compare.objective import Objective
 from resnet_sweep.composition.check import SETTINGS, check_value
 from resnet_sweep.composition.command import STARTED_IN, relative
 from resnet_sweep.composition.complaint import sentence
-from resnet_sweep.composition.gate import choices_of, flags_of, setting_of, settings_of
+from resnet_sweep.composition.gate import choices_of, flags_of, setting_of, settings_of, words_of
 from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.errors import RequestError, WrongJobs
 from resnet_sweep.runs.record import Record
@@ -150,6 +150,9 @@ class Planner:
                 f"sweep_filter={self.whole['sweep_filter']} leaves none of the "
                 f"{self.plan.left_out} combinations: change it, or leave it out"
             )
+        if self.plan.baseline is not None:
+            known = [facts(job.entry) for job in self.jobs.values()]
+            check_known(self.plan.baseline.names, known)
         self._refuse_orphans()
         self.plan.jobs = sorted(self.jobs.values(), key=lambda job: job.number)
         return self.plan
@@ -167,7 +170,7 @@ class Planner:
                 OmegaConf.set_struct(copy, False)
                 if replicate:
                     copy.seed = seed + replicate
-                    copy.hydra.overrides.task = _with_seed(copy.hydra.overrides.task, copy.seed)
+                    copy.hydra.overrides.task = _with_seed(words_of(copy.hydra), copy.seed)
                 self._add(copy)
         except (RequestError, HydraException, OmegaConfBaseException) as error:
             self.wrong.setdefault(sentence(error), []).append(told)
@@ -185,7 +188,7 @@ class Planner:
             self.plan.left_out += 1
             return
         prepared = prepare(settings)
-        words = [word for word in hydra.overrides.task if _key(word) not in _OF_SWEEP]
+        words = [word for word in words_of(hydra) if _key(word) not in _OF_SWEEP]
         planned = Record(
             signature=prepared.signature,
             state=WAITING,

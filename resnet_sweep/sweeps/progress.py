@@ -45,7 +45,8 @@ class Progress:
         # What is left, and the news of it that were told.
         self.rest = {job: job.news for job in to_train}
         self.to_do = len(self.rest)
-        self._looking = threading.RLock()
+        # Held by whoever looks at the jobs, lest news be missed in between.
+        self.looking = threading.RLock()
         self._over = threading.Event()
         self._trouble = ""
         self._live: Live | None = None
@@ -68,7 +69,7 @@ class Progress:
 
     def look(self) -> None:
         """See what is new now."""
-        with self._looking:
+        with self.looking:
             self.sweep.look()
             changed = [job for job, news in self.rest.items() if job.news != news]
             ended = [job for job in changed if job.state not in (WAITING, "running")]

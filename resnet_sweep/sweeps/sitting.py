@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from resnet_sweep.compare.text import shown
 from resnet_sweep.composition.command import command, relative
-from resnet_sweep.composition.gate import flags_of
+from resnet_sweep.composition.gate import flags_of, words_of
 from resnet_sweep.console import console
 from resnet_sweep.errors import JobFailed, RequestError
 from resnet_sweep.runs.run import bury
@@ -44,13 +44,12 @@ class Sitting:
     def __init__(self, plan: Plan, config: DictConfig, launcher: Launcher) -> None:
         self.plan, self.config, self.launcher = plan, config, launcher
         self.skip_failed = config.sweep_mode == "skip_failed"
-        overrides = config.hydra.overrides
         # Leaving out what failed, or starting over, was asked for once.
         once = ("sweep_mode=", "trainer.resume=")
-        words = [word for word in overrides.task if not word.startswith(once)]
+        words = [word for word in words_of(config.hydra) if not word.startswith(once)]
         words += [
             word
-            for word in overrides.hydra
+            for word in words_of(config.hydra, "hydra")
             if not word.startswith(("hydra.mode=", "hydra.sweep.dir="))
         ]
         self.words = [*flags_of(config.hydra), "--multirun", *words]
@@ -113,7 +112,7 @@ class Sitting:
                     )
             if rest and all(job.held for job in rest):
                 time.sleep(HELD_SECONDS)
-                self.sweep.look()
+                self.progress.look()
         return None
 
     def _launch(self, jobs: Sequence[Job]) -> str | None:
@@ -129,11 +128,12 @@ class Sitting:
         for job, outcome in zip(jobs, returned, strict=False):
             if isinstance(outcome, JobReturn) and outcome.status is JobStatus.FAILED:
                 self._note(job.directory, outcome._return_value)
-        for job in jobs:
-            job.look()
-            if job.state == "running" and not job.held:
-                bury(job.directory, "its process ended without a word")
-        self.progress.look()
+        with self.progress.looking:
+            for job in jobs:
+                job.look()
+                if job.state == "running" and not job.held:
+                    bury(job.directory, "its process ended without a word")
+            self.progress.look()
         return trouble
 
     def _note(self, directory: Path, error: object) -> None:
@@ -141,12 +141,13 @@ class Sitting:
         job = self.sweep.job_in(directory)
         if job is None:
             return
-        job.look()
-        if error is not None and job.state == WAITING:
-            plain = isinstance(error, (RequestError, JobFailed))
-            kind = "" if plain else f"{type(error).__name__}: "
-            job.fail(" ".join(f"{kind}{error}".split()))
-        self.progress.look()
+        with self.progress.looking:
+            job.look()
+            if error is not None and job.state == WAITING:
+                plain = isinstance(error, (RequestError, JobFailed))
+                kind = "" if plain else f"{type(error).__name__}: "
+                job.fail(" ".join(f"{kind}{error}".split()))
+            self.progress.look()
 
     def _tell_stopped(self) -> None:
         jobs = self.sweep.jobs

@@ -144,6 +144,8 @@ def _work(connection: Connection, environment: Mapping[str, str]) -> None:
             # It was told to stop, and its job is saved.
             connection.send(Outcome(error="stopped"))
             return
+        except OSError as error:
+            outcome = Outcome(error=f"its directory can't be used: {error}")
         connection.send(outcome)
 
 

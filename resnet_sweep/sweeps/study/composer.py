@@ -16,7 +16,7 @@ from resnet_sweep.compare.objective import Objective
 from resnet_sweep.composition.check import SETTINGS, check_value
 from resnet_sweep.composition.command import STARTED_IN
 from resnet_sweep.composition.complaint import sentence
-from resnet_sweep.composition.gate import choices_of, flags_of, setting_of, settings_of
+from resnet_sweep.composition.gate import choices_of, flags_of, setting_of, settings_of, words_of
 from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.record import Record
@@ -155,7 +155,7 @@ class Composer:
         OmegaConf.set_readonly(config.hydra, False)
         OmegaConf.set_struct(config, False)
         hydra = config.hydra
-        words = [word for word in hydra.overrides.task if word.partition("=")[0] not in _OF_STUDY]
+        words = [word for word in words_of(hydra) if word.partition("=")[0] not in _OF_STUDY]
         place = Path(str(number))
         if self.replicates > 1:
             words = [*(word for word in words if word.partition("=")[0] != "seed"), f"seed={seed}"]

@@ -18,7 +18,7 @@ from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.table import lay_out
 from resnet_sweep.compare.text import shown
 from resnet_sweep.composition.command import command, relative
-from resnet_sweep.composition.gate import flags_of
+from resnet_sweep.composition.gate import flags_of, words_of
 from resnet_sweep.composition.task import task
 from resnet_sweep.console import console
 from resnet_sweep.errors import RequestError
@@ -77,12 +77,12 @@ class Sitting:
         self.history, self.max_failures = history, max_failures
         self.study, self.directory = trials.study, trials.directory
         self.objectives = composer.objectives
-        overrides = composer.master.hydra.overrides
+        hydra = composer.master.hydra
         self.words = [
-            *flags_of(composer.master.hydra),
+            *flags_of(hydra),
             "--multirun",
-            *overrides.task,
-            *(word for word in overrides.hydra if not word.startswith(("hydra.mode=",
+            *words_of(hydra),
+            *(word for word in words_of(hydra, "hydra") if not word.startswith(("hydra.mode=",
                                                                        "hydra.sweep.dir="))),
         ]  # fmt: skip
         self.definition = {"command": self.command(), "settings": {}, **definition}

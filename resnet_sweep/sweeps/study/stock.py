@@ -5,6 +5,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
 from resnet_sweep.compare.objective import check_directions
+from resnet_sweep.composition.gate import words_of
 from resnet_sweep.sweeps.expansion import preset_words
 from resnet_sweep.sweeps.study.composer import Composer
 from resnet_sweep.sweeps.study.space import Space
@@ -26,7 +27,7 @@ def check(loader: ConfigLoader, config: DictConfig) -> list[str]:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
-    words = [*preset_words(settings.get("params")), *config.hydra.overrides.task]
+    words = [*preset_words(settings.get("params")), *words_of(config.hydra)]
     space = Space(words)
     composer = Composer(loader, config, space)
     directions = check_directions(composer.objectives, settings["direction"])
