@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -288,3 +289,26 @@ def test_a_preset_for_a_search_brings_its_sweeper() -> None:
     ]  # fmt: skip
     words = ["sweep=optuna_sgd", "hydra/sweeper=optuna"]
     assert as_multirun(words) == ["--multirun", *words]
+
+
+def test_a_trial_that_kills_its_workers_fails_only_where_a_limit_is_set(
+    call: Command, tmp_path: Path
+) -> None:
+    words = (*STUDY, "hydra.sweep.dir=study")
+    assert call(main, *words, "hydra.sweeper.n_trials=1").returncode == 0
+    study = load(f"sqlite:///{tmp_path}/study/study.db")
+    # Two trials as workers that are gone leave them, the third in a row.
+    for _ in range(2):
+        study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING))
+        frozen = study.get_trials()[-1]
+        study._storage.set_trial_state_values(frozen._trial_id, optuna.trial.TrialState.RUNNING)
+        lease = {"host": socket.gethostname(), "process": 1, "renewed": 0, "epochs": 0}
+        study._storage.set_trial_user_attr(frozen._trial_id, "lease", lease | {"attempts": 2})
+    done = call(main, *words, "hydra.sweeper.n_trials=2")
+    assert done.returncode == 0, done.stdout
+    assert trials(tmp_path / "study")[1].state.is_finished()
+    assert trials(tmp_path / "study")[1].state.name != "FAIL"
+    done = call(main, *words, "hydra.sweeper.n_trials=3", "hydra.sweeper.max_losses=3")
+    assert done.returncode == 1
+    assert trials(tmp_path / "study")[2].state.name == "FAIL"
+    assert "lost 3 workers in a row" in rows(tmp_path / "study")[2]["reason"]

@@ -45,6 +45,7 @@ SETTINGS = {
     "n_jobs": Count,
     "max_failures": Count | None,
     "max_failure_rate": float | None,
+    "max_losses": Count | None,
     "custom_search_space": None,
     "enqueue": Literal["recipe"] | list | None,
     "warm_start": bool,
@@ -164,7 +165,13 @@ class StudyRequest:
         trials = Trials(study, directory, total, self.sampling)
         definition = {"study": name, **self.definition}
         return Sitting(
-            trials, self.composer, self.context, history, self._max_failures(), definition
+            trials,
+            self.composer,
+            self.context,
+            history,
+            self._max_failures(),
+            self.settings["max_losses"],
+            definition,
         )
 
     def _max_failures(self) -> int | None:

@@ -39,8 +39,6 @@ from resnet_sweep.training.interruption import INTERRUPTED
 
 # How often a worker without a trial looks whether another one has lost its own.
 IDLE_SECONDS = 0.5
-# Workers that a trial may cost in a row, with no epoch to show for it.
-MOST_ATTEMPTS = 5
 MOST_TOLD = 10
 
 
@@ -61,6 +59,8 @@ class Sitting:
         context: of Hydra's, to carry runs out in.
         history: runs that are finished elsewhere, whose outcomes are taken; None takes none.
         max_failures: after how many failed trials the study ends; None for any number.
+        max_losses: workers that a trial may lose in a row, with no epoch to show for it, before it
+            has failed; None for any number.
         definition: what `sweep.json` says of the study as a whole.
     """
 
@@ -71,10 +71,12 @@ class Sitting:
         context: HydraContext,
         history: History | None,
         max_failures: int | None,
+        max_losses: int | None,
         definition: dict[str, Any],
     ) -> None:
         self.trials, self.composer, self.context = trials, composer, context
         self.history, self.max_failures = history, max_failures
+        self.max_losses = max_losses
         self.study, self.directory = trials.study, trials.directory
         self.objectives = composer.objectives
         hydra = composer.master.hydra
@@ -142,9 +144,10 @@ class Sitting:
 
     def _carry_out(self, trial: Trial, claim: Claim) -> None:
         words = " ".join(f"{key}={value}" for key, value in trial.params.items())
-        if claim.attempts >= MOST_ATTEMPTS:
+        if self.max_losses is not None and claim.attempts >= self.max_losses:
             raise Failed(
-                f"{claim.attempts} workers in a row were lost at it, as when memory runs out"
+                f"it lost {claim.attempts} workers in a row without an epoch to show, as when "
+                "memory runs out"
             )
         try:
             replicates = self.composer.compose(trial.params, trial.number)
