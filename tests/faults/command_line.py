@@ -98,7 +98,7 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
     """Type a line in a folder of its own: what came of it, and what is wrong with that."""
     started: list[Any] = []
 
-    def begin(prepared, run, stop, bar) -> None:
+    def begin(prepared, run, stop, bar, **details) -> None:
         started.append((prepared, run.directory))
         logging.getLogger("resnet_sweep").warning("begun")
         if "--multirun" in sys.argv:
@@ -155,9 +155,11 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
     if status == 2:
         if left:
             return "", f"{told}refused, but left {left}"
-        if errors.count("\n") != 1 or not errors.startswith("error: ") or output:
+        # Of a sweep, each of its wrong jobs is told.
+        several = "jobs are wrong, so none was started:\n" in errors and "Traceback" not in errors
+        if (errors.count("\n") != 1 and not several) or not errors.startswith("error: ") or output:
             return "", f"{told}refused with {output + errors!r:.2000}"
-        if len(errors) > 1500:
+        if len(errors) > 1500 and not several:
             return "", f"{told}refused with {len(errors)} characters, {errors!r:.100}"
         return "refused with one sentence", None
     if (folder / "multirun").is_dir():
