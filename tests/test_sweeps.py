@@ -149,6 +149,10 @@ class TestGoingOn:
         done = command(*words, "seed=0")
         assert done.returncode == 2
         assert "has runs that this command doesn't ask for: job 1" in done.stderr
+        assert "seed: 1 there, 0 here" in done.stderr
+        done = command(*words, "seed=0,1", "trainer.epochs=3")
+        assert done.returncode == 2
+        assert done.stderr.count("trainer.epochs: 2 there, 3 here") == 2
         (tmp_path / "mine" / "optim" / "own.yaml").write_text("defaults: [sgd]\nlr: 0.2\n")
         done = command(*words, "seed=0,1")
         assert done.returncode == 2
@@ -223,6 +227,46 @@ class TestGoingOn:
         assert "stopped; 0 of 4 jobs are done. To go on:" in output
         states = [line["state"] for line in ledger(tmp_path / "sweep")]
         assert states == ["interrupted", "waiting", "waiting", "waiting"]
+
+    def test_a_sweep_that_another_process_changed_is_planned_again(self, tmp_path: Path) -> None:
+        # While this one composes its many jobs, another comes and goes.
+        slow = start(
+            tmp_path, *SWEEP, "seed=range(100,300)", "sweep_filter='seed < 102'", "reuse=false"
+        )
+        process = start(tmp_path, *SWEEP, "seed=5")
+        output = finish(process)
+        assert process.returncode == 0, output
+        before = snapshot(tmp_path / "sweep")
+        output = finish(slow)
+        assert slow.returncode == 2, output
+        assert "was changed by another process" in output
+        assert snapshot(tmp_path / "sweep") == before
+
+    @pytest.mark.parametrize("there", ["a file", "a file in the directory"])
+    def test_what_is_in_the_way_of_a_job_is_found_before_any_begins(
+        self, command: Command, tmp_path: Path, there: str
+    ) -> None:
+        (tmp_path / "sweep").mkdir()
+        if there == "a file":
+            (tmp_path / "sweep" / "1").touch()
+        else:
+            (tmp_path / "sweep" / "1").mkdir()
+            (tmp_path / "sweep" / "1" / "letter.txt").touch()
+        done = command(*SWEEP, "seed=0,1")
+        assert done.returncode == 2
+        assert "can't be the directory of a job" in done.stderr
+        assert not (tmp_path / "sweep" / "0").exists()
+
+    def test_sigterm_while_jobs_are_composed_leaves_nothing(self, tmp_path: Path) -> None:
+        process = start(tmp_path, *SWEEP, "seed=range(0,500)")
+        output = ""
+        while "jobs composed" not in output:
+            output = process.stdout.readline()
+            assert output, finish(process)
+        process.send_signal(signal.SIGTERM)
+        finish(process)
+        assert process.returncode == 75
+        assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("launcher", ["basic", "pool"])
     def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(
@@ -398,6 +442,13 @@ def test_hydras_own_sweeper_gets_results_and_skips_what_is_finished(
     command: Command, tmp_path: Path, undisturbed: Path
 ) -> None:
     words = (*GRID, "hydra/sweeper=basic")
+    for word, sentence in (
+        ("sweep_filter='seed == 0'", "needs a sweeper that composes all jobs first"),
+        ("sweep_mode=nope", "sweep_mode must be one of"),
+    ):
+        done = command(*words, word)
+        assert done.returncode == 2
+        assert sentence in done.stderr
     done = command(*words, "sweep_mode=preview")
     assert done.returncode == 0, done.stderr
     assert "4 jobs, which vary in optim.lr, seed" in done.stdout

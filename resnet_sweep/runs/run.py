@@ -65,6 +65,25 @@ def claim_directory(directory: Path) -> Path:
             raise _unusable(candidate, error) from error
 
 
+def foreign_file(directory: Path) -> str | None:
+    """What keeps a directory without a record from being a run's: the name of a file; or None."""
+    try:
+        # A process that was killed, or broke down, at its very start leaves no more than these.
+        return next(
+            (
+                path.name
+                for path in sorted(directory.iterdir())
+                if path.name not in ("run.lock", "train.log")
+                and not path.name.startswith(".run.json-")
+            ),
+            None,
+        )
+    except NotADirectoryError:
+        return directory.name
+    except FileNotFoundError:
+        return None
+
+
 def make_directory(directory: Path) -> None:
     """Make a directory, unless it is there already.
 
@@ -148,16 +167,9 @@ class Run:
         try:
             earlier = Record.read(directory)
         except FileNotFoundError:
-            # A process that was killed, or broke down, at its very start leaves no more than these.
-            foreign = [
-                path.name
-                for path in sorted(directory.iterdir())
-                if path.name not in ("run.lock", "train.log")
-                and not path.name.startswith(".run.json-")
-            ]
-            if foreign:
+            if (foreign := foreign_file(directory)) is not None:
                 raise RequestError(
-                    f"{directory} isn't a run directory and isn't empty (it holds {foreign[0]}): "
+                    f"{directory} isn't a run directory and isn't empty (it holds {foreign}): "
                     "choose another hydra.run.dir"
                 ) from None
             return None

@@ -44,9 +44,10 @@ class GridSweeper(Sweeper):
         from resnet_sweep.console import console
         from resnet_sweep.sweeps import preview
         from resnet_sweep.sweeps.composing import compose_plan
-        from resnet_sweep.sweeps.sitting import Sitting
+        from resnet_sweep.sweeps.sitting import Sitting, terminable
 
-        plan = compose_plan(self.context.config_loader, self.config)
+        with terminable():
+            plan = compose_plan(self.context.config_loader, self.config)
         if self.config.sweep_mode == "preview":
             preview.show(plan)
             return

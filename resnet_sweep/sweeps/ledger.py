@@ -54,6 +54,11 @@ class Ledger:
     lease: Mapping[str, Any] | None = None
 
     @property
+    def identities(self) -> set[tuple[int, str]]:
+        """Numbers and signatures of the jobs."""
+        return {(line.number, line.signature) for line in self.lines}
+
+    @property
     def next_number(self) -> int:
         """The first that no job has or had."""
         return 1 + max((line.number for line in self.lines), default=-1)

@@ -24,6 +24,7 @@ from resnet_sweep.composition.gate import choices_of, flags_of, setting_of, sett
 from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.errors import RequestError, WrongJobs
 from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.run import foreign_file
 from resnet_sweep.runs.signature import differences, flatten, is_incidental
 from resnet_sweep.sweeps.expansion import expand, pairs_of
 from resnet_sweep.sweeps.frozen import freeze
@@ -47,6 +48,7 @@ class Plan:
     Attributes:
         directory: of the sweep.
         history: what estimates are taken from.
+        ledger: what the directory said when the plan was made.
         objective: what the jobs are judged by.
         baseline: that holds for those which the others are compared with; None compares none.
         jobs: in order of their numbers.
@@ -57,6 +59,7 @@ class Plan:
 
     directory: Path
     history: History
+    ledger: Ledger
     objective: Objective
     baseline: Condition | None
     jobs: list[Job] = field(default_factory=list)
@@ -117,7 +120,7 @@ class Planner:
         self.known = {line.signature: line for line in ledger.lines}
         self.next_number = ledger.next_number
         objective = Objective.of(self.whole, STARTED_IN)
-        self.plan = Plan(directory, history, objective, baseline)
+        self.plan = Plan(directory, history, ledger, objective, baseline)
         self.plan.pairs = pairs_of(self.whole["zip"])
         self.jobs: dict[str, Job] = {}
         self.places: dict[Path, Job] = {}
@@ -238,6 +241,11 @@ class Planner:
         self.places[own] = job
         if not job.look():
             self._reuse(job, line)
+            if not job.reused and (there := foreign_file(own)) is not None:
+                raise RequestError(
+                    f"{own} can't be the directory of a job, since {there} is there: choose "
+                    "another hydra.sweep.dir"
+                )
         elif job.entry.damage:
             raise RequestError(
                 f"{own} can't be gone on with ({job.entry.damage}): put a sound copy there, or "
@@ -282,14 +290,15 @@ class Planner:
         """See that every run in the directory is one that is asked for.
 
         Raises:
-            RequestError: one isn't; with where it differs from the job with the same words.
+            RequestError: one isn't; with where it differs from the nearest job that is.
         """
         orphans = [
             line for line in self.ledger.lines if line.signature not in self.jobs and line.begun
         ]
         if not orphans:
             return
-        told = [f"job {line.number} ({self._describe(line)})" for line in orphans[:MOST_TOLD]]
+        settings = [dict(flatten(job.planned.config)) for job in self.jobs.values()]
+        told = [f"job {line.number} ({_describe(line, settings)})" for line in orphans[:MOST_TOLD]]
         more = f", and {len(orphans) - MOST_TOLD} more" if len(orphans) > MOST_TOLD else ""
         raise RequestError(
             f"{self.plan.directory} has runs that this command doesn't ask for: "
@@ -297,18 +306,19 @@ class Planner:
             "where those that are finished are reused"
         )
 
-    def _describe(self, line: Line) -> str:
-        for job in self.jobs.values():
-            if job.planned.overrides == line.overrides:
-                found = differences(line.settings, dict(flatten(job.planned.config)))
-                shown = [
-                    f"{name}: {there} there, {here} here"
-                    for name, (there, here) in found.items()
-                    if not is_incidental(name)
-                ]
-                if shown:
-                    return f"{' '.join(line.overrides)}, but {'; '.join(shown[:5])}"
-        return " ".join(line.overrides)
+
+def _describe(line: Line, settings: Iterable[Mapping[str, Any]]) -> str:
+    """The words of a job that isn't asked for, and where it differs from the nearest that is."""
+    found = (
+        [
+            f"{name}: {there} there, {here} here"
+            for name, (there, here) in differences(line.settings, each).items()
+            if not is_incidental(name)
+        ]
+        for each in settings
+    )
+    nearest = min(found, key=len)
+    return f"{' '.join(line.overrides)}; {', '.join(nearest[:5])}"
 
 
 def _with_seed(words: Iterable[str], seed: int) -> list[str]:

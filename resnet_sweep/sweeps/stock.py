@@ -14,8 +14,9 @@ from omegaconf import DictConfig, read_write
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.condition import Condition
 from resnet_sweep.compare.objective import Objective
+from resnet_sweep.composition.check import SETTINGS, check_value
 from resnet_sweep.composition.command import STARTED_IN, relative
-from resnet_sweep.composition.gate import claim_new
+from resnet_sweep.composition.gate import claim_new, setting_of
 from resnet_sweep.console import console
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.run import make_directory
@@ -23,6 +24,7 @@ from resnet_sweep.sweeps import preview, results
 from resnet_sweep.sweeps.composing import compose_plan
 from resnet_sweep.sweeps.job import BROKEN, Job
 from resnet_sweep.sweeps.outcome import describe, tell_outcome, varying_words
+from resnet_sweep.sweeps.plan import WHOLE
 
 
 def begin(config: DictConfig) -> None:
@@ -45,6 +47,14 @@ def begin(config: DictConfig) -> None:
     if config.sweep_mode == "preview":
         preview.show(compose_plan(GlobalHydra.instance().config_loader(), config))
         raise SystemExit(0)
+    for name in WHOLE:
+        check_value(name, setting_of(config, name), SETTINGS[name])
+    for name, neutral in (("sweep_filter", None), ("zip", []), ("sweep_mode", "run")):
+        if setting_of(config, name) != neutral:
+            raise RequestError(
+                f"{name}={setting_of(config, name)} needs a sweeper that composes all jobs first: "
+                "leave it out, or have hydra/sweeper=grid"
+            )
     _objective(config)
     _baseline(config)
     claim_new(config.hydra.sweep)

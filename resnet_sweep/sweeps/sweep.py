@@ -37,6 +37,7 @@ class Sweep:
         self.directory: Path = plan.directory
         self.jobs: list[Job] = plan.jobs
         self.objective: Objective = plan.objective
+        self._planned_with = plan.ledger.identities
         common, self._settings = ledger.split_settings(self.jobs)
         self._definition, self._multirun = {**definition, "settings": common}, multirun
         self._writing = threading.RLock()
@@ -48,8 +49,14 @@ class Sweep:
         held = ledger.Ledger.read(self.directory).lease
         self._lease = Lease(self.directory, held, SWEEP_LOCK)
         try:
-            if self._lease.contradicts(held):
-                raise in_use(self.directory, held, SWEEP_LOCK)
+            now = ledger.Ledger.read(self.directory)
+            if self._lease.contradicts(now.lease):
+                raise in_use(self.directory, now.lease, SWEEP_LOCK)
+            if now.identities != self._planned_with:
+                raise RequestError(
+                    f"{self.directory} was changed by another process while the jobs were "
+                    "composed: give the command again"
+                )
             remove_unfinished(self.directory, ledger.NAME, results.NAME, MULTIRUN)
             write_atomically(self.directory / MULTIRUN, self._multirun.encode())
             self.save()

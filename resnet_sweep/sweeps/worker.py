@@ -85,7 +85,12 @@ class Worker:
         self.assignment: Assignment | None = None
         self.connection, theirs = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(target=_work, args=(theirs, dict(environment)))
-        self._process.start()
+        # Until it has a session of its own, Ctrl-C on the terminal would reach it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     @property
@@ -130,6 +135,7 @@ def _work(connection: Connection, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
     # Ctrl-C on the terminal is for the parent, which tells its workers what to do.
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow_parent, daemon=True).start()
     setup_globals()
     while True:
