@@ -13,6 +13,7 @@ from pathlib import Path
 # What can go wrong, with how many trials there are of it in a bounded part, and in all.
 PARTS = {
     "kills": (15, 200),
+    "sweep_kills": (30, 200),
     "signals": (6, 100),
     "damage": (30, 1000),
     "resources": (10, 100),

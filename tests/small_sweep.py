@@ -20,6 +20,8 @@ TINY = (
     "data.limit_test=50", "trainer.epochs=2", "trainer.threads=1", "trainer.device=cpu",
     "logger=csv",
 )  # fmt: skip
+# Four of them.
+GRID = ("--multirun", *TINY, "hydra.sweep.dir=sweep", "optim.lr=0.1,0.05", "seed=0,1")
 
 
 def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
