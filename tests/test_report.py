@@ -330,13 +330,11 @@ class TestCurves:
 
     def test_the_mean_ends_where_a_replicate_does(self, browser, tmp_path: Path) -> None:
         write_run(tmp_path / "0", [10.0, 20.0, 30.0])
-        write_run(tmp_path / "1", [12.0, 22.0], seed=1)
-        write_run(tmp_path / "2", [90.0], seed=2)
         # Asked for the same, one stopped early.
-        for name in "12":
-            record = json.loads((tmp_path / name / "run.json").read_text())
-            record["config"]["trainer"]["epochs"] = 3
-            (tmp_path / name / "run.json").write_text(json.dumps(record))
+        for seed, accuracies in {1: [12.0, 22.0], 2: [90.0]}.items():
+            record = write_run(tmp_path / str(seed), accuracies, seed=seed)
+            record.config["trainer"]["epochs"] = 3
+            record.write(tmp_path / str(seed))
         (tmp_path / "2" / "metrics.csv").unlink()
         page = Page(browser, report([str(tmp_path)], None))
         page.tab.uncheck("#logged")
