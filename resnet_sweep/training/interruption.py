@@ -1,4 +1,4 @@
-"""Requests from outside to stop: Ctrl-C, SIGTERM, and the hang-up of a terminal."""
+"""Requests from outside to stop: Ctrl-C, schedulers' signals, and the hang-up of a terminal."""
 
 import contextlib
 import os
@@ -28,19 +28,24 @@ class StopRequest:
     The first signal is remembered, for whoever asks. A second Ctrl-C raises KeyboardInterrupt at
     once, for a user who won't wait.
 
+    SIGUSR2 is what submitit and other schedulers' helpers announce the end with. They requeue the
+    job when it comes, so that whoever handled it before gets it after `release`, with the state of
+    the run saved.
+
     Attributes:
         received: the number of the first signal, or None.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._announced = False
         self._handlers: dict[int, object] = {}
 
     def listen(self) -> Self:
         """Handle signals from now on."""
         # Elsewhere than in the main thread, Python lets nobody handle signals.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
                 # Under nohup, a hang-up is to be ignored.
                 if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                     continue
@@ -49,12 +54,16 @@ class StopRequest:
 
     def release(self) -> None:
         """Leave signals to whoever handled them before. Doing so twice is harmless."""
+        announced = self._announced and callable(self._handlers.get(signal.SIGUSR2))
         while self._handlers:
             signal.signal(*self._handlers.popitem())
+        if announced:
+            signal.raise_signal(signal.SIGUSR2)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self._announced |= number == signal.SIGUSR2
         if self.received is None:
             self.received = number
             if number == signal.SIGINT:

@@ -12,14 +12,16 @@ from faults.tally import Tally
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training import loop
 
-STATUS = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
+STATUS = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGUSR2: 75, signal.SIGINT: 130}
 # What a scheduler grants between SIGTERM and SIGKILL.
 NOTICE_SECONDS = 30
 
 
 def signals(count: int, seed: int, folder: Path) -> Tally:
     """Send so many runs one to three signals at random moments, and let each go on."""
-    tally = Tally("a run is asked to stop (SIGTERM, SIGHUP, Ctrl-C), up to three times in a row")
+    tally = Tally(
+        "a run is asked to stop (SIGTERM, SIGHUP, SIGUSR2, Ctrl-C), up to three times in a row"
+    )
     chance = random.Random(seed)
     words = (*recipes.SMALL, "augmentation=cutmix", "trainer.epochs=8", "hydra.run.dir=run")
     ended = child.run(folder / "calm", *words)
