@@ -5,7 +5,9 @@ import json
 import signal
 import socket
 import time
+from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 import optuna
 import pytest
@@ -14,8 +16,11 @@ from small_sweep import finish, start
 from test_study_workers import SMALL, STUDY, check_complete, load, rows
 
 from resnet_sweep.__main__ import as_multirun, main
+from resnet_sweep.errors import RequestError
 from resnet_sweep.report import report
+from resnet_sweep.sweeps.study.claim import Claim
 from resnet_sweep.sweeps.study.space import Space
+from resnet_sweep.sweeps.study.trials import Trials
 
 
 def trials(directory: Path) -> list[optuna.trial.FrozenTrial]:
@@ -31,7 +36,9 @@ class TestPruning:
         ("pruner", "settings"),
         [
             ("hyperband", {"min_resource": 1, "max_resource": 3, "reduction_factor": 3}),
+            ("successive_halving", {"min_resource": 1, "reduction_factor": 2}),
             ("median", {"n_startup_trials": 2}),
+            ("percentile", {"percentile": 40.0, "n_startup_trials": 2}),
         ],
     )
     def test_it_is_that_of_optuna_used_by_hand(
@@ -45,7 +52,10 @@ class TestPruning:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         ours = trials(tmp_path / "study")
-        classes = {"hyperband": "HyperbandPruner", "median": "MedianPruner"}
+        classes = {
+            "hyperband": "HyperbandPruner", "successive_halving": "SuccessiveHalvingPruner",
+            "median": "MedianPruner", "percentile": "PercentilePruner",
+        }  # fmt: skip
         study = optuna.create_study(
             study_name="resnet_sweep",
             direction="maximize",
@@ -74,16 +84,19 @@ def metrics(directory: Path) -> list[dict[str, str]]:
 
 
 class TestResuming:
-    def test_an_interrupted_trial_goes_on_and_the_study_grows(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+    def test_an_interrupted_trial_goes_on_and_the_study_grows(
+        self, tmp_path: Path, number: signal.Signals, status: int
+    ) -> None:
         words = (*STUDY, "trainer.epochs=40", "hydra.sweep.dir=study", "hydra/sweeper/pruner=none")
         process = start(tmp_path, *words, "hydra.sweeper.n_trials=1")
         run = tmp_path / "study" / "0"
         end = time.monotonic() + 60
         while time.monotonic() < end and not (run / "checkpoints/last_model.pth").exists():
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         told = finish(process)
-        assert process.returncode == 75, told
+        assert process.returncode == status, told
         assert "To go on:\n  python -m resnet_sweep --multirun" in told
         assert record(run)["state"] == "interrupted"
         (stopped,) = trials(tmp_path / "study")
@@ -148,6 +161,45 @@ class TestReplicates:
             assert trial.value == sum(run["best"]["val_acc"] for run in runs) / 2
             assert set(trial.params) == {"optim.lr"}
         assert "replicates=2 seed=5" in done.stdout
+
+    def test_a_trial_is_pruned_between_its_seeds_as_by_hand(
+        self, call: Command, tmp_path: Path
+    ) -> None:
+        done = call(
+            main,
+            *STUDY, "replicates=3", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=8",
+            "hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=2",
+            # The epochs of the first seed aren't judged by, what it came to is.
+            "hydra.sweeper.pruner.n_warmup_steps=3", "hydra.sweeper.sampler.seed=1",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        study = optuna.create_study(
+            direction="maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=3),
+        )
+        seeds = Counter()
+        for trial in trials(tmp_path / "study"):
+            top = tmp_path / f"study/{trial.number}"
+            bests = [
+                record(top / f"{seed}")["best"]["val_acc"]
+                for seed in range(len(list(top.glob("*/"))))
+            ]
+            by_hand, state = study.ask(), "COMPLETE"
+            curve = [float(row["val_acc"]) for row in metrics(top / "0")]
+            told = [*enumerate(curve, start=1), (6, fmean(bests[:2])), (9, fmean(bests))]
+            for step, value in told:
+                by_hand.report(value, step)
+                if step < 9 and by_hand.should_prune():
+                    state = "PRUNED"
+                    break
+            assert (state, max(step // 3, 1)) == (trial.state.name, len(bests))
+            seeds[len(bests)] += 1
+            pruned = state == "PRUNED"
+            study.tell(
+                by_hand, None if pruned else fmean(bests), state=optuna.trial.TrialState[state]
+            )
+        # Some were given up after the first seed, and some weren't.
+        assert seeds[1] and seeds[3], seeds
 
     def test_the_stock_sweeper_has_their_mean(self, call: Command, tmp_path: Path) -> None:
         done = call(
@@ -312,3 +364,37 @@ def test_a_trial_that_kills_its_workers_fails_only_where_a_limit_is_set(
     assert done.returncode == 1
     assert trials(tmp_path / "study")[2].state.name == "FAIL"
     assert "lost 3 workers in a row" in rows(tmp_path / "study")[2]["reason"]
+
+
+def test_a_trial_of_another_machine_is_taken_over_only_when_that_is_silent(tmp_path: Path) -> None:
+    study = optuna.create_study()
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING))
+    (trial,) = study.get_trials()
+    storage = study._storage
+    storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
+    lease = {"host": "elsewhere", "process": 1, "epochs": 0, "attempts": 0}
+    for silent in (10, 110):
+        renewed = {"renewed": time.time() - silent}
+        storage.set_trial_user_attr(trial._trial_id, "lease", lease | renewed)
+        with pytest.raises(RequestError, match="trial 0 is another worker's"):
+            Claim(storage, trial, tmp_path)
+    storage.set_trial_user_attr(trial._trial_id, "lease", lease | {"renewed": time.time() - 130})
+    claim = Claim(storage, trial, tmp_path)
+    assert claim.number == 0 and claim.holds()
+    claim.release()
+
+
+def test_a_storage_that_goes_away_ends_a_worker_with_a_sentence(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(trials: Trials) -> None:
+        (tmp_path / "study" / "study.db").write_bytes(b"no database any more" * 100)
+        return take(trials)
+
+    take = Trials.take
+    monkeypatch.setattr(Trials, "take", lose)
+    done = call(main, *STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1")
+    assert done.returncode == 1
+    assert "the study's storage can't be reached any more" in done.stdout
+    assert "go on:\n  python -m resnet_sweep --multirun" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr

@@ -4,18 +4,17 @@ import contextlib
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from hydra.core.utils import JobStatus, run_job
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
+from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from resnet_sweep.compare.content import repeating_command
 from resnet_sweep.compare.entry import Entry
-from resnet_sweep.compare.table import lay_out
 from resnet_sweep.compare.text import shown
 from resnet_sweep.composition.command import command, relative
 from resnet_sweep.composition.gate import flags_of, words_of
@@ -33,13 +32,13 @@ from resnet_sweep.sweeps.study.composer import Composer, Replicate, epochs_of
 from resnet_sweep.sweeps.study.pruning import Pruning
 from resnet_sweep.sweeps.study.results import Outcome
 from resnet_sweep.sweeps.study.storage import exclusive
+from resnet_sweep.sweeps.study.summary import Summary
 from resnet_sweep.sweeps.study.trials import PLACE, REASON, STATE, Trials
 from resnet_sweep.sweeps.sweep import MULTIRUN
 from resnet_sweep.training.interruption import INTERRUPTED
 
 # How often a worker without a trial looks whether another one has lost its own.
 IDLE_SECONDS = 0.5
-MOST_TOLD = 10
 
 
 class NotOurs(Exception):
@@ -100,7 +99,7 @@ class Sitting:
             The exit status.
 
         Raises:
-            SystemExit: it was stopped from outside; what ran is saved.
+            SystemExit: it was stopped from outside, or lost its storage; what ran is saved.
         """
         console.print(f"Sweep directory: {relative(self.directory)}", markup=False)
         with terminable():
@@ -121,6 +120,9 @@ class Sitting:
                 status = INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code
                 self._tell_stopped()
                 raise SystemExit(status) from None
+            except (StorageInternalError, SQLAlchemyError) as error:
+                self._tell_lost(error)
+                raise SystemExit(1) from None
         return self._tell_end()
 
     def _enough(self) -> bool:
@@ -290,44 +292,22 @@ class Sitting:
             markup=False,
         )
 
+    def _tell_lost(self, error: Exception) -> None:
+        # SQLAlchemy's own error is behind the one of Optuna's.
+        cause = error.__cause__ or error
+        reason = " ".join(str(getattr(cause, "orig", None) or cause).split()).rstrip(".")
+        console.print(
+            f"the study's storage can't be reached any more ({reason}); what ran is saved. When it "
+            f"is back, go on:\n  {self.command()}",
+            markup=False,
+        )
+
     def _tell_end(self) -> int:
         """Tell what came of the study; returns the exit status."""
-        outcomes = self._outcomes()
-        keys = list(self.composer.space.distributions)
-        ranked = self._ranked(outcomes)
-        titles = [each.title for each in self.objectives]
-        rows = [["trial", "state", *titles, "time", *map(shown, keys), "directory"]]
-        for outcome in ranked[:MOST_TOLD]:
-            told = [
-                each.told(value)
-                for each, value in zip(self.objectives, outcome.values, strict=True)
-            ]
-            time_ = results.duration(outcome.seconds or 0)
-            parameters = [shown(outcome.trial.params.get(key, "")) for key in keys]
-            where = relative(outcome.directory)
-            rows.append(
-                [str(outcome.trial.number), outcome.state, *told, time_, *parameters, where]
-            )
-        lines = [""]
-        if ranked:
-            width = console.width if console.is_terminal else None
-            lines += lay_out(rows, frozenset({0, *range(2, 3 + len(self.objectives))}), width)
-        counts = {
-            state: sum(outcome.state == state for outcome in outcomes)
-            for state in dict.fromkeys(outcome.state for outcome in outcomes)
-        }
-        told = ", ".join(f"{count} {state}" for state, count in counts.items())
-        lines.append(f"{len(outcomes)} trials: {told}")
-        if ranked and ranked[0].entries:
-            record = ranked[0].entries[0].record
-            if self.composer.replicates > 1:
-                words = [word for word in record.overrides if not word.startswith("seed=")]
-                several = f"replicates={self.composer.replicates}"
-                record = replace(record, overrides=[*words, several, *self._seed()])
-            lines.append(f"The best run again:\n  {repeating_command(record)}")
-        broken = [outcome for outcome in outcomes if outcome.state in ("failed", "diverged")]
-        for outcome in broken[:MOST_TOLD]:
-            lines.append(f"trial {outcome.trial.number} {outcome.state}: {shown(outcome.reason)}")
+        best = self.study.best_trials if len(self.objectives) > 1 else None
+        front = best and [trial.number for trial in best]
+        summary = Summary(self._outcomes(), self.composer, front)
+        lines = ["", *summary.lines(console.width if console.is_terminal else None)]
         if self._enough() and not self.trials.over:
             lines.append(
                 f"{self.trials.failures} trials failed, so the study ends "
@@ -335,21 +315,4 @@ class Sitting:
             )
         lines.append(f"Its report: python -m resnet_sweep.report {relative(self.directory)}")
         console.print("\n".join(lines), markup=False)
-        return int(bool(broken) or not self.trials.over)
-
-    def _seed(self) -> list[str]:
-        """The word that says with which seed replicates begin, if one was typed."""
-        return [word for key, word in self.composer.space.fixed.items() if key == "seed"]
-
-    def _ranked(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """The complete trials, best first; of several objectives, those that none outdoes."""
-        numbers = (
-            [trial.number for trial in self.study.best_trials] if len(self.objectives) > 1 else None
-        )
-        complete = [
-            outcome for outcome in outcomes
-            if outcome.trial.state is TrialState.COMPLETE
-            and (numbers is None or outcome.trial.number in numbers)
-        ]  # fmt: skip
-        best = self.objectives[0]
-        return sorted(complete, key=lambda each: -best.gain(each.values[0]))
+        return int(bool(summary.broken) or not self.trials.over)
