@@ -40,6 +40,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     for plugin in (GridSweeper, StudySweeper, PoolLauncher):
         Plugins.instance().register(plugin)
+    check_flags(sys.argv[1:])
     sys.argv[1:] = as_multirun(sys.argv[1:])
     try:
         entry()
@@ -52,6 +53,21 @@ def main() -> None:
         begun = _give_up(error)
         status = _tell(error, begun)
         sys.exit(FAILED if begun else status)
+
+
+def check_flags(words: Sequence[str]) -> None:
+    """Exit with 2 if the flag is among them that takes the next word away from the run.
+
+    Hydra knows -p PACKAGE for --cfg alone, and says nothing elsewhere.
+    """
+    package = next((word for word in words if word.startswith(("-p", "--p"))), None)
+    if package and not any(word.startswith(("-c", "--cfg")) for word in words):
+        print(
+            f"error: {package} is a flag of --cfg, and would take the next word for itself: leave "
+            "it out, or put --cfg job before it",
+            file=sys.stderr,
+        )
+        sys.exit(REFUSED)
 
 
 def as_multirun(words: Sequence[str]) -> list[str]:

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+# Processes of tests side by side share the cores, or each has threads for all of them.
+if side_by_side := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    threads = max(1, (os.cpu_count() or 1) // int(side_by_side))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
 ROOT = Path(__file__).parents[1]
 CIFAR100_ROOTS = (os.environ.get("RESNET_SWEEP_DATA"), ROOT.parent / "shared" / "data")
 

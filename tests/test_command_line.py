@@ -215,7 +215,7 @@ def test_a_wrong_request_gets_one_sentence_and_leaves_nothing(
         ("optim.lrr=0.1,0.2", "optim.lrr isn't a setting: did you mean optim.lr?"),
         ("model=resnet8v2,resnet99", "there is no model=resnet99"),
         ("hydra.sweep.dir=x/${nope}", "nope"),
-        ("hydra.sweep.dir=/dev/null/x", "can't be used"),
+        ("hydra.sweep.dir=/dev/null/x", "/dev/null/x/0 can't be the directory of a job"),
     ],
 )
 def test_a_wrong_sweep_is_refused_and_leaves_nothing(

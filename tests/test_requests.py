@@ -29,8 +29,18 @@ SMALL = ("data=digits", "model=resnet8v2", "logger=csv", "trainer.threads=1")
         (f"seed=1{'0' * 5000}", "value has 5001 digits"),
         (f"+model.x={'[' * 30}{']' * 30}", "model.x is nested too deep"),
         ("a\nb\x1b[2J=1", r"a; b\x1b[2J=1 can't be read"),
+        ("hydra.job_logging.handlers.file.filename=/dev/null/x", "out of the run directory: begin"),
+        (
+            "hydra.job_logging.handlers.file.filename='${hydra.runtime.output_dir}/\x7f'",
+            "out of the run directory: begin",
+        ),
+        ("hydra.overrides.task=[[1]]", "hydra.overrides.task would change what was typed"),
+        ("hydra.overrides.task=[x]", "hydra.overrides.task=[x] would change what was typed"),
+        ("hydra.launcher=-", "hydra.launcher=- is no launcher: choose one with hydra/launcher="),
+        ("replicates=1001", "replicates must be a whole number at least 1 and at most 1000, but"),
+        ("hydra.sweeper=-", "hydra.sweeper=- is no sweeper: choose one with hydra/sweeper=NAME"),
     ],
-    ids=range(14),
+    ids=range(21),
 )
 def test_it_is_refused_and_leaves_nothing(
     command: Command, tmp_path: Path, override: str, told: str
@@ -41,6 +51,14 @@ def test_it_is_refused_and_leaves_nothing(
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flag_that_takes_the_next_word_is_refused(command: Command, tmp_path: Path) -> None:
+    done = command(*SMALL, "-p", "seed=1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: -p is a flag of --cfg")
+    assert not list(tmp_path.iterdir())
+    assert command("--cfg", "job", "-p", "optim").stdout.startswith("# @package optim\n")
 
 
 def test_a_log_that_cannot_be_set_up_fails_the_run_in_one_sentence(
@@ -61,10 +79,10 @@ def test_beside_a_value_that_leads_nowhere_a_wrong_name_is_told(command: Command
 def test_a_run_goes_on_without_its_log(command: Command, tmp_path: Path) -> None:
     done = command(
         *SMALL, "trainer.max_steps=1", "hydra.run.dir=run",
-        "hydra.job_logging.handlers.file.filename=/dev/null/x",
+        "hydra.job_logging.handlers.file.filename=${hydra.runtime.output_dir}/no/x.log",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("warning: /dev/null/x can't be written")
+    assert "/run/no/x.log can't be written" in done.stderr
     assert done.stderr.count("\n") == 1
     assert '"state": "finished"' in (tmp_path / "run" / "run.json").read_text()
 

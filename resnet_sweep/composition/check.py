@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from resnet_sweep.composition.targets import locate
 from resnet_sweep.errors import RequestError
-from resnet_sweep.ranges import Count, Range
+from resnet_sweep.ranges import Range
 
 # The groups that describe one object, with the arguments that the program supplies.
 OBJECTS = {
@@ -31,7 +31,7 @@ Objective = Literal["val_acc", "val_loss", "distance_to_reference"]
 Judged = Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
 SETTINGS = {
     "seed": Annotated[int, Range(minimum=0)],
-    "replicates": Count,
+    "replicates": Annotated[int, Range(minimum=1, maximum=1000)],
     "objective": Objective | list[Judged],
     "reference": str | None,
     "sweep_mode": Literal["run", "preview", "skip_failed"],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -91,6 +92,24 @@ class Refusing:
         if isinstance(error, Exception):
             traceback.print_exception(error)
             raise SystemExit(1) from error
+
+
+def compose_job(loader: ConfigLoader, master: DictConfig, words: list[str]) -> DictConfig:
+    """The config of a job of a sweep.
+
+    Args:
+        loader: composes.
+        master: the config of the sweep as a whole.
+        words: overrides of the job.
+
+    Raises:
+        RequestError, HydraException, OmegaConfBaseException: it can't be composed.
+    """
+    try:
+        return loader.load_sweep_config(master, words)
+    except ValueError as error:
+        # Hydra's own, of a group that was given something else than a name.
+        raise RequestError(sentence(error)) from error
 
 
 def settings_of(config: DictConfig) -> dict[str, Any]:

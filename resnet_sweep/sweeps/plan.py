@@ -20,7 +20,14 @@ from resnet_sweep.compare.objective import Objective
 from resnet_sweep.composition.check import SETTINGS, check_value
 from resnet_sweep.composition.command import STARTED_IN, relative
 from resnet_sweep.composition.complaint import sentence
-from resnet_sweep.composition.gate import choices_of, flags_of, setting_of, settings_of, words_of
+from resnet_sweep.composition.gate import (
+    choices_of,
+    compose_job,
+    flags_of,
+    setting_of,
+    settings_of,
+    words_of,
+)
 from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.errors import RequestError, WrongJobs
 from resnet_sweep.runs.record import Record
@@ -163,7 +170,7 @@ class Planner:
     def _compose(self, words: list[str]) -> None:
         told = " ".join(word for word in words if _key(word) not in _OF_SWEEP)
         try:
-            config = self.loader.load_sweep_config(self.master, words)
+            config = compose_job(self.loader, self.master, words)
             seed = setting_of(config, "seed")
             check_value("seed", seed, SETTINGS["seed"])
             for replicate in range(self.whole["replicates"]):

@@ -16,7 +16,14 @@ from resnet_sweep.compare.objective import Objective
 from resnet_sweep.composition.check import SETTINGS, check_value
 from resnet_sweep.composition.command import STARTED_IN
 from resnet_sweep.composition.complaint import sentence
-from resnet_sweep.composition.gate import choices_of, flags_of, setting_of, settings_of, words_of
+from resnet_sweep.composition.gate import (
+    choices_of,
+    compose_job,
+    flags_of,
+    setting_of,
+    settings_of,
+    words_of,
+)
 from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.record import Record
@@ -91,7 +98,7 @@ class Composer:
         words = self.space.words(parameters)
         outer = HydraConfig.instance().cfg
         try:
-            config = self.loader.load_sweep_config(self.master, words)
+            config = compose_job(self.loader, self.master, words)
             seed = setting_of(config, "seed")
             check_value("seed", seed, SETTINGS["seed"])
             return [
@@ -140,7 +147,7 @@ class Composer:
         Raises:
             RequestError: one has none.
         """
-        config = self.loader.load_sweep_config(self.master, list(self.space.fixed.values()))
+        config = compose_job(self.loader, self.master, list(self.space.fixed.values()))
         settings, found = settings_of(config), {}
         choices = choices_of(config.hydra, settings)
         for key in self.space.distributions:
