@@ -88,7 +88,10 @@ class TestPreview:
         ("words", "sentence"),
         [
             (["replicates=1,2"], "replicates=2 in a job, 1 in others"),
-            (["replicates=0"], "replicates must be a whole number at least 1, but is 0"),
+            (
+                ["replicates=0"],
+                "replicates must be a whole number at least 1 and at most 1000, but is 0",
+            ),
             (["sweep_mode=prevew"], "did you mean preview?"),
             (["sweep_filter='optim.lrr > 1'"], "did you mean optim.lr?"),
             (["sweep_filter='optim.lr > 1'"], "leaves none of the 2 combinations"),

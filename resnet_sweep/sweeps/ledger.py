@@ -58,6 +58,18 @@ class Ledger:
         """Numbers and signatures of the jobs."""
         return {(line.number, line.signature) for line in self.lines}
 
+    def check_unchanged(self, now: "Ledger", directory: Path) -> None:
+        """See that a sweep's directory still says what a plan was made by.
+
+        Raises:
+            RequestError: it says something else.
+        """
+        if now.identities != self.identities:
+            raise RequestError(
+                f"{directory} was changed by another process while the jobs were composed: give "
+                "the command again"
+            )
+
     @property
     def next_number(self) -> int:
         """The first that no job has or had."""

@@ -154,6 +154,8 @@ class Planner:
             HydraConfig.instance().cfg = outer
         advance(len(combinations), len(combinations))
         if self.wrong:
+            # What is in the way may be another process's, that came meanwhile.
+            self.ledger.check_unchanged(Ledger.read(self.plan.directory), self.plan.directory)
             raise self._refusal(len(combinations))
         if not self.jobs:
             raise RequestError(

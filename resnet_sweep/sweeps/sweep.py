@@ -37,7 +37,7 @@ class Sweep:
         self.directory: Path = plan.directory
         self.jobs: list[Job] = plan.jobs
         self.objective: Objective = plan.objective
-        self._planned_with = plan.ledger.identities
+        self._planned_with = plan.ledger
         common, self._settings = ledger.split_settings(self.jobs)
         self._definition, self._multirun = {**definition, "settings": common}, multirun
         self._writing = threading.RLock()
@@ -52,11 +52,7 @@ class Sweep:
             now = ledger.Ledger.read(self.directory)
             if self._lease.contradicts(now.lease):
                 raise in_use(self.directory, now.lease, SWEEP_LOCK)
-            if now.identities != self._planned_with:
-                raise RequestError(
-                    f"{self.directory} was changed by another process while the jobs were "
-                    "composed: give the command again"
-                )
+            self._planned_with.check_unchanged(now, self.directory)
             remove_unfinished(self.directory, ledger.NAME, results.NAME, MULTIRUN)
             write_atomically(self.directory / MULTIRUN, self._multirun.encode())
             self.save()
