@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
+from resnet_sweep.__main__ import main
 from resnet_sweep.composition.complaint import LONGEST, sentence
 from resnet_sweep.errors import RequestError
 from resnet_sweep.training.device import memory_bytes
@@ -34,13 +35,14 @@ SMALL = ("data=digits", "model=resnet8v2", "logger=csv", "trainer.threads=1")
             "hydra.job_logging.handlers.file.filename='${hydra.runtime.output_dir}/\x7f'",
             "out of the run directory: begin",
         ),
+        ("hydra.output_subdir=${hydra:runtime.cwd}", "leads out of the run directory: choose one"),
         ("hydra.overrides.task=[[1]]", "hydra.overrides.task would change what was typed"),
         ("hydra.overrides.task=[x]", "hydra.overrides.task=[x] would change what was typed"),
         ("hydra.launcher=-", "hydra.launcher=- is no launcher: choose one with hydra/launcher="),
         ("replicates=1001", "replicates must be a whole number at least 1 and at most 1000, but"),
         ("hydra.sweeper=-", "hydra.sweeper=- is no sweeper: choose one with hydra/sweeper=NAME"),
     ],
-    ids=range(21),
+    ids=range(22),
 )
 def test_it_is_refused_and_leaves_nothing(
     command: Command, tmp_path: Path, override: str, told: str
@@ -50,6 +52,14 @@ def test_it_is_refused_and_leaves_nothing(
     assert told in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_no_file_can_have_is_refused(call: Command, tmp_path: Path) -> None:
+    # A shell can't type it, but a config may hold it.
+    done = call(main, *SMALL, "hydra.run.dir='a\x00b'")
+    assert done.returncode == 2
+    assert "can't be the name of a directory" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

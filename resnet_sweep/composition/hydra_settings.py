@@ -34,9 +34,18 @@ def check_hydra(hydra: DictConfig) -> None:
         ("hydra.output_subdir", settings.get("output_subdir")),
         ("hydra.sweep.subdir", settings["sweep"].get("subdir")),
     ):
-        if value is not None and (Path(str(value)).is_absolute() or ".." in Path(str(value)).parts):
+        outside = Path(str(value)).is_absolute() or ".." in Path(str(value)).parts
+        # Where an interpolation leads is known of a job's directory alone, before it begins.
+        unknown = path == "hydra.output_subdir" and "${" in str(value)
+        if value is not None and (outside or unknown):
             raise RequestError(
                 f"{path}={value} leads out of the run directory: choose one inside of it"
+            )
+    for part in ("run", "sweep"):
+        directory = settings[part].get("dir")
+        if "\0" in str(directory):
+            raise RequestError(
+                f"hydra.{part}.dir={directory} can't be the name of a directory: choose another"
             )
     for path, value in _log_files(settings):
         inside = str(value).startswith(OUTPUT) and ".." not in Path(str(value)).parts
