@@ -113,9 +113,8 @@ def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str])
     """Train some combinations; returns all runs of the directory."""
     keys = list(jobs[0])
     lists = [f"{key}={','.join(job[key] for job in jobs)}" for key in keys]
-    zipped = [f"zip=[{','.join(keys)}]"] if len(jobs) > 1 else []
     command = [
-        sys.executable, "-m", "resnet_sweep", "--multirun", *lists, *zipped,
+        sys.executable, "-m", "resnet_sweep", "--multirun", *lists, f"zip=[{','.join(keys)}]",
         f"hydra.sweep.dir={directory}", "hydra/launcher=pool", "logger=csv", *words,
     ]  # fmt: skip
     print(" ".join(command[1:]), file=sys.stderr, flush=True)

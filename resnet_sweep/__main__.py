@@ -61,7 +61,9 @@ def check_flags(words: Sequence[str]) -> None:
     Hydra knows -p PACKAGE for --cfg alone, and says nothing elsewhere.
     """
     package = next((word for word in words if word.startswith(("-p", "--p"))), None)
-    if package and not any(word.startswith(("-c", "--cfg")) for word in words):
+    # Those that begin like -c say where configs are.
+    shows = re.compile(r"-c(?![dnp]$|[dnp]=)|--cfg")
+    if package and not any(map(shows.match, words)):
         print(
             f"error: {package} is a flag of --cfg, and would take the next word for itself: leave "
             "it out, or put --cfg job before it",

@@ -64,10 +64,11 @@ def test_a_name_that_no_file_can_have_is_refused(call: Command, tmp_path: Path) 
 
 
 def test_a_flag_that_takes_the_next_word_is_refused(command: Command, tmp_path: Path) -> None:
-    done = command(*SMALL, "-p", "seed=1")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: -p is a flag of --cfg")
-    assert not list(tmp_path.iterdir())
+    for others in ((), ("-cn", "config")):
+        done = command(*SMALL, "-p", "seed=1", *others)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: -p is a flag of --cfg")
+        assert not list(tmp_path.iterdir())
     assert command("--cfg", "job", "-p", "optim").stdout.startswith("# @package optim\n")
 
 
