@@ -29,6 +29,7 @@ from resnet_sweep.composition.build import build_model, build_optimizer
 from resnet_sweep.composition.targets import instantiate
 from resnet_sweep.data.dataset import Dataset as Source
 from resnet_sweep.data.dataset import Split
+from resnet_sweep.randomness import derive_seed
 
 # As many as there are cores, which is the usual advice, but no more than anybody takes.
 WORKERS = min(4, len(os.sched_getaffinity(0)))
@@ -39,7 +40,7 @@ class Recipe(NamedTuple):
 
     Attributes:
         source: images and labels.
-        model, optimizer: with the first weights of the seed 0.
+        model, optimizer: with the first weights that ours has.
         epochs, batch_size: of the run.
     """
 
@@ -65,7 +66,7 @@ def read_recipe(words: list[str]) -> Recipe:
     with initialize_config_module("resnet_sweep.conf"):
         config = OmegaConf.to_container(compose("config", overrides=words), resolve=True)
     source = instantiate("data", config["data"]).load(config["seed"])
-    torch.manual_seed(config["seed"])
+    torch.manual_seed(derive_seed(config["seed"], "weights"))
     model = build_model(config, source)
     optimizer = build_optimizer(config, model)
     return Recipe(

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -49,10 +50,7 @@ def begin_next(words: Sequence[str]) -> list[float]:
         several = ["--multirun", f"seed=range(0,{JOBS})", "hydra.sweep.dir=sweep"]
         carry_out(["-m", "resnet_sweep", *words, *BRIEF, *several], folder)
         moments = [read_moments(folder / "sweep" / str(number)) for number in range(JOBS)]
-    return [
-        later["stepped"] - earlier["ended"]
-        for earlier, later in zip(moments, moments[1:], strict=False)
-    ]
+    return [later["stepped"] - earlier["ended"] for earlier, later in pairwise(moments)]
 
 
 WAITS = {

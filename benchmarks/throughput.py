@@ -114,7 +114,9 @@ def ratios(rounds: Mapping[str, Sequence[Measured]]) -> dict[str, list[float]]:
     """Of each loop but the first, its speed by that of the first, round by round."""
     first, *others = rounds
     return {
-        name: [one.speed / base.speed for one, base in zip(rounds[name], rounds[first], strict=True)]
+        name: [
+            one.speed / base.speed for one, base in zip(rounds[name], rounds[first], strict=True)
+        ]
         for name in others
     }
 
