@@ -33,7 +33,7 @@ import torch
 
 from benchmarks.plain_loop import words_of
 from benchmarks.processes import carry_out
-from benchmarks.stopwatch import WORD, read_moments
+from benchmarks.stopwatch import FILE, WORD, read_moments
 
 # To train on in an epoch, on a CPU: some ten seconds on two cores. A GPU has all 50,000.
 IMAGES = {
@@ -52,13 +52,15 @@ class Loop(NamedTuple):
         name: in the table.
         module: that is run.
         runs: how many networks it trains.
-        words: beside those of the recipe, if it is ours.
+        words: beside those of the recipe, if it is the command line of ours; empty if it isn't.
+        variables: of its environment, as name=value.
     """
 
     name: str
     module: str
     runs: int = 1
     words: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
 
 
 OURS = Loop("ours", "resnet_sweep", words=(WORD,))
@@ -89,17 +91,42 @@ def measure(loop: Loop, model: str, images: int, epochs: int, device: str) -> Me
     """Train by a loop in a fresh process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if loop.module == "resnet_sweep":
+        if loop.words:
             place = "hydra.sweep.dir=." if loop.runs > 1 else "hydra.run.dir=run"
             words = [*loop.words, place, *words_of(model, images, epochs, device)]
         else:
             settings = {"model": model, "images": images, "epochs": epochs, "device": device}
             words = [f"--{name}={value}" for name, value in settings.items()]
-        memory = carry_out(["-m", loop.module, *words], folder)
-        moments = [read_moments(path.parent) for path in folder.rglob("stopwatch.json")]
+        variables = dict(each.split("=", 1) for each in loop.variables)
+        memory = carry_out(["-m", loop.module, *words], folder, variables)
+        moments = [read_moments(path.parent) for path in folder.rglob(FILE)]
     if len(moments) != loop.runs:
         raise SystemExit(f"{loop.name}: {len(moments)} of {loop.runs} runs were timed")
     return Measured(speed_of(moments, images * epochs), memory)
+
+
+def compare(
+    loops: Sequence[Loop],
+    models: Sequence[str],
+    rounds: int,
+    images: int | None,
+    epochs: int,
+    device: str,
+) -> dict[str, dict[str, list[Measured]]]:
+    """The rounds of each loop by model, carried out in turn; told on stderr as they come."""
+    found: dict[str, dict[str, list[Measured]]] = {}
+    for model in models:
+        count = images or (IMAGES[model] if device == "cpu" else 50_000)
+        found[model] = {loop.name: [] for loop in loops}
+        for number in range(rounds):
+            for loop in loops:
+                one = measure(loop, model, count, epochs, device)
+                found[model][loop.name].append(one)
+                print(
+                    f"{model}, round {number + 1}, {loop.name}: {one.speed:.1f} images/s",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+    return found
 
 
 def speed_of(moments: Sequence[Mapping[str, float]], images: int) -> float:
@@ -180,18 +207,7 @@ def main() -> None:
     if told.check and told.device not in kept:
         parser.error(f"{RATIOS.name} has no ratios of --device {told.device}: --keep writes them")
     loops = (OURS, POOL) if told.pool else LOOPS
-    found: dict[str, dict[str, list[Measured]]] = {}
-    for model in told.models:
-        images = told.images or (IMAGES[model] if told.device == "cpu" else 50_000)
-        found[model] = {loop.name: [] for loop in loops}
-        for number in range(told.rounds):
-            for loop in loops:
-                one = measure(loop, model, images, told.epochs, told.device)
-                found[model][loop.name].append(one)
-                print(
-                    f"{model}, round {number + 1}, {loop.name}: {one.speed:.1f} images/s",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
+    found = compare(loops, told.models, told.rounds, told.images, told.epochs, told.device)
     print(f"{told.device}, {torch.get_num_threads()} threads, {told.rounds} rounds\n")
     print(table(found))
     medians = {
