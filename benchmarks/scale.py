@@ -1,0 +1,204 @@
+"""Ten thousand runs, a sweep of many jobs, and several jobs at once.
+
+python -m benchmarks.scale [--part runs|sweep|memory] [--runs 10000] [--jobs 100]
+
+`runs`: a directory of runs as a sweep leaves them, 20 epochs each, is made by script; then `python
+-m resnet_sweep.runs` and `python -m resnet_sweep.report` read it, each in a fresh process, three
+times over. `sweep`: the memory of one process that carries out many jobs of one step, by what each
+further job adds, from the 20th on. `memory`: of 1, 2 and 4 jobs at once on CIFAR-100, what they
+take together, and what they have of the images: mapped by each, and held once.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import carry_out, environment, proportional_memory, tree
+from benchmarks.stopwatch import FILE, WORD
+from resnet_sweep.runs.metrics import write_metrics
+from resnet_sweep.runs.record import Record
+
+EPOCHS = 20
+TURNS = 3
+BRIEF = ("trainer.epochs=1", "trainer.max_steps=1", "logger=csv")
+
+
+def write_runs(folder: Path, count: int) -> None:
+    """Make run directories: four settings in turn, and five seeds of each combination."""
+    for number in range(count):
+        accuracy = 50 + number % 997 / 40
+        row: dict[str, Any] = {"lr": 0.1, "train_loss": 1.2, "val_loss": 1.5, "grad_norm": 1.0}
+        row |= {"seconds": 60.0, "images_per_second": 833.0}
+        rows = [
+            {**row, "epoch": epoch, "train_acc": accuracy + epoch, "val_acc": accuracy + epoch / 2}
+            for epoch in range(1, EPOCHS + 1)
+        ]
+        last = rows[-1]
+        seed, place = number % 5, number // 5
+        config = {
+            "seed": seed,
+            "model": {"_target_": "resnet_sweep.models.ResNet", "dropout": place % 5 / 10},
+            "data": {"_target_": "resnet_sweep.data.CIFAR100"},
+            "optim": {
+                "_target_": "torch.optim.SGD",
+                "lr": (1 + place % 20) / 100,
+                "momentum": 0.9,
+                "weight_decay": (1 + place // 20) / 1e5,
+            },
+            "trainer": {"epochs": EPOCHS, "batch_size": 128},
+        }
+        directory = folder / str(number)
+        directory.mkdir()
+        write_metrics(directory, rows)
+        Record(
+            signature=f"{number:016x}",
+            state="finished",
+            config=config,
+            choices={"model": "resnet8v2", "data": "cifar100", "optim": "sgd"},
+            parameters=83_700,
+            best={name: last[name] for name in ("epoch", "val_acc", "val_loss")},
+            final={
+                name: last[name]
+                for name in ("epoch", "train_acc", "train_loss", "val_acc", "val_loss")
+            },
+            gap=last["train_acc"] - last["val_acc"],
+            seconds=60.0 * EPOCHS,
+            started="2026-01-02T03:04:05+00:00",
+            ended="2026-01-02T03:24:05+00:00",
+            host="here",
+            device="cpu",
+            threads=2,
+            precision="float32",
+            seed=seed,
+        ).write(directory)
+
+
+def read_runs(count: int) -> Iterator[str]:
+    """Time the commands that read many runs; gives the rows of a table."""
+    yield f"| command, on {count:,} runs | median, s | from | to | memory, MB |"
+    yield "|---|---|---|---|---|"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "sweep").mkdir()
+        write_runs(folder / "sweep", count)
+        for words in (["runs", "sweep"], ["report", "sweep", "-o", "report.html"]):
+            seconds, memory = [], []
+            for _ in range(TURNS):
+                begun = time.monotonic()
+                memory.append(carry_out(["-m", f"resnet_sweep.{words[0]}", *words[1:]], folder))
+                seconds.append(time.monotonic() - begun)
+            figures = [f"{of(seconds):.1f}" for of in (statistics.median, min, max)]
+            yield f"| `{' '.join(words)}` | {' | '.join(figures)} | {max(memory):,.0f} |"
+        size = (folder / "report.html").stat().st_size
+        yield f"\nThe report has {size / 1e6:.1f} MB."
+
+
+def follow_sweep(count: int) -> Iterator[str]:
+    """The memory of a process that carries out many jobs."""
+    words = ["-m", "resnet_sweep", "--multirun", f"seed=range(0,{count})", *BRIEF]
+    words += ["experiment=quickstart", "data.limit_train=64", "data.limit_test=10"]
+    points: list[tuple[int, float]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with started([*words, "hydra.sweep.dir=sweep"], folder) as process:
+            while process.poll() is None:
+                time.sleep(1)
+                done = len([*folder.glob("sweep/*/plots/lr.png")])
+                memory = proportional_memory(process.pid)
+                if memory and done and (not points or points[-1][0] < done):
+                    points.append((done, memory))
+    settled = [point for point in points if point[0] >= min(20, count // 2)]
+    growth = statistics.linear_regression(*zip(*settled, strict=True)).slope
+    last, memory = points[-1]
+    yield "| jobs | memory after the first, MB | after the last | each further job adds, MB |"
+    yield "|---|---|---|---|"
+    yield f"| {last} | {points[0][1]:,.0f} | {memory:,.0f} | {growth:.3f} |"
+    yield f"\nSo 1,000 jobs come to {memory + growth * (1000 - last):,.0f} MB."
+
+
+def share_images() -> Iterator[str]:
+    """The memory of several jobs at once, and what of it is the images."""
+    yield "| jobs at once | together, MB | images mapped, sum over processes, MB | held, MB |"
+    yield "|---|---|---|---|"
+    for count in (1, 2, 4):
+        words = ["-m", "resnet_sweep", "--multirun", f"seed=range(0,{count})"]
+        words += ["model=resnet8v2", "trainer.epochs=1", "trainer.threads=1", "logger=csv", WORD]
+        words += ["data.limit_test=100", "hydra/launcher=pool", f"hydra.launcher.workers={count}"]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            with started([*words, "hydra.sweep.dir=sweep"], folder) as process:
+                # All of them have gone through some batches, which are of all places.
+                while process.poll() is None and any(
+                    not (folder / f"sweep/{job}/{FILE}").exists() for job in range(count)
+                ):
+                    time.sleep(1)
+                time.sleep(20)
+                processes = [*tree(process.pid)]
+                whole = sum(map(proportional_memory, processes))
+                mapped, held = images_of(processes)
+                process.terminate()
+        yield f"| {count} | {whole:,.0f} | {mapped:,.0f} | {held:,.0f} |"
+
+
+def images_of(processes: list[int]) -> tuple[float, float]:
+    """What processes have in memory of the array files of images, MB: the sum over them, and what
+    it takes, with shared pages once."""
+    mapped = held = 0
+    for process in processes:
+        try:
+            lines = Path(f"/proc/{process}/smaps").read_text().splitlines()
+        except OSError:
+            continue
+        inside = False
+        for line in lines:
+            # The head of a mapping ends with its file; figures have a name with a colon.
+            if not line.split()[0].endswith(":"):
+                inside = line.endswith("_images.npy")
+            elif inside and line.startswith("Rss:"):
+                mapped += int(line.split()[1])
+            elif inside and line.startswith("Pss:"):
+                held += int(line.split()[1])
+    return mapped / 1000, held / 1000
+
+
+def started(words: list[str], folder: Path) -> subprocess.Popen:
+    """`python` with these words, begun in a folder."""
+    log = (folder / "output.log").open("w")
+    return subprocess.Popen(
+        [sys.executable, *words], cwd=folder, env=environment(), stdout=log, stderr=log
+    )
+
+
+PARTS = ("runs", "sweep", "memory")
+
+
+def main() -> None:
+    """Measure, and print tables in Markdown."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scale", description="Measure time and memory of many runs."
+    )
+    parser.add_argument("--part", choices=PARTS, help="one alone")
+    parser.add_argument("--runs", type=int, default=10_000, help="that are read")
+    parser.add_argument("--jobs", type=int, default=100, help="of the sweep")
+    told = parser.parse_args()
+    tables = {
+        "runs": lambda: read_runs(told.runs),
+        "sweep": lambda: follow_sweep(told.jobs),
+        "memory": share_images,
+    }
+    print(f"{len(os.sched_getaffinity(0))} cores")
+    for part in [told.part] if told.part else PARTS:
+        print()
+        for line in tables[part]():
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
