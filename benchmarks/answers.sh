@@ -16,6 +16,7 @@
 #   WORDS="model=resnet8v2 data=digits data.limit_train=100 data.holdout=20 data.limit_test=50
 #     trainer.batch_size=20 trainer.epochs=2 replicates=1" TRIALS=2 benchmarks/answers.sh cpu multirun/try
 set -uo pipefail
+shopt -s nullglob
 cd "$(dirname "$0")/.." || exit
 
 part=${1:-}
