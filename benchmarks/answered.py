@@ -54,13 +54,14 @@ class Sweep:
         told = machine.read_text().splitlines() if machine.exists() else []
         records = [entry.record for entry in self.entries]
         for kind in ("device", "precision", "git_commit"):
-            told += sorted({str(value) for record in records if (value := getattr(record, kind))})
+            values = {str(getattr(record, kind))[:10] for record in records}
+            told += sorted(values - {"None"})
         seeds = sorted({str(record.seed) for record in records})
         done = sum(record.ended_for_good for record in records)
-        count = (
-            f"{done} runs" if done == self.jobs else f"**{done} of {self.jobs} runs at their end**"
+        missing = (
+            "" if done == self.jobs else f" of {self.jobs}: **the others aren't at their end**"
         )
-        yield f"{', '.join(map(shown, told))}; seeds {', '.join(seeds)}; {count}.\n"
+        yield f"{', '.join(map(shown, told))}; seeds: {', '.join(seeds)}; runs: {done}{missing}.\n"
 
     def picture(self, groups: Mapping[str, Group]) -> Iterator[str]:
         """Curves of a run of each named group over those of the log, to the end of the longest."""

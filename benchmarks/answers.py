@@ -11,7 +11,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.answered import LOGGED, REFERENCES, Sweep
+from benchmarks.best_recipe import effects
 from resnet_sweep.compare.comparison import FIGURES
 from resnet_sweep.compare.condition import Condition
 from resnet_sweep.compare.effect import Effect
@@ -59,10 +62,34 @@ def candidates(sweep: Sweep) -> Iterator[str]:
     found = Identification([*sweep.entries, *more], REFERENCES)
     first = [found.ranked(name)[0] for name in REFERENCES]
     yield from nearest([*sweep.entries, *more])
+    yield from open_questions(sweep)
     yield from block(found.lines(None))
     yield from sweep.picture(
         {name: group for name, group in named(found.groups).items() if group in first}
     )
+
+
+def open_questions(sweep: Sweep) -> Iterator[str]:
+    """What each answer to a question that the log leaves open does to the distances.
+
+    The candidates combine two answers to each in all ways, so that every run tells of every one.
+    """
+    varied = variants(sweep.entries)
+    switches = np.array([[value == values[0] for value in values] for values in varied.values()]).T
+    others = [next(v for v in values if v != values[0]) for values in varied.values()]
+    columns = [
+        ["", *(f"{key}={shown(values[0])}" for key, values in varied.items())],
+        ["instead of", *map(shown, others)],
+    ]
+    for reference in REFERENCES:
+        objective = Objective("distance_to_reference", reference)
+        distances = [objective.value(entry) for entry in sweep.entries]
+        if len(distances) < sweep.jobs or None in distances or sweep.jobs < len(varied) + 2:
+            return
+        found = effects(switches, distances)
+        columns.append([reference, *(f"{each.mean:+.2f} ± {each.margin:.2f}" for each in found)])
+    yield "What each does to the distance, by all runs together, with half of its interval:\n"
+    yield from block(lay_out(list(zip(*columns, strict=True)), frozenset((2, 3)), None))
 
 
 def recommendations(sweep: Sweep) -> Iterator[str]:

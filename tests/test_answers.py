@@ -34,9 +34,9 @@ def write_recommended(top: Path) -> None:
             number += 1
 
 
-def write_curves(directory: Path, settings: dict, away: float) -> None:
+def write_curves(directory: Path, settings: dict, away: float, **changes: object) -> None:
     """A run whose curves are those of logged_run_1, but for the training accuracy."""
-    write_run(directory, settings, overrides=[])
+    write_run(directory, settings, overrides=[], **changes)
     rows = read_run("logged_run_1").metrics.rows
     lines = [f"{row['epoch']},,{row['train_loss']},{row['train_acc'] + away},,{row['val_acc']},,1,"
              for row in rows]  # fmt: skip
@@ -70,7 +70,7 @@ class TestDocument:
             spread = f"{accuracies.mean():.2f} ± {accuracies.std(ddof=1):.2f}%"
             assert re.search(rf"^{name} +3 +{re.escape(spread)}", found, re.MULTILINE)
         assert "Too few runs to tell: none." in found
-        assert "seeds 0, 1, 2; 12 runs." in found
+        assert "seeds: 0, 1, 2; runs: 12." in found
 
     def test_what_was_not_run_is_said_to_be_missing(self, tmp_path, tell) -> None:
         write_recommended(tmp_path / "top" / "cpu" / "recommended")
@@ -105,6 +105,22 @@ class TestDocument:
         assert f"{(distances[1] - distances[0]).mean():+.2f} points [" in sentence
         assert verdict in sentence
         assert (tmp_path / "answers" / "gpu_readings.png").exists()
+
+    def test_every_candidate_tells_of_every_open_question(self, tmp_path, tell) -> None:
+        top = tmp_path / "top" / "gpu" / "identify"
+        away = {(True, 0.1): 1.0, (True, 0.2): 4.0, (False, 0.1): 2.5, (False, 0.2): 5.0}
+        for number, ((nesterov, lr), points) in enumerate(away.items()):
+            settings = {"optim.nesterov": nesterov, "optim.lr": lr}
+            started = f"2026-01-02T03:04:0{9 - number}+00:00"
+            write_curves(top / f"{number}", settings, points, started=started)
+        found = section(tell(), "All that the log leaves open")
+        nesterov = np.sqrt(0.4) * ((1.0 + 4.0) - (2.5 + 5.0)) / 2
+        lr = np.sqrt(0.4) * ((1.0 + 2.5) - (4.0 + 5.0)) / 2
+        for name, effect in (
+            ("optim.nesterov=true +false", nesterov),
+            (r"optim.lr=0.1 +0.2", lr),
+        ):
+            assert re.search(rf"^{name} +{re.escape(f'{effect:+.2f}')} ± ", found, re.MULTILINE)
 
     def test_the_time_counts_to_the_first_epoch_at_the_target(self, tmp_path, tell) -> None:
         for number, (epochs, last) in enumerate([(20, TARGET), (20, 70.0), (30, 80.0), (30, 75.0)]):
