@@ -11,6 +11,7 @@ from resnet_sweep.compare.curves import draw_curves
 from resnet_sweep.compare.entry import Entry, Metrics
 from resnet_sweep.compare.group import Group
 from resnet_sweep.compare.text import shown
+from resnet_sweep.runs.metrics import best_row
 from resnet_sweep.sweeps.ledger import Ledger
 
 LOGGED = [read_run(name) for name in logged_runs()]
@@ -63,19 +64,30 @@ class Sweep:
         )
         yield f"{', '.join(map(shown, told))}; seeds: {', '.join(seeds)}; runs: {done}{missing}.\n"
 
+    @property
+    def epochs(self) -> int:
+        """How far the run has come that has come farthest."""
+        return max(entry.record.final["epoch"] for entry in self.entries)
+
     def picture(self, groups: Mapping[str, Group]) -> Iterator[str]:
-        """Curves of a run of each named group over those of the log, to the end of the longest."""
+        """Curves of a run of each named group, over as many epochs of the log."""
         runs = [
             replace(min(group.counted, key=lambda entry: entry.record.seed), name=name)
             for name, group in groups.items()
         ]
-        end = max(run.record.final["epoch"] for run in runs)
-        for entry in map(replace, LOGGED):
-            entry.metrics = Metrics(
-                [row for row in REFERENCES[entry.name] if row["epoch"] <= end], None
-            )
-            runs.append(entry)
         path = self.output.with_suffix("") / f"{self.folder.replace('/', '_')}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw_curves([run for run in runs if not run.metrics.damage], path)
+        sound = [run for run in runs if not run.metrics.damage]
+        draw_curves([*sound, *logged_until(self.epochs)], path)
         yield f"![Curves of a seed of each]({path.parent.name}/{path.name})\n"
+
+
+def logged_until(epoch: int) -> list[Entry]:
+    """The logged runs, as they stood at the end of an epoch."""
+    found = []
+    for entry in LOGGED:
+        rows = [row for row in entry.metrics.rows if row["epoch"] <= epoch]
+        record = replace(entry.record, best=best_row(rows), final=rows[-1])
+        found.append(replace(entry, record=record))
+        found[-1].metrics = Metrics(rows, None)
+    return found

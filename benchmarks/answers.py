@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.answered import LOGGED, REFERENCES, Sweep
+from benchmarks.answered import LOGGED, REFERENCES, Sweep, logged_until
 from benchmarks.best_recipe import effects
 from resnet_sweep.compare.comparison import FIGURES
 from resnet_sweep.compare.condition import Condition
@@ -51,7 +51,8 @@ def readings(sweep: Sweep) -> Iterator[str]:
     """Which reading of the architecture is nearer to the log, and both beside the log's figures."""
     groups = named(replicates(sweep.entries))
     yield from nearest(sweep.entries)
-    yield from figures({entry.name: Group([entry]) for entry in LOGGED} | groups)
+    log = {f"{run.name}, epoch {sweep.epochs}": Group([run]) for run in logged_until(sweep.epochs)}
+    yield from figures(log | groups)
     yield from block(Identification(sweep.entries, REFERENCES).lines(None))
     yield from sweep.picture(groups)
 

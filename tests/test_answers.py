@@ -106,6 +106,16 @@ class TestDocument:
         assert verdict in sentence
         assert (tmp_path / "answers" / "gpu_readings.png").exists()
 
+    def test_first_epochs_stand_beside_the_logs_first(self, tmp_path, tell) -> None:
+        write_run(tmp_path / "top" / "cpu" / "first_epochs" / "0", accuracy=20.0, overrides=[])
+        found = section(tell(), "Both readings, their first epochs")
+        second = read_run("logged_run_1").metrics.rows[1]
+        assert second["epoch"] == 2
+        expected = (
+            rf"^logged_run_1, epoch 2 +1 +{second['val_acc']:.2f}% .* {second['train_loss']}$"
+        )
+        assert re.search(expected, found, re.MULTILINE)
+
     def test_every_candidate_tells_of_every_open_question(self, tmp_path, tell) -> None:
         top = tmp_path / "top" / "gpu" / "identify"
         away = {(True, 0.1): 1.0, (True, 0.2): 4.0, (False, 0.1): 2.5, (False, 0.2): 5.0}
