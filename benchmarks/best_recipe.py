@@ -120,9 +120,11 @@ def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str])
     ]  # fmt: skip
     print(" ".join(command[1:]), file=sys.stderr, flush=True)
     process = subprocess.Popen(command, stdout=sys.stderr)
-    # Who asks this one to stop means what it waits for, which saves before it ends.
-    signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
-    if status := process.wait():
+    # Who asks this one to stop means the one that it waits for, which saves before it ends.
+    before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+    status = process.wait()
+    signal.signal(signal.SIGTERM, before)
+    if status:
         print(f"not all runs came to their end: see {directory}, and start this again",
               file=sys.stderr)  # fmt: skip
         raise SystemExit(status)
