@@ -6,8 +6,11 @@
 #   benchmarks/answers.sh cpu [DIRECTORY]    # what two cores can do in a day
 #   python -m benchmarks.answers DIRECTORY -o docs/answers.md
 #
+# DIRECTORY (multirun/answers) starts from the clone, and is gone on with. What can be set:
+#
 #   SECONDS_AT_MOST=570    how long it may take; the default is a week
-#   WORDS="..."            overrides of all runs, such as hydra.launcher.jobs_per_gpu=2
+#   WORDS="..."            overrides of all runs, such as hydra.launcher.jobs_per_gpu=2 (which makes
+#                          each run slower, and so the times of gpu/lengths longer)
 #   RECIPE="..."           overrides that make the best recipe; empty: search for them first
 #   TRIALS=30              of the study
 #   PYTHON=python          what it runs
