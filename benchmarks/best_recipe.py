@@ -11,6 +11,7 @@ All of it is judged on held-out training images. Started again, it goes on.
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -118,8 +119,15 @@ def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str])
         f"hydra.sweep.dir={directory}", "hydra/launcher=pool", "logger=csv", *words,
     ]  # fmt: skip
     print(" ".join(command[1:]), file=sys.stderr, flush=True)
-    if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
-        raise SystemExit(f"not all runs came to their end: see {directory}, and start this again")
+    process = subprocess.Popen(command, stdout=sys.stderr)
+    # Who asks this one to stop means the one that it waits for, which saves before it ends.
+    before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+    status = process.wait()
+    signal.signal(signal.SIGTERM, before)
+    if status:
+        print(f"not all runs came to their end: see {directory}, and start this again",
+              file=sys.stderr)  # fmt: skip
+        raise SystemExit(status)
     return [entry for entry in find_runs([directory]) if entry.record is not None]
 
 

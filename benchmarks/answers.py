@@ -1,0 +1,294 @@
+"""Gathers what benchmarks/answers.sh has trained into a document: sentences, tables, pictures.
+
+python -m benchmarks.answers DIRECTORY -o docs/answers.md
+
+Whatever isn't there is said to be missing. What stands under the document's last heading is written
+by people, and stays.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.answered import LOGGED, REFERENCES, Sweep, logged_until
+from benchmarks.best_recipe import effects
+from resnet_sweep.compare.comparison import FIGURES
+from resnet_sweep.compare.condition import Condition
+from resnet_sweep.compare.effect import Effect
+from resnet_sweep.compare.entry import Entry
+from resnet_sweep.compare.group import Group, Statistic, replicates, spread
+from resnet_sweep.compare.identification import Identification
+from resnet_sweep.compare.objective import Objective
+from resnet_sweep.compare.ranking import Ranking
+from resnet_sweep.compare.table import lay_out
+from resnet_sweep.compare.text import shown, span
+from resnet_sweep.compare.varying import ABSENT, variants
+from resnet_sweep.console import carry_out
+from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.files import write_atomically
+
+INTRODUCTION = """\
+# Answers
+
+Written by `python -m benchmarks.answers` from the runs of `benchmarks/answers.sh`. Figures are mean
+± standard deviation of the sample over n seeds, and intervals of 95%;
+[experiments](experiments.md) says what a distance, a difference and a verdict are. Validation
+images are the test images, as in the log, unless images were held out.
+"""
+BY_PEOPLE = "## What next?"
+# The log's best accuracy, to be reached in less time, and the one to be reached at all.
+TARGET = max(entry.record.best["val_acc"] for entry in LOGGED)
+AIM = 80.0
+MOST_TRIALS = 10
+VERDICTS = {"better": "Help", "worse": "Harm", "within noise": "Within noise",
+            "too few runs": "Too few runs to tell"}  # fmt: skip
+
+
+def readings(sweep: Sweep) -> Iterator[str]:
+    """Which reading of the architecture is nearer to the log, and both beside the log's figures."""
+    groups = named(replicates(sweep.entries))
+    yield from nearest(sweep.entries)
+    log = {f"{run.name}, epoch {sweep.epochs}": Group([run]) for run in logged_until(sweep.epochs)}
+    yield from figures(log | groups)
+    yield from block(Identification(sweep.entries, REFERENCES).lines(None))
+    yield from sweep.picture(groups)
+
+
+def candidates(sweep: Sweep) -> Iterator[str]:
+    """All that the log leaves open, by distance; the readings have more seeds of two of them."""
+    more = Sweep(sweep.top, f"{sweep.part}/readings", sweep.output).entries
+    found = Identification([*sweep.entries, *more], REFERENCES)
+    first = [found.ranked(name)[0] for name in REFERENCES]
+    yield from nearest([*sweep.entries, *more])
+    yield from open_questions(sweep)
+    yield from block(found.lines(None))
+    yield from sweep.picture(
+        {name: group for name, group in named(found.groups).items() if group in first}
+    )
+
+
+def open_questions(sweep: Sweep) -> Iterator[str]:
+    """What each answer to a question that the log leaves open does to the distances.
+
+    The candidates combine two answers to each in all ways, so that every run tells of every one.
+    """
+    varied = variants(sweep.entries)
+    switches = np.array([[value == values[0] for value in values] for values in varied.values()]).T
+    others = [next(v for v in values if v != values[0]) for values in varied.values()]
+    columns = [
+        ["", *(f"{key}={shown(values[0])}" for key, values in varied.items())],
+        ["instead of", *map(shown, others)],
+    ]
+    for reference in REFERENCES:
+        objective = Objective("distance_to_reference", reference)
+        distances = [objective.value(entry) for entry in sweep.entries]
+        if len(distances) < sweep.jobs or None in distances or sweep.jobs < len(varied) + 2:
+            return
+        found = effects(switches, distances)
+        columns.append([reference, *(f"{each.mean:+.2f} ± {each.margin:.2f}" for each in found)])
+    yield "What each does to the distance, by all runs together, with half of its interval:\n"
+    yield from block(lay_out(list(zip(*columns, strict=True)), frozenset((2, 3)), None))
+
+
+def recommendations(sweep: Sweep) -> Iterator[str]:
+    """Which recommendations help, which harm, which are noise."""
+    ranking = Ranking(sweep.entries, Condition('experiment == "logged_run_1"'))
+    told: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
+    for group, effect in zip(ranking.groups, ranking.effects, strict=True):
+        if effect is not None:
+            name = group.entries[0].choices["experiment"]
+            verdict = effect.verdict(ranking.objective.gain)
+            told[verdict].append(f"`{name}` ({ranking.objective.difference(effect.mean)})")
+    for verdict, names in told.items():
+        yield f"{VERDICTS[verdict]}: {', '.join(names) or 'none'}.\n"
+    yield from block(ranking.lines(None))
+    yield from (f"{note[0].upper()}{note[1:]}.\n" for note in ranking.notes())
+
+
+def study(sweep: Sweep) -> Iterator[str]:
+    """The best trials of a search."""
+    header, *lines = Ranking(sweep.entries).lines(None)
+    yield "By held-out images. The first of many looks better than it is, since it was chosen.\n"
+    yield from block([header, *lines[:MOST_TRIALS]])
+
+
+def best(sweep: Sweep) -> Iterator[str]:
+    """How the best recipe was chosen, and what it comes to on the test set."""
+    search = sweep.top / sweep.part / "search.md"
+    if search.exists():
+        yield "Chosen on held-out images, all of the log's recommendations being tried at once:\n"
+        yield search.read_text().partition("\nChosen")[0]
+    (group,) = replicates(sweep.entries)
+    tested = Statistic.of(map(test_accuracy, group.counted))
+    if tested is None:
+        yield "Not tested yet.\n"
+    else:
+        reached = "reached" if tested.mean >= AIM else "missed"
+        yield (f"On the test set, read once: {spread(tested, 2, '%')}, n = {tested.n}; the aim of "
+               f"{AIM:.0f}% is {reached}.\n")  # fmt: skip
+    yield from figures({"on held-out images": group})
+    yield from sweep.picture({"best recipe": group})
+
+
+def lengths(sweep: Sweep) -> Iterator[str]:
+    """When runs of several lengths come to the log's best accuracy."""
+    groups = sorted(replicates(sweep.entries), key=length)
+    times = [Statistic.of(map(time_to_target, group.counted)) for group in groups]
+    always = [
+        (time.mean, length(group))
+        for group, time in zip(groups, times, strict=True)
+        if time is not None and time.n == len(group.counted)
+    ]
+    if always:
+        seconds, epochs = min(always)
+        yield f"Shortest of those whose seeds all reach it: {span(seconds)}, of {epochs} epochs.\n"
+    else:
+        yield f"Of no length do all seeds reach {TARGET:.2f}%.\n"
+    rows = [["epochs", "n", "best", f"reach {TARGET:.2f}%", "in seconds"]]
+    for group, time in zip(groups, times, strict=True):
+        accuracy = spread(group.figure(lambda run: run.record.best["val_acc"]), 2, "%")
+        reach = (str(time.n), spread(time, 1)) if time else ("0", "")
+        rows.append([str(length(group)), str(len(group.counted)), accuracy, *reach])
+    yield from block(lay_out(rows, frozenset(range(5)), None))
+    yield from sweep.picture(named(groups))
+
+
+SECTIONS = {
+    "What were run 1 and run 2?": (
+        ("gpu/readings", "Both readings of the architecture", readings),
+        ("gpu/identify", "All that the log leaves open", candidates),
+        ("cpu/first_epochs", "Both readings, their first epochs", readings),
+    ),
+    "Which recommendations help?": (
+        ("gpu/recommended", "The log's network and length", recommendations),
+        ("cpu/recommended", "A smaller network, fewer images and epochs", recommendations),
+        ("cpu/study", "Learning rate, weight decay and dropout, searched", study),
+    ),
+    "How far does this architecture come?": (
+        ("gpu/best", "The best recipe", best),
+        ("gpu/lengths", f"In less time to {TARGET:.2f}%", lengths),
+    ),
+}
+
+
+def write(top: Path, output: Path) -> None:
+    """Write the document.
+
+    Raises:
+        RequestError: there is no run to tell of.
+    """
+    parts, found = [INTRODUCTION], False
+    for question, sections in SECTIONS.items():
+        parts.append(f"## {question}\n")
+        for folder, title, tell in sections:
+            sweep = Sweep(top, folder, output)
+            parts.append(f"### {title}\n")
+            if sweep.entries:
+                found = True
+                parts += [*sweep.provenance(), *tell(sweep)]
+            else:
+                parts.append(f"Not run: `benchmarks/answers.sh {sweep.part}` does.\n")
+    if not found:
+        raise RequestError(
+            f"{shown(str(top))} has no runs to tell of: start benchmarks/answers.sh gpu (or cpu) "
+            f"{shown(str(top))}"
+        )
+    before = output.read_text() if output.exists() else ""
+    by_people = before.partition(BY_PEOPLE)[2] or "\n\nNobody has said yet.\n"
+    write_atomically(output, ("\n".join(parts) + f"\n{BY_PEOPLE}{by_people}").encode())
+
+
+def nearest(entries: Sequence[Entry]) -> Iterator[str]:
+    """Which candidate came nearest to each logged run, and by how much the next is farther."""
+    found = Identification(entries, REFERENCES)
+    names = {id(group): name for name, group in named(found.groups).items()}
+    for reference in REFERENCES:
+        objective = Objective("distance_to_reference", reference)
+        first, *others = found.ranked(reference)
+        told = [
+            f"`{names[id(group)]}` ({spread(group.figure(objective.value), 2)} points, "
+            f"n = {len(group.counted)})"
+            for group in (first, *others[:1])
+        ]
+        sentence = f"Nearest to `{reference}` is {told[0]}"
+        if others and (effect := Effect.between(others[0], first, objective.value)):
+            ends = ", ".join(map(objective.difference, effect.interval or ()))
+            sentence += f"; next is {told[1]}, {objective.difference(effect.mean)} points"
+            sentence += f" [{ends}]" if ends else ""
+            sentence += {
+                "within noise": ", which is within noise: these curves can't tell the two apart",
+                "too few runs": ", with too few runs to tell that from noise",
+            }.get(effect.verdict(objective.gain), ", beyond noise")
+        yield f"{sentence}.\n"
+
+
+def named(groups: Sequence[Group]) -> dict[str, Group]:
+    """Groups by what tells them apart, as overrides."""
+    varied = variants([group.entries[0] for group in groups])
+    found = {}
+    for at, group in enumerate(groups):
+        words = [
+            f"{key}={shown(values[at])}"
+            for key, values in varied.items()
+            if values[at] is not ABSENT
+        ]
+        found[" ".join(words) or "these runs"] = group
+    return found
+
+
+def figures(groups: Mapping[str, Group]) -> Iterator[str]:
+    """The accuracies and losses of named groups of runs, a row each."""
+    columns = [["", *groups], ["n", *(str(len(group.counted)) for group in groups.values())]]
+    for figure in FIGURES:
+        if figure.name.endswith(("accuracy", "loss")):
+            unit, digits = ("", 4) if figure.name.endswith("loss") else ("%", 2)
+            found = [
+                group.figure(lambda run, of=figure.of: of(run.record)) for group in groups.values()
+            ]
+            columns.append([figure.name, *(spread(each, digits, unit) for each in found)])
+    rows = list(zip(*columns, strict=True))
+    yield from block(lay_out(rows, frozenset(range(1, len(columns))), None))
+
+
+def block(lines: Sequence[str]) -> Iterator[str]:
+    """Lines whose columns stand below each other."""
+    yield "```\n" + "\n".join(lines) + "\n```\n"
+
+
+def test_accuracy(entry: Entry) -> float | None:
+    """What `resnet_sweep.evaluate` found, percent; None if it wasn't asked."""
+    path = entry.directory / "evaluation" / "evaluation.json"
+    return json.loads(path.read_text())["top1"] if path.exists() else None
+
+
+def time_to_target(entry: Entry) -> float | None:
+    """Seconds until the end of the first epoch with the log's best accuracy; None without one."""
+    passed = 0.0
+    for row in entry.metrics.rows:
+        passed += row["seconds"]
+        if row["val_acc"] >= TARGET:
+            return passed
+    return None
+
+
+def length(group: Group) -> int:
+    """The epochs that were asked for."""
+    return group.entries[0].settings["trainer.epochs"]
+
+
+def main() -> None:
+    """Gather the runs that a command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.answers", description="Gather runs into docs/answers.md."
+    )
+    parser.add_argument("directory", type=Path, help="that benchmarks/answers.sh was given")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the document")
+    arguments = parser.parse_args()
+    carry_out(lambda: write(arguments.directory, arguments.output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The answers say what the runs hold, and the script that trains them goes on where it stopped."""
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, Command
+from run_directories import COLUMNS, write_run
+
+from benchmarks.answers import TARGET, main
+from resnet_sweep.compare.collection import read_run
+
+SCRIPT = ROOT / "benchmarks" / "answers.sh"
+ACCURACIES = {
+    "logged_run_1": [70.0, 71.0, 72.6],
+    "cutmix": [72.1, 73.0, 74.5],
+    "mixup": [68.9, 70.1, 71.6],
+    "dropout_0.2": [71.3, 70.2, 73.0],
+}
+
+
+def write_recommended(top: Path) -> None:
+    number = 0
+    for lr, (name, accuracies) in enumerate(ACCURACIES.items(), start=1):
+        for seed, accuracy in enumerate(accuracies):
+            write_run(
+                top / f"{number}", {"seed": seed, "optim.lr": lr}, accuracy,
+                choices={"experiment": name}, overrides=[f"experiment={name}"], seed=seed,
+            )  # fmt: skip
+            number += 1
+
+
+def write_curves(directory: Path, settings: dict, away: float, **changes: object) -> None:
+    """A run whose curves are those of logged_run_1, but for the training accuracy."""
+    write_run(directory, settings, overrides=[], **changes)
+    rows = read_run("logged_run_1").metrics.rows
+    lines = [f"{row['epoch']},,{row['train_loss']},{row['train_acc'] + away},,{row['val_acc']},,1,"
+             for row in rows]  # fmt: skip
+    (directory / "metrics.csv").write_text("\n".join([COLUMNS, *lines, ""]))
+
+
+@pytest.fixture
+def tell(tmp_path: Path, call: Command) -> Callable[[], str]:
+    """Writes the document of the runs in `top`, and gives its text."""
+
+    def run() -> str:
+        done = call(main, "top", "-o", "answers.md")
+        assert done.returncode == 0, done.stderr
+        return (tmp_path / "answers.md").read_text()
+
+    return run
+
+
+def section(document: str, title: str) -> str:
+    return re.split(r"^##", document.partition(f"### {title}\n")[2], flags=re.MULTILINE)[0]
+
+
+class TestDocument:
+    def test_recommendations_are_told_apart_by_their_intervals(self, tmp_path, tell) -> None:
+        write_recommended(tmp_path / "top" / "gpu" / "recommended")
+        found = section(tell(), "The log's network and length")
+        base = np.array(ACCURACIES["logged_run_1"])
+        for name, words in (("cutmix", "Help"), ("mixup", "Harm"), ("dropout_0.2", "Within noise")):
+            accuracies = np.array(ACCURACIES[name])
+            assert f"{words}: `{name}` ({(accuracies - base).mean():+.2f}).\n" in found
+            spread = f"{accuracies.mean():.2f} ± {accuracies.std(ddof=1):.2f}%"
+            assert re.search(rf"^{name} +3 +{re.escape(spread)}", found, re.MULTILINE)
+        assert "Too few runs to tell: none." in found
+        assert "seeds: 0, 1, 2; runs: 12." in found
+
+    def test_what_was_not_run_is_said_to_be_missing(self, tmp_path, tell) -> None:
+        write_recommended(tmp_path / "top" / "cpu" / "recommended")
+        document = tell()
+        assert document.count("Not run: `benchmarks/answers.sh gpu` does.") == 5
+        assert document.count("Not run: `benchmarks/answers.sh cpu` does.") == 2
+
+    def test_without_any_run_nothing_is_written(self, tmp_path, call) -> None:
+        (tmp_path / "top").mkdir()
+        done = call(main, "top", "-o", "answers.md")
+        assert done.returncode == 2
+        assert "has no runs to tell of" in done.stderr
+        assert not (tmp_path / "answers.md").exists()
+
+    @pytest.mark.parametrize(
+        ("others", "verdict"), [((4.0, 4.5), "beyond noise"), ((1.0, 4.0), "within noise")]
+    )
+    def test_the_nearest_candidate_is_told_with_the_next(
+        self, tmp_path, tell, others: tuple[float, float], verdict: str
+    ) -> None:
+        top = tmp_path / "top" / "gpu" / "readings"
+        for seed, (near, far) in enumerate(zip((1.0, 1.2), others, strict=True)):
+            write_curves(top / f"{seed}", {"seed": seed, "optim.nesterov": True}, near)
+            write_curves(top / f"{seed + 2}", {"seed": seed, "optim.nesterov": False}, -far)
+        document = tell()
+        (sentence,) = re.findall(r"^Nearest to `logged_run_1` is .*$", document, re.MULTILINE)
+        # All of it is in a column of weight 0.4, all epochs alike.
+        distances = [np.sqrt(0.4) * np.array(each) for each in ((1.0, 1.2), others)]
+        one, other = (f"{each.mean():.2f} ± {each.std(ddof=1):.2f} points" for each in distances)
+        assert f"`optim.nesterov=true` ({one}, n = 2); next is" in sentence
+        assert f"`optim.nesterov=false` ({other}, n = 2)" in sentence
+        assert f"{(distances[1] - distances[0]).mean():+.2f} points [" in sentence
+        assert verdict in sentence
+        assert (tmp_path / "answers" / "gpu_readings.png").exists()
+
+    def test_first_epochs_stand_beside_the_logs_first(self, tmp_path, tell) -> None:
+        write_run(tmp_path / "top" / "cpu" / "first_epochs" / "0", accuracy=20.0, overrides=[])
+        found = section(tell(), "Both readings, their first epochs")
+        second = read_run("logged_run_1").metrics.rows[1]
+        assert second["epoch"] == 2
+        expected = (
+            rf"^logged_run_1, epoch 2 +1 +{second['val_acc']:.2f}% .* {second['train_loss']}$"
+        )
+        assert re.search(expected, found, re.MULTILINE)
+
+    def test_every_candidate_tells_of_every_open_question(self, tmp_path, tell) -> None:
+        top = tmp_path / "top" / "gpu" / "identify"
+        away = {(True, 0.1): 1.0, (True, 0.2): 4.0, (False, 0.1): 2.5, (False, 0.2): 5.0}
+        for number, ((nesterov, lr), points) in enumerate(away.items()):
+            settings = {"optim.nesterov": nesterov, "optim.lr": lr}
+            started = f"2026-01-02T03:04:0{9 - number}+00:00"
+            write_curves(top / f"{number}", settings, points, started=started)
+        found = section(tell(), "All that the log leaves open")
+        nesterov = np.sqrt(0.4) * ((1.0 + 4.0) - (2.5 + 5.0)) / 2
+        lr = np.sqrt(0.4) * ((1.0 + 2.5) - (4.0 + 5.0)) / 2
+        for name, effect in (
+            ("optim.nesterov=true +false", nesterov),
+            (r"optim.lr=0.1 +0.2", lr),
+        ):
+            assert re.search(rf"^{name} +{re.escape(f'{effect:+.2f}')} ± ", found, re.MULTILINE)
+
+    def test_the_time_counts_to_the_first_epoch_at_the_target(self, tmp_path, tell) -> None:
+        for number, (epochs, last) in enumerate([(20, TARGET), (20, 70.0), (30, 80.0), (30, 75.0)]):
+            directory = tmp_path / "top" / "gpu" / "lengths" / f"{number}"
+            settings = {"trainer.epochs": epochs, "seed": number % 2}
+            write_run(directory, settings, last, overrides=[], seed=number % 2)
+            rows = [f"{at},,1,50,1,{acc},,{epochs},"
+                    for at, acc in ((1, 60.0), (2, last), (3, last))]  # fmt: skip
+            (directory / "metrics.csv").write_text("\n".join([COLUMNS, *rows, ""]))
+        found = section(tell(), f"In less time to {TARGET:.2f}%")
+        assert "Shortest of those whose seeds all reach it: 1 min 00 s, of 30 epochs." in found
+        assert re.search(r"^ +20 +2 +\S+ ± \S+ +1 +40\.0$", found, re.MULTILINE)
+
+    def test_what_people_wrote_stays(self, tmp_path, tell) -> None:
+        write_recommended(tmp_path / "top" / "cpu" / "recommended")
+        path = tmp_path / "answers.md"
+        path.write_text(tell().replace("Nobody has said yet.", "CutMix for 300 epochs."))
+        assert tell() == path.read_text()
+        assert path.read_text().endswith("## What next?\n\nCutMix for 300 epochs.\n")
+
+
+class TestScript:
+    # Stands for Python: notes what it is asked for, and is slow at one thing until it was stopped.
+    STUB = """#!/usr/bin/env bash
+    cd "$(dirname "$0")"
+    echo "$*" >>asked
+    case "$*" in
+      *sweep=identify_logged_runs*)
+        [[ ! -e slow ]] || { trap 'kill $!; rm slow; exit 75' TERM; sleep 60 & wait; }
+        ;;
+      *best_recipe*) echo "Chosen: optim.lr=0.05 augmentation=[cutout,cutmix]" ;;
+    esac
+    """
+
+    def start(self, folder: Path, *arguments: str, **environment: str):
+        stub = folder / "stub"
+        stub.write_text(self.STUB)
+        stub.chmod(0o755)
+        return subprocess.run(
+            [SCRIPT, *arguments],
+            env=os.environ | {"PYTHON": str(stub), "RECIPE": ""} | environment,
+            capture_output=True, text=True, timeout=50, check=False,
+        )  # fmt: skip
+
+    def test_it_stops_in_time_and_goes_on(self, tmp_path: Path) -> None:
+        (tmp_path / "slow").touch()
+        stopped = self.start(tmp_path, "gpu", tmp_path / "top", SECONDS_AT_MOST="2")
+        assert stopped.returncode == 75, stopped.stderr
+        assert "start this again" in stopped.stderr
+        done = self.start(tmp_path, "gpu", tmp_path / "top")
+        assert done.returncode == 0, done.stderr
+        asked = (tmp_path / "asked").read_text().splitlines()
+        assert sum("/readings" in line for line in asked) == 1
+        assert sum("/identify" in line for line in asked) == 2
+        (best,) = (line for line in asked if "/best" in line and "best_recipe" not in line)
+        assert "optim.lr=0.05 augmentation=[cutout,cutmix] data.holdout=5000" in best
+        self.start(tmp_path, "gpu", tmp_path / "top")
+        assert (tmp_path / "asked").read_text().splitlines() == asked
+
+    def test_words_come_last_in_every_command(self, tmp_path: Path) -> None:
+        words = "trainer.epochs=2 model=resnet8v2"
+        for part in ("gpu", "cpu"):
+            assert self.start(tmp_path, part, tmp_path, WORDS=words).returncode == 0
+        asked = (tmp_path / "asked").read_text().splitlines()
+        assert len(asked) == 6 + 3
+        assert all(line.endswith(words) for line in asked)
+
+    def test_another_part_is_refused(self, tmp_path: Path) -> None:
+        refused = self.start(tmp_path, "tpu")
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "answers.sh gpu or benchmarks/answers.sh cpu" in refused.stderr
