@@ -157,7 +157,7 @@ def test_the_average_is_torchs_own() -> None:
             for weight in model.parameters():
                 weight += torch.randn_like(weight)
         model(torch.randn(6, 3))
-        ours.update(step)
+        ours.update(ours.weight(step))
         theirs.update_parameters(model)
     for name, value in theirs.module.state_dict().items():
         if value.is_floating_point():
@@ -171,7 +171,7 @@ def test_the_average_is_its_recursion_from_the_first_step() -> None:
     for step in range(1, 20):
         with torch.no_grad():
             model.weight.fill_(step)
-        ours.update(step)
+        ours.update(ours.weight(step))
         decay = min(0.3, step / (step + 9))
         expected = decay * expected + (1 - decay) * step
         assert ours.model.weight.item() == pytest.approx(expected)

@@ -9,6 +9,9 @@ An operation is called with
 and returns images and labels, each in either form: what mixes returns shares, and whatever comes
 out between two whole numbers is returned as float32. What was handed in stays as it was.
 
+One that reads from the device's memory, or does other work according to what it drew, says so by a
+class attribute `recordable = False`, and is carried out before the recorded part of a step.
+
 Its constructor may have parameters that the program supplies and that aren't settings:
 `num_classes`, and `mean`, per channel, of the data's images scaled to 0..1.
 """

@@ -4,7 +4,6 @@ import math
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from resnet_sweep.ranges import Range
@@ -95,5 +94,5 @@ def mix_labels(labels: Tensor, partners: Tensor, shares: Tensor, num_classes: in
         (B, classes), float32, the share of each class.
     """
     if labels.ndim == 1:
-        labels = F.one_hot(labels, num_classes).float()
+        labels = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
     return shares[:, None] * labels + (1 - shares[:, None]) * labels[partners]

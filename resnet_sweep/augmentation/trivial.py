@@ -38,6 +38,9 @@ class TrivialAugment:
         num_magnitude_bins: how many strengths there are.
     """
 
+    # The host has to know what was drawn.
+    recordable = False
+
     def __init__(self, num_magnitude_bins: Annotated[int, Range(minimum=2)] = 31) -> None:
         self.num_magnitude_bins = num_magnitude_bins
         self.choices = [

@@ -32,7 +32,8 @@ from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import RequestError
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.signature import sign
-from resnet_sweep.training.device import resolve_device, resolve_precision
+from resnet_sweep.training.device import check_compile, resolve_device, resolve_precision
+from resnet_sweep.training.learning_rate import check_recordable
 from resnet_sweep.training.loop import Training, steps_per_epoch
 from resnet_sweep.training.resizing import ProgressiveResizing
 from resnet_sweep.training.settings import TrainerSettings
@@ -95,6 +96,7 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
     settings = instantiate("trainer", config["trainer"])
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
+    check_compile(settings.compile, device)
     source = instantiate("data", config["data"])
     dataset = source.load(config["seed"])
     if settings.batch_size > len(dataset.train):
@@ -107,7 +109,7 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
     sizes = [settings.progressive_resizing, settings.epochs]
     model = _once(_try_model, (config["model"], shape, batches, sizes), config, settings, dataset)
     with torch.device("meta"):
-        build_optimizer(config, model)
+        check_recordable(build_optimizer(config, model), settings.compile)
     _once(try_optimizer, (config["optim"],), config)
     build_schedule(config, settings, dataset)
     mixed = _once(

@@ -76,7 +76,9 @@ def restore(directory: Path) -> Restored:
         )
     # The device may be another than the run's; its precision is kept where it can be.
     precision = "float32" if record.precision == "float32" else "auto"
-    trainer = record.config.get("trainer", {}) | {"device": "auto", "precision": precision}
+    trainer = record.config.get("trainer", {}) | {
+        "device": "auto", "precision": precision, "compile": "none",
+    }  # fmt: skip
     # What the run was logged to needn't be in reach.
     prepared = prepare(record.config | {"trainer": trainer, "logger": {}})
     if prepared.dataset.fingerprint != record.fingerprint:

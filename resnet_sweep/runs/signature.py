@@ -9,7 +9,8 @@ from typing import Any
 NUMERICS = 1
 
 # Settings (or groups of them) that say where and how a run is carried out, not what is trained.
-# `trainer.precision` is among them because the precision that it comes to counts instead.
+# `trainer.precision` is among them because the precision that it comes to counts instead;
+# `trainer.compile`, like device and threads, because it changes the last bits at the most.
 INCIDENTAL = frozenset(
     {
         "baseline",
@@ -21,6 +22,7 @@ INCIDENTAL = frozenset(
         "reuse",
         "sweep_filter",
         "sweep_mode",
+        "trainer.compile",
         "trainer.device",
         "trainer.precision",
         "trainer.resume",

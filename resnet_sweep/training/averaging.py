@@ -29,11 +29,23 @@ class WeightAverage:
         self._averaged, self._averaged_counts = _tensors(self.model)
         self._trained, self._trained_counts = _tensors(model)
 
+    def weight(self, step: int) -> float:
+        """What the model's weights count for after a step, counted from 1."""
+        return 1 - min(self.decay, step / (step + 9))
+
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the model's weights after a step, counted from 1."""
-        weight = 1 - min(self.decay, step / (step + 9))
-        torch._foreach_lerp_(self._averaged, self._trained, weight)
+    def update(self, weight: float | Tensor) -> None:
+        """Take in the model's weights.
+
+        Args:
+            weight: what they count for; or a scalar on their device.
+        """
+        if isinstance(weight, Tensor):
+            changes = torch._foreach_sub(self._trained, self._averaged)
+            torch._foreach_mul_(changes, weight)
+            torch._foreach_add_(self._averaged, changes)
+        else:
+            torch._foreach_lerp_(self._averaged, self._trained, weight)
         if self._averaged_counts:
             torch._foreach_copy_(self._averaged_counts, self._trained_counts)
 

@@ -59,6 +59,19 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return name
 
 
+def check_compile(compile: str, device: torch.device) -> None:
+    """See that a device can do what `trainer.compile` asks for.
+
+    Raises:
+        RequestError: it can't, since it isn't CUDA's.
+    """
+    if compile != "none" and device.type != "cuda":
+        raise RequestError(
+            f"trainer.compile={compile} is for CUDA devices, and this run's is {device.type}: "
+            "choose none"
+        )
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cuda":

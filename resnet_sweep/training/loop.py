@@ -130,6 +130,7 @@ class Training:
             self.tally,
             self.average,
             seed,
+            settings.compile,
         )
 
     @property

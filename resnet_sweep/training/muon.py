@@ -71,7 +71,12 @@ class Muon(torch.optim.Optimizer):
             if group["filters"]:
                 updates = [orthogonal_filters(update, group["ns_steps"]) for update in updates]
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(weights, updates, alpha=-group["lr"])
+            if isinstance(group["lr"], Tensor):
+                # As a factor among numbers, the host would have to read it.
+                torch._foreach_mul_(updates, group["lr"])
+                torch._foreach_sub_(weights, updates)
+            else:
+                torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
     def _average(self, weight: Tensor) -> Tensor:
         state = self.state[weight]

@@ -26,6 +26,8 @@ class TrainerSettings:
         device: "auto", or a device as torch names it.
         threads: of the CPU; None for as many as torch chooses.
         precision: of the forward pass; weights are always float32.
+        compile: "graph" records a whole step as one CUDA graph and replays it; "max" has torch
+            compile the model first, which rounds differently.
         resume: go on from the last checkpoint of the run directory.
     """
 
@@ -41,6 +43,7 @@ class TrainerSettings:
     # More than any machine has would only make torch fail.
     threads: Annotated[int, Range(minimum=1, maximum=4096)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["none", "graph", "max"] = "none"
     resume: bool = True
 
     def __post_init__(self) -> None:

@@ -40,14 +40,17 @@ class Tally:
         self.layer_grad_norms = torch.zeros(steps, len(self.places), device=device)
         self.update_norms = torch.zeros(len(self.places), device=device)
 
-    def count(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def count(self, step: int | Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Take down a step after its backward pass.
 
         Args:
-            step: of the epoch, from 0.
+            step: of the epoch, from 0; or (1,), int64, on the device.
             loss: a scalar.
             logits: (B, classes).
             labels: (B,), or (B, classes) as probabilities.
+
+        Returns:
+            A scalar, the norm of the gradient of all weights.
         """
         predicted = logits.detach().argmax(1)
         if labels.ndim == 1:
@@ -63,10 +66,12 @@ class Tally:
         else:
             each = norms
         self.losses[step] = loss.detach()
-        self.correct[step] = correct
-        self.grad_norms[step] = torch.linalg.vector_norm(torch.stack(norms))
+        self.correct[step] = correct.float()
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        self.grad_norms[step] = norm
         if self.places:
             self.layer_grad_norms[step] = torch.stack([each[place] for place in self.places])
+        return norm
 
     def copy_layers(self) -> list[Tensor]:
         """The layers' weights as they are now, for `count_update`."""

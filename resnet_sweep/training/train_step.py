@@ -1,6 +1,7 @@
 """A step of a training."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,9 @@ from torch.nn.utils import clip_grads_with_norm_
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.training.averaging import WeightAverage
 from resnet_sweep.training.evaluation import Normalize, autocast
+from resnet_sweep.training.learning_rate import LearningRate
 from resnet_sweep.training.resizing import resize
+from resnet_sweep.training.step_graphs import CudaRecorder, Recorder, StepGraphs
 from resnet_sweep.training.tally import Tally
 
 
@@ -30,6 +33,7 @@ class TrainStep:
         tally: what the step measures goes there.
         average: of the weights, or None.
         seed: of the run.
+        compile: "none", "graph" or "max", as `TrainerSettings` has it.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class TrainStep:
         tally: Tally,
         average: WeightAverage | None,
         seed: int,
+        compile: str = "none",
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self.augmentation, self.loss, self.normalize = augmentation, loss, normalize
@@ -53,6 +58,17 @@ class TrainStep:
         self.tally, self.average = tally, average
         self.seed = seed
         self.generator = torch.Generator(device)
+        # The numbers that a step is told are in the device's memory wherever steps can be
+        # recorded, so that a recorded step reads new ones, and makes of them what others do.
+        on_device = device.type == "cuda" or compile != "none"
+        self.rate = LearningRate(optimizer, device, on_device)
+        self.place = torch.zeros(1, dtype=torch.int64, device=device) if on_device else None
+        self.weight = torch.zeros((), device=device) if on_device else None
+        self.graphs = None if compile == "none" else StepGraphs(self._recorder())
+        self.augments_first = self.graphs is not None and not all(
+            getattr(operation, "recordable", True) for operation in augmentation
+        )
+        self.recorded_model = compile_model(model) if compile == "max" else model
 
     def __call__(
         self,
@@ -77,24 +93,77 @@ class TrainStep:
         """
         self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, step))
         torch.manual_seed(derive_seed(self.seed, "model", epoch, step))
+        self.rate.set(lr)
+        place = step if self.place is None else self.place.fill_(step)
+        weight = None
+        if self.average:
+            weight = self.average.weight(global_step + 1)
+            weight = weight if self.weight is None else self.weight.fill_(weight)
+        if self.augments_first:
+            images, labels = self._augment(images, labels)
+        # An epoch's last step is made for itself: it measures more, of a smaller batch often.
+        if self.graphs is None or last:
+            self._make(images, labels, place, weight, size, self.model, last)
+        else:
+            step = partial(
+                self._make, place=place, weight=weight, size=size, model=self.recorded_model,
+                last=False,
+            )  # fmt: skip
+            self.graphs(step, images, labels, size)
+
+    def _recorder(self) -> Recorder:
+        return CudaRecorder(self.device, self.generator)
+
+    def _augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         for operation in self.augmentation:
             images, labels = operation(images, labels, self.generator)
+        return images, labels
+
+    def _make(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        place: int | Tensor,
+        weight: float | Tensor | None,
+        size: int | None,
+        model: nn.Module,
+        last: bool,
+    ) -> None:
+        """What is recorded of a step: it reads nothing that changes but from the device's memory.
+
+        Args:
+            images, labels: as for a call.
+            place: of the step in its epoch; or (1,), on the device.
+            weight: that the model's weights have for the average; or a scalar on the device.
+            size, last: as for a call.
+            model: the model, or what was compiled of it.
+        """
+        if not self.augments_first:
+            images, labels = self._augment(images, labels)
         if size is not None and size != images.shape[-1]:
             images = resize(images, size)
         with autocast(self.device, self.precision):
-            logits = self.model(self.normalize(images))
+            logits = model(self.normalize(images))
             loss = self.loss(logits, labels)
         self.optimizer.zero_grad()
         loss.backward()
-        self.tally.count(step, loss, logits, labels)
+        norm = self.tally.count(place, loss, logits, labels)
         if self.clip_grad_norm is not None:
-            norm = self.tally.grad_norms[step]
             clip_grads_with_norm_(self.tally.weights, self.clip_grad_norm, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
         before = self.tally.copy_layers() if last else None
         self.optimizer.step()
         if before is not None:
             self.tally.count_update(before)
         if self.average:
-            self.average.update(global_step + 1)
+            self.average.update(weight)
+
+
+def compile_model(model: nn.Module) -> nn.Module:
+    """What torch compiles of a model, when it is first called, with the model's own weights.
+
+    What inductor makes of it stays in its cache on the disk, for the other jobs of a sweep.
+    """
+    # Models compiled before, by other jobs of this process, count against a limit on variants.
+    torch.compiler.reset()
+    # Random numbers as without compilation; each shape is a program of its own.
+    return torch.compile(model, dynamic=False, options={"fallback_random": True})
