@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from resnet_sweep.errors import RequestError
+from resnet_sweep.training.ranks import Ranks
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _DEFAULT_THREADS = torch.get_num_threads()
@@ -40,6 +41,29 @@ def resolve_device(name: str) -> torch.device:
             "choose one of these, or auto"
         )
     return device
+
+
+def place_rank(device: torch.device, ranks: Ranks) -> torch.device:
+    """The device of one of the processes that share a run: each has a GPU of its machine, by its
+    number there.
+
+    Raises:
+        RequestError: there is none for it, or the setting means the same one for all.
+    """
+    if ranks.size == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise RequestError(
+            f"trainer.device={device} can't be shared by {ranks.size} processes: choose cuda, by "
+            "which each has a GPU of its own, or cpu"
+        )
+    count = torch.cuda.device_count()
+    if ranks.local_rank >= count:
+        raise RequestError(
+            f"this machine has fewer GPUs ({count}) than processes: choose "
+            f"--nproc_per_node={count}, or trainer.device=cpu"
+        )
+    return torch.device("cuda", ranks.local_rank)
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

@@ -27,6 +27,9 @@ class TrainerSettings:
         threads: of the CPU; None for as many as torch chooses.
         precision: of the forward pass; weights are always float32.
         resume: go on from the last checkpoint of the run directory.
+        distributed: share the run among the processes that torchrun starts, see `Ranks`.
+        sync_batch_norm: have BatchNorm's statistics in training be those of a whole batch, and not
+            those of each process's share of it.
     """
 
     epochs: Count = 100
@@ -42,6 +45,8 @@ class TrainerSettings:
     threads: Annotated[int, Range(minimum=1, maximum=4096)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     resume: bool = True
+    distributed: bool = False
+    sync_batch_norm: bool = True
 
     def __post_init__(self) -> None:
         # Hydra hands a nested config over as a dict.

@@ -9,6 +9,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.training.averaging import WeightAverage
 from resnet_sweep.training.evaluation import Normalize, autocast
+from resnet_sweep.training.ranks import Ranks
 from resnet_sweep.training.resizing import resize
 from resnet_sweep.training.tally import Tally
 
@@ -30,6 +31,7 @@ class TrainStep:
         tally: what the step measures goes there.
         average: of the weights, or None.
         seed: of the run.
+        ranks: the processes that share each batch.
     """
 
     def __init__(
@@ -45,13 +47,15 @@ class TrainStep:
         tally: Tally,
         average: WeightAverage | None,
         seed: int,
+        ranks: Ranks,
     ) -> None:
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer = ranks.parallel(model, device), optimizer
         self.augmentation, self.loss, self.normalize = augmentation, loss, normalize
         self.device, self.precision = device, precision
         self.clip_grad_norm = clip_grad_norm
         self.tally, self.average = tally, average
-        self.seed = seed
+        self.seed, self.ranks = seed, ranks
+        self.place = () if ranks.leads else (ranks.rank,)
         self.generator = torch.Generator(device)
 
     def __call__(
@@ -68,7 +72,7 @@ class TrainStep:
         """Train on a batch.
 
         Args:
-            images: (B, 3, H, W), uint8.
+            images: (B, 3, H, W), uint8; the whole batch, of which this process takes its share.
             labels: (B,), int64.
             epoch, step, global_step: where in the run this is, from 0.
             lr: learning rate.
@@ -76,14 +80,18 @@ class TrainStep:
             last: whether this is the epoch's last step, whose update is measured.
         """
         self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, step))
-        torch.manual_seed(derive_seed(self.seed, "model", epoch, step))
+        # Each rank drops other features; the first, those of a process that is alone.
+        torch.manual_seed(derive_seed(self.seed, "model", epoch, step, *self.place))
         for operation in self.augmentation:
             images, labels = operation(images, labels, self.generator)
+        batch = len(images)
+        share = self.ranks.share(batch)
+        images, labels = images[share], labels[share]
         if size is not None and size != images.shape[-1]:
             images = resize(images, size)
         with autocast(self.device, self.precision):
             logits = self.model(self.normalize(images))
-            loss = self.loss(logits, labels)
+            loss = self.ranks.weigh(self.loss(logits, labels), len(images), batch)
         self.optimizer.zero_grad()
         loss.backward()
         self.tally.count(step, loss, logits, labels)
