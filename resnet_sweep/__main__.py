@@ -17,6 +17,7 @@ from resnet_sweep.errors import RequestError, RunFailed
 from resnet_sweep.sweeps.grid import GridSweeper
 from resnet_sweep.sweeps.pool import PoolLauncher
 from resnet_sweep.sweeps.study.sweeper import StudySweeper
+from resnet_sweep.training.torchrun import Torchrun
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
@@ -38,6 +39,11 @@ def main() -> None:
     """Run the command line, and exit with its status."""
     # With this, Hydra hands over its errors instead of printing them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    torchrun = Torchrun.here()
+    if torchrun and torchrun.rank:
+        from resnet_sweep.composition.followers import follow
+
+        sys.exit(follow())
     for plugin in (GridSweeper, StudySweeper, PoolLauncher):
         Plugins.instance().register(plugin)
     check_flags(sys.argv[1:])
@@ -53,6 +59,11 @@ def main() -> None:
         begun = _give_up(error)
         status = _tell(error, begun)
         sys.exit(FAILED if begun else status)
+    finally:
+        if torchrun and torchrun.size > 1:
+            from resnet_sweep.composition.followers import part
+
+            part()
 
 
 def check_flags(words: Sequence[str]) -> None:

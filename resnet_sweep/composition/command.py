@@ -11,19 +11,21 @@ from hydra.core.override_parser.types import Quote, QuotedString
 STARTED_IN = Path.cwd()
 
 
-def command(words: Iterable[str], setting: str, directory: Path) -> str:
+def command(words: Iterable[str], setting: str, directory: Path, processes: int = 1) -> str:
     """A command of this program, as one types it in a shell.
 
     Args:
         words: flags and overrides.
         setting: "hydra.run.dir" or "hydra.sweep.dir".
         directory: its value.
+        processes: that share the run.
     """
     place = relative(directory)
     if not re.fullmatch(r"[\w./:+@%-]+", place):
         # For Hydra's grammar; the shell's quotes come around it.
         place = QuotedString(place, Quote.single).with_quotes()
-    return "python -m resnet_sweep " + shlex.join([*words, f"{setting}={place}"])
+    program = f"torchrun --nproc_per_node={processes}" if processes > 1 else "python"
+    return f"{program} -m resnet_sweep " + shlex.join([*words, f"{setting}={place}"])
 
 
 def relative(directory: Path) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from resnet_sweep.composition import followers
 from resnet_sweep.composition.build import build_loggers
 from resnet_sweep.composition.command import command, relative
 from resnet_sweep.composition.prepare import Prepared
@@ -58,6 +59,7 @@ def open_run(
         host=socket.gethostname(),
         device=str(prepared.device),
         threads=set_threads(prepared.settings.threads),
+        ranks=prepared.ranks.size,
         precision=prepared.precision,
         versions=_versions(),
         git_commit=_git_commit(),
@@ -91,6 +93,8 @@ def execute(
     try:
         set_threads(prepared.settings.threads)
         set_exactness(prepared.device, prepared.precision)
+        if prepared.ranks.size > 1:
+            followers.begin()
         training = prepared.training()
         log.info("%s", _introduction(prepared, run, training))
         monitors += [
@@ -158,7 +162,8 @@ def going_on(run: Run) -> str:
     """The command that goes on with a run."""
     # Starting over was asked for once, not whenever the run goes on.
     overrides = [word for word in run.record.overrides if not word.startswith("trainer.resume=")]
-    return command([*run.record.flags, *overrides], "hydra.run.dir", run.directory)
+    words = [*run.record.flags, *overrides]
+    return command(words, "hydra.run.dir", run.directory, run.record.ranks or 1)
 
 
 def _introduction(prepared: Prepared, run: Run, training: Training) -> str:
@@ -176,7 +181,8 @@ def _introduction(prepared: Prepared, run: Run, training: Training) -> str:
         "Length": f"{prepared.settings.epochs} epochs of {training.steps_per_epoch} steps of "
         f"{prepared.settings.batch_size} images"
         + (f", cut off after {training.steps} steps" if prepared.settings.max_steps else ""),
-        "Device": f"{record.device}, {record.threads} threads, {record.precision}",
+        "Device": f"{record.device}, {record.threads} threads, {record.precision}"
+        + (f", each of {record.ranks} processes" if record.ranks > 1 else ""),
         "Seed": record.seed,
         "Run directory": relative(run.directory),
     }

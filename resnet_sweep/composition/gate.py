@@ -15,6 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from resnet_sweep.composition import followers
 from resnet_sweep.composition.check import COLLECTIONS
 from resnet_sweep.composition.complaint import sentence
 from resnet_sweep.composition.execute import open_run, tell_ended
@@ -23,6 +24,8 @@ from resnet_sweep.composition.prepare import Prepared, prepare
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.run import Run, claim_directory
 from resnet_sweep.training.interruption import StopRequest
+from resnet_sweep.training.ranks import Ranks
+from resnet_sweep.training.torchrun import Torchrun
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,11 @@ class Gate(Callback):
         with Refusing():
             check_hydra(config.hydra)
             HydraConfig.instance().set_config(config)
-            prepared = prepare(settings_of(config))
-            claim_new(config.hydra.run)
+            ranks = Ranks.here()
+            prepared = prepare(settings_of(config), ranks)
+            if ranks.size > 1:
+                followers.call(prepared.config)
+            claim_new(config.hydra.run, Torchrun.here())
             directory = Path(os.path.abspath(config.hydra.run.dir))
             admitted = admit(prepared, directory, config.hydra)
         if admitted.run.record.ended_for_good:
@@ -72,6 +78,12 @@ class Gate(Callback):
         Gate.reached = True
         with Refusing():
             check_hydra(config.hydra)
+            if (size := Ranks.here().size) > 1:
+                raise RequestError(
+                    f"torchrun started {size} processes for a sweep, which they can't share: start "
+                    "it without torchrun (hydra/launcher=pool gives each GPU a run), or one of "
+                    "its runs with it"
+                )
 
 
 def is_ours(config: DictConfig) -> bool:
@@ -139,11 +151,13 @@ def setting_of(config: DictConfig, key: str) -> Any:
         ) from error
 
 
-def claim_new(destination: DictConfig) -> None:
+def claim_new(destination: DictConfig, torchrun: Torchrun | None = None) -> None:
     """Make a directory that is named by the time, under a name that no other run has.
 
     Args:
         destination: `hydra.run` or `hydra.sweep`, whose `dir` is set to that name.
+        torchrun: that started this process, and may have a name for its run, or know the directory
+            from its processes of before.
 
     Raises:
         RequestError: it can't be made.
@@ -151,8 +165,14 @@ def claim_new(destination: DictConfig) -> None:
     pattern = OmegaConf.to_container(destination, resolve=False)["dir"]
     # A directory without a time in its name is one that the user gave, to go on there.
     if "${now:" in pattern:
+        named = Path(destination.dir)
+        directory = (
+            torchrun.directory(lambda: claim_directory(named))
+            if torchrun
+            else claim_directory(named)
+        )
         with read_write(destination):
-            destination.dir = str(claim_directory(Path(destination.dir)))
+            destination.dir = str(directory)
 
 
 def admit(prepared: Prepared, directory: Path, hydra: DictConfig) -> Admitted:
@@ -161,7 +181,7 @@ def admit(prepared: Prepared, directory: Path, hydra: DictConfig) -> Admitted:
     Raises:
         RequestError: it can't be used for this run; nothing in it was touched.
     """
-    stop = StopRequest().listen()
+    stop = StopRequest(patient=prepared.ranks.size > 1).listen()
     try:
         choices = choices_of(hydra, prepared.config)
         words = words_of(hydra)

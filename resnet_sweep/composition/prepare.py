@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.composition.build import (
@@ -32,9 +34,15 @@ from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import RequestError
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.signature import sign
-from resnet_sweep.training.device import check_compile, resolve_device, resolve_precision
+from resnet_sweep.training.device import (
+    check_compile,
+    place_rank,
+    resolve_device,
+    resolve_precision,
+)
 from resnet_sweep.training.learning_rate import check_recordable
 from resnet_sweep.training.loop import Training, steps_per_epoch
+from resnet_sweep.training.ranks import Ranks
 from resnet_sweep.training.resizing import ProgressiveResizing
 from resnet_sweep.training.settings import TrainerSettings
 
@@ -51,6 +59,7 @@ class Prepared:
         parameters: number of trained weights of the model.
         signature: of the run.
         notes: what a reader of the run's results should know.
+        ranks: the processes that train it.
     """
 
     config: Mapping[str, Any]
@@ -61,6 +70,7 @@ class Prepared:
     parameters: int
     signature: str
     notes: list[str]
+    ranks: Ranks
 
     def training(self) -> Training:
         """The model with its first weights, and all that trains it."""
@@ -68,6 +78,8 @@ class Prepared:
         # On the CPU, so that a seed means the same weights on every device.
         torch.manual_seed(derive_seed(seed, "weights"))
         model = build_model(self.config, self.dataset).to(self.device)
+        if self.ranks.size > 1 and self.settings.sync_batch_norm:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return Training(
             model=model,
             optimizer=build_optimizer(self.config, model),
@@ -79,24 +91,35 @@ class Prepared:
             seed=seed,
             device=self.device,
             precision=self.precision,
+            ranks=self.ranks,
         )
 
 
-def prepare(config: Mapping[str, Any]) -> Prepared:
+def prepare(config: Mapping[str, Any], ranks: Ranks | None = None) -> Prepared:
     """Check a resolved config, the data and the device.
 
     All that the config names is built once, the model on torch's meta device, which costs little;
     what another config of this process had in common with this one isn't built again. Nothing is
     written but the data's array files, where they weren't made yet.
 
+    Args:
+        config: resolved.
+        ranks: the processes that are to train it; None for this one alone.
+
     Raises:
         RequestError: the run can't begin.
     """
     check_config(config)
     settings = instantiate("trainer", config["trainer"])
-    device = resolve_device(settings.device)
+    ranks = ranks or Ranks()
+    if ranks.size > 1 and not settings.distributed:
+        raise RequestError(
+            f"torchrun started {ranks.size} processes, but trainer.distributed=false has no run "
+            "shared: choose trainer=ddp, or start it without torchrun"
+        )
+    device = place_rank(resolve_device(settings.device), ranks)
     precision = resolve_precision(settings.precision, device)
-    check_compile(settings.compile, device)
+    check_compile(settings.compile, device, ranks)
     source = instantiate("data", config["data"])
     dataset = source.load(config["seed"])
     if settings.batch_size > len(dataset.train):
@@ -107,7 +130,18 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
     shape = [dataset.train.images.shape[1:], dataset.classes, dataset.mean]
     batches = [len(dataset.train), settings.batch_size, settings.drop_last]
     sizes = [settings.progressive_resizing, settings.epochs]
-    model = _once(_try_model, (config["model"], shape, batches, sizes), config, settings, dataset)
+    share = [ranks.size, settings.sync_batch_norm]
+    model = _once(
+        _try_model, (config["model"], shape, batches, sizes, share),
+        config, settings, dataset, ranks.size,
+    )  # fmt: skip
+    normed = any(isinstance(module, _BatchNorm) for module in model.modules())
+    if ranks.size > 1 and settings.sync_batch_norm and normed and device.type != "cuda":
+        raise RequestError(
+            f"trainer.sync_batch_norm=true works on GPUs alone, but this is a {device.type}: "
+            "choose trainer.sync_batch_norm=false, by which BatchNorm's statistics are those of "
+            "each process's share of a batch"
+        )
     with torch.device("meta"):
         check_recordable(build_optimizer(config, model), settings.compile)
     _once(try_optimizer, (config["optim"],), config)
@@ -126,7 +160,8 @@ def prepare(config: Mapping[str, Any]) -> Prepared:
         precision=precision,
         parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         signature=sign(config, precision, dataset.fingerprint),
-        notes=list(_notes(settings, dataset, mixed)),
+        notes=[*_notes(settings, dataset, mixed), *_notes_of_ranks(settings, ranks, normed)],
+        ranks=ranks,
     )
 
 
@@ -153,14 +188,14 @@ def _once(attempt: Callable[..., Any], parts: Sequence[Any], *arguments: Any) ->
 
 
 def _try_model(
-    config: Mapping[str, Any], settings: TrainerSettings, dataset: Dataset
-) -> torch.nn.Module:
+    config: Mapping[str, Any], settings: TrainerSettings, dataset: Dataset, ranks: int
+) -> nn.Module:
     """Send the shapes of batches through the model on the meta device, and return it."""
     model = build_shape(config, dataset)
     check_memory(model)
     with torch.device("meta"):
         try_model(model, dataset)
-        check_sizes(settings, model, dataset)
+        check_sizes(settings, model, dataset, ranks)
     return model
 
 
@@ -189,3 +224,11 @@ def _notes(settings: TrainerSettings, dataset: Dataset, mixed: bool) -> Iterator
         yield "val_acc and val_loss are those of the averaged weights (trainer.ema_decay)"
     if mixed:
         yield "in train_acc, an image with a mixed label counts by the predicted class's share"
+
+
+def _notes_of_ranks(settings: TrainerSettings, ranks: Ranks, normed: bool) -> Iterator[str]:
+    if ranks.size > 1 and normed and not settings.sync_batch_norm:
+        yield (
+            f"BatchNorm's statistics in training were those of each of {ranks.size} processes' "
+            "share of a batch (trainer.sync_batch_norm=false)"
+        )

@@ -51,9 +51,9 @@ def try_model(model: nn.Module, dataset: Dataset) -> None:
         ) from error
 
 
-def check_sizes(settings: TrainerSettings, model: nn.Module, dataset: Dataset) -> None:
+def check_sizes(settings: TrainerSettings, model: nn.Module, dataset: Dataset, ranks: int) -> None:
     """See that a model on the meta device can be trained on images of each size, and on the
-    smallest batch of an epoch.
+    smallest batch of an epoch, or on the share of it that the last of so many processes has.
 
     Raises:
         RequestError: it can't.
@@ -61,6 +61,14 @@ def check_sizes(settings: TrainerSettings, model: nn.Module, dataset: Dataset) -
     count = len(dataset.train) % settings.batch_size
     if settings.drop_last or not count:
         count = settings.batch_size
+    if count < ranks:
+        raise RequestError(
+            f"trainer.batch_size={settings.batch_size} leaves {count} of the {len(dataset.train)} "
+            f"training images for the last batch, too few for {ranks} processes: choose another "
+            "trainer.batch_size, or trainer.drop_last=true"
+        )
+    if not settings.sync_batch_norm:
+        count //= ranks
     channels, height, width = dataset.train.images.shape[1:]
     advice = "choose another trainer.batch_size, or trainer.drop_last=true"
     try_batch(model, count, (channels, height, width), advice)

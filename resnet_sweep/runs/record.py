@@ -33,6 +33,7 @@ class Record:
         seconds: spent training and evaluating, over all sittings; None if that isn't known.
         started, ended: times in ISO 8601.
         fingerprint: of the data.
+        ranks: how many processes share the run.
         notes: what a reader of the figures should know, a sentence each.
         digests: of the files with the figures of the epochs, by which damage to them is found.
         lease: `host`, `process`, `renewed` of the process at work here, or None.
@@ -56,6 +57,7 @@ class Record:
     host: str | None = None
     device: str | None = None
     threads: int | None = None
+    ranks: int | None = None
     precision: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None

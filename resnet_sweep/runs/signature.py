@@ -24,6 +24,7 @@ INCIDENTAL = frozenset(
         "sweep_mode",
         "trainer.compile",
         "trainer.device",
+        "trainer.distributed",
         "trainer.precision",
         "trainer.resume",
         "trainer.threads",
@@ -45,6 +46,7 @@ NEUTRAL: dict[str, Any] = {
     "trainer.early_stopping.patience": None,
     "trainer.ema_decay": None,
     "trainer.progressive_resizing": None,
+    "trainer.sync_batch_norm": True,
 }
 # The order of the operations on batches, by this name, and what there was before it counted.
 ORDER = "augmentation.order"

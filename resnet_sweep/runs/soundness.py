@@ -122,7 +122,7 @@ _FIELDS = {
     **dict.fromkeys(
         ("host", "device", "precision", "git_commit", "fingerprint"), ("text", _or_null(_is_text))
     ),
-    **dict.fromkeys(("parameters", "threads", "seed"), ("a whole number", _is_whole)),
+    **dict.fromkeys(("parameters", "threads", "ranks", "seed"), ("a whole number", _is_whole)),
     **dict.fromkeys(("gap", "seconds"), ("a number", _is_number)),
     **dict.fromkeys(("started", "ended"), ("a time", _is_time)),
     **dict.fromkeys(("best", "final"), ("a mapping to numbers", _are_figures)),

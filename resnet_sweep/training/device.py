@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from resnet_sweep.errors import RequestError
+from resnet_sweep.training.ranks import Ranks
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _DEFAULT_THREADS = torch.get_num_threads()
@@ -42,6 +43,29 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def place_rank(device: torch.device, ranks: Ranks) -> torch.device:
+    """The device of one of the processes that share a run: each has a GPU of its machine, by its
+    number there.
+
+    Raises:
+        RequestError: there is none for it, or the setting means the same one for all.
+    """
+    if ranks.size == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise RequestError(
+            f"trainer.device={device} can't be shared by {ranks.size} processes: choose cuda, by "
+            "which each has a GPU of its own, or cpu"
+        )
+    count = torch.cuda.device_count()
+    if ranks.local_rank >= count:
+        raise RequestError(
+            f"this machine has fewer GPUs ({count}) than processes: choose "
+            f"--nproc_per_node={count}, or trainer.device=cpu"
+        )
+    return torch.device("cuda", ranks.local_rank)
+
+
 def resolve_precision(name: str, device: torch.device) -> str:
     """The precision that `trainer.precision` comes to on a device: "float32" or "bfloat16".
 
@@ -59,16 +83,21 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return name
 
 
-def check_compile(compile: str, device: torch.device) -> None:
+def check_compile(compile: str, device: torch.device, ranks: Ranks) -> None:
     """See that a device can do what `trainer.compile` asks for.
 
     Raises:
-        RequestError: it can't, since it isn't CUDA's.
+        RequestError: it can't, since it isn't CUDA's, or one of several that share the run.
     """
     if compile != "none" and device.type != "cuda":
         raise RequestError(
             f"trainer.compile={compile} is for CUDA devices, and this run's is {device.type}: "
             "choose none"
+        )
+    if compile != "none" and ranks.size > 1:
+        raise RequestError(
+            f"trainer.compile={compile} records the steps of one process, but {ranks.size} share "
+            "this run: choose none"
         )
 
 

@@ -32,11 +32,16 @@ class StopRequest:
     job when it comes, so that whoever handled it before gets it after `release`, with the state of
     the run saved.
 
+    Args:
+        patient: take a second Ctrl-C for the first: torchrun passes it on to processes that have
+            it from the terminal already.
+
     Attributes:
         received: the number of the first signal, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
+        self.patient = patient
         self.received: int | None = None
         self._announced = False
         self._handlers: dict[int, object] = {}
@@ -61,12 +66,12 @@ class StopRequest:
             signal.raise_signal(signal.SIGUSR2)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
+        if self.received is not None and number == signal.SIGINT and not self.patient:
             raise KeyboardInterrupt
         self._announced |= number == signal.SIGUSR2
         if self.received is None:
             self.received = number
-            if number == signal.SIGINT:
+            if number == signal.SIGINT and not self.patient:
                 # Not by print, which the signal may have interrupted; a terminal may be gone.
                 with contextlib.suppress(OSError):
                     os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")

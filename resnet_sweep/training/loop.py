@@ -5,6 +5,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from resnet_sweep.training.checkpoint import (
 from resnet_sweep.training.evaluation import Normalize, accuracy, cross_entropy, predict
 from resnet_sweep.training.interruption import Interrupted, StopRequest
 from resnet_sweep.training.monitor import Monitor, Step
+from resnet_sweep.training.ranks import Ranks
 from resnet_sweep.training.resizing import ProgressiveResizing
 from resnet_sweep.training.schedules import Schedule
 from resnet_sweep.training.settings import TrainerSettings
@@ -61,6 +64,9 @@ class Training:
     the checkpoint: a run that is stopped anywhere and goes on later is, bit for bit on a CPU, the
     run that was never stopped.
 
+    Several processes may train one model together, each on a share of every batch; then rank 0
+    alone has the run directory and a clock, and what they do at a step they do all.
+
     Args:
         model: on the device.
         optimizer: of the model's weights.
@@ -72,6 +78,7 @@ class Training:
         settings: of the trainer.
         seed: of the run.
         device, precision: where, and how exactly.
+        ranks: the processes that train it.
     """
 
     def __init__(
@@ -86,6 +93,7 @@ class Training:
         seed: int,
         device: torch.device,
         precision: str,
+        ranks: Ranks,
     ) -> None:
         self.model = model.to(memory_format=torch.channels_last)
         self.optimizer = optimizer
@@ -94,8 +102,11 @@ class Training:
         self.seed = seed
         self.device = device
         self.precision = precision
+        self.ranks = ranks
         self.train_batches = Batches(dataset.train, device)
-        self.validation_batches = Batches(dataset.validation, device)
+        indices = dataset.validation.indices
+        part = replace(dataset.validation, indices=indices[ranks.share(len(indices))])
+        self.validation_batches = Batches(part, device)
         self.normalize = Normalize(dataset.mean, dataset.std, device)
 
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), settings)
@@ -130,6 +141,7 @@ class Training:
             self.tally,
             self.average,
             seed,
+            ranks,
             settings.compile,
         )
 
@@ -143,8 +155,13 @@ class Training:
         """How many steps the present epoch has; the last may be cut short by max_steps."""
         return min(self.steps_per_epoch, self.steps - len(self.rows) * self.steps_per_epoch)
 
-    def fit(self, run: Run, monitors: Sequence[Monitor], stop: StopRequest) -> str | None:
+    def fit(self, run: Run | None, monitors: Sequence[Monitor], stop: StopRequest) -> str | None:
         """Train to the end, from the run's last checkpoint if it has one.
+
+        Args:
+            run: its directory; None on other ranks than 0.
+            monitors: told of it all.
+            stop: whether to stop; a rank that is asked to stops all.
 
         Returns:
             Why it ended before its last epoch; None if it didn't.
@@ -155,20 +172,11 @@ class Training:
             Pruned: a monitor found the run not worth going on with.
         """
         self.run, self.monitors, self.stop = run, monitors, stop
-        self.checkpoints = run.directory / "checkpoints"
-        state = read_last(self.checkpoints, run.record.signature)
+        state = self.ranks.broadcast(run and self._last_state())
         if state is not None:
             self.load_state(state)
-        best = self._best_epoch()
-        settle_best(self.checkpoints, best)
-        if self.rows and (fault := fault_of_best(self.checkpoints, run.record.signature, best)):
-            log.warning(
-                "warning: %s can't be used (%s); unless a later epoch is better, there will be "
-                "none, and only trainer.resume=false trains it anew",
-                self.checkpoints / BEST, fault,
-            )  # fmt: skip
-        self._write_rows()
-        self._tell("started", run.directory, self.global_step)
+        if run is not None:
+            self._begin()
         self._saved = time.monotonic()
         try:
             while len(self.rows) < math.ceil(self.steps / self.steps_per_epoch):
@@ -181,6 +189,27 @@ class Training:
             self._save()
             raise
         return None
+
+    def _last_state(self) -> dict[str, Any] | None:
+        return read_last(self._checkpoints, self.run.record.signature)
+
+    def _begin(self) -> None:
+        """Have the run directory say what the last checkpoint does."""
+        best = self._best_epoch()
+        settle_best(self._checkpoints, best)
+        signature = self.run.record.signature
+        if self.rows and (fault := fault_of_best(self._checkpoints, signature, best)):
+            log.warning(
+                "warning: %s can't be used (%s); unless a later epoch is better, there will be "
+                "none, and only trainer.resume=false trains it anew",
+                self._checkpoints / BEST, fault,
+            )  # fmt: skip
+        self._write_rows()
+        self._tell("started", self.run.directory, self.global_step)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.run.directory / "checkpoints"
 
     def state(self) -> dict[str, Any]:
         """All that `load_state` needs to go on from here."""
@@ -230,7 +259,7 @@ class Training:
         self._inspected = self.step
         self._looked = time.monotonic()
         while self.step < self.steps_this_epoch:
-            self.stop.check()
+            look, save = self._agree()
             first = self.step * self.settings.batch_size
             images, labels = self.train_batches.take(
                 order[first : first + self.settings.batch_size]
@@ -246,15 +275,29 @@ class Training:
                 last=self.step + 1 == self.steps_this_epoch,
             )
             self.step += 1
-            moment = time.monotonic()
-            self.seconds = moment - begun
-            if moment - self._looked > INSPECTION_SECONDS:
+            self.seconds = time.monotonic() - begun
+            if look or save:
                 self._inspect()
-            if moment - self._saved > CHECKPOINT_SECONDS:
-                self._inspect()
+            if save:
                 self._save()
         self._inspect()
         self.seconds = time.monotonic() - begun
+
+    def _agree(self) -> tuple[bool, bool]:
+        """Whether to look at the steps, and to save the state, after the next step.
+
+        Raises:
+            Interrupted: a rank was asked to stop.
+        """
+        moment = time.monotonic()
+        look, save, signal = self.ranks.agree(
+            self.ranks.leads and moment - self._looked > INSPECTION_SECONDS,
+            self.ranks.leads and moment - self._saved > CHECKPOINT_SECONDS,
+            self.stop.received or 0,
+        )
+        if signal:
+            raise Interrupted(signal)
+        return bool(look), bool(save)
 
     def _inspect(self) -> None:
         """Look at the steps made since the last time."""
@@ -263,6 +306,9 @@ class Training:
         if first == last:
             return
         tally = self.tally
+        # Until now, each rank has those of its own shares.
+        self.ranks.average(tally.losses[first:last])
+        self.ranks.add(tally.correct[first:last])
         columns = (
             each[first:last].tolist() for each in (tally.losses, tally.correct, tally.grad_norms)
         )
@@ -311,8 +357,10 @@ class Training:
     def _end_epoch(self) -> None:
         begun = time.monotonic()
         evaluated = self.average.model if self.average else self.model
-        logits, truth = predict(
-            evaluated, self.validation_batches, self.normalize, self.precision, self.stop.check
+        self.ranks.align(evaluated)
+        logits, truth = map(
+            self.ranks.collect,
+            predict(evaluated, self.validation_batches, self.normalize, self.precision, self._heed),
         )
         val_loss, val_acc = cross_entropy(logits, truth), accuracy(logits, truth)
         if not math.isfinite(val_loss):
@@ -330,21 +378,29 @@ class Training:
             "seconds": self.seconds + time.monotonic() - begun,
             "images_per_second": sum(sizes) / max(self.seconds, 1e-9),
         }
+        # Lest clocks, or the last bits of a sum, part the ranks' decisions.
+        row = self.ranks.broadcast(row)
         self.rows.append(row)
         self.layers.append(self.tally.summarize_layers(self.step))
         self.schedule.observe(row)
-        improved = self._best_epoch() == row["epoch"]
+        improved = self.ranks.leads and self._best_epoch() == row["epoch"]
         if improved:
             best = {name: row[name] for name in ("epoch", "val_acc", "val_loss")}
             best |= {"signature": self.run.record.signature, "model": evaluated.state_dict()}
-            write_checkpoint(self.checkpoints / NEXT_BEST, best)
+            write_checkpoint(self._checkpoints / NEXT_BEST, best)
         self.step, self.seconds = 0, 0.0
         self._save()
         # Only now does the run go on from here, and not from before this epoch.
         if improved:
-            os.replace(self.checkpoints / NEXT_BEST, self.checkpoints / BEST)
-        self._write_rows()
+            os.replace(self._checkpoints / NEXT_BEST, self._checkpoints / BEST)
+        if self.ranks.leads:
+            self._write_rows()
         self._tell("epoch_ended", row, self.layers[-1], self.global_step)
+
+    def _heed(self) -> None:
+        """Stop between batches of the validation; ranks, which have to do it at one step, don't."""
+        if self.ranks.size == 1:
+            self.stop.check()
 
     def _write_rows(self) -> None:
         write_layers(self.run.directory, self.layers)
@@ -355,8 +411,9 @@ class Training:
         return best and best["epoch"]
 
     def _save(self) -> None:
-        self.run.verify_lease()
-        write_last(self.checkpoints, self.state())
+        if self.ranks.leads:
+            self.run.verify_lease()
+            write_last(self._checkpoints, self.state())
         self._saved = time.monotonic()
 
     def _tell(self, event: str, *details: object) -> None:

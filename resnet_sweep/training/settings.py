@@ -29,6 +29,9 @@ class TrainerSettings:
         compile: "graph" records a whole step as one CUDA graph and replays it; "max" has torch
             compile the model first, which rounds differently.
         resume: go on from the last checkpoint of the run directory.
+        distributed: share the run among the processes that torchrun starts, see `Ranks`.
+        sync_batch_norm: have BatchNorm's statistics in training be those of a whole batch, and not
+            those of each process's share of it.
     """
 
     epochs: Count = 100
@@ -45,6 +48,8 @@ class TrainerSettings:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["none", "graph", "max"] = "none"
     resume: bool = True
+    distributed: bool = False
+    sync_batch_norm: bool = True
 
     def __post_init__(self) -> None:
         # Hydra hands a nested config over as a dict.

@@ -11,6 +11,7 @@ from resnet_sweep.randomness import derive_seed
 from resnet_sweep.training.averaging import WeightAverage
 from resnet_sweep.training.evaluation import Normalize, autocast
 from resnet_sweep.training.learning_rate import LearningRate
+from resnet_sweep.training.ranks import Ranks
 from resnet_sweep.training.resizing import resize
 from resnet_sweep.training.step_graphs import CudaRecorder, Recorder, StepGraphs
 from resnet_sweep.training.tally import Tally
@@ -33,6 +34,7 @@ class TrainStep:
         tally: what the step measures goes there.
         average: of the weights, or None.
         seed: of the run.
+        ranks: the processes that share each batch.
         compile: "none", "graph" or "max", as `TrainerSettings` has it.
     """
 
@@ -49,14 +51,15 @@ class TrainStep:
         tally: Tally,
         average: WeightAverage | None,
         seed: int,
+        ranks: Ranks,
         compile: str = "none",
     ) -> None:
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer = ranks.parallel(model, device), optimizer
         self.augmentation, self.loss, self.normalize = augmentation, loss, normalize
         self.device, self.precision = device, precision
         self.clip_grad_norm = clip_grad_norm
         self.tally, self.average = tally, average
-        self.seed = seed
+        self.seed, self.ranks = seed, ranks
         self.generator = torch.Generator(device)
         # The numbers that a step is told are in the device's memory wherever steps can be
         # recorded, so that a recorded step reads new ones, and makes of them what others do.
@@ -68,7 +71,7 @@ class TrainStep:
         self.augments_first = self.graphs is not None and not all(
             getattr(operation, "recordable", True) for operation in augmentation
         )
-        self.recorded_model = compile_model(model) if compile == "max" else model
+        self.recorded_model = compile_model(model) if compile == "max" else self.model
 
     def __call__(
         self,
@@ -84,7 +87,7 @@ class TrainStep:
         """Train on a batch.
 
         Args:
-            images: (B, 3, H, W), uint8.
+            images: (B, 3, H, W), uint8; the whole batch, of which this process takes its share.
             labels: (B,), int64.
             epoch, step, global_step: where in the run this is, from 0.
             lr: learning rate.
@@ -92,7 +95,9 @@ class TrainStep:
             last: whether this is the epoch's last step, whose update is measured.
         """
         self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, step))
-        torch.manual_seed(derive_seed(self.seed, "model", epoch, step))
+        # Each rank drops other features; the first, those of a process that is alone.
+        others = () if self.ranks.leads else (self.ranks.rank,)
+        torch.manual_seed(derive_seed(self.seed, "model", epoch, step, *others))
         self.rate.set(lr)
         place = step if self.place is None else self.place.fill_(step)
         weight = None
@@ -140,11 +145,14 @@ class TrainStep:
         """
         if not self.augments_first:
             images, labels = self._augment(images, labels)
+        batch = len(images)
+        share = self.ranks.share(batch)
+        images, labels = images[share], labels[share]
         if size is not None and size != images.shape[-1]:
             images = resize(images, size)
         with autocast(self.device, self.precision):
             logits = model(self.normalize(images))
-            loss = self.loss(logits, labels)
+            loss = self.ranks.weigh(self.loss(logits, labels), len(images), batch)
         self.optimizer.zero_grad()
         loss.backward()
         norm = self.tally.count(place, loss, logits, labels)

@@ -1,0 +1,85 @@
+"""What torchrun tells the processes that it starts."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from uuid import UUID
+
+from resnet_sweep.errors import RequestError
+
+# Under this name the processes of a torchrun, restarted ones too, find the directory of its run.
+_DIRECTORY = "resnet_sweep/directory"
+
+
+@dataclass(frozen=True)
+class Torchrun:
+    """The torchrun that started this process, and which of its processes this is.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: how many processes there are, on all machines.
+        local_rank: of this process among those of its machine.
+        run_id: `--rdzv-id`, the same however often its processes are started again.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    run_id: str
+
+    @classmethod
+    def here(cls, environment: Mapping[str, str] = os.environ) -> Self | None:
+        """Of this process; None if it was started in another way."""
+        if "TORCHELASTIC_RUN_ID" not in environment:
+            return None
+        rank, size, local_rank = (
+            int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        )
+        return cls(rank, size, local_rank, environment["TORCHELASTIC_RUN_ID"])
+
+    @property
+    def name(self) -> str | None:
+        """The run's name, if `--rdzv-id` gives it one.
+
+        Raises:
+            RequestError: it can't be the name of a directory.
+        """
+        if self.run_id == "none" or _is_uuid(self.run_id):
+            # Nobody chose it, so nobody will look for it.
+            return None
+        if not re.fullmatch(r"[\w@%+=-][\w.:@%+=-]{0,199}", self.run_id):
+            raise RequestError(
+                f"--rdzv-id={self.run_id} can't be the name of a directory: choose another, or "
+                "give one with hydra.run.dir=DIRECTORY"
+            )
+        return self.run_id
+
+    def directory(self, claim: Callable[[], Path]) -> Path:
+        """The run directory of processes that weren't given one.
+
+        Args:
+            claim: makes a new one. The first time it is asked; what it gave is kept by torchrun
+                itself, so that processes that it starts again find it.
+
+        Raises:
+            RequestError: the run's name can't be that of a directory.
+        """
+        if self.name is not None:
+            return Path("outputs", self.name)
+        from torch.distributed import TCPStore
+
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(host, port, is_master=False)
+        if not store.check([_DIRECTORY]):
+            store.set(_DIRECTORY, str(claim()))
+        return Path(store.get(_DIRECTORY).decode())
+
+
+def _is_uuid(word: str) -> bool:
+    try:
+        return str(UUID(word)) == word
+    except ValueError:
+        return False
