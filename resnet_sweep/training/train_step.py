@@ -52,7 +52,7 @@ class TrainStep:
         average: WeightAverage | None,
         seed: int,
         ranks: Ranks,
-        compile: str = "none",
+        compile: str,
     ) -> None:
         self.model, self.optimizer = ranks.parallel(model, device), optimizer
         self.augmentation, self.loss, self.normalize = augmentation, loss, normalize
