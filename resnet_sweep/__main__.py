@@ -16,6 +16,7 @@ from resnet_sweep.composition.targets import execution_whitelist
 from resnet_sweep.errors import RequestError, RunFailed
 from resnet_sweep.sweeps.grid import GridSweeper
 from resnet_sweep.sweeps.pool import PoolLauncher
+from resnet_sweep.sweeps.ray import RayLauncher
 from resnet_sweep.sweeps.study.sweeper import StudySweeper
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
@@ -38,7 +39,7 @@ def main() -> None:
     """Run the command line, and exit with its status."""
     # With this, Hydra hands over its errors instead of printing them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    for plugin in (GridSweeper, StudySweeper, PoolLauncher):
+    for plugin in (GridSweeper, StudySweeper, PoolLauncher, RayLauncher):
         Plugins.instance().register(plugin)
     check_flags(sys.argv[1:])
     sys.argv[1:] = as_multirun(sys.argv[1:])

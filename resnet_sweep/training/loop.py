@@ -249,7 +249,10 @@ class Training:
             self.seconds = moment - begun
             if moment - self._looked > INSPECTION_SECONDS:
                 self._inspect()
-            if moment - self._saved > CHECKPOINT_SECONDS:
+            if moment - self._saved > CHECKPOINT_SECONDS or self.stop.endangered:
+                if self.stop.endangered:
+                    log.warning("SIGTERM announces the end of the job; saved, and going on")
+                self.stop.endangered = False
                 self._inspect()
                 self._save()
         self._inspect()
