@@ -13,6 +13,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -183,10 +184,26 @@ def until(condition: Callable[[], object], what: str, seconds: float = 300) -> N
         time.sleep(0.1)
 
 
-def restarts(job: str) -> int:
-    """How often SLURM queued a job again; 0 if it knows none of that name."""
+def facts(job: str) -> dict[str, str]:
+    """What SLURM knows of a job; nothing if it knows none of that name."""
     text = told("scontrol", "show", "job", "-o", job) or ""
-    return int(dict(word.partition("=")[::2] for word in text.split()).get("Restarts", 0))
+    return dict(word.partition("=")[::2] for word in text.split())
+
+
+def restarts(job: str) -> int:
+    """How often SLURM queued a job again."""
+    return int(facts(job).get("Restarts", 0))
+
+
+def minutes_of(job: str) -> int:
+    """How long a job has run."""
+    _, minutes, _ = facts(job)["RunTime"].split(":")
+    return int(minutes)
+
+
+def limit(job: str, minutes: int) -> None:
+    """Change the time that a job is allowed."""
+    subprocess.run(["scontrol", "update", f"job={job}", f"timelimit={minutes}"], check=True)
 
 
 def epochs(run: Path) -> int:
@@ -221,8 +238,9 @@ def sweep(folder: Path) -> None:
         until(lambda: any(map(restarts, first)), "the preemption")
         preempted = [restarts(job) > 0 for job in first].index(True)
         late = 1 - preempted
-        # Its time is over a minute after it began, which may be at once.
-        subprocess.run(["scontrol", "update", f"job={first[late]}", "timelimit=1"], check=True)
+        limit(first[late], minutes_of(first[late]) + 1)
+        until(lambda: restarts(first[late]), "the end of its time")
+        limit(first[late], 20)
         print(finish(process, 1200))
     print(told("sacct", "-D", "-X", "-n", "-o", "jobid%12,partition,state%12,exitcode,elapsed"))
     finish(start(folder, *SWEEP, "hydra.sweep.dir=calm", "reuse=false", **environment), 1200)
@@ -255,6 +273,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["sweep"])
     parts = {"sweep": sweep}
     chosen = parser.parse_args().parts
+    # The daemons are to be ended in any case.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     with cluster(folder):
