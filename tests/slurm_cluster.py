@@ -2,7 +2,7 @@
 
 apt-get update && apt-get install -y slurm-wlm slurmdbd munge mariadb-server postgresql
 pip install 'resnet-sweep[slurm]' 'psycopg[binary]'
-python tests/slurm_cluster.py [sweep] [killed] [study]
+python tests/slurm_cluster.py [sweep] [study]
 
 Starts the daemons in a temporary folder, with a partition for work and one that preempts it, and
 ends them again. Debian's own units needn't run.
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from small_sweep import TINY, assert_same_runs, finish, ledger, leftovers, records, start
 from study_servers import make_folder, mysql, postgresql
-from test_study_workers import STUDY, check_complete, load
+from test_study_workers import STUDY, check_complete, load, process_at_work
 
 from resnet_sweep.runs.metrics import read_metrics
 
@@ -132,10 +132,10 @@ def cluster(folder: Path) -> Iterator[None]:
         processes.append(subprocess.Popen(words, stdout=log, stderr=log))
 
     with mysql(folder / "database", ports[3]), ending(processes):
-        if not Path("/run/munge/munge.socket.2").exists():
+        if told("munge", "--no-input") is None:
             Path("/run/munge").mkdir(exist_ok=True)
             shutil.chown("/run/munge", "munge", "munge")
-            daemon("runuser", "-u", "munge", "--", "munged", "--foreground")
+            daemon("runuser", "-u", "munge", "--", "munged", "--foreground", "--force")
         daemon("slurmdbd", "-D")
         until(lambda: told("sacctmgr", "-n", "list", "cluster") is not None, "slurmdbd")
         if "one" not in (told("sacctmgr", "-n", "list", "cluster") or ""):
@@ -248,6 +248,37 @@ def sweep(folder: Path) -> None:
     compare(folder / "sweep", folder / "calm", fates)
 
 
+def study(folder: Path) -> None:
+    """Workers of one study as an array of jobs, with PostgreSQL; one is killed in a trial."""
+    port = free_ports(1)[0]
+    (folder / "postgres").mkdir()
+    with postgresql(folder / "postgres", port) as url:
+        words = [*STUDY, "hydra.sweeper.n_trials=12", f"hydra.sweeper.storage={url}",
+                 "hydra.sweep.dir=study"]  # fmt: skip
+        command = f"{shlex.quote(sys.executable)} -m resnet_sweep {shlex.join(words)}"
+        (folder / "worker.sh").write_text(
+            "#!/bin/bash\n#SBATCH --array=0-1\n#SBATCH --requeue\n#SBATCH --open-mode=append\n"
+            f"#SBATCH --output=worker-%a.txt\nsrun {command}\n"
+        )
+        print("$ sbatch worker.sh, which says:\n" + (folder / "worker.sh").read_text(), flush=True)
+        subprocess.run(["sbatch", "--parsable", "worker.sh"], check=True, cwd=folder)
+        until(lambda: at_work(folder / "study"), "a trial")
+        victim = at_work(folder / "study")[0]
+        os.kill(victim, signal.SIGKILL)
+        print(f"the worker with process {victim} is killed", flush=True)
+        until(lambda: not told("squeue", "-h"), "the study", 1200)
+        check_complete(load(url), folder / "study", 12)
+    for worker in sorted(folder.glob("worker-*.txt")):
+        print(f"{worker.name}:\n{worker.read_text()}")
+    print("12 trials, one worker killed: none lost, none trained twice")
+
+
+def at_work(directory: Path) -> list[int]:
+    """The processes that are at work on trials."""
+    found = map(process_at_work, directory.glob("*/run.json"))
+    return [process for process in found if process]
+
+
 def compare(sweep: Path, calm: Path, fates: dict[int, str]) -> None:
     """Print what came of each job, and hold the finished ones against undisturbed ones."""
     print(f"{'job':4} {'what happened':14} {'state':10} {'went on at epoch':17} epochs")
@@ -258,7 +289,8 @@ def compare(sweep: Path, calm: Path, fates: dict[int, str]) -> None:
             f"{', '.join(map(str, went_on(sweep / name))) or '-':17} {epochs(sweep / name)}"
         )
     assert [job["state"] for job in ledger(sweep)] == ["finished"] * 3 + ["failed"]
-    assert went_on(sweep / "0") and went_on(sweep / "1")
+    disturbed = [number for number, fate in fates.items() if fate != "broken"]
+    assert all(went_on(sweep / str(number)) for number in disturbed)
     for each in (sweep, calm):
         shutil.rmtree(each / "3")
     assert len(records(sweep)) == 3
@@ -270,8 +302,8 @@ def compare(sweep: Path, calm: Path, fates: dict[int, str]) -> None:
 def main() -> None:
     """Start the cluster, and carry out what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["sweep"])
-    parts = {"sweep": sweep}
+    parser.add_argument("parts", nargs="*", default=["sweep", "study"])
+    parts = {"sweep": sweep, "study": study}
     chosen = parser.parse_args().parts
     # The daemons are to be ended in any case.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
