@@ -175,7 +175,7 @@ def told(*words: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 300) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 1800) -> None:
     """Wait for something to come true."""
     end = time.monotonic() + seconds
     while not condition():
