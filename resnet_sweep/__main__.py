@@ -16,6 +16,7 @@ from resnet_sweep.composition.targets import execution_whitelist
 from resnet_sweep.errors import RequestError, RunFailed
 from resnet_sweep.sweeps.grid import GridSweeper
 from resnet_sweep.sweeps.pool import PoolLauncher
+from resnet_sweep.sweeps.ray import RayLauncher
 from resnet_sweep.sweeps.study.sweeper import StudySweeper
 from resnet_sweep.training.torchrun import Torchrun
 
@@ -44,7 +45,7 @@ def main() -> None:
         from resnet_sweep.composition.followers import follow
 
         sys.exit(follow())
-    for plugin in (GridSweeper, StudySweeper, PoolLauncher):
+    for plugin in (GridSweeper, StudySweeper, PoolLauncher, RayLauncher):
         Plugins.instance().register(plugin)
     check_flags(sys.argv[1:])
     sys.argv[1:] = as_multirun(sys.argv[1:])

@@ -16,6 +16,10 @@ from resnet_sweep.errors import RequestError, WrongJobs
 # Groups whose choices set values of the others, and so aren't in the config themselves.
 PRESETS = ("experiment", "debug", "sweep")
 
+# What a choice of ours builds on, the package that has it, and the extra that installs that.
+_FROM_PLUGINS = {
+    "hydra/launcher/submitit_slurm": ("hydra/launcher=slurm", "hydra-submitit-launcher", "slurm"),
+}
 
 CONF = Path(resnet_sweep.conf.__file__).parent
 # What was typed may be of any length; what is said of it is for reading.
@@ -48,6 +52,8 @@ def _told(error: Exception) -> str:
         return str(error)
     if isinstance(error, InstantiationException):
         return _one_line(f"{str(error).splitlines()[0]}: {error.__cause__}")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file in _FROM_PLUGINS:
+        return missing_package(*_FROM_PLUGINS[error.missing_cfg_file])
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _unknown_choice(error.missing_cfg_file or "", error.options)
     if isinstance(error, OverrideParseException):
@@ -87,6 +93,11 @@ def _no_choice(text: str) -> str:
                 f"{', '.join(choices)}"
             )
     return _one_line(text)
+
+
+def missing_package(choice: str, package: str, extra: str) -> str:
+    """That a choice needs a package which isn't installed, and how to have it."""
+    return f"{choice} needs the package {package}: pip install 'resnet-sweep[{extra}]'"
 
 
 def _unknown_choice(missing: str, options: list[str]) -> str:

@@ -1,14 +1,13 @@
 """A launcher that has several jobs carried out at once on this machine."""
 
 import os
-from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 
-from hydra.core.utils import JobReturn, JobRuntime, configure_log
+from hydra.core.utils import JobReturn, configure_log
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from resnet_sweep.errors import RequestError
 from resnet_sweep.sweeps.worker import Assignment, Outcome, Worker
@@ -70,7 +69,8 @@ class PoolLauncher(Launcher):
             self.config.hydra.verbose,
             execution_whitelist=self.context.execution_whitelist,
         )
-        waiting = deque(enumerate(job_overrides))
+        waiting = Assignment.all_of(self.context, self.config, job_overrides, initial_job_idx)
+        next_job = next(waiting, None)
         outcomes: dict[int, Outcome] = {}
         places = self._places(len(job_overrides))
         working: list[Worker] = []
@@ -78,15 +78,16 @@ class PoolLauncher(Launcher):
         stop = StopRequest().listen()
         told = False
         try:
-            while working or (waiting and not told):
+            while working or (next_job and not told):
                 if stop.received and not told:
                     told = True
                     for worker in working:
                         worker.stop()
-                while waiting and not told and (idle or places):
+                while next_job and not told and (idle or places):
                     worker = idle.pop() if idle else Worker(places.pop(0))
-                    worker.assign(self._assignment(*waiting.popleft(), initial_job_idx))
+                    worker.assign(next_job)
                     working.append(worker)
+                    next_job = next(waiting, None)
                 ready = wait(
                     [each for worker in working for each in (worker.connection, worker.sentinel)],
                     timeout=POLL_SECONDS,
@@ -116,19 +117,6 @@ class PoolLauncher(Launcher):
             for worker in (*working, *idle):
                 worker.end()
         return [outcomes[index].as_return(words) for index, words in enumerate(job_overrides)]
-
-    def _assignment(self, index: int, words: Sequence[str], first: int) -> Assignment:
-        config = self.context.config_loader.load_sweep_config(self.config, list(words))
-        with open_dict(config):
-            config.hydra.job.num = first + index
-            config.hydra.job.id = str(first + index)
-        return Assignment(
-            index,
-            config,
-            JobRuntime.instance().get("name"),
-            self.context.callbacks,
-            self.context.execution_whitelist,
-        )
 
     def _places(self, jobs: int) -> list[dict[str, str]]:
         """The environment of each process that there is to be."""

@@ -1,17 +1,17 @@
-"""A process that carries out one job after another, for the pool."""
+"""A process that carries out one job after another, for the pool; and what a job is to it."""
 
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, run_job, setup_globals
-from hydra.types import HydraContext
-from omegaconf import DictConfig
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
 
 from resnet_sweep.errors import JobFailed, RequestError
 
@@ -35,6 +35,30 @@ class Assignment(NamedTuple):
     task_name: str
     callbacks: Any
     execution_whitelist: Any
+
+    @classmethod
+    def all_of(
+        cls,
+        context: HydraContext,
+        master: DictConfig,
+        job_overrides: Sequence[Sequence[str]],
+        first: int,
+    ) -> Iterator[Self]:
+        """The assignments that a launcher hands out, each composed when it is asked for.
+
+        Args:
+            context: of Hydra's.
+            master: the config of the sweep as a whole.
+            job_overrides: the words of each job.
+            first: the number of the first job.
+        """
+        for index, words in enumerate(job_overrides):
+            config = context.config_loader.load_sweep_config(master, list(words))
+            with open_dict(config):
+                config.hydra.job.num = first + index
+                config.hydra.job.id = str(first + index)
+            name = JobRuntime.instance().get("name")
+            yield cls(index, config, name, context.callbacks, context.execution_whitelist)
 
     @property
     def directory(self) -> Path:
@@ -67,6 +91,9 @@ class Outcome(NamedTuple):
         kind = RequestError if self.refused else JobFailed
         returned._return_value = kind(self.error) if failed else self.value
         return returned
+
+
+STOPPED = Outcome(error="stopped")
 
 
 class Worker:
@@ -143,23 +170,32 @@ def _work(connection: Connection, environment: Mapping[str, str]) -> None:
             assignment: Assignment = connection.recv()
         except EOFError:
             return
-        JobRuntime.instance().set("name", assignment.task_name)
-        try:
-            outcome = _carry_out(assignment)
-        except SystemExit:
-            # It was told to stop, and its job is saved.
-            connection.send(Outcome(error="stopped"))
-            return
-        except OSError as error:
-            outcome = Outcome(error=f"its directory can't be used: {error}")
+        outcome = carry_out(assignment)
         connection.send(outcome)
+        if outcome == STOPPED:
+            return
 
 
-def _carry_out(assignment: Assignment) -> Outcome:
+def carry_out(assignment: Assignment) -> Outcome:
+    """Carry out a job in this process, whose output goes to the job's log from then on.
+
+    Returns:
+        What came of it; `STOPPED` if the process was told to stop, with the job saved.
+    """
     # Imported here because torch reads the environment when it is loaded.
     from resnet_sweep.composition.task import task
 
-    _divert_output(assignment.directory)
+    JobRuntime.instance().set("name", assignment.task_name)
+    try:
+        _divert_output(assignment.directory)
+        return _outcome(assignment, task)
+    except SystemExit:
+        return STOPPED
+    except OSError as error:
+        return Outcome(error=f"its directory can't be used: {error}")
+
+
+def _outcome(assignment: Assignment, task: TaskFunction) -> Outcome:
     returned = run_job(
         hydra_context=HydraContext(
             config_loader=None,

@@ -32,17 +32,24 @@ class StopRequest:
     job when it comes, so that whoever handled it before gets it after `release`, with the state of
     the run saved.
 
+    SIGTERM is no request in a job that submitit started: by it SLURM announces that the job will be
+    preempted, and queues it again only if it is still there to be killed. The run is saved then,
+    and trained on.
+
     Args:
         patient: take a second Ctrl-C for the first: torchrun passes it on to processes that have
             it from the terminal already.
 
     Attributes:
         received: the number of the first signal, or None.
+        endangered: whether the process may be killed without another word, so that the run is to
+            be saved; whoever has done so sets it back.
     """
 
     def __init__(self, patient: bool = False) -> None:
         self.patient = patient
         self.received: int | None = None
+        self.endangered = False
         self._announced = False
         self._handlers: dict[int, object] = {}
 
@@ -68,6 +75,9 @@ class StopRequest:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT and not self.patient:
             raise KeyboardInterrupt
+        if number == signal.SIGTERM and _is_submitits(self._handlers.get(number)):
+            self.endangered = True
+            return
         self._announced |= number == signal.SIGUSR2
         if self.received is None:
             self.received = number
@@ -85,6 +95,11 @@ class StopRequest:
         """Raise Interrupted if a signal came."""
         if self.received is not None:
             raise Interrupted(self.received)
+
+
+def _is_submitits(handler: object) -> bool:
+    """Whether a signal was handled by submitit before; its handler of SIGTERM does nothing."""
+    return str(getattr(handler, "__module__", "")).partition(".")[0] == "submitit"
 
 
 def exit_status(number: int) -> int:

@@ -292,7 +292,8 @@ class Training:
         moment = time.monotonic()
         look, save, signal = self.ranks.agree(
             self.ranks.leads and moment - self._looked > INSPECTION_SECONDS,
-            self.ranks.leads and moment - self._saved > CHECKPOINT_SECONDS,
+            self.ranks.leads
+            and (moment - self._saved > CHECKPOINT_SECONDS or self.stop.endangered),
             self.stop.received or 0,
         )
         if signal:
@@ -415,6 +416,9 @@ class Training:
             self.run.verify_lease()
             write_last(self._checkpoints, self.state())
         self._saved = time.monotonic()
+        if self.stop.endangered:
+            self.stop.endangered = False
+            log.warning("SIGTERM announced the end of the job: saved, and going on")
 
     def _tell(self, event: str, *details: object) -> None:
         for monitor in self.monitors:

@@ -1,0 +1,127 @@
+"""A sweep is the same sweep, whatever carries its jobs out."""
+
+import importlib.util
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from small_sweep import (
+    TINY,
+    assert_same_runs,
+    finish,
+    ledger,
+    leftovers,
+    records,
+    results,
+    snapshot,
+    start,
+)
+
+from resnet_sweep.__main__ import main
+from resnet_sweep.runs.metrics import read_metrics
+
+BROKEN = """
+class Broken:
+    def __init__(self, fails):
+        self.fails, self.tried = fails, 0
+
+    def __call__(self, images, labels, generator):
+        # The first batch is one that is tried before anything begins.
+        self.tried += 1
+        if self.fails and self.tried > 1:
+            raise ValueError("this one is broken")
+        return images, labels
+"""
+OWN = "defaults: [sgd]\nlr: {}\n"
+# The last one breaks down.
+SWEEP = (
+    "--config-dir", "mine", "--multirun", *TINY, "optim=own", "trainer.epochs=12", "seed=0,1,2",
+    "+augmentation.mine._target_=broken.Broken", "+augmentation.mine.fails=false,false,true",
+    "zip=[seed,+augmentation.mine.fails]", "hydra.sweep.dir=sweep",
+)  # fmt: skip
+LAUNCHERS = {
+    "pool": ["hydra.launcher.workers=2"],
+    "joblib": ["hydra.launcher.n_jobs=2"],
+    "submitit_local": [],
+    "ray": ["hydra.launcher.address=local"],
+}
+PACKAGES = {
+    "joblib": "hydra_plugins.hydra_joblib_launcher", "submitit_local": "submitit",
+    "slurm": "submitit", "ray": "ray",
+}  # fmt: skip
+
+
+def begin(folder: Path, *words: str) -> subprocess.Popen:
+    """Start the sweep in a folder, with what it needs."""
+    (folder / "mine" / "optim").mkdir(parents=True, exist_ok=True)
+    (folder / "mine" / "optim" / "own.yaml").write_text(OWN.format(0.1))
+    (folder / "broken.py").write_text(BROKEN)
+    return start(folder, *SWEEP, *words, PYTHONPATH=str(folder), RESNET_SWEEP_TRUST="broken")
+
+
+@pytest.fixture(scope="module")
+def basic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep by `basic`: stopped in its second job, in `half`, and at its end, in `sweep`."""
+    folder = tmp_path_factory.mktemp("basic")
+    process = begin(folder)
+    sweep = folder / "sweep"
+    while not ((sweep / "1" / "metrics.csv").exists() and len(read_metrics(sweep / "1")) > 1):
+        assert process.poll() is None, finish(process)
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    assert process.returncode == 75, output
+    assert [job["state"] for job in ledger(sweep)] == ["finished", "interrupted", "waiting"]
+    shutil.copytree(sweep, folder / "half")
+    process = begin(folder)
+    output = finish(process)
+    assert process.returncode == 1, output
+    return folder
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_sweep_goes_on_frozen_and_soft_to_failures(
+    launcher: str, tmp_path: Path, basic: Path
+) -> None:
+    require(launcher)
+    sweep = tmp_path / "sweep"
+    shutil.copytree(basic / "half", sweep)
+    finished = snapshot(sweep / "0")
+    process = begin(tmp_path, f"hydra/launcher={launcher}", *LAUNCHERS[launcher])
+    while not (sweep / "sweep.lock").exists():
+        assert process.poll() is None, finish(process)
+        time.sleep(0.02)
+    # All is composed by now.
+    (tmp_path / "mine" / "optim" / "own.yaml").write_text(OWN.format("nonsense"))
+    output = finish(process)
+    assert process.returncode == 1, output
+    assert snapshot(sweep / "0") == finished
+    assert (sweep / "1" / "train.log").read_text().count("going on at epoch") == 1
+    assert "job 2 (" in output
+    assert "failed: ValueError: this one is broken" in output
+    assert "To run those that failed again:" in output
+    assert [line["state"] for line in results(sweep)] == ["finished", "finished", "failed"]
+    assert records(sweep)["2"]["reason"] == records(basic / "sweep")["2"]["reason"]
+    assert not leftovers(sweep)
+    for name in ("0", "1"):
+        for one, place in ((sweep, "here"), (basic / "sweep", "there")):
+            shutil.copytree(one / name, tmp_path / place / name)
+    assert_same_runs(tmp_path / "here", tmp_path / "there")
+
+
+@pytest.mark.parametrize("launcher", [*LAUNCHERS, "slurm"])
+def test_a_preview_needs_no_more_than_the_launchers_settings(launcher: str, call: Command) -> None:
+    require(launcher)
+    done = call(main, "--multirun", *TINY, f"hydra/launcher={launcher}", "sweep_mode=preview")
+    assert done.returncode == 0, done.stderr
+    assert "1 to train" in done.stdout
+
+
+def require(launcher: str) -> None:
+    """Leave a test out whose launcher isn't installed."""
+    if launcher in PACKAGES and importlib.util.find_spec(PACKAGES[launcher]) is None:
+        pytest.skip(f"hydra/launcher={launcher} isn't installed")
