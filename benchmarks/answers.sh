@@ -69,7 +69,7 @@ choose_recipe() {
     fi
     chosen=$(sed -n 's/^Chosen: //p' "$found")
   fi
-  # Where nothing helps beyond doubt, the log's recipe is the best that is known.
+  # Where nothing helps, the log's recipe is the best that is known.
   read -ra recipe <<<"${chosen:-experiment=logged_run_1}"
 }
 
