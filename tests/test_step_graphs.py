@@ -9,7 +9,7 @@ import torch
 from small_run import STANDARD, StopAt, assert_same_bits, config, open_run, train, weights
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten
 
 from resnet_sweep.composition.prepare import Prepared, prepare
 from resnet_sweep.errors import RequestError
