@@ -248,7 +248,8 @@ class Training:
     def notes(self) -> list[str]:
         """What the run has shown about its own settings, a sentence each."""
         images = sum(self._batch_images(index) for index in range(self.steps_per_epoch))
-        return [] if self.resizing is None else self.resizing.notes(self.rows, images)
+        notes = [] if self.resizing is None else self.resizing.notes(self.rows, images)
+        return [*notes, *self.train_step.notes()]
 
     def _train_epoch(self) -> None:
         self.model.train()

@@ -10,15 +10,12 @@ host; each replay puts both where the recorded kernels read them, so that seedin
 before a replay does to it what it does to a step that isn't recorded.
 """
 
-import logging
 import time
 from collections.abc import Callable, Hashable
 from typing import Protocol
 
 import torch
 from torch import Tensor
-
-log = logging.getLogger(__name__)
 
 # Steps of each shape before it is recorded: cuDNN chooses its algorithms, optimizers make their
 # state, and torch compiles. They are steps of the training like any other.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from resnet_sweep.randomness import derive_seed
+from resnet_sweep.runs.record import duration
 from resnet_sweep.training.averaging import WeightAverage
 from resnet_sweep.training.evaluation import Normalize, autocast
 from resnet_sweep.training.learning_rate import LearningRate
@@ -115,6 +116,15 @@ class TrainStep:
                 last=False,
             )  # fmt: skip
             self.graphs(step, images, labels, size)
+
+    def notes(self) -> list[str]:
+        """What recording took, a sentence if there was any."""
+        if self.graphs is None:
+            return []
+        return [
+            f"{duration(self.graphs.seconds)} of its time went into the first steps and their "
+            "recording (trainer.compile)"
+        ]
 
     def _recorder(self) -> Recorder:
         return CudaRecorder(self.device, self.generator)
