@@ -24,6 +24,7 @@ from resnet_sweep.training.interruption import Interrupted, StopRequest
 from resnet_sweep.training.loop import Diverged, Training
 from resnet_sweep.training.monitor import Monitor, Pruned
 from resnet_sweep.training.plots import Plots
+from resnet_sweep.training.torchrun import Torchrun
 from resnet_sweep.training.whereabouts import Whereabouts
 
 PACKAGES = ("resnet-sweep", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
@@ -67,7 +68,10 @@ def open_run(
         fingerprint=prepared.dataset.fingerprint,
         notes=prepared.notes,
     )
-    return Run.open(directory, record, prepared.settings.resume)
+    torchrun = Torchrun.here()
+    # Starting over was asked for once, not whenever torchrun starts its processes again.
+    resume = prepared.settings.resume or bool(torchrun and torchrun.restarts)
+    return Run.open(directory, record, resume)
 
 
 def execute(

@@ -29,7 +29,7 @@ class Ranks:
     def here() -> "Ranks":
         """Those that this process belongs to."""
         torchrun = Torchrun.here()
-        return Ranks() if torchrun is None else TorchrunRanks(torchrun)
+        return Ranks() if torchrun is None or torchrun.size == 1 else TorchrunRanks(torchrun)
 
     @property
     def leads(self) -> bool:

@@ -23,22 +23,27 @@ class Torchrun:
         size: how many processes there are, on all machines.
         local_rank: of this process among those of its machine.
         run_id: `--rdzv-id`, the same however often its processes are started again.
+        restarts: how often they were.
     """
 
     rank: int
     size: int
     local_rank: int
     run_id: str
+    restarts: int = 0
 
     @classmethod
     def here(cls, environment: Mapping[str, str] = os.environ) -> Self | None:
         """Of this process; None if it was started in another way."""
         if "TORCHELASTIC_RUN_ID" not in environment:
             return None
-        rank, size, local_rank = (
-            int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        return cls(
+            rank=int(environment["RANK"]),
+            size=int(environment["WORLD_SIZE"]),
+            local_rank=int(environment["LOCAL_RANK"]),
+            run_id=environment["TORCHELASTIC_RUN_ID"],
+            restarts=int(environment.get("TORCHELASTIC_RESTART_COUNT", 0)),
         )
-        return cls(rank, size, local_rank, environment["TORCHELASTIC_RUN_ID"])
 
     @property
     def name(self) -> str | None:

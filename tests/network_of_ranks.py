@@ -1,0 +1,35 @@
+"""A network without BatchNorm, whose process meets a fate in the midst of training."""
+
+import os
+import signal
+
+from torch import Tensor, nn
+
+
+class Network(nn.Sequential):
+    """Of its tenth batch rank 1 is killed, or has its torchrun terminated, by $FATE."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, 4, 3, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(4, 8, 3, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(8 * 7 * 7, num_classes),
+        )
+        self.batches = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and images.device.type != "meta":
+            self.batches += 1
+            if self.batches == 10 and os.environ.get("RANK") == "1":
+                self.meet_fate()
+        return super().forward(images)
+
+    def meet_fate(self) -> None:
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if os.environ.get("FATE") == "killed" and first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if os.environ.get("FATE") == "terminated":
+            os.kill(os.getppid(), signal.SIGTERM)
