@@ -130,7 +130,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--experiment", default=None, help="such as quickstart, for digits")
     arguments = parser.parse_args()
-    held_out = arguments.images // 4
+    held_out = arguments.images // 2
     common = [
         *SPACE, f"trainer.epochs={arguments.epochs}", f"data.limit_train={arguments.images}",
         f"data.holdout={held_out}", "trainer.threads=1", "trainer.device=cpu", "logger=csv",

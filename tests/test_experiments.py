@@ -80,7 +80,7 @@ def log() -> str:
     return path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, "logged_run_1", "logged_run_2"])
+@pytest.mark.parametrize("name", [*VARIANTS, "logged_run_1", "logged_run_2", "best_recipe"])
 def test_an_experiment_quotes_the_log_and_says_what_to_expect(name: str, log: str) -> None:
     text = head(f"experiment/{name}.yaml")
     quoted = re.search(r'The log: "([^"]+)"', text)[1]
@@ -104,6 +104,7 @@ def test_an_experiment_quotes_the_log_and_says_what_to_expect(name: str, log: st
         "bottleneck": {"model.block": "bottleneck_v2"},
         "progressive_resizing": {"trainer.progressive_resizing": [16, 24, 32]},
         "label_smoothing": {"loss.label_smoothing": 0.1},
+        "best_recipe": {"model.attention": "se", "model.dropout": 0.2},
         "logged_run_1": {"seed": 0},
         "logged_run_2": {"seed": 1},
     }.items(),

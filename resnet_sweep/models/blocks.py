@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_sweep.models.attention import ATTENTION
@@ -13,10 +14,27 @@ def convolution(in_channels: int, out_channels: int, size: int, stride: int = 1)
     return nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
 
 
+class NarrowProjection(nn.Conv2d):
+    """A 1x1 convolution without bias, of fewer than eight channels.
+
+    With a stride and channels last, oneDNN's kernel for CPUs with AVX2 alone writes beyond its
+    memory in the backward pass (seen in torch 2.15). So it is given the pixels that it would choose.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        vertical, horizontal = self.stride
+        return F.conv2d(x[..., ::vertical, ::horizontal], self.weight)
+
+
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d | None:
     """A 1x1 convolution for the shortcut where the shape changes; None where it doesn't."""
     if stride == 1 and in_channels == out_channels:
         return None
+    if in_channels < 8:
+        return NarrowProjection(in_channels, out_channels, stride)
     return convolution(in_channels, out_channels, 1, stride)
 
 
