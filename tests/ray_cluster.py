@@ -22,8 +22,9 @@ def main() -> None:
     (folder / "mine.py").write_text(MINE)
     environment = {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUST": "mine"}
     # Of the nodes' processes as well.
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "env_vars": environment})
-    second = cluster.add_node(num_cpus=1, env_vars=environment)
+    node = {"num_cpus": 1, "env_vars": environment, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    second = cluster.add_node(**node)
     cluster.wait_for_nodes()
     command = (*SWEEP, "hydra/launcher=ray", f"hydra.launcher.address={cluster.address}",
                "hydra.sweep.dir=sweep")  # fmt: skip
