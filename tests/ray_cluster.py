@@ -32,7 +32,7 @@ def main() -> None:
     process = start(folder, *command, **environment)
     try:
         runs = [folder / "sweep" / each for each in "01"]
-        until(lambda: min(map(epochs, runs)) > 5, "both jobs to run")
+        until(lambda: min(map(epochs, runs)) > 1, "both jobs to run")
         before = {run.name: records(folder / "sweep")[run.name]["lease"] for run in runs}
         cluster.remove_node(second, allow_graceful=False)
         print(f"the second node is killed at epochs {[epochs(run) for run in runs]}", flush=True)
