@@ -238,7 +238,7 @@ def sweep(folder: Path) -> None:
         until(lambda: any(map(restarts, first)), "the preemption")
         preempted = [restarts(job) > 0 for job in first].index(True)
         late = 1 - preempted
-        # Time enough for the warning, which SLURM gives up to half a minute late.
+        # Time enough for the warning: SLURM looks at its jobs twice a minute.
         limit(first[late], minutes_of(first[late]) + 2)
         until(lambda: restarts(first[late]), "the end of its time")
         limit(first[late], 20)
