@@ -3,8 +3,7 @@
 python -m benchmarks.operations [WORD...]        # needs strace
 python -m benchmarks.operations --storage URL    # null: SQLite
 
-Of runs on digits, shorter and longer ones, in a folder of their own: the difference is what an
-epoch takes. WORDs are overrides of theirs.
+Of runs on digits, in a folder of their own. WORDs are overrides of theirs.
 """
 
 import argparse
@@ -21,7 +20,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-FEW, MANY = 3, 13
+# Of the run that is traced; of the trials that are counted, fewer and more.
+EPOCHS, FEW, MANY = 3, 3, 13
 RUN = (
     "experiment=quickstart", "data.limit_train=200", "data.limit_test=100", "trainer.threads=1",
     "trainer.device=cpu",
@@ -45,9 +45,8 @@ KIND_OF = {call: kind for kind, calls in KINDS.items() for call in calls}
 LINE = re.compile(r"\d+ +(?P<call>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+)")
 
 
-def file_operations(folder: Path, words: Sequence[str]) -> Counter:
-    """What the command of a run asks of the disk, in its run directory."""
-    folder.mkdir()
+def trace(folder: Path, words: Sequence[str]) -> Path:
+    """The log of the system calls that the command of a run makes."""
     log = folder / "log"
     calls = ",".join(f"?{call}" for call in KIND_OF)
     subprocess.run(
@@ -55,16 +54,34 @@ def file_operations(folder: Path, words: Sequence[str]) -> Counter:
          sys.executable, "-m", "resnet_sweep", *words, "hydra.run.dir=run"],
         cwd=folder, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    counts: Counter = Counter()
+    return log
+
+
+def file_operations(log: Path) -> tuple[Counter, Counter, int]:
+    """What a run asked of the disk, in its run directory.
+
+    Returns:
+        All of it; what came between the end of the first epoch and that of the last, when
+        `metrics.csv` gets its name; and how many epochs that are.
+    """
+    total: Counter = Counter()
+    between: Counter = Counter()
+    # It is written once before the first epoch.
+    marks, at_mark = 0, Counter()
     for line in whole_lines(log.read_text(errors="replace")):
         found = LINE.match(line)
-        if found is None or not ('"run/' in line or f"{folder}/run" in line):
+        if found is None or not ('"run/' in line or f"{log.parent}/run" in line):
             continue
         kind = KIND_OF[found["call"]]
         if kind == "files opened" and "O_CREAT" in found["arguments"]:
             kind = "files opened to write"
-        counts[kind] += max(0, int(found["result"])) if kind == "bytes written" else 1
-    return counts
+        total[kind] += max(0, int(found["result"])) if kind == "bytes written" else 1
+        if kind == "renames" and line.count("metrics.csv") == 2:
+            marks += 1
+            if marks == 2:
+                at_mark = total.copy()
+            between = total - at_mark
+    return total, between, marks - 2
 
 
 def whole_lines(log: str) -> list[str]:
@@ -112,14 +129,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         if arguments.storage is None:
-            few, many = (
-                file_operations(folder / str(epochs), [*words, f"trainer.epochs={epochs}"])
-                for epochs in (FEW, MANY)
-            )
+            log = trace(folder, [*words, f"trainer.epochs={EPOCHS}"])
+            total, between, count = file_operations(log)
             print("| in its directory | a run | and each epoch |\n|---|---|---|")
-            for kind in sorted(many):
-                each = (many[kind] - few[kind]) / (MANY - FEW)
-                print(f"| {kind} | {few[kind] - FEW * each:,.0f} | {each:,.1f} |")
+            for kind in sorted(total):
+                each = between[kind] / count
+                print(f"| {kind} | {total[kind] - EPOCHS * each:,.0f} | {each:,.1f} |")
             return
         counts = []
         for trials, epochs in ((2, FEW), (6, FEW), (2, MANY)):

@@ -22,8 +22,9 @@ def main() -> None:
     (folder / "mine.py").write_text(MINE)
     environment = {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUST": "mine"}
     # Of the nodes' processes as well.
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "env_vars": environment})
-    second = cluster.add_node(num_cpus=1, env_vars=environment)
+    node = {"num_cpus": 1, "env_vars": environment, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    second = cluster.add_node(**node)
     cluster.wait_for_nodes()
     command = (*SWEEP, "hydra/launcher=ray", f"hydra.launcher.address={cluster.address}",
                "hydra.sweep.dir=sweep")  # fmt: skip
@@ -31,7 +32,7 @@ def main() -> None:
     process = start(folder, *command, **environment)
     try:
         runs = [folder / "sweep" / each for each in "01"]
-        until(lambda: min(map(epochs, runs)) > 5, "both jobs to run")
+        until(lambda: min(map(epochs, runs)) > 1, "both jobs to run")
         before = {run.name: records(folder / "sweep")[run.name]["lease"] for run in runs}
         cluster.remove_node(second, allow_graceful=False)
         print(f"the second node is killed at epochs {[epochs(run) for run in runs]}", flush=True)

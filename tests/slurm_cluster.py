@@ -43,18 +43,18 @@ class Mine:
         self.tried += 1
         if self.fails and self.tried > 1:
             raise ValueError("this one is broken")
-        time.sleep(0.25 * (self.tried > 1))
+        time.sleep(self.tried > 1)
         return images, labels
 """
-# Runs of a minute.
+# Runs of some minutes, since SLURM counts in minutes.
 SWEEP = (
-    "--multirun", *TINY, "trainer.epochs=120", "seed=0,1,2,3",
+    "--multirun", *TINY, "trainer.epochs=80", "seed=0,1,2,3",
     "+augmentation.mine._target_=mine.Mine", "+augmentation.mine.fails=false,false,false,true",
     "zip=[seed,+augmentation.mine.fails]",
 )  # fmt: skip
 SLURM = (
     "hydra/launcher=slurm", "hydra.launcher.partition=work", "hydra.launcher.timeout_min=20",
-    "hydra.launcher.signal_delay_s=5", "hydra.launcher.gpus_per_node=null",
+    "hydra.launcher.signal_delay_s=30", "hydra.launcher.gpus_per_node=null",
     "hydra.launcher.cpus_per_task=1",
 )  # fmt: skip
 
@@ -229,7 +229,7 @@ def sweep(folder: Path) -> None:
     process = start(folder, *command, **environment)
     with ending([process]):
         runs = [folder / "sweep" / each for each in "01"]
-        until(lambda: min(map(epochs, runs)) > 5, "both jobs to run")
+        until(lambda: min(map(epochs, runs)) > 1, "both jobs to run")
         array = (told("squeue", "-h", "-r", "-o", "%F") or "").split()[0]
         first = [f"{array}_{number}" for number in (0, 1)]
         subprocess.run(
@@ -238,7 +238,8 @@ def sweep(folder: Path) -> None:
         until(lambda: any(map(restarts, first)), "the preemption")
         preempted = [restarts(job) > 0 for job in first].index(True)
         late = 1 - preempted
-        limit(first[late], minutes_of(first[late]) + 1)
+        # Time enough for the warning: SLURM looks at its jobs twice a minute.
+        limit(first[late], minutes_of(first[late]) + 2)
         until(lambda: restarts(first[late]), "the end of its time")
         limit(first[late], 20)
         print(finish(process, 1200))

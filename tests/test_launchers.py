@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command
+from hydra.errors import MissingConfigException
 from small_sweep import (
     TINY,
     assert_same_runs,
@@ -22,7 +23,10 @@ from small_sweep import (
 )
 
 from resnet_sweep.__main__ import main
+from resnet_sweep.composition.complaint import sentence
+from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.metrics import read_metrics
+from resnet_sweep.sweeps.ray import RayLauncher
 
 BROKEN = """
 class Broken:
@@ -119,6 +123,43 @@ def test_a_preview_needs_no_more_than_the_launchers_settings(launcher: str, call
     done = call(main, "--multirun", *TINY, f"hydra/launcher={launcher}", "sweep_mode=preview")
     assert done.returncode == 0, done.stderr
     assert "1 to train" in done.stdout
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As Hydra tells of a default that isn't there.
+    missing = MissingConfigException("", missing_cfg_file="hydra/launcher/submitit_slurm")
+    assert sentence(missing) == (
+        "hydra/launcher=slurm needs the package hydra-submitit-launcher: "
+        "pip install 'resnet-sweep[slurm]'"
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"ray needs the package ray: pip install 'resnet-s"):
+        RayLauncher()
+
+
+def test_a_launcher_without_its_cluster_is_refused_before_anything_is_written(
+    tmp_path: Path, call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("slurm")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = call(main, "--multirun", *TINY, "hydra/launcher=slurm")
+    assert done.returncode == 2
+    assert "needs SLURM's sbatch and srun, which aren't here" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("hydra.launcher.cpus=-1", "hydra.launcher.cpus must be a number at least 0, but is -1"),
+        ("hydra.launcher.gpus=half", "hydra.launcher.gpus must be a number at least 0"),
+    ],
+)
+def test_a_wrong_setting_of_ray_is_refused(word: str, told: str, call: Command) -> None:
+    require("ray")
+    done = call(main, "--multirun", *TINY, "hydra/launcher=ray", word)
+    assert done.returncode == 2
+    assert told in done.stderr
 
 
 def require(launcher: str) -> None:

@@ -1,6 +1,7 @@
 """The default sweeper: every combination of values, in a sweep that can be gone on with."""
 
 import os
+import shutil
 from pathlib import Path
 
 from hydra.core.plugins import Plugins
@@ -8,6 +9,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from resnet_sweep.errors import RequestError
 
 
 class GridSweeper(Sweeper):
@@ -64,6 +67,12 @@ class GridSweeper(Sweeper):
     def _launcher(self) -> Launcher:
         from resnet_sweep.sweeps.frozen import FrozenConfigs
 
+        slurm = str(self.config.hydra.launcher._target_).endswith(".SlurmLauncher")
+        if slurm and not (shutil.which("sbatch") and shutil.which("srun")):
+            raise RequestError(
+                "hydra/launcher=slurm needs SLURM's sbatch and srun, which aren't here: give the "
+                "command on a machine that submits jobs to the cluster"
+            )
         frozen = HydraContext(
             config_loader=FrozenConfigs(self.config.hydra.sweep),
             callbacks=self.context.callbacks,

@@ -139,7 +139,9 @@ class RayLauncher(Launcher):
         # Ray handles it from then on, for which the sweep has its own ways.
         before = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(self.address, log_to_driver=False, logging_level="ERROR")
+            ray.init(
+                self.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+            )
         finally:
             signal.signal(signal.SIGTERM, before)
 
