@@ -87,7 +87,7 @@ def test_an_experiment_quotes_the_log_and_says_what_to_expect(name: str, log: st
     assert quoted in log
     assert re.search(r"Expect: \w.*\. +python -m resnet_sweep", text)
     assert text.endswith(f"python -m resnet_sweep experiment={name}")
-    (row,) = re.findall(rf"^\| `{re.escape(name)}` \|.*$", DOCUMENT, re.MULTILINE)
+    row = re.search(rf"^\| `{re.escape(name)}` \|.*$", DOCUMENT, re.MULTILINE)[0]
     assert quoted in row
 
 
