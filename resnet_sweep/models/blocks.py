@@ -18,7 +18,7 @@ class NarrowProjection(nn.Conv2d):
     """A 1x1 convolution without bias, of fewer than eight channels.
 
     With a stride and channels last, oneDNN's kernel for CPUs with AVX2 alone writes beyond its
-    memory in the backward pass (seen in torch 2.15). So it is given the pixels that it would choose.
+    memory in the backward pass (seen in torch 2.15). So it is given the pixels that it would take.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
