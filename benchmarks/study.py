@@ -112,15 +112,13 @@ def search(
 
 
 def spread(values: Sequence[float | None], digits: int = 0) -> str:
-    """Median and range."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "never"
+    """Median and range, of which None, for never, is above all others."""
+    every = [math.inf if value is None else value for value in values]
+    middle, low, high = statistics.median(every), min(every), max(every)
     middle, low, high = (
-        f"{value:.{digits}f}" for value in (statistics.median(known), min(known), max(known))
+        f"{value:.{digits}f}" if math.isfinite(value) else "never" for value in (middle, low, high)
     )
-    told = f"{middle} ({low} to {high})"
-    return told if len(known) == len(values) else f"{told}, in {len(known)} of {len(values)}"
+    return f"{middle} ({low} to {high})"
 
 
 def main() -> None:
