@@ -186,7 +186,7 @@ def _introduction(prepared: Prepared, run: Run, training: Training) -> str:
         f"{prepared.settings.batch_size} images"
         + (f", cut off after {training.steps} steps" if prepared.settings.max_steps else ""),
         "Device": f"{record.device}, {record.threads} threads, {record.precision}"
-        + (f", each of {record.ranks} processes" if record.ranks > 1 else ""),
+        + (f", each of {prepared.ranks.size} processes" if prepared.ranks.size > 1 else ""),
         "Seed": record.seed,
         "Run directory": relative(run.directory),
     }

@@ -290,6 +290,7 @@ class Training:
         Raises:
             Interrupted: a rank was asked to stop.
         """
+        self._heed()
         moment = time.monotonic()
         look, save, signal = self.ranks.agree(
             self.ranks.leads and moment - self._looked > INSPECTION_SECONDS,
@@ -400,7 +401,7 @@ class Training:
         self._tell("epoch_ended", row, self.layers[-1], self.global_step)
 
     def _heed(self) -> None:
-        """Stop between batches of the validation; ranks, which have to do it at one step, don't."""
+        """Stop if that was asked for; ranks, which have to do it at one step, agree on it first."""
         if self.ranks.size == 1:
             self.stop.check()
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
 from resnet_sweep.training.torchrun import Torchrun
@@ -100,11 +101,20 @@ class TorchrunRanks(Ranks):
     """
 
     def __init__(self, torchrun: Torchrun) -> None:
+        self.torchrun = torchrun
         self.rank, self.size = torchrun.rank, torchrun.size
         self.local_rank = torchrun.local_rank
 
     def join(self) -> None:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        store = self.torchrun.meeting()
+        # Rank 0 comes when it has checked all and has the data.
+        store.set_timeout(default_pg_timeout)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            store=store,
+            rank=self.rank,
+            world_size=self.size,
+        )
 
     def leave(self) -> None:
         if dist.is_initialized():

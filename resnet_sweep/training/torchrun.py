@@ -5,10 +5,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from resnet_sweep.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store, TCPStore
 
 # Under this name the processes of a torchrun, restarted ones too, find the directory of its run.
 _DIRECTORY = "resnet_sweep/directory"
@@ -62,6 +65,25 @@ class Torchrun:
             )
         return self.run_id
 
+    def store(self) -> "TCPStore":
+        """What torchrun keeps for its processes, those that it starts again as well."""
+        from torch.distributed import TCPStore
+
+        return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+
+    def meeting(self) -> "Store":
+        """Where the processes that are started together find each other.
+
+        On one machine torchrun keeps the addresses of those that it started before, which whoever
+        comes first would take for those of the others.
+        """
+        from torch.distributed import PrefixStore
+
+        alone = os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
+        # On several machines, each counts its own restarts.
+        attempt = os.environ["TORCHELASTIC_RESTART_COUNT"] if alone else ""
+        return PrefixStore(f"resnet_sweep/meeting{attempt}", self.store())
+
     def directory(self, claim: Callable[[], Path]) -> Path:
         """The run directory of processes that weren't given one.
 
@@ -74,10 +96,7 @@ class Torchrun:
         """
         if self.name is not None:
             return Path("outputs", self.name)
-        from torch.distributed import TCPStore
-
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(host, port, is_master=False)
+        store = self.store()
         if not store.check([_DIRECTORY]):
             store.set(_DIRECTORY, str(claim()))
         return Path(store.get(_DIRECTORY).decode())
