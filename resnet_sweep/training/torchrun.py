@@ -79,9 +79,9 @@ class Torchrun:
         """
         from torch.distributed import PrefixStore
 
-        alone = os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
         # On several machines, each counts its own restarts.
-        attempt = os.environ["TORCHELASTIC_RESTART_COUNT"] if alone else ""
+        alone = int(os.environ["LOCAL_WORLD_SIZE"]) == self.size
+        attempt = self.restarts if alone else ""
         return PrefixStore(f"resnet_sweep/meeting{attempt}", self.store())
 
     def directory(self, claim: Callable[[], Path]) -> Path:
