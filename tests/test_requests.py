@@ -1,9 +1,12 @@
 """Requests that only a generator or an adversary would make get one sentence, too."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import Command
+from conftest import Command, clean_environment
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.composition.complaint import LONGEST, sentence
@@ -121,3 +124,16 @@ def test_what_the_environment_holds_stays_out_of_the_run_directory(
     assert {"run.json", "hydra.yaml", "train.log"} <= {path.name for path in files}
     assert not [path for path in files if secret.encode() in path.read_bytes()]
     assert secret not in done.stdout + done.stderr
+
+
+def test_a_refusal_that_nobody_can_read_is_one_all_the_same(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "resnet_sweep", "experiment=quickstart", "optim.lr=-1"],
+        cwd=tmp_path, env=clean_environment(), stderr=writer, stdout=subprocess.PIPE, timeout=300,
+        check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert done.returncode
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """The gate that a run must pass before anything is written for it."""
 
+import contextlib
 import os
 import sys
 import traceback
@@ -99,10 +100,13 @@ class Refusing:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (RequestError, HydraException, OmegaConfBaseException)):
-            print(f"error: {sentence(error)}", file=sys.stderr)
+            # Whoever was to read it may be gone; any other error here would have the run begin.
+            with contextlib.suppress(OSError):
+                print(f"error: {sentence(error)}", file=sys.stderr)
             raise SystemExit(2) from error
         if isinstance(error, Exception):
-            traceback.print_exception(error)
+            with contextlib.suppress(OSError):
+                traceback.print_exception(error)
             raise SystemExit(1) from error
 
 
