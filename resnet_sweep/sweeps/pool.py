@@ -1,21 +1,17 @@
 """A launcher that has several jobs carried out at once on this machine."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from multiprocessing.connection import wait
 
-from hydra.core.utils import JobReturn, configure_log
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
-
 from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.run import bury
+from resnet_sweep.sweeps.launcher import POLL_SECONDS, AssigningLauncher
 from resnet_sweep.sweeps.worker import Assignment, Outcome, Worker
+from resnet_sweep.training.interruption import StopRequest
 
-POLL_SECONDS = 0.2
 
-
-class PoolLauncher(Launcher):
+class PoolLauncher(AssigningLauncher):
     """A pool of processes, each of which takes the next job as soon as it is free.
 
     A process that dies takes only its job with it, and another takes its place. On a machine with
@@ -39,43 +35,15 @@ class PoolLauncher(Launcher):
                 )
         self.workers, self.jobs_per_gpu = workers, jobs_per_gpu
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        """Keep what Hydra hands over; called before `launch`."""
-        self.context, self.config = hydra_context, config
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Carry jobs out.
-
-        Args:
-            job_overrides: the words of each job.
-            initial_job_idx: the number of the first.
-
-        Returns:
-            What came of each job, in order.
-
-        Raises:
-            SystemExit: the process was asked to stop; the jobs that ran are saved.
-        """
-        # Imported here because torch takes seconds that --help needn't wait.
-        from resnet_sweep.runs.run import bury
-        from resnet_sweep.training.interruption import StopRequest
-
-        configure_log(
-            self.config.hydra.hydra_logging,
-            self.config.hydra.verbose,
-            execution_whitelist=self.context.execution_whitelist,
-        )
-        waiting = Assignment.all_of(self.context, self.config, job_overrides, initial_job_idx)
-        next_job = next(waiting, None)
+    def carry_out(
+        self, assignments: Iterator[Assignment], count: int, stop: StopRequest
+    ) -> Mapping[int, Outcome]:
+        """Have workers carry assignments out."""
+        next_job = next(assignments, None)
         outcomes: dict[int, Outcome] = {}
-        places = self._places(len(job_overrides))
+        places = self._places(count)
         working: list[Worker] = []
         idle: list[Worker] = []
-        stop = StopRequest().listen()
         told = False
         try:
             while working or (next_job and not told):
@@ -87,7 +55,7 @@ class PoolLauncher(Launcher):
                     worker = idle.pop() if idle else Worker(places.pop(0))
                     worker.assign(next_job)
                     working.append(worker)
-                    next_job = next(waiting, None)
+                    next_job = next(assignments, None)
                 ready = wait(
                     [each for worker in working for each in (worker.connection, worker.sentinel)],
                     timeout=POLL_SECONDS,
@@ -105,18 +73,15 @@ class PoolLauncher(Launcher):
                     else:
                         idle.append(worker)
                     outcomes[assignment.index] = outcome
-            if stop.received:
-                raise SystemExit(stop.status)
         except BaseException:
             # A second Ctrl-C, or an error of ours.
             for worker in working:
                 worker.kill()
             raise
         finally:
-            stop.release()
             for worker in (*working, *idle):
                 worker.end()
-        return [outcomes[index].as_return(words) for index, words in enumerate(job_overrides)]
+        return outcomes
 
     def _places(self, jobs: int) -> list[dict[str, str]]:
         """The environment of each process that there is to be."""

@@ -5,28 +5,27 @@ import importlib.util
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from numbers import Real
 from pathlib import Path
 
-from hydra.core.utils import JobReturn, configure_log, setup_globals
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from hydra.core.utils import setup_globals
 
 from resnet_sweep.composition.complaint import missing_package
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.lease import is_held
 from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.run import bury
+from resnet_sweep.sweeps.launcher import POLL_SECONDS, AssigningLauncher
 from resnet_sweep.sweeps.worker import Assignment, Outcome, carry_out
+from resnet_sweep.training.interruption import StopRequest
 
-POLL_SECONDS = 0.2
 HELD_SECONDS = 1
 # What is set here is meant for jobs elsewhere as well.
 ENVIRONMENT = "RESNET_SWEEP_"
 
 
-class RayLauncher(Launcher):
+class RayLauncher(AssigningLauncher):
     """Each job is a task of Ray's, which finds it a place.
 
     A job whose process or machine dies is begun again, on another machine if need be, and goes on
@@ -61,42 +60,19 @@ class RayLauncher(Launcher):
                 )
         self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, int(retries)
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        """Keep what Hydra hands over; called before `launch`."""
-        self.context, self.config = hydra_context, config
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Carry jobs out.
-
-        Args:
-            job_overrides: the words of each job.
-            initial_job_idx: the number of the first.
-
-        Returns:
-            What came of each job, in order.
+    def carry_out(
+        self, assignments: Iterator[Assignment], count: int, stop: StopRequest
+    ) -> Mapping[int, Outcome]:
+        """Have Ray carry assignments out.
 
         Raises:
-            SystemExit: the process was asked to stop; the jobs that ran are saved.
             ConnectionError: there is no cluster at the address.
         """
-        # Imported here because Ray and torch take seconds that --help needn't wait.
+        # Imported here because Ray takes seconds that --help needn't wait.
         import ray
 
-        from resnet_sweep.runs.run import bury
-        from resnet_sweep.training.interruption import StopRequest
-
-        configure_log(
-            self.config.hydra.hydra_logging,
-            self.config.hydra.verbose,
-            execution_whitelist=self.context.execution_whitelist,
-        )
         self._connect()
         outcomes: dict[int, Outcome] = {}
-        stop = StopRequest().listen()
         told = False
         try:
             remote = ray.remote(_work).options(
@@ -107,9 +83,7 @@ class RayLauncher(Launcher):
             }
             running = {
                 remote.remote(assignment, os.getcwd(), environment): assignment
-                for assignment in Assignment.all_of(
-                    self.context, self.config, job_overrides, initial_job_idx
-                )
+                for assignment in assignments
             }
             while running:
                 if stop.received and not told:
@@ -126,12 +100,9 @@ class RayLauncher(Launcher):
                             bury(assignment.directory, reason)
                         outcome = Outcome(error=reason)
                     outcomes[assignment.index] = outcome
-            if stop.received:
-                raise SystemExit(stop.status)
         finally:
-            stop.release()
             ray.shutdown()
-        return [outcomes[index].as_return(words) for index, words in enumerate(job_overrides)]
+        return outcomes
 
     def _connect(self) -> None:
         import ray
