@@ -53,10 +53,6 @@ LAUNCHERS = {
     "submitit_local": [],
     "ray": ["hydra.launcher.address=local"],
 }
-PACKAGES = {
-    "joblib": "hydra_plugins.hydra_joblib_launcher", "submitit_local": "submitit",
-    "slurm": "submitit", "ray": "ray",
-}  # fmt: skip
 
 
 def begin(folder: Path, *words: str) -> subprocess.Popen:
@@ -91,7 +87,6 @@ def basic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_sweep_goes_on_frozen_and_soft_to_failures(
     launcher: str, tmp_path: Path, basic: Path
 ) -> None:
-    require(launcher)
     sweep = tmp_path / "sweep"
     shutil.copytree(basic / "half", sweep)
     finished = snapshot(sweep / "0")
@@ -119,7 +114,6 @@ def test_a_sweep_goes_on_frozen_and_soft_to_failures(
 
 @pytest.mark.parametrize("launcher", [*LAUNCHERS, "slurm"])
 def test_a_preview_needs_no_more_than_the_launchers_settings(launcher: str, call: Command) -> None:
-    require(launcher)
     done = call(main, "--multirun", *TINY, f"hydra/launcher={launcher}", "sweep_mode=preview")
     assert done.returncode == 0, done.stderr
     assert "1 to train" in done.stdout
@@ -140,7 +134,6 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_launcher_without_its_cluster_is_refused_before_anything_is_written(
     tmp_path: Path, call: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    require("slurm")
     monkeypatch.setenv("PATH", str(tmp_path))
     done = call(main, "--multirun", *TINY, "hydra/launcher=slurm")
     assert done.returncode == 2
@@ -156,13 +149,6 @@ def test_a_launcher_without_its_cluster_is_refused_before_anything_is_written(
     ],
 )
 def test_a_wrong_setting_of_ray_is_refused(word: str, told: str, call: Command) -> None:
-    require("ray")
     done = call(main, "--multirun", *TINY, "hydra/launcher=ray", word)
     assert done.returncode == 2
     assert told in done.stderr
-
-
-def require(launcher: str) -> None:
-    """Leave a test out whose launcher isn't installed."""
-    if launcher in PACKAGES and importlib.util.find_spec(PACKAGES[launcher]) is None:
-        pytest.skip(f"hydra/launcher={launcher} isn't installed")
