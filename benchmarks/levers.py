@@ -15,7 +15,7 @@ import torch
 from benchmarks.stopwatch import WORD
 from benchmarks.throughput import IMAGES, OURS, Loop, compare, table
 from resnet_sweep.__main__ import main as train
-from resnet_sweep.training import evaluation
+from resnet_sweep.training import device, evaluation
 
 
 def use_default_layout() -> None:
@@ -31,14 +31,13 @@ def validate_by(images: int) -> Callable[[], None]:
 # What is changed in the program before it begins.
 PATCHES: dict[str, Callable[[], object]] = {
     "default_layout": use_default_layout,
+    "returned_memory": lambda: setattr(device, "keep_freed_memory", lambda: None),
     "flush_denormal": lambda: torch.set_flush_denormal(True),
     "small_validation_batches": validate_by(125),
     "large_validation_batches": validate_by(1000),
 }
 WORDS = {"foreach": "+optim.foreach=true", "fused": "+optim.fused=true"}
 VARIABLES = {
-    # 32 MB is the most that glibc takes as the size from which memory is mapped on its own.
-    "kept_memory": ("MALLOC_MMAP_THRESHOLD_=33554432", "MALLOC_TRIM_THRESHOLD_=4294967296"),
     "huge_pages": ("THP_MEM_ALLOC_ENABLE=1",),
     "bound_threads": ("OMP_PROC_BIND=true",),
     "spinning_threads": ("OMP_WAIT_POLICY=active",),

@@ -3,7 +3,10 @@
 import json
 import math
 import os
+import platform
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -387,6 +390,35 @@ def test_bfloat16_without_amx_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     assert resolve_precision("auto", cpu) == "float32"
     with pytest.raises(ValueError, match="would be emulated on this cpu"):
         resolve_precision("bfloat16", cpu)
+
+
+FREED_MEMORY = """
+import resource, torch
+from resnet_sweep.training.device import configure
+{configure}
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    # Five tensors of 20 MB, freed together.
+    [torch.ones(5_000_000) for _ in range(5)]
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults[-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
+def test_what_a_step_frees_is_kept_for_the_next() -> None:
+    """A page that the system has to clear for a process again is a fault of its."""
+    kept, returned = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", FREED_MEMORY.format(configure=line)],
+                check=True, capture_output=True, text=True,
+            ).stdout
+        )
+        for line in ('configure(torch.device("cpu"), "float32", 1)', "torch.set_num_threads(1)")
+    )  # fmt: skip
+    assert kept < returned / 100
 
 
 def test_auto_prefers_a_gpu() -> None:

@@ -18,7 +18,7 @@ from resnet_sweep.errors import RunFailed
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import Run
 from resnet_sweep.training.console import ConsoleMonitor
-from resnet_sweep.training.device import set_exactness, set_threads
+from resnet_sweep.training.device import configure, set_threads
 from resnet_sweep.training.gradients import GradientWatch
 from resnet_sweep.training.interruption import Interrupted, StopRequest
 from resnet_sweep.training.loop import Diverged, Training
@@ -95,8 +95,7 @@ def execute(
     """
     monitors: list[Monitor] = []
     try:
-        set_threads(prepared.settings.threads)
-        set_exactness(prepared.device, prepared.precision)
+        configure(prepared.device, prepared.precision, prepared.settings.threads)
         if prepared.ranks.size > 1:
             followers.begin()
         training = prepared.training()

@@ -11,7 +11,7 @@ from typing import Any
 
 from resnet_sweep.composition.prepare import Prepared, prepare
 from resnet_sweep.errors import RequestError
-from resnet_sweep.training.device import set_exactness, set_threads
+from resnet_sweep.training.device import configure
 from resnet_sweep.training.interruption import Interrupted, StopRequest, exit_status
 from resnet_sweep.training.loop import Diverged
 from resnet_sweep.training.ranks import Ranks
@@ -80,8 +80,7 @@ def follow() -> int:
 
 
 def _train(prepared: Prepared, stop: StopRequest) -> int:
-    set_threads(prepared.settings.threads)
-    set_exactness(prepared.device, prepared.precision)
+    configure(prepared.device, prepared.precision, prepared.settings.threads)
     try:
         prepared.training().fit(None, (), stop)
     except Interrupted as interruption:

@@ -1,5 +1,6 @@
 """Where a run is carried out, and how exactly it computes there."""
 
+import ctypes
 import os
 import resource
 from pathlib import Path
@@ -11,6 +12,9 @@ from resnet_sweep.training.ranks import Ranks
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _DEFAULT_THREADS = torch.get_num_threads()
+# Of glibc's malloc.h. Larger blocks than 32 MB it maps by themselves in any case.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_THRESHOLD = 32 * 2**20
 
 
 def resolve_device(name: str) -> torch.device:
@@ -110,6 +114,14 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
+def configure(device: torch.device, precision: str, threads: int | None) -> None:
+    """Have this process compute as a run asks: see `set_exactness` and `set_threads`."""
+    set_threads(threads)
+    set_exactness(device, precision)
+    if device.type == "cpu":
+        keep_freed_memory()
+
+
 def set_exactness(device: torch.device, precision: str) -> None:
     """Have "float32" mean 24 significant bits on a GPU too, and not TensorFloat-32's eleven."""
     if device.type == "cuda" and precision == "float32":
@@ -121,6 +133,19 @@ def set_threads(threads: int | None) -> int:
     """Have torch use this many CPU threads, None for its own choice; returns how many it is."""
     torch.set_num_threads(threads or _DEFAULT_THREADS)
     return torch.get_num_threads()
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what a training step frees for the next one, for the rest of this process.
+
+    Otherwise it gives much of it back to the system, which has to clear it again, page by page. C
+    libraries without such a setting do as they do.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+        # None is too large to be kept.
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def memory_bytes() -> int:
