@@ -1,12 +1,13 @@
 """Images a second beside the loops that a user would otherwise run.
 
 python -m benchmarks.throughput [--device cpu|cuda] [--models ...] [--rounds 5] [--images N]
-    [--epochs E] [--pool] [--keep | --check]
+    [--epochs E] [--pool [K ...]] [--keep | --check]
 
 The same network is trained by the same recipe on the same images of CIFAR-100 by the plain loop
 (`benchmarks.plain_loop`), by Lightning's Trainer (`benchmarks.lightning_loop`) and by `python -m
-resnet_sweep`, each in a fresh process, in turn: A B C A B C. With `--pool`, it is one run of ours
-with all threads, and two side by side by `hydra/launcher=pool`, which share the cores.
+resnet_sweep`, each in a fresh process, in turn: A B C A B C; on a GPU ours once more, with
+`trainer.compile=graph`. With `--pool`, it is one run of ours with all threads, and K (2) side by
+side by `hydra/launcher=pool`, which share the cores, or the GPU, where all record their steps.
 
 The time is taken alike in all of them: from right before the first batch is fetched to the moment
 when the last epoch is validated, logged and saved. So it has in it whatever a loop does between
@@ -63,16 +64,25 @@ class Loop(NamedTuple):
     variables: tuple[str, ...] = ()
 
 
+PLAIN = Loop("plain", "benchmarks.plain_loop")
+LIGHTNING = Loop("lightning", "benchmarks.lightning_loop")
 OURS = Loop("ours", "resnet_sweep", words=(WORD,))
-LOOPS = (
-    Loop("plain", "benchmarks.plain_loop"),
-    Loop("lightning", "benchmarks.lightning_loop"),
-    OURS,
-)
-POOL = Loop(
-    "pool", "resnet_sweep", 2,
-    ("--multirun", "seed=0,1", "hydra/launcher=pool", "hydra.launcher.workers=2", WORD),
-)  # fmt: skip
+RECORDED = Loop("ours, recorded", "resnet_sweep", words=(WORD, "trainer.compile=graph"))
+
+
+def loops_of(device: str, pool: Sequence[int] | None) -> tuple[Loop, ...]:
+    """What is compared on a device: whole loops, or ours with so many runs at once."""
+    ours = OURS if device == "cpu" else RECORDED
+    if pool is None:
+        return (PLAIN, LIGHTNING, OURS) if device == "cpu" else (PLAIN, LIGHTNING, OURS, RECORDED)
+    return (ours, *(side_by_side(ours, count) for count in pool))
+
+
+def side_by_side(loop: Loop, runs: int) -> Loop:
+    """Several runs at once."""
+    words = ["--multirun", f"seed=range(0,{runs})", "hydra/launcher=pool"]
+    words += [f"hydra.launcher.{name}={runs}" for name in ("workers", "jobs_per_gpu")]
+    return loop._replace(name=f"{runs} at once", runs=runs, words=(*words, *loop.words))
 
 
 class Measured(NamedTuple):
@@ -182,7 +192,7 @@ def fallen(
         for model, before in kept.items()
         for name, value in found.get(model, {}).items()
         # Lightning's isn't ours to answer for.
-        if name in (OURS.name, POOL.name) and name in before
+        if name != LIGHTNING.name and name in before
         if value < before[name] * (1 - tolerance)
     ]
 
@@ -198,7 +208,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, help="to train on in an epoch")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--pool", action="store_true", help="two runs at once, beside one")
+    parser.add_argument(
+        "--pool", type=int, nargs="*", metavar="K", help="so many runs at once (2), beside one"
+    )
     parser.add_argument("--keep", action="store_true", help="write the ratios, to check later")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a ratio fell")
     parser.add_argument("--tolerance", type=float, default=0.1, help="of --check (default: 0.1)")
@@ -206,7 +218,7 @@ def main() -> None:
     kept = json.loads(RATIOS.read_text()) if RATIOS.exists() else {}
     if told.check and told.device not in kept:
         parser.error(f"{RATIOS.name} has no ratios of --device {told.device}: --keep writes them")
-    loops = (OURS, POOL) if told.pool else LOOPS
+    loops = loops_of(told.device, told.pool if told.pool is None else told.pool or [2])
     found = compare(loops, told.models, told.rounds, told.images, told.epochs, told.device)
     print(f"{told.device}, {torch.get_num_threads()} threads, {told.rounds} rounds\n")
     print(table(found))

@@ -250,27 +250,27 @@ def sweep(folder: Path) -> None:
 
 
 def study(folder: Path) -> None:
-    """Workers of one study as an array of jobs, with PostgreSQL; one is killed in a trial."""
+    """Workers of one study as jobs of SLURM, with PostgreSQL; one is killed in a trial."""
     port = free_ports(1)[0]
     (folder / "postgres").mkdir()
+    directory = folder / "study"
     with postgresql(folder / "postgres", port) as url:
-        words = [*STUDY, "hydra.sweeper.n_trials=12", f"hydra.sweeper.storage={url}",
-                 "hydra.sweep.dir=study"]  # fmt: skip
-        command = f"{shlex.quote(sys.executable)} -m resnet_sweep {shlex.join(words)}"
-        (folder / "worker.sh").write_text(
-            "#!/bin/bash\n#SBATCH --array=0-1\n#SBATCH --requeue\n#SBATCH --open-mode=append\n"
-            f"#SBATCH --output=worker-%a.txt\nsrun {command}\n"
-        )
-        print("$ sbatch worker.sh, which says:\n" + (folder / "worker.sh").read_text(), flush=True)
-        subprocess.run(["sbatch", "--parsable", "worker.sh"], check=True, cwd=folder)
-        until(lambda: at_work(folder / "study"), "a trial")
-        victim = at_work(folder / "study")[0]
-        os.kill(victim, signal.SIGKILL)
-        print(f"the worker with process {victim} is killed", flush=True)
-        until(lambda: not told("squeue", "-h"), "the study", 1200)
-        check_complete(load(url), folder / "study", 12)
-    for worker in sorted(folder.glob("worker-*.txt")):
-        print(f"{worker.name}:\n{worker.read_text()}")
+        command = (
+            *STUDY, "hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=2",
+            f"hydra.sweeper.storage={url}", "hydra.sweep.dir=study", *SLURM,
+        )  # fmt: skip
+        print("$ python -m resnet_sweep", shlex.join(command), flush=True)
+        process = start(folder, *command)
+        with ending([process]):
+            until(lambda: len(at_work(directory)) == 2, "two trials")
+            victim = at_work(directory)[0]
+            os.kill(victim, signal.SIGKILL)
+            print(f"the worker with process {victim} is killed", flush=True)
+            print(finish(process, 1200))
+        assert process.returncode == 0
+        for place in (".submitit", "workers"):
+            shutil.rmtree(directory / place)
+        check_complete(load(url), directory, 12)
     print("12 trials, one worker killed: none lost, none trained twice")
 
 

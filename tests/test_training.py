@@ -30,7 +30,14 @@ from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import LeaseLostError, Run
-from resnet_sweep.training.checkpoint import BEST, LAST, read_checkpoint, write_checkpoint
+from resnet_sweep.training import loop
+from resnet_sweep.training.checkpoint import (
+    BEST,
+    LAST,
+    read_checkpoint,
+    write_checkpoint,
+    write_last,
+)
 from resnet_sweep.training.device import has_fast_bfloat16, resolve_device, resolve_precision
 from resnet_sweep.training.evaluation import accuracy, cross_entropy
 from resnet_sweep.training.interruption import Interrupted, StopRequest
@@ -302,15 +309,14 @@ def test_a_new_best_counts_once_the_last_checkpoint_knows_of_it(
     whole = train(prepared, tmp_path / "whole")
     run = open_run(prepared, tmp_path / "killed")
     training = prepared.training()
-    save = training._save
 
-    def killed() -> None:
-        if len(training.rows) == 2:
+    def killed(directory: Path, state: dict) -> None:
+        if len(state["rows"]) == 2:
             raise RuntimeError("power cut")
-        save()
+        write_last(directory, state)
 
-    training._save = killed
-    with pytest.raises(RuntimeError):
+    with monkeypatch.context() as patches, pytest.raises(RuntimeError):
+        patches.setattr(loop, "write_last", killed)
         training.fit(run, [], StopRequest())
     run.close("failed")
     best = tmp_path / "killed" / "checkpoints" / BEST
@@ -329,11 +335,11 @@ def test_a_run_taken_over_by_another_process_writes_nothing_more(tmp_path: Path)
     training = prepared.training()
     save = training._save
 
-    def overtaken() -> None:
+    def overtaken(**best: nn.Module | None) -> None:
         other = Record.read(tmp_path)
         other.lease = {"host": "elsewhere", "process": 1, "renewed": time.time()}
         other.write(tmp_path)
-        save()
+        save(**best)
 
     training._save = overtaken
     with pytest.raises(LeaseLostError, match="process 1 on elsewhere took the run over"):

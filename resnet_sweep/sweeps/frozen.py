@@ -22,11 +22,11 @@ class FrozenConfigs:
     """Stands in for Hydra's config loader: what was frozen isn't composed again.
 
     Args:
-        sweep: `hydra.sweep` of the sweep, whose directory may be claimed later.
+        directory: of the sweep, which may have been claimed since.
     """
 
-    def __init__(self, sweep: DictConfig) -> None:
-        self.directory: str = sweep.dir
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: Sequence[str]

@@ -1,16 +1,14 @@
 """The default sweeper: every combination of values, in a sweep that can be gone on with."""
 
 import os
-import shutil
 from pathlib import Path
 
-from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from resnet_sweep.errors import RequestError
+from resnet_sweep.sweeps.launcher import build_launcher
 
 
 class GridSweeper(Sweeper):
@@ -65,19 +63,4 @@ class GridSweeper(Sweeper):
             raise SystemExit(status)
 
     def _launcher(self) -> Launcher:
-        from resnet_sweep.sweeps.frozen import FrozenConfigs
-
-        slurm = str(self.config.hydra.launcher._target_).endswith(".SlurmLauncher")
-        if slurm and not (shutil.which("sbatch") and shutil.which("srun")):
-            raise RequestError(
-                "hydra/launcher=slurm needs SLURM's sbatch and srun, which aren't here: give the "
-                "command on a machine that submits jobs to the cluster"
-            )
-        frozen = HydraContext(
-            config_loader=FrozenConfigs(self.config.hydra.sweep),
-            callbacks=self.context.callbacks,
-            execution_whitelist=self.context.execution_whitelist,
-        )
-        return Plugins.instance().instantiate_launcher(
-            hydra_context=frozen, task_function=self.task_function, config=self.config
-        )
+        return build_launcher(self.context, self.task_function, self.config)

@@ -14,6 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from resnet_sweep.errors import JobFailed, RequestError
+from resnet_sweep.sweeps.study.worker import LOG
 
 # Not forked: a fork has the locks of the parent's threads, and no way to use its GPU.
 _CONTEXT = get_context("spawn")
@@ -28,6 +29,7 @@ class Assignment(NamedTuple):
         task_name: as Hydra calls the program.
         callbacks: Hydra's, told when the job begins and ends.
         execution_whitelist: what the config may name.
+        errand: what is to be done; None for the run that the config describes.
     """
 
     index: int
@@ -35,6 +37,7 @@ class Assignment(NamedTuple):
     task_name: str
     callbacks: Any
     execution_whitelist: Any
+    errand: TaskFunction | None
 
     @classmethod
     def all_of(
@@ -43,6 +46,7 @@ class Assignment(NamedTuple):
         master: DictConfig,
         job_overrides: Sequence[Sequence[str]],
         first: int,
+        errand: TaskFunction | None,
     ) -> Iterator[Self]:
         """The assignments that a launcher hands out, each composed when it is asked for.
 
@@ -51,6 +55,7 @@ class Assignment(NamedTuple):
             master: the config of the sweep as a whole.
             job_overrides: the words of each job.
             first: the number of the first job.
+            errand: what each is to do; None for the run that its config describes.
         """
         for index, words in enumerate(job_overrides):
             config = context.config_loader.load_sweep_config(master, list(words))
@@ -58,13 +63,18 @@ class Assignment(NamedTuple):
                 config.hydra.job.num = first + index
                 config.hydra.job.id = str(first + index)
             name = JobRuntime.instance().get("name")
-            yield cls(index, config, name, context.callbacks, context.execution_whitelist)
+            yield cls(index, config, name, context.callbacks, context.execution_whitelist, errand)
 
     @property
     def directory(self) -> Path:
         """Where the job's run is to be."""
         sweep = self.config.hydra.sweep
         return Path(os.path.abspath(os.path.join(str(sweep.dir), str(sweep.subdir))))
+
+    @property
+    def log(self) -> Path:
+        """Where what its process prints is to go."""
+        return self.directory / ("train.log" if self.errand is None else LOG)
 
 
 class Outcome(NamedTuple):
@@ -187,8 +197,8 @@ def carry_out(assignment: Assignment) -> Outcome:
 
     JobRuntime.instance().set("name", assignment.task_name)
     try:
-        _divert_output(assignment.directory)
-        return _outcome(assignment, task)
+        _divert_output(assignment.log)
+        return _outcome(assignment, assignment.errand or task)
     except SystemExit:
         return STOPPED
     except OSError as error:
@@ -216,10 +226,10 @@ def _outcome(assignment: Assignment, task: TaskFunction) -> Outcome:
     )
 
 
-def _divert_output(directory: Path) -> None:
+def _divert_output(path: Path) -> None:
     """Have what the job prints go to its log, as far as it isn't the sweep's to tell."""
-    directory.mkdir(parents=True, exist_ok=True)
-    log = os.open(directory / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

@@ -150,6 +150,17 @@ def fault_of_best(directory: Path, signature: str, epoch: int | None) -> str | N
     return None if state.get("epoch") == epoch else "it isn't of the best epoch"
 
 
+def copy_state(state: Any) -> Any:
+    """A checkpoint's state on the CPU, which stays as it is when the training goes on."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: copy_state(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(map(copy_state, state))
+    return state
+
+
 def digest(state: Any) -> str:
     """A hash of all that a checkpoint holds."""
     hasher = blake2b(digest_size=16)

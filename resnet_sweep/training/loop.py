@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from resnet_sweep.training.averaging import WeightAverage
 from resnet_sweep.training.checkpoint import (
     BEST,
     NEXT_BEST,
+    copy_state,
     fault_of_best,
     read_last,
     settle_best,
@@ -37,6 +39,7 @@ from resnet_sweep.training.schedules import Schedule
 from resnet_sweep.training.settings import TrainerSettings
 from resnet_sweep.training.tally import Tally
 from resnet_sweep.training.train_step import TrainStep
+from resnet_sweep.training.writer import Writer
 
 # Reading a number from a GPU makes it wait, so the steps are looked at only this often.
 INSPECTION_SECONDS = 0.5
@@ -129,6 +132,7 @@ class Training:
         self.seconds = 0.0
         self.tally = Tally(self.model, self.steps_per_epoch, device)
 
+        self.writer = Writer(aside=device.type != "cpu")
         self.train_step = TrainStep(
             self.model,
             optimizer,
@@ -188,6 +192,8 @@ class Training:
             self._inspect()
             self._save()
             raise
+        finally:
+            self.writer.wait()
         return None
 
     def _last_state(self) -> dict[str, Any] | None:
@@ -204,7 +210,7 @@ class Training:
                 "none, and only trainer.resume=false trains it anew",
                 self._checkpoints / BEST, fault,
             )  # fmt: skip
-        self._write_rows()
+        self._write_rows(self.rows, self.layers)
         self._tell("started", self.run.directory, self.global_step)
 
     @property
@@ -386,18 +392,8 @@ class Training:
         self.rows.append(row)
         self.layers.append(self.tally.summarize_layers(self.step))
         self.schedule.observe(row)
-        improved = self.ranks.leads and self._best_epoch() == row["epoch"]
-        if improved:
-            best = {name: row[name] for name in ("epoch", "val_acc", "val_loss")}
-            best |= {"signature": self.run.record.signature, "model": evaluated.state_dict()}
-            write_checkpoint(self._checkpoints / NEXT_BEST, best)
         self.step, self.seconds = 0, 0.0
-        self._save()
-        # Only now does the run go on from here, and not from before this epoch.
-        if improved:
-            os.replace(self._checkpoints / NEXT_BEST, self._checkpoints / BEST)
-        if self.ranks.leads:
-            self._write_rows()
+        self._save(best=evaluated if self._best_epoch() == row["epoch"] else None)
         self._tell("epoch_ended", row, self.layers[-1], self.global_step)
 
     def _heed(self) -> None:
@@ -405,22 +401,42 @@ class Training:
         if self.ranks.size == 1:
             self.stop.check()
 
-    def _write_rows(self) -> None:
-        write_layers(self.run.directory, self.layers)
-        self.run.write_metrics(self.rows)
+    def _write_rows(self, rows: list[dict[str, float]], layers: list[list[Layer]]) -> None:
+        write_layers(self.run.directory, layers)
+        self.run.write_metrics(rows)
 
     def _best_epoch(self) -> int | None:
         best = best_row(self.rows)
         return best and best["epoch"]
 
-    def _save(self) -> None:
+    def _save(self, best: nn.Module | None = None) -> None:
+        """Have the state written, and a model that the last epoch found to be the best."""
         if self.ranks.leads:
-            self.run.verify_lease()
-            write_last(self._checkpoints, self.state())
+            states = self.state(), None if best is None else self._best_state(best)
+            if self.writer.aside:
+                states = copy_state(states)
+            self.writer(partial(self._write, *states, [*self.layers]))
         self._saved = time.monotonic()
         if self.stop.endangered:
+            self.writer.wait()
             self.stop.endangered = False
             log.warning("SIGTERM announced the end of the job: saved, and going on")
+
+    def _best_state(self, model: nn.Module) -> dict[str, Any]:
+        row = {name: self.rows[-1][name] for name in ("epoch", "val_acc", "val_loss")}
+        return row | {"signature": self.run.record.signature, "model": model.state_dict()}
+
+    def _write(
+        self, state: dict[str, Any], best: dict[str, Any] | None, layers: list[list[Layer]]
+    ) -> None:
+        self.run.verify_lease()
+        if best is not None:
+            write_checkpoint(self._checkpoints / NEXT_BEST, best)
+        write_last(self._checkpoints, state)
+        # Only now does the run go on from here, and not from before this epoch.
+        if best is not None:
+            os.replace(self._checkpoints / NEXT_BEST, self._checkpoints / BEST)
+        self._write_rows(state["rows"], layers)
 
     def _tell(self, event: str, *details: object) -> None:
         for monitor in self.monitors:

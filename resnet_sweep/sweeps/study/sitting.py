@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -11,7 +13,7 @@ from hydra.core.utils import JobStatus, run_job
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
 from optuna.exceptions import StorageInternalError
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from resnet_sweep.compare.entry import Entry
@@ -39,6 +41,8 @@ from resnet_sweep.training.interruption import INTERRUPTED
 
 # How often a worker without a trial looks whether another one has lost its own.
 IDLE_SECONDS = 0.5
+# How often to see which trials of workers elsewhere have ended.
+WATCH_SECONDS = 2
 
 
 class NotOurs(Exception):
@@ -101,21 +105,56 @@ class Sitting:
         Raises:
             SystemExit: it was stopped from outside, or lost its storage; what ran is saved.
         """
+        with self._seated():
+            while not self._enough():
+                claim = self.trials.take()
+                if claim is None:
+                    if self.trials.over:
+                        break
+                    time.sleep(IDLE_SECONDS)
+                    continue
+                self._work(claim)
+            self._save()
+        return self._tell_end()
+
+    def attend(self, launch: Callable[[Path], Sequence[str]]) -> int:
+        """Have others work on trials until none is left, and tell of those that end.
+
+        Args:
+            launch: has workers carried out, given the sweep's directory; what became of those that
+                were lost comes back.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            SystemExit: as for `carry_out`.
+        """
+        with self._seated():
+            try:
+                with self._watching():
+                    lost = launch(self.directory)
+            # Launchers of all sorts break off in all sorts of ways.
+            except Exception as error:
+                told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                lost = [f"the launcher broke off: {told}"]
+            self._save()
+        for each in lost:
+            console.print(each, markup=False)
+        if lost and not self.trials.over:
+            console.print(f"To go on:\n  {self.command()}", markup=False)
+        return self._tell_end()
+
+    @contextlib.contextmanager
+    def _seated(self) -> Iterator[None]:
+        """A context for the work on trials; it tells why that ends before its time."""
         console.print(f"Sweep directory: {relative(self.directory)}", markup=False)
         with terminable():
             try:
                 if not (self.directory / MULTIRUN).exists():
                     text = OmegaConf.to_yaml(self.composer.master)
                     write_atomically(self.directory / MULTIRUN, text.encode())
-                while not self._enough():
-                    claim = self.trials.take()
-                    if claim is None:
-                        if self.trials.over:
-                            break
-                        time.sleep(IDLE_SECONDS)
-                        continue
-                    self._work(claim)
-                self._save()
+                yield
             except (KeyboardInterrupt, SystemExit) as stop:
                 status = INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code
                 self._tell_stopped()
@@ -123,7 +162,33 @@ class Sitting:
             except (StorageInternalError, SQLAlchemyError) as error:
                 self._tell_lost(error)
                 raise SystemExit(1) from None
-        return self._tell_end()
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        """A context in which another thread tells of each trial that ends."""
+        done = threading.Event()
+        told = {each.number for each in self.trials.listed() if each.state.is_finished()}
+
+        def look() -> None:
+            for trial in self.trials.listed():
+                if trial.state.is_finished() and trial.number not in told:
+                    told.add(trial.number)
+                    self._tell_trial(trial, len(told))
+
+        def watch() -> None:
+            while not done.wait(WATCH_SECONDS):
+                # Workers say themselves what is wrong with the storage.
+                with contextlib.suppress(StorageInternalError, SQLAlchemyError):
+                    look()
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+        look()
 
     def _enough(self) -> bool:
         return self.max_failures is not None and self.trials.failures >= self.max_failures
@@ -260,10 +325,12 @@ class Sitting:
         if reason:
             trial.set_user_attr(REASON, reason)
         self.trials.tell(trial, kind, values)
-        frozen = self.study._storage.get_trial(trial._trial_id)
-        outcome = Outcome(frozen, self.directory)
-        words = " ".join(f"{key}={value}" for key, value in trial.params.items())
         ended = sum(each.state.is_finished() for each in self.trials.listed())
+        self._tell_trial(self.study._storage.get_trial(trial._trial_id), ended)
+
+    def _tell_trial(self, trial: FrozenTrial, ended: int) -> None:
+        outcome = Outcome(trial, self.directory)
+        words = " ".join(f"{key}={value}" for key, value in trial.params.items())
         console.print(
             f"[{ended}/{self.trials.total}] {shown(outcome.describe(self.objectives))}  {words}",
             markup=False,

@@ -39,7 +39,7 @@ class StudySweeper(Sweeper):
         """
         # Imported here because Optuna and torch take seconds that --help needn't wait.
         from resnet_sweep.sweeps.expansion import preset_words
-        from resnet_sweep.sweeps.study.crew import Crew
+        from resnet_sweep.sweeps.study.crew import Crew, LaunchedCrew
         from resnet_sweep.sweeps.study.request import StudyRequest
 
         words = [*preset_words(self.settings.get("params")), *arguments]
@@ -47,9 +47,15 @@ class StudySweeper(Sweeper):
         if self.config.sweep_mode == "preview":
             request.show()
             return
-        sitting = request.begin()
-        count = self.settings.get("n_jobs", 1) - 1
-        with Crew(sys.argv[1:], sitting.directory, count):
-            status = sitting.carry_out()
+        typed, count = sys.argv[1:], self.settings.get("n_jobs", 1)
+        if self.config.hydra.runtime.choices["hydra/launcher"] == "basic":
+            sitting = request.begin()
+            # This process is a worker itself.
+            with Crew(typed, sitting.directory, count - 1):
+                status = sitting.carry_out()
+        else:
+            crew = LaunchedCrew(typed, self.context, self.config, count)
+            sitting = request.begin()
+            status = sitting.attend(crew.launch)
         if status:
             raise SystemExit(status)

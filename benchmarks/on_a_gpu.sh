@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Measures on a GPU what docs/performance.md has of one, into files of DIRECTORY (multirun/gpu).
+#
+#   benchmarks/on_a_gpu.sh [DIRECTORY]
+#
+# The same command goes on where it was stopped; some fifty minutes in all. What can be set:
+#
+#   MODEL=resnet44v2_3stage   of the runs at full length and of those side by side
+#   WORDS="..."               overrides of the runs at full length
+#   ROUNDS=3                  of what is compared
+#   PYTHON=python             what it runs
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+
+directory=${1:-multirun/gpu}
+python=${PYTHON:-python}
+model=${MODEL:-resnet44v2_3stage}
+rounds=${ROUNDS:-3}
+read -d "" -ra words <<<"${WORDS:-}"
+failed=0
+
+# Runs a command, what it prints going to a file, unless that is there.
+step() {
+  local file=$directory/$1
+  [[ -e $file ]] && return
+  echo "${*:2}" >&2
+  if "${@:2}" >"$file.part"; then
+    mv "$file.part" "$file"
+  else
+    failed=1
+  fi
+}
+
+mkdir -p "$directory" || exit
+step device.txt nvidia-smi --query-gpu=name,driver_version --format=csv
+# Recorded and compiled steps, and the checkpoints beside them, do what others do.
+step equality.txt "$python" -m pytest -q tests/test_step_graphs.py tests/test_writer.py
+step throughput.md "$python" -m benchmarks.throughput --device cuda --rounds "$rounds" --epochs 2
+step pool.md "$python" -m benchmarks.throughput --device cuda --rounds "$rounds" --epochs 4 \
+  --models "$model" --pool 1 2 4 8
+step profile.md "$python" -m benchmarks.profile --device cuda --steps 50
+# The log's recipe at its length: how long, and whether the accuracy stays what it is in float32.
+step recipe.txt "$python" -m resnet_sweep --multirun hydra.sweep.dir="$directory/recipe" \
+  "model=$model" trainer.device=cuda logger=csv seed=0,1,2 \
+  trainer.precision=float32,bfloat16,bfloat16,bfloat16 trainer.compile=none,none,graph,max \
+  'zip=[trainer.precision,trainer.compile]' ${words[@]+"${words[@]}"}
+step recipe.md "$python" -m resnet_sweep.runs "$directory/recipe"
+exit "$failed"

@@ -1,0 +1,110 @@
+"""Workers of a study are jobs of a launcher."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from small_sweep import finish, start
+from test_launchers import LAUNCHERS
+from test_study_workers import STUDY, check_complete, load, process_at_work
+
+from resnet_sweep.__main__ import main
+
+TRIALS = 6
+
+
+def begin(folder: Path, launcher: str, *words: str) -> subprocess.Popen:
+    """Start a study with two workers."""
+    return start(
+        folder, *STUDY, f"hydra/launcher={launcher}", *LAUNCHERS[launcher], "trainer.epochs=8",
+        "hydra.sweeper.n_jobs=2", f"hydra.sweeper.n_trials={TRIALS}", "hydra.sweep.dir=study",
+        *words,
+    )  # fmt: skip
+
+
+def wait_for(processes: int, process: subprocess.Popen, folder: Path) -> list[int]:
+    """The processes that are at work on trials, as soon as there are so many."""
+    found: list[int] = []
+    while len(found) < processes:
+        assert process.poll() is None, finish(process)
+        time.sleep(0.02)
+        found = [pid for pid in map(process_at_work, folder.glob("study/*/run.json")) if pid]
+    return found
+
+
+def complete(folder: Path) -> None:
+    """The study is at its end, and nothing of it is lost."""
+    study = folder / "study"
+    shutil.rmtree(study / "workers")
+    shutil.rmtree(study / ".submitit", ignore_errors=True)
+    check_complete(load(f"sqlite:///{study}/study.db"), study, TRIALS)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_worker_that_is_killed_leaves_its_trial_to_the_others(
+    launcher: str, tmp_path: Path
+) -> None:
+    process = begin(tmp_path, launcher)
+    os.kill(wait_for(2, process, tmp_path)[0], signal.SIGKILL)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "it was killed by SIGKILL" in output
+    assert f"{TRIALS} trials: " in output
+    assert output.count("] trial ") == TRIALS
+    complete(tmp_path)
+
+
+@pytest.mark.parametrize("launcher", ["pool", "ray"])
+def test_a_stopped_study_has_its_trials_saved_and_goes_on(launcher: str, tmp_path: Path) -> None:
+    process = begin(tmp_path, launcher)
+    wait_for(2, process, tmp_path)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    assert process.returncode == 75, output
+    assert "To go on:" in output
+    assert not wait_for(0, process, tmp_path)
+    process = begin(tmp_path, launcher)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert any(
+        "going on at" in path.read_text() for path in (tmp_path / "study").glob("[0-9]*/train.log")
+    )
+    complete(tmp_path)
+
+
+def test_a_job_that_is_to_end_is_queued_again_with_a_worker(tmp_path: Path) -> None:
+    """By submitit: SLURM's warning, by which a worker works on, and then the order to end."""
+    process = begin(tmp_path, "submitit_local")
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        worker = wait_for(1, process, tmp_path)[0]
+        job = parent(worker)
+        os.kill(job, number)
+        # The worker saves and ends; another one comes.
+        while Path(f"/proc/{worker}").exists():
+            time.sleep(0.02)
+    output = finish(process)
+    assert process.returncode == 0, output
+    logs = "".join(path.read_text() for path in tmp_path.glob("study/.submitit/*/*_log.out"))
+    assert logs.count("Requeued job") == 1
+    complete(tmp_path)
+
+
+def parent(process: int) -> int:
+    """The process that started another."""
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_launcher_that_cannot_be_is_refused_before_anything_is_written(
+    tmp_path: Path, call: Command
+) -> None:
+    done = call(
+        main, *STUDY, "hydra/launcher=pool", "hydra.launcher.workers=0", "hydra.sweep.dir=study"
+    )
+    assert done.returncode == 2
+    assert "hydra.launcher.workers must be a whole number at least 1, but is 0" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,135 @@
+"""A training on a device of its own goes on while its checkpoints are written."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import StopAt, assert_same_bits, config, open_run, train
+
+from resnet_sweep.composition.prepare import Prepared, prepare
+from resnet_sweep.runs.metrics import read_metrics
+from resnet_sweep.training import loop
+from resnet_sweep.training.checkpoint import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    copy_state,
+    digest,
+    read_checkpoint,
+)
+from resnet_sweep.training.interruption import Interrupted, StopRequest
+from resnet_sweep.training.loop import Training
+from resnet_sweep.training.writer import Writer
+
+SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def look_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "INSPECTION_SECONDS", 0)
+
+
+@pytest.fixture
+def prepared() -> Prepared:
+    return prepare(
+        config(trainer__ema_decay=0.9, optim={"_target_": "torch.optim.AdamW", "lr": 1e-3})
+    )
+
+
+def writing_aside(prepared: Prepared) -> Training:
+    """A training that writes as one on a GPU does."""
+    training = prepared.training()
+    training.writer = Writer(aside=True)
+    return training
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Of the checkpoints of a run, without the times that it took."""
+    found = {}
+    for name in (BEST, LAST, PREVIOUS):
+        state = read_checkpoint(directory / "checkpoints" / name)
+        for row in state.get("rows", ()):
+            del row["seconds"], row["images_per_second"]
+        found[name] = digest(state)
+    return found
+
+
+def test_what_is_written_is_what_was_to_be_written_however_late(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each checkpoint is written some steps after it was due, and is that of a training which
+    waits for it."""
+    inline = train(prepared, tmp_path / "inline")
+    training = writing_aside(prepared)
+    stepped = threading.Semaphore(0)
+    step, write_last = training.train_step, loop.write_last
+
+    def make_step(*batch: object, **settings: object) -> None:
+        step(*batch, **settings)
+        stepped.release()
+
+    def write_late(directory: Path, state: dict) -> None:
+        # Those of this epoch, and three of the next one.
+        due = len(state["rows"]) * training.steps_per_epoch + 3
+        if due < training.steps:
+            while training.global_step < due:
+                assert stepped.acquire(timeout=SECONDS)
+        write_last(directory, state)
+
+    training.train_step = make_step
+    monkeypatch.setattr(loop, "write_last", write_late)
+    run = open_run(prepared, tmp_path / "aside")
+    training.fit(run, [], StopRequest())
+    run.close("finished")
+    assert_same_bits(training, inline)
+    assert digests(tmp_path / "aside") == digests(tmp_path / "inline")
+    assert len(read_metrics(tmp_path / "aside")) == 3
+
+
+def test_a_disk_that_is_full_ends_the_training(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = writing_aside(prepared)
+
+    def fail(directory: Path, state: dict) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop, "write_last", fail)
+    run = open_run(prepared, tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        training.fit(run, [], StopRequest())
+    run.close("failed")
+    assert len(training.rows) <= 2
+
+
+@pytest.mark.parametrize("step", [3, 9, 20])
+def test_a_stopped_training_has_written_all_and_goes_on(
+    prepared: Prepared, tmp_path: Path, step: int
+) -> None:
+    run = open_run(prepared, tmp_path / "stopped")
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        writing_aside(prepared).fit(run, [StopAt(stop, step)], stop)
+    run.close("interrupted")
+    state = read_checkpoint(tmp_path / "stopped" / "checkpoints" / LAST)
+    assert len(state["rows"]) * 7 + state["step"] == step
+    run = open_run(prepared, tmp_path / "stopped")
+    training = writing_aside(prepared)
+    training.fit(run, [], StopRequest())
+    run.close("finished")
+    assert_same_bits(training, train(prepared, tmp_path / "whole"))
+
+
+def test_a_copied_state_shares_nothing_and_is_the_same() -> None:
+    state = {
+        "model": {"weight": torch.randn(2, 3).t(), "count": torch.tensor(3)},
+        "optimizer": {"param_groups": [{"betas": (0.9, 0.999), "params": [0]}], "none": None},
+        "rows": [{"epoch": 1}],
+    }
+    before, copied = digest(state), copy_state(state)
+    state["model"]["weight"].zero_()
+    state["model"]["count"].add_(1)
+    state["rows"][0]["epoch"] = 2
+    state["rows"].append({})
+    assert digest(copied) == before != digest(state)
