@@ -40,9 +40,13 @@ step pool.md "$python" -m benchmarks.throughput --device cuda --rounds "$rounds"
   --models "$model" --pool 1 2 4 8
 step profile.md "$python" -m benchmarks.profile --device cuda --steps 50
 # The log's recipe at its length: how long, and whether the accuracy stays what it is in float32.
-step recipe.txt "$python" -m resnet_sweep --multirun hydra.sweep.dir="$directory/recipe" \
-  "model=$model" trainer.device=cuda logger=csv seed=0,1,2 \
-  trainer.precision=float32,bfloat16,bfloat16,bfloat16 trainer.compile=none,none,graph,max \
-  'zip=[trainer.precision,trainer.compile]' ${words[@]+"${words[@]}"}
-step recipe.md "$python" -m resnet_sweep.runs "$directory/recipe"
+# How steps are carried out doesn't tell two runs apart, so each way is a sweep of its own.
+for way in float32/none bfloat16/none bfloat16/graph bfloat16/max; do
+  place=recipe/${way/\//_}
+  mkdir -p "$directory/recipe"
+  step "$place.txt" "$python" -m resnet_sweep --multirun hydra.sweep.dir="$directory/$place" \
+    "model=$model" seed=0,1,2 trainer.device=cuda logger=csv reuse=false \
+    "trainer.precision=${way%/*}" "trainer.compile=${way#*/}" ${words[@]+"${words[@]}"}
+done
+step recipe.md "$python" -m resnet_sweep.runs "$directory"/recipe/*_*/
 exit "$failed"
