@@ -3,7 +3,7 @@
 #
 #   benchmarks/on_a_gpu.sh [DIRECTORY]
 #
-# The same command goes on where it was stopped; some fifty minutes in all. What can be set:
+# The same command goes on where it was stopped; about an hour in all. What can be set:
 #
 #   MODEL=resnet44v2_3stage   of the runs at full length and of those side by side
 #   WORDS="..."               overrides of the runs at full length
@@ -48,5 +48,5 @@ for way in float32/none bfloat16/none bfloat16/graph bfloat16/max; do
     "model=$model" seed=0,1,2 trainer.device=cuda logger=csv reuse=false \
     "trainer.precision=${way%/*}" "trainer.compile=${way#*/}" ${words[@]+"${words[@]}"}
 done
-step recipe.md "$python" -m resnet_sweep.runs "$directory"/recipe/*_*/
+((failed)) || step recipe.md "$python" -m resnet_sweep.runs "$directory"/recipe/*_*/
 exit "$failed"

@@ -16,6 +16,17 @@ from test_study_workers import STUDY, check_complete, load, process_at_work
 from resnet_sweep.__main__ import main
 
 TRIALS = 6
+CONFIG = """
+defaults:
+  - config
+  - override hydra/launcher: pool
+  - _self_
+hydra:
+  launcher:
+    workers: 2
+  sweeper:
+    n_jobs: 2
+"""
 
 
 def begin(folder: Path, launcher: str, *words: str) -> subprocess.Popen:
@@ -56,6 +67,31 @@ def test_a_worker_that_is_killed_leaves_its_trial_to_the_others(
     assert "it was killed by SIGKILL" in output
     assert f"{TRIALS} trials: " in output
     assert output.count("] trial ") == TRIALS
+    complete(tmp_path)
+
+
+def test_a_worker_ends_with_the_job_that_it_is_of(tmp_path: Path) -> None:
+    """A job that is killed takes its worker with it, whose trial another one ends."""
+    process = begin(tmp_path, "pool")
+    worker = wait_for(2, process, tmp_path)[0]
+    os.kill(parent(worker), signal.SIGKILL)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert ": its process was killed by SIGKILL" in output
+    assert not Path(f"/proc/{worker}").exists()
+    complete(tmp_path)
+
+
+def test_a_launcher_may_be_chosen_in_a_config(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.yaml").write_text(CONFIG)
+    process = start(
+        tmp_path, "--config-dir", "mine", "--config-name", "mine", *STUDY,
+        f"hydra.sweeper.n_trials={TRIALS}", "hydra.sweep.dir=study", "hydra.job.chdir=true",
+    )  # fmt: skip
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert len([*(tmp_path / "study" / "workers").glob("*/worker.log")]) == 2
     complete(tmp_path)
 
 

@@ -44,7 +44,7 @@ class SweepCallback(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Of a single run, or of a job of a sweep."""
         failed = job_return.status is JobStatus.FAILED
-        if config.hydra.mode == RunMode.MULTIRUN:
+        if config.hydra.mode == RunMode.MULTIRUN and is_ours(config):
             # Hydra keeps what each job returns until the last has ended, with its whole config.
             job_return.cfg = job_return.hydra_cfg = None
         error = job_return._return_value if failed else None

@@ -394,6 +394,8 @@ class Training:
         self.schedule.observe(row)
         self.step, self.seconds = 0, 0.0
         self._save(best=evaluated if self._best_epoch() == row["epoch"] else None)
+        if self.global_step >= self.steps:
+            self.writer.wait()
         self._tell("epoch_ended", row, self.layers[-1], self.global_step)
 
     def _heed(self) -> None:

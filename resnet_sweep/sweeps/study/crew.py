@@ -14,10 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from resnet_sweep.sweeps.frozen import freeze
 from resnet_sweep.sweeps.launcher import build_launcher
-from resnet_sweep.sweeps.study.worker import StudyWorker
-
-# Where launched workers have their logs, in the directory of the sweep.
-WORKERS = "workers"
+from resnet_sweep.sweeps.study.worker import WORKERS, StudyWorker
 
 
 def worker_command(words: Sequence[str], directory: Path) -> list[str]:
@@ -28,10 +25,8 @@ def worker_command(words: Sequence[str], directory: Path) -> list[str]:
         directory: of the sweep.
     """
     place = QuotedString(str(directory), Quote.single).with_quotes()
-    # Settings of a launcher are for whoever launches.
-    own = [word for word in words if not word.lstrip("+~").startswith("hydra.launcher.")]
     # Of two words for one key, the later holds.
-    own += [f"hydra.sweep.dir={place}", "hydra.sweeper.n_jobs=1", "hydra/launcher=basic"]
+    own = [*words, f"hydra.sweep.dir={place}", "hydra.sweeper.n_jobs=1"]
     return [sys.executable, "-m", "resnet_sweep", *own]
 
 
@@ -117,6 +112,8 @@ class LaunchedCrew:
             # Directories of the name of a number are those of trials.
             config.hydra.sweep.subdir = f"{WORKERS}/{number}"
             config.hydra.output_subdir = None
+            # What the words of the command name is where that was given.
+            config.hydra.job.chdir = False
             # What a worker says, it says in a process of its own.
             config.hydra.job_logging.root.handlers = []
         return freeze(config)

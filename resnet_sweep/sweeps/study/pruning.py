@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.trial import Trial
 
-from resnet_sweep.compare.entry import Entry
+from resnet_sweep.compare.entry import Entry, Metrics
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.layers import Layer
@@ -70,24 +70,29 @@ class Pruning(Monitor):
     def tell(self, directory: Path) -> Sequence[Row]:
         """Report the epochs of a run that aren't reported yet, and return all of them."""
         self.directory = directory
-        known = self.trial.storage.get_trial(self.trial._trial_id).intermediate_values
-        rows = read_metrics(directory)
-        for row in rows:
-            if row["epoch"] not in known:
-                self._report(row)
-        return rows
+        self.known = {*self.trial.storage.get_trial(self.trial._trial_id).intermediate_values}
+        self.rows: list[Row] = []
+        for row in read_metrics(directory):
+            self._report(row)
+        return self.rows
 
     def epoch_ended(self, row: Row, layers: list[Layer], step: int) -> None:
         self._report(row)
         self._judge(row)
 
     def _report(self, row: Row) -> None:
-        self._value = row.get(self.objective.name)
-        if self._value is None:
+        self.rows.append(row)
+        # Of a worker that was killed, it may be known here, and not yet in the run directory.
+        if row["epoch"] in self.known:
+            return
+        value = row.get(self.objective.name)
+        if value is None:
             entry = Entry.read(self.directory, str(self.directory))
-            self._value = self.objective.value(entry)
-        if self._value is not None:
-            self.trial.report(self._value, row["epoch"])
+            # On a GPU, metrics.csv is still being written.
+            entry.metrics = Metrics(self.rows, None)
+            value = self.objective.value(entry)
+        if value is not None:
+            self.trial.report(value, row["epoch"])
 
     def _judge(self, row: Row) -> None:
         if row["epoch"] < self.epochs and self.trial.should_prune():

@@ -36,6 +36,7 @@ from resnet_sweep.sweeps.study.results import Outcome
 from resnet_sweep.sweeps.study.storage import exclusive
 from resnet_sweep.sweeps.study.summary import Summary
 from resnet_sweep.sweeps.study.trials import PLACE, REASON, STATE, Trials
+from resnet_sweep.sweeps.study.worker import LOG, WORKERS
 from resnet_sweep.sweeps.sweep import MULTIRUN
 from resnet_sweep.training.interruption import INTERRUPTED
 
@@ -137,12 +138,16 @@ class Sitting:
             # Launchers of all sorts break off in all sorts of ways.
             except Exception as error:
                 told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                lost = [f"the launcher broke off: {told}"]
+                lost = [f"the launcher broke off: {told}; what it began may go on"]
             self._save()
         for each in lost:
             console.print(each, markup=False)
-        if lost and not self.trials.over:
-            console.print(f"To go on:\n  {self.command()}", markup=False)
+        if not self.trials.over and not self._enough():
+            console.print(
+                f"no worker is left here; {relative(self.directory)}/{WORKERS}/*/{LOG} may say why. "
+                f"To go on:\n  {self.command()}",
+                markup=False,
+            )
         return self._tell_end()
 
     @contextlib.contextmanager
@@ -181,7 +186,7 @@ class Sitting:
                 with contextlib.suppress(StorageInternalError, SQLAlchemyError):
                     look()
 
-        watcher = threading.Thread(target=watch)
+        watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
             yield

@@ -41,6 +41,7 @@ class StudySweeper(Sweeper):
         from resnet_sweep.sweeps.expansion import preset_words
         from resnet_sweep.sweeps.study.crew import Crew, LaunchedCrew
         from resnet_sweep.sweeps.study.request import StudyRequest
+        from resnet_sweep.sweeps.study.worker import follow, is_launched
 
         words = [*preset_words(self.settings.get("params")), *arguments]
         request = StudyRequest(self.context, self.config, self.settings, words)
@@ -48,8 +49,11 @@ class StudySweeper(Sweeper):
             request.show()
             return
         typed, count = sys.argv[1:], self.settings.get("n_jobs", 1)
-        if self.config.hydra.runtime.choices["hydra/launcher"] == "basic":
+        launched = is_launched()
+        if launched or self.config.hydra.runtime.choices["hydra/launcher"] == "basic":
             sitting = request.begin()
+            if launched:
+                follow()
             # This process is a worker itself.
             with Crew(typed, sitting.directory, count - 1):
                 status = sitting.carry_out()

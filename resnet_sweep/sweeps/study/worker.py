@@ -1,8 +1,11 @@
 """A worker of a study as a job of a launcher, on whatever machine that finds for it."""
 
 import contextlib
+import os
 import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -13,8 +16,10 @@ from omegaconf import DictConfig
 from resnet_sweep.errors import JobFailed
 from resnet_sweep.training.interruption import TERMINATED, StopRequest
 
-# In the directory of the job.
-LOG = "worker.log"
+# Where a worker has its log: in a directory of its job, under this one of the sweep's.
+WORKERS, LOG = "workers", "worker.log"
+# Set in the environment of the process that works.
+WORKER = "RESNET_SWEEP_WORKER"
 POLL_SECONDS = 0.2
 
 
@@ -45,8 +50,11 @@ class StudyWorker:
         log = Path(HydraConfig.get().runtime.output_dir) / LOG
         try:
             with log.open("a") as file:
-                while (status := self._work(stop, file)) == TERMINATED and stop.endangered:
+                status = self._work(stop, file)
+                # The warning may have come before it could listen.
+                while stop.endangered and status in (TERMINATED, -signal.SIGTERM):
                     stop.endangered = False
+                    status = self._work(stop, file)
         finally:
             stop.release()
         if stop.received:
@@ -58,7 +66,10 @@ class StudyWorker:
             raise JobFailed(f"it ended with status {status}; {log} says why")
 
     def _work(self, stop: StopRequest, log: IO[str]) -> int:
-        with subprocess.Popen(self.command, stdout=log, stderr=log) as process:
+        environment = {**os.environ, WORKER: "1"}
+        with subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
+        ) as process:
             told = False
             while process.poll() is None:
                 if (stop.received or stop.endangered) and not told:
@@ -67,3 +78,19 @@ class StudyWorker:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(POLL_SECONDS)
         return process.returncode
+
+
+def is_launched() -> bool:
+    """Whether this process is one that a `StudyWorker` started."""
+    return WORKER in os.environ
+
+
+def follow() -> None:
+    """Have a launched process end, with its trial saved, when its `StudyWorker` is gone."""
+
+    def wait() -> None:
+        # Nobody writes there, and the system closes it.
+        os.read(sys.stdin.fileno(), 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
