@@ -144,8 +144,8 @@ class Sitting:
             console.print(each, markup=False)
         if not self.trials.over and not self._enough():
             console.print(
-                f"no worker is left here; {relative(self.directory)}/{WORKERS}/*/{LOG} may say why. "
-                f"To go on:\n  {self.command()}",
+                f"no worker is left here; {relative(self.directory)}/{WORKERS}/*/{LOG} may say "
+                f"why. To go on:\n  {self.command()}",
                 markup=False,
             )
         return self._tell_end()
