@@ -262,7 +262,8 @@ def study(folder: Path) -> None:
         print("$ python -m resnet_sweep", shlex.join(command), flush=True)
         process = start(folder, *command)
         with ending([process]):
-            until(lambda: len(at_work(directory)) == 2, "two trials")
+            until(lambda: len(at_work(directory)) == 2 or process.poll() is not None, "two trials")
+            assert process.poll() is None, finish(process)
             victim = at_work(directory)[0]
             os.kill(victim, signal.SIGKILL)
             print(f"the worker with process {victim} is killed", flush=True)
