@@ -31,7 +31,7 @@ step() {
   fi
 }
 
-mkdir -p "$directory" || exit
+mkdir -p "$directory/recipe" || exit
 step device.txt nvidia-smi --query-gpu=name,driver_version --format=csv
 # Recorded and compiled steps, and the checkpoints beside them, do what others do.
 step equality.txt "$python" -m pytest -q tests/test_step_graphs.py tests/test_writer.py
@@ -43,7 +43,6 @@ step profile.md "$python" -m benchmarks.profile --device cuda --steps 50
 # How steps are carried out doesn't tell two runs apart, so each way is a sweep of its own.
 for way in float32/none bfloat16/none bfloat16/graph bfloat16/max; do
   place=recipe/${way/\//_}
-  mkdir -p "$directory/recipe"
   step "$place.txt" "$python" -m resnet_sweep --multirun hydra.sweep.dir="$directory/$place" \
     "model=$model" seed=0,1,2 trainer.device=cuda logger=csv reuse=false \
     "trainer.precision=${way%/*}" "trainer.compile=${way#*/}" ${words[@]+"${words[@]}"}

@@ -20,7 +20,7 @@ class Stopwatch(Monitor):
     Moments are seconds of the system's monotonic clock, which all processes share: `started`, right
     before the first batch is fetched; `stepped`, the first time that steps are told of, which in a
     run of a single step is when that is made; `epoch_ended`, when the last epoch so far is
-    evaluated, saved (on a GPU, given to be saved) and told to the other loggers; `ended`.
+    evaluated, saved and told to the other loggers; `ended`.
     """
 
     def started(self, directory: Path, step: int = 0) -> None:

@@ -71,11 +71,13 @@ RECORDED = Loop("ours, recorded", "resnet_sweep", words=(WORD, "trainer.compile=
 
 
 def loops_of(device: str, pool: Sequence[int] | None) -> tuple[Loop, ...]:
-    """What is compared on a device: whole loops, or ours with so many runs at once."""
-    ours = OURS if device == "cpu" else RECORDED
+    """What is compared on a device: whole loops, or ours with so many runs at once (two, if none
+    are named)."""
+    ours = (OURS,) if device == "cpu" else (OURS, RECORDED)
     if pool is None:
-        return (PLAIN, LIGHTNING, OURS) if device == "cpu" else (PLAIN, LIGHTNING, OURS, RECORDED)
-    return (ours, *(side_by_side(ours, count) for count in pool))
+        return (PLAIN, LIGHTNING, *ours)
+    one = ours[-1]
+    return (one, *(side_by_side(one, count) for count in pool or (2,)))
 
 
 def side_by_side(loop: Loop, runs: int) -> Loop:
@@ -218,7 +220,7 @@ def main() -> None:
     kept = json.loads(RATIOS.read_text()) if RATIOS.exists() else {}
     if told.check and told.device not in kept:
         parser.error(f"{RATIOS.name} has no ratios of --device {told.device}: --keep writes them")
-    loops = loops_of(told.device, told.pool if told.pool is None else told.pool or [2])
+    loops = loops_of(told.device, told.pool)
     found = compare(loops, told.models, told.rounds, told.images, told.epochs, told.device)
     print(f"{told.device}, {torch.get_num_threads()} threads, {told.rounds} rounds\n")
     print(table(found))

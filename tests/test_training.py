@@ -412,7 +412,7 @@ print(faults[-1])
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
 def test_what_a_step_frees_is_kept_for_the_next() -> None:
     """A page that the system has to clear for a process again is a fault of its."""
     kept, returned = (

@@ -132,13 +132,13 @@ class Sitting:
             SystemExit: as for `carry_out`.
         """
         with self._seated():
-            try:
-                with self._watching():
+            with self._watching():
+                try:
                     lost = launch(self.directory)
-            # Launchers of all sorts break off in all sorts of ways.
-            except Exception as error:
-                told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                lost = [f"the launcher broke off: {told}; what it began may go on"]
+                # Launchers of all sorts break off in all sorts of ways.
+                except Exception as error:
+                    told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                    lost = [f"the launcher broke off: {told}; what it began may go on"]
             self._save()
         for each in lost:
             console.print(each, markup=False)

@@ -39,7 +39,8 @@ class StudySweeper(Sweeper):
         """
         # Imported here because Optuna and torch take seconds that --help needn't wait.
         from resnet_sweep.sweeps.expansion import preset_words
-        from resnet_sweep.sweeps.study.crew import Crew, LaunchedCrew
+        from resnet_sweep.sweeps.study.crew import Crew
+        from resnet_sweep.sweeps.study.launched_crew import LaunchedCrew
         from resnet_sweep.sweeps.study.request import StudyRequest
         from resnet_sweep.sweeps.study.worker import follow, is_launched
 
