@@ -88,8 +88,9 @@ gpu() {
 }
 
 cpu() {
-  sweep recommended sweep=recommended model=resnet20v2 data.limit_train=10000 trainer.epochs=10 \
-    replicates=3
+  # Ten epochs have no 85th to stop after.
+  sweep recommended sweep=recommended "sweep_filter='experiment != \"early_stop_85\"'" \
+    model=resnet20v2 data.limit_train=10000 trainer.epochs=10 replicates=3
   sweep study hydra/sweeper=study hydra/sweeper/pruner=hyperband "hydra.sweeper.n_trials=${TRIALS:-30}" \
     hydra.sweeper.n_jobs=2 hydra.sweeper.sampler.seed=0 hydra.sweeper.enqueue=recipe \
     model=resnet20v2 data.limit_train=10000 data.holdout=2000 trainer.epochs=10 \
