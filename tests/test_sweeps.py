@@ -40,7 +40,9 @@ class TestPreview:
     def test_it_lists_the_jobs_and_writes_nothing(self, command: Command, tmp_path: Path) -> None:
         done = command(*GRID, "sweep_mode=preview", "zip=[optim.lr,seed]")
         assert done.returncode == 0, done.stderr
-        assert [line.split() for line in done.stdout.splitlines()[:3]] == [
+        # A slow machine tells how far it has come before.
+        lines = [line for line in done.stdout.splitlines() if "jobs composed" not in line]
+        assert [line.split() for line in lines[:3]] == [
             ["job", "state", "best", "optim.lr", "seed", "where"],
             ["0", "waiting", "0.1", "0"],
             ["1", "waiting", "0.05", "1"],

@@ -108,6 +108,13 @@ class Record:
         """Whether there is nothing left to train."""
         return self.state in ENDED
 
+    @property
+    def epochs(self) -> int:
+        """How many epochs are asked for, whatever may end them early."""
+        trainer = self.config["trainer"]
+        last = (trainer.get("early_stopping") or {}).get("epoch")
+        return trainer["epochs"] if last is None else min(trainer["epochs"], last)
+
     def summary(self) -> str:
         """The outcome in the terms of the training log, some lines."""
         if self.best is None or self.final is None:

@@ -57,10 +57,10 @@ class History:
                 times.setdefault(_cost(record), []).append(record.seconds / record.final["epoch"])
         return times
 
-    def seconds(self, planned: Record) -> float | None:
-        """How long a run will take, by the median of runs like it; None if there was none."""
+    def seconds(self, planned: Record, epochs: float) -> float | None:
+        """How long epochs of a run will take, by the median of runs like it; None without any."""
         times = self._epochs.get(_cost(planned))
-        return median(times) * planned.config["trainer"]["epochs"] if times else None
+        return median(times) * epochs if times else None
 
 
 def _cost(record: Record) -> str:

@@ -65,6 +65,18 @@ class Job:
         return not self.planned.config["trainer"].get("resume", True)
 
     @property
+    def epochs_to_train(self) -> float:
+        """How many epochs a job that is to be trained has before it."""
+        epochs, record = self.planned.epochs, self.record
+        if self.ended:
+            # It is to start over, and hasn't yet.
+            return epochs
+        trained, lease = (record.final or {"epoch": 0})["epoch"], record.lease or {}
+        if lease.get("epoch", 0) > trained and lease.get("steps"):
+            trained += lease["step"] / lease["steps"]
+        return max(0.0, epochs - trained)
+
+    @property
     def held(self) -> bool:
         """Whether a process is at work on the run."""
         return self.state == "running" and is_held(self.directory, self.record.lease)

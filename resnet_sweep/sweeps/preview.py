@@ -92,13 +92,12 @@ def _lines(plan: Plan, skip_failed: bool) -> Iterator[str]:
                 f"{shown(lease['host'])}"
             )
     to_train = plan.to_train(skip_failed)
-    times = [plan.history.seconds(job.planned) for job in to_train]
+    times = [plan.history.seconds(job.planned, job.epochs_to_train) for job in to_train]
     if not to_train:
         yield "  nothing to train"
     elif None in times:
         yield f"  {len(to_train)} to train; no run like these is on record to tell the time"
     else:
-        # A job that goes on has less to do, which isn't worth a second estimate.
         yield (
             f"  {len(to_train)} to train, about {duration(sum(times))} one after another, as runs "
             "on record took"

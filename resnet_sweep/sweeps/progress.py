@@ -36,7 +36,7 @@ class Progress:
     Args:
         sweep: that is carried out.
         to_train: the jobs that have something left to train.
-        history: for the time that is left, until there is a job to go by.
+        history: for the time that is left, until there is an epoch to go by.
     """
 
     def __init__(self, sweep: Sweep, to_train: Sequence[Job], history: History) -> None:
@@ -44,7 +44,7 @@ class Progress:
         self.words = varying_words(sweep.jobs)
         # What is left, and the news of it that were told.
         self.rest = {job: job.news for job in to_train}
-        self.to_do = len(self.rest)
+        self.epochs_to_train = self._epochs_to_train()
         # Held by whoever looks at the jobs, lest news be missed in between.
         self.looking = threading.RLock()
         self._over = threading.Event()
@@ -143,14 +143,18 @@ class Progress:
 
     def left(self, running: int) -> float | None:
         """The seconds that the rest of the sweep will take; None if there is nothing to go by."""
-        done = self.to_do - len(self.rest)
         passed = time.monotonic() - self.begun
-        if done:
-            return passed / done * len(self.rest)
-        estimates = [self.history.seconds(job.planned) for job in self.rest]
+        to_train = self._epochs_to_train()
+        trained = self.epochs_to_train - to_train
+        if trained >= 1:
+            return passed / trained * to_train
+        estimates = [self.history.seconds(job.planned, job.epochs_to_train) for job in self.rest]
         if not estimates or None in estimates:
             return None
         return max(0.0, sum(estimates) / max(1, running) - passed)
+
+    def _epochs_to_train(self) -> float:
+        return sum(job.epochs_to_train for job in self.rest)
 
     def _watch(self) -> None:
         pause = max(POLL_SECONDS, POLL_SECONDS_A_JOB * len(self.sweep.jobs))
