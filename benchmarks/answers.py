@@ -44,7 +44,7 @@ TARGET = max(entry.record.best["val_acc"] for entry in LOGGED)
 AIM = 80.0
 MOST_TRIALS = 10
 VERDICTS = {"better": "Help", "worse": "Harm", "within noise": "Within noise",
-            "too few runs": "Too few runs to tell"}  # fmt: skip
+            "unstable": "Some seeds diverge", "too few runs": "Too few runs to tell"}  # fmt: skip
 
 
 def readings(sweep: Sweep) -> Iterator[str]:
@@ -100,7 +100,7 @@ def recommendations(sweep: Sweep) -> Iterator[str]:
     for group, effect in zip(ranking.groups, ranking.effects, strict=True):
         if effect is not None:
             name = group.entries[0].choices["experiment"]
-            verdict = effect.verdict(ranking.objective.gain)
+            verdict = ranking.verdict(group, effect)
             told[verdict].append(f"`{name}` ({ranking.objective.difference(effect.mean)})")
     for verdict, names in told.items():
         yield f"{VERDICTS[verdict]}: {', '.join(names) or 'none'}.\n"

@@ -30,9 +30,14 @@ best_recipe=$([[ -e conf/experiment/best_recipe.yaml ]] && echo experiment=best_
 read -d "" -ra words <<<"${WORDS:-}"
 failed=0
 
-# Runs a command, unless it has come to its end before; what it hasn't time for is left for later.
+# Runs a command, unless it has come to its end before.
 step() {
   grep -qsxF -- "$*" "$directory/finished" && return
+  run "$@" && echo "$*" >>"$directory/finished"
+}
+
+# Runs a command; what it hasn't time for is left for later.
+run() {
   local left=$((seconds_at_most - SECONDS)) status=75
   if ((left > 0)); then
     echo "$*" >&2
@@ -40,7 +45,7 @@ step() {
     status=$?
   fi
   case $status in
-    0) echo "$*" >>"$directory/finished" ;;
+    0) ;;
     # Jobs failed or diverged, as their sweep has told: the other steps can do without them.
     1) failed=1 ;;
     75 | 143)
@@ -63,7 +68,7 @@ choose_recipe() {
   local found=$directory/search.md chosen=${RECIPE-$best_recipe}
   if [[ -z $chosen ]]; then
     if [[ ! -e $found ]]; then
-      step "$python" -m benchmarks.best_recipe "$directory/search" ${words[@]+"${words[@]}"} \
+      run "$python" -m benchmarks.best_recipe "$directory/search" ${words[@]+"${words[@]}"} \
         >"$found.part" || return
       mv "$found.part" "$found"
     fi

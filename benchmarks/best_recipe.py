@@ -112,12 +112,12 @@ def effects(switches: np.ndarray, values: Sequence[float]) -> list[Effect]:
 
 
 def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str]) -> list[Entry]:
-    """Train some combinations; returns all runs of the directory."""
+    """Train some combinations, all of them here; returns all runs of the directory."""
     keys = list(jobs[0])
     lists = [f"{key}={','.join(job[key] for job in jobs)}" for key in keys]
     command = [
         sys.executable, "-m", "resnet_sweep", "--multirun", *lists, f"zip=[{','.join(keys)}]",
-        f"hydra.sweep.dir={directory}", "hydra/launcher=pool", "logger=csv", *words,
+        f"hydra.sweep.dir={directory}", "hydra/launcher=pool", "logger=csv", "reuse=false", *words,
     ]  # fmt: skip
     print(" ".join(command[1:]), file=sys.stderr, flush=True)
     process = subprocess.Popen(command, stdout=sys.stderr)

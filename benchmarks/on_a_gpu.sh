@@ -24,11 +24,14 @@ step() {
   local file=$directory/$1
   [[ -e $file ]] && return
   echo "${*:2}" >&2
-  if "${@:2}" >"$file.part"; then
-    mv "$file.part" "$file"
-  else
-    failed=1
-  fi
+  local status=0
+  "${@:2}" >"$file.part" || status=$?
+  case $status in
+    0) mv "$file.part" "$file" ;;
+    # Somebody stopped it, and means all of this.
+    75 | 130 | 143) exit "$status" ;;
+    *) failed=1 ;;
+  esac
 }
 
 mkdir -p "$directory/recipe" || exit
@@ -47,5 +50,6 @@ for way in float32/none bfloat16/none bfloat16/graph bfloat16/max; do
     "model=$model" seed=0,1,2 trainer.device=cuda logger=csv reuse=false \
     "trainer.precision=${way%/*}" "trainer.compile=${way#*/}" ${words[@]+"${words[@]}"}
 done
-((failed)) || step recipe.md "$python" -m resnet_sweep.runs "$directory"/recipe/*_*/
+((failed)) || step recipe.md "$python" -m resnet_sweep.runs "$directory"/recipe/*_*/ \
+  --group-by precision,trainer.compile
 exit "$failed"

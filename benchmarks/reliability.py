@@ -32,7 +32,7 @@ def main() -> None:
         description="Kill runs, damage their files, starve them and mistype them, and count what "
         "came of it.",
     )
-    parser.add_argument("--all", action="store_true", help="all trials, which take an hour")
+    parser.add_argument("--all", action="store_true", help="all trials, which take hours")
     parser.add_argument("--part", choices=PARTS, help="one kind of fault alone")
     parser.add_argument("--count", type=int, help="so many trials of each, instead")
     parser.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import hydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
@@ -48,7 +49,7 @@ def main() -> None:
     for plugin in (GridSweeper, StudySweeper, PoolLauncher, RayLauncher):
         Plugins.instance().register(plugin)
     check_flags(sys.argv[1:])
-    sys.argv[1:] = as_multirun(sys.argv[1:])
+    sys.argv[1:] = as_multirun([*map(quoted, sys.argv[1:])])
     try:
         entry()
     except KeyboardInterrupt:
@@ -84,8 +85,19 @@ def check_flags(words: Sequence[str]) -> None:
         sys.exit(REFUSED)
 
 
+def quoted(word: str) -> str:
+    """A word with quotes around its value, if that is a condition.
+
+    Hydra needs them around an operator, and the shell takes away those that people write.
+    """
+    name, _, value = word.partition("=")
+    if name not in ("sweep_filter", "baseline") or value in ("", "null") or value[0] in "'\"$":
+        return word
+    return f"{name}={QuotedString(value, Quote.single).with_quotes()}"
+
+
 def as_multirun(words: Sequence[str]) -> list[str]:
-    """The words of a command with --multirun, if they ask for several runs.
+    """The words of a command with --multirun, if they ask for several runs, and their sweeper.
 
     A preset can't choose the sweeper, so those for a search have names that say it.
     """
@@ -93,12 +105,15 @@ def as_multirun(words: Sequence[str]) -> list[str]:
     asked = any(map(several.match, words))
     # Hydra's flags ask for something else, unless they say where configs are.
     flags = {word.partition("=")[0] for word in words if word.startswith("-")}
-    others = flags - {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
-    if others or not asked:
+    given = flags & {"--multirun", "-m"}
+    others = flags - given - {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
+    if others or not (asked or given):
         return list(words)
     search = any(word.startswith("sweep=optuna_") for word in words)
     chosen = any(word.startswith("hydra/sweeper=") for word in words)
-    return ["--multirun", *words, *["hydra/sweeper=study"] * (search and not chosen)]
+    return [
+        *["--multirun"] * (not given), *words, *["hydra/sweeper=study"] * (search and not chosen)
+    ]  # fmt: skip
 
 
 def _give_up(error: Exception) -> bool:

@@ -190,6 +190,14 @@ class TestScript:
         self.start(tmp_path, "gpu", tmp_path / "top")
         assert (tmp_path / "asked").read_text().splitlines() == asked
 
+    def test_a_search_whose_choice_is_lost_is_asked_once_more(self, tmp_path: Path) -> None:
+        assert self.start(tmp_path, "gpu", tmp_path / "top").returncode == 0
+        first = (tmp_path / "asked").read_text().splitlines()
+        (tmp_path / "top" / "gpu" / "search.md").unlink()
+        assert self.start(tmp_path, "gpu", tmp_path / "top").returncode == 0
+        (again,) = (tmp_path / "asked").read_text().splitlines()[len(first) :]
+        assert "benchmarks.best_recipe" in again
+
     def test_words_come_last_in_every_command(self, tmp_path: Path) -> None:
         words = "trainer.epochs=2 model=resnet8v2"
         for part in ("gpu", "cpu"):

@@ -114,7 +114,8 @@ class TestQuickstart:
         assert len(re.findall(r"^epoch +\d+/10  train acc .* val acc .* loss ", output, re.M)) == 10
         for term in (
             "Best validation accuracy:", "Final training accuracy:", "Final validation accuracy:",
-            "Final loss:", "Overfitting gap:", "Time:", "Run directory:", "77,850 parameters",
+            "Final training loss:", "Overfitting gap:", "Time:", "Run directory:",
+            "77,850 parameters",
         ):  # fmt: skip
             assert term in output
 

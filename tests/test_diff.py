@@ -67,10 +67,10 @@ def test_choices_come_first_then_settings_then_the_outcome(tmp_path: Path, diff:
     assert parts["Outcome"] == {
         "best accuracy": ["70.00%", "65.50%", "-4.50"],
         "best epoch": ["2", "2", "same"],
-        "best loss": ["1.5000", "1.5000", "same"],
+        "best validation loss": ["1.5000", "1.5000", "same"],
         "final accuracy": ["70.00%", "65.50%", "-4.50"],
         "final training accuracy": ["80.00%", "80.00%", "same"],
-        "final loss": ["1.5000", "1.5000", "same"],
+        "final validation loss": ["1.5000", "1.5000", "same"],
         "final training loss": ["1.0000", "1.0000", "same"],
         "gap": ["10.00%", "14.50%", "+4.50"],
         "epochs": ["2", "2", "same"],

@@ -9,7 +9,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from resnet_sweep.__main__ import as_multirun
+from resnet_sweep.__main__ import as_multirun, quoted
 from resnet_sweep.errors import RequestError
 from resnet_sweep.sweeps.expansion import expand, pairs_of, preset_words
 
@@ -106,9 +106,30 @@ def test_the_values_of_a_named_sweep_are_typed_as_on_the_command_line() -> None:
         (["sweep=null"], False),
         (["sweep=recommended", "--cfg", "job"], False),
         (["sweep=recommended", "--multirun"], False),
+        (["sweep=recommended", "-m"], False),
         (["sweep=recommended", "--help"], False),
         (["model=resnet8v2"], False),
     ],
 )
 def test_a_named_sweep_or_replicates_are_several_runs(words: list[str], several: bool) -> None:
     assert as_multirun(words) == (["--multirun", *words] if several else words)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["optim.lr == 0.1", 'experiment != "a\'b"', "seed < 2 and (x in [1, 2])", r"x == '\'"],
+)
+def test_a_condition_needs_no_quotes_but_the_shells(condition: str) -> None:
+    parser = OverridesParser.create()
+    for name in ("sweep_filter", "baseline"):
+        (override,) = parser.parse_overrides([quoted(f"{name}={condition}")])
+        assert override.value() == condition
+        (override,) = parser.parse_overrides([quoted(f"{name}='seed == 0'")])
+        assert override.value() == "seed == 0"
+
+
+@pytest.mark.parametrize(
+    "word", ["baseline=null", "sweep_filter=${x}", "seed=0", "-m", "baseline="]
+)
+def test_what_is_no_condition_stays(word: str) -> None:
+    assert quoted(word) == word

@@ -115,6 +115,21 @@ class TestEffect:
         assert found.verdict(Objective("val_acc").gain) == up
         assert found.verdict(Objective("val_loss").gain) == down
 
+    def test_seeds_that_diverged_are_no_noise(self, tmp_path: Path) -> None:
+        write_replicates(tmp_path, 0.1, {0: 74.0, 1: 74.2, 2: 74.1})
+        write_replicates(tmp_path, 0.4, {0: 74.6, 1: 74.81})
+        write_replicates(tmp_path, 0.4, {2: 1.0}, state="diverged")
+        ranking = Ranking(find_runs([tmp_path]), BASELINE)
+        told = "\n".join(ranking.lines(None))
+        assert "+0.60 [+0.54, +0.67]" in told
+        assert "unstable" in told
+        assert "better" not in told
+        assert any("seeds of a variant diverged" in note for note in ranking.notes())
+        # One that has been trained to its end since.
+        write_replicates(tmp_path / "later", 0.4, {2: 74.7})
+        ranking = Ranking(find_runs([tmp_path]), BASELINE)
+        assert "unstable" not in "\n".join(ranking.lines(None))
+
     def test_what_isnt_known_isnt_compared(self, tmp_path: Path) -> None:
         write_replicates(tmp_path, 0.2, {0: 1.0}, best=None, state="failed")
         write_replicates(tmp_path, 0.1, {0: 70.0})

@@ -44,8 +44,17 @@ SMALL = ("data=digits", "model=resnet8v2", "logger=csv", "trainer.threads=1")
         ("hydra.launcher=-", "hydra.launcher=- is no launcher: choose one with hydra/launcher="),
         ("replicates=1001", "replicates must be a whole number at least 1 and at most 1000, but"),
         ("hydra.sweeper=-", "hydra.sweeper=- is no sweeper: choose one with hydra/sweeper=NAME"),
+        ("seed=1,2", "seed=1,2 has several values: add --multirun to sweep over them, or write"),
+        (
+            "augmentation=[cutmix,foo]",
+            "there is no augmentation=foo: there is color_jitter, cutmix",
+        ),
+        ("sweep_mode=preview", "sweep_mode=preview is of a sweep, but this is a single run: add"),
+        ("sweep_filter=seed < 1", "sweep_filter=seed < 1 is of a sweep, but this is a single run"),
+        ("zip=[a,b]", "is of a sweep, but this is a single run: add --multirun, or leave it out"),
+        ("data.holdout=5000", "choose a smaller number, or data.holdout=null"),
     ],
-    ids=range(22),
+    ids=range(28),
 )
 def test_it_is_refused_and_leaves_nothing(
     command: Command, tmp_path: Path, override: str, told: str
@@ -56,6 +65,20 @@ def test_it_is_refused_and_leaves_nothing(
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_has_no_single_runs_directory(command: Command, tmp_path: Path) -> None:
+    done = command(*SMALL, "replicates=2", "hydra.run.dir=here")
+    assert done.returncode == 2
+    assert "hydra.run.dir=here is the directory of a single run, but this is a" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_that_a_network_of_others_hasnt_is_named(command: Command) -> None:
+    done = command("debug=overfit", "data=digits", "model=torchvision_resnet18")
+    assert done.returncode == 2
+    assert "model.dropout=0.0 isn't a setting of" in done.stderr
+    assert "leave it out (~model.dropout" in done.stderr
 
 
 def test_a_name_that_no_file_can_have_is_refused(call: Command, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.lease import Lease
 from resnet_sweep.runs.metrics import COLUMNS, read_metrics, write_metrics
 from resnet_sweep.runs.record import Record, duration
-from resnet_sweep.runs.run import Run, claim_directory
+from resnet_sweep.runs.run import LeaseLostError, Run, claim_directory
 from resnet_sweep.runs.signature import differences, flatten, sign
 
 CONFIG = {
@@ -234,6 +234,14 @@ class TestLease:
             with pytest.raises(RequestError, match="in use by process 1 on elsewhere"):
                 Run.open(tmp_path, Record(signature="s"))
             assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+    def test_a_run_that_another_process_took_over_and_ended_is_lost(self, tmp_path: Path) -> None:
+        run = Run.open(tmp_path, Record(signature="s"))
+        Record(signature="s", state="finished", lease=None).write(tmp_path)
+        for change in (lambda: run.update(gap=1.0), lambda: run.close("interrupted")):
+            with pytest.raises(LeaseLostError, match="took the run over, and has ended it"):
+                change()
+        assert Record.read(tmp_path).state == "finished"
 
     def test_the_lease_is_renewed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("resnet_sweep.runs.run.RENEWAL_SECONDS", 0.05)

@@ -45,7 +45,7 @@ def test_a_record_of_wrong_kinds_is_refused(tmp_path: Path, changes: dict) -> No
 
 def test_a_record_without_all_figures_has_a_summary(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"signature": "s", "best": {}, "final": {}}')
-    assert "Final loss:                unknown" in Record.read(tmp_path).summary()
+    assert "Final training loss:       unknown" in Record.read(tmp_path).summary()
 
 
 def test_figures_altered_after_the_end_are_found_and_written_anew(

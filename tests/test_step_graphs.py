@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -227,6 +228,28 @@ def test_what_the_host_reads_or_decides_is_no_recording(tmp_path: Path) -> None:
     run.close("failed")
 
 
+def test_a_failed_recording_says_what_the_step_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Graph:
+        """Ends as CUDA's does where its recording failed, by an error of its own."""
+
+        def __init__(self, *_: object, **settings: object) -> None: ...
+
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *_: object) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def step() -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    recorder = CudaRecorder.__new__(CudaRecorder)
+    recorder.generator = recorder.pool = recorder.stream = None
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Mock())
+    monkeypatch.setattr(torch.cuda, "graph", Graph)
+    with pytest.raises(RecordingError, match=r"\(operation not permitted when stream is capturing"):
+        recorder.record(step)
+
+
 def test_each_shape_is_recorded_by_itself() -> None:
     class Eager:
         def carry_out(self, step):
@@ -292,6 +315,15 @@ def test_an_optimizer_whose_steps_cannot_be_recorded_is_refused(
     adagrad = {"_target_": "torch.optim.Adagrad", "lr": 0.01}
     with pytest.raises(RequestError, match="can't record steps of Adagrad, only of SGD, Adam,"):
         prepare(config(optim=adagrad, trainer__compile="graph"))
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="only steps on a CUDA device are compiled")
+def test_compiled_steps_come_to_about_the_same(tmp_path: Path) -> None:
+    prepared = small()
+    compiled = train(recorded(prepared, "max"), tmp_path / "compiled")
+    eager = train(prepared, tmp_path / "eager")
+    for ours, theirs in zip(compiled.rows, eager.rows, strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=2e-2)
 
 
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="a CUDA graph needs a CUDA device")

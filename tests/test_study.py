@@ -7,7 +7,7 @@ import socket
 import time
 from collections import Counter
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 import optuna
 import pytest
@@ -19,6 +19,7 @@ from resnet_sweep.__main__ import as_multirun, main
 from resnet_sweep.errors import RequestError
 from resnet_sweep.report import report
 from resnet_sweep.sweeps.study.claim import Claim
+from resnet_sweep.sweeps.study.results import Outcome
 from resnet_sweep.sweeps.study.space import Space
 from resnet_sweep.sweeps.study.trials import Trials
 
@@ -161,6 +162,33 @@ class TestReplicates:
             assert trial.value == sum(run["best"]["val_acc"] for run in runs) / 2
             assert set(trial.params) == {"optim.lr"}
         assert "replicates=2 seed=5" in done.stdout
+
+    def test_replicates_found_elsewhere_count_with_those_trained_here(
+        self, command: Command, tmp_path: Path
+    ) -> None:
+        first = command(*SMALL, "optim.lr=0.1", "seed=5", "hydra.run.dir=outputs/earlier")
+        assert first.returncode == 0, first.stderr
+        done = command(
+            *STUDY, "replicates=2", "seed=5", "hydra.sweep.dir=multirun/study",
+            "hydra/sweeper/pruner=none", "hydra.sweeper.enqueue=recipe", "hydra.sweeper.n_trials=1",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        runs = [record(tmp_path / "outputs/earlier"), record(tmp_path / "multirun/study/0/6")]
+        assert not (tmp_path / "multirun/study/0/5").exists()
+        found = [run["best"]["val_acc"] for run in runs]
+        (row,) = rows(tmp_path / "multirun/study")
+        assert (row["directory"], row["n"]) == ("0", "2")
+        assert float(row["value"]) == float(row["best_val_acc"]) == pytest.approx(fmean(found))
+        assert float(row["sd"]) == pytest.approx(stdev(found))
+        # A study that begins with finished runs knows them all, too.
+        done = command(
+            *STUDY, "replicates=2", "seed=5", "hydra.sweep.dir=next", "hydra.sweeper.n_trials=1",
+            "hydra.sweeper.warm_start=true",
+        )  # fmt: skip
+        again = rows(tmp_path / "next")[0]
+        assert [again[name] for name in ("value", "best_val_acc", "sd", "n")] == [
+            row[name] for name in ("value", "best_val_acc", "sd", "n")
+        ]
 
     def test_a_trial_is_pruned_between_its_seeds_as_by_hand(
         self, call: Command, tmp_path: Path
@@ -335,9 +363,25 @@ def test_a_failed_trial_is_recorded_and_the_study_goes_on(call: Command, tmp_pat
     assert len(trials(tmp_path / "study")) == 3
 
 
+def test_a_trial_whose_like_failed_is_the_one_that_trains(tmp_path: Path) -> None:
+    study = optuna.create_study()
+    listed = Trials(study, tmp_path, total=3, sampling=None)
+    first, second, third = (study.ask() for _ in range(3))
+    assert not listed.is_same(first, "s")
+    assert listed.is_same(second, "s")
+    study.tell(first.number, state=optuna.trial.TrialState.FAIL)
+    assert not listed.is_same(second, "s")
+    assert Outcome(study.trials[1], tmp_path).reason == ""
+    assert listed.is_same(third, "s")
+    assert Outcome(study.trials[2], tmp_path).reason == "the same as trial 1"
+
+
 def test_a_preset_for_a_search_brings_its_sweeper() -> None:
     assert as_multirun(["sweep=optuna_sgd"]) == [
         "--multirun", "sweep=optuna_sgd", "hydra/sweeper=study",
+    ]  # fmt: skip
+    assert as_multirun(["-m", "sweep=optuna_sgd"]) == [
+        "-m", "sweep=optuna_sgd", "hydra/sweeper=study",
     ]  # fmt: skip
     words = ["sweep=optuna_sgd", "hydra/sweeper=optuna"]
     assert as_multirun(words) == ["--multirun", *words]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command
+from omegaconf import OmegaConf
 from small_sweep import (
     GRID,
     TINY,
@@ -22,6 +23,8 @@ from small_sweep import (
     start,
     workers,
 )
+
+from resnet_sweep.compare.collection import find_runs
 
 SWEEP = ("--multirun", *TINY, "hydra.sweep.dir=sweep")
 
@@ -173,6 +176,9 @@ class TestGoingOn:
         assert [line["reused"] for line in ledger(first)] == [False, True]
         assert (first / ledger(first)[1]["directory"] / "run.json").exists()
         assert [line["state"] for line in results(first)] == ["finished", "finished"]
+        # Whoever reads the sweep reads both, and once where the other folder is read as well.
+        both = [tmp_path / "multirun", tmp_path / "outputs"]
+        assert [len(find_runs(folders)) for folders in ([first], both)] == [2, 2]
         done = command(*words, "sweep_mode=preview")
         assert done.stdout.count("finished (reused)") == 2
         assert "nothing to train" in done.stdout
@@ -360,6 +366,9 @@ class TestFailures:
         output = finish(process)
         assert process.returncode == 0, output
         assert_same_runs(tmp_path / "sweep", undisturbed)
+        for number in range(4):
+            written = OmegaConf.load(tmp_path / f"sweep/{number}/.hydra/hydra.yaml")
+            assert written.hydra.job.num == number
 
     def test_a_full_disk_is_survived(self, tmp_path: Path, undisturbed: Path) -> None:
         disk = tmp_path / "disk"

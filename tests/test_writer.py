@@ -33,7 +33,11 @@ def look_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def prepared() -> Prepared:
     return prepare(
-        config(trainer__ema_decay=0.9, optim={"_target_": "torch.optim.AdamW", "lr": 1e-3})
+        config(
+            trainer__device="cuda" if torch.cuda.is_available() else "cpu",
+            trainer__ema_decay=0.9,
+            optim={"_target_": "torch.optim.AdamW", "lr": 1e-3},
+        )
     )
 
 

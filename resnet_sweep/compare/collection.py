@@ -1,5 +1,6 @@
 """The runs below some folders, or that a command line names."""
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -16,8 +17,8 @@ LOGGED_RUNS = Path(__file__).parent / "logged_runs"
 def find_runs(paths: Iterable[str | Path]) -> list[Entry]:
     """All runs in some directories or below, newest first and damaged ones last.
 
-    Links and hidden folders are left out, and what is below a run directory. A run that is in
-    several of the directories is there once.
+    Links and hidden folders are left out, and what is below a run directory. A sweep has the runs
+    that it took from elsewhere, too. A run that is in several of the directories is there once.
 
     Args:
         paths: directories, runs themselves, or names of logged runs.
@@ -114,13 +115,35 @@ def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[Entry]
         except OSError as error:
             yield Entry(Path(path), name, damage=f"it can't be read ({error.strerror})")
             continue
-        if any(each.name == "run.json" for each in inside):
+        names = {each.name for each in inside}
+        if "run.json" in names:
             yield Entry.read(Path(path), name)
         else:
+            if "sweep.json" in names:
+                waiting += [
+                    tuple(os.path.normpath(os.path.join(top, each)) for top in (path, name))
+                    for each in _elsewhere(path)
+                ]
             waiting += [
                 (os.path.join(path, folder), folder if name == "." else os.path.join(name, folder))
                 for folder in folders
             ]
+
+
+def _elsewhere(sweep: str) -> list[str]:
+    """The directories of a sweep's runs that were made outside of it, from there."""
+    try:
+        jobs = json.loads(Path(sweep, "sweep.json").read_text(encoding="utf-8"))["jobs"]
+        found = [os.path.normpath(job["directory"]) for job in jobs]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        # Its own runs are there all the same.
+        return []
+    outside = [each for each in found if each.startswith(os.pardir) or os.path.isabs(each)]
+    return [
+        each
+        for each in outside
+        if os.path.isfile(os.path.normpath(os.path.join(sweep, each, "run.json")))
+    ]
 
 
 def _order(entry: Entry) -> tuple[bool, float, list[str | int]]:

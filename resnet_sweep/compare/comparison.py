@@ -52,10 +52,10 @@ def _count(value: float | None, sign: str = "") -> str:
 FIGURES = (
     Figure("best accuracy", _of("best", "val_acc"), _points),
     Figure("best epoch", _of("best", "epoch"), _count),
-    Figure("best loss", _of("best", "val_loss"), _loss),
+    Figure("best validation loss", _of("best", "val_loss"), _loss),
     Figure("final accuracy", _of("final", "val_acc"), _points),
     Figure("final training accuracy", _of("final", "train_acc"), _points),
-    Figure("final loss", _of("final", "val_loss"), _loss),
+    Figure("final validation loss", _of("final", "val_loss"), _loss),
     Figure("final training loss", _of("final", "train_loss"), _loss),
     Figure("gap", lambda record: record.gap, _points),
     Figure("epochs", _of("final", "epoch"), _count),

@@ -72,6 +72,15 @@ class Group:
         return any(entry.state in COMPLETE for entry in self.entries)
 
     @property
+    def unstable(self) -> bool:
+        """Whether a seed has diverged, so that the runs that count are the lucky ones."""
+        counted = {repr(entry.settings.get("seed")) for entry in self.counted}
+        return any(
+            entry.state == "diverged" and repr(entry.settings.get("seed")) not in counted
+            for entry in self.entries
+        )
+
+    @property
     def state(self) -> str:
         """The state that all are in, or how many are in each."""
         states = Counter(entry.state for entry in self.entries)

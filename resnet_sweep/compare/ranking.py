@@ -93,7 +93,7 @@ class Ranking:
         if self.baseline is not None:
             columns += [
                 ["difference", *map(self._difference, self.effects)],
-                ["verdict", *map(self._verdict, self.groups, self.effects)],
+                ["verdict", *map(self.verdict, self.groups, self.effects)],
             ]
         if any(group.state not in COMPLETE for group in self.groups):
             columns.append(["state", *(shown(group.state) for group in self.groups)])
@@ -125,6 +125,11 @@ class Ranking:
             )
         if len(measured) < len(effects):
             found.append("too few runs to tell a difference from noise: replicates=3 can")
+        if effects and any(group.unstable for group in self.groups):
+            found.append(
+                "seeds of a variant diverged: its figures are those of the seeds that didn't, so "
+                "that it looks better than it is"
+            )
         return found
 
     def _order(self, group: Group) -> tuple[bool, float]:
@@ -151,9 +156,20 @@ class Ranking:
         interval = ", ".join(self.objective.difference(end) for end in ends)
         return self.objective.difference(effect.mean) + (f" [{interval}]" if interval else "")
 
-    def _verdict(self, group: Group, effect: Effect | None) -> str:
+    def verdict(self, group: Group, effect: Effect | None) -> str:
+        """In words what an effect comes to.
+
+        Args:
+            group, effect: of `groups` and `effects`, at one place.
+
+        Returns:
+            "baseline", "unstable" of a variant with seeds that diverged, what `Effect.verdict`
+            says, or nothing where there is no effect.
+        """
         if group is self.baseline:
             return "baseline"
+        if effect is not None and group.unstable:
+            return "unstable"
         return effect.verdict(self.objective.gain) if effect else ""
 
 

@@ -62,6 +62,17 @@ def _told(error: Exception) -> str:
             f"{error.override} can't be read as an override ({_one_line(problem)}): write "
             "GROUP=CHOICE or KEY=VALUE, and quotes around a value with special characters"
         )
+    if found := re.match(r"Ambiguous value for argument '(([^=]*)=(.*))'\n", str(error)):
+        word, key, value = found.groups()
+        return (
+            f"{word} has several values: add --multirun to sweep over them, or write "
+            f"{key}=[{value}] for a list of them"
+        )
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, _ = error.missing_cfg_file.rpartition("/")
+        if group and (choices := _choices(group)):
+            # One of several, of which Hydra doesn't say what there is.
+            return _unknown_choice(error.missing_cfg_file, choices)
     if str(error).startswith("Config group override must be"):
         return _no_choice(str(error))
     cause = error.__cause__
@@ -85,7 +96,7 @@ def _no_choice(text: str) -> str:
     """Of a group that was given something else than a name, which Hydra doesn't tell."""
     for word in sys.argv[1:]:
         group, _, value = word.lstrip("+~").partition("=")
-        choices = sorted(path.stem for path in CONF.joinpath(group).glob("*.yaml")) if group else []
+        choices = _choices(group) if group else []
         # What Hydra takes for something else than text.
         if choices and re.fullmatch(r"(?i)null|true|false|nan|[-+]?inf|[-+\d.].*|\{.*", value):
             return (
@@ -93,6 +104,10 @@ def _no_choice(text: str) -> str:
                 f"{', '.join(choices)}"
             )
     return _one_line(text)
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(path.stem for path in CONF.joinpath(group).glob("*.yaml"))
 
 
 def missing_package(choice: str, package: str, extra: str) -> str:

@@ -61,6 +61,7 @@ class Gate(Callback):
         Gate.reached = True
         with Refusing():
             check_hydra(config.hydra)
+            check_single(config)
             HydraConfig.instance().set_config(config)
             ranks = Ranks.here()
             prepared = prepare(settings_of(config), ranks)
@@ -79,12 +80,33 @@ class Gate(Callback):
         Gate.reached = True
         with Refusing():
             check_hydra(config.hydra)
+            given = [word for word in words_of(config.hydra, "hydra") if "hydra.run.dir=" in word]
+            if given:
+                raise RequestError(
+                    f"{given[0]} is the directory of a single run, but this is a sweep: name its "
+                    "directory with hydra.sweep.dir"
+                )
             if (size := Ranks.here().size) > 1:
                 raise RequestError(
                     f"torchrun started {size} processes for a sweep, which they can't share: start "
                     "it without torchrun (hydra/launcher=pool gives each GPU a run), or one of "
                     "its runs with it"
                 )
+
+
+def check_single(config: DictConfig) -> None:
+    """See that a single run isn't asked for what only a sweep can do.
+
+    Raises:
+        RequestError: it is.
+    """
+    for name, nothing in (("sweep_mode", "run"), ("sweep_filter", None), ("zip", [])):
+        value = setting_of(config, name)
+        if value != nothing:
+            raise RequestError(
+                f"{name}={value} is of a sweep, but this is a single run: add --multirun, or leave "
+                "it out"
+            )
 
 
 def is_ours(config: DictConfig) -> bool:

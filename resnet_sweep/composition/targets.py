@@ -2,6 +2,7 @@
 
 import os
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -75,4 +76,10 @@ def instantiate(path: str, node: Mapping[str, Any], **supplied: Any) -> Any:
     # The settings come from a user, so whatever a constructor makes of them is for the user.
     except Exception as error:
         sentence = " ".join(str(error).split()) or type(error).__name__
+        if found := re.search(r"got an unexpected keyword argument '(\w+)'", sentence):
+            name = f"{path}.{found[1]}"
+            raise RequestError(
+                f"{name}={node.get(found[1])} isn't a setting of {node['_target_']}: leave it out "
+                f"(~{name} takes away what a preset sets)"
+            ) from error
         raise RequestError(f"{path}: {sentence}") from error

@@ -41,7 +41,7 @@ class Split:
         if count > len(self):
             raise RequestError(
                 f"{setting}={count} is more than the {len(self)} images there are: "
-                "choose a smaller number, or null for all of them"
+                f"choose a smaller number, or {setting}=null"
             )
         chosen = balanced_subset(self.labels[self.indices], count, seed)
         rest = np.setdiff1d(np.arange(len(self)), chosen, assume_unique=True)

@@ -125,7 +125,7 @@ class Record:
              f"(epoch {self.best.get('epoch')})"),
             ("Final training accuracy", _percent(self.final.get("train_acc"))),
             ("Final validation accuracy", _percent(self.final.get("val_acc"))),
-            ("Final loss", "unknown" if loss is None else f"{loss:.4f}"),
+            ("Final training loss", "unknown" if loss is None else f"{loss:.4f}"),
             ("Overfitting gap", _percent(self.gap)),
             ("Time", "unknown" if self.seconds is None else duration(self.seconds)),
         ]  # fmt: skip

@@ -14,7 +14,7 @@ from resnet_sweep.runs.files import remove_unfinished
 from resnet_sweep.runs.lease import RENEWAL_SECONDS, Lease, in_use, lease_entry
 from resnet_sweep.runs.metrics import Row, best_row, write_metrics
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import differences, relevant
+from resnet_sweep.runs.signature import differences, relevant, typed
 from resnet_sweep.runs.soundness import digest_file
 
 log = logging.getLogger(__name__)
@@ -214,8 +214,12 @@ class Run:
         except (FileNotFoundError, RequestError):
             # Nobody who took it over would leave it like that.
             return
+        if holder is None:
+            if self.record.lease is None:
+                return
+            raise LeaseLostError("another process took the run over, and has ended it")
         ours = lease_entry()
-        if holder and any(holder.get(name) != ours[name] for name in ("host", "process")):
+        if any(holder.get(name) != ours[name] for name in ("host", "process")):
             raise LeaseLostError(
                 f"process {holder.get('process')} on {holder.get('host')} took the run over"
             )
@@ -289,9 +293,12 @@ def _describe_difference(earlier: Record, record: Record) -> str:
         relevant(each.config, each.precision or "", each.fingerprint or "")
         for each in (earlier, record)
     )
+    apart = differences(one, other)
+    if any(name.startswith("data.") for name in apart):
+        # Other images follow from other settings.
+        apart.pop("data", None)
     found = [
-        f"{name}: {there} there, {here} here"
-        for name, (there, here) in differences(one, other).items()
+        f"{name}: {typed(there)} there, {typed(here)} here" for name, (there, here) in apart.items()
     ]
     if not found:
         return "made by another version of this program"

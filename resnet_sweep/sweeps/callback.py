@@ -1,6 +1,7 @@
 """What is to be done around the sweeps of Hydra's own sweepers, and after any job."""
 
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,9 +49,18 @@ class SweepCallback(Callback):
             # Hydra keeps what each job returns until the last has ended, with its whole config.
             job_return.cfg = job_return.hydra_cfg = None
         error = job_return._return_value if failed else None
+        if config.hydra.mode == RunMode.MULTIRUN:
+            _empty_frames(error)
         if SweepCallback.on_ended is not None:
             SweepCallback.on_ended(Path(config.hydra.runtime.output_dir), error)
         elif config.hydra.mode == RunMode.MULTIRUN and not is_ours(config):
             from resnet_sweep.sweeps import stock
 
             stock.note(config, error)
+
+
+def _empty_frames(error: BaseException | None) -> None:
+    """Free what an error that is kept would keep: a network and its batch, in a device's memory."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -14,7 +14,8 @@ from resnet_sweep.training.interruption import StopRequest
 class PoolLauncher(AssigningLauncher):
     """A pool of processes, each of which takes the next job as soon as it is free.
 
-    A process that dies takes only its job with it, and another takes its place. On a machine with
+    A process that dies takes only its job with it, and another takes its place, as one does of a
+    process whose job failed: what ails a GPU stays with the process that met it. On a machine with
     GPUs each job has one, or shares it with others; without, the CPU's cores are divided among
     the processes.
 
@@ -51,6 +52,12 @@ class PoolLauncher(AssigningLauncher):
                     told = True
                     for worker in working:
                         worker.stop()
+                for worker in idle[:]:
+                    if wait([worker.sentinel], timeout=0):
+                        # Somebody ended it while it had nothing to do.
+                        idle.remove(worker)
+                        places.append(worker.environment)
+                        worker.end()
                 while next_job and not told and (idle or places):
                     worker = idle.pop() if idle else Worker(places.pop(0))
                     worker.assign(next_job)
@@ -70,8 +77,11 @@ class PoolLauncher(AssigningLauncher):
                         reason = worker.end()
                         bury(assignment.directory, reason)
                         outcome = Outcome(error=reason)
-                    else:
+                    elif outcome.error is None or outcome.refused:
                         idle.append(worker)
+                    else:
+                        places.append(worker.environment)
+                        worker.end()
                     outcomes[assignment.index] = outcome
         except BaseException:
             # A second Ctrl-C, or an error of ours.
@@ -87,12 +97,13 @@ class PoolLauncher(AssigningLauncher):
         """The environment of each process that there is to be."""
         import torch
 
-        if torch.cuda.is_available() and self.config.trainer.device in ("auto", "cuda"):
+        device = self.config.trainer.device
+        if torch.cuda.is_available() and (device == "auto" or device.startswith("cuda")):
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(" ", "")
-            gpus = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
-            places = [
-                {"CUDA_VISIBLE_DEVICES": gpu} for _ in range(self.jobs_per_gpu) for gpu in gpus
-            ]
+            gpus = visible.split(",") if visible else [*map(str, range(torch.cuda.device_count()))]
+            # One that is named, as in cuda:1, is that of the jobs, too.
+            each = [{}] if ":" in device else [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+            places = each * self.jobs_per_gpu
             return places[: min(jobs, self.workers or len(places))]
         cores = len(os.sched_getaffinity(0))
         count = min(jobs, self.workers or cores)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from resnet_sweep.errors import JobFailed, RequestError
 from resnet_sweep.sweeps.study.worker import LOG
@@ -59,9 +59,11 @@ class Assignment(NamedTuple):
         """
         for index, words in enumerate(job_overrides):
             config = context.config_loader.load_sweep_config(master, list(words))
-            with open_dict(config):
-                config.hydra.job.num = first + index
-                config.hydra.job.id = str(first + index)
+            # One that is frozen has the number of its place in the sweep.
+            if OmegaConf.is_missing(config.hydra.job, "num"):
+                with open_dict(config):
+                    config.hydra.job.num = first + index
+                    config.hydra.job.id = str(first + index)
             name = JobRuntime.instance().get("name")
             yield cls(index, config, name, context.callbacks, context.execution_whitelist, errand)
 

@@ -73,9 +73,13 @@ class CudaRecorder:
             ):
                 step()
         except RuntimeError as error:
+            # CUDA ends a recording that failed with an error of its own, which doesn't say why.
+            cause = error
+            while cause.__context__ is not None:
+                cause = cause.__context__
             raise RecordingError(
                 "the training step can't be recorded as a CUDA graph "
-                f"({' '.join(str(error).split())}): go on with trainer.compile=none"
+                f"({' '.join(str(cause).split())}): go on with trainer.compile=none"
             ) from error
         return graph.replay
 

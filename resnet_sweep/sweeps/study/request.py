@@ -32,7 +32,7 @@ from resnet_sweep.sweeps.study.seeding import finished_runs
 from resnet_sweep.sweeps.study.sitting import Sitting
 from resnet_sweep.sweeps.study.space import Space
 from resnet_sweep.sweeps.study.storage import exclusive, is_shared, open_storage
-from resnet_sweep.sweeps.study.trials import PLACE, SIGNATURE, STATE, Trials
+from resnet_sweep.sweeps.study.trials import FOUND, PLACE, SIGNATURE, STATE, Trials
 
 Direction = Literal["minimize", "maximize"]
 SETTINGS = {
@@ -187,7 +187,8 @@ class StudyRequest:
         if asked is None:
             return []
         found = []
-        for values in [self.composer.recipe()] if asked == "recipe" else asked:
+        listed = [asked] if isinstance(asked, str) else asked
+        for values in [self.composer.recipe()] if asked == "recipe" else listed:
             if not isinstance(values, Mapping) or values.keys() != self.space.distributions.keys():
                 raise RequestError(
                     f"hydra.sweeper.enqueue has {shown(values)}: give each key that is searched "
@@ -218,8 +219,8 @@ class StudyRequest:
                     params=dict(seed.parameters),
                     distributions=self.space.distributions,
                     user_attrs={
-                        SIGNATURE: planned.signature, STATE: "finished", PLACE: seed.place,
-                    },
+                        SIGNATURE: planned.signature, STATE: "finished", PLACE: seed.places[0],
+                    } | ({FOUND: seed.places[1:]} if len(seed.places) > 1 else {}),
                 )
             )  # fmt: skip
         for parameters in self.enqueued:

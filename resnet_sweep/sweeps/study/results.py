@@ -16,7 +16,14 @@ from resnet_sweep.compare.objective import Objective
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.record import duration
 from resnet_sweep.sweeps import ledger, results
-from resnet_sweep.sweeps.study.trials import PLACE, REASON, SAME_AS, SIGNATURE, STATE
+from resnet_sweep.sweeps.study.trials import (
+    FOUND,
+    PLACE,
+    REASON,
+    SAME_AS,
+    SIGNATURE,
+    STATE,
+)
 
 # What a state of Optuna's is called here, if the run itself doesn't say.
 STATES = {
@@ -44,7 +51,8 @@ class Outcome:
         self.trial = trial
         place = trial.user_attrs.get(PLACE, str(trial.number))
         self.directory = Path(os.path.abspath(top / place))
-        found = [self.directory, *sorted(self.directory.glob("*/"))]
+        elsewhere = map(Path, trial.user_attrs.get(FOUND, ()))
+        found = [self.directory, *sorted(self.directory.glob("*/")), *elsewhere]
         self.entries = [
             Entry.read(each, str(each)) for each in found if (each / "run.json").exists()
         ]
@@ -62,7 +70,7 @@ class Outcome:
         """Why it isn't simply finished; empty otherwise."""
         attributes = self.trial.user_attrs
         told = attributes.get(REASON, "")
-        if SAME_AS in attributes:
+        if attributes.get(SAME_AS) is not None:
             same = f"the same as trial {attributes[SAME_AS]}"
             return f"{same}: {told}" if told else same
         return told

@@ -20,12 +20,12 @@ class Seed(NamedTuple):
     Attributes:
         parameters: of the trial.
         values: of its objectives.
-        place: of its run.
+        places: of its runs, one for each replicate; absolute.
     """
 
     parameters: Parameters
     values: list[float]
-    place: str
+    places: list[str]
 
 
 def finished_runs(history: History, composer: Composer, settings: Mapping[str, Any]) -> list[Seed]:
@@ -54,8 +54,8 @@ def finished_runs(history: History, composer: Composer, settings: Mapping[str, A
         ]
         if len(found) == len(wanted) and not any(None in each for each in found):
             means = [fmean(each) for each in zip(*found, strict=True)]
-            place = os.path.abspath(runs[0].directory)
-            seeds.setdefault(wanted[0], Seed(parameters, means, place))
+            places = [os.path.abspath(run.directory) for run in runs]
+            seeds.setdefault(wanted[0], Seed(parameters, means, places))
     return list(seeds.values())
 
 

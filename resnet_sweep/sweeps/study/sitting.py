@@ -35,7 +35,7 @@ from resnet_sweep.sweeps.study.pruning import Pruning
 from resnet_sweep.sweeps.study.results import Outcome
 from resnet_sweep.sweeps.study.storage import exclusive
 from resnet_sweep.sweeps.study.summary import Summary
-from resnet_sweep.sweeps.study.trials import PLACE, REASON, STATE, Trials
+from resnet_sweep.sweeps.study.trials import FOUND, PLACE, REASON, STATE, Trials
 from resnet_sweep.sweeps.study.worker import LOG, WORKERS
 from resnet_sweep.sweeps.sweep import MULTIRUN
 from resnet_sweep.training.interruption import INTERRUPTED
@@ -269,7 +269,13 @@ class Sitting:
         if found is not None:
             if watched:
                 pruning.tell(found.directory)
-            trial.set_user_attr(PLACE, str(found.directory.absolute()))
+            place = str(found.directory.absolute())
+            if self.composer.replicates == 1:
+                trial.set_user_attr(PLACE, place)
+            else:
+                # The others may have been trained here, or be yet.
+                places = trial.user_attrs.get(FOUND, [])
+                trial.set_user_attr(FOUND, [*places, *({place} - {*places})])
             return found
         replicate.config.hydra.sweep.dir = str(self.directory)
         self._run(replicate, [pruning] if watched else [], claim)

@@ -14,8 +14,9 @@ from resnet_sweep.sweeps.study.sampling import Sampling
 from resnet_sweep.sweeps.study.storage import exclusive
 
 # Of a trial in its storage: which training it is, the trial that trains the same, what came of the
-# run in our own words, why, and where its run is.
-SIGNATURE, SAME_AS, STATE, REASON, PLACE = "signature", "same_as", "state", "reason", "directory"
+# run in our own words, why, where its run is, and where others of its replicates were found.
+SIGNATURE, SAME_AS, STATE, REASON = "signature", "same_as", "state", "reason"
+PLACE, FOUND = "directory", "found"
 
 
 class Trials:
@@ -90,13 +91,16 @@ class Trials:
                 if other.number == trial.number or other.state is TrialState.FAIL:
                     continue
                 attributes = other.user_attrs
-                if attributes.get(SIGNATURE) == signature and SAME_AS not in attributes:
+                if attributes.get(SIGNATURE) == signature and attributes.get(SAME_AS) is None:
                     # Two that began at once, where there are no locks: the first trains.
                     if SIGNATURE in trial.user_attrs and trial.number < other.number:
                         continue
                     trial.set_user_attr(SAME_AS, other.number)
                     return True
             trial.set_user_attr(SIGNATURE, signature)
+            if SAME_AS in trial.user_attrs:
+                # The one that was to train it has failed.
+                trial.set_user_attr(SAME_AS, None)
         return False
 
     def tell(self, trial: Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
@@ -113,16 +117,17 @@ class Trials:
 
     def _settle(self, trial: FrozenTrial) -> bool:
         """See to a trial that another one trains; returns whether it is such a one."""
-        if SAME_AS not in trial.user_attrs:
+        number = trial.user_attrs.get(SAME_AS)
+        if number is None:
             return False
-        other = next(each for each in self.listed() if each.number == trial.user_attrs[SAME_AS])
+        other = next(each for each in self.listed() if each.number == number)
         if other.state is TrialState.FAIL:
             return False
         if other.state.is_finished():
             storage = self.study._storage
             with contextlib.suppress(UpdateFinishedTrialError):
                 theirs = {PLACE: str(other.number), **other.user_attrs}
-                for name in (STATE, REASON, PLACE):
+                for name in (STATE, REASON, PLACE, FOUND):
                     if name in theirs:
                         storage.set_trial_user_attr(trial._trial_id, name, theirs[name])
                 for step, value in other.intermediate_values.items():

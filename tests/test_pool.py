@@ -1,0 +1,110 @@
+"""The launcher that has jobs side by side on one machine."""
+
+import gc
+import os
+import signal
+import time
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from small_sweep import TINY, finish, records, start, workers
+
+from resnet_sweep.sweeps.callback import SweepCallback
+from resnet_sweep.sweeps.pool import PoolLauncher
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "settings", "expected"),
+    [
+        ("auto", None, {}, ["0", "1"]),
+        ("cuda", "3,5", {}, ["3", "5"]),
+        ("auto", None, {"jobs_per_gpu": 2}, ["0", "1", "0", "1"]),
+        ("auto", "7", {"jobs_per_gpu": 3}, ["7", "7", "7"]),
+        ("auto", None, {"jobs_per_gpu": 2, "workers": 3}, ["0", "1", "0"]),
+        # The one that is named; what the jobs see stays as it is.
+        ("cuda:1", None, {}, [None]),
+        ("cuda:1", None, {"jobs_per_gpu": 2}, [None, None]),
+    ],
+)
+def test_each_gpu_has_as_many_jobs_as_are_asked_for(
+    device: str,
+    visible: str | None,
+    settings: dict,
+    expected: list,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    launcher = PoolLauncher(**settings)
+    launcher.config = SimpleNamespace(trainer=SimpleNamespace(device=device))
+    assert [place.get("CUDA_VISIBLE_DEVICES") for place in launcher._places(8)] == expected
+    assert len(launcher._places(1)) == 1
+
+
+def test_a_worker_that_is_told_to_end_leaves_the_next_job_to_another(tmp_path: Path) -> None:
+    process = start(
+        tmp_path, "--multirun", *TINY, "hydra.sweep.dir=sweep", "hydra/launcher=pool",
+        "hydra.launcher.workers=1", "trainer.epochs=100,2,3",
+    )  # fmt: skip
+    while not (tmp_path / "sweep" / "0" / "metrics.csv").exists():
+        assert process.poll() is None, finish(process)
+        time.sleep(0.02)
+    os.kill(*workers(process), signal.SIGTERM)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "job 0 interrupted (stopped by SIGTERM)" in output
+    assert "[3/3] job 0 finished" in output
+    assert {each["state"] for each in records(tmp_path / "sweep").values()} == {"finished"}
+
+
+def test_the_error_of_a_job_keeps_nothing_of_the_job() -> None:
+    """Hydra keeps what its jobs return until the last has ended, with their errors."""
+
+    class Batch:
+        """Stands for a device's memory."""
+
+    kept = []
+
+    def train() -> None:
+        batch = Batch()
+        kept.append(weakref.ref(batch))
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    def job() -> None:
+        try:
+            train()
+        except RuntimeError as error:
+            raise RuntimeError("the run failed") from error
+
+    returned = JobReturn(status=JobStatus.FAILED)
+    try:
+        job()
+    except RuntimeError as error:
+        returned._return_value = error
+    config = OmegaConf.create(
+        {
+            "hydra": {
+                "mode": RunMode.MULTIRUN,
+                "sweeper": {"_target_": "x"},
+                "runtime": {"output_dir": "."},
+            }
+        }
+    )
+    gc.disable()
+    try:
+        SweepCallback.on_ended = lambda *_: None
+        SweepCallback().on_job_end(config, returned)
+        assert kept[0]() is None
+    finally:
+        SweepCallback.on_ended = None
+        gc.enable()
+    assert "out of memory" in str(returned._return_value.__cause__)
