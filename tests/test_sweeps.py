@@ -347,6 +347,15 @@ class TestFailures:
         assert "6 failed, to be left" in done.stdout
         assert {line["directory"]: line for line in ledger(tmp_path / "sweep")} == before
 
+    def test_what_diverged_is_told_of_beside_the_others(self, command: Command) -> None:
+        done = command(*SWEEP, "optim.lr=0.1,1e9")
+        assert done.returncode == 1, done.stderr
+        table = done.stdout.partition("\n\n")[2].splitlines()
+        assert table[0].split()[:2] == ["optim.lr", "n"]
+        assert [line.split()[0] for line in table[1:3]] == ["0.1", "1000000000"]
+        assert table[2].endswith("diverged")
+        assert "1 of 2 jobs diverged:" in done.stdout
+
     def test_a_worker_that_is_killed_takes_only_its_job_with_it(
         self, tmp_path: Path, undisturbed: Path
     ) -> None:

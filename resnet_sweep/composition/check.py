@@ -199,7 +199,8 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
         elif isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value):
             shown = f"the text '{value}'"
         near = get_close_matches(str(value), choices(annotation), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        # One that is right only in a list is near itself.
+        hint = f"; did you mean {near[0]}?" if near and near[0] != value else ""
         raise RequestError(f"{path} must be {describe(annotation)}, but is {shown}{hint}")
 
 

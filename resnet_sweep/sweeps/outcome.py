@@ -9,7 +9,7 @@ from resnet_sweep.compare.text import percent, shown
 from resnet_sweep.composition.command import relative
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import duration
-from resnet_sweep.sweeps.job import BROKEN, Job
+from resnet_sweep.sweeps.job import BROKEN, WAITING, Job
 
 
 def describe(job: Job) -> str:
@@ -39,9 +39,9 @@ def tell_outcome(
         baseline: that holds for the runs which the others are compared with.
         objective: what they are judged by.
     """
-    entries = [job.entry for job in jobs if job.record.best]
+    entries = [job.entry for job in jobs if job.state != WAITING]
     lines = []
-    if entries:
+    if any(entry.record and entry.record.best for entry in entries):
         ranking = Ranking(entries, baseline, objective)
         width = console.width if console.is_terminal else None
         lines += ["", *ranking.lines(width), *(f"note: {note}" for note in ranking.notes())]
@@ -49,7 +49,8 @@ def tell_outcome(
             lines.append(f"The best run again:\n  {ranking.command}")
     broken = [job for job in jobs if job.state in BROKEN]
     if broken:
-        lines.append(f"\n{len(broken)} of {len(jobs)} jobs failed:")
+        states = " or ".join(sorted({job.state for job in broken}, reverse=True))
+        lines.append(f"\n{len(broken)} of {len(jobs)} jobs {states}:")
     for job in broken:
         which = f" ({shown(words[job])})" if words[job] else ""
         lines.append(f"  job {job.number}{which} {job.state}: {shown(job.reason)}")

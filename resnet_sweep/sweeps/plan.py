@@ -32,7 +32,7 @@ from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.errors import RequestError, WrongJobs
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import foreign_file
-from resnet_sweep.runs.signature import differences, flatten, is_incidental
+from resnet_sweep.runs.signature import differences, flatten, is_incidental, typed
 from resnet_sweep.sweeps.expansion import expand, pairs_of
 from resnet_sweep.sweeps.frozen import freeze
 from resnet_sweep.sweeps.history import History
@@ -310,7 +310,7 @@ class Planner:
         told = [f"job {line.number} ({_describe(line, settings)})" for line in orphans[:MOST_TOLD]]
         more = f", and {len(orphans) - MOST_TOLD} more" if len(orphans) > MOST_TOLD else ""
         raise RequestError(
-            f"{self.plan.directory} has runs that this command doesn't ask for: "
+            f"{relative(self.plan.directory)} has runs that this command doesn't ask for: "
             f"{', '.join(told)}{more}; ask for them as well, or choose another hydra.sweep.dir, "
             "where those that are finished are reused"
         )
@@ -320,7 +320,7 @@ def _describe(line: Line, settings: Iterable[Mapping[str, Any]]) -> str:
     """The words of a job that isn't asked for, and where it differs from the nearest that is."""
     found = (
         [
-            f"{name}: {there} there, {here} here"
+            f"{name}: {typed(there)} there, {typed(here)} here"
             for name, (there, here) in differences(line.settings, each).items()
             if not is_incidental(name)
         ]
