@@ -80,17 +80,17 @@ class Gate(Callback):
         Gate.reached = True
         with Refusing():
             check_hydra(config.hydra)
-            given = [word for word in words_of(config.hydra, "hydra") if "hydra.run.dir=" in word]
-            if given:
-                raise RequestError(
-                    f"{given[0]} is the directory of a single run, but this is a sweep: name its "
-                    "directory with hydra.sweep.dir"
-                )
             if (size := Ranks.here().size) > 1:
                 raise RequestError(
                     f"torchrun started {size} processes for a sweep, which they can't share: start "
                     "it without torchrun (hydra/launcher=pool gives each GPU a run), or one of "
                     "its runs with it"
+                )
+            given = [word for word in words_of(config.hydra, "hydra") if "hydra.run.dir=" in word]
+            if given:
+                raise RequestError(
+                    f"{given[0]} is the directory of a single run, but this is a sweep: name its "
+                    "directory with hydra.sweep.dir"
                 )
 
 
