@@ -72,16 +72,14 @@ class PoolLauncher(AssigningLauncher):
                         continue
                     working.remove(worker)
                     outcome, assignment = worker.receive(), worker.assignment
-                    if outcome is None:
-                        places.append(worker.environment)
-                        reason = worker.end()
-                        bury(assignment.directory, reason)
-                        outcome = Outcome(error=reason)
-                    elif outcome.error is None or outcome.refused:
+                    if outcome is not None and (outcome.error is None or outcome.refused):
                         idle.append(worker)
                     else:
                         places.append(worker.environment)
-                        worker.end()
+                        reason = worker.end()
+                        if outcome is None:
+                            bury(assignment.directory, reason)
+                            outcome = Outcome(error=reason)
                     outcomes[assignment.index] = outcome
         except BaseException:
             # A second Ctrl-C, or an error of ours.
