@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -47,6 +48,13 @@ def kill(process: subprocess.Popen) -> str:
     """End a process as the system does when memory runs out; returns what it had printed."""
     process.send_signal(signal.SIGKILL)
     return finish(process)
+
+
+def wait_for(process: subprocess.Popen, path: Path) -> None:
+    """Wait until a process has made a file."""
+    while not path.exists():
+        assert process.poll() is None, finish(process)
+        time.sleep(0.02)
 
 
 def workers(process: subprocess.Popen) -> list[int]:

@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import time
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import torch
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from small_sweep import TINY, finish, records, start, workers
+from small_sweep import TINY, finish, records, start, wait_for, workers
 
 from resnet_sweep.sweeps.callback import SweepCallback
 from resnet_sweep.sweeps.pool import PoolLauncher
@@ -55,9 +54,7 @@ def test_a_worker_that_is_told_to_end_leaves_the_next_job_to_another(tmp_path: P
         tmp_path, "--multirun", *TINY, "hydra.sweep.dir=sweep", "hydra/launcher=pool",
         "hydra.launcher.workers=1", "trainer.epochs=100,2,3",
     )  # fmt: skip
-    while not (tmp_path / "sweep" / "0" / "metrics.csv").exists():
-        assert process.poll() is None, finish(process)
-        time.sleep(0.02)
+    wait_for(process, tmp_path / "sweep" / "0" / "metrics.csv")
     os.kill(*workers(process), signal.SIGTERM)
     output = finish(process)
     assert process.returncode == 0, output

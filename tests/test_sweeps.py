@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from small_sweep import (
     results,
     snapshot,
     start,
+    wait_for,
     workers,
 )
 
@@ -443,10 +443,3 @@ def test_its_table_compares_variants_with_the_baseline(command: Command, tmp_pat
     repeat = table.splitlines()[-1].strip()
     assert f"optim.lr={best['config']['optim']['lr']}" in repeat
     assert "replicates" not in repeat
-
-
-def wait_for(process: subprocess.Popen, path: Path) -> None:
-    """Wait until a process has made a file."""
-    while not path.exists():
-        assert process.poll() is None, finish(process)
-        time.sleep(0.02)
