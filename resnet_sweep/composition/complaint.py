@@ -52,10 +52,14 @@ def _told(error: Exception) -> str:
         return str(error)
     if isinstance(error, InstantiationException):
         return _one_line(f"{str(error).splitlines()[0]}: {error.__cause__}")
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file in _FROM_PLUGINS:
-        return missing_package(*_FROM_PLUGINS[error.missing_cfg_file])
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        return _unknown_choice(error.missing_cfg_file or "", error.options)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        missing = error.missing_cfg_file
+        if missing in _FROM_PLUGINS:
+            return missing_package(*_FROM_PLUGINS[missing])
+        group, _, _ = missing.rpartition("/")
+        # Of one of several, Hydra doesn't say what there is.
+        if options := error.options or (group and _choices(group)):
+            return _unknown_choice(missing, options)
     if isinstance(error, OverrideParseException):
         problem = str(error).partition("\n")[2].partition("\nSee ")[0]
         return (
@@ -68,11 +72,6 @@ def _told(error: Exception) -> str:
             f"{word} has several values: add --multirun to sweep over them, or write "
             f"{key}=[{value}] for a list of them"
         )
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, _ = error.missing_cfg_file.rpartition("/")
-        if group and (choices := _choices(group)):
-            # One of several, of which Hydra doesn't say what there is.
-            return _unknown_choice(error.missing_cfg_file, choices)
     if str(error).startswith("Config group override must be"):
         return _no_choice(str(error))
     cause = error.__cause__
