@@ -78,6 +78,7 @@ def test_several_lists_of_keys_can_be_paired(loader: ConfigLoader) -> None:
         (["a=1,2"], ["a", "b"], "zip pairs b, which this sweep doesn't vary"),
         (["a=1", "b=2"], ["a", "b"], "zip pairs a, which has one value"),
         (["a=1,2", "b=1,2"], [["a", "b"], ["b", "a"]], "zip has b twice|zip has a twice"),
+        (["a=1,2", "b=1,2"], ["a"], "zip has a alone"),
         (["a=interval(0,1)"], [], r"a=interval\(0,1\) has no values that could be tried"),
     ],
 )

@@ -80,6 +80,11 @@ def _axes(keys: Sequence[str], paired: Sequence[Sequence[str]]) -> list[list[str
     """The keys, those that are paired together, in the order of the first."""
     partners: dict[str, list[str]] = {}
     for group in paired:
+        if len(group) == 1:
+            raise RequestError(
+                f"zip has {group[0]} alone: name two keys or more whose values belong together, or "
+                "leave it out of zip"
+            )
         for key in group:
             if key not in keys:
                 raise RequestError(
