@@ -8,10 +8,14 @@ by people, and stays.
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import optuna
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState
 
 from benchmarks.answered import LOGGED, REFERENCES, Sweep, logged_until
 from benchmarks.best_recipe import effects
@@ -29,6 +33,7 @@ from resnet_sweep.compare.varying import ABSENT, variants
 from resnet_sweep.console import carry_out
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.files import write_atomically
+from resnet_sweep.sweeps.study.storage import find_storage
 
 INTRODUCTION = """\
 # Answers
@@ -109,10 +114,49 @@ def recommendations(sweep: Sweep) -> Iterator[str]:
 
 
 def study(sweep: Sweep) -> Iterator[str]:
-    """The best trials of a search."""
-    header, *lines = Ranking(sweep.entries).lines(None)
-    yield "By held-out images. The first of many looks better than it is, since it was chosen.\n"
+    """The best trials of a search, beside the recipe that it began with."""
+    ranking = Ranking(sweep.entries)
+    header, *lines = ranking.lines(None)
+    states = Counter(entry.state for entry in sweep.entries)
+    told = ", ".join(f"{count} {state}" for state, count in states.most_common())
+    yield f"By held-out images. Trials: {told}.\n"
+    yield from beside_recipe(ranking, f"{sweep.folder}/0")
+    if shares := importances(sweep):
+        told = ", ".join(f"`{key}` {share:.0%}" for key, share in shares.items())
+        yield f"What tells the finished ones apart, by Optuna's functional ANOVA: {told}.\n"
     yield from block([header, *lines[:MOST_TRIALS]])
+
+
+def beside_recipe(ranking: Ranking, name: str) -> Iterator[str]:
+    """What a search found beside the log's recipe, a trial that it was told to begin with."""
+    of_it = [group for group in ranking.groups if any(run.name == name for run in group.entries)]
+    for recipe in of_it:
+        place = ranking.groups.index(recipe) + 1
+        told = "The log's recipe, with which the search began,"
+        if not recipe.complete:
+            yield f"{told} is {recipe.state}.\n"
+        elif place == 1:
+            yield f"{told} was not surpassed.\n"
+        else:
+            effect = Effect.between(ranking.groups[0], recipe, ranking.objective.value)
+            yield (
+                f"{told} came in as number {place}: the first has "
+                f"{ranking.objective.difference(effect.mean)} points, and looks better than it "
+                "is, since it was chosen.\n"
+            )
+
+
+def importances(sweep: Sweep) -> dict[str, float]:
+    """How much of the variance over the finished trials each hyperparameter makes, 1 in all."""
+    storage = find_storage(sweep.top / sweep.folder)
+    if storage is None:
+        return {}
+    (name,) = (each.study_name for each in storage.get_all_studies())
+    found = optuna.load_study(study_name=name, storage=storage)
+    finished = found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len({trial.value for trial in finished}) < 2:
+        return {}
+    return get_param_importances(found, evaluator=FanovaImportanceEvaluator(seed=0))
 
 
 def best(sweep: Sweep) -> Iterator[str]:

@@ -11,7 +11,7 @@
 #   SECONDS_AT_MOST=570    how long it may take; the default is a week
 #   WORDS="..."            overrides of all runs, such as hydra.launcher.jobs_per_gpu=2 (which makes
 #                          each run slower, and so the times of gpu/lengths longer)
-#   RECIPE="..."           overrides that make the best recipe; empty: search for them first
+#   RECIPE="..."           overrides that make the best recipe, instead of a search for them
 #   TRIALS=30              of the study
 #   PYTHON=python          what it runs
 #
@@ -26,7 +26,6 @@ part=${1:-}
 directory=${2:-multirun/answers}/$part
 python=${PYTHON:-python}
 seconds_at_most=${SECONDS_AT_MOST:-604800}
-best_recipe=$([[ -e conf/experiment/best_recipe.yaml ]] && echo experiment=best_recipe)
 read -d "" -ra words <<<"${WORDS:-}"
 failed=0
 
@@ -65,7 +64,7 @@ sweep() {
 # Words that make the best recipe: known ones, or else those which a search among the log's
 # recommendations chooses, by images that are held out.
 choose_recipe() {
-  local found=$directory/search.md chosen=${RECIPE-$best_recipe}
+  local found=$directory/search.md chosen=${RECIPE:-}
   if [[ -z $chosen ]]; then
     if [[ ! -e $found ]]; then
       run "$python" -m benchmarks.best_recipe "$directory/search" ${words[@]+"${words[@]}"} \

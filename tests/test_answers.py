@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from conftest import ROOT, Command
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 from run_directories import COLUMNS, write_run
 
 from benchmarks.answers import TARGET, main
@@ -132,6 +135,34 @@ class TestDocument:
         ):
             assert re.search(rf"^{name} +{re.escape(f'{effect:+.2f}')} ± ", found, re.MULTILINE)
 
+    def test_a_search_is_told_beside_the_recipe_that_it_began_with(self, tmp_path, tell) -> None:
+        top = tmp_path / "top" / "cpu" / "study"
+        rates = [0.1, 0.2, 0.05, 0.3, 0.4]
+        for number, lr in enumerate(rates):
+            # The dropout makes no difference.
+            settings = {"optim.lr": lr, "model.dropout": number % 2 / 10}
+            state = "pruned" if number == 4 else "finished"
+            write_run(top / f"{number}", settings, 50 + 100 * lr, overrides=[], state=state)
+        study = optuna.create_study(
+            storage=f"sqlite:///{top / 'study.db'}", study_name="any", direction="maximize"
+        )
+        distributions = {"lr": FloatDistribution(0.01, 0.5), "dropout": FloatDistribution(0.0, 0.4)}
+        for number, lr in enumerate(rates):
+            state = TrialState.PRUNED if number == 4 else TrialState.COMPLETE
+            study.add_trial(
+                create_trial(
+                    state=state, value=50 + 100 * lr, distributions=distributions,
+                    params={"lr": lr, "dropout": number % 2 / 10},
+                )
+            )  # fmt: skip
+        found = section(tell(), "Learning rate, weight decay and dropout, searched")
+        assert "Trials: 4 finished, 1 pruned." in found
+        # Of 0.3, 0.2, 0.1 and 0.05; what was pruned has no place.
+        assert "came in as number 3: the first has +20.00 points" in found
+        (shares,) = re.findall(r"functional ANOVA: `lr` (\d+)%, `dropout` (\d+)%\.", found)
+        assert int(shares[0]) + int(shares[1]) == 100
+        assert int(shares[0]) > 50
+
     def test_the_time_counts_to_the_first_epoch_at_the_target(self, tmp_path, tell) -> None:
         for number, (epochs, last) in enumerate([(20, TARGET), (20, 70.0), (30, 80.0), (30, 75.0)]):
             directory = tmp_path / "top" / "gpu" / "lengths" / f"{number}"
@@ -171,7 +202,7 @@ class TestScript:
         stub.chmod(0o755)
         return subprocess.run(
             [SCRIPT, *arguments],
-            env=os.environ | {"PYTHON": str(stub), "RECIPE": ""} | environment,
+            env=os.environ | {"PYTHON": str(stub)} | environment,
             capture_output=True, text=True, timeout=50, check=False,
         )  # fmt: skip
 
