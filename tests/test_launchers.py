@@ -20,6 +20,7 @@ from small_sweep import (
     results,
     snapshot,
     start,
+    wait_for,
 )
 
 from resnet_sweep.__main__ import main
@@ -91,9 +92,7 @@ def test_a_sweep_goes_on_frozen_and_soft_to_failures(
     shutil.copytree(basic / "half", sweep)
     finished = snapshot(sweep / "0")
     process = begin(tmp_path, f"hydra/launcher={launcher}", *LAUNCHERS[launcher])
-    while not (sweep / "sweep.lock").exists():
-        assert process.poll() is None, finish(process)
-        time.sleep(0.02)
+    wait_for(process, sweep / "sweep.lock")
     # All is composed by now.
     (tmp_path / "mine" / "optim" / "own.yaml").write_text(OWN.format("nonsense"))
     output = finish(process)
