@@ -58,7 +58,7 @@ def _told(error: Exception) -> str:
             return missing_package(*_FROM_PLUGINS[missing])
         group, _, _ = missing.rpartition("/")
         # Of one of several, Hydra doesn't say what there is.
-        if options := error.options or (group and _choices(group)):
+        if options := error.options or _choices(group):
             return _unknown_choice(missing, options)
     if isinstance(error, OverrideParseException):
         problem = str(error).partition("\n")[2].partition("\nSee ")[0]
@@ -95,7 +95,7 @@ def _no_choice(text: str) -> str:
     """Of a group that was given something else than a name, which Hydra doesn't tell."""
     for word in sys.argv[1:]:
         group, _, value = word.lstrip("+~").partition("=")
-        choices = _choices(group) if group else []
+        choices = _choices(group)
         # What Hydra takes for something else than text.
         if choices and re.fullmatch(r"(?i)null|true|false|nan|[-+]?inf|[-+\d.].*|\{.*", value):
             return (
@@ -106,7 +106,8 @@ def _no_choice(text: str) -> str:
 
 
 def _choices(group: str) -> list[str]:
-    return sorted(path.stem for path in CONF.joinpath(group).glob("*.yaml"))
+    # What lies beside the groups is no choice.
+    return sorted(path.stem for path in CONF.joinpath(group).glob("*.yaml")) if group else []
 
 
 def missing_package(choice: str, package: str, extra: str) -> str:
