@@ -8,7 +8,6 @@ by people, and stays.
 
 import argparse
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -117,9 +116,7 @@ def study(sweep: Sweep) -> Iterator[str]:
     """The best trials of a search, beside the recipe that it began with."""
     ranking = Ranking(sweep.entries)
     header, *lines = ranking.lines(None)
-    states = Counter(entry.state for entry in sweep.entries)
-    told = ", ".join(f"{count} {state}" for state, count in states.most_common())
-    yield f"By held-out images. Trials: {told}.\n"
+    yield f"By held-out images. Trials: {Group(sweep.entries).state}.\n"
     yield from beside_recipe(ranking, f"{sweep.folder}/0")
     if shares := importances(sweep):
         told = ", ".join(f"`{key}` {share:.0%}" for key, share in shares.items())
@@ -129,21 +126,23 @@ def study(sweep: Sweep) -> Iterator[str]:
 
 def beside_recipe(ranking: Ranking, name: str) -> Iterator[str]:
     """What a search found beside the log's recipe, a trial that it was told to begin with."""
-    of_it = [group for group in ranking.groups if any(run.name == name for run in group.entries)]
-    for recipe in of_it:
-        place = ranking.groups.index(recipe) + 1
-        told = "The log's recipe, with which the search began,"
-        if not recipe.complete:
-            yield f"{told} is {recipe.state}.\n"
-        elif place == 1:
-            yield f"{told} was not surpassed.\n"
-        else:
-            effect = Effect.between(ranking.groups[0], recipe, ranking.objective.value)
-            yield (
-                f"{told} came in as number {place}: the first has "
-                f"{ranking.objective.difference(effect.mean)} points, and looks better than it "
-                "is, since it was chosen.\n"
-            )
+    groups = ranking.groups
+    recipe = next((each for each in groups if any(run.name == name for run in each.entries)), None)
+    if recipe is None:
+        return
+    place = groups.index(recipe) + 1
+    told = "The log's recipe, with which the search began,"
+    if not recipe.complete:
+        yield f"{told} is {recipe.state}.\n"
+    elif place == 1:
+        yield f"{told} was not surpassed.\n"
+    else:
+        effect = Effect.between(groups[0], recipe, ranking.objective.value)
+        yield (
+            f"{told} came in as number {place}: the first has "
+            f"{ranking.objective.difference(effect.mean)} points, and looks better than it is, "
+            "since it was chosen.\n"
+        )
 
 
 def importances(sweep: Sweep) -> dict[str, float]:
