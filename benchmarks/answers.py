@@ -125,13 +125,13 @@ def study(sweep: Sweep) -> Iterator[str]:
 
 
 def beside_recipe(ranking: Ranking, name: str) -> Iterator[str]:
-    """What a search found beside the log's recipe, a trial that it was told to begin with."""
+    """What a search found beside the unchanged recipe, a trial that it was told to begin with."""
     groups = ranking.groups
     recipe = next((each for each in groups if any(run.name == name for run in each.entries)), None)
     if recipe is None:
         return
     place = groups.index(recipe) + 1
-    told = "The log's recipe, with which the search began,"
+    told = "The recipe as it was, with which the search began,"
     if not recipe.complete:
         yield f"{told} is {recipe.state}.\n"
     elif place == 1:
