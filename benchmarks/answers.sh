@@ -78,6 +78,12 @@ choose_recipe() {
 }
 
 gpu() {
+  if [[ -n ${RECIPE:-} ]]; then
+    # Its turn comes hours later, and what is wrong with it is told now.
+    read -ra recipe <<<"$RECIPE"
+    run "$python" -m resnet_sweep --multirun "hydra.sweep.dir=$directory/best" hydra/launcher=pool \
+      sweep_mode=preview "${recipe[@]}" ${words[@]+"${words[@]}"} >/dev/null
+  fi
   sweep readings model=resnet44v2,resnet44v2_3stage replicates=3
   sweep identify sweep=identify_logged_runs
   sweep recommended sweep=recommended replicates=3

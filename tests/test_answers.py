@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -228,6 +229,15 @@ class TestScript:
         assert self.start(tmp_path, "gpu", tmp_path / "top").returncode == 0
         (again,) = (tmp_path / "asked").read_text().splitlines()[len(first) :]
         assert "benchmarks.best_recipe" in again
+
+    def test_a_wrong_recipe_is_told_before_anything_is_trained(self, tmp_path: Path) -> None:
+        top = tmp_path / "top"
+        refused = self.start(
+            tmp_path, "gpu", top, RECIPE="experiment=cutmx optim.lr=0.05", PYTHON=sys.executable
+        )
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "cutmx" in refused.stderr
+        assert [path.name for path in (top / "gpu").iterdir()] == ["machine.txt"]
 
     def test_words_come_last_in_every_command(self, tmp_path: Path) -> None:
         words = "trainer.epochs=2 model=resnet8v2"
