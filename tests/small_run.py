@@ -85,17 +85,19 @@ class StopAt(Monitor):
 
 
 class Recorder(Monitor):
-    """Keeps the steps and rows."""
+    """Keeps the steps and rows, and how many steps were made by the end of each epoch."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.rows: list[Row] = []
+        self.made: list[int] = []
 
     def stepped(self, steps: list[Step]) -> None:
         self.steps += steps
 
     def epoch_ended(self, row: Row, layers: list[Layer], step: int) -> None:
         self.rows.append(row)
+        self.made.append(step)
 
 
 def without_times(rows: list[dict]) -> list[dict]:

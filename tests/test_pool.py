@@ -49,18 +49,31 @@ def test_each_gpu_has_as_many_jobs_as_are_asked_for(
     assert len(launcher._places(1)) == 1
 
 
+def test_where_the_cores_of_this_process_are_not_known_all_are_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    launcher = PoolLauncher()
+    launcher.config = SimpleNamespace(trainer=SimpleNamespace(device="cpu"))
+    assert launcher._places(2) == [{"OMP_NUM_THREADS": "3"}] * 2
+
+
 def test_a_worker_that_is_told_to_end_leaves_the_next_job_to_another(tmp_path: Path) -> None:
     process = start(
         tmp_path, "--multirun", *TINY, "hydra.sweep.dir=sweep", "hydra/launcher=pool",
-        "hydra.launcher.workers=1", "trainer.epochs=100,2,3",
+        "hydra.launcher.workers=1", "trainer.epochs=100,2,3", "trainer.resume=false",
     )  # fmt: skip
     wait_for(process, tmp_path / "sweep" / "0" / "metrics.csv")
+    begun = records(tmp_path / "sweep")["0"]["started"]
     os.kill(*workers(process), signal.SIGTERM)
     output = finish(process)
     assert process.returncode == 0, output
     assert "job 0 interrupted (stopped by SIGTERM)" in output
     assert "[3/3] job 0 finished" in output
     assert {each["state"] for each in records(tmp_path / "sweep").values()} == {"finished"}
+    # Starting over was asked for once, not for when the job goes on.
+    assert records(tmp_path / "sweep")["0"]["started"] == begun
 
 
 def test_the_error_of_a_job_keeps_nothing_of_the_job() -> None:

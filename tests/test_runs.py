@@ -14,7 +14,7 @@ from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.lease import Lease
 from resnet_sweep.runs.metrics import COLUMNS, read_metrics, write_metrics
 from resnet_sweep.runs.record import Record, duration
-from resnet_sweep.runs.run import LeaseLostError, Run, claim_directory
+from resnet_sweep.runs.run import LeaseLostError, Run, claim_directory, start_over
 from resnet_sweep.runs.signature import differences, flatten, sign
 
 CONFIG = {
@@ -162,8 +162,9 @@ class TestDirectory:
             (tmp_path / name / "file").touch()
         (tmp_path / "layers.csv").touch()
         (tmp_path / "notes.txt").touch()
-        run = Run.open(tmp_path, self.record(), resume=False)
-        run.close("interrupted")
+        start_over(tmp_path, self.record())
+        record = Record.read(tmp_path)
+        assert (record.state, record.final, record.lease) == ("interrupted", None, None)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json"]
 
     def test_a_process_killed_at_its_very_start_is_no_obstacle(self, tmp_path: Path) -> None:

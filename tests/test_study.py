@@ -12,10 +12,15 @@ from statistics import fmean, stdev
 import optuna
 import pytest
 from conftest import Command
+from omegaconf import DictConfig
+from optuna.exceptions import StorageInternalError
+from run_directories import write_run
 from small_sweep import finish, start
+from sqlalchemy.exc import SQLAlchemyError
 from test_study_workers import SMALL, STUDY, check_complete, load, rows
 
 from resnet_sweep.__main__ import as_multirun, main
+from resnet_sweep.composition.gate import claim_new
 from resnet_sweep.errors import RequestError
 from resnet_sweep.report import report
 from resnet_sweep.sweeps.study.claim import Claim
@@ -291,6 +296,11 @@ def test_several_objectives_have_a_front(call: Command, tmp_path: Path) -> None:
         ),
         (["hydra.sweeper.storage=sqlite:////nowhere/x.db"], "can't be reached"),
         (["hydra.sweeper.enqueue=[{optim.lr: 5}]"], "optim.lr=5 is outside of the search space"),
+        (
+            ["hydra/sweeper/sampler=grid", "optim.lr=0.1,0.2", "hydra.sweeper.enqueue=recipe"],
+            "a grid is tried whole in any case",
+        ),
+        (["trainer.resume=false"], "would have a trial begin anew whenever a worker goes on"),
     ],
 )  # fmt: skip
 def test_bad_requests_touch_nothing(
@@ -426,6 +436,75 @@ def test_a_trial_of_another_machine_is_taken_over_only_when_that_is_silent(tmp_p
     claim = Claim(storage, trial, tmp_path)
     assert claim.number == 0 and claim.holds()
     claim.release()
+
+
+def test_a_trial_counts_the_workers_that_it_lost_with_nothing_to_show(tmp_path: Path) -> None:
+    study = optuna.create_study()
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING))
+    (trial,) = study.get_trials()
+    storage = study._storage
+    storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
+    lost = {"host": "elsewhere", "process": 1, "renewed": 0, "epochs": 0, "attempts": 1}
+    storage.set_trial_user_attr(trial._trial_id, "lease", lost)
+    # Those who find its run still held were not lost.
+    for _ in range(2):
+        claim = Claim(storage, trial, tmp_path)
+        assert claim.attempts == 2
+        claim.give_back()
+        assert storage.get_trial(trial._trial_id).user_attrs["lease"] == lost
+    # An epoch of any of its replicates is something to show.
+    write_run(tmp_path / "0" / "1")
+    claim = Claim(storage, trial, tmp_path)
+    assert claim.attempts == 0
+    claim.release()
+
+
+def test_a_study_in_a_database_has_one_directory(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*STUDY, "hydra.sweeper.storage=sqlite:///shared.db")
+    here = (*words, "hydra.sweep.dir=one", "hydra.sweeper.n_trials=1")
+
+    def begin_meanwhile(sweep: DictConfig) -> None:
+        process = start(tmp_path, *here)
+        told = finish(process)
+        assert process.returncode == 0, told
+        claim_new(sweep)
+
+    monkeypatch.setattr("resnet_sweep.sweeps.study.request.claim_new", begin_meanwhile)
+    done = call(main, *words, "hydra.sweeper.n_trials=2")
+    assert done.returncode == 0, done.stderr
+    assert [row["number"] for row in rows(tmp_path / "one")] == ["0", "1"]
+    assert not [*tmp_path.glob("multirun/*/*")]
+
+    done = call(main, *words, "hydra.sweep.dir=two")
+    assert done.returncode == 2
+    assert f"has its trials in {tmp_path / 'one'}, and not in {tmp_path / 'two'}" in done.stderr
+    assert not (tmp_path / "two").exists()
+    # Once it is moved, that is where it goes on.
+    (tmp_path / "one").rename(tmp_path / "two")
+    done = call(main, *words, "hydra.sweep.dir=two", "hydra.sweeper.n_trials=3")
+    assert done.returncode == 0, done.stderr
+    assert [row["number"] for row in rows(tmp_path / "two")] == ["0", "1", "2"]
+
+
+def test_a_storage_that_is_away_for_a_moment_fails_no_trial(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_once(trial: optuna.Trial, value: float, step: int) -> None:
+        monkeypatch.setattr(optuna.Trial, "report", report)
+        raise StorageInternalError from SQLAlchemyError("the server is starting up")
+
+    report = optuna.Trial.report
+    words = (*STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1")
+    monkeypatch.setattr(optuna.Trial, "report", lose_once)
+    done = call(main, *words)
+    assert done.returncode == 1
+    assert "can't be reached any more (the server is starting up)" in done.stdout
+    assert [each.state.name for each in trials(tmp_path / "study")] == ["RUNNING"]
+    done = call(main, *words)
+    assert done.returncode == 0, done.stdout
+    check_complete(load(f"sqlite:///{tmp_path}/study/study.db"), tmp_path / "study", 1)
 
 
 def test_a_storage_that_goes_away_ends_a_worker_with_a_sentence(

@@ -16,7 +16,7 @@ from resnet_sweep.composition.prepare import Prepared
 from resnet_sweep.console import console
 from resnet_sweep.errors import RunFailed
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.run import Run
+from resnet_sweep.runs.run import Run, start_over
 from resnet_sweep.training.console import ConsoleMonitor
 from resnet_sweep.training.device import configure, set_threads
 from resnet_sweep.training.gradients import GradientWatch
@@ -70,8 +70,9 @@ def open_run(
     )
     torchrun = Torchrun.here()
     # Starting over was asked for once, not whenever torchrun starts its processes again.
-    resume = prepared.settings.resume or bool(torchrun and torchrun.restarts)
-    return Run.open(directory, record, resume)
+    if not prepared.settings.resume and not (torchrun and torchrun.restarts):
+        start_over(directory, record)
+    return Run.open(directory, record)
 
 
 def execute(

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -114,7 +115,7 @@ class Run:
         self._closed = threading.Event()
 
     @classmethod
-    def open(cls, directory: Path, record: Record, resume: bool = True) -> Self:
+    def open(cls, directory: Path, record: Record) -> Self:
         """Begin a run, or go on with it where it was left.
 
         Nothing is written before all is found right.
@@ -122,7 +123,6 @@ class Run:
         Args:
             directory: made if need be.
             record: of the run that is asked for.
-            resume: False removes what the directory has of this run, and begins again.
 
         Raises:
             RequestError: the directory belongs to another run or to something else, is in use,
@@ -130,23 +130,21 @@ class Run:
         """
         directory = Path(os.path.abspath(directory))
         try:
-            earlier = cls._earlier(directory, record)
-            if resume and earlier is not None and _is_done(directory, earlier):
+            earlier = cls.earlier(directory, record)
+            if earlier is not None and _is_done(directory, earlier):
                 return cls(directory, earlier, lease=None)
             make_directory(directory)
             lease = Lease(directory, earlier and earlier.lease)
             try:
                 # Once more, now that nobody else can change it.
-                earlier = cls._earlier(directory, record)
+                earlier = cls.earlier(directory, record)
                 if earlier is not None and lease.contradicts(earlier.lease):
                     raise in_use(directory, earlier.lease)
-                if resume and earlier is not None and _is_done(directory, earlier):
+                if earlier is not None and _is_done(directory, earlier):
                     lease.release()
                     return cls(directory, earlier, lease=None)
                 remove_unfinished(directory, *_ATOMIC)
-                if not resume:
-                    _remove_results(directory)
-                elif earlier is not None:
+                if earlier is not None:
                     record.started = earlier.started
                     for name in ("best", "final", "gap", "seconds", "parameters"):
                         setattr(record, name, getattr(earlier, name))
@@ -160,8 +158,12 @@ class Run:
             raise _unusable(directory, error) from error
 
     @staticmethod
-    def _earlier(directory: Path, record: Record) -> Record | None:
-        """The record that a directory has already, if it is one of the same run."""
+    def earlier(directory: Path, record: Record) -> Record | None:
+        """The record that a directory has already, if it is one of the same run.
+
+        Raises:
+            RequestError: it is one of another run, or the directory is something else's.
+        """
         if not directory.exists():
             return None
         try:
@@ -276,6 +278,37 @@ def bury(directory: Path, reason: str) -> None:
                 record.write(directory)
         finally:
             lease.release()
+
+
+def start_over(directory: Path, record: Record) -> None:
+    """Have a run begin anew when it is opened: what came of it is removed.
+
+    Args:
+        directory: of the run; where there is none, nothing is done.
+        record: of the run that is asked for.
+
+    Raises:
+        RequestError: the directory belongs to another run or to something else, is in use, or
+            can't be written to; nothing in it was touched.
+    """
+    try:
+        earlier = Run.earlier(directory, record)
+        if earlier is None:
+            return
+        lease = Lease(directory, earlier.lease)
+        try:
+            if lease.contradicts(earlier.lease):
+                raise in_use(directory, earlier.lease)
+            # Before the results go, so that nobody takes it for one that has come to its end.
+            replace(
+                earlier, state="interrupted", reason="it is to start over", best=None, final=None,
+                gap=None, seconds=0.0, started=None, ended=None, digests={}, lease=None,
+            ).write(directory)  # fmt: skip
+            _remove_results(directory)
+        finally:
+            lease.release()
+    except OSError as error:
+        raise _unusable(directory, error) from error
 
 
 def now() -> str:

@@ -22,19 +22,17 @@ class Job:
         planned: the record of the run as it is asked for.
         directory: of the run, absolute.
         reused: whether that run was made elsewhere.
-        word: its frozen config; see `freeze`.
+        word: its frozen config, once it has one; see `freeze`.
         entry: the run as its directory has it, or as it is planned.
         news: how often there was something new of it.
     """
 
-    def __init__(
-        self, number: int, planned: Record, directory: Path, reused: bool = False, word: str = ""
-    ) -> None:
+    def __init__(self, number: int, planned: Record, directory: Path, reused: bool = False) -> None:
         self.number = number
         self.planned = planned
         self.directory = directory
         self.reused = reused
-        self.word = word
+        self.word = ""
         self.entry = Entry(directory, relative(directory), record=planned)
         self.news = 0
         self._seen: tuple[int, ...] | None = None

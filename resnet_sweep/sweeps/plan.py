@@ -246,7 +246,12 @@ class Planner:
                 f"hydra.sweep.subdir={subdirectory} would be the directory of two jobs: have it "
                 "tell them apart, as ${hydra.job.num} does"
             )
-        job = Job(number, planned, own, word=freeze(config))
+        job = Job(number, planned, own)
+        if job.starts_over:
+            # That is seen to once, before any job begins, and not whenever this one does: a
+            # launcher may have it begin again on another machine, where it is to go on.
+            config.trainer.resume = True
+        job.word = freeze(config)
         self.places[own] = job
         if not job.look():
             self._reuse(job, line)

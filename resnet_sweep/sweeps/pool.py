@@ -103,7 +103,9 @@ class PoolLauncher(AssigningLauncher):
             each = [{}] if ":" in device else [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
             places = each * self.jobs_per_gpu
             return places[: min(jobs, self.workers or len(places))]
-        cores = len(os.sched_getaffinity(0))
+        # Only Linux knows which of them are this process's.
+        affinity = getattr(os, "sched_getaffinity", None)
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         count = min(jobs, self.workers or cores)
         # Threads of processes side by side that outnumber the cores wait for each other.
         return [{"OMP_NUM_THREADS": str(max(1, cores // count))} for _ in range(count)]

@@ -17,7 +17,7 @@ from resnet_sweep.composition.command import command, relative
 from resnet_sweep.composition.gate import flags_of, words_of
 from resnet_sweep.console import console
 from resnet_sweep.errors import JobFailed, RequestError
-from resnet_sweep.runs.run import bury
+from resnet_sweep.runs.run import bury, start_over
 from resnet_sweep.sweeps.callback import SweepCallback
 from resnet_sweep.sweeps.job import BROKEN, WAITING, Job
 from resnet_sweep.sweeps.outcome import tell_outcome
@@ -74,6 +74,10 @@ class Sitting:
             console.print(f"Sweep directory: {relative(self.sweep.directory)}", markup=False)
             trouble = None
             to_train = self.plan.to_train(self.skip_failed)
+            for job in to_train:
+                if job.starts_over and not job.held:
+                    start_over(job.directory, job.planned)
+                    job.look()
             with Progress(self.sweep, to_train, self.plan.history) as progress:
                 self.progress, stopped = progress, None
                 SweepCallback.on_ended = self._note

@@ -152,11 +152,12 @@ class Training:
     @property
     def global_step(self) -> int:
         """How many steps of the run are made."""
-        return len(self.rows) * self.steps_per_epoch + self.step
+        # The last epoch may be cut short by max_steps.
+        return min(len(self.rows) * self.steps_per_epoch + self.step, self.steps)
 
     @property
     def steps_this_epoch(self) -> int:
-        """How many steps the present epoch has; the last may be cut short by max_steps."""
+        """How many steps the present epoch has."""
         return min(self.steps_per_epoch, self.steps - len(self.rows) * self.steps_per_epoch)
 
     def fit(self, run: Run | None, monitors: Sequence[Monitor], stop: StopRequest) -> str | None:

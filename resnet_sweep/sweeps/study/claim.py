@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.lease import RENEWAL_SECONDS, STALE_SECONDS, Lease, lease_entry
+from resnet_sweep.runs.record import Record
 
 # Of a trial in its storage.
 LEASE = "lease"
@@ -41,6 +42,7 @@ class Claim:
 
     def __init__(self, storage: BaseStorage, trial: FrozenTrial, directory: Path) -> None:
         self.storage, self.id, self.number = storage, trial._trial_id, trial.number
+        self._directory = directory
         self._lease = Lease(directory, lock=f".trial-{trial.number}.lock")
         self._over = threading.Event()
         try:
@@ -62,9 +64,10 @@ class Claim:
             self.id, TrialState.RUNNING
         ):
             raise RequestError(f"trial {self.number} was taken by another worker")
-        epochs = len(now.intermediate_values)
+        epochs = _epochs_trained(self._directory / str(self.number))
         lost = held is not None and held.get("epochs") == epochs
         self.attempts = held["attempts"] + 1 if lost else 0
+        self._found = held
         self._entry = {"epochs": epochs, "attempts": self.attempts}
         self._write()
         if held is not None and held.get("host") != lease_entry()["host"]:
@@ -91,6 +94,14 @@ class Claim:
             self._write(renewed=0.0)
         self._lease.release()
 
+    def give_back(self) -> None:
+        """Let others in to a trial that is still another worker's, as if it hadn't been claimed."""
+        self._over.set()
+        self._thread.join()
+        if self.holds():
+            self.storage.set_trial_user_attr(self.id, LEASE, self._found)
+        self._lease.release()
+
     def _write(self, **changes: Any) -> None:
         self.storage.set_trial_user_attr(self.id, LEASE, lease_entry() | self._entry | changes)
 
@@ -100,6 +111,16 @@ class Claim:
             with contextlib.suppress(Exception):
                 if self.holds():
                     self._write()
+
+
+def _epochs_trained(directory: Path) -> int:
+    """How many epochs the runs of a trial have behind them, which each have a seed's directory
+    where there are several."""
+    epochs = 0
+    for run in (directory, *directory.glob("*/")):
+        with contextlib.suppress(OSError, RequestError):
+            epochs += (Record.read(run).final or {}).get("epoch", 0)
+    return epochs
 
 
 def _is_new(trial: FrozenTrial) -> bool:

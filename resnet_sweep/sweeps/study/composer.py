@@ -170,6 +170,11 @@ class Composer:
         config.seed = seed
         settings = settings_of(config)
         prepared = prepare(settings)
+        if not prepared.settings.resume:
+            raise RequestError(
+                "trainer.resume=false would have a trial begin anew whenever a worker goes on with "
+                "it: leave it out, or begin another study with another hydra.sweep.dir"
+            )
         planned = Record(
             signature=prepared.signature,
             state=WAITING,

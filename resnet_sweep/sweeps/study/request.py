@@ -31,7 +31,7 @@ from resnet_sweep.sweeps.study.sampling import Sampling
 from resnet_sweep.sweeps.study.seeding import finished_runs
 from resnet_sweep.sweeps.study.sitting import Sitting
 from resnet_sweep.sweeps.study.space import Space
-from resnet_sweep.sweeps.study.storage import exclusive, is_shared, open_storage
+from resnet_sweep.sweeps.study.storage import exclusive, is_shared, open_storage, vacate
 from resnet_sweep.sweeps.study.trials import FOUND, PLACE, SIGNATURE, STATE, Trials
 
 Direction = Literal["minimize", "maximize"]
@@ -99,6 +99,11 @@ class StudyRequest:
         epochs *= self.composer.replicates
         self.pruner = build_pruner(settings["pruner"], len(self.directions), epochs)
         self.enqueued = self._enqueued()
+        if self.enqueued and self.sampling.size is not None:
+            raise RequestError(
+                "hydra.sweeper.enqueue says what is tried first, and a grid is tried whole in any "
+                "case: leave it out, or choose another hydra/sweeper/sampler"
+            )
         self.definition = define(self.composer, self.first)
 
     def show(self) -> None:
@@ -138,10 +143,10 @@ class StudyRequest:
         if is_shared(place):
             # Before a directory is made for a study that can't be had, or has one already.
             storage = open_storage(place, directory)
-            known = {each.study_name: each for each in storage.get_all_studies()}
-            found = known.get(name) and known[name].user_attrs.get(DIRECTORY)
-            if not named and found and os.path.isdir(found):
-                directory, named = Path(found), True
+            known = {each.study_name: each.user_attrs for each in storage.get_all_studies()}
+            home = _home(name, known.get(name, {}), directory if named else None)
+            if home is not None:
+                directory, named = home, True
         if not named:
             claim_new(sweep)
             directory = Path(os.path.abspath(sweep.dir))
@@ -156,6 +161,12 @@ class StudyRequest:
                 directory,
                 lambda study: self._fill(study, history),
             )
+        if is_shared(place):
+            # Another worker may have begun it, elsewhere, since we looked.
+            home = _home(name, study.user_attrs, directory if named else None)
+            if home not in (None, directory):
+                vacate(directory)
+                directory = home
         total = (
             self.settings["n_trials"]
             if self.sampling.size is None
@@ -226,6 +237,32 @@ class StudyRequest:
         for parameters in self.enqueued:
             study.enqueue_trial(parameters)
         return len(seeds)
+
+
+def _home(name: str, attributes: Mapping[str, Any], asked: Path | None) -> Path | None:
+    """The directory in which a study was begun.
+
+    Args:
+        name: of the study.
+        attributes: of the study.
+        asked: the directory that the command names, if it does.
+
+    Returns:
+        None if there is none here: nobody has begun it, or its directory was moved.
+
+    Raises:
+        RequestError: it isn't the one that is asked for. Workers of two directories wouldn't see
+            each other's checkpoints.
+    """
+    found = attributes.get(DIRECTORY)
+    if not found or not os.path.isdir(found):
+        return None
+    if asked is not None and not (asked.is_dir() and os.path.samefile(asked, found)):
+        raise RequestError(
+            f"the study {shown(name)} has its trials in {found}, and not in {asked}: leave "
+            "hydra.sweep.dir out, or choose another hydra.sweeper.study_name"
+        )
+    return Path(found)
 
 
 def _name(node: Mapping[str, Any]) -> str:

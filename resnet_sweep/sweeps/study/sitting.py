@@ -200,18 +200,21 @@ class Sitting:
 
     def _work(self, claim: Claim) -> None:
         """Carry a trial out, and say what came of it."""
-        saved = True
         try:
             trial = self.trials.sample(claim)
             try:
                 self._carry_out(trial, claim)
             except Failed as failure:
                 self._end(trial, TrialState.FAIL, "failed", str(failure))
-            saved = False
         except NotOurs:
-            saved = False
-        finally:
-            claim.release(saved)
+            # Where a machine died, its run's lease may outlive the one of its trial a little.
+            claim.give_back()
+            time.sleep(IDLE_SECONDS)
+        except BaseException:
+            claim.release(saved=True)
+            raise
+        else:
+            claim.release()
         self._save()
 
     def _carry_out(self, trial: Trial, claim: Claim) -> None:
@@ -292,6 +295,7 @@ class Sitting:
         Raises:
             Failed: it couldn't begin, or broke down.
             NotOurs: another worker is at it.
+            StorageInternalError: the storage couldn't be reached when an epoch was reported.
             SystemExit: it was stopped from outside, and is saved.
         """
         directory = self.directory / replicate.place
@@ -309,6 +313,9 @@ class Sitting:
         )
         if returned.status is JobStatus.FAILED:
             error = returned._return_value
+            if (lost := _storage_error(error)) is not None:
+                # Back again by now or not, it says nothing of the trial.
+                raise lost
             with contextlib.suppress(OSError, RequestError):
                 if is_held(directory, Record.read(directory).lease):
                     raise NotOurs
@@ -394,3 +401,10 @@ class Sitting:
         lines.append(f"Its report: python -m resnet_sweep.report {relative(self.directory)}")
         console.print("\n".join(lines), markup=False)
         return int(bool(summary.broken) or not self.trials.over)
+
+
+def _storage_error(error: BaseException | None) -> StorageInternalError | None:
+    """The error of a study's storage that is behind another one; None if none is."""
+    while error is not None and not isinstance(error, StorageInternalError):
+        error = error.__cause__
+    return error

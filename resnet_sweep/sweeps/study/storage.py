@@ -90,6 +90,14 @@ def exclusive(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def vacate(directory: Path) -> None:
+    """Remove a directory that was made for a study, if it has nothing else yet."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in directory.iterdir()] == [LOCK]:
+            (directory / LOCK).unlink()
+            directory.rmdir()
+
+
 def _engine(place: str) -> dict:
     name = make_url(place).get_backend_name()
     if name == "sqlite":
