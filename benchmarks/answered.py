@@ -27,7 +27,7 @@ class Sweep:
         output: the document; pictures lie in a folder of its name.
 
     Attributes:
-        entries: the runs that have an epoch, newest first, wherever they are.
+        entries: the runs that have an epoch, or ended without one, newest first, wherever they are.
         jobs: how many runs there are to be.
     """
 
@@ -36,7 +36,11 @@ class Sweep:
         lines = Ledger.read(top / folder).lines
         found = [Entry.read(line.directory, f"{folder}/{line.number}") for line in lines]
         self.jobs = len(lines)
-        self.entries = [entry for entry in found if entry.record and entry.record.final]
+        self.entries = [
+            entry
+            for entry in found
+            if entry.record and (entry.record.final or entry.record.ended_for_good)
+        ]
         self.entries.sort(key=lambda entry: -(entry.started or 0.0))
 
     @property
@@ -66,8 +70,8 @@ class Sweep:
 
     @property
     def epochs(self) -> int:
-        """How far the run has come that has come farthest."""
-        return max(entry.record.final["epoch"] for entry in self.entries)
+        """How far the run has come that has come farthest, the first epoch at least."""
+        return max(1, *((entry.record.final or {}).get("epoch", 0) for entry in self.entries))
 
     def picture(self, groups: Mapping[str, Group]) -> Iterator[str]:
         """Curves of a run of each named group, over as many epochs of the log."""

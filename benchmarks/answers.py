@@ -22,7 +22,7 @@ from resnet_sweep.compare.comparison import FIGURES
 from resnet_sweep.compare.condition import Condition
 from resnet_sweep.compare.effect import Effect
 from resnet_sweep.compare.entry import Entry
-from resnet_sweep.compare.group import Group, Statistic, replicates, spread
+from resnet_sweep.compare.group import COMPLETE, Group, Statistic, replicates, spread
 from resnet_sweep.compare.identification import Identification
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.compare.ranking import Ranking
@@ -89,7 +89,8 @@ def open_questions(sweep: Sweep) -> Iterator[str]:
     for reference in REFERENCES:
         objective = Objective("distance_to_reference", reference)
         distances = [objective.value(entry) for entry in sweep.entries]
-        if len(distances) < sweep.jobs or None in distances or sweep.jobs < len(varied) + 2:
+        at_the_end = [entry for entry in sweep.entries if entry.state in COMPLETE]
+        if len(at_the_end) < sweep.jobs or None in distances or sweep.jobs < len(varied) + 2:
             return
         found = effects(switches, distances)
         columns.append([reference, *(f"{each.mean:+.2f} ± {each.margin:.2f}" for each in found)])
@@ -102,10 +103,12 @@ def recommendations(sweep: Sweep) -> Iterator[str]:
     ranking = Ranking(sweep.entries, Condition('experiment == "logged_run_1"'))
     told: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
     for group, effect in zip(ranking.groups, ranking.effects, strict=True):
+        name = group.entries[0].choices["experiment"]
         if effect is not None:
-            name = group.entries[0].choices["experiment"]
             verdict = ranking.verdict(group, effect)
             told[verdict].append(f"`{name}` ({ranking.objective.difference(effect.mean)})")
+        elif group.state == "diverged":
+            told["unstable"].append(f"`{name}` (all of them)")
     for verdict, names in told.items():
         yield f"{VERDICTS[verdict]}: {', '.join(names) or 'none'}.\n"
     yield from block(ranking.lines(None))
@@ -183,7 +186,7 @@ def lengths(sweep: Sweep) -> Iterator[str]:
     always = [
         (time.mean, length(group))
         for group, time in zip(groups, times, strict=True)
-        if time is not None and time.n == len(group.counted)
+        if time is not None and time.n == len({entry.settings["seed"] for entry in group.entries})
     ]
     if always:
         seconds, epochs = min(always)
@@ -192,7 +195,7 @@ def lengths(sweep: Sweep) -> Iterator[str]:
         yield f"Of no length do all seeds reach {TARGET:.2f}%.\n"
     rows = [["epochs", "n", "best", f"reach {TARGET:.2f}%", "in seconds"]]
     for group, time in zip(groups, times, strict=True):
-        accuracy = spread(group.figure(lambda run: run.record.best["val_acc"]), 2, "%")
+        accuracy = spread(group.figure(Objective().value), 2, "%")
         reach = (str(time.n), spread(time, 1)) if time else ("0", "")
         rows.append([str(length(group)), str(len(group.counted)), accuracy, *reach])
     yield from block(lay_out(rows, frozenset(range(5)), None))
@@ -302,9 +305,11 @@ def block(lines: Sequence[str]) -> Iterator[str]:
 
 
 def test_accuracy(entry: Entry) -> float | None:
-    """What `resnet_sweep.evaluate` found, percent; None if it wasn't asked."""
+    """What `resnet_sweep.evaluate` found of the best epoch, percent; None if it wasn't asked."""
     path = entry.directory / "evaluation" / "evaluation.json"
-    return json.loads(path.read_text())["top1"] if path.exists() else None
+    found = json.loads(path.read_text()) if path.exists() else {}
+    best = entry.record.best or {}
+    return found["top1"] if found and found["epoch"] == best.get("epoch") else None
 
 
 def time_to_target(entry: Entry) -> float | None:

@@ -81,8 +81,8 @@ gpu() {
   if [[ -n ${RECIPE:-} ]]; then
     # Its turn comes hours later, and what is wrong with it is told now.
     read -ra recipe <<<"$RECIPE"
-    run "$python" -m resnet_sweep --multirun "hydra.sweep.dir=$directory/best" hydra/launcher=pool \
-      sweep_mode=preview "${recipe[@]}" ${words[@]+"${words[@]}"} >/dev/null
+    run "$python" -m resnet_sweep --multirun sweep_mode=preview "${recipe[@]}" \
+      ${words[@]+"${words[@]}"} >/dev/null
   fi
   sweep readings model=resnet44v2,resnet44v2_3stage replicates=3
   sweep identify sweep=identify_logged_runs
@@ -90,8 +90,10 @@ gpu() {
   choose_recipe || return
   # Chosen by what is held out, and then tested once. Each has to be a run of its own here.
   sweep best "${recipe[@]}" data.holdout=5000 replicates=3 reuse=false
-  for run in "$directory"/best/*/checkpoints; do
-    step "$python" -m resnet_sweep.evaluate "${run%/*}"
+  for record in "$directory"/best/*/run.json; do
+    # The test set is read once: of a run that is still to go on, not yet.
+    grep -qE '"state": "(finished|stopped_early)"' "$record" &&
+      step "$python" -m resnet_sweep.evaluate "${record%/*}"
   done
   # As the log has it, on all training images, and in less time.
   sweep lengths "${recipe[@]}" trainer.epochs=20,30,40,60,100 replicates=3

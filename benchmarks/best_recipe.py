@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from omegaconf import OmegaConf
 from scipy import stats
 
-from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.entry import Entry
+from resnet_sweep.runs.record import ENDED
+from resnet_sweep.sweeps.ledger import Ledger
 
 # Of 12 runs, by 11 factors: each row is the one before it, turned by one, and the last has none on.
 _FIRST = (1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0)
@@ -112,7 +114,7 @@ def effects(switches: np.ndarray, values: Sequence[float]) -> list[Effect]:
 
 
 def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str]) -> list[Entry]:
-    """Train some combinations, all of them here; returns all runs of the directory."""
+    """Train some combinations, all of them here; returns all runs, those that diverged as well."""
     keys = list(jobs[0])
     lists = [f"{key}={','.join(job[key] for job in jobs)}" for key in keys]
     command = [
@@ -125,17 +127,26 @@ def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str])
     before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
     status = process.wait()
     signal.signal(signal.SIGTERM, before)
-    if status:
+    found = [Entry.read(line.directory, f"{line.number}") for line in Ledger.read(directory).lines]
+    # Runs that diverge have come to their end as well, and their sweep says so by its status.
+    if status != 0 and not (status == 1 and all(each.state in ENDED for each in found)):
         print(f"not all runs came to their end: see {directory}, and start this again",
               file=sys.stderr)  # fmt: skip
         raise SystemExit(status)
-    return [entry for entry in find_runs([directory]) if entry.record is not None]
+    return found
 
 
 def is_of(entry: Entry, job: dict[str, str]) -> bool:
     """Whether a run is one of a combination."""
     words = {*entry.record.overrides}
     return {f"{key}={value}" for key, value in job.items()} <= words
+
+
+def baseline(recipe: dict[str, str], choice: dict[str, str]) -> str:
+    """The condition that holds for runs of the recipe, and for none of the choice."""
+    key = next(key for key in choice if choice[key] != recipe[key])
+    # As the command line reads the value.
+    return f"{key} == {OmegaConf.from_dotlist([f'value={recipe[key]}']).value!r}"
 
 
 def main() -> None:
@@ -154,12 +165,20 @@ def main() -> None:
     found = sweep(arguments.directory / "design", jobs, [*words, f"replicates={arguments.seeds}"])
     switches, values = [], []
     for entry in found:
+        if entry.state == "diverged":
+            continue
         (row,) = (row for row, job in zip(rows, jobs, strict=True) if is_of(entry, job))
         switches.append(row)
         values.append(entry.record.best["val_acc"])
+    if len(values) < len(RECOMMENDATIONS) + 2:
+        print(f"{len(found) - len(values)} of {len(found)} runs diverged, so that the effects "
+              "can't be told: ask for more --seeds", file=sys.stderr)  # fmt: skip
+        raise SystemExit(1)
     told = effects(np.array(switches), values)
     chosen = [each.mean > 0 for each in told]
-    print(f"{len(values)} runs, {np.mean(values):.2f}% on average\n")
+    diverged = len(found) - len(values)
+    left_out = f", without {diverged} that diverged" if diverged else ""
+    print(f"{len(values)} runs, {np.mean(values):.2f}% on average{left_out}\n")
     print("| recommendation | effect, points | 95% interval | chosen |\n|---|---|---|---|")
     for each, effect, on in zip(RECOMMENDATIONS, told, chosen, strict=True):
         low, high = effect.mean - effect.margin, effect.mean + effect.margin
@@ -174,12 +193,12 @@ def main() -> None:
     seeds = ",".join(map(str, range(arguments.seeds, last)))
     both = [settings([False] * len(RECOMMENDATIONS)), best]
     sweep(arguments.directory / "choice", both, [*words, f"seed={seeds}"])
-    key = next(key for key in best if best[key] != both[0][key])
-    value = both[0][key] if key.startswith(("optim.", "model.dropout")) else repr(both[0][key])
+    # What is printed here comes before what the other process prints.
+    sys.stdout.flush()
     subprocess.run(
         [
             sys.executable, "-m", "resnet_sweep.runs", arguments.directory / "choice",
-            "--baseline", f"{key} == {value}",
+            "--baseline", baseline(*both),
         ],
         check=False,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from resnet_sweep.compare.text import escaped
 from resnet_sweep.errors import RequestError
 
 
@@ -47,7 +48,9 @@ def carry_out(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
     except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # It may quote what comes from elsewhere.
+        told = "\n".join(map(escaped, str(error).split("\n")))
+        print(f"error: {told}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

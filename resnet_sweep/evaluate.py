@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from resnet_sweep.compare.collection import resolve_trained_run
+from resnet_sweep.compare.text import escaped, shown
 from resnet_sweep.console import carry_out
 
 
@@ -49,9 +50,10 @@ def evaluate(directory: Path, flip: bool) -> None:
     found = assess(logits, labels, dataset.classes)
     chosen_by_test = dataset.validation is dataset.test
     mark, suffix = (" (with flip)", "_flip") if flip else ("", "")
+    record = restored.record
+    so_far = "" if record.ended_for_good else f" ({shown(record.state)}: best so far)"
     lines = {
-        "Run": f"{directory}"
-        + ("" if restored.record.ended_for_good else f" ({restored.record.state}: best so far)"),
+        "Run": f"{escaped(str(directory))}{so_far}",
         "Checkpoint": f"epoch {restored.epoch}, validation accuracy {restored.val_acc:.2f}%",
         "Test set": f"{len(labels):,} images"
         + (", each averaged with its mirror image (flip)" if flip else "")
@@ -66,8 +68,8 @@ def evaluate(directory: Path, flip: bool) -> None:
     }
     for name, value in lines.items():
         print(f"  {name + ':':17}{value}")
-    for note in restored.record.notes:
-        print(f"  {'Note:':17}{note}")
+    for note in record.notes:
+        print(f"  {'Note:':17}{shown(note)}")
     print(f"  Most confused{mark}:")
     for pair in found.confused_pairs:
         print(f"    {pair.true} -> {pair.predicted}, {pair.images} of {pair.of}")
@@ -90,7 +92,7 @@ def evaluate(directory: Path, flip: bool) -> None:
         ),
     }
     write_folder(directory / "evaluation", contents)
-    print(f"  {'Written:':17}{directory / 'evaluation'}/: {', '.join(contents)}")
+    print(f"  {'Written:':17}{escaped(str(directory / 'evaluation'))}/: {', '.join(contents)}")
 
 
 def _listed(entries: list[tuple[str, float]]) -> str:

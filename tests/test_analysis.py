@@ -334,6 +334,28 @@ class TestEvaluate:
         assert is_picture(finished / "evaluation" / "confusion.png")
         assert is_picture(finished / "evaluation" / "reliability.png")
 
+    def test_what_a_record_says_beside_the_network_is_in_nobodys_way(
+        self, finished: Path, tmp_path: Path, command: Command
+    ) -> None:
+        shutil.copytree(finished, tmp_path / "run")
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        del record["digest"]
+        # A reference that is out of reach by now, and what a terminal would obey.
+        record["config"] |= {"objective": "distance_to_reference", "reference": "gone/away"}
+        record |= {"state": "\x1b]0;title\x07", "notes": ["\x1b[2J"]}
+        (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+        done = command("run", module="resnet_sweep.evaluate")
+        assert done.returncode == 0, done.stderr
+        assert r"(\x1b]0;title\x07: best so far)" in done.stdout
+        assert "\x1b" not in done.stdout
+        (tmp_path / "run" / "checkpoints" / BEST).unlink()
+        record["best"] = None
+        (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+        done = command("run", module="resnet_sweep.evaluate")
+        assert done.returncode == 2
+        assert r"its run (\x1b]0;title\x07) hasn't ended an epoch" in done.stderr
+        assert "\x1b" not in done.stderr
+
     def test_flip_is_told_everywhere(self, finished: Path, command: Command) -> None:
         done = command(finished, "--flip", module="resnet_sweep.evaluate")
         assert done.returncode == 0, done.stderr

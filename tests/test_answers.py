@@ -76,6 +76,23 @@ class TestDocument:
         assert "Too few runs to tell: none." in found
         assert "seeds: 0, 1, 2; runs: 12." in found
 
+    def test_seeds_that_diverge_in_their_first_epoch_are_told(self, tmp_path, tell) -> None:
+        top = tmp_path / "top" / "cpu" / "recommended"
+        write_recommended(top)
+        lost = {"state": "diverged", "best": None, "final": None}
+        for number, seed, lr, name in ((5, 2, 2, "cutmix"), (12, 0, 9, "plateau")):
+            write_run(
+                top / f"{number}", {"seed": seed, "optim.lr": lr}, choices={"experiment": name},
+                overrides=[f"experiment={name}"], seed=seed, **lost,
+            )  # fmt: skip
+        found = section(tell(), "A smaller network, fewer images and epochs")
+        base = np.array(ACCURACIES["logged_run_1"][:2])
+        effect = (np.array(ACCURACIES["cutmix"][:2]) - base).mean()
+        told = f"Some seeds diverge: `cutmix` ({effect:+.2f}), `plateau` (all of them).\n"
+        assert told in found
+        assert "Help: none.\n" in found
+        assert "runs: 13.\n" in found
+
     def test_what_was_not_run_is_said_to_be_missing(self, tmp_path, tell) -> None:
         write_recommended(tmp_path / "top" / "cpu" / "recommended")
         document = tell()
@@ -136,6 +153,16 @@ class TestDocument:
         ):
             assert re.search(rf"^{name} +{re.escape(f'{effect:+.2f}')} ± ", found, re.MULTILINE)
 
+    def test_unfinished_candidates_tell_of_no_question(self, tmp_path, tell) -> None:
+        top = tmp_path / "top" / "gpu" / "identify"
+        for number in range(4):
+            settings = {"optim.nesterov": number < 2, "optim.lr": 0.1 * (1 + number % 2)}
+            state = "interrupted" if number == 3 else "finished"
+            write_curves(top / f"{number}", settings, number, state=state)
+        assert "What each does to the distance" not in tell()
+        write_curves(top / "3", settings, number)
+        assert "What each does to the distance" in tell()
+
     def test_a_search_is_told_beside_the_recipe_that_it_began_with(self, tmp_path, tell) -> None:
         top = tmp_path / "top" / "cpu" / "study"
         rates = [0.1, 0.2, 0.05, 0.3, 0.4]
@@ -175,6 +202,17 @@ class TestDocument:
         found = section(tell(), f"In less time to {TARGET:.2f}%")
         assert "Shortest of those whose seeds all reach it: 1 min 00 s, of 30 epochs." in found
         assert re.search(r"^ +20 +2 +\S+ ± \S+ +1 +40\.0$", found, re.MULTILINE)
+
+    def test_a_seed_that_diverged_did_not_come_to_the_target(self, tmp_path, tell) -> None:
+        top = tmp_path / "top" / "gpu" / "lengths"
+        write_run(top / "0", {"seed": 0}, overrides=[])
+        rows = [f"{at},,1,50,1,{TARGET},,20," for at in (1, 2)]
+        (top / "0" / "metrics.csv").write_text("\n".join([COLUMNS, *rows, ""]))
+        title = f"In less time to {TARGET:.2f}%"
+        assert "Shortest of those" in section(tell(), title)
+        lost = {"state": "diverged", "best": None, "final": None}
+        write_run(top / "1", {"seed": 1}, overrides=[], seed=1, **lost)
+        assert "Of no length do all seeds reach" in section(tell(), title)
 
     def test_what_people_wrote_stays(self, tmp_path, tell) -> None:
         write_recommended(tmp_path / "top" / "cpu" / "recommended")
@@ -238,6 +276,23 @@ class TestScript:
         assert (refused.returncode, refused.stdout) == (2, "")
         assert "cutmx" in refused.stderr
         assert [path.name for path in (top / "gpu").iterdir()] == ["machine.txt"]
+
+    def test_a_given_recipe_is_looked_at_apart_from_what_is_there(self, tmp_path: Path) -> None:
+        done = self.start(tmp_path, "gpu", tmp_path / "top", RECIPE="optim.lr=0.05")
+        assert done.returncode == 0, done.stderr
+        first, *others = (tmp_path / "asked").read_text().splitlines()
+        assert first == "-m resnet_sweep --multirun sweep_mode=preview optim.lr=0.05"
+        assert not any("best_recipe" in line for line in others)
+
+    def test_the_test_set_is_read_of_runs_that_are_done(self, tmp_path: Path) -> None:
+        best = tmp_path / "top" / "gpu" / "best"
+        for number, state in enumerate(["finished", "interrupted", "stopped_early", "diverged"]):
+            write_run(best / f"{number}", state=state)
+        assert self.start(tmp_path, "gpu", tmp_path / "top").returncode == 0
+        asked = (tmp_path / "asked").read_text().splitlines()
+        assert [line for line in asked if "evaluate" in line] == [
+            f"-m resnet_sweep.evaluate {best / number}" for number in "02"
+        ]
 
     def test_words_come_last_in_every_command(self, tmp_path: Path) -> None:
         words = "trainer.epochs=2 model=resnet8v2"

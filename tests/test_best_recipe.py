@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from small_run import composed
 
-from benchmarks.best_recipe import DESIGN, RECOMMENDATIONS, effects, settings
+from benchmarks.best_recipe import DESIGN, RECOMMENDATIONS, baseline, effects, settings
+from resnet_sweep.compare.condition import Condition
+from resnet_sweep.runs.signature import flatten
 
 
 def words(chosen: list[bool]) -> list[str]:
@@ -27,6 +29,21 @@ def test_a_recommendation_is_what_its_experiment_sets(number: int) -> None:
 
 def test_none_is_the_recipe() -> None:
     assert composed(*words([False] * len(RECOMMENDATIONS))) == composed()
+
+
+@pytest.mark.parametrize("number", range(len(RECOMMENDATIONS)), ids=lambda each: f"{each}")
+def test_the_recipe_is_told_from_the_choice(number: int) -> None:
+    recipe, choice = (
+        settings([on and place == number for place in range(len(RECOMMENDATIONS))])
+        for on in (False, True)
+    )
+    condition = Condition(baseline(recipe, choice))
+    for chosen, expected in ((recipe, True), (choice, False)):
+        config = composed(*(f"{key}={value}" for key, value in chosen.items()))
+        known = {name: value for name, value in flatten(config)} | {
+            key: value for key, value in chosen.items() if "." not in key
+        }
+        assert condition.holds(known) is expected
 
 
 def test_an_effect_is_the_difference_between_runs_with_and_without() -> None:

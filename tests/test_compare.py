@@ -156,6 +156,7 @@ class TestDamage:
             (tmp_path / "runs" / name).mkdir()
         (tmp_path / "runs/linked/run.json").symlink_to(secret)
         os.mkfifo(tmp_path / "runs/pipe/run.json")
+        os.mkfifo(tmp_path / "runs/sweep.json")
         (tmp_path / "runs/folder/run.json").mkdir()
         with (tmp_path / "runs/large/run.json").open("wb") as file:
             file.truncate(10 * 2**30)

@@ -64,8 +64,12 @@ class TestEffect:
         assert found.interval == pytest.approx([expected.low, expected.high])
         assert found.n == 2
 
-    def test_without_a_shared_seed_it_is_scipys_interval_of_welch(self, tmp_path: Path) -> None:
-        ours, theirs = {0: 71.0, 1: 72.5, 2: 70.1}, {3: 69.0, 4: 69.5, 5: 68.1, 6: 69.3}
+    @pytest.mark.parametrize("first", [2, 3], ids=["one shared", "none shared"])
+    def test_without_shared_seeds_it_is_scipys_interval_of_welch(
+        self, tmp_path: Path, first: int
+    ) -> None:
+        ours = {0: 71.0, 1: 72.5, 2: 70.1}
+        theirs = dict(enumerate([69.0, 69.5, 68.1, 69.3], start=first))
         found = effect(tmp_path, ours, theirs)
         expected = stats.ttest_ind(
             [*ours.values()], [*theirs.values()], equal_var=False

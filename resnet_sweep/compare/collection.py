@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from resnet_sweep.compare.entry import Entry
+from resnet_sweep.compare.reading import LARGEST_SWEEP, read_limited
 from resnet_sweep.compare.text import shown
 from resnet_sweep.errors import RequestError
 
@@ -133,7 +134,7 @@ def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[Entry]
 def _elsewhere(sweep: str) -> list[str]:
     """The directories of a sweep's runs that were made outside of it, from there."""
     try:
-        jobs = json.loads(Path(sweep, "sweep.json").read_text(encoding="utf-8"))["jobs"]
+        jobs = json.loads(read_limited(Path(sweep, "sweep.json"), LARGEST_SWEEP))["jobs"]
         found = [os.path.normpath(job["directory"]) for job in jobs]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         # Its own runs are there all the same.

@@ -20,7 +20,7 @@ class Effect:
         mean: of the differences.
         interval: of confidence 95% by Student's t; None where it can't be known, of single runs, or
             where all differences are the same but not 0, as happens on small test sets.
-        n: how many differences there are; of groups without a seed in common, the fewer runs.
+        n: how many differences there are; of independent samples, the fewer runs.
         paired: whether they are between runs of the same seed.
     """
 
@@ -37,8 +37,8 @@ class Effect:
 
         Runs of the same seed see the same images in the same order, so that each is compared with
         its like, and what they have in common drops out: a paired difference over the seeds that
-        both groups have. Groups that share no seed are compared as independent samples of
-        different spread (Welch, 1947).
+        both groups have. Groups that share none, or a single one of several, are compared as
+        independent samples of different spread (Welch, 1947).
 
         Args:
             group, baseline: whose runs count as `Group.counted` says.
@@ -51,7 +51,7 @@ class Effect:
         if not (ours and theirs):
             return None
         shared = [seed for seed in ours if seed in theirs]
-        if shared:
+        if len(shared) > 1 or (shared and 1 in (len(ours), len(theirs))):
             differences = Statistic.of(ours[seed] - theirs[seed] for seed in shared)
             spread = differences.sd and differences.sd / math.sqrt(differences.n)
             interval = _interval(differences.mean, spread, differences.n - 1)

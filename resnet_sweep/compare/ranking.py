@@ -121,7 +121,8 @@ class Ranking:
             )
         if not all(effect.paired for effect in effects):
             found.append(
-                "where a variant shares no seed with the baseline, the difference is that of means"
+                "where a variant shares no two seeds with the baseline, the difference is that of "
+                "means"
             )
         if len(measured) < len(effects):
             found.append("too few runs to tell a difference from noise: replicates=3 can")

@@ -21,6 +21,8 @@ from resnet_sweep.runs.soundness import DamageError, check_record
 
 LARGEST_RECORD = 16 * 2**20
 LARGEST_METRICS = 64 * 2**20
+# Of a few hundred thousand jobs.
+LARGEST_SWEEP = 256 * 2**20
 MOST_ROWS = 100_000
 # No figure of a training comes near it, and nothing can be drawn of larger ones.
 LARGEST_FIGURE = 1e12
@@ -34,7 +36,7 @@ def read_record(directory: Path) -> Record:
     Raises:
         DamageError: there is none, or it isn't sound.
     """
-    content = _read_limited(directory / "run.json", LARGEST_RECORD)
+    content = read_limited(directory / "run.json", LARGEST_RECORD)
     try:
         values = json.loads(content, parse_constant=_refuse_constant)
     except RecursionError as error:
@@ -73,7 +75,7 @@ def read_rows(directory: Path) -> tuple[list[Row], str | None]:
 
 def _rows(path: Path) -> Iterator[Row]:
     try:
-        text = _read_limited(path, LARGEST_METRICS).decode()
+        text = read_limited(path, LARGEST_METRICS).decode()
         whole, _, rest = text.rpartition("\n")
         lines = csv.reader(io.StringIO(whole, newline=""))
         header = next(lines, [])
@@ -103,7 +105,7 @@ def _rows(path: Path) -> Iterator[Row]:
         raise DamageError(f"metrics.csv isn't a table of numbers ({error})") from error
 
 
-def _read_limited(path: Path, limit: int) -> bytes:
+def read_limited(path: Path, limit: int) -> bytes:
     """All of a file that is no larger than `limit` bytes, and no link, pipe or device.
 
     Raises:

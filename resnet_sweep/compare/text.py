@@ -17,6 +17,11 @@ def shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}…"
+    return escaped(text)
+
+
+def escaped(text: str) -> str:
+    """A text on one line, unable to command a terminal: see `shown`, which cuts it as well."""
     if text.isprintable():
         return text
     return "".join(

@@ -10,6 +10,7 @@ from hydra.errors import InstantiationException, MissingConfigException, Overrid
 from omegaconf import OmegaConf
 
 import resnet_sweep.conf
+from resnet_sweep.compare.text import escaped
 from resnet_sweep.composition.check import unknown_name
 from resnet_sweep.errors import RequestError, WrongJobs
 
@@ -38,10 +39,7 @@ def sentence(error: Exception) -> str:
 
 
 def _fit(text: str) -> str:
-    if not text.isprintable():
-        text = "".join(
-            each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-        )
+    text = escaped(text)
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     return text

@@ -79,8 +79,9 @@ def restore(directory: Path) -> Restored:
     trainer = record.config.get("trainer", {}) | {
         "device": "auto", "precision": precision, "compile": "none",
     }  # fmt: skip
-    # What the run was logged to needn't be in reach.
-    prepared = prepare(record.config | {"trainer": trainer, "logger": {}})
+    # What the run was logged to, or held against, needn't be in reach.
+    elsewhere = {"logger": {}, "objective": "val_acc", "reference": None}
+    prepared = prepare(record.config | elsewhere | {"trainer": trainer})
     if prepared.dataset.fingerprint != record.fingerprint:
         raise RequestError(
             f"{directory} was trained on other data than are there now: put those back"

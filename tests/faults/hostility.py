@@ -2,7 +2,6 @@
 
 import contextlib
 import html
-import io
 import json
 import os
 import pickle
@@ -208,17 +207,21 @@ def _report(place: Path, chance: random.Random) -> tuple[str, str | None]:
     other.parent.mkdir()
     with contextlib.suppress(OSError):
         shutil.copytree(place / "run", other)
-    wrong = (
-        _command(place, report.main, "run", "runs", "-o", "report.html")
-        or _command(place, table.main, ".", "--each")
-        or _command(place, diff.main, "run", "logged_run_1")
-    )
-    if wrong is None:
-        page = (place / "report.html").read_text()
-        printed = io.StringIO((place / "printed.txt").read_text()).getvalue()
-        policy = "Content-Security-Policy" in page and "default-src 'none'" in page
-        if not policy or any(f"{each}mark" in page for each in SCRIPTS[:3]):
-            wrong = f"{said!r} is in the report as it is, or it has no policy"
-        elif "\x1b" in printed or "\u202e" in printed:
+    for main, *words in (
+        (report.main, "run", "runs", "-o", "report.html"),
+        (table.main, ".", "--each"),
+        (diff.main, "run", "logged_run_1"),
+        (evaluate.main, "run"),
+    ):
+        ended = child.run(place, *words, main=main, fault=_watched(place))
+        wrong = _orderly(ended)
+        if wrong is None and ("\x1b" in ended.output or "\u202e" in ended.output):
             wrong = f"{said!r} is printed as it is"
-    return "escaped", wrong
+        if wrong is not None:
+            return "escaped", wrong
+    page = (place / "report.html").read_text()
+    if "Content-Security-Policy" not in page or "default-src 'none'" not in page:
+        return "escaped", "the report has no policy"
+    if any(f"{each}mark" in page for each in SCRIPTS[:3]):
+        return "escaped", f"{said!r} is in the report as it is"
+    return "escaped", None
