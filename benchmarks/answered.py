@@ -10,7 +10,7 @@ from resnet_sweep.compare.collection import logged_runs, read_run
 from resnet_sweep.compare.curves import draw_curves
 from resnet_sweep.compare.entry import Entry, Metrics
 from resnet_sweep.compare.group import Group
-from resnet_sweep.compare.text import shown
+from resnet_sweep.compare.text import escaped, shown
 from resnet_sweep.runs.metrics import best_row
 from resnet_sweep.sweeps.ledger import Ledger
 
@@ -54,7 +54,7 @@ class Sweep:
         if path.exists():
             words = shlex.split(json.loads(path.read_text())["definition"]["command"])
             kept = [word for word in words if not word.startswith("hydra.sweep.dir=")]
-            yield f"`{shown(shlex.join(kept))}`\n"
+            yield f"`{escaped(shlex.join(kept))}`\n"
         machine = self.top / self.part / "machine.txt"
         told = machine.read_text().splitlines() if machine.exists() else []
         records = [entry.record for entry in self.entries]
