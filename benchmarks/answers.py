@@ -80,6 +80,9 @@ def open_questions(sweep: Sweep) -> Iterator[str]:
     The candidates combine two answers to each in all ways, so that every run tells of every one.
     """
     varied = variants(sweep.entries)
+    at_the_end = [entry for entry in sweep.entries if entry.state in COMPLETE]
+    if len(at_the_end) < sweep.jobs or sweep.jobs < len(varied) + 2:
+        return
     switches = np.array([[value == values[0] for value in values] for values in varied.values()]).T
     others = [next(v for v in values if v != values[0]) for values in varied.values()]
     columns = [
@@ -89,8 +92,7 @@ def open_questions(sweep: Sweep) -> Iterator[str]:
     for reference in REFERENCES:
         objective = Objective("distance_to_reference", reference)
         distances = [objective.value(entry) for entry in sweep.entries]
-        at_the_end = [entry for entry in sweep.entries if entry.state in COMPLETE]
-        if len(at_the_end) < sweep.jobs or None in distances or sweep.jobs < len(varied) + 2:
+        if None in distances:
             return
         found = effects(switches, distances)
         columns.append([reference, *(f"{each.mean:+.2f} ± {each.margin:.2f}" for each in found)])

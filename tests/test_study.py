@@ -397,6 +397,14 @@ def test_a_preset_for_a_search_brings_its_sweeper() -> None:
     assert as_multirun(words) == ["--multirun", *words]
 
 
+def begin_trial(study: optuna.Study) -> optuna.trial.FrozenTrial:
+    """A trial that runs, as a worker has it before it says that it is its own."""
+    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING))
+    trial = study.get_trials()[-1]
+    study._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
+    return trial
+
+
 def test_a_trial_that_kills_its_workers_fails_only_where_a_limit_is_set(
     call: Command, tmp_path: Path
 ) -> None:
@@ -405,9 +413,7 @@ def test_a_trial_that_kills_its_workers_fails_only_where_a_limit_is_set(
     study = load(f"sqlite:///{tmp_path}/study/study.db")
     # Two trials as workers that are gone leave them, the third in a row.
     for _ in range(2):
-        study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING))
-        frozen = study.get_trials()[-1]
-        study._storage.set_trial_state_values(frozen._trial_id, optuna.trial.TrialState.RUNNING)
+        frozen = begin_trial(study)
         lease = {"host": socket.gethostname(), "process": 1, "renewed": 0, "epochs": 0}
         study._storage.set_trial_user_attr(frozen._trial_id, "lease", lease | {"attempts": 2})
     done = call(main, *words, "hydra.sweeper.n_trials=2")
@@ -422,10 +428,7 @@ def test_a_trial_that_kills_its_workers_fails_only_where_a_limit_is_set(
 
 def test_a_trial_of_another_machine_is_taken_over_only_when_that_is_silent(tmp_path: Path) -> None:
     study = optuna.create_study()
-    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING))
-    (trial,) = study.get_trials()
-    storage = study._storage
-    storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
+    trial, storage = begin_trial(study), study._storage
     lease = {"host": "elsewhere", "process": 1, "epochs": 0, "attempts": 0}
     for silent in (10, 110):
         renewed = {"renewed": time.time() - silent}
@@ -440,10 +443,7 @@ def test_a_trial_of_another_machine_is_taken_over_only_when_that_is_silent(tmp_p
 
 def test_a_trial_counts_the_workers_that_it_lost_with_nothing_to_show(tmp_path: Path) -> None:
     study = optuna.create_study()
-    study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING))
-    (trial,) = study.get_trials()
-    storage = study._storage
-    storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
+    trial, storage = begin_trial(study), study._storage
     lost = {"host": "elsewhere", "process": 1, "renewed": 0, "epochs": 0, "attempts": 1}
     storage.set_trial_user_attr(trial._trial_id, "lease", lost)
     # Those who find its run still held were not lost.

@@ -87,8 +87,7 @@ class Claim:
         Args:
             saved: the trial isn't at its end, but its state is saved, for anybody to go on.
         """
-        self._over.set()
-        self._thread.join()
+        self._stop_renewing()
         if saved:
             self._entry |= {"epochs": None, "attempts": 0}
             self._write(renewed=0.0)
@@ -96,14 +95,17 @@ class Claim:
 
     def give_back(self) -> None:
         """Let others in to a trial that is still another worker's, as if it hadn't been claimed."""
-        self._over.set()
-        self._thread.join()
+        self._stop_renewing()
         if self.holds():
             self.storage.set_trial_user_attr(self.id, LEASE, self._found)
         self._lease.release()
 
     def _write(self, **changes: Any) -> None:
         self.storage.set_trial_user_attr(self.id, LEASE, lease_entry() | self._entry | changes)
+
+    def _stop_renewing(self) -> None:
+        self._over.set()
+        self._thread.join()
 
     def _renew(self) -> None:
         while not self._over.wait(RENEWAL_SECONDS):
