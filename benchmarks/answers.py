@@ -9,6 +9,7 @@ by people, and stays.
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,13 @@ BY_PEOPLE = "## What next?"
 TARGET = max(entry.record.best["val_acc"] for entry in LOGGED)
 AIM = 80.0
 MOST_TRIALS = 10
+# Those which the log tells of first, and what it tells of them: column, name, digits, unit.
+KEY_EPOCHS = (1, 10, 25, 50, 75, 100)
+CURVES = (
+    ("train_acc", "training accuracy", 2, "%"),
+    ("val_acc", "validation accuracy", 2, "%"),
+    ("train_loss", "training loss", 4, ""),
+)
 VERDICTS = {"better": "Help", "worse": "Harm", "within noise": "Within noise",
             "unstable": "Some seeds diverge", "too few runs": "Too few runs to tell"}  # fmt: skip
 
@@ -57,6 +65,7 @@ def readings(sweep: Sweep) -> Iterator[str]:
     yield from nearest(sweep.entries)
     log = {f"{run.name}, epoch {sweep.epochs}": Group([run]) for run in logged_until(sweep.epochs)}
     yield from figures(log | groups)
+    yield from epochs({run.name: Group([run]) for run in LOGGED} | groups, sweep.epochs)
     yield from block(Identification(sweep.entries, REFERENCES).lines(None))
     yield from sweep.picture(groups)
 
@@ -299,6 +308,24 @@ def figures(groups: Mapping[str, Group]) -> Iterator[str]:
             columns.append([figure.name, *(spread(each, digits, unit) for each in found)])
     rows = list(zip(*columns, strict=True))
     yield from block(lay_out(rows, frozenset(range(1, len(columns))), None))
+
+
+def epochs(groups: Mapping[str, Group], last: int) -> Iterator[str]:
+    """How far named groups of runs were at the log's key epochs, and at the last that there is."""
+    rows = [("epoch", "", *(name for _, name, *_ in CURVES))]
+    for epoch in sorted({each for each in KEY_EPOCHS if each < last} | {last}):
+        for name, group in groups.items():
+            found = [
+                spread(group.figure(partial(reached, epoch, column)), digits, unit)
+                for column, _, digits, unit in CURVES
+            ]
+            rows.append((str(epoch), name, *found))
+    yield from block(lay_out(rows, frozenset({0, *range(2, 2 + len(CURVES))}), None))
+
+
+def reached(epoch: int, column: str, run: Entry) -> float | None:
+    """A run's figure at the end of an epoch; None if it hasn't come so far."""
+    return next((row.get(column) for row in run.metrics.rows if row["epoch"] == epoch), None)
 
 
 def block(lines: Sequence[str]) -> Iterator[str]:

@@ -137,6 +137,22 @@ class TestDocument:
         )
         assert re.search(expected, found, re.MULTILINE)
 
+    def test_the_logs_key_epochs_stand_beside_those_of_the_runs(self, tmp_path, tell) -> None:
+        top = tmp_path / "top" / "gpu" / "readings"
+        rows = {row["epoch"]: row for row in read_run("logged_run_1").metrics.rows}
+        away = (2.0, 5.0)
+        for seed, each in enumerate(away):
+            write_curves(top / f"{seed}", {"seed": seed}, each, final=rows[100])
+        found = section(tell(), "Both readings of the architecture")
+        for epoch in (1, 10, 25, 50, 75, 100):
+            row = rows[epoch]
+            log = rf"^ *{epoch}  logged_run_1 +{row['train_acc']:.2f}% +{row['val_acc']:.2f}% +"
+            assert re.search(rf"{log}{row['train_loss']:.4f}$", found, re.MULTILINE)
+            mean, sd = row["train_acc"] + np.mean(away), np.std(away, ddof=1)
+            own = rf"^ *{epoch}  these runs +{mean:.2f} ± {sd:.2f}% +{row['val_acc']:.2f} ± 0.00% +"
+            assert re.search(own, found, re.MULTILINE)
+        assert not re.search(r"^ *11  logged_run_1", found, re.MULTILINE)
+
     def test_every_candidate_tells_of_every_open_question(self, tmp_path, tell) -> None:
         top = tmp_path / "top" / "gpu" / "identify"
         away = {(True, 0.1): 1.0, (True, 0.2): 4.0, (False, 0.1): 2.5, (False, 0.2): 5.0}
