@@ -34,7 +34,10 @@ class Sweep:
     def __init__(self, top: Path, folder: str, output: Path) -> None:
         self.top, self.folder, self.output = top, folder, output
         lines = Ledger.read(top / folder).lines
-        found = [Entry.read(line.directory, f"{folder}/{line.number}") for line in lines]
+        found = [
+            Entry.read(line.directory, f"{folder}/{line.number}").asked(line.choices)
+            for line in lines
+        ]
         self.jobs = len(lines)
         self.entries = [
             entry

@@ -1,5 +1,6 @@
 """The answers say what the runs hold, and the script that trains them goes on where it stopped."""
 
+import json
 import os
 import re
 import subprocess
@@ -75,6 +76,30 @@ class TestDocument:
             assert re.search(rf"^{name} +3 +{re.escape(spread)}", found, re.MULTILINE)
         assert "Too few runs to tell: none." in found
         assert "seeds: 0, 1, 2; runs: 12." in found
+
+    def test_a_baseline_that_another_sweep_trained_is_the_baseline(self, tmp_path, tell) -> None:
+        top = tmp_path / "top" / "gpu" / "recommended"
+        write_recommended(top)
+        expected = section(tell(), "The log's network and length")
+        jobs = []
+        for number in range(12):
+            run = read_run(top / f"{number}")
+            job = {"number": number, "overrides": run.record.overrides, "signature": "",
+                   "directory": f"{number}", "reused": False, "state": "finished", "reason": "",
+                   "settings": {}}  # fmt: skip
+            if run.choices["experiment"] == "logged_run_1":
+                elsewhere = top.parent / "readings" / f"{number}"
+                elsewhere.parent.mkdir(exist_ok=True)
+                (top / f"{number}").rename(elsewhere)
+                record = json.loads((elsewhere / "run.json").read_text())
+                job |= {"directory": f"../readings/{number}", "reused": True,
+                        "choices": record["choices"]}  # fmt: skip
+                (elsewhere / "run.json").write_text(json.dumps(record | {"choices": {}}))
+            jobs.append(job)
+        definition = {"command": "python -m resnet_sweep", "settings": {}}
+        (top / "sweep.json").write_text(json.dumps({"definition": definition, "jobs": jobs}))
+        found = section(tell(), "The log's network and length")
+        assert found.replace("`python -m resnet_sweep`\n\n", "") == expected
 
     def test_seeds_that_diverge_in_their_first_epoch_are_told(self, tmp_path, tell) -> None:
         top = tmp_path / "top" / "cpu" / "recommended"

@@ -185,6 +185,30 @@ class TestGoingOn:
         done = command(*words, "sweep_mode=preview", "reuse=false")
         assert "2 to train" in done.stdout
 
+    def test_a_reused_run_is_what_the_sweep_calls_it(
+        self, command: Command, tmp_path: Path
+    ) -> None:
+        words = ("model=resnet8v2", "data=digits", "trainer.batch_size=20", *TINY[1:])
+        assert command(*words).returncode == 0
+        baseline = 'experiment == "logged_run_1"'
+        sweep = (
+            "--multirun", *words, "experiment=logged_run_1,lr_0.05", f"baseline='{baseline}'",
+            "hydra.sweep.dir=sweep",
+        )  # fmt: skip
+        # Asked for again, the sweep is read from its directory.
+        for _ in range(2):
+            done = command(*sweep)
+            assert done.returncode == 0, done.stderr
+            assert "nothing is compared" not in done.stdout
+            assert [line["reused"] for line in ledger(tmp_path / "sweep")] == [True, False]
+            told = [line["experiment"] for line in results(tmp_path / "sweep")]
+            assert told == ["logged_run_1", "lr_0.05"]
+        found = {run.choices.get("experiment") for run in find_runs([tmp_path / "sweep"])}
+        assert found == {"logged_run_1", "lr_0.05"}
+        # Where it lies it is called what it was called there.
+        (run,) = find_runs([tmp_path / "outputs"])
+        assert "experiment" not in run.choices
+
     def test_starting_over_trains_all_of_it_again(self, command: Command, tmp_path: Path) -> None:
         assert command(*SWEEP, "seed=0,1").returncode == 0
         metrics = {name: (tmp_path / "sweep" / name / "metrics.csv").stat() for name in "01"}

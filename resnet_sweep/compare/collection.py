@@ -3,8 +3,9 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from resnet_sweep.compare.entry import Entry
 from resnet_sweep.compare.reading import LARGEST_SWEEP, read_limited
@@ -97,9 +98,9 @@ def _existing(path: str | Path) -> Path:
 
 def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
     """The runs in a directory or below, each with its path from there behind `name`."""
-    waiting = [(str(top), os.path.normpath(name))]
+    waiting: list[tuple[str, str, dict[str, str]]] = [(str(top), os.path.normpath(name), {})]
     while waiting:
-        path, name = waiting.pop()
+        path, name, choices = waiting.pop()
         try:
             status = os.stat(path)
             identity = (status.st_dev, status.st_ino)
@@ -118,32 +119,48 @@ def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[Entry]
             continue
         names = {each.name for each in inside}
         if "run.json" in names:
-            yield Entry.read(Path(path), name)
+            yield Entry.read(Path(path), name).asked(choices)
         else:
             if "sweep.json" in names:
                 waiting += [
-                    tuple(os.path.normpath(os.path.join(top, each)) for top in (path, name))
-                    for each in _elsewhere(path)
+                    (*(os.path.normpath(os.path.join(top, each)) for top in (path, name)), asked)
+                    for each, asked in _elsewhere(path)
                 ]
             waiting += [
-                (os.path.join(path, folder), folder if name == "." else os.path.join(name, folder))
+                (
+                    os.path.join(path, folder),
+                    folder if name == "." else os.path.join(name, folder),
+                    {},
+                )
                 for folder in folders
             ]
 
 
-def _elsewhere(sweep: str) -> list[str]:
-    """The directories of a sweep's runs that were made outside of it, from there."""
+def read_choices(job: Mapping[str, Any]) -> dict[str, str]:
+    """The choices that a sweep made for a job, as `sweep.json` has it; none where it has none.
+
+    Raises:
+        TypeError: it has something else there.
+    """
+    choices = job.get("choices", {})
+    if not isinstance(choices, dict) or not all(isinstance(each, str) for each in choices.values()):
+        raise TypeError("choices aren't a mapping to text")
+    return choices
+
+
+def _elsewhere(sweep: str) -> list[tuple[str, dict[str, str]]]:
+    """The directories of a sweep's runs that were made outside of it, from there, with choices."""
     try:
         jobs = json.loads(read_limited(Path(sweep, "sweep.json"), LARGEST_SWEEP))["jobs"]
-        found = [os.path.normpath(job["directory"]) for job in jobs]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        found = [(os.path.normpath(job["directory"]), read_choices(job)) for job in jobs]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         # Its own runs are there all the same.
         return []
-    outside = [each for each in found if each.startswith(os.pardir) or os.path.isabs(each)]
     return [
-        each
-        for each in outside
-        if os.path.isfile(os.path.normpath(os.path.join(sweep, each, "run.json")))
+        (each, choices)
+        for each, choices in found
+        if (each.startswith(os.pardir) or os.path.isabs(each))
+        and os.path.isfile(os.path.normpath(os.path.join(sweep, each, "run.json")))
     ]
 
 

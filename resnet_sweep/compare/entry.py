@@ -1,7 +1,8 @@
 """A run directory that was found, as data from anybody."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +51,18 @@ class Entry:
             return cls(directory, name, record=read_record(directory))
         except DamageError as error:
             return cls(directory, name, damage=str(error))
+
+    def asked(self, choices: Mapping[str, str]) -> "Entry":
+        """This run as a sweep asks for it that has it from elsewhere.
+
+        Other choices may have composed the same config, and a sweep knows its jobs by its own.
+
+        Args:
+            choices: made by the sweep in each config group; without any, those of the run stay.
+        """
+        if self.record is None or not choices:
+            return self
+        return replace(self, record=replace(self.record, choices=dict(choices)))
 
     @cached_property
     def metrics(self) -> Metrics:

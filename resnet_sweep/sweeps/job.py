@@ -97,6 +97,7 @@ class Job:
         if entry.record is not None and entry.record.signature != self.planned.signature:
             damage = "it is of a run with another configuration"
             entry = Entry(self.directory, relative(self.directory), damage=damage)
+        entry = entry.asked(self.planned.choices)
         # What is told of comes before the sign that there is something to tell.
         self.entry, self._seen = entry, seen
         self.news += 1

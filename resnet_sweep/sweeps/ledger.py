@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnet_sweep.compare.collection import find_runs
+from resnet_sweep.compare.collection import find_runs, read_choices
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.signature import flatten
@@ -24,6 +24,7 @@ class Line:
         number, signature, overrides, state, reason, reused: as of a `Job`.
         directory: absolute.
         settings: flat.
+        choices: that were made in each config group, of a reused job.
     """
 
     number: int
@@ -34,6 +35,7 @@ class Line:
     reason: str = ""
     reused: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def begun(self) -> bool:
@@ -142,6 +144,8 @@ def write(
             "value": value,
             "reason": job.reason,
             "settings": own,
+            # The run itself may have been composed by others.
+            **({"choices": job.planned.choices} if job.reused else {}),
         }
         for job, own, value in zip(jobs, settings, values, strict=True)
     ]
@@ -162,6 +166,7 @@ def _line(entry: Mapping[str, Any], common: Mapping[str, Any], top: Path) -> Lin
         reason=entry["reason"],
         reused=bool(entry["reused"]),
         settings={**common, **entry["settings"]},
+        choices=read_choices(entry),
     )
 
 

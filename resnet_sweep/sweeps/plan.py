@@ -276,7 +276,8 @@ class Planner:
         found = self.plan.history.complete(job.planned.signature)
         if found is not None:
             job.directory, job.reused = Path(os.path.abspath(found.directory)), True
-            job.entry = Entry(job.directory, relative(job.directory), record=found.record)
+            entry = Entry(job.directory, relative(job.directory), record=found.record)
+            job.entry = entry.asked(job.planned.choices)
 
     def _wanted(self, settings: Mapping[str, Any], choices: Mapping[str, str]) -> bool:
         known = facts(
