@@ -1,46 +1,105 @@
-"""What the tests share."""
+"""Fixtures that several test files use, and the two tiers of the tests.
+
+`pytest` runs the default tier, which proves each promise once and takes minutes. `pytest --all`
+runs the tests that are marked as slow as well.
+"""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import processes
 import pytest
+from filelock import FileLock
 
-# Processes of tests side by side share the cores, or each has threads for all of them.
+# Test processes side by side share the cores; without this, each would use threads for all cores.
 if side_by_side := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     threads = max(1, (os.cpu_count() or 1) // int(side_by_side))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 ROOT = Path(__file__).parents[1]
 CIFAR100_ROOTS = (os.environ.get("RESNET_SWEEP_DATA"), ROOT.parent / "shared" / "data")
+# A test of the default tier that takes longer fails. Fixtures don't count.
+LIMIT_SECONDS = 10
 
 Command = Callable[..., subprocess.CompletedProcess]
+Once = Callable[[str, Callable[[Path], None]], Path]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the slow tests as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.all or config.option.markexpr:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo
+) -> Iterator[pytest.TestReport]:
+    report = yield
+    option = item.config.option
+    limited = not (option.all or option.markexpr or item.get_closest_marker("slow"))
+    if limited and report.passed and call.when == "call" and call.duration > LIMIT_SECONDS:
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{item.nodeid} took {call.duration:.1f} s, and a test of the default tier may take "
+            f"{LIMIT_SECONDS} s: make it smaller, or mark it with @pytest.mark.slow"
+        )
+    return report
 
 
 @pytest.fixture(scope="session")
 def cifar100_root() -> Path:
-    """The folder with the real CIFAR-100, whose tests are left out where it isn't."""
+    """Return the folder with the real CIFAR-100, or skip the test where there is none."""
     for candidate in CIFAR100_ROOTS:
         if candidate and (Path(candidate) / "cifar100" / "train_images.npy").exists():
             return Path(candidate).resolve()
-    pytest.skip("CIFAR-100 isn't on this machine; RESNET_SWEEP_DATA names its folder")
+    pytest.skip(
+        "CIFAR-100 isn't on this machine: set RESNET_SWEEP_DATA to the folder that holds cifar100/"
+    )
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Make a folder once for all test processes: `once(name, make)` returns `make`'s folder.
+
+    What several tests only read is made here. `make` gets an empty folder.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        made = base / "once" / name
+        made.parent.mkdir(exist_ok=True)
+        done = made.with_name(f"{name}.done")
+        with FileLock(made.with_name(f"{name}.lock")):
+            if not done.exists():
+                made.mkdir()
+                make(made)
+                done.touch()
+        return made
+
+    return folder
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """Runs `python -m resnet_sweep ...` in an empty folder, as a user does."""
+    """Run `python -m resnet_sweep ...` in an empty folder, as a user does; see `processes`."""
 
-    def run(*arguments: str, module: str = "resnet_sweep", **environment: str):
-        return subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            cwd=tmp_path,
-            env=clean_environment() | environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
+    def run(
+        *arguments: object, module: str = "resnet_sweep", cold: bool = False, **environment: str
+    ) -> subprocess.CompletedProcess:
+        return processes.run(
+            tmp_path, *arguments, module=module, cold=cold, environment=environment
         )
 
     return run
@@ -48,9 +107,9 @@ def command(tmp_path: Path) -> Command:
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Command:
-    """Runs a command's `main` as `command` does, but in this process, which is faster."""
+    """Run a command's `main` as `command` does, but in this process, which is faster."""
 
-    def run(main: Callable[[], None], *arguments: str) -> subprocess.CompletedProcess:
+    def run(main: Callable[[], None], *arguments: object) -> subprocess.CompletedProcess:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
         status = 0
@@ -61,12 +120,3 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
     return run
-
-
-def clean_environment() -> dict[str, str]:
-    """The environment without what a developer may have set for this program."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("RESNET_SWEEP_", "HYDRA_"))
-    }

@@ -5,12 +5,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import processes
 import torch
-from conftest import clean_environment
+from processes import Process
 
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.training.checkpoint import BEST, LAST, read_checkpoint
@@ -25,39 +25,34 @@ TINY = (
 GRID = ("--multirun", *TINY, "hydra.sweep.dir=sweep", "optim.lr=0.1,0.05", "seed=0,1")
 
 
-def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+def start(folder: Path, *arguments: str, **environment: str) -> Process:
     """Start `python -m resnet_sweep` in a folder, in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "resnet_sweep", *map(str, arguments)],
-        cwd=folder,
-        env=clean_environment() | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    return processes.start(
+        folder, *arguments, environment=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
 
 
-def finish(process: subprocess.Popen, timeout: float = 300) -> str:
+def finish(process: Process, timeout: float = 300) -> str:
     """All that a process prints until it ends."""
     output, _ = process.communicate(timeout=timeout)
     return output
 
 
-def kill(process: subprocess.Popen) -> str:
+def kill(process: Process) -> str:
     """End a process as the system does when memory runs out; returns what it had printed."""
     process.send_signal(signal.SIGKILL)
     return finish(process)
 
 
-def wait_for(process: subprocess.Popen, path: Path) -> None:
+def wait_for(process: Process, path: Path) -> None:
     """Wait until a process has made a file."""
     while not path.exists():
         assert process.poll() is None, finish(process)
         time.sleep(0.02)
 
 
-def workers(process: subprocess.Popen) -> list[int]:
+def workers(process: Process) -> list[int]:
     """The processes of a sweep's pool."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):

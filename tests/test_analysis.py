@@ -4,17 +4,16 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import processes
 import pytest
 import torch
 import torchvision
-from conftest import Command, clean_environment
+from conftest import Command
 from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 from torch import Tensor, nn
 
@@ -279,13 +278,9 @@ def test_what_has_no_meaning_for_a_network_says_so() -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a small run."""
     directory = tmp_path_factory.mktemp("analysis") / "run"
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "resnet_sweep", "experiment=quickstart", "augmentation=standard",
-            "trainer.epochs=2", "trainer.threads=1", "trainer.precision=float32",
-            f"hydra.run.dir={directory}",
-        ],
-        env=clean_environment(), capture_output=True, text=True, timeout=600, check=False,
+    done = processes.run(
+        directory.parent, "experiment=quickstart", "augmentation=standard", "trainer.epochs=2",
+        "trainer.threads=1", "trainer.precision=float32", f"hydra.run.dir={directory}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return directory

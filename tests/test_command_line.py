@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 import torch
-from conftest import Command, clean_environment
+from conftest import Command
+from processes import Process, clean_environment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from resnet_sweep.runs.metrics import COLUMNS, read_metrics
@@ -67,10 +69,7 @@ class TestQuickstart:
     @classmethod
     def finished(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         folder = tmp_path_factory.mktemp("quickstart")
-        done = subprocess.run(
-            [sys.executable, "-m", "resnet_sweep", "experiment=quickstart"],
-            cwd=folder, env=clean_environment(), capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
+        done = processes.run(folder, "experiment=quickstart", cold=True)
         assert done.returncode == 0, done.stderr
         return folder, done.stdout
 
@@ -290,20 +289,16 @@ class TestStopping:
     @classmethod
     def undisturbed(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("undisturbed")
-        subprocess.run(
-            [sys.executable, "-m", "resnet_sweep", *SMALL],
-            cwd=folder, env=clean_environment(), check=True, timeout=600,
-        )  # fmt: skip
+        done = processes.run(folder, *SMALL)
+        assert done.returncode == 0, done.stderr
         return only_run(folder)
 
-    def start(self, folder: Path, *overrides: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "resnet_sweep", *SMALL, *overrides],
-            cwd=folder, env=clean_environment(), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+    def start(self, folder: Path, *overrides: str) -> Process:
+        return processes.start(
+            folder, *SMALL, *overrides, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
 
-    def wait_for(self, process: subprocess.Popen, text: str) -> list[str]:
+    def wait_for(self, process: Process, text: str) -> list[str]:
         """Read what a run prints until a line has `text`."""
         lines = []
         for line in process.stdout:
@@ -345,10 +340,7 @@ class TestStopping:
             told = output.splitlines()[-1].strip()
             assert told.startswith("python -m resnet_sweep ")
             words = shlex.split(told)[3:]
-        done = subprocess.run(
-            [sys.executable, "-m", "resnet_sweep", *words],
-            cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
+        done = processes.run(tmp_path, *words)
         assert done.returncode == 0, done.stderr
         assert only_run(tmp_path) == directory
         assert record(directory)["state"] == "finished"
@@ -374,11 +366,9 @@ class TestStopping:
         process.terminate()
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 75, output
-        words = shlex.split(output.splitlines()[-1])[1:]
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
+        python, *words = shlex.split(output.splitlines()[-1])
+        assert (python, *words[:2]) == ("python", "-m", "resnet_sweep")
+        done = processes.run(tmp_path, *words[2:])
         assert done.returncode == 0, done.stderr
         assert not re.search("^epoch 1/8", done.stdout, re.M)
         assert record(tmp_path / "a=b, (it's) {mine}")["state"] == "finished"
@@ -552,10 +542,9 @@ class TestCIFAR100:
 def test_the_progress_bar_is_for_terminals(tmp_path: Path) -> None:
     """On a pseudo-terminal there is a bar; it leaves the same lines behind."""
     master, slave = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "resnet_sweep", *SMALL],
-        cwd=tmp_path, stdin=slave, stdout=slave, stderr=slave,
-        env=clean_environment() | {"TERM": "xterm", "COLUMNS": "120"},
+    process = processes.start(
+        tmp_path, *SMALL, stdin=slave, stdout=slave, stderr=slave,
+        environment={"TERM": "xterm", "COLUMNS": "120"},
     )  # fmt: skip
     os.close(slave)
     output = b""

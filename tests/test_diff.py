@@ -3,10 +3,10 @@
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import Command
 from matplotlib.image import imread
@@ -333,10 +333,7 @@ def test_an_answer_that_cannot_be_written_is_trouble(tmp_path: Path) -> None:
     write_run(tmp_path / "a")
     for arguments in (["a", "a"], ["a", "a", "--json"]):
         with open("/dev/full", "w") as full:
-            done = subprocess.run(
-                [sys.executable, "-m", "resnet_sweep.diff", *arguments],
-                cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
-            )  # fmt: skip
+            done = processes.run(tmp_path, *arguments, module="resnet_sweep.diff", stdout=full)
         assert done.returncode == 2
         assert done.stderr.startswith("error: the output can't be written")
         assert done.stderr.count("\n") == 1

@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, clean_environment
+from conftest import ROOT
+from processes import clean_environment
 
 from benchmarks.reliability import PARTS
 

@@ -3,13 +3,13 @@
 import importlib.util
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from conftest import Command
 from hydra.errors import MissingConfigException
+from processes import Process
 from small_sweep import (
     TINY,
     assert_same_runs,
@@ -56,7 +56,7 @@ LAUNCHERS = {
 }
 
 
-def begin(folder: Path, *words: str) -> subprocess.Popen:
+def begin(folder: Path, *words: str) -> Process:
     """Start the sweep in a folder, with what it needs."""
     (folder / "mine" / "optim").mkdir(parents=True, exist_ok=True)
     (folder / "mine" / "optim" / "own.yaml").write_text(OWN.format(0.1))

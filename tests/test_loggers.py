@@ -18,7 +18,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import Command, clean_environment
+from conftest import Command
+from processes import clean_environment
 from small_run import config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Command, clean_environment
+from conftest import Command
 from omegaconf import OmegaConf
+from processes import clean_environment
 from small_run import composed, config, train
 
 from resnet_sweep.composition.gate import Gate

@@ -1,12 +1,11 @@
 """Requests that only a generator or an adversary would make get one sentence, too."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
-from conftest import Command, clean_environment
+from conftest import Command
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.composition.complaint import LONGEST, sentence
@@ -152,11 +151,7 @@ def test_what_the_environment_holds_stays_out_of_the_run_directory(
 def test_a_refusal_that_nobody_can_read_is_one_all_the_same(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-m", "resnet_sweep", "experiment=quickstart", "optim.lr=-1"],
-        cwd=tmp_path, env=clean_environment(), stderr=writer, stdout=subprocess.PIPE, timeout=300,
-        check=False,
-    )  # fmt: skip
+    done = processes.run(tmp_path, "experiment=quickstart", "optim.lr=-1", stderr=writer)
     os.close(writer)
     assert done.returncode
     assert not list(tmp_path.iterdir())

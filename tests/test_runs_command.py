@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command, clean_environment
+from conftest import Command
+from processes import clean_environment
 from rich.cells import cell_len
 from run_directories import write_run
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Command, clean_environment
+from conftest import Command
 from matplotlib.image import imread
+from processes import clean_environment
 
 from resnet_sweep import show
 from resnet_sweep.augmentation import MixUp, RandomHorizontalFlip

@@ -3,12 +3,12 @@
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from conftest import Command
+from processes import Process
 from small_sweep import finish, start
 from test_launchers import LAUNCHERS
 from test_study_workers import STUDY, check_complete, load, process_at_work
@@ -29,7 +29,7 @@ hydra:
 """
 
 
-def begin(folder: Path, launcher: str, *words: str) -> subprocess.Popen:
+def begin(folder: Path, launcher: str, *words: str) -> Process:
     """Start a study with two workers."""
     return start(
         folder, *STUDY, f"hydra/launcher={launcher}", *LAUNCHERS[launcher], "trainer.epochs=8",
@@ -38,7 +38,7 @@ def begin(folder: Path, launcher: str, *words: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def wait_for(processes: int, process: subprocess.Popen, folder: Path) -> list[int]:
+def wait_for(processes: int, process: Process, folder: Path) -> list[int]:
     """The processes that are at work on trials, as soon as there are so many."""
     found: list[int] = []
     while len(found) < processes:

@@ -3,15 +3,14 @@
 import csv
 import json
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import optuna
+import processes
 import pytest
-from conftest import clean_environment
+from processes import Process
 
 SMALL = (
     "experiment=quickstart", "logger=csv", "data.limit_train=150", "data.limit_test=50",
@@ -26,16 +25,12 @@ class Workers:
 
     def __init__(self, folder: Path, *words: str) -> None:
         self.folder, self.words = folder, words
-        self.processes: list[subprocess.Popen] = []
+        self.processes: list[Process] = []
         self.log = (folder / "workers.log").open("a")
 
-    def start(self) -> subprocess.Popen:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "resnet_sweep", *STUDY, *self.words],
-            cwd=self.folder,
-            env=clean_environment() | {"OMP_NUM_THREADS": "1"},
-            stdout=self.log,
-            stderr=self.log,
+    def start(self) -> Process:
+        process = processes.start(
+            self.folder, *STUDY, *self.words, stdout=self.log, stderr=self.log
         )
         self.processes.append(process)
         return process

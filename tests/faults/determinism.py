@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import clean_environment
+from processes import clean_environment
 
 from faults import recipes
 from faults.results import difference, results

@@ -1,0 +1,232 @@
+"""Commands of the program as processes, most of which are forked from one that has torch."""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+SERVER = Path(__file__).with_name("fork_server.py")
+# Variables that an interpreter, or a library that the server has loaded, reads only at its start.
+READ_AT_START = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LC_", "LANG", "LD_")
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what a developer may have set for this program."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RESNET_SWEEP_", "HYDRA_"))
+    }
+
+
+class ForkServer:
+    """A process that has imported the program's libraries and forks a child for each command.
+
+    It is started with the first command, and ends with this process.
+    """
+
+    def __init__(self) -> None:
+        self.requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, SERVER, str(theirs.fileno())],
+                env=clean_environment(),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                # Ctrl-C is for the tests, which end what they have started.
+                start_new_session=True,
+            )
+
+    def fork(self, request: Mapping[str, object], streams: list[int]) -> int:
+        """Start a child; returns the descriptor of a pipe with its number and exit status."""
+        reader, writer = os.pipe()
+        packet = json.dumps(request).encode()
+        socket.send_fds(self.requests, [packet], [*streams, writer])
+        os.close(writer)
+        return reader
+
+
+class ForkedProcess:
+    """A command in a forked process, with the methods of `subprocess.Popen` that tests use.
+
+    Attributes:
+        pid: the number of the process.
+        returncode: its exit status, negative for a signal; None while it hasn't been waited for.
+        stdout: a file to read its output from, if that is a pipe.
+        stderr: likewise.
+    """
+
+    _server: ForkServer | None = None
+
+    def __init__(
+        self,
+        module: str,
+        arguments: list[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        stdin: int | None = None,
+        stdout: int | IO | None = None,
+        stderr: int | IO | None = None,
+        start_new_session: bool = False,
+    ) -> None:
+        if ForkedProcess._server is None:
+            ForkedProcess._server = ForkServer()
+        self.args = [module, *arguments]
+        self.returncode: int | None = None
+        self.stdin = None
+        opened: list[int] = []
+        self.stdout, output = self._stream(stdout, 1, opened)
+        self.stderr, error = (
+            (None, output) if stderr == subprocess.STDOUT else self._stream(stderr, 2, opened)
+        )
+        if stdin is None:
+            stdin = os.open(os.devnull, os.O_RDONLY)
+            opened.append(stdin)
+        request = {
+            "module": module, "arguments": arguments, "folder": str(folder),
+            "environment": dict(environment), "new_session": start_new_session,
+        }  # fmt: skip
+        self._status = os.fdopen(
+            ForkedProcess._server.fork(request, [stdin, output, error]), "rb", buffering=0
+        )
+        for descriptor in opened:
+            os.close(descriptor)
+        self._told = b""
+        while b"\n" not in self._told:
+            part = self._status.read(64)
+            if not part:
+                raise RuntimeError(f"the fork server is gone, and can't run {self.args}")
+            self._told += part
+        number, _, self._told = self._told.partition(b"\n")
+        self.pid = int(number)
+
+    @staticmethod
+    def _stream(target: int | IO | None, default: int, opened: list[int]) -> tuple[IO | None, int]:
+        """The file to read a stream from, if any, and the descriptor that the child writes to."""
+        if target is None:
+            return None, default
+        if target == subprocess.PIPE:
+            reader, writer = os.pipe()
+            opened.append(writer)
+            return open(reader, encoding="utf-8", errors="replace"), writer
+        if target == subprocess.DEVNULL:
+            writer = os.open(os.devnull, os.O_WRONLY)
+            opened.append(writer)
+            return None, writer
+        return None, target if isinstance(target, int) else target.fileno()
+
+    def poll(self) -> int | None:
+        """The exit status, or None while the process runs."""
+        return self._wait(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end, and return the exit status."""
+        status = self._wait(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return status
+
+    def _wait(self, timeout: float | None) -> int | None:
+        while self.returncode is None:
+            ready, _, _ = select.select([self._status], [], [], timeout)
+            if not ready:
+                return None
+            part = self._status.read(64)
+            self._told += part
+            if self._told.endswith(b"\n"):
+                self.returncode = int(self._told)
+            elif not part:
+                raise RuntimeError(f"the fork server is gone, and so is the status of {self.args}")
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str | None, str | None]:
+        """Read all that the process prints until it ends, as `subprocess.Popen` does."""
+        with ThreadPoolExecutor(2) as readers:
+            texts = [file and readers.submit(file.read) for file in (self.stdout, self.stderr)]
+            try:
+                self.wait(timeout)
+            except BaseException:
+                # The readers end when the pipes close.
+                self.kill()
+                raise
+        output, error = (text and text.result() for text in texts)
+        return output, error
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+Process = subprocess.Popen | ForkedProcess
+
+
+def start(
+    folder: Path,
+    *arguments: object,
+    module: str = "resnet_sweep",
+    cold: bool = False,
+    environment: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Process:
+    """Start `python -m MODULE ARGUMENTS` in a folder, as a user does.
+
+    Args:
+        folder: the working directory.
+        arguments: of the command line.
+        module: what is run.
+        cold: start a new interpreter instead of forking one. It is started anyway if the
+            environment has variables that only a new one reads.
+        environment: variables that are set beside those of this process.
+        options: of `subprocess.Popen`: `stdin`, `stdout`, `stderr` and `start_new_session`.
+    """
+    variables = clean_environment() | dict(environment or {})
+    changed = [name for name in variables if variables[name] != os.environ.get(name)]
+    cold = cold or any(name.startswith(READ_AT_START) and name != "PYTHONPATH" for name in changed)
+    words = [*map(str, arguments)]
+    if cold:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *words],
+            cwd=folder, env=variables, text=True, errors="replace", **options,
+        )  # fmt: skip
+    return ForkedProcess(module, words, folder, variables, **options)
+
+
+def run(
+    folder: Path, *arguments: object, timeout: float = 600, **options: Any
+) -> subprocess.CompletedProcess:
+    """Run a command to its end; see `start`. Its output and errors are captured."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = start(folder, *arguments, **streams | options)
+    output, error = process.communicate(timeout)
+    return subprocess.CompletedProcess(arguments, process.returncode, output, error)
+
+
+def assert_refused(done: subprocess.CompletedProcess, *facts: str) -> None:
+    """Assert that a command was refused with one sentence that names all facts.
+
+    Args:
+        done: how the command ended.
+        facts: what the sentence has to name, such as a setting and its value.
+    """
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for fact in facts:
+        assert fact in done.stderr, done.stderr
