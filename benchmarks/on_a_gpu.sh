@@ -37,7 +37,7 @@ step() {
 mkdir -p "$directory/recipe" || exit
 step device.txt nvidia-smi --query-gpu=name,driver_version --format=csv
 # Recorded and compiled steps, and the checkpoints beside them, do what others do.
-step equality.txt "$python" -m pytest -q tests/test_step_graphs.py tests/test_writer.py
+step equality.txt "$python" -m pytest -o addopts= --all -q tests/test_step_graphs.py tests/test_writer.py
 step throughput.md "$python" -m benchmarks.throughput --device cuda --rounds "$rounds" --epochs 2
 step pool.md "$python" -m benchmarks.throughput --device cuda --rounds "$rounds" --epochs 4 \
   --models "$model" --pool 1 2 4 8

@@ -4,6 +4,7 @@
 runs the tests that are marked as slow as well.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -13,11 +14,10 @@ from pathlib import Path
 import processes
 import pytest
 from filelock import FileLock
+from fork_server import PRELOADED
 
-# Test processes side by side share the cores; without this, each would use threads for all cores.
-if side_by_side := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    threads = max(1, (os.cpu_count() or 1) // int(side_by_side))
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+# Test processes side by side share the cores, and small tensors gain nothing by more threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 CIFAR100_ROOTS = (os.environ.get("RESNET_SWEEP_DATA"), ROOT.parent / "shared" / "data")
@@ -38,6 +38,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # The server takes seconds to start, and so do the imports of a process's first training.
+    # Among several files there are some that need them, and no test's time is to include them.
+    is_controller = session.config.option.dist != "no" and "PYTEST_XDIST_WORKER" not in os.environ
+    if len({item.path for item in session.items}) > 1 and not is_controller:
+        processes.start_server()
+        for name in PRELOADED:
+            importlib.import_module(name)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -112,6 +122,10 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     def run(main: Callable[[], None], *arguments: object) -> subprocess.CompletedProcess:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        # A command leaves these to the process, which ends with it elsewhere.
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        if gate := sys.modules.get("resnet_sweep.composition.gate"):
+            monkeypatch.setattr(gate.Gate, "reached", False)
         status = 0
         try:
             main()

@@ -73,6 +73,9 @@ def serve(requests: socket.socket) -> dict | None:
                 continue
             packet, descriptors, _, _ = socket.recv_fds(requests, PACKET, STREAMS + 1)
             if not packet:
+                # Nobody is left to wait for the children.
+                for process in pipes:
+                    os.kill(process, signal.SIGKILL)
                 return None
             request = json.loads(packet)
             process = os.fork()

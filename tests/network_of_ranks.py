@@ -1,4 +1,4 @@
-"""A network without BatchNorm, whose process meets a fate in the midst of training."""
+"""A network without BatchNorm, which can have its process killed in the middle of training."""
 
 import os
 import signal
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class Network(nn.Sequential):
-    """Of its tenth batch rank 1 is killed, or has its torchrun terminated, by $FATE."""
+    """At its tenth batch rank 1 is killed if $FATE is `killed`, or has its torchrun terminated if
+    that is `terminated`."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(

@@ -1,5 +1,6 @@
 """Commands of the program as processes, most of which are forked from one that has torch."""
 
+import functools
 import json
 import os
 import select
@@ -29,7 +30,7 @@ def clean_environment() -> dict[str, str]:
 class ForkServer:
     """A process that has imported the program's libraries and forks a child for each command.
 
-    It is started with the first command, and ends with this process.
+    It ends with this process.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,12 @@ class ForkServer:
         return reader
 
 
+@functools.cache
+def start_server() -> ForkServer:
+    """Return the server of this process, which is started by the first call."""
+    return ForkServer()
+
+
 class ForkedProcess:
     """A command in a forked process, with the methods of `subprocess.Popen` that tests use.
 
@@ -62,8 +69,6 @@ class ForkedProcess:
         stdout: a file to read its output from, if that is a pipe.
         stderr: likewise.
     """
-
-    _server: ForkServer | None = None
 
     def __init__(
         self,
@@ -76,8 +81,6 @@ class ForkedProcess:
         stderr: int | IO | None = None,
         start_new_session: bool = False,
     ) -> None:
-        if ForkedProcess._server is None:
-            ForkedProcess._server = ForkServer()
         self.args = [module, *arguments]
         self.returncode: int | None = None
         self.stdin = None
@@ -94,17 +97,17 @@ class ForkedProcess:
             "environment": dict(environment), "new_session": start_new_session,
         }  # fmt: skip
         self._status = os.fdopen(
-            ForkedProcess._server.fork(request, [stdin, output, error]), "rb", buffering=0
+            start_server().fork(request, [stdin, output, error]), "rb", buffering=0
         )
         for descriptor in opened:
             os.close(descriptor)
-        self._told = b""
-        while b"\n" not in self._told:
+        self._received = b""
+        while b"\n" not in self._received:
             part = self._status.read(64)
             if not part:
                 raise RuntimeError(f"the fork server is gone, and can't run {self.args}")
-            self._told += part
-        number, _, self._told = self._told.partition(b"\n")
+            self._received += part
+        number, _, self._received = self._received.partition(b"\n")
         self.pid = int(number)
 
     @staticmethod
@@ -139,9 +142,9 @@ class ForkedProcess:
             if not ready:
                 return None
             part = self._status.read(64)
-            self._told += part
-            if self._told.endswith(b"\n"):
-                self.returncode = int(self._told)
+            self._received += part
+            if self._received.endswith(b"\n"):
+                self.returncode = int(self._received)
             elif not part:
                 raise RuntimeError(f"the fork server is gone, and so is the status of {self.args}")
         return self.returncode

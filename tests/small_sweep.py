@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -23,6 +24,28 @@ TINY = (
 )  # fmt: skip
 # Four of them.
 GRID = ("--multirun", *TINY, "hydra.sweep.dir=sweep", "optim.lr=0.1,0.05", "seed=0,1")
+# A transform for a job that breaks in its training: by an error, or, once, by a signal.
+BROKEN = """
+import os
+import signal
+from pathlib import Path
+
+
+class Broken:
+    def __init__(self, by):
+        self.by, self.batches = by, 0
+
+    def __call__(self, images, labels, generator):
+        # The first batch may be the one that is tried before any job begins.
+        self.batches += 1
+        if self.by == "error" and self.batches > 1:
+            raise ValueError("this one is broken")
+        if self.by.startswith("SIG") and self.batches > 2 and not Path(self.by).exists():
+            Path(self.by).touch()
+            os.kill(os.getpid(), getattr(signal, self.by))
+        return images, labels
+"""
+STATES = ("waiting", "running", "interrupted", "finished", "failed", "diverged")
 
 
 def start(folder: Path, *arguments: str, **environment: str) -> Process:
@@ -43,6 +66,48 @@ def kill(process: Process) -> str:
     """End a process as the system does when memory runs out; returns what it had printed."""
     process.send_signal(signal.SIGKILL)
     return finish(process)
+
+
+def broken(*ways: str) -> tuple[str, ...]:
+    """Return the overrides with which each job of a sweep breaks in its way, or in none.
+
+    Args:
+        ways: of the jobs with the seeds 0, 1, ...: "error", the name of a signal, or "none".
+    """
+    return (
+        "+augmentation.mine._target_=broken.Broken", f"+augmentation.mine.by={','.join(ways)}",
+        f"seed=range(0,{len(ways)})", "zip=[seed,+augmentation.mine.by]",
+    )  # fmt: skip
+
+
+def write_broken(folder: Path) -> dict[str, str]:
+    """Write the module that `broken` names; returns the variables with which it is found."""
+    (folder / "broken.py").write_text(BROKEN)
+    return {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUST": "broken"}
+
+
+def previewed(output: str) -> list[tuple[int, str, list[str]]]:
+    """Return the table of a preview: of each job its number, its state and the rest of its line."""
+    rows = []
+    for line in output.splitlines():
+        words = line.split()
+        if words[:1] == [str(len(rows))] and words[1:2] and words[1] in STATES:
+            rows.append((len(rows), words[1], words[2:]))
+        elif rows:
+            # The summary is below the table.
+            break
+    return rows
+
+
+def numbers(line: str) -> list[int]:
+    """Return the whole numbers in a line."""
+    return [int(number) for number in re.findall(r"\d+", line)]
+
+
+def commands(output: str) -> list[str]:
+    """Return the commands that a process has printed, to be given next."""
+    lines = map(str.strip, output.splitlines())
+    return [line for line in lines if line.startswith("python -m resnet_sweep ")]
 
 
 def wait_for(process: Process, path: Path) -> None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from test_study_workers import Workers, check_complete, kill_at_random, load
+from test_study_workers import Workers, check_complete, check_resumed, kill_at_random, load
 
 
 def run_as(user: str, *words: str) -> None:
@@ -86,7 +86,7 @@ def mysql(folder: Path, port: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Carry a study out, and see that none of its trials was lost or is there twice."""
+    """Carry a study out, and check that none of its trials was lost or is there twice."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("server", choices=["postgresql", "mysql"])
     parser.add_argument("--trials", type=int, default=40)
@@ -104,11 +104,12 @@ def main() -> None:
             f"hydra.sweeper.storage={url}", "hydra.sweep.dir=study",
         )  # fmt: skip
         try:
-            killed = kill_at_random(workers, folder / "study", arguments.kills, seed=3)
+            left = kill_at_random(workers, folder / "study", arguments.kills, seed=3)
             check_complete(load(url), folder / "study", arguments.trials)
+            check_resumed(left)
         finally:
             workers.end()
-    print(f"{arguments.trials} trials on {arguments.server}, {killed} workers killed: none lost")
+    print(f"{arguments.trials} trials on {arguments.server}, {len(left)} workers killed: none lost")
     shutil.rmtree(folder)
 
 

@@ -32,7 +32,7 @@ def test_none_is_the_recipe() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(RECOMMENDATIONS)), ids=lambda each: f"{each}")
-def test_the_recipe_is_told_from_the_choice(number: int) -> None:
+def test_the_recipe_is_distinguished_from_the_choice(number: int) -> None:
     recipe, choice = (
         settings([on and place == number for place in range(len(RECOMMENDATIONS))])
         for on in (False, True)

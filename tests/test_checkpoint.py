@@ -1,5 +1,6 @@
-"""Checkpoints are read whole and right, or not at all."""
+"""Checkpoints are read as they were written, or not at all."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,10 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 def test_no_flipped_bit_changes_what_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     write_checkpoint(path, state())
-    sound = path.read_bytes()
+    written = path.read_bytes()
     found = 0
-    for place in range(0, len(sound), 11):
-        damaged = bytearray(sound)
+    for place in range(0, len(written), 11):
+        damaged = bytearray(written)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         try:
@@ -72,8 +73,9 @@ def test_cut_off_checkpoint_is_damaged(tmp_path: Path, share: float) -> None:
     write_checkpoint(path, state())
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(DamagedCheckpointError, match=r"a.pth is damaged"):
+    with pytest.raises(DamagedCheckpointError) as damage:
         read_checkpoint(path)
+    assert str(path) in str(damage.value)
 
 
 def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
@@ -95,14 +97,13 @@ def test_damaged_last_falls_back_to_the_one_before(
     assert read_last(tmp_path, "a")["number"] == 2
     (tmp_path / LAST).write_bytes(b"nonsense")
     assert read_last(tmp_path, "a")["number"] == 1
-    assert "can't be used" in caplog.text
+    assert "warning: " in caplog.text
+    assert str(tmp_path / LAST) in caplog.text
     (tmp_path / PREVIOUS).unlink()
     assert read_last(tmp_path, "a") is None
 
 
-def test_a_damaged_checkpoint_never_takes_the_place_of_a_sound_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_checkpoint_never_replaces_a_readable_one(tmp_path: Path) -> None:
     write_last(tmp_path, state(1))
     write_last(tmp_path, state(2))
     (tmp_path / LAST).write_bytes(b"nonsense")
@@ -119,18 +120,19 @@ def test_a_full_disk_leaves_the_last_checkpoint_where_it_was(
     write_last(tmp_path, state(2))
 
     def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError) as failure:
         write_last(tmp_path, state(3))
+    assert failure.value.errno == errno.ENOSPC
     assert read_checkpoint(tmp_path / LAST)["number"] == 2
     assert read_checkpoint(tmp_path / PREVIOUS)["number"] == 1
     assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(("epoch", "number"), [(5, 2), (4, 1), (None, 1)])
-def test_a_new_best_is_settled_by_what_the_run_knows(
+def test_a_new_best_counts_if_the_run_has_its_epoch(
     tmp_path: Path, epoch: int | None, number: int
 ) -> None:
     write_checkpoint(tmp_path / BEST, state(1) | {"epoch": 4})

@@ -1,4 +1,4 @@
-"""Every choice of every group trains, with every other that it might meet, and goes on."""
+"""Every choice of every group trains, with every other that it might meet, and is resumed."""
 
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from resnet_sweep.composition.prepare import prepare
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.interruption import Interrupted, StopRequest
+from resnet_sweep.training.loop import Training
 
 
 def small(*overrides: str, root: Path) -> dict:
@@ -30,21 +31,50 @@ def small(*overrides: str, root: Path) -> dict:
         else ["model=resnet8v2"]
     )
     settings = composed(*model, *overrides)
-    settings["data"] |= {"limit_train": 16, "limit_test": 16, "holdout": None}
+    settings["data"] |= {"limit_train": 8, "limit_test": 8, "holdout": None}
     if "root" in settings["data"]:
         settings["data"]["root"] = str(root)
-    settings["trainer"] |= {"batch_size": 8, "max_steps": 2, "device": "cpu", "threads": 1}
+    settings["trainer"] |= {"batch_size": 4, "max_steps": 2, "device": "cpu", "threads": 1}
     return settings
 
 
-@pytest.mark.parametrize("choice", choices())
-def test_every_choice_trains_two_steps(choice: str, tmp_path: Path, cifar100_root: Path) -> None:
-    training = train(prepare(small(choice, root=cifar100_root)), tmp_path)
+def companies() -> list[list[str]]:
+    """Lists of one choice of each group, in which each choice of each group occurs."""
+    # What is left out is tested by itself: experiments choose for several groups.
+    groups = [
+        choices(group)
+        for group in ("augmentation", "logger", "loss", "model", "optim", "schedule", "sweep",
+                      "trainer")
+    ]  # fmt: skip
+    return [
+        [group[number % len(group)] for group in groups] for number in range(max(map(len, groups)))
+    ]
+
+
+def assert_trained_two_steps(training: Training) -> None:
     assert training.global_step == 2
     assert torch.isfinite(training.tally.losses[:2]).all()
     assert all(weight.isfinite().all() for weight in training.model.parameters())
     (row,) = training.rows
     assert 0 <= row["train_acc"] <= 100
+
+
+@pytest.mark.parametrize("words", companies(), ids=lambda words: words[0])
+def test_every_choice_trains_two_steps_with_others(words: list[str], tmp_path: Path) -> None:
+    assert_trained_two_steps(train(prepare(small(*words, "data=digits", root=tmp_path)), tmp_path))
+
+
+@pytest.mark.parametrize("choice", ["data=cifar100", *choices("debug")])
+def test_data_and_debug_choices_train_two_steps(
+    choice: str, tmp_path: Path, cifar100_root: Path
+) -> None:
+    assert_trained_two_steps(train(prepare(small(choice, root=cifar100_root)), tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", choices())
+def test_every_choice_trains_two_steps(choice: str, tmp_path: Path, cifar100_root: Path) -> None:
+    assert_trained_two_steps(train(prepare(small(choice, root=cifar100_root)), tmp_path))
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
@@ -55,6 +85,7 @@ def test_every_experiment_trains_two_epochs(experiment: str, tmp_path: Path) -> 
     assert [row["epoch"] for row in training.rows] == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", choices("loss"))
 @pytest.mark.parametrize("augmentation", choices("augmentation"))
 def test_every_augmentation_trains_with_every_loss(
@@ -86,9 +117,12 @@ RESUMED = [
     {"trainer__ema_decay": 0.9},
     {"trainer__clip_grad_norm": 0.1},
     {"trainer__progressive_resizing": [16, 24, 32]},
-    {"trainer__early_stopping": {"patience": 1, "metric": "val_loss"}},
     {"model__attention": "cbam", "model__stochastic_depth": 0.5},
+]
+RESUMED_FIRST = [
+    {"trainer__early_stopping": {"patience": 1, "metric": "val_loss"}},
     {"model__block": "basic_v1", "trainer__drop_last": True, "trainer__max_steps": 17},
+    # As many of them as can be had together.
     {
         "optim": "optim=muon",
         "schedule": "schedule=plateau",
@@ -103,7 +137,11 @@ RESUMED = [
 ]
 
 
-@pytest.mark.parametrize("settings", RESUMED, ids=lambda entry: "-".join(entry)[:40])
+@pytest.mark.parametrize(
+    "settings",
+    [*RESUMED_FIRST, *(pytest.param(each, marks=pytest.mark.slow) for each in RESUMED)],
+    ids=lambda entry: "-".join(entry)[:40],
+)
 def test_resumed_run_equals_uninterrupted_run_whatever_is_chosen(
     settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +183,7 @@ def test_an_optimizer_of_torch_is_a_file_and_no_code(command: Command, tmp_path:
     )
     done = command(
         "--config-dir", "mine", "experiment=quickstart", "optim=nadam", "trainer.max_steps=2",
-        "trainer.threads=1", "hydra.run.dir=run",
+        "data.limit_train=128", "data.limit_test=16", "trainer.threads=1", "hydra.run.dir=run",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     record = Record.read(tmp_path / "run")

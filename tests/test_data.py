@@ -57,15 +57,23 @@ def test_holdout_and_training_images_are_apart_and_the_test_set_is_kept() -> Non
     assert np.bincount(held.validation.labels[held.validation.indices]).tolist() == [20] * 10
 
 
-@pytest.mark.parametrize("setting", ["limit_train", "limit_test", "holdout"])
-def test_part_larger_than_the_data_is_refused(setting: str) -> None:
-    with pytest.raises(RequestError, match=f"data.{setting}=5000 is more than"):
-        Digits(**{setting: 5000}).load(seed=0)
+def assert_load_refused(data: Digits | CIFAR100, *facts: str) -> None:
+    """Assert that data can't be loaded, and that the refusal names all facts."""
+    with pytest.raises(RequestError) as refusal:
+        data.load(seed=0)
+    for fact in facts:
+        assert fact in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "there"), [("limit_train", 1437), ("limit_test", 360), ("holdout", 1437)]
+)
+def test_part_larger_than_the_data_is_refused(setting: str, there: int) -> None:
+    assert_load_refused(Digits(**{setting: 5000}), f"data.{setting}=5000", str(there))
 
 
 def test_holdout_of_everything_is_refused() -> None:
-    with pytest.raises(RequestError, match="leaves no image"):
-        Digits(holdout=1437).load(seed=0)
+    assert_load_refused(Digits(holdout=1437), "data.holdout=1437")
 
 
 def test_digits_are_scikit_learns() -> None:
@@ -92,6 +100,7 @@ def test_batches_are_the_images_at_those_positions() -> None:
 class TestCIFAR100:
     """On the real images."""
 
+    @pytest.mark.slow
     def test_normalisation_constants_are_the_datas_own(self, cifar100_root: Path) -> None:
         source = CIFAR100(str(cifar100_root))
         images = source.load(seed=0).train.images
@@ -133,9 +142,13 @@ class TestCIFAR100:
 
     @pytest.fixture
     def copy(self, cifar100_root: Path, tmp_path: Path) -> Path:
-        shutil.copytree(cifar100_root / "cifar100", tmp_path / "cifar100")
-        for path in (tmp_path / "cifar100").iterdir():
+        """A copy that tests may damage, but for the large file that none of them changes."""
+        large = "train_images.npy"
+        source, folder = cifar100_root / "cifar100", tmp_path / "cifar100"
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns(large))
+        for path in folder.iterdir():
             path.chmod(0o644)
+        (folder / large).symlink_to(source / large)
         return tmp_path
 
     def test_one_altered_pixel_is_found(self, copy: Path) -> None:
@@ -143,8 +156,7 @@ class TestCIFAR100:
         content = bytearray(path.read_bytes())
         content[1_000_000] ^= 1
         path.write_bytes(content)
-        with pytest.raises(RequestError, match="aren't CIFAR-100 as published"):
-            CIFAR100(str(copy)).load(seed=0)
+        assert_load_refused(CIFAR100(str(copy)), "test_images.npy", "test_labels.npy")
 
     def test_two_labels_swapped_are_found(self, copy: Path) -> None:
         path = copy / "cifar100" / "test_labels.npy"
@@ -152,30 +164,26 @@ class TestCIFAR100:
         other = np.flatnonzero(labels != labels[0])[0]
         labels[[0, other]] = labels[[other, 0]]
         np.save(path, labels)
-        with pytest.raises(RequestError, match="aren't CIFAR-100 as published"):
-            CIFAR100(str(copy)).load(seed=0)
+        assert_load_refused(CIFAR100(str(copy)), "test_images.npy", "test_labels.npy")
 
     def test_label_outside_the_classes_is_named(self, copy: Path) -> None:
         path = copy / "cifar100" / "train_labels.npy"
         labels = np.load(path)
         labels[17] = 100
         np.save(path, labels)
-        with pytest.raises(RequestError, match="has the label 100, but the 100 classes"):
-            CIFAR100(str(copy)).load(seed=0)
+        assert_load_refused(CIFAR100(str(copy)), "train_labels.npy", "100")
 
     @pytest.mark.parametrize("size", [0, 60, 128, 20_000_000])
     def test_truncated_file_is_found(self, copy: Path, size: int) -> None:
         path = copy / "cifar100" / "test_images.npy"
         path.write_bytes(path.read_bytes()[:size])
-        with pytest.raises(RequestError, match=r"test_images.npy is cut off"):
-            CIFAR100(str(copy)).load(seed=0)
+        assert_load_refused(CIFAR100(str(copy)), "test_images.npy")
 
     @pytest.mark.parametrize("names", [99, 101, 0])
     def test_class_names_must_be_one_for_each_class(self, copy: Path, names: int) -> None:
         text = "".join(f"class {number}\n" for number in range(names))
         (copy / "cifar100" / "classes.txt").write_text(text)
-        with pytest.raises(RequestError, match=r"classes.txt has \d+ different names"):
-            CIFAR100(str(copy)).load(seed=0)
+        assert_load_refused(CIFAR100(str(copy)), "classes.txt", str(names), "100")
 
     def test_damaged_header_is_found_whatever_it_says(self, copy: Path) -> None:
         path = copy / "cifar100" / "test_labels.npy"
@@ -197,13 +205,11 @@ class TestCIFAR100:
 
     def test_missing_file_is_named(self, copy: Path) -> None:
         (copy / "cifar100" / "classes.txt").unlink()
-        with pytest.raises(RequestError, match=r"classes.txt can't be read"):
-            CIFAR100(str(copy)).load(seed=0)
+        assert_load_refused(CIFAR100(str(copy)), "classes.txt")
 
     def test_array_of_another_kind_is_named(self, copy: Path) -> None:
         np.save(copy / "cifar100" / "test_labels.npy", np.zeros(10_000))
-        with pytest.raises(RequestError, match="holds float64 numbers"):
-            CIFAR100(str(copy)).load(seed=0)
+        assert_load_refused(CIFAR100(str(copy)), "test_labels.npy", "float64", "uint8")
 
     def test_torchvisions_copy_becomes_array_files_once(
         self, cifar100_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -245,12 +251,11 @@ class TestCIFAR100:
         folder.mkdir()
         for name in ("train", "test", "meta"):
             (folder / name).write_bytes(pickle.dumps({}))
-        with pytest.raises(RequestError, match="couldn't be made into array files"):
-            CIFAR100(str(tmp_path)).load(seed=0)
+        assert_load_refused(CIFAR100(str(tmp_path)), "cifar-100-python")
         assert not (tmp_path / "cifar100").exists()
 
 
 def test_a_mistyped_root_starts_no_download(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="holds neither"):
-        CIFAR100(str(tmp_path / "typo")).load(seed=0)
+    root = str(tmp_path / "typo")
+    assert_load_refused(CIFAR100(root), f"data.root={root}", "cifar100/", "cifar-100-python/")
     assert not (tmp_path / "typo").exists()

@@ -52,11 +52,11 @@ class TestDistance:
         document = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
         for name, (scale, weight) in CURVES.items():
             (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", document, re.MULTILINE)
-            told = row.split(" | ")
-            assert float(told[0]) == weight
-            assert float(told[1].split("=")[-1]) == pytest.approx(scale, abs=0.05)
+            cells = row.split(" | ")
+            assert float(cells[0]) == weight
+            assert float(cells[1].split("=")[-1]) == pytest.approx(scale, abs=0.05)
         one, other = (read_reference(f"logged_run_{number}") for number in (1, 2))
-        assert f"{distance(one, other):.2f} apart" in document
+        assert re.search(rf"\b{distance(one, other):.2f}\b", document)
 
     @pytest.mark.parametrize("known", list(CURVES))
     def test_unknown_columns_leave_their_weight_to_the_others(self, known: str) -> None:
@@ -73,11 +73,11 @@ class TestDistance:
         assert distance(one, other[:epochs]) == distance(one[:epochs], other[:epochs])
 
     def test_without_anything_in_common_there_is_none(self) -> None:
-        with pytest.raises(RequestError, match=r"epochs 1 to 3.*epochs 4 to 5"):
+        with pytest.raises(RequestError, match=r"\b1\b.*\b3\b.*\b4\b.*\b5\b"):
             distance(curve(3), curve(5)[3:])
-        with pytest.raises(RequestError, match="no epochs"):
+        with pytest.raises(RequestError, match=r"\b1\b.*\b5\b"):
             distance([], curve(5))
-        with pytest.raises(RequestError, match="none of train_acc, val_acc, train_loss"):
+        with pytest.raises(RequestError, match=r"train_acc.*val_acc.*train_loss"):
             distance(curve(3, "train_acc"), curve(3, "val_acc", "train_loss"))
 
 
@@ -98,26 +98,27 @@ class TestReference:
         assert distance(rows, [{"epoch": 2, "val_acc": 23.0, "train_acc": 1.0}]) == 3
 
     @pytest.mark.parametrize(
-        ("reference", "sentence"),
+        ("reference", "facts"),
         [
-            ("nowhere", "reference=nowhere isn't known: name logged_run_1 or logged_run_2"),
-            ("", "has no metrics.csv"),
-            ("curve.csv", "reference=curve.csv isn't known"),
-            ("x" * 5000, "isn't known"),
-            ("\0/metrics.csv", r"reference=\x00/metrics.csv can't be read"),
-            ("nowhere/metrics.csv", "has no metrics.csv: name a run directory"),
-            ("folder", "reference=folder has no metrics.csv"),
-            ("curve.csv/metrics.csv", "can't be read (Not a directory)"),
-            ("linked", "metrics.csv is a symbolic link"),
-            ("pipe/metrics.csv", "metrics.csv isn't a file"),
-            ("text", "metrics.csv has no column epoch"),
-            ("cut", "the last row of metrics.csv is cut off"),
-            ("empty", "reference=empty has no curve"),
-            ("other", "reference=other has no curve"),
+            ("nowhere", ["reference=nowhere", "logged_run_1", "logged_run_2"]),
+            ("", ["reference=", "metrics.csv"]),
+            ("curve.csv", ["reference=curve.csv", "logged_run_1", "logged_run_2"]),
+            ("x" * 5000, ["reference=xxx", "logged_run_1", "logged_run_2"]),
+            ("\0/metrics.csv", [r"reference=\x00/metrics.csv"]),
+            ("nowhere/metrics.csv", ["reference=nowhere/metrics.csv"]),
+            ("folder", ["reference=folder", "metrics.csv"]),
+            ("curve.csv/metrics.csv", ["reference=curve.csv/metrics.csv", "Not a directory"]),
+            ("linked", ["reference=linked", "metrics.csv", "symbolic link"]),
+            ("pipe/metrics.csv", ["reference=pipe/metrics.csv", "file"]),
+            ("text", ["reference=text", "metrics.csv", "column", "epoch"]),
+            ("cut", ["reference=cut", "metrics.csv", "row"]),
+            # These can be read, but have nothing to compare with.
+            ("empty", ["reference=empty", "metrics.csv", *CURVES]),
+            ("other", ["reference=other", "metrics.csv", *CURVES]),
         ],
     )
-    def test_anything_else_is_refused_in_one_sentence(
-        self, tmp_path: Path, reference: str, sentence: str
+    def test_anything_else_is_refused_in_one_line(
+        self, tmp_path: Path, reference: str, facts: list[str]
     ) -> None:
         (tmp_path / "curve.csv").write_text("epoch,val_acc\n1,50\n")
         for name in ("folder", "linked", "pipe", "text", "cut", "empty", "other"):
@@ -128,8 +129,10 @@ class TestReference:
         (tmp_path / "cut/metrics.csv").write_text("epoch,val_acc\n1,50\n2,6")
         (tmp_path / "empty/metrics.csv").write_text(f"{COLUMNS}\n")
         (tmp_path / "other/metrics.csv").write_text("epoch,lr\n1,0.1\n")
-        with pytest.raises(RequestError, match=re.escape(sentence)) as refusal:
+        with pytest.raises(RequestError) as refusal:
             read_reference(reference, tmp_path)
+        for fact in facts:
+            assert fact in str(refusal.value)
         assert str(refusal.value).isprintable()
         assert len(str(refusal.value)) < 1000
 
@@ -176,16 +179,26 @@ class TestObjective:
         assert math.isnan(objective_value(run, config))
 
     @pytest.mark.parametrize(
-        ("config", "sentence"),
+        ("config", "facts"),
         [
-            ({"objective": "accuracy"}, "objective=accuracy must be one of val_acc"),
-            ({"objective": "distance_to_reference"}, "give it with reference=logged_run_1"),
-            ({"objective": "distance_to_reference", "reference": "x"}, "reference=x isn't known"),
+            ({"objective": "accuracy"}, ["objective=accuracy", *DIRECTIONS]),
+            (
+                {"objective": "distance_to_reference"},
+                ["objective=distance_to_reference", "reference=logged_run_1"],
+            ),
+            (
+                {"objective": "distance_to_reference", "reference": "x"},
+                ["reference=x", "logged_run_1", "logged_run_2"],
+            ),
         ],
     )
-    def test_a_wrong_one_is_refused_before_anything_runs(self, config: dict, sentence: str) -> None:
-        with pytest.raises(RequestError, match=sentence):
+    def test_a_wrong_one_is_refused_before_anything_runs(
+        self, config: dict, facts: list[str]
+    ) -> None:
+        with pytest.raises(RequestError) as refusal:
             Objective.of(config)
+        for fact in facts:
+            assert fact in str(refusal.value)
 
 
 class TestIdentification:

@@ -72,21 +72,23 @@ def test_several_lists_of_keys_can_be_paired(loader: ConfigLoader) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "pairs", "sentence"),
+    ("words", "pairs", "facts"),
     [
-        (["a=1,2", "b=1,2,3"], ["a", "b"], r"zip pairs a \(2 values\) with b \(3\)"),
-        (["a=1,2"], ["a", "b"], "zip pairs b, which this sweep doesn't vary"),
-        (["a=1", "b=2"], ["a", "b"], "zip pairs a, which has one value"),
-        (["a=1,2", "b=1,2"], [["a", "b"], ["b", "a"]], "zip has b twice|zip has a twice"),
-        (["a=1,2", "b=1,2"], ["a"], "zip has a alone"),
-        (["a=interval(0,1)"], [], r"a=interval\(0,1\) has no values that could be tried"),
+        (["a=1,2", "b=1,2,3"], ["a", "b"], ["zip", " a ", "2", " b ", "3"]),
+        (["a=1,2"], ["a", "b"], ["zip", " b"]),
+        (["a=1", "b=2"], ["a", "b"], ["zip", " a"]),
+        (["c=1,2", "b=1,2"], [["c", "b"], ["b", "c"]], ["zip", "twice"]),
+        (["key=1,2", "b=1,2"], ["key"], ["zip", "key"]),
+        (["a=interval(0,1)"], [], ["a=interval(0,1)", "hydra/sweeper=optuna"]),
     ],
 )
 def test_what_cannot_be_combined_is_refused(
-    words: list[str], pairs: list, sentence: str, loader: ConfigLoader
+    words: list[str], pairs: list, facts: list[str], loader: ConfigLoader
 ) -> None:
-    with pytest.raises(RequestError, match=sentence):
+    with pytest.raises(RequestError) as refusal:
         expand(words, pairs_of(pairs), loader)
+    for fact in facts:
+        assert fact in str(refusal.value)
 
 
 def test_the_values_of_a_named_sweep_are_typed_as_on_the_command_line() -> None:

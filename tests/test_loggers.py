@@ -1,4 +1,4 @@
-"""What TensorBoard and MLflow themselves make of runs that were logged there."""
+"""What TensorBoard and MLflow themselves read of runs that were logged there."""
 
 import importlib.util
 import json
@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import processes
 import pytest
-from conftest import Command
-from processes import clean_environment
+from conftest import Command, Once
+from processes import assert_refused
 from small_run import config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from resnet_sweep.composition.execute import execute, open_run
 from resnet_sweep.composition.prepare import prepare
@@ -76,22 +78,46 @@ def ask(url: str, question: dict | None = None) -> Any:
         return json.load(answer)
 
 
-class TestTensorBoard:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def sweep(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Four jobs: two optimizers, each with and without gradient clipping."""
-        folder = tmp_path_factory.mktemp("sweep")
-        subprocess.run(
-            [sys.executable, "-m", "resnet_sweep", "--multirun", *SMALL, "optim=sgd,adamw",
-             "trainer.clip_grad_norm=null,1", "hydra.sweep.dir=sweep"],
-            cwd=folder, env=clean_environment(), check=True, timeout=600,
-        )  # fmt: skip
-        return folder / "sweep"
+def test_tensorboard_has_a_resumed_run_once(tmp_path: Path) -> None:
+    """The run is stopped in its second epoch of 7 steps, and again in its third."""
+    settings = config(logger=TENSORBOARD, optim__lr=0.2, trainer__threads=1)
+    for looks in (12, 6):
+        assert run(settings, tmp_path / "run", StopAfter(looks)).state == "interrupted"
+    record = run(settings, tmp_path / "run")
+    assert record.state == "finished"
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("step/lr")] == list(range(21))
+    rows = read_metrics(tmp_path / "run")
+    best = [best_row(rows[:count])["val_acc"] for count in (1, 2, 3)]
+    assert [event.step for event in events.Scalars("best/val_acc")] == [6, 13, 20]
+    assert [event.value for event in events.Scalars("best/val_acc")] == pytest.approx(best)
+    content = events.PluginTagToContent("hparams")
+    assert {*content} == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
+    start = HParamsPluginData.FromString(content["_hparams_/session_start_info"])
+    settings = start.session_start_info.hparams
+    assert settings["optim"].string_value == record.choices["optim"] == "sgd"
+    assert settings["optim.lr"].number_value == 0.2
+    assert settings["model.widths"].string_value == "[4, 8]"
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def url(cls, sweep: Path) -> Iterator[str]:
+
+@pytest.mark.slow
+class TestTensorBoard:
+    @pytest.fixture
+    def sweep(self, once: Once) -> Path:
+        """Four jobs: two optimizers, each with and without gradient clipping."""
+
+        def make(folder: Path) -> None:
+            done = processes.run(
+                folder, "--multirun", *SMALL, "optim=sgd,adamw", "trainer.clip_grad_norm=null,1",
+                "hydra.sweep.dir=sweep",
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+
+        return once("tensorboard", make) / "sweep"
+
+    @pytest.fixture
+    def url(self, sweep: Path) -> Iterator[str]:
         """TensorBoard itself, at work on the whole sweep."""
         server = subprocess.Popen(
             [sys.executable, "-m", "tensorboard.main", "--logdir", str(sweep),
@@ -163,27 +189,11 @@ class TestTensorBoard:
             for name in ("train_acc", "train_loss", "val_acc", "val_loss"):
                 assert figures[f"epoch/{name}"] == pytest.approx(record.final[name], rel=1e-6)
 
-    def test_a_run_that_goes_on_is_there_once(self, tmp_path: Path) -> None:
-        """Stopped in its second epoch of 7 steps, and again in its third."""
-        settings = config(logger=TENSORBOARD, optim__lr=0.2)
-        for looks in (12, 6):
-            assert run(settings, tmp_path / "run", StopAfter(looks)).state == "interrupted"
-        assert run(settings, tmp_path / "run").state == "finished"
-        events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-        events.Reload()
-        assert [event.step for event in events.Scalars("step/lr")] == list(range(21))
-        rows = read_metrics(tmp_path / "run")
-        best = [best_row(rows[:count])["val_acc"] for count in (1, 2, 3)]
-        assert [event.step for event in events.Scalars("best/val_acc")] == [6, 13, 20]
-        assert [event.value for event in events.Scalars("best/val_acc")] == pytest.approx(best)
-        content = events.PluginTagToContent("hparams")
-        assert {*content} == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
-
 
 def mlflow(**settings: object) -> dict:
     """A run of three epochs that is logged to MLflow."""
     node = {"_target_": "resnet_sweep.training.mlflow.MLflow"} | settings
-    return config(logger={"mlflow": node})
+    return config(logger={"mlflow": node}, trainer__threads=1)
 
 
 def store(folder: Path) -> str:
@@ -215,13 +225,14 @@ class TestMLflow:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
             monkeypatch.delenv(name, raising=False)
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def empty(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A store without runs, which takes seconds to make."""
-        folder = tmp_path_factory.mktemp("empty")
-        pytest.importorskip("mlflow").MlflowClient(store(folder))
-        return folder / "mlflow.db"
+    @pytest.fixture
+    def empty(self, once: Once) -> Path:
+        """Return a store without runs, which takes seconds to make."""
+
+        def make(folder: Path) -> None:
+            pytest.importorskip("mlflow").MlflowClient(store(folder))
+
+        return once("mlflow", make) / "mlflow.db"
 
     @pytest.fixture
     def tracking_uri(self, empty: Path, tmp_path: Path) -> str:
@@ -251,7 +262,7 @@ class TestMLflow:
         assert (tmp_path / "mlruns").is_dir()
         assert list((tmp_path / "outputs" / "one" / "tensorboard").iterdir())
 
-    def test_a_run_that_goes_on_does_so_in_the_store(
+    def test_a_resumed_run_is_the_same_run_of_the_store(
         self, tmp_path: Path, tracking_uri: str
     ) -> None:
         settings = mlflow(tracking_uri=tracking_uri)
@@ -259,8 +270,8 @@ class TestMLflow:
         ((client, stopped),) = runs(tracking_uri)
         assert stopped.info.status == "KILLED"
         assert stopped.data.tags["state"] == "interrupted"
-        # What may differ when a run goes on doesn't matter.
-        run(settings | {"trainer": settings["trainer"] | {"threads": 1}}, tmp_path / "run")
+        # The number of threads may differ when a run is resumed.
+        run(settings | {"trainer": settings["trainer"] | {"threads": None}}, tmp_path / "run")
         ((client, entry),) = runs(tracking_uri)
         assert entry.info.run_id == stopped.info.run_id
         assert entry.info.status == "FINISHED"
@@ -302,19 +313,23 @@ class TestMLflow:
         for group in ("model", "data", "optim", "schedule", "loss", "trainer"):
             for name, value in record.config[group].items():
                 if isinstance(value, (int, str)):
-                    told = entry.data.params[f"{group}.{name}"]
-                    assert told == (value if isinstance(value, str) else json.dumps(value))
+                    kept = entry.data.params[f"{group}.{name}"]
+                    assert kept == (value if isinstance(value, str) else json.dumps(value))
         assert entry.data.params["overrides"] == "data=digits"
 
     # A fragment, a query, and an escape, were they read as a URI's.
-    @pytest.mark.parametrize("name", ["lr#1", "50%41 or more? k=v"])
+    @pytest.mark.parametrize(
+        "name", [pytest.param("lr#1", marks=pytest.mark.slow), "50%41 or more? k=v"]
+    )
     def test_a_folder_may_have_any_name(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         folder = tmp_path / name
         folder.mkdir()
         monkeypatch.setattr("resnet_sweep.composition.build.STARTED_IN", folder)
-        run(mlflow() | {"trainer": config(trainer__epochs=1)["trainer"]}, folder / "run")
+        settings = mlflow()
+        settings["trainer"] |= {"epochs": 1}
+        run(settings, folder / "run")
         assert {path.name for path in folder.iterdir()} == {"mlflow.db", "mlruns", "run"}
         assert list(tmp_path.iterdir()) == [folder]
         with closing(sqlite3.connect(folder / "mlflow.db")) as database:
@@ -324,7 +339,7 @@ class TestMLflow:
         assert (kept, status) == ("run", "FINISHED")
         assert (Path(unquote(urlsplit(place).path)) / "run.json").exists()
 
-    def test_another_store_is_told_of_all_epochs(self, tmp_path: Path, tracking_uri: str) -> None:
+    def test_another_store_gets_all_epochs(self, tmp_path: Path, tracking_uri: str) -> None:
         (tmp_path / "other").mkdir()
         shutil.copy(tmp_path / "mlflow.db", tmp_path / "other")
         run(mlflow(tracking_uri=tracking_uri), tmp_path / "run", StopAfter(12))
@@ -335,10 +350,11 @@ class TestMLflow:
     def test_a_run_that_diverges_failed(self, tmp_path: Path, tracking_uri: str) -> None:
         settings = mlflow(tracking_uri=tracking_uri)
         settings["optim"] |= {"lr": 1e9}
-        assert run(settings, tmp_path / "run").state == "diverged"
+        record = run(settings, tmp_path / "run")
+        assert record.state == "diverged"
         ((_, entry),) = runs(tracking_uri)
         assert entry.info.status == "FAILED"
-        assert "the loss became" in entry.data.tags["reason"]
+        assert entry.data.tags["reason"] == record.reason != ""
 
     def test_its_variables_name_store_and_experiment(
         self, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
@@ -354,45 +370,40 @@ class TestMLflow:
         prepare(mlflow(tracking_uri=store(tmp_path)))
         assert not list(tmp_path.iterdir())
 
-    def test_a_store_out_of_reach_is_told_before_anything_is_written(
+    def test_a_store_out_of_reach_is_refused_before_anything_is_written(
         self, command: Command, tmp_path: Path
     ) -> None:
         uri = "http://127.0.0.1:9"
         done = command(*SMALL, "logger=mlflow", f"logger.mlflow.tracking_uri={uri}")
-        assert done.returncode == 2
-        assert done.stderr.startswith(f"error: logger.mlflow: the MLflow store {uri} can't be ")
-        assert done.stderr.count("\n") == 1
+        assert_refused(done, "logger.mlflow", uri)
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
-        ("tracking_uri", "sentence"),
-        [
-            ("sqlite:///nowhere/mlflow.db", "nowhere isn't a folder to write into"),
-            ("sqlite:nowhere", "the MLflow store sqlite:nowhere can't be reached"),
-            ("carrier-pigeon://x", "the MLflow store carrier-pigeon://x can't be reached"),
-        ],
+        "tracking_uri", ["sqlite:///nowhere/mlflow.db", "sqlite:nowhere", "carrier-pigeon://x"]
     )
     def test_a_name_of_no_store_is_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking_uri: str, sentence: str
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking_uri: str
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(RequestError, match=f"logger.mlflow: .*{sentence}"):
+        with pytest.raises(RequestError) as refusal:
             prepare(mlflow(tracking_uri=tracking_uri))
+        assert "logger.mlflow" in str(refusal.value)
+        assert tracking_uri in str(refusal.value)
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.slow
     def test_two_runs_at_once_begin_a_store(self, tmp_path: Path) -> None:
         words = [*SMALL, "trainer.epochs=1", "logger=mlflow"]
         both = [
-            subprocess.Popen(
-                [sys.executable, "-m", "resnet_sweep", *words, f"hydra.run.dir={name}"],
-                cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE,
-                stdout=subprocess.PIPE, text=True,
+            processes.start(
+                tmp_path, *words, f"hydra.run.dir={name}", stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
             )
             for name in ("one", "other")
         ]  # fmt: skip
         for process in both:
             output, _ = process.communicate(timeout=300)
-            assert process.returncode == 0
+            assert process.returncode == 0, output
             assert "warning" not in output
         names = {entry.info.run_name for _, entry in runs(store(tmp_path))}
         assert names == {"one", "other"}
@@ -410,7 +421,7 @@ class TestMLflow:
     ) -> None:
         (tmp_path / "mlflow.db").write_text("This isn't a database.")
         assert run(mlflow(tracking_uri=store(tmp_path)), tmp_path / "run").state == "finished"
-        warnings = [entry for entry in caplog.messages if "can't be told of the run" in entry]
+        warnings = [entry for entry in caplog.messages if store(tmp_path) in entry]
         assert len(warnings) == 1
 
 
@@ -472,6 +483,7 @@ class Outage(StopRequest):
             self.server.start()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("mlflow", "flask"))),
     reason="MLflow's server isn't installed: pip install mlflow",
@@ -486,13 +498,13 @@ class TestMLflowServer:
         yield server
         server.stop()
 
-    def test_a_server_that_comes_back_is_told_what_it_missed(
+    def test_a_server_that_comes_back_gets_what_it_missed(
         self, tmp_path: Path, server: Server, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Away at the end of the first of three epochs, each with 7 steps and one more look."""
         settings = mlflow(tracking_uri=server.url)
         assert run(settings, tmp_path / "run", Outage(server, 3, 12)).state == "finished"
-        warnings = [entry for entry in caplog.messages if "can't be told of the run" in entry]
+        warnings = [entry for entry in caplog.messages if server.url in entry]
         assert len(warnings) == 1
         ((client, entry),) = runs(server.url)
         assert entry.info.status == "FINISHED"

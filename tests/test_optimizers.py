@@ -24,7 +24,7 @@ OPTIMIZERS = sorted(
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_any_optimizer_of_torch_trains_and_goes_on(
+def test_any_optimizer_of_torch_trains_and_resumes(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_sweep.training.loop.INSPECTION_SECONDS", 0)
@@ -43,8 +43,10 @@ def test_any_optimizer_of_torch_trains_and_goes_on(
 
 @pytest.mark.parametrize("name", sorted(UNSUITED))
 def test_an_optimizer_that_needs_something_else_is_refused(name: str) -> None:
-    with pytest.raises(RequestError, match=r"^optim: "):
+    with pytest.raises(RequestError) as refusal:
         prepare(config(optim={"_target_": f"torch.optim.{name}", "lr": 0.01}))
+    assert "optim" in str(refusal.value)
+    assert name in str(refusal.value)
 
 
 @pytest.mark.parametrize("shape", [(8, 3, 3, 3), (4, 16, 3, 3), (32, 4, 1, 1)])

@@ -1,8 +1,8 @@
-"""The launcher that has jobs side by side on one machine."""
+"""The launcher that runs jobs side by side on one machine."""
 
 import gc
 import os
-import signal
+import re
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ import torch
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from small_sweep import TINY, finish, records, start, wait_for, workers
+from small_sweep import TINY, broken, finish, records, start, wait_for, write_broken
 
 from resnet_sweep.sweeps.callback import SweepCallback
 from resnet_sweep.sweeps.pool import PoolLauncher
@@ -59,21 +59,28 @@ def test_where_the_cores_of_this_process_are_not_known_all_are_taken(
     assert launcher._places(2) == [{"OMP_NUM_THREADS": "3"}] * 2
 
 
-def test_a_worker_that_is_told_to_end_leaves_the_next_job_to_another(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_worker_that_gets_sigterm_leaves_the_next_job_to_another(tmp_path: Path) -> None:
     process = start(
-        tmp_path, "--multirun", *TINY, "hydra.sweep.dir=sweep", "hydra/launcher=pool",
-        "hydra.launcher.workers=1", "trainer.epochs=100,2,3", "trainer.resume=false",
+        tmp_path, "--multirun", *TINY, "trainer.epochs=4", *broken("SIGTERM", "none"),
+        "hydra.sweep.dir=sweep", "hydra/launcher=pool", "hydra.launcher.workers=1",
+        "trainer.resume=false", **write_broken(tmp_path),
     )  # fmt: skip
-    wait_for(process, tmp_path / "sweep" / "0" / "metrics.csv")
-    begun = records(tmp_path / "sweep")["0"]["started"]
-    os.kill(*workers(process), signal.SIGTERM)
+    sweep = tmp_path / "sweep"
+    wait_for(process, sweep / "0" / "run.json")
+    begun = records(sweep)["0"]["started"]
     output = finish(process)
     assert process.returncode == 0, output
-    assert "job 0 interrupted (stopped by SIGTERM)" in output
-    assert "[3/3] job 0 finished" in output
-    assert {each["state"] for each in records(tmp_path / "sweep").values()} == {"finished"}
-    # Starting over was asked for once, not for when the job goes on.
-    assert records(tmp_path / "sweep")["0"]["started"] == begun
+    assert (tmp_path / "SIGTERM").exists()
+    # Job 0 is interrupted, job 1 is carried out, and job 0 is resumed: each end has a line.
+    ended = re.findall(r"job (\d) (interrupted|finished|failed)\b(.*)", output)
+    assert [(job, state) for job, state, _ in ended] == [
+        ("0", "interrupted"), ("1", "finished"), ("0", "finished")
+    ]  # fmt: skip
+    assert "SIGTERM" in ended[0][2]
+    assert {each["state"] for each in records(sweep).values()} == {"finished"}
+    # To start over was asked for once, and not for when the job is resumed.
+    assert records(sweep)["0"]["started"] == begun
 
 
 def test_the_error_of_a_job_keeps_nothing_of_the_job() -> None:

@@ -1,4 +1,4 @@
-"""What a sweep says of the time that it will take."""
+"""The time that a sweep is estimated to take."""
 
 import time
 from pathlib import Path
@@ -25,8 +25,8 @@ def jobs(directory: Path, *settings: dict[str, Any]) -> list[Job]:
     return found
 
 
-def go(job: Job, epoch: int, **changes: Any) -> None:
-    """Have a job come to the end of an epoch."""
+def reach(job: Job, epoch: int, **changes: Any) -> None:
+    """Write what a job leaves at the end of an epoch."""
     final = {"epoch": epoch, "val_acc": 50.0, "val_loss": 1.0}
     changes = {"state": "running", "final": final, "config": job.planned.config} | changes
     write_run(job.directory, **changes)
@@ -39,34 +39,34 @@ def begun(to_train: list[Job], history: History, seconds: float) -> Progress:
     return progress
 
 
-def test_the_time_left_is_told_by_epochs_of_jobs_that_run(tmp_path: Path) -> None:
+def test_the_time_left_follows_from_the_epochs_of_jobs_that_run(tmp_path: Path) -> None:
     two = jobs(tmp_path, {}, {})
     progress = begun(two, History([]), 60)
     assert progress.left(2) is None
-    go(two[0], 2, lease={"epoch": 3, "step": 5, "steps": 10})
+    reach(two[0], 2, lease={"epoch": 3, "step": 5, "steps": 10})
     # 2.5 of 20 epochs in a minute.
     assert progress.left(2) == pytest.approx(60 / 2.5 * 17.5, rel=0.01)
-    go(two[0], 10, state="finished")
+    reach(two[0], 10, state="finished")
     del progress.rest[two[0]]
     assert progress.left(1) == pytest.approx(60, rel=0.01)
 
 
 def test_what_jobs_had_trained_before_is_neither_done_nor_left(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path, {})
-    go(job, 6, state="interrupted")
+    reach(job, 6, state="interrupted")
     progress = begun([job], History([]), 60)
-    go(job, 8)
+    reach(job, 8)
     assert progress.left(1) == pytest.approx(60, rel=0.01)
 
 
 def test_a_run_that_stops_early_at_an_epoch_is_no_longer_than_that(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path, {"trainer.early_stopping": {"epoch": 4, "patience": None}})
     progress = begun([job], History([]), 60)
-    go(job, 3)
+    reach(job, 3)
     assert progress.left(1) == pytest.approx(20, rel=0.01)
 
 
-def test_runs_on_record_tell_until_an_epoch_does(tmp_path: Path) -> None:
+def test_the_time_left_follows_from_runs_on_record_before_the_first_epoch(tmp_path: Path) -> None:
     write_run(tmp_path / "outputs")
     two = jobs(tmp_path, {}, {"trainer.early_stopping": {"epoch": 4}})
     # Runs like these took 12.5 s for two epochs.

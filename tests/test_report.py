@@ -1,6 +1,7 @@
-"""What `report` writes: its page in a real browser, and the training log against the one there."""
+"""What `report` writes: its page in a real browser, and a training log."""
 
 import base64
+import csv
 import io
 import json
 import os
@@ -9,17 +10,19 @@ import shutil
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from conftest import ROOT, Command
 from PIL import Image
+from processes import assert_refused
 
+from resnet_sweep.compare.collection import LOGGED_RUNS
 from resnet_sweep.compare.page import embeddable
 from resnet_sweep.report import main, report
 from resnet_sweep.runs.metrics import write_metrics
 from resnet_sweep.runs.record import Record
 
-REFERENCE = ROOT.parent / "shared" / "reference" / "training_logs.md"
 PAGE = ROOT / "resnet_sweep" / "compare" / "page"
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>&lt;\u2028'
 
@@ -85,33 +88,57 @@ def content_of(page: Path) -> dict:
     return json.loads(found[1])
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator:
-    """A headless Chromium; the tests that need one are left out where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
+class Browser(NamedTuple):
+    """A tab of a browser, and the file that each page is copied to before it is opened there.
+
+    Another tab or file would have the scripts of the page compiled again, which takes seconds.
+    """
+
+    tab: Any
+    place: Path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Yield a headless Chromium."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright isn't installed: pip install playwright"
+    )
     path = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
     if path is None:
-        pytest.skip("Chromium isn't on this machine")
+        pytest.skip("Chromium isn't on this machine: apt-get install chromium")
     with playwright.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield started
+        yield Browser(started.new_page(), tmp_path_factory.mktemp("page") / "report.html")
         started.close()
 
 
 class Page:
     """A page that was opened by its file, with all that went wrong on it."""
 
-    def __init__(self, browser, path: Path, **context: object) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | context)
-        self.tab = self.context.new_page()
+    def __init__(
+        self,
+        browser: Browser,
+        path: Path,
+        size: tuple[int, int] = (1280, 900),
+        scheme: str = "light",
+    ) -> None:
+        self.tab = browser.tab
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        self.tab.on("console", lambda message: self.complaints.append(message.text))
-        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.tab.on("request", lambda request: self.requests.append(request.url))
-        self.tab.goto(path.as_uri())
+        self.listeners = {
+            "console": lambda message: self.complaints.append(message.text),
+            "pageerror": lambda error: self.complaints.append(str(error)),
+            "request": lambda request: self.requests.append(request.url),
+        }
+        self.tab.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+        self.tab.emulate_media(color_scheme=scheme)
+        for event, listener in self.listeners.items():
+            self.tab.on(event, listener)
+        shutil.copyfile(path, browser.place)
+        self.tab.goto(browser.place.as_uri())
 
     def names(self) -> list[str]:
         """The names of the runs in the table, as they stand there."""
@@ -132,8 +159,13 @@ class Page:
     def width(self) -> int:
         return self.tab.evaluate("document.documentElement.scrollWidth")
 
+    def counted(self) -> list[int]:
+        """The numbers in the sentence on how many runs the table has."""
+        return [int(number) for number in re.findall(r"\d+", self.tab.inner_text("#count"))]
+
     def close(self) -> None:
-        self.context.close()
+        for event, listener in self.listeners.items():
+            self.tab.remove_listener(event, listener)
         own, *others = [url for url in self.requests if not url.startswith("data:")]
         assert own.startswith("file://") and others == []
         assert self.complaints == []
@@ -147,7 +179,7 @@ def sweep_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(browser, sweep_page: Path) -> Iterator[Page]:
+def opened(browser: Browser, sweep_page: Path) -> Iterator[Page]:
     page = Page(browser, sweep_page)
     yield page
     page.close()
@@ -160,19 +192,14 @@ class TestTable:
         assert rows.count() == 3
         mean, spread = statistics.mean([40.0, 47.0]), statistics.stdev([40.0, 47.0])
         assert opened.column(4)[0] == f"{mean:.2f}% ± {spread:.2f}"
-        assert "2 replicates" in rows.first.inner_text()
+        assert re.search(r"\b2 replicates\b", rows.first.inner_text())
 
     def test_a_row_of_replicates_opens_to_its_runs_and_closes(self, opened: Page) -> None:
-        button = opened.tab.get_by_role("button", name="2 replicates").first
-        button.click()
+        first = opened.tab.locator("#table [data-key^='expand']").first
+        first.click()
         assert opened.names() == ["3", "2"]
-        assert (
-            opened.tab.get_by_role("button", name="2 replicates").first.get_attribute(
-                "aria-expanded"
-            )
-            == "true"
-        )
-        opened.tab.get_by_role("button", name="2 replicates").first.click()
+        assert first.get_attribute("aria-expanded") == "true"
+        first.click()
         assert opened.names() == []
 
     def test_sorts_both_ways_by_any_column(self, opened: Page) -> None:
@@ -195,14 +222,14 @@ class TestTable:
         assert sorted(opened.names()) == ["1", "3"]
         opened.tab.fill("#search", "47.00 0.1")
         assert opened.names() == ["3"]
-        assert opened.tab.inner_text("#count") == "1 of 6 runs"
+        assert opened.counted() == [1, 6]
         # The hyperparameters are those of the same runs, a break behind each.
         lines = [x for trace in opened.traces("parallel") for x in trace["x"]]
         assert lines.count(None) == 1
 
     def test_a_run_opens_to_its_config_and_command(self, opened: Page) -> None:
         opened.tab.check("#singles")
-        opened.tab.get_by_role("button", name="details of 3").click()
+        opened.tab.locator("#table [data-key^='open'][aria-label*=' 3']").click()
         details = opened.tab.locator("td.details")
         assert (
             details.locator(".command").inner_text() == "python -m resnet_sweep optim.lr=0.1 seed=1"
@@ -214,12 +241,14 @@ class TestTable:
         ):
             assert setting in details.locator(".settings").inner_text()
 
-    def test_a_replicate_that_broke_off_isnt_in_the_mean(self, browser, tmp_path: Path) -> None:
+    def test_a_replicate_that_broke_off_isnt_in_the_mean(
+        self, browser: Browser, tmp_path: Path
+    ) -> None:
         for seed, state in enumerate(["finished", "finished", "failed"]):
             write_run(tmp_path / str(seed), [10.0 + seed], seed=seed, state=state)
         page = Page(browser, report([str(tmp_path)], None))
         assert page.column(4) == [f"10.50% ± {statistics.stdev([10, 11]):.2f}"]
-        assert "2 of 3 replicates" in page.tab.inner_text("#table")
+        assert re.search(r"\b2 of 3\b", page.tab.inner_text("#table"))
         # The newest of all three, which the failed one is.
         assert page.column(8) == ["2026-01-03 10:00"]
         page.tab.select_option("[aria-label='filter state']", label="failed")
@@ -230,14 +259,14 @@ class TestTable:
         field = "[aria-label='filter best val']"
         for filled, count in (("43.5", 2), (">= 43.5", 2), ("> 43.5", 0), ("47", 0), ("< 10", 2)):
             opened.tab.fill(field, filled)
-            assert opened.tab.inner_text("#count") == f"{count} of 6 runs"
+            assert opened.counted() == [count, 6]
         opened.tab.fill(field, "47")
         opened.tab.check("#singles")
         assert opened.names() == ["3"]
         opened.tab.uncheck("#singles")
         opened.tab.fill(field, "")
         opened.tab.fill("#search", "43.5")
-        assert opened.tab.inner_text("#count") == "2 of 6 runs"
+        assert opened.counted() == [2, 6]
 
     def test_every_control_of_a_row_has_a_label_of_its_own(self, opened: Page) -> None:
         opened.tab.check("#singles")
@@ -256,34 +285,34 @@ class TestComparison:
             opened.tab.locator(
                 "#table [data-key^='compare']", has_text=re.compile(f"^{name}$")
             ).click()
-        told = opened.tab.inner_text("#differences")
+        differences = opened.tab.inner_text("#differences")
         for row in (
             "optim.lr\t0.05\t0.1",
             "seed\t0\t1",
             "best validation accuracy\t30.00%\t47.00%\t+17.00\n",
         ):
-            assert row in told
-        # What both have in common isn't told, nor what differs only in when it was.
-        assert "trainer.epochs" not in told and "Environment" not in told
+            assert row in differences
+        # What both have in common isn't shown, nor what differs only in when it was.
+        assert "trainer.epochs" not in differences and "Environment" not in differences
         assert opened.tab.locator("tr.compared").count() == 2
 
-    def test_tells_of_states_and_notes(self, browser, tmp_path: Path) -> None:
+    def test_shows_states_and_notes(self, browser: Browser, tmp_path: Path) -> None:
         write_run(tmp_path / "a", [10.0], notes=["resumed once", "slow"])
         write_run(tmp_path / "b", [10.0], seed=1, state="failed", reason="no space is left")
         page = Page(browser, report([str(tmp_path)], None))
         for place, name in (("#one", "a"), ("#other", "b")):
             value = page.tab.locator(f"{place} option", has_text=re.compile(f"^{name}"))
             page.tab.select_option(place, value.get_attribute("value"))
-        told = page.tab.inner_text("#differences")
-        assert "state\tfinished\tfailed: no space is left" in told
-        assert "notes\tresumed once; slow" in told
+        differences = page.tab.inner_text("#differences")
+        assert re.search(r"state\tfinished\tfailed\b.*\bno space is left", differences)
+        assert re.search(r"notes\tresumed once\b.*\bslow", differences)
         page.close()
 
     def test_any_run_is_compared_with_a_logged_one(self, opened: Page) -> None:
         opened.tab.select_option("#one", label="logged_run_2")
         opened.tab.select_option("#other", index=1)
-        told = opened.tab.inner_text("#differences")
-        assert "74.86%" in told and "resnet44v2\tresnet8v2" in told
+        differences = opened.tab.inner_text("#differences")
+        assert "74.86%" in differences and "resnet44v2\tresnet8v2" in differences
 
 
 class TestCurves:
@@ -322,13 +351,13 @@ class TestCurves:
             following = buttons.nth(1).get_attribute("aria-label") if left else None
             buttons.first.click()
             assert buttons.count() == left
-            # Whoever uses the keyboard goes on from there.
+            # The keyboard acts on what follows.
             focused = opened.tab.evaluate(
                 "(({id, ariaLabel}) => id || ariaLabel)(document.activeElement)"
             )
             assert focused == (following or "legend")
 
-    def test_the_mean_ends_where_a_replicate_does(self, browser, tmp_path: Path) -> None:
+    def test_the_mean_ends_where_a_replicate_does(self, browser: Browser, tmp_path: Path) -> None:
         write_run(tmp_path / "0", [10.0, 20.0, 30.0])
         # Asked for the same, one stopped early.
         for seed, accuracies in {1: [12.0, 22.0], 2: [90.0]}.items():
@@ -345,7 +374,7 @@ class TestCurves:
         page.close()
 
     def test_runs_of_the_same_recipe_and_seed_have_labels_of_their_own(
-        self, browser, tmp_path: Path
+        self, browser: Browser, tmp_path: Path
     ) -> None:
         for name, lr in {"a": 0.1, "b": 0.1, "c": 0.2}.items():
             write_run(tmp_path / name, [10.0], lr=lr)
@@ -359,7 +388,9 @@ class TestCurves:
         assert labels == ["optim.lr=0.1 (a)", "optim.lr=0.1 (b)", "optim.lr=0.2"]
         page.close()
 
-    def test_only_runs_on_the_same_data_are_drawn_at_first(self, browser, tmp_path: Path) -> None:
+    def test_only_runs_on_the_same_data_are_drawn_at_first(
+        self, browser: Browser, tmp_path: Path
+    ) -> None:
         for name, accuracy in {"cifar10": 90.0, "cifar100": 60.0}.items():
             write_run(
                 tmp_path / name,
@@ -372,7 +403,9 @@ class TestCurves:
         assert page.tab.locator("#legend li").all_inner_texts() == ["data=cifar10\n×"]
         page.close()
 
-    def test_parallel_coordinates_have_a_place_for_null(self, browser, tmp_path: Path) -> None:
+    def test_parallel_coordinates_have_a_place_for_null(
+        self, browser: Browser, tmp_path: Path
+    ) -> None:
         for name, smoothing in {"a": None, "b": 0.1, "c": 0.2}.items():
             config = {"seed": 0, "loss": {"label_smoothing": smoothing}}
             write_run(tmp_path / name, [10.0 + (smoothing or 0)], config=config)
@@ -391,8 +424,10 @@ class TestCurves:
 
 
 class TestPage:
-    def test_is_dark_by_the_system_and_by_the_switch(self, browser, sweep_page: Path) -> None:
-        page = Page(browser, sweep_page, color_scheme="dark")
+    def test_is_dark_by_the_system_and_by_the_switch(
+        self, browser: Browser, sweep_page: Path
+    ) -> None:
+        page = Page(browser, sweep_page, scheme="dark")
         grounds = []
         for pressed in ("true", "false", "true"):
             assert page.tab.get_attribute("#theme", "aria-pressed") == pressed
@@ -442,8 +477,8 @@ class TestPage:
         keys.press("Space")
         assert len(opened.traces("accuracy")) < before
 
-    def test_fits_a_phone(self, browser, sweep_page: Path) -> None:
-        page = Page(browser, sweep_page, viewport={"width": 360, "height": 740})
+    def test_fits_a_phone(self, browser: Browser, sweep_page: Path) -> None:
+        page = Page(browser, sweep_page, size=(360, 740))
         page.tab.check("#singles")
         for number in (0, 1):
             page.tab.locator("#table [data-key^='compare']").nth(number).click()
@@ -453,7 +488,7 @@ class TestPage:
         page.close()
 
     def test_shows_what_a_hostile_run_says_and_runs_none_of_it(
-        self, browser, tmp_path: Path
+        self, browser: Browser, tmp_path: Path
     ) -> None:
         runs = tmp_path / "runs <b>x</b>"
         write_run(runs / "<img src=x onerror=alert(1)>", [10.0, 20.0], lr=0.3, seed=1)
@@ -493,12 +528,12 @@ class TestPage:
         page.complaints.clear()
         page.close()
 
-    def test_shows_runs_that_have_nothing_yet(self, browser, tmp_path: Path) -> None:
+    def test_shows_runs_that_have_nothing_yet(self, browser: Browser, tmp_path: Path) -> None:
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / "run.json").write_text("[]")
         empty = Page(browser, report([str(tmp_path)], None))
-        assert "0 of 0 runs" in empty.tab.inner_text("#runs")
-        assert "run.json holds a list" in empty.tab.inner_text("#damaged")
+        assert empty.counted() == [0, 0]
+        assert re.search(r"\brun\.json\b.*\blist\b", empty.tab.inner_text("#damaged"))
         empty.close()
         write_run(tmp_path / "begun", [10.0], state="running", best=None, final=None, gap=None)
         (tmp_path / "begun" / "metrics.csv").unlink()
@@ -509,7 +544,10 @@ class TestPage:
         assert "69.85%" in begun.tab.inner_text("#differences")
         begun.close()
 
-    def test_of_500_runs_of_100_epochs_is_under_10_mb(self, browser, tmp_path: Path) -> None:
+    @pytest.mark.slow
+    def test_of_500_runs_of_100_epochs_is_under_10_mb(
+        self, browser: Browser, tmp_path: Path
+    ) -> None:
         for number in range(500):
             accuracies = [70 * epoch / (epoch + 20 + number / 7) for epoch in range(1, 101)]
             write_run(
@@ -519,9 +557,9 @@ class TestPage:
         assert path.stat().st_size < 10e6
         assert len(content_of(path)["runs"][0]["curves"]["epoch"]) == 100
         page = Page(browser, path)
-        assert page.tab.inner_text("#count") == "500 of 500 runs"
+        assert page.counted() == [500, 500]
         page.tab.fill("#search", "0.125")
-        assert page.tab.inner_text("#count") == "4 of 500 runs"
+        assert page.counted() == [4, 500]
         page.close()
 
 
@@ -610,6 +648,12 @@ class TestContent:
         )
 
 
+def decimals(row: dict[str, str]) -> dict[str, str]:
+    """Write the figures of an epoch with as many decimals as the training log has."""
+    digits = {"train_acc": 2, "val_acc": 2, "train_loss": 4}
+    return row | {name: f"{float(row[name]):.{count}f}" for name, count in digits.items()}
+
+
 def tables(markdown: str) -> dict[str, list[list[str]]]:
     """The tables of a training log by the headings above them, a list of cells a row."""
     found: dict[str, list[list[str]]] = {}
@@ -628,23 +672,52 @@ class TestTrainingLog:
     def test_the_logged_runs_give_the_tables_of_the_log(
         self, call: Command, tmp_path: Path
     ) -> None:
-        if not REFERENCE.exists():
-            pytest.skip("the training log isn't on this machine")
         done = call(main, "logged_run_1", "logged_run_2", "-o", "log.md")
         assert done.returncode == 0, done.stderr
-        ours, theirs = (tables(path.read_text()) for path in (tmp_path / "log.md", REFERENCE))
-        assert len(theirs) == 7
-        for heading, rows in theirs.items():
-            notes = heading.startswith("Training Runs Summary")
-            # The notes of the summary are judgements of whoever wrote them.
-            cut = slice(None, -1 if notes else None)
-            assert [row[cut] for row in ours[heading]] == [row[cut] for row in rows], heading
+        text = (tmp_path / "log.md").read_text()
+        ours = tables(text)
+        assert ours["Training Runs Summary"][0] == [
+            "Run", "Best Val Acc", "Final Train Acc", "Final Val Acc", "Final Loss", "Notes"
+        ]  # fmt: skip
+        # The notes are judgements of the log's author.
+        assert [row[:-1] for row in ours["Training Runs Summary"][2:]] == [
+            ["1", "69.85%", "89.57%", "69.68%", "0.3645"],
+            ["2", "74.86%", "99.65%", "74.70%", "0.0278"],
+        ]
+        for run, best in ((1, 98), (2, 99)):
+            with (LOGGED_RUNS / f"logged_run_{run}" / "metrics.csv").open(newline="") as file:
+                rows = [
+                    [row["epoch"], f"{row['train_acc']}%", f"{row['val_acc']}%", row["train_loss"]]
+                    for row in map(decimals, csv.DictReader(file))
+                ]
+            rows[best - 1][2] = f"**{rows[best - 1][2]}**"
+            part = f"Training Run {run} - Detailed Results"
+            header, _, *epochs = ours[f"{part} / Complete Epoch Data"]
+            assert header == ["Epoch", "Train Acc", "Val Acc", "Loss"]
+            assert epochs == rows
+            header, _, *epochs = ours[f"{part} / Key Epochs"]
+            assert header == ["Epoch", "Train Acc", "Val Acc", "Loss", "Notes"]
+            chosen = [1, 10, 25, 50, 75, best, 100]
+            assert [row[:-1] for row in epochs] == [rows[epoch - 1] for epoch in chosen]
+            assert epochs[-2][-1] == "**Best validation**"
+        assert ours["Training Analysis / Performance Comparison"][2:] == [
+            ["**Best Validation Accuracy**", "69.85%", "74.86%", "**+5.01%**"],
+            ["**Final Validation Accuracy**", "69.68%", "74.70%", "**+5.02%**"],
+            ["**Final Training Accuracy**", "89.57%", "99.65%", "+10.08%"],
+            ["**Final Loss**", "0.3645", "0.0278", "**-92.4%**"],
+            ["**Overfitting Gap**", "19.89%", "24.95%", "+5.06%"],
+        ]
+        assert ours["Quick Reference"][2:] == [
+            ["Best Validation Accuracy", "74.86%"], ["Best Model Epoch", "99 (Run 2)"],
+            ["Final Training Accuracy", "99.65%"], ["Overfitting Gap", "24.95%"],
+            ["Final Loss", "0.0278"],
+        ]  # fmt: skip
         for line in ("- **Overfitting Gap**: 24.95% (Train vs Val accuracy difference)",
                      "- **Best Validation Accuracy**: 69.85% (Epoch 98)",
                      "  - Stage 4: 128→256 channels, 3 blocks, stride 2"):  # fmt: skip
-            assert line in REFERENCE.read_text() and line in (tmp_path / "log.md").read_text()
+            assert line in text
 
-    def test_tells_of_two_runs_where_they_differ(self, call: Command, tmp_path: Path) -> None:
+    def test_says_of_two_runs_where_they_differ(self, call: Command, tmp_path: Path) -> None:
         write_run(tmp_path / "b", [50.0], lr=0.2, notes=["a | b\n# c <img src=x> [d](e)"])
         write_run(tmp_path / "a", [40.0, 30.0], lr=0.1)
         assert call(main, "b", "a", "-o", "log.md").returncode == 0
@@ -665,12 +738,12 @@ class TestTrainingLog:
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:6]))
         assert call(main, "run", "-o", "log.md").returncode == 0
         text = (tmp_path / "log.md").read_text()
-        assert "- **Disagreement**: metrics.csv ends at epoch 5 of 10\n" in text
+        assert re.search(r"^- .*\bmetrics\.csv\b.*\b5\b.*\b10\b", text, re.MULTILINE)
         assert "- **Best Validation Accuracy**: 95.00% (Epoch 9)" in text
         assert "- **Final Validation Accuracy**: 90.00%" in text
         assert tables(text)["Training Runs Summary"][2][1:4] == ["95.00%", "91.50%", "90.00%"]
         ((*_, note),) = tables(text)["Training Run 1 - Detailed Results / Key Epochs"][-1:]
-        assert note == "Last known" and "**Best validation**" not in text
+        assert note != "Final" and "**Best validation**" not in text
 
     def test_figures_beyond_belief_dont_fill_the_page(self, call: Command, tmp_path: Path) -> None:
         write_run(tmp_path / "run", [1e11], seconds=1e200, parameters=10**200)
@@ -680,19 +753,19 @@ class TestTrainingLog:
 
 class TestCommand:
     @pytest.mark.parametrize(
-        ("arguments", "problem"),
+        ("arguments", "facts"),
         [
-            (["nowhere"], "nowhere isn't a directory"),
-            (["empty"], "there is no run in empty"),
-            (["sweep", "-o", "report.pdf"], "ends in .html"),
-            (["sweep", "-o", "log.md"], "one run or two, but here are 6"),
-            (["sweep", "-o", "missing/report.html"], "can't be written"),
-            (["logged_run_1"], "name its file"),
-            (["broken", "-o", "log.md"], "there is no training log of broken"),
+            (["nowhere"], ["nowhere"]),
+            (["empty"], ["empty"]),
+            (["sweep", "-o", "report.pdf"], ["report.pdf", ".html"]),
+            (["sweep", "-o", "log.md"], [" 6"]),
+            (["sweep", "-o", "missing/report.html"], ["missing/report.html"]),
+            (["logged_run_1"], ["logged_run_1", "-o "]),
+            (["broken", "-o", "log.md"], ["broken"]),
         ],
     )
-    def test_refuses_in_one_sentence(
-        self, call: Command, tmp_path: Path, arguments: list[str], problem: str
+    def test_refuses_what_cannot_be_written(
+        self, call: Command, tmp_path: Path, arguments: list[str], facts: list[str]
     ) -> None:
         (tmp_path / "empty").mkdir()
         write_sweep(tmp_path / "sweep")
@@ -700,11 +773,12 @@ class TestCommand:
         (tmp_path / "broken" / "run.json").write_text("{")
         before = sorted(tmp_path.rglob("*"))
         done = call(main, *arguments)
-        assert done.returncode == 2
-        assert problem in done.stderr and done.stderr.count("\n") == 1
+        assert_refused(done, *facts)
         assert sorted(tmp_path.rglob("*")) == before
 
-    def test_writes_into_the_directory_and_tells_where(self, call: Command, tmp_path: Path) -> None:
+    def test_writes_into_the_directory_and_prints_where(
+        self, call: Command, tmp_path: Path
+    ) -> None:
         write_sweep(tmp_path / "sweep")
         (tmp_path / "sweep" / "9").mkdir()
         (tmp_path / "sweep" / "9" / "run.json").write_text('{"signature": 1}')
@@ -720,4 +794,5 @@ class TestCommand:
             "assert not {'torch', 'hydra', 'omegaconf', 'matplotlib'} & set(sys.modules)"
         )
         (tmp_path / "check.py").write_text(code)
-        assert command(module="check").returncode == 0
+        # A forked process would have torch imported.
+        assert command(module="check", cold=True).returncode == 0

@@ -1,4 +1,4 @@
-"""Requests that only a generator or an adversary would make get one sentence, too."""
+"""Requests that only a generator or an adversary would make are refused with one line, too."""
 
 import os
 from pathlib import Path
@@ -12,121 +12,122 @@ from resnet_sweep.composition.complaint import LONGEST, sentence
 from resnet_sweep.errors import RequestError
 from resnet_sweep.training.device import memory_bytes
 
-SMALL = ("data=digits", "model=resnet8v2", "logger=csv", "trainer.threads=1")
+SMALL = (
+    "data=digits", "model=resnet8v2", "logger=csv", "trainer.threads=1", "data.limit_test=50",
+)  # fmt: skip
+
+
+FILENAME = "hydra.job_logging.handlers.file.filename"
+# An override, and what its refusal names.
+REFUSALS = [
+    ("hydra.job.name=a/b", "hydra.job.name", "a/b"),
+    (f"hydra.job.name={'a' * 300}", "hydra.job.name"),
+    ("hydra.output_subdir=../x", "hydra.output_subdir", "../x"),
+    ("++hydra.job.chdir=${hydra:runtime.cwd}", "hydra.job.chdir", "${hydra:runtime.cwd}", "true"),
+    ("logger=null", "logger=null", "csv", "mlflow", "tensorboard"),
+    ("+schedule=true", "schedule=true", "constant", "cosine"),
+    ("optim.lr=1e300", "optim", "lr=1e+300"),
+    ("model.blocks=[100000,1,1]", "blocks=[100000, 1, 1]", "1000 "),
+    ("model.widths=[1000000,8,8]", "model.widths", "18,000,113,001,946", "134,111.3 GB"),
+    ("trainer.clip_grad_norm=1e301", "trainer.clip_grad_norm", "1e+300"),
+    (f"trainer.epochs=1{'0' * 400}", "trainer.epochs", "9.22337e+18"),
+    (f"seed=1{'0' * 5000}", "5001"),
+    (f"+model.x={'[' * 30}{']' * 30}", "model.x"),
+    ("a\nb\x1b[2J=1", r"b\x1b[2J=1"),
+    (f"{FILENAME}=/dev/null/x", FILENAME, "/dev/null/x", "${hydra.runtime.output_dir}/"),
+    (
+        f"{FILENAME}='${{hydra.runtime.output_dir}}/\x7f'",
+        FILENAME, r"${hydra.runtime.output_dir}/\x7f",
+    ),
+    ("hydra.output_subdir=${hydra:runtime.cwd}", "hydra.output_subdir", "${hydra:runtime.cwd}"),
+    ("hydra.overrides.task=[[1]]", "hydra.overrides.task"),
+    ("hydra.overrides.task=[x]", "hydra.overrides.task", "[x]"),
+    ("hydra.launcher=-", "hydra.launcher=-", "hydra/launcher="),
+    ("replicates=1001", "replicates", "1000", "1001"),
+    ("hydra.sweeper=-", "hydra.sweeper=-", "hydra/sweeper="),
+    ("seed=1,2", "seed=1,2", "--multirun", "seed=[1,2]"),
+    ("augmentation=[cutmix,foo]", "augmentation=foo", "color_jitter"),
+    ("sweep_mode=preview", "sweep_mode=preview", "--multirun"),
+    ("sweep_filter=seed < 1", "sweep_filter=seed < 1", "--multirun"),
+    ("zip=[a,b]", "zip=['a', 'b']", "--multirun"),
+    ("data.holdout=5000", "data.holdout=5000", "1437", "data.holdout=null"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
-    [
-        ("hydra.job.name=a/b", "hydra.job.name=a/b can't be the name of a log file"),
-        (f"hydra.job.name={'a' * 300}", "choose a shorter one"),
-        ("hydra.output_subdir=../x", "hydra.output_subdir=../x leads out of the run directory"),
-        ("++hydra.job.chdir=${hydra:runtime.cwd}", "hydra.job.chdir=${hydra:runtime.cwd} must be"),
-        ("logger=null", "logger=null chooses nothing"),
-        ("+schedule=true", "must name one or several of constant, cosine"),
-        ("optim.lr=1e300", "or other settings than lr=1e+300"),
-        ("model.blocks=[100000,1,1]", "blocks=[100000, 1, 1] are more than 1000 in all"),
-        ("model.widths=[1000000,8,8]", "weights and their gradients take"),
-        ("trainer.clip_grad_norm=1e301", "trainer.clip_grad_norm is a number beyond 1e+300"),
-        (f"trainer.epochs=1{'0' * 400}", "trainer.epochs is a number beyond 9.22337e+18"),
-        (f"seed=1{'0' * 5000}", "value has 5001 digits"),
-        (f"+model.x={'[' * 30}{']' * 30}", "model.x is nested too deep"),
-        ("a\nb\x1b[2J=1", r"a; b\x1b[2J=1 can't be read"),
-        ("hydra.job_logging.handlers.file.filename=/dev/null/x", "out of the run directory: begin"),
-        (
-            "hydra.job_logging.handlers.file.filename='${hydra.runtime.output_dir}/\x7f'",
-            "out of the run directory: begin",
-        ),
-        ("hydra.output_subdir=${hydra:runtime.cwd}", "leads out of the run directory: choose one"),
-        ("hydra.overrides.task=[[1]]", "hydra.overrides.task would change what was typed"),
-        ("hydra.overrides.task=[x]", "hydra.overrides.task=[x] would change what was typed"),
-        ("hydra.launcher=-", "hydra.launcher=- is no launcher: choose one with hydra/launcher="),
-        ("replicates=1001", "replicates must be a whole number at least 1 and at most 1000, but"),
-        ("hydra.sweeper=-", "hydra.sweeper=- is no sweeper: choose one with hydra/sweeper=NAME"),
-        ("seed=1,2", "seed=1,2 has several values: add --multirun to sweep over them, or write"),
-        (
-            "augmentation=[cutmix,foo]",
-            "there is no augmentation=foo: there is color_jitter, cutmix",
-        ),
-        ("sweep_mode=preview", "sweep_mode=preview is of a sweep, but this is a single run: add"),
-        ("sweep_filter=seed < 1", "sweep_filter=seed < 1 is of a sweep, but this is a single run"),
-        ("zip=[a,b]", "is of a sweep, but this is a single run: add --multirun, or leave it out"),
-        ("data.holdout=5000", "choose a smaller number, or data.holdout=null"),
-    ],
-    ids=range(28),
+    ("override", "facts"),
+    [(override, facts) for override, *facts in REFUSALS],
+    ids=[override[:50] for override, *_ in REFUSALS],
 )
-def test_it_is_refused_and_leaves_nothing(
-    command: Command, tmp_path: Path, override: str, told: str
+def test_request_is_refused_and_leaves_nothing(
+    call: Command, tmp_path: Path, override: str, facts: list[str]
 ) -> None:
-    done = command(*SMALL, override)
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    done = call(main, *SMALL, override)
+    processes.assert_refused(done, *facts)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sweep_has_no_single_runs_directory(command: Command, tmp_path: Path) -> None:
-    done = command(*SMALL, "replicates=2", "hydra.run.dir=here")
-    assert done.returncode == 2
-    assert "hydra.run.dir=here is the directory of a single run, but this is a" in done.stderr
+def test_directory_of_a_single_run_is_refused_for_a_sweep(call: Command, tmp_path: Path) -> None:
+    done = call(main, *SMALL, "replicates=2", "hydra.run.dir=here")
+    processes.assert_refused(done, "hydra.run.dir=here", "hydra.sweep.dir")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_setting_that_a_network_of_others_hasnt_is_named(command: Command) -> None:
-    done = command("debug=overfit", "data=digits", "model=torchvision_resnet18")
-    assert done.returncode == 2
-    assert "model.dropout=0.0 isn't a setting of" in done.stderr
-    assert "leave it out (~model.dropout" in done.stderr
+def test_setting_that_a_network_of_a_library_lacks_is_named(call: Command) -> None:
+    done = call(main, "debug=overfit", "data=digits", "model=torchvision_resnet18")
+    processes.assert_refused(done, "model.dropout=0.0", "torchvision_classifier", "~model.dropout")
 
 
 def test_a_name_that_no_file_can_have_is_refused(call: Command, tmp_path: Path) -> None:
     # A shell can't type it, but a config may hold it.
     done = call(main, *SMALL, "hydra.run.dir='a\x00b'")
-    assert done.returncode == 2
-    assert "can't be the name of a directory" in done.stderr
+    processes.assert_refused(done, r"hydra.run.dir=a\x00b")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_flag_that_takes_the_next_word_is_refused(command: Command, tmp_path: Path) -> None:
+def test_a_flag_that_takes_the_next_word_is_refused(call: Command, tmp_path: Path) -> None:
     for others in ((), ("-cn", "config")):
-        done = command(*SMALL, "-p", "seed=1", *others)
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: -p is a flag of --cfg")
+        done = call(main, *SMALL, "-p", "seed=1", *others)
+        processes.assert_refused(done, "-p", "--cfg")
         assert not list(tmp_path.iterdir())
-    assert command("--cfg", "job", "-p", "optim").stdout.startswith("# @package optim\n")
+    shown = call(main, "--cfg", "job", "-p", "optim")
+    assert shown.stdout.startswith("# @package optim\n")
 
 
-def test_a_log_that_cannot_be_set_up_fails_the_run_in_one_sentence(
+def test_log_that_cannot_be_set_up_fails_the_run_with_one_line(
     command: Command, tmp_path: Path
 ) -> None:
     done = command(*SMALL, "hydra.job_logging.version=2", "hydra.run.dir=run")
     assert done.returncode == 1
-    assert done.stderr == "error: Unsupported version: 2\n"
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "version" in done.stderr
+    assert "2" in done.stderr
     assert '"state": "failed"' in (tmp_path / "run" / "run.json").read_text()
 
 
-def test_beside_a_value_that_leads_nowhere_a_wrong_name_is_told(command: Command) -> None:
-    done = command(*SMALL, "zip=${nope}", "eference=1")
-    assert done.returncode == 2
-    assert done.stderr == "error: eference isn't a setting: did you mean reference?\n"
+def test_wrong_name_is_refused_beside_a_value_that_cannot_be_resolved(call: Command) -> None:
+    done = call(main, *SMALL, "zip=${nope}", "eference=1")
+    processes.assert_refused(done, "eference", "reference")
+    assert "nope" not in done.stderr
 
 
-def test_a_run_goes_on_without_its_log(command: Command, tmp_path: Path) -> None:
+def test_run_finishes_without_its_log(command: Command, tmp_path: Path) -> None:
     done = command(
-        *SMALL, "trainer.max_steps=1", "hydra.run.dir=run",
+        *SMALL, "trainer.max_steps=1", "trainer.batch_size=16", "hydra.run.dir=run",
         "hydra.job_logging.handlers.file.filename=${hydra.runtime.output_dir}/no/x.log",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "/run/no/x.log can't be written" in done.stderr
+    assert "/run/no/x.log" in done.stderr
     assert done.stderr.count("\n") == 1
     assert '"state": "finished"' in (tmp_path / "run" / "run.json").read_text()
 
 
-def test_a_long_request_is_told_in_few_words() -> None:
-    told = sentence(RequestError(f"{'a' * 10**6} isn't a setting: did you mean b?"))
-    assert len(told) < LONGEST + 10
-    assert told.endswith("did you mean b?")
+def test_long_sentence_is_shortened_in_its_middle() -> None:
+    shortened = sentence(RequestError(f"{'a' * 10**6} isn't known, but b is"))
+    assert len(shortened) < LONGEST + 10
+    assert shortened.startswith("aaa")
+    assert shortened.endswith("known, but b is")
 
 
 def test_there_is_memory() -> None:
@@ -148,7 +149,7 @@ def test_what_the_environment_holds_stays_out_of_the_run_directory(
     assert secret not in done.stdout + done.stderr
 
 
-def test_a_refusal_that_nobody_can_read_is_one_all_the_same(tmp_path: Path) -> None:
+def test_refusal_without_a_reader_has_an_exit_status_and_leaves_nothing(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = processes.run(tmp_path, "experiment=quickstart", "optim.lr=-1", stderr=writer)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -113,7 +114,7 @@ class TestDirectory:
         names = [claim_directory(tmp_path / "day" / "12-00-00").name for _ in range(3)]
         assert names == ["12-00-00", "12-00-00-2", "12-00-00-3"]
 
-    def test_a_run_begins_goes_on_and_ends(self, tmp_path: Path) -> None:
+    def test_a_run_begins_continues_and_ends(self, tmp_path: Path) -> None:
         run = Run.open(tmp_path / "run", self.record())
         assert Record.read(run.directory).state == "running"
         assert Record.read(run.directory).lease["process"] == os.getpid()
@@ -133,25 +134,27 @@ class TestDirectory:
     def test_a_run_of_another_configuration_is_refused_untouched(self, tmp_path: Path) -> None:
         Run.open(tmp_path, self.record()).close("interrupted")
         before = {path: path.read_bytes() for path in tmp_path.rglob("*")}
-        with pytest.raises(RequestError, match=r"optim.lr: 0.1 there, 0.2 here"):
+        with pytest.raises(RequestError) as refusal:
             Run.open(tmp_path, self.record(changed("optim.lr", 0.2)))
+        for fact in (str(tmp_path), "optim.lr", r"\b0\.1\b", r"\b0\.2\b"):
+            assert re.search(fact, str(refusal.value))
         assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
 
     def test_a_directory_with_other_files_is_refused_untouched(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").write_text("years of work")
-        with pytest.raises(RequestError, match=r"it holds thesis.tex"):
+        with pytest.raises(RequestError, match=r"thesis\.tex"):
             Run.open(tmp_path, self.record())
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
     def test_a_file_is_no_directory(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(RequestError, match="can't be used"):
+        with pytest.raises(RequestError, match=str(tmp_path / "file")):
             Run.open(tmp_path / "file", self.record())
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"signature": 1, "config": 2}'])
     def test_a_damaged_record_is_refused_untouched(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "run.json").write_text(content)
-        with pytest.raises(RequestError, match=r"run.json is damaged"):
+        with pytest.raises(RequestError, match=str(tmp_path / "run.json")):
             Run.open(tmp_path, self.record())
         assert (tmp_path / "run.json").read_text() == content
 
@@ -176,8 +179,9 @@ class TestDirectory:
     def test_another_applications_output_is_not_taken_over(self, tmp_path: Path) -> None:
         (tmp_path / ".hydra").mkdir()
         (tmp_path / "train.log").touch()
-        with pytest.raises(RequestError, match="isn't a run directory"):
+        with pytest.raises(RequestError, match=str(tmp_path)):
             Run.open(tmp_path, self.record())
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "train.log"]
 
     def test_what_a_killed_process_was_writing_is_removed(self, tmp_path: Path) -> None:
         Run.open(tmp_path, self.record()).close("interrupted")
@@ -205,11 +209,11 @@ class TestLease:
         assert process.stdout.readline() == "held\n"
         return process
 
-    def test_a_second_process_is_refused_and_told_by_whom(self, tmp_path: Path) -> None:
+    def test_a_second_process_is_refused_with_the_holder_of_the_run(self, tmp_path: Path) -> None:
         process = self.hold(tmp_path)
         try:
             before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-            with pytest.raises(RequestError, match=f"in use by process {process.pid} on"):
+            with pytest.raises(RequestError, match=rf"\b{process.pid}\b"):
                 Run.open(tmp_path, Record(signature="s"))
             assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
         finally:
@@ -232,7 +236,7 @@ class TestLease:
         if free:
             Run.open(tmp_path, Record(signature="s")).close("interrupted")
         else:
-            with pytest.raises(RequestError, match="in use by process 1 on elsewhere"):
+            with pytest.raises(RequestError, match=r"\b1\b.*\belsewhere\b"):
                 Run.open(tmp_path, Record(signature="s"))
             assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
@@ -240,7 +244,7 @@ class TestLease:
         run = Run.open(tmp_path, Record(signature="s"))
         Record(signature="s", state="finished", lease=None).write(tmp_path)
         for change in (lambda: run.update(gap=1.0), lambda: run.close("interrupted")):
-            with pytest.raises(LeaseLostError, match="took the run over, and has ended it"):
+            with pytest.raises(LeaseLostError):
                 change()
         assert Record.read(tmp_path).state == "finished"
 
@@ -253,6 +257,7 @@ class TestLease:
             time.sleep(0.02)
         assert Record.read(tmp_path).lease["renewed"] > first
         run.close("finished")
+        # A renewal that the end doesn't stop would be due several times by now.
         time.sleep(0.2)
         assert Record.read(tmp_path).lease is None
 
@@ -286,7 +291,7 @@ class TestLease:
     def test_of_many_that_try_one_gets_it(self, tmp_path: Path) -> None:
         lease = Lease(tmp_path)
         for _ in range(5):
-            with pytest.raises(RequestError, match="in use"):
+            with pytest.raises(RequestError, match=str(tmp_path)):
                 Lease(tmp_path)
         lease.release()
         Lease(tmp_path).release()
@@ -304,7 +309,7 @@ class TestMetrics:
         header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
         assert header == ",".join(COLUMNS)
 
-    def test_the_record_tells_the_best_epoch_the_last_and_the_gap(self, tmp_path: Path) -> None:
+    def test_the_record_has_the_best_epoch_the_last_and_the_gap(self, tmp_path: Path) -> None:
         run = Run.open(tmp_path, Record(signature="s"))
         run.write_metrics([
             {"epoch": epoch, "train_acc": 50.0 * epoch, "train_loss": 1.0, "val_acc": accuracy,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Command
-from processes import clean_environment
+from processes import assert_refused, clean_environment
 from rich.cells import cell_len
 from run_directories import write_run
 
@@ -141,11 +141,13 @@ def test_damaged_runs_are_listed_below_with_their_reason(sweep: Path, runs: Runs
     done = runs("outputs", "--each")
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
-    table_, _, below = done.stdout.partition("\n\nThese can't be read:\n")
-    assert len(table_.splitlines()) == 2
-    unreadable, deep = below.splitlines()
-    assert unreadable.startswith("  outputs/bad \\x1b[31mred\\x07: run.json isn't JSON (")
-    assert deep == "  outputs/deep: best in run.json isn't a mapping to numbers, but a list"
+    # The header and the interrupted run, and below them a line for each of the damaged ones.
+    assert "outputs/day/time" in done.stdout.splitlines()[1]
+    *_, unreadable, deep = done.stdout.splitlines()
+    assert unreadable.strip().startswith("outputs/bad \\x1b[31mred\\x07: ")
+    assert "run.json" in unreadable and "JSON" in unreadable.replace("run.json", "")
+    assert deep.strip().startswith("outputs/deep: ")
+    assert "run.json" in deep and re.search(r"\bbest\b", deep)
     damaged = json.loads(runs("outputs", "--json").stdout)["damaged"]
     assert [entry["name"] for entry in damaged] == [f"outputs/{name}", "outputs/deep"]
 
@@ -171,31 +173,29 @@ def test_a_narrow_terminal_is_enough(sweep: Path, runs: Runs) -> None:
 
 
 REFUSALS = [
-    (["nowhere"], "nowhere isn't a directory: name one with runs, or logged_run_1"),
-    (["--where", "optim.lrr < 1"], "none of the runs has optim.lrr: did you mean optim.lr?"),
-    (["--where", "bset > 1"], "none of the runs has bset: did you mean best?"),
-    (["--where", "best > open('x')"], "has open('x'), which isn't allowed"),
-    (["--sort", "-optm.lr"], "none of the runs has optm.lr: did you mean optim.lr?"),
-    (["--group-by", "model,sede"], "none of the runs has sede: did you mean seed?"),
-    (["--top", "0"], "--top must be a whole number at least 1, but is 0"),
-    (["--near", "nowhere"], "reference=nowhere isn't known: name logged_run_1"),
-    (["--near", "logged_run_1", "--csv"], "--near ranks by itself, as a table: leave out --csv"),
-    (["--baseline", "best >"], "the condition best > can't be read"),
-    (["--baseline", "best > 1", "--top", "2"], "leave out --top"),
+    (["nowhere"], [r"\bnowhere\b", r"\blogged_run_1\b"]),
+    (["--where", "optim.lrr < 1"], [r"\boptim\.lrr\b", r"\boptim\.lr\b"]),
+    (["--where", "bset > 1"], [r"\bbset\b", r"\bbest\b"]),
+    (["--where", "best > open('x')"], [r"open\('x'\)"]),
+    (["--sort", "-optm.lr"], [r"\boptm\.lr\b", r"\boptim\.lr\b"]),
+    (["--group-by", "model,sede"], [r"\bsede\b", r"\bseed\b"]),
+    (["--top", "0"], ["--top", r"\b0\b", r"\b1\b"]),
+    (["--near", "nowhere"], [r"\breference=nowhere\b", r"\blogged_run_1\b"]),
+    (["--near", "logged_run_1", "--csv"], ["--near", "--csv"]),
+    (["--baseline", "best >"], [r"\bbest >"]),
+    (["--baseline", "best > 1", "--top", "2"], ["--baseline", "--top"]),
 ]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"), REFUSALS, ids=[each[0][-1] for each in REFUSALS]
-)
-def test_a_wrong_request_gets_one_sentence(
-    sweep: Path, runs: Runs, arguments: list[str], sentence: str
+@pytest.mark.parametrize(("arguments", "facts"), REFUSALS, ids=[each[0][-1] for each in REFUSALS])
+def test_a_wrong_request_is_refused(
+    sweep: Path, runs: Runs, arguments: list[str], facts: list[str]
 ) -> None:
     done = runs(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert sentence in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert_refused(done)
+    for fact in facts:
+        assert re.search(fact, done.stderr), done.stderr
 
 
 def test_variants_are_compared_with_a_baseline(tmp_path: Path, runs: Runs) -> None:
@@ -211,7 +211,7 @@ def test_variants_are_compared_with_a_baseline(tmp_path: Path, runs: Runs) -> No
     assert header.split()[0] == "optim.lr"
     assert re.search(r"\+1\.00 \[\+0\.75, \+1\.25\] +better$", best)
     assert other.split()[-1] == "baseline"
-    assert notes[-1] == "to repeat the best: python -m resnet_sweep optim.lr=0.2 seed=2"
+    assert notes[-1].endswith("python -m resnet_sweep optim.lr=0.2 seed=2")
 
 
 def test_candidates_are_ranked_by_their_distance(tmp_path: Path, runs: Runs) -> None:
@@ -225,25 +225,27 @@ def test_candidates_are_ranked_by_their_distance(tmp_path: Path, runs: Runs) -> 
 
 
 def test_without_runs_it_says_so(tmp_path: Path, runs: Runs) -> None:
-    done = runs()
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "there is no outputs and no multirun here" in done.stderr
+    assert_refused(runs(), "outputs", "multirun")
     (tmp_path / "outputs").mkdir()
+    # No header of a table either.
     done = runs()
-    assert (done.returncode, done.stdout) == (0, "no runs\n")
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
+    nothing = done.stdout
     done = runs("--baseline", "optim.lr == 0.1")
-    assert done.returncode == 0
-    assert done.stdout.startswith("no runs\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(nothing)
 
 
-def test_the_logged_runs_are_runs(command: Command) -> None:
-    arguments = ("logged_run_1", "logged_run_2", "--each", "--sort", "-best")
-    lines = table(command(*arguments, module="resnet_sweep.runs"))
+def test_the_logged_runs_are_runs(runs: Runs) -> None:
+    lines = table(runs("logged_run_1", "logged_run_2", "--each", "--sort", "-best"))
     assert [line[2] for line in lines[1:]] == ["74.86%", "69.85%"]
 
 
-def test_a_reader_may_leave(sweep: Path) -> None:
-    for form in ("", "--json", "--csv"):
+@pytest.mark.parametrize(
+    "forms", [[""], pytest.param(["--json", "--csv"], marks=pytest.mark.slow)], ids=" ".join
+)
+def test_a_reader_may_leave(sweep: Path, forms: list[str]) -> None:
+    for form in forms:
         done = subprocess.run(
             f"{sys.executable} -m resnet_sweep.runs --each {form} | true",
             shell=True, cwd=sweep, env=clean_environment(), capture_output=True, text=True,
@@ -251,20 +253,27 @@ def test_a_reader_may_leave(sweep: Path) -> None:
         assert done.stderr == ""
 
 
-def test_ten_thousand_runs_need_neither_torch_nor_hydra(tmp_path: Path, runs: Runs) -> None:
+@pytest.mark.parametrize(
+    "count", [400, pytest.param(10_000, marks=pytest.mark.slow)], ids="{} runs".format
+)
+def test_many_runs_need_neither_torch_nor_hydra(tmp_path: Path, runs: Runs, count: int) -> None:
     template = json.loads((write_run(tmp_path / "first") / "run.json").read_text())
-    for number in range(10_000):
+    for number in range(count):
         directory = tmp_path / "multirun" / str(number // 100) / str(number % 100)
         directory.mkdir(parents=True)
         template["config"]["seed"] = number % 4
         template["config"]["optim"]["lr"] = (number // 4 + 1) / 10_000
-        template["best"]["val_acc"] = number / 200
+        template["best"]["val_acc"] = 50 * number / count
         (directory / "run.json").write_text(json.dumps(template))
     done = runs("--sort", "-best", "--top", "3", PYTHONPROFILEIMPORTTIME="1")
-    assert [line[-3:] for line in table(done)[1:]] == [
-        [f"{lr / 10_000}", "[0, 1, 2, 3]", f"multirun/99/{4 * lr - 9904} and 3 more"]
-        for lr in (2500, 2499, 2498)
+    found = [line[-3:] for line in table(done)[1:]]
+    last = count // 4
+    assert [line[:2] for line in found] == [
+        [f"{lr / 10_000}", "[0, 1, 2, 3]"] for lr in (last, last - 1, last - 2)
     ]
+    for (*_, name), lr in zip(found, (last, last - 1, last - 2), strict=True):
+        assert name.startswith(f"multirun/{count // 100 - 1}/{(4 * lr - 4) % 100} ")
+        assert "3" in name.split()[1:]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "resnet_sweep.compare.overview" in imported
     assert not imported & {"torch", "numpy", "hydra", "omegaconf", "yaml", "matplotlib"}
@@ -285,9 +294,7 @@ def test_a_condition_or_an_order_of_nothing_is_answered(tmp_path: Path, runs: Ru
     write_run(tmp_path / "outputs" / "a")
     assert "outputs/a" in runs("--where", "1").stdout
     assert "outputs/a" not in runs("--where", "0").stdout
-    refused = runs("--sort=")
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error: none of the runs has")
+    assert_refused(runs("--sort="))
 
 
 def test_one_and_one_point_nought_are_one_group(tmp_path: Path, runs: Runs) -> None:

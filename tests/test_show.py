@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 from conftest import Command
 from matplotlib.image import imread
-from processes import clean_environment
+from processes import assert_refused, clean_environment
 
 from resnet_sweep import show
 from resnet_sweep.augmentation import MixUp, RandomHorizontalFlip
@@ -74,34 +73,21 @@ def test_rows_are_the_images_before_and_draws_that_differ() -> None:
     assert len(different) == 6
 
 
-@pytest.fixture
-def shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command in this process: its exit status, and what it prints and complains."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["show", *arguments])
-        status = 0
-        try:
-            show.main()
-        except SystemExit as leaving:
-            status = leaving.code
-        return status, *capsys.readouterr()
-
-    return run
+def answer(done: subprocess.CompletedProcess) -> tuple[int, str, str]:
+    """The exit status of a command, and what it printed."""
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_the_command_draws_the_same_picture_every_time(
-    shown, command: Command, tmp_path: Path
+    call: Command, command: Command, tmp_path: Path
 ) -> None:
-    arguments = ("data=digits", "augmentation=cutmix", "--images", "3", "--draws", "2")
-    assert shown(*arguments) == (0, "augmentation_cutmix.png\n", "")
+    arguments = ("data=digits", "augmentation=cutmix", "--images", "2", "--draws", "1")
+    assert answer(call(show.main, *arguments)) == (0, "augmentation_cutmix.png\n", "")
     done = command("-o", "again.png", *arguments, module="resnet_sweep.show")
     assert (done.returncode, done.stdout) == (0, "again.png\n"), done.stderr
     # Options may stand between overrides.
-    assert shown(*arguments, "-o", "other.png", "seed=1") == (0, "other.png\n", "")
+    done = call(show.main, *arguments, "-o", "other.png", "seed=1")
+    assert answer(done) == (0, "other.png\n", "")
     assert {path.name for path in tmp_path.iterdir()} == {
         "augmentation_cutmix.png", "again.png", "other.png"
     }  # fmt: skip
@@ -111,54 +97,52 @@ def test_the_command_draws_the_same_picture_every_time(
     assert (tmp_path / "other.png").read_bytes() != picture
 
 
-def test_several_choices_name_the_picture_by_what_they_are(shown) -> None:
-    status, printed, _ = shown("data=digits", "augmentation=[cutout,mixup]", "--images=1")
-    assert (status, printed) == (0, "augmentation_cutout+mixup.png\n")
+def test_several_choices_name_the_picture_by_what_they_are(call: Command) -> None:
+    done = call(show.main, "data=digits", "augmentation=[cutout,mixup]", "--images=1")
+    assert answer(done) == (0, "augmentation_cutout+mixup.png\n", "")
 
 
 def test_the_first_row_is_of_real_training_images(
-    shown, tmp_path: Path, cifar100_root: Path
+    call: Command, tmp_path: Path, cifar100_root: Path
 ) -> None:
-    status, _, complaint = shown("--images=2", "-o", "here.png", f"data.root={cifar100_root}")
-    assert status == 0, complaint
+    done = call(show.main, "--images=2", "-o", "here.png", f"data.root={cifar100_root}")
+    assert done.returncode == 0, done.stderr
     zoom = IMAGE // 32
     first = pixels(tmp_path / "here.png")[GAP::zoom, MARGIN::zoom][:32, :32].transpose(2, 0, 1)
     train = np.load(cifar100_root / "cifar100" / "train_images.npy", mmap_mode="r")
     assert (train == first).all((1, 2, 3)).any()
 
 
+# The words of a command, and what its refusal names.
 REFUSALS = [
-    (["augmentation=cutmixx"], "there is no augmentation=cutmixx: did you mean cutmix?"),
-    (["augmentation=mixup", "augmentation.mixup.alpha=0"], "alpha must be a number above 0"),
-    (["augmentation=null"], "augmentation=null chooses nothing: "),
-    (["augmentation.cutout.size=4"], "augmentation.cutout isn't a setting"),
-    (["optim.lr=-1"], "optim.lr must be a number above 0, but is -1"),
+    (["augmentation=cutmixx"], "augmentation=cutmixx", "color_jitter"),
+    (["augmentation=mixup", "augmentation.mixup.alpha=0"], "augmentation.mixup.alpha", "0"),
+    (["augmentation=null"], "augmentation=null", "cutmix"),
+    (["augmentation.cutout.size=4"], "augmentation.cutout"),
+    (["optim.lr=-1"], "optim.lr", "-1"),
     (["optim.lr=1,2"], "optim.lr"),
-    (["optim.lr=[1,2"], "can't be read as an override"),
-    (["--images=0"], "--images must be a whole number from 1 to 32, but is 0"),
-    (["--images=33"], "--images must be a whole number from 1 to 32, but is 33"),
-    (
-        ["data.limit_train=4", "trainer.batch_size=4"],
-        "--images=8 is more than the 4 training images",
-    ),
-    (["--draws=-1"], "--draws must be a whole number from 1 to 32, but is -1"),
-    (["-o", "nowhere/picture.png"], "nowhere/picture.png can't be written"),
-    (["-o", "."], "isn't the name of a picture"),
-    (["-o", "picture.txt"], "isn't the name of a picture"),
+    (["optim.lr=[1,2"], "optim.lr=[1,2"),
+    (["--images=0"], "--images", "0", "1", "32"),
+    (["--images=33"], "--images", "33", "1", "32"),
+    (["data.limit_train=4", "trainer.batch_size=4"], "--images=8", "4"),
+    (["--draws=-1"], "--draws", "-1", "1", "32"),
+    (["-o", "nowhere/picture.png"], "nowhere/picture.png"),
+    (["-o", "."], "-o"),
+    (["-o", "picture.txt"], "picture.txt", ".png"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"), REFUSALS, ids=[str(each[0]) for each in REFUSALS]
+    ("arguments", "facts"),
+    [(arguments, facts) for arguments, *facts in REFUSALS],
+    ids=[str(arguments) for arguments, *_ in REFUSALS],
 )
-def test_a_wrong_request_gets_one_sentence_and_leaves_nothing(
-    shown, tmp_path: Path, arguments: list[str], sentence: str
+def test_wrong_request_is_refused_and_leaves_nothing(
+    call: Command, tmp_path: Path, arguments: list[str], facts: list[str]
 ) -> None:
-    status, printed, complaint = shown("data=digits", *arguments)
-    assert (status, printed) == (2, "")
-    assert sentence in complaint
-    assert complaint.startswith("error: ")
-    assert complaint.count("\n") == 1
+    done = call(show.main, "data=digits", *arguments)
+    assert_refused(done, *facts)
+    assert done.stdout == ""
     assert not list(tmp_path.iterdir())
 
 

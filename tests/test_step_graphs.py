@@ -1,4 +1,4 @@
-"""A recorded step does what the step itself does, and reads whatever changes."""
+"""A recorded step does what the step itself does, and reads all that changes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -179,7 +179,7 @@ def test_recorded_steps_are_the_steps(
         assert counts.replayed == 3 * 6 - counts.carried_out
 
 
-def test_a_run_stopped_in_the_middle_goes_on_to_the_same_bits(
+def test_resumed_run_equals_uninterrupted_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_sweep.training.loop.INSPECTION_SECONDS", 0)
@@ -193,7 +193,7 @@ def test_a_run_stopped_in_the_middle_goes_on_to_the_same_bits(
     assert_same_bits(train(prepared, tmp_path / "stopped"), whole)
 
 
-def test_a_checkpoint_goes_on_where_numbers_are_kept_otherwise(
+def test_recorded_steps_resume_from_a_checkpoint_of_plain_ones_and_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """AdamW counts its steps on the host or on the device, and a checkpoint is good for both."""
@@ -212,7 +212,7 @@ def test_a_checkpoint_goes_on_where_numbers_are_kept_otherwise(
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
-def test_a_failed_recording_says_what_the_step_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_recording_names_the_error_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     class Graph:
         """Ends as CUDA's does where its recording failed, by an error of its own."""
 
@@ -230,8 +230,9 @@ def test_a_failed_recording_says_what_the_step_did(monkeypatch: pytest.MonkeyPat
     recorder.generator = recorder.pool = recorder.stream = None
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Mock())
     monkeypatch.setattr(torch.cuda, "graph", Graph)
-    with pytest.raises(RecordingError, match=r"\(operation not permitted when stream is capturing"):
+    with pytest.raises(RecordingError) as failure:
         recorder.record(step)
+    assert "operation not permitted when stream is capturing" in str(failure.value)
 
 
 def test_each_shape_is_recorded_by_itself() -> None:
@@ -286,8 +287,10 @@ def test_an_average_with_its_weight_in_the_devices_memory_is_the_average() -> No
 
 @pytest.mark.parametrize("compile", ["graph", "max"])
 def test_a_cpu_is_refused_and_the_signature_is_that_without(compile: str) -> None:
-    with pytest.raises(RequestError, match=f"^trainer.compile={compile} is for CUDA devices"):
+    with pytest.raises(RequestError) as refusal:
         prepare(config(trainer__compile=compile))
+    for fact in (f"trainer.compile={compile}", "CUDA", "cpu"):
+        assert fact in str(refusal.value)
     without, with_it = config(), config(trainer__compile=compile)
     assert sign(with_it, "float32", "data") == sign(without, "float32", "data")
 
@@ -297,11 +300,16 @@ def test_an_optimizer_whose_steps_cannot_be_recorded_is_refused(
 ) -> None:
     monkeypatch.setattr("resnet_sweep.composition.prepare.check_compile", lambda *_: None)
     adagrad = {"_target_": "torch.optim.Adagrad", "lr": 0.01}
-    with pytest.raises(RequestError, match="can't record steps of Adagrad, only of SGD, Adam,"):
+    with pytest.raises(RequestError) as refusal:
         prepare(config(optim=adagrad, trainer__compile="graph"))
+    for fact in ("trainer.compile=graph", "Adagrad", *(kind.__name__ for kind in ON_DEVICE)):
+        assert fact in str(refusal.value)
 
 
-@pytest.mark.skipif(DEVICE.type == "cpu", reason="only steps on a CUDA device are compiled")
+@pytest.mark.skipif(
+    DEVICE.type == "cpu",
+    reason="only steps on a CUDA device are compiled: run this where torch finds one",
+)
 def test_compiled_steps_come_to_about_the_same(tmp_path: Path) -> None:
     prepared = small()
     compiled = train(recorded(prepared, "max"), tmp_path / "compiled")
@@ -310,7 +318,10 @@ def test_compiled_steps_come_to_about_the_same(tmp_path: Path) -> None:
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=2e-2)
 
 
-@pytest.mark.skipif(DEVICE.type == "cpu", reason="a CUDA graph needs a CUDA device")
+@pytest.mark.skipif(
+    DEVICE.type == "cpu",
+    reason="a CUDA graph needs a CUDA device: run this where torch finds one",
+)
 def test_the_recorder_of_a_gpu_makes_graphs(tmp_path: Path) -> None:
     training = train(recorded(small()), tmp_path)
     assert isinstance(training.train_step.graphs.recorder, CudaRecorder)

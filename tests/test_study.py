@@ -1,7 +1,9 @@
-"""Studies through the real command line: what they try, prune, refuse and go on with."""
+"""Studies through the command line: what they try, prune, refuse and resume."""
 
 import csv
 import json
+import re
+import shlex
 import signal
 import socket
 import time
@@ -10,12 +12,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import optuna
+import processes
 import pytest
-from conftest import Command
+from conftest import Command, Once
 from omegaconf import DictConfig
 from optuna.exceptions import StorageInternalError
+from processes import assert_refused
 from run_directories import write_run
-from small_sweep import finish, start
+from small_sweep import commands, finish, start, wait_for
 from sqlalchemy.exc import SQLAlchemyError
 from test_study_workers import SMALL, STUDY, check_complete, load, rows
 
@@ -37,24 +41,47 @@ def record(directory: Path) -> dict:
     return json.loads((directory / "run.json").read_text())
 
 
+SLOW = pytest.mark.slow
+# A study of three trials, of which the pruner may end one.
+WHOLE = (*STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=3")
+
+
+@pytest.fixture(scope="module")
+def whole(once: Once) -> Path:
+    """Return the folder in which a study of three trials was carried out; only to be read."""
+
+    def make(folder: Path) -> None:
+        done = processes.run(folder, *WHOLE)
+        assert done.returncode == 0, done.stderr
+
+    return once("whole_study", make)
+
+
 class TestPruning:
     @pytest.mark.parametrize(
-        ("pruner", "settings"),
+        ("pruner", "settings", "total"),
         [
-            ("hyperband", {"min_resource": 1, "max_resource": 3, "reduction_factor": 3}),
-            ("successive_halving", {"min_resource": 1, "reduction_factor": 2}),
-            ("median", {"n_startup_trials": 2}),
-            ("percentile", {"percentile": 40.0, "n_startup_trials": 2}),
+            pytest.param(
+                "hyperband",
+                {"min_resource": 1, "max_resource": 3, "reduction_factor": 3},
+                8,
+                marks=SLOW,
+            ),
+            pytest.param(
+                "successive_halving", {"min_resource": 1, "reduction_factor": 2}, 8, marks=SLOW
+            ),
+            ("median", {"n_startup_trials": 2}, 5),
+            pytest.param("percentile", {"percentile": 40.0, "n_startup_trials": 2}, 8, marks=SLOW),
         ],
     )
-    def test_it_is_that_of_optuna_used_by_hand(
-        self, call: Command, tmp_path: Path, pruner: str, settings: dict
+    def test_trials_are_pruned_as_by_optuna_used_by_hand(
+        self, call: Command, tmp_path: Path, pruner: str, settings: dict, total: int
     ) -> None:
         extra = [f"hydra.sweeper.pruner.{key}={value}" for key, value in settings.items()]
         done = call(
             main,
             *STUDY, f"hydra/sweeper/pruner={pruner}", *extra, "hydra.sweep.dir=study",
-            "hydra.sweeper.n_trials=8", "hydra.sweeper.sampler.seed=2",
+            f"hydra.sweeper.n_trials={total}", "hydra.sweeper.sampler.seed=2",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         ours = trials(tmp_path / "study")
@@ -81,7 +108,7 @@ class TestPruning:
                 by_hand, None if pruned else max(curve), state=optuna.trial.TrialState[state]
             )
         assert {trial.state.name for trial in ours} == {"COMPLETE", "PRUNED"}
-        check_complete(load(f"sqlite:///{tmp_path}/study/study.db"), tmp_path / "study", 8)
+        check_complete(load(f"sqlite:///{tmp_path}/study/study.db"), tmp_path / "study", total)
 
 
 def metrics(directory: Path) -> list[dict[str, str]]:
@@ -89,45 +116,58 @@ def metrics(directory: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def resuming_command(output: str) -> list[str]:
+    """Return the arguments of the command that an interrupted study prints."""
+    (printed,) = commands(output)
+    return shlex.split(printed.removeprefix("python -m resnet_sweep "))
+
+
 class TestResuming:
-    @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-    def test_an_interrupted_trial_goes_on_and_the_study_grows(
-        self, tmp_path: Path, number: signal.Signals, status: int
+    @pytest.mark.parametrize(
+        ("number", "status"),
+        [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=SLOW)],
+    )
+    def test_an_interrupted_trial_is_resumed_and_the_study_grows(
+        self, call: Command, tmp_path: Path, number: signal.Signals, status: int
     ) -> None:
-        words = (*STUDY, "trainer.epochs=40", "hydra.sweep.dir=study", "hydra/sweeper/pruner=none")
+        # Epochs that are long enough for the signal to arrive before the last one.
+        words = (
+            *STUDY, "data.limit_train=600", "trainer.epochs=6", "hydra.sweep.dir=study",
+            "hydra/sweeper/pruner=none",
+        )  # fmt: skip
         process = start(tmp_path, *words, "hydra.sweeper.n_trials=1")
         run = tmp_path / "study" / "0"
-        end = time.monotonic() + 60
-        while time.monotonic() < end and not (run / "checkpoints/last_model.pth").exists():
-            time.sleep(0.05)
+        wait_for(process, run / "checkpoints" / "last_model.pth")
         process.send_signal(number)
-        told = finish(process)
-        assert process.returncode == status, told
-        assert "To go on:\n  python -m resnet_sweep --multirun" in told
+        output = finish(process)
+        assert process.returncode == status, output
+        assert {*words} < {*resuming_command(output)}
         assert record(run)["state"] == "interrupted"
         (stopped,) = trials(tmp_path / "study")
         assert stopped.state.name == "RUNNING"
-        epochs = len(metrics(run))
-        assert 0 < epochs < 40
+        curve = metrics(run)
+        assert 0 < len(curve) < 6
         (row,) = rows(tmp_path / "study")
         assert row["state"] == "interrupted"
 
-        process = start(tmp_path, *words, "hydra.sweeper.n_trials=2")
-        told = finish(process)
-        assert process.returncode == 0, told
-        assert f"trial 0 goes on  optim.lr={stopped.params['optim.lr']}" in told
+        done = call(main, *words, "hydra.sweeper.n_trials=2")
+        assert done.returncode == 0, done.stdout
+        assert f"optim.lr={stopped.params['optim.lr']}" in done.stdout
+        # Their times are the same, so that none of these epochs was trained once more.
+        assert metrics(run)[: len(curve)] == curve
+        assert len(metrics(run)) == 6
         check_complete(load(f"sqlite:///{tmp_path}/study/study.db"), tmp_path / "study", 2)
 
     def test_the_same_parameters_are_trained_once(self, call: Command, tmp_path: Path) -> None:
         words = [word for word in STUDY if not word.startswith("optim.lr")]
         done = call(
             main,
-            *words, "optim.lr=0.05,0.1", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=6",
+            *words, "optim.lr=0.05,0.1", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=4",
             "hydra/sweeper/pruner=none", "hydra/sweeper/sampler=random",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         found = trials(tmp_path / "study")
-        assert len(found) == 6
+        assert len(found) == 4
         values = {trial.params["optim.lr"]: trial.value for trial in found}
         assert len(list((tmp_path / "study").glob("*/run.json"))) == len(values)
         for trial, row in zip(found, rows(tmp_path / "study"), strict=True):
@@ -136,13 +176,13 @@ class TestResuming:
             assert run["best"]["val_acc"] == trial.value
             assert run["config"]["optim"]["lr"] == trial.params["optim.lr"]
 
-    def test_finished_runs_begin_it_and_the_recipe_comes_next(
+    def test_finished_runs_are_its_first_trials_and_the_recipe_comes_next(
         self, command: Command, tmp_path: Path
     ) -> None:
-        first = command(*SMALL, "optim.lr=0.2", "hydra.run.dir=outputs/earlier")
+        first = command(*SMALL, "trainer.epochs=1", "optim.lr=0.2", "hydra.run.dir=outputs/earlier")
         assert first.returncode == 0, first.stderr
         done = command(
-            *STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
+            *STUDY, "trainer.epochs=1", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
             "hydra.sweeper.warm_start=true", "hydra.sweeper.enqueue=recipe",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -157,24 +197,27 @@ class TestReplicates:
     def test_a_trial_is_the_mean_over_seeds(self, call: Command, tmp_path: Path) -> None:
         done = call(
             main,
-            *STUDY, "replicates=2", "seed=5", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=2",
+            *STUDY, "replicates=2", "seed=5", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
             "hydra/sweeper/pruner=none",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        for trial in trials(tmp_path / "study"):
-            runs = [record(tmp_path / f"study/{trial.number}/{seed}") for seed in (5, 6)]
-            assert [run["seed"] for run in runs] == [5, 6]
-            assert trial.value == sum(run["best"]["val_acc"] for run in runs) / 2
-            assert set(trial.params) == {"optim.lr"}
+        (trial,) = trials(tmp_path / "study")
+        runs = [record(tmp_path / f"study/0/{seed}") for seed in (5, 6)]
+        assert [run["seed"] for run in runs] == [5, 6]
+        assert trial.value == sum(run["best"]["val_acc"] for run in runs) / 2
+        assert set(trial.params) == {"optim.lr"}
+        # The command that has the best trial again has its seeds, too.
         assert "replicates=2 seed=5" in done.stdout
 
     def test_replicates_found_elsewhere_count_with_those_trained_here(
         self, command: Command, tmp_path: Path
     ) -> None:
-        first = command(*SMALL, "optim.lr=0.1", "seed=5", "hydra.run.dir=outputs/earlier")
+        first = command(
+            *SMALL, "trainer.epochs=1", "optim.lr=0.1", "seed=5", "hydra.run.dir=outputs/earlier"
+        )
         assert first.returncode == 0, first.stderr
         done = command(
-            *STUDY, "replicates=2", "seed=5", "hydra.sweep.dir=multirun/study",
+            *STUDY, "trainer.epochs=1", "replicates=2", "seed=5", "hydra.sweep.dir=multirun/study",
             "hydra/sweeper/pruner=none", "hydra.sweeper.enqueue=recipe", "hydra.sweeper.n_trials=1",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -187,14 +230,16 @@ class TestReplicates:
         assert float(row["sd"]) == pytest.approx(stdev(found))
         # A study that begins with finished runs knows them all, too.
         done = command(
-            *STUDY, "replicates=2", "seed=5", "hydra.sweep.dir=next", "hydra.sweeper.n_trials=1",
-            "hydra.sweeper.warm_start=true",
+            *STUDY, "trainer.epochs=1", "replicates=2", "seed=5", "hydra.sweep.dir=next",
+            "hydra.sweeper.n_trials=1", "hydra.sweeper.warm_start=true",
         )  # fmt: skip
+        assert done.returncode == 0, done.stderr
         again = rows(tmp_path / "next")[0]
         assert [again[name] for name in ("value", "best_val_acc", "sd", "n")] == [
             row[name] for name in ("value", "best_val_acc", "sd", "n")
         ]
 
+    @SLOW
     def test_a_trial_is_pruned_between_its_seeds_as_by_hand(
         self, call: Command, tmp_path: Path
     ) -> None:
@@ -219,8 +264,8 @@ class TestReplicates:
             ]
             by_hand, state = study.ask(), "COMPLETE"
             curve = [float(row["val_acc"]) for row in metrics(top / "0")]
-            told = [*enumerate(curve, start=1), (6, fmean(bests[:2])), (9, fmean(bests))]
-            for step, value in told:
+            reported = [*enumerate(curve, start=1), (6, fmean(bests[:2])), (9, fmean(bests))]
+            for step, value in reported:
                 by_hand.report(value, step)
                 if step < 9 and by_hand.should_prune():
                     state = "PRUNED"
@@ -247,10 +292,12 @@ class TestReplicates:
         assert trial.value == sum(run["best"]["val_acc"] for run in runs) / 2
 
 
-SAMPLERS = ("tpe", "random", "cmaes", "nsgaii", "nsgaiii", "gp", "qmc", "grid")
+SAMPLERS = ("random", "cmaes", "nsgaii", "nsgaiii", "gp", "qmc", "grid")
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler", ["tpe", *(pytest.param(sampler, marks=SLOW) for sampler in SAMPLERS)]
+)
 def test_the_stock_sweeper_maximizes_with_each_sampler(
     call: Command, tmp_path: Path, sampler: str
 ) -> None:
@@ -283,52 +330,61 @@ def test_several_objectives_have_a_front(call: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "facts"),
     [
-        (["optim.lr=interval(0.3,0.01)"], "optim.lr=interval(0.3,0.01) is empty"),
-        (["seed=0,1"], "the seed isn't searched"),
-        (["optim.lr=interval(-0.1,0.3)"], "optim.lr must be a number above 0, but is -0.1"),
-        (["objective=val_loss"], "hydra.sweeper.direction=maximize is contrary to"),
+        (["optim.lr=interval(0.3,0.01)"], ["optim.lr=interval(0.3,0.01)"]),
+        (["seed=0,1"], ["seed=0,1", "replicates="]),
+        (["optim.lr=interval(-0.1,0.3)"], ["optim.lr", "-0.1"]),
+        (
+            ["objective=val_loss"],
+            ["hydra.sweeper.direction=maximize", "objective=val_loss",
+             "hydra.sweeper.direction=minimize"],
+        ),
         (
             ["objective=[val_acc,seconds]", "hydra.sweeper.direction=[maximize,minimize]",
              "hydra/sweeper/pruner=median"],
-            "MedianPruner can't prune by 2 objectives",
+            ["MedianPruner", "2", "hydra/sweeper/pruner=none"],
         ),
-        (["hydra.sweeper.storage=sqlite:////nowhere/x.db"], "can't be reached"),
-        (["hydra.sweeper.enqueue=[{optim.lr: 5}]"], "optim.lr=5 is outside of the search space"),
+        (
+            ["hydra.sweeper.storage=sqlite:////nowhere/x.db"],
+            ["hydra.sweeper.storage", "/nowhere/x.db"],
+        ),
+        (["hydra.sweeper.enqueue=[{optim.lr: 5}]"], ["hydra.sweeper.enqueue", "optim.lr=5"]),
         (
             ["hydra/sweeper/sampler=grid", "optim.lr=0.1,0.2", "hydra.sweeper.enqueue=recipe"],
-            "a grid is tried whole in any case",
+            ["hydra.sweeper.enqueue", "grid", "hydra/sweeper/sampler"],
         ),
-        (["trainer.resume=false"], "would have a trial begin anew whenever a worker goes on"),
+        (["trainer.resume=false"], ["trainer.resume=false"]),
     ],
 )  # fmt: skip
 def test_bad_requests_touch_nothing(
-    call: Command, tmp_path: Path, words: list[str], told: str
+    call: Command, tmp_path: Path, words: list[str], facts: list[str]
 ) -> None:
-    done = call(main, *STUDY, *words, "hydra.sweep.dir=study")
-    assert done.returncode == 2, done.stdout
-    assert done.stderr.startswith("error: ")
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+    assert_refused(call(main, *STUDY, *words, "hydra.sweep.dir=study"), *facts)
     assert not (tmp_path / "study").exists()
 
 
-def test_another_study_is_refused_and_the_report_shows_the_plots(
-    call: Command, tmp_path: Path
+@pytest.mark.parametrize(
+    ("change", "name", "there", "here"),
+    [
+        ("optim.lr=interval(0.01,0.2)", "optim.lr", "0.3", "0.2"),
+        ("trainer.epochs=4", "trainer.epochs", "3", "4"),
+    ],
+)
+def test_another_study_in_its_directory_is_refused(
+    call: Command, whole: Path, change: str, name: str, there: str, here: str
 ) -> None:
-    words = (*STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=3")
-    assert call(main, *words).returncode == 0
-    before = (tmp_path / "study" / "results.csv").read_bytes()
-    for change, told in [
-        ("optim.lr=interval(0.01,0.2)", "optim.lr: 0.01 to 0.3 there, 0.01 to 0.2 here"),
-        ("trainer.epochs=4", "trainer.epochs: 3 there, 4 here"),
-    ]:
-        done = call(main, *words, change)
-        assert done.returncode == 2
-        assert told in done.stderr
-    assert (tmp_path / "study" / "results.csv").read_bytes() == before
-    page = report([str(tmp_path / "study")], None).read_text()
+    directory = whole / "study"
+    before = (directory / "results.csv").read_bytes()
+    done = call(main, *WHOLE[:-2], f"hydra.sweep.dir={directory}", WHOLE[-1], change)
+    assert_refused(done, name, "hydra.sweep.dir", "hydra.sweeper.study_name")
+    pattern = rf"{re.escape(name)}\b.*\b{there}\b.*\b{here}\b"
+    assert re.search(pattern, done.stderr), done.stderr
+    assert (directory / "results.csv").read_bytes() == before
+
+
+def test_the_report_of_a_study_has_its_plots(whole: Path, tmp_path: Path) -> None:
+    page = report([str(whole / "study")], tmp_path / "page.html").read_text()
     content = json.loads(page.split('id="report">')[1].split("</script>")[0])
     (study,) = content["studies"]
     titles = [figure["title"] for figure in study["figures"]]
@@ -356,8 +412,8 @@ class TestSpace:
         assert [*Space(["a=3", "a=1,2"]).distributions] == ["a"]
 
 
-def test_a_failed_trial_is_recorded_and_the_study_goes_on(call: Command, tmp_path: Path) -> None:
-    words = (*STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=3")
+def test_a_failed_trial_is_recorded_and_the_study_continues(call: Command, tmp_path: Path) -> None:
+    words = (*STUDY, "hydra.sweep.dir=study", "trainer.epochs=1", "hydra.sweeper.n_trials=3")
     # The directory of trial 1 is taken by something else.
     (tmp_path / "study" / "1").mkdir(parents=True)
     (tmp_path / "study" / "1" / "notes.txt").touch()
@@ -369,7 +425,7 @@ def test_a_failed_trial_is_recorded_and_the_study_goes_on(call: Command, tmp_pat
     assert len(trials(tmp_path / "study")) == 3
     done = call(main, *words[:-1], "hydra.sweeper.n_trials=4", "hydra.sweeper.max_failures=1")
     assert done.returncode == 1
-    assert "1 trials failed, so the study ends" in done.stdout
+    # A failure is as many as it may have, so there is no fourth trial.
     assert len(trials(tmp_path / "study")) == 3
 
 
@@ -408,7 +464,7 @@ def begin_trial(study: optuna.Study) -> optuna.trial.FrozenTrial:
 def test_a_trial_that_kills_its_workers_fails_only_where_a_limit_is_set(
     call: Command, tmp_path: Path
 ) -> None:
-    words = (*STUDY, "hydra.sweep.dir=study")
+    words = (*STUDY, "hydra.sweep.dir=study", "trainer.epochs=1")
     assert call(main, *words, "hydra.sweeper.n_trials=1").returncode == 0
     study = load(f"sqlite:///{tmp_path}/study/study.db")
     # Two trials as workers that are gone leave them, the third in a row.
@@ -423,7 +479,7 @@ def test_a_trial_that_kills_its_workers_fails_only_where_a_limit_is_set(
     done = call(main, *words, "hydra.sweeper.n_trials=3", "hydra.sweeper.max_losses=3")
     assert done.returncode == 1
     assert trials(tmp_path / "study")[2].state.name == "FAIL"
-    assert "lost 3 workers in a row" in rows(tmp_path / "study")[2]["reason"]
+    assert re.search(r"\b3\b", rows(tmp_path / "study")[2]["reason"])
 
 
 def test_a_trial_of_another_machine_is_taken_over_only_when_that_is_silent(tmp_path: Path) -> None:
@@ -433,7 +489,7 @@ def test_a_trial_of_another_machine_is_taken_over_only_when_that_is_silent(tmp_p
     for silent in (10, 110):
         renewed = {"renewed": time.time() - silent}
         storage.set_trial_user_attr(trial._trial_id, "lease", lease | renewed)
-        with pytest.raises(RequestError, match="trial 0 is another worker's"):
+        with pytest.raises(RequestError, match="trial 0"):
             Claim(storage, trial, tmp_path)
     storage.set_trial_user_attr(trial._trial_id, "lease", lease | {"renewed": time.time() - 130})
     claim = Claim(storage, trial, tmp_path)
@@ -462,13 +518,13 @@ def test_a_trial_counts_the_workers_that_it_lost_with_nothing_to_show(tmp_path: 
 def test_a_study_in_a_database_has_one_directory(
     call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = (*STUDY, "hydra.sweeper.storage=sqlite:///shared.db")
+    words = (*STUDY, "trainer.epochs=1", "hydra.sweeper.storage=sqlite:///shared.db")
     here = (*words, "hydra.sweep.dir=one", "hydra.sweeper.n_trials=1")
 
     def begin_meanwhile(sweep: DictConfig) -> None:
         process = start(tmp_path, *here)
-        told = finish(process)
-        assert process.returncode == 0, told
+        output = finish(process)
+        assert process.returncode == 0, output
         claim_new(sweep)
 
     monkeypatch.setattr("resnet_sweep.sweeps.study.request.claim_new", begin_meanwhile)
@@ -478,10 +534,9 @@ def test_a_study_in_a_database_has_one_directory(
     assert not [*tmp_path.glob("multirun/*/*")]
 
     done = call(main, *words, "hydra.sweep.dir=two")
-    assert done.returncode == 2
-    assert f"has its trials in {tmp_path / 'one'}, and not in {tmp_path / 'two'}" in done.stderr
+    assert_refused(done, str(tmp_path / "one"), str(tmp_path / "two"), "hydra.sweep.dir")
     assert not (tmp_path / "two").exists()
-    # Once it is moved, that is where it goes on.
+    # Once it is moved, that is where it continues.
     (tmp_path / "one").rename(tmp_path / "two")
     done = call(main, *words, "hydra.sweep.dir=two", "hydra.sweeper.n_trials=3")
     assert done.returncode == 0, done.stderr
@@ -500,14 +555,15 @@ def test_a_storage_that_is_away_for_a_moment_fails_no_trial(
     monkeypatch.setattr(optuna.Trial, "report", lose_once)
     done = call(main, *words)
     assert done.returncode == 1
-    assert "can't be reached any more (the server is starting up)" in done.stdout
+    assert "the server is starting up" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
     assert [each.state.name for each in trials(tmp_path / "study")] == ["RUNNING"]
     done = call(main, *words)
     assert done.returncode == 0, done.stdout
     check_complete(load(f"sqlite:///{tmp_path}/study/study.db"), tmp_path / "study", 1)
 
 
-def test_a_storage_that_goes_away_ends_a_worker_with_a_sentence(
+def test_a_storage_that_goes_away_ends_a_worker_without_a_traceback(
     call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(trials: Trials) -> None:
@@ -518,6 +574,7 @@ def test_a_storage_that_goes_away_ends_a_worker_with_a_sentence(
     monkeypatch.setattr(Trials, "take", lose)
     done = call(main, *STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1")
     assert done.returncode == 1
-    assert "the study's storage can't be reached any more" in done.stdout
-    assert "go on:\n  python -m resnet_sweep --multirun" in done.stdout
+    # SQLite's own words say what is wrong with the file.
+    assert "file is not a database" in done.stdout
+    assert {*STUDY} < {*resuming_command(done.stdout)}
     assert "Traceback" not in done.stdout + done.stderr

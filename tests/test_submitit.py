@@ -6,7 +6,8 @@ import signal
 import time
 from pathlib import Path
 
-from small_sweep import TINY, assert_same_runs, finish, ledger, leftovers, start
+import pytest
+from small_sweep import TINY, assert_same_runs, finish, ledger, leftovers, records, start
 
 from resnet_sweep.runs.metrics import read_metrics
 
@@ -16,34 +17,43 @@ SWEEP = (
 )  # fmt: skip
 
 
-def test_a_warned_job_saves_and_one_that_is_to_end_goes_on_when_queued_again(
+@pytest.mark.slow
+def test_a_warned_job_continues_and_a_requeued_one_is_resumed_bit_for_bit(
     tmp_path: Path,
 ) -> None:
     calm = start(tmp_path, *SWEEP, "hydra.sweep.dir=calm")
-    said = finish(calm)
-    assert calm.returncode == 0, said
+    output = finish(calm)
+    assert calm.returncode == 0, output
     sweep = tmp_path / "sweep"
     process = start(tmp_path, *SWEEP, "hydra/launcher=submitit_local")
-    # SLURM's warning, which lets a job go on until it is killed, and then submitit's order to end.
+    # SLURM's warning, after which a job continues until it is killed, and then submitit's order to
+    # end.
     signals, sent = [signal.SIGTERM, signal.SIGUSR2], 0
+    signalled, begun, rows = set(), "", b""
     while process.poll() is None and sent < 2:
         time.sleep(0.02)
         try:
-            lease = json.loads((sweep / "1" / "run.json").read_text())["lease"]
-            epochs = len(read_metrics(sweep / "1"))
+            record = json.loads((sweep / "1" / "run.json").read_text())
+            lease, epochs = record["lease"], len(read_metrics(sweep / "1"))
         except FileNotFoundError:
             continue
         if lease and epochs >= 2 + 5 * sent:
             os.kill(lease["process"], signals[sent])
             sent += 1
-    said = finish(process)
-    assert process.returncode == 0, said
+            signalled.add(lease["process"])
+            begun, rows = record["started"], (sweep / "1" / "metrics.csv").read_bytes()
+    output = finish(process)
+    assert process.returncode == 0, output
     assert sent == 2
+    # The process that was warned continued, and got the second signal.
+    assert len(signalled) == 1
     queue = "".join(path.read_text() for path in sweep.glob(".submitit/*/*_log.out"))
     assert queue.count("Requeued job") == 1
     log = (sweep / "1" / "train.log").read_text()
-    assert log.index("saved, and going on") < log.index("stopped by SIGUSR2")
-    assert log.count("going on at epoch") == 1
+    assert log.index("SIGTERM") < log.index("SIGUSR2")
+    # The rows until then, times included, are kept: the job has been resumed.
+    assert (sweep / "1" / "metrics.csv").read_bytes().startswith(rows)
+    assert records(sweep)["1"]["started"] == begun
     assert [job["state"] for job in ledger(sweep)] == ["finished", "finished"]
     assert_same_runs(tmp_path / "calm", sweep)
     assert not leftovers(sweep)

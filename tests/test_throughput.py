@@ -50,6 +50,7 @@ def test_the_plain_loop_sees_the_same_images_through_the_same_network(
     assert training.steps == STEPS
 
 
+@pytest.mark.slow
 def test_the_plain_loop_trains_and_is_timed(recipe: plain_loop.Recipe, tmp_path: Path) -> None:
     assert plain_loop.train(recipe, CPU, tmp_path) == STEPS
     moments = read_moments(tmp_path)
@@ -57,8 +58,11 @@ def test_the_plain_loop_trains_and_is_timed(recipe: plain_loop.Recipe, tmp_path:
     assert (tmp_path / "last_model.pth").exists()
 
 
+@pytest.mark.slow
 def test_lightning_makes_as_many_steps(recipe: plain_loop.Recipe, tmp_path: Path) -> None:
-    pytest.importorskip("lightning")
+    pytest.importorskip(
+        "lightning", reason="pip install 'resnet-sweep[benchmarks]' to compare with Lightning"
+    )
     from benchmarks import lightning_loop
 
     assert lightning_loop.train(recipe, CPU, tmp_path) == STEPS
@@ -66,6 +70,7 @@ def test_lightning_makes_as_many_steps(recipe: plain_loop.Recipe, tmp_path: Path
     assert moments["started"] < moments["epoch_ended"]
 
 
+@pytest.mark.slow
 def test_ours_is_the_real_command_timed_by_a_monitor(tmp_path: Path) -> None:
     memory = carry_out(["-m", "resnet_sweep", *WORDS, WORD, "hydra.run.dir=run"], tmp_path)
     assert Record.read(tmp_path / "run").state == "finished"
@@ -95,11 +100,12 @@ def test_a_ratio_is_of_one_round_and_the_table_has_their_median() -> None:
     ]
 
 
-def test_only_a_ratio_of_ours_that_fell_beyond_the_tolerance_is_told() -> None:
+def test_only_a_ratio_of_ours_that_fell_beyond_the_tolerance_is_named() -> None:
     kept = {"resnet8v2": {"ours": 2.0, "lightning": 1.0}, "resnet20v2": {"ours": 1.6}}
     assert fallen({"resnet8v2": {"ours": 1.81, "lightning": 0.5}}, kept, 0.1) == []
     (sentence,) = fallen({"resnet8v2": {"ours": 1.79}}, kept, 0.1)
-    assert sentence.startswith("resnet8v2, ours: the ratio fell from 2.00 to 1.79")
+    for fact in ("resnet8v2", "ours", "2.00", "1.79", "10%"):
+        assert fact in sentence
 
 
 def test_check_exits_with_1_when_a_ratio_fell(
@@ -114,5 +120,7 @@ def test_check_exits_with_1_when_a_ratio_fell(
     assert json.loads(throughput.RATIOS.read_text())["cpu"]["resnet8v2"]["ours"] == 2
     assert call(throughput.main, *words, "--check").returncode == 0
     speeds["ours"] = 17.0
-    told = call(throughput.main, *words, "--check")
-    assert told.returncode != 0 and "fell from 2.00 to 1.70" in str(told.returncode)
+    # Python prints an exit status that is a text, and exits with 1.
+    sentence = call(throughput.main, *words, "--check").returncode
+    for fact in ("resnet8v2", "ours", "2.00", "1.70"):
+        assert fact in sentence

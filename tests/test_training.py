@@ -1,4 +1,4 @@
-"""The loop trains what the recipe says, and goes on as if it had never been stopped."""
+"""The loop trains what the recipe says, and a resumed run equals one that was never stopped."""
 
 import json
 import math
@@ -44,6 +44,12 @@ from resnet_sweep.training.interruption import Interrupted, StopRequest
 from resnet_sweep.training.loop import Diverged
 from resnet_sweep.training.parameters import parameter_groups
 from resnet_sweep.training.schedules import Constant
+
+
+def assert_names(error: pytest.ExceptionInfo, *facts: str) -> None:
+    """Assert that an error names all facts."""
+    for fact in facts:
+        assert fact in str(error.value)
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
@@ -108,7 +114,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others(tmp_path: Pa
     assert not torch.equal(weights(one)["stem.weight"], weights(other)["stem.weight"])
 
 
-@pytest.mark.parametrize("step", [0, 1, 6, 7, 8, 13, 14, 20])
+@pytest.mark.parametrize(
+    "step", [0, 7, 13, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 6, 8, 14, 20))]
+)
 def test_resumed_run_equals_uninterrupted_run(
     tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +145,8 @@ def test_resumed_run_equals_uninterrupted_run(
     assert without_times(read_metrics(tmp_path / "stopped")) == without_times(whole.rows)
 
 
-def test_a_run_stopped_at_every_step_equals_uninterrupted_run(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_run_stopped_at_every_step_equals_uninterrupted_run(tmp_path: Path) -> None:
     prepared = prepare(config())
     whole = train(prepared, tmp_path / "whole")
     sittings = 0
@@ -163,10 +172,10 @@ def test_a_run_stopped_at_every_step_equals_uninterrupted_run(tmp_path: Path) ->
     assert_same_bits(training, whole)
 
 
-def test_a_checkpoint_of_the_first_version_is_gone_on_with(
+def test_run_with_a_checkpoint_of_the_first_version_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It had the figures of the steps at the top, and knew nothing of layers and averages."""
+    """It had the figures of the steps at the top, and neither layers nor averages."""
     monkeypatch.setattr("resnet_sweep.training.loop.INSPECTION_SECONDS", 0)
     prepared = prepare(config())
     whole = train(prepared, tmp_path / "whole")
@@ -243,12 +252,17 @@ def test_each_epoch_sees_each_image_once(tmp_path: Path) -> None:
     assert epochs[0] != epochs[1]
 
 
-def test_a_diverging_run_says_where(tmp_path: Path) -> None:
+def test_divergence_names_epoch_step_rate_and_layer(tmp_path: Path) -> None:
     training = prepare(config(optim__lr=1e8, schedule__warmup_epochs=0)).training()
     run = Run.open(tmp_path, Record(signature="s"))
-    with pytest.raises(Diverged, match=r"epoch 1, step \d of 7, at learning rate .* gradient norm"):
+    with pytest.raises(Diverged) as diverged:
         training.fit(run, [], StopRequest())
     run.close("diverged")
+    step = training.tally.losses.isfinite().tolist().index(False)
+    rate, norm = training.schedule(step), training.tally.grad_norms[step].item()
+    facts = ("nan", "epoch 1", f"step {step + 1}", f"{rate:g}", f"{norm:g}")
+    assert_names(diverged, *facts)
+    assert any(layer in str(diverged.value) for layer in training.tally.layers)
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -264,12 +278,10 @@ def test_a_validation_loss_that_is_no_number_is_divergence(tmp_path: Path) -> No
 
     training.train_step = step
     run = Run.open(tmp_path, Record(signature="s"))
-    with pytest.raises(
-        Diverged,
-        match=r"validation loss became nan after epoch 1, step 7 of 7, at learning rate 0.1 ",
-    ):
+    with pytest.raises(Diverged) as diverged:
         training.fit(run, [], StopRequest())
     run.close("diverged")
+    assert_names(diverged, "validation loss", "nan", "epoch 1", "step 7", "0.1")
 
 
 def test_long_epochs_are_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,10 +314,10 @@ def test_times_and_speeds_are_those_of_the_clock(tmp_path: Path) -> None:
         assert row["seconds"] / 4 < trained < row["seconds"]
 
 
-def test_a_new_best_counts_once_the_last_checkpoint_knows_of_it(
+def test_a_new_best_counts_once_the_last_checkpoint_has_its_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between the two, the run has the best checkpoint of the epochs it goes on from."""
+    """Killed between the two, the run has the best checkpoint of the epochs it resumes after."""
     prepared = prepare(config())
     whole = train(prepared, tmp_path / "whole")
     run = open_run(prepared, tmp_path / "killed")
@@ -330,7 +342,7 @@ def test_a_new_best_counts_once_the_last_checkpoint_knows_of_it(
     )
 
 
-def test_a_run_taken_over_by_another_process_writes_nothing_more(tmp_path: Path) -> None:
+def test_run_taken_over_by_another_process_writes_nothing_more(tmp_path: Path) -> None:
     prepared = prepare(config())
     run = open_run(prepared, tmp_path)
     training = prepared.training()
@@ -343,8 +355,9 @@ def test_a_run_taken_over_by_another_process_writes_nothing_more(tmp_path: Path)
         save(**best)
 
     training._save = overtaken
-    with pytest.raises(LeaseLostError, match="process 1 on elsewhere took the run over"):
+    with pytest.raises(LeaseLostError) as lost:
         training.fit(run, [], StopRequest())
+    assert_names(lost, "process 1", "elsewhere")
     with pytest.raises(LeaseLostError):
         run.close("failed")
     assert Record.read(tmp_path).lease["host"] == "elsewhere"
@@ -395,36 +408,41 @@ def test_bfloat16_without_amx_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     cpu = torch.device("cpu")
     assert resolve_precision("auto", cpu) == "float32"
-    with pytest.raises(ValueError, match="would be emulated on this cpu"):
+    with pytest.raises(ValueError) as refusal:
         resolve_precision("bfloat16", cpu)
+    assert_names(refusal, "trainer.precision", "bfloat16", "cpu")
 
 
 FREED_MEMORY = """
-import resource, torch
+import ctypes, resource, torch
 from resnet_sweep.training.device import configure
-{configure}
-faults = []
-for _ in range(4):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    # Five tensors of 20 MB, freed together.
-    [torch.ones(5_000_000) for _ in range(5)]
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(faults[-1])
+
+def faults():
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        # Five tensors of 20 MB, freed together.
+        [torch.ones(5_000_000) for _ in range(5)]
+        made = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return made
+
+torch.set_num_threads(1)
+# M_MMAP_THRESHOLD: what is this large goes back to the system, wherever glibc would have put it.
+ctypes.CDLL(None).mallopt(-3, 128 * 1024)
+print(faults())
+configure(torch.device("cpu"), "float32", 1)
+print(faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc has the setting: run this on such a Linux"
+)
 def test_what_a_step_frees_is_kept_for_the_next() -> None:
-    """A page that the system has to clear for a process again is a fault of its."""
-    kept, returned = (
-        int(
-            subprocess.run(
-                [sys.executable, "-c", FREED_MEMORY.format(configure=line)],
-                check=True, capture_output=True, text=True,
-            ).stdout
-        )
-        for line in ('configure(torch.device("cpu"), "float32", 1)', "torch.set_num_threads(1)")
-    )  # fmt: skip
+    """A page that the system has to clear for the process again counts as a page fault."""
+    done = subprocess.run(
+        [sys.executable, "-c", FREED_MEMORY], check=True, capture_output=True, text=True
+    )
+    returned, kept = map(int, done.stdout.split())
     assert kept < returned / 100
 
 
@@ -439,8 +457,10 @@ def test_a_signal_is_remembered_and_handlers_are_put_back(number: int) -> None:
     try:
         stop = StopRequest().listen()
         os.kill(os.getpid(), number)
-        with pytest.raises(Interrupted, match=signal.Signals(number).name):
+        with pytest.raises(Interrupted) as interrupted:
             stop.check()
+        assert interrupted.value.signal == number
+        assert signal.Signals(number).name in str(interrupted.value)
         stop.release()
         assert signal.getsignal(number) == signal.SIG_DFL
     finally:
