@@ -175,9 +175,7 @@ def draw(seed: int) -> list[Fault]:
         relative = path.relative_to(ROOT)
         part = relative.parts[1] if relative.parts[1] in COUNTS else ""
         found[part] += Finder(relative, path.read_text()).faults
-    return [
-        fault for part, count in COUNTS.items() for fault in chance.sample(found[part], count)
-    ]
+    return [fault for part, count in COUNTS.items() for fault in chance.sample(found[part], count)]
 
 
 def concerned(tests: Path, fault: Fault) -> tuple[list[str], list[str]]:

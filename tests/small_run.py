@@ -1,5 +1,7 @@
 """Small runs on digits, for tests of what a training does."""
 
+import functools
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -120,7 +122,12 @@ def assert_same_bits(one: Training, other: Training) -> None:
 
 
 def composed(*overrides: str) -> dict:
-    """The config that these words on the command line compose."""
+    """Return the config that these words on the command line compose."""
+    return deepcopy(_compose(overrides))
+
+
+@functools.cache
+def _compose(overrides: tuple[str, ...]) -> dict:
     with initialize_config_module("resnet_sweep.conf"):
         config = compose("config", overrides=list(overrides))
         return OmegaConf.to_container(config, resolve=True)

@@ -132,7 +132,7 @@ class TestResuming:
     ) -> None:
         # Epochs that are long enough for the signal to arrive before the last one.
         words = (
-            *STUDY, "data.limit_train=600", "trainer.epochs=6", "hydra.sweep.dir=study",
+            *STUDY, "data.limit_train=300", "trainer.epochs=6", "hydra.sweep.dir=study",
             "hydra/sweeper/pruner=none",
         )  # fmt: skip
         process = start(tmp_path, *words, "hydra.sweeper.n_trials=1")
@@ -209,6 +209,7 @@ class TestReplicates:
         # The command that has the best trial again has its seeds, too.
         assert "replicates=2 seed=5" in done.stdout
 
+    @SLOW
     def test_replicates_found_elsewhere_count_with_those_trained_here(
         self, command: Command, tmp_path: Path
     ) -> None:
@@ -515,6 +516,7 @@ def test_a_trial_counts_the_workers_that_it_lost_with_nothing_to_show(tmp_path: 
     claim.release()
 
 
+@SLOW
 def test_a_study_in_a_database_has_one_directory(
     call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
