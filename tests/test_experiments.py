@@ -81,14 +81,6 @@ def quoted(name: str) -> str:
     return re.search(r'The log: "([^"]+)"', head(f"experiment/{name}.yaml"))[1]
 
 
-def test_experiments_quote_the_log() -> None:
-    path = ROOT.parent / "shared" / "reference" / "training_logs.md"
-    if not path.exists():
-        pytest.skip(f"put the training log into {path} to run this")
-    log = path.read_text(encoding="utf-8")
-    assert [name for name in QUOTING if quoted(name) not in log] == []
-
-
 @pytest.mark.parametrize("name", QUOTING)
 def test_experiment_has_its_quote_in_the_document_and_its_command(name: str) -> None:
     text = head(f"experiment/{name}.yaml")

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -156,7 +157,7 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
         if left:
             return "", f"{told}refused, but left {left}"
         # Of a sweep, each of its wrong jobs is told.
-        several = "jobs are wrong, so none was started:\n" in errors and "Traceback" not in errors
+        several = re.match(r"error: \d+ of \d+ ", errors) and "Traceback" not in errors
         if (errors.count("\n") != 1 and not several) or not errors.startswith("error: ") or output:
             return "", f"{told}refused with {output + errors!r:.2000}"
         if len(errors) > 1500 and not several:

@@ -57,7 +57,8 @@ def _disturbed(
     if "Traceback" in ended.output or ended.status not in (0, 1, 2):
         return "", told
     lines = ended.output.splitlines()
-    failed = "the run failed" in ended.output or (lines and lines[-1].startswith("error: "))
+    # A run that fails prints the command that resumes it.
+    failed = "hydra.run.dir=run" in ended.output or (lines and lines[-1].startswith("error: "))
     if ended.status == 1 and not failed:
         return "", told
     if ended.status == 2 and not ended.refusal:
@@ -270,7 +271,7 @@ def _read_only(place: Path, chance: random.Random, expected: dict) -> tuple[str,
     place.chmod(0o777)
     with suppress(FileNotFoundError):
         (place / "run" / "checkpoints").chmod(0o755)
-    good = ended.refusal if at_start else "the run failed" in ended.output and ended.status == 1
+    good = ended.refusal if at_start else "hydra.run.dir=run" in ended.output and ended.status == 1
     if "Traceback" in ended.output or not good:
         return "", f"status {ended.status}\n{ended.output}"
     again = child.run(place, *WORDS)
