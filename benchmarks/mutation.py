@@ -51,7 +51,7 @@ class Fault:
         start: its first byte in the file.
         end: the byte after its last.
         old: the piece.
-        new: what stands there instead.
+        new: the piece that replaces it.
     """
 
     path: Path
@@ -178,14 +178,14 @@ def draw(seed: int) -> list[Fault]:
     return [fault for part, count in COUNTS.items() for fault in chance.sample(found[part], count)]
 
 
-def concerned(tests: Path, fault: Fault) -> tuple[list[str], list[str]]:
-    """Split the test files into those that import the changed module or its package, and others.
+def near_and_far(tests: Path, fault: Fault) -> tuple[list[str], list[str]]:
+    """Return the test files that import the changed module or its package, and the others.
 
-    The first are in order: those that name the module itself come first.
+    Those that import the module itself come first.
     """
     package = fault.module.rpartition(".")[0]
     names = {
-        path.name: (fault.module in text) * 2 + (f"{package}." in text)
+        f"tests/{path.name}": (fault.module in text) * 2 + (f"{package}." in text)
         for path in sorted(tests.glob("test_*.py"))
         for text in [path.read_text()]
     }
@@ -216,20 +216,34 @@ class Copy:
             )
             with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
                 archive.extractall(self.top, filter="data")
+        # Tests ask git for the files of the project.
+        for words in (["init", "--quiet"], ["add", "--all"]):
+            subprocess.run(["git", *words], cwd=self.top, check=True)
         self.tests = self.top / "tests"
         self.options = [] if revision else ["-m", "not slow", "-n", "0"]
         self.changes = 0
 
     def find(self, fault: Fault, only_near: bool = False) -> str | None:
-        """Return what the tests say to a fault first; None if nothing."""
+        """Return the first test that fails by a fault; None if all pass.
+
+        Args:
+            fault: to make in this copy.
+            only_near: run the test files alone that import the changed module or its package.
+
+        Raises:
+            RuntimeError: the test fails without the fault, too.
+        """
         path = self.top / fault.path
         whole = path.read_bytes()
         self._write(path, whole[: fault.start] + fault.new.encode() + whole[fault.end :])
         try:
-            near, far = concerned(self.tests, fault)
-            return self._run(near) or (None if only_near else self._run(far))
+            near, far = near_and_far(self.tests, fault)
+            found = self._run(near) or (None if only_near else self._run(far))
         finally:
             self._write(path, whole)
+        if found and found.startswith("tests/") and self._run([found]):
+            raise RuntimeError(f"{found} fails without {fault}, too: fix that first")
+        return found
 
     def _write(self, path: Path, content: bytes) -> None:
         path.write_bytes(content)
@@ -245,7 +259,7 @@ class Copy:
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "--timeout=300",
-                 *self.options, *(f"tests/{name}" for name in names)],
+                 *self.options, *names],
                 cwd=self.top, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
                 env=os.environ | {
                     "PYTHONPATH": str(self.top), "OMP_NUM_THREADS": "1",
@@ -253,17 +267,21 @@ class Copy:
                 },
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            return "nothing ends"
+            return "timeout"
         if done.returncode in (0, 5):
             return None
         lines = [
             line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))
         ]
-        return lines[0].split(" - ")[0] if lines else done.stdout[-300:]
+        if not lines:
+            raise RuntimeError(
+                f"the tests can't be run: {done.stdout[-1000:]}{done.stderr[-1000:]}"
+            )
+        return lines[0].split(" - ")[0].split(" ", 1)[1]
 
 
 def find_all(faults: list[Fault], revision: str | None, side_by_side: int) -> Iterator[str | None]:
-    """Yield for each fault what the tests say to it first; None if nothing."""
+    """Yield for each fault the first test that fails by it; None if all pass."""
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(side_by_side) as pool:
         copies: SimpleQueue[Copy] = SimpleQueue()
         for number in range(side_by_side):
@@ -272,9 +290,11 @@ def find_all(faults: list[Fault], revision: str | None, side_by_side: int) -> It
         def find(fault: Fault) -> str | None:
             copy = copies.get()
             try:
-                return copy.find(fault, only_near=revision is not None)
+                found = copy.find(fault, only_near=revision is not None)
             finally:
                 copies.put(copy)
+            print(f"{fault.path}:{fault.line}: {found}", file=sys.stderr, flush=True)
+            return found
 
         yield from pool.map(find, faults)
 

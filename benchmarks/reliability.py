@@ -12,13 +12,13 @@ from pathlib import Path
 
 # What can go wrong, with how many trials there are of it in a bounded part, and in all.
 PARTS = {
-    "kills": (10, 200),
-    "sweep_kills": (5, 200),
-    "signals": (4, 100),
-    "damage": (10, 1000),
+    "kills": (15, 200),
+    "sweep_kills": (10, 200),
+    "signals": (6, 100),
+    "damage": (30, 1000),
     "resources": (10, 100),
     "numbers": (18, 300),
-    "command_line": (100, 10_000),
+    "command_line": (250, 10_000),
     "hostility": (10, 250),
     "determinism": (1, 13),
 }

@@ -4,8 +4,8 @@
 runs the tests that are marked as slow as well.
 """
 
-import importlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from pathlib import Path
 import processes
 import pytest
 from filelock import FileLock
-from fork_server import PRELOADED
+from fork_server import preload
 
 # Test processes side by side share the cores, and small tensors gain nothing by more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,7 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.option.all or config.option.markexpr:
+    named = any("::" in argument for argument in config.args)
+    if config.option.all or config.option.markexpr or named:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
@@ -43,11 +44,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     # The server takes seconds to start, and so do the imports of a process's first training.
     # Among several files there are some that need them, and no test's time is to include them.
-    is_controller = session.config.option.dist != "no" and "PYTEST_XDIST_WORKER" not in os.environ
+    distributed = getattr(session.config.option, "dist", "no") != "no"
+    is_controller = distributed and "PYTEST_XDIST_WORKER" not in os.environ
     if len({item.path for item in session.items}) > 1 and not is_controller:
         processes.start_server()
-        for name in PRELOADED:
-            importlib.import_module(name)
+        preload()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -93,6 +94,8 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
         done = made.with_name(f"{name}.done")
         with FileLock(made.with_name(f"{name}.lock")):
             if not done.exists():
+                # An attempt that failed may have left something.
+                shutil.rmtree(made, ignore_errors=True)
                 made.mkdir()
                 make(made)
                 done.touch()
@@ -122,10 +125,14 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     def run(main: Callable[[], None], *arguments: object) -> subprocess.CompletedProcess:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        # A command leaves these to the process, which ends with it elsewhere.
+        # A process has these to itself, and here they'd be those of the tests before.
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        for name, module in list(sys.modules.items()):
+            if name.startswith("resnet_sweep.") and hasattr(module, "STARTED_IN"):
+                monkeypatch.setattr(module, "STARTED_IN", tmp_path)
         if gate := sys.modules.get("resnet_sweep.composition.gate"):
             monkeypatch.setattr(gate.Gate, "reached", False)
+            monkeypatch.setattr(gate.Gate, "admitted", {})
         status = 0
         try:
             main()

@@ -46,8 +46,8 @@ PRELOADED = (
     "torch.distributed", "torch.optim", "torch.utils.serialization.config",
     "torch.utils.tensorboard", "torchvision.models",
 )  # fmt: skip
-# A request fits into one packet of this size.
-PACKET = 2**20
+# A request is one packet, of this size at the most.
+PACKET = 2**17
 STREAMS = 3
 
 
@@ -73,7 +73,7 @@ def serve(requests: socket.socket) -> dict | None:
                 continue
             packet, descriptors, _, _ = socket.recv_fds(requests, PACKET, STREAMS + 1)
             if not packet:
-                # Nobody is left to wait for the children.
+                # The tests are gone, so the children are of no use any more.
                 for process in pipes:
                     os.kill(process, signal.SIGKILL)
                 return None
@@ -91,15 +91,20 @@ def serve(requests: socket.socket) -> dict | None:
             for descriptor in descriptors[:STREAMS]:
                 os.close(descriptor)
             pipes[process] = descriptors[STREAMS]
-            os.write(pipes[process], f"{process}\n".encode())
+            report(pipes[process], process)
         while pipes:
             ended, status = os.waitpid(-1, os.WNOHANG)
             if not ended:
                 break
             pipe = pipes.pop(ended)
-            with contextlib.suppress(BrokenPipeError):
-                os.write(pipe, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            report(pipe, os.waitstatus_to_exitcode(status))
             os.close(pipe)
+
+
+def report(pipe: int, number: int) -> None:
+    """Write a number to a pipe, unless its reader is gone."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(pipe, f"{number}\n".encode())
 
 
 def become(request: dict) -> None:
@@ -143,16 +148,23 @@ def end(status: int) -> None:
     """End this process as an interpreter ends, without freeing what the server has imported."""
     threading._shutdown()
     atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-    except OSError:
-        status = 120
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            status = 120
     os._exit(status & 0xFF)
 
 
-if __name__ == "__main__":
+def preload() -> None:
+    """Import the libraries, but for those of extras that aren't installed."""
     for name in PRELOADED:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+if __name__ == "__main__":
+    preload()
     # The collector leaves alone what was imported, so that children share its memory.
     gc.collect()
     gc.freeze()

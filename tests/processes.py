@@ -1,21 +1,25 @@
 """Commands of the program as processes, most of which are forked from one that has torch."""
 
+import contextlib
 import functools
 import json
 import os
+import re
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
 SERVER = Path(__file__).with_name("fork_server.py")
 # Variables that an interpreter, or a library that the server has loaded, reads only at its start.
-READ_AT_START = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LC_", "LANG", "LD_")
+READ_AT_START = (
+    "PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LC_", "LANG", "LD_", "TZ", "TMPDIR", "MPL",
+)  # fmt: skip
 
 
 def clean_environment() -> dict[str, str]:
@@ -34,11 +38,12 @@ class ForkServer:
     """
 
     def __init__(self) -> None:
+        self.environment = clean_environment()
         self.requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, SERVER, str(theirs.fileno())],
-                env=clean_environment(),
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 # Ctrl-C is for the tests, which end what they have started.
@@ -151,21 +156,30 @@ class ForkedProcess:
 
     def communicate(self, timeout: float | None = None) -> tuple[str | None, str | None]:
         """Read all that the process prints until it ends, as `subprocess.Popen` does."""
-        with ThreadPoolExecutor(2) as readers:
-            texts = [file and readers.submit(file.read) for file in (self.stdout, self.stderr)]
-            try:
-                self.wait(timeout)
-            except BaseException:
-                # The readers end when the pipes close.
-                self.kill()
-                raise
-        output, error = (text and text.result() for text in texts)
-        return output, error
+        files = [file for file in (self.stdout, self.stderr) if file]
+        texts: dict[IO, str] = {}
+
+        def read(file: IO) -> None:
+            texts[file] = file.read()
+
+        readers = [threading.Thread(target=read, args=(file,), daemon=True) for file in files]
+        for reader in readers:
+            reader.start()
+        try:
+            self.wait(timeout)
+        except BaseException:
+            self.kill()
+            raise
+        for reader in readers:
+            reader.join(timeout)
+        return texts.get(self.stdout), texts.get(self.stderr)
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless the process has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            # The server may have noticed the end a moment ago.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -195,19 +209,26 @@ def start(
         module: what is run.
         cold: start a new interpreter instead of forking one. It is started anyway if the
             environment has variables that only a new one reads.
-        environment: variables that are set beside those of this process.
+        environment: further variables, or other values of this process's.
         options: of `subprocess.Popen`: `stdin`, `stdout`, `stderr` and `start_new_session`.
     """
     variables = clean_environment() | dict(environment or {})
-    changed = [name for name in variables if variables[name] != os.environ.get(name)]
-    cold = cold or any(name.startswith(READ_AT_START) and name != "PYTHONPATH" for name in changed)
     words = [*map(str, arguments)]
-    if cold:
+    if cold or differ_at_start(variables, start_server().environment):
         return subprocess.Popen(
             [sys.executable, "-m", module, *words],
             cwd=folder, env=variables, text=True, errors="replace", **options,
         )  # fmt: skip
     return ForkedProcess(module, words, folder, variables, **options)
+
+
+def differ_at_start(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Return whether two environments differ in what only a new interpreter reads."""
+    return any(
+        one.get(name) != other.get(name)
+        for name in {*one, *other}
+        if name.startswith(READ_AT_START) and name != "PYTHONPATH"
+    )
 
 
 def run(
@@ -232,4 +253,11 @@ def assert_refused(done: subprocess.CompletedProcess, *facts: str) -> None:
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stderr
     for fact in facts:
-        assert fact in done.stderr, done.stderr
+        assert names(done.stderr, fact), f"{fact} isn't named: {done.stderr}"
+
+
+def names(text: str, fact: str) -> bool:
+    """Return whether a text has a fact, and not only within a longer name or number."""
+    before = r"(?<![\w.-])" if re.match(r"[\w-]", fact) else ""
+    after = r"(?!\w|\.\w)" if re.search(r"\w$", fact) else ""
+    return bool(re.search(before + re.escape(fact) + after, text))

@@ -24,6 +24,7 @@ from resnet_sweep.analysis.assessment import assess
 from resnet_sweep.analysis.calibration import BINS
 from resnet_sweep.analysis.channels import ReluMaxima, by_stage
 from resnet_sweep.analysis.class_activation import grad_cam
+from resnet_sweep.analysis.confusion import draw_confusion
 from resnet_sweep.analysis.embedding import embed
 from resnet_sweep.analysis.filters import first_filters
 from resnet_sweep.analysis.flip import FlipAverage
@@ -235,6 +236,13 @@ class TestDeadChannels:
             for batch in images.split(100):
                 model(batch)
         assert [(each.channels, each.dead) for each in maxima.dead_channels()] == [(2, 1)]
+
+
+def test_confusion_is_drawn_in_percent_of_each_true_class() -> None:
+    matrix = np.array([[1, 0, 0], [1, 3, 0], [0, 0, 0]])
+    (axes, *_) = draw_confusion(matrix, ["a", "b", "c"], "title").axes
+    # A class without images has an empty row.
+    assert axes.images[0].get_array().tolist() == [[100, 0, 0], [25, 75, 0], [0, 0, 0]]
 
 
 class TestEmbedding:

@@ -343,7 +343,10 @@ class TestScript:
             tmp_path, "gpu", top, RECIPE="experiment=cutmx optim.lr=0.05", PYTHON=sys.executable
         )
         assert (refused.returncode, refused.stdout) == (2, "")
-        assert "cutmx" in refused.stderr and "cutmix" in refused.stderr
+        # The choice that is meant is named among all, and once more.
+        (sentence,) = re.findall(r"^error: .*$", refused.stderr, re.MULTILINE)
+        assert re.search(r"\bexperiment=cutmx\b", sentence)
+        assert len(re.findall(r"\bcutmix\b", sentence)) == 2
         assert [path.name for path in (top / "gpu").iterdir()] == ["machine.txt"]
 
     def test_a_given_recipe_is_looked_at_apart_from_what_is_there(self, tmp_path: Path) -> None:

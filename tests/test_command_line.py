@@ -185,13 +185,10 @@ class TestQuickstart:
         assert len(events.Scalars("step/grad_norm")) == finished.steps
         assert len(events.Scalars("epoch/val_acc")) == finished.epochs
 
-    def test_evaluate_reproduces_the_best_accuracy(
-        self, finished: Quickstart, command: Command
-    ) -> None:
-        directory = only_run(finished.folder)
-        done = command(directory, module="resnet_sweep.evaluate")
+    def test_evaluate_reproduces_the_best_accuracy(self, copied: Path, command: Command) -> None:
+        done = command(copied, module="resnet_sweep.evaluate")
         assert done.returncode == 0, done.stderr
-        best = record(directory)["best"]["val_acc"]
+        best = record(copied)["best"]["val_acc"]
         assert re.search(rf"Top-1 .*\b{best:.2f}%", done.stdout)
         assert re.search(r"Top-5 .*\d%", done.stdout)
 
@@ -227,29 +224,31 @@ class TestQuickstart:
 
 
 REFUSALS = [
-    ("model=resnet44", "model=resnet44", "resnet44v2"),
-    ("modle=resnet8v2", "modle", "model"),
-    ("expriment=quickstart", "expriment", "experiment"),
-    ("optim.momentun=0.9", "optim.momentun", "optim.momentum"),
-    ("+optim.momentun=0.9", "optim.momentun", "optim.momentum"),
-    ("+nonsense=1", "nonsense", "trainer"),
-    ("model.dropout=1.5", "model.dropout", "1.5"),
+    ("+nonsense=1", "nonsense", "augmentation", "trainer"),
+    ("model.dropout=1.5", "model.dropout", "0", "1", "1.5"),
     ("optim.lr=nan", "optim.lr", "nan"),
     ("optim.lr=[1,2", "optim.lr=[1,2"),
     ("optim.lr=1,2", "optim.lr=1,2", "--multirun", "optim.lr=[1,2]"),
     ("optim.lr=${nope}", "optim.lr", "nope"),
-    ("optim.lr=???", "optim.lr"),
+    ("optim.lr=???", "optim.lr", "optim.lr="),
     ("model=null", "model=null", "resnet8v2", "resnet44v2"),
     ("trainer.device=cuda:7", "trainer.device", "cuda:7", "cpu"),
     ("data.root=nowhere", "data.root=nowhere", "cifar100/", "cifar-100-python/"),
-    ("hydra.run.dir=/dev/null/x", "/dev/null/x", "hydra.run.dir="),
+    ("hydra.run.dir=/dev/null/x", "/dev/null/x", "hydra.run.dir"),
     ("hydra.run.dir=x/${nope}", "nope"),
-    ("trainer.threads=99999999999", "trainer.threads", "99999999999", "4096"),
+    ("trainer.threads=99999999999", "trainer.threads", "99999999999", "1", "4096"),
     ("model._target_=torch.nn.functional.conv2d", "model", "torch.nn.functional.conv2d"),
     ("+_target_=nonsense", "_target_", "trainer"),
     ("~optim.lr", "optim.lr="),
-    ("lr=0.1", "optim.lr"),
+    ("lr=0.1", "lr", "optim.lr"),
     ("optim.lr='0.1'", "optim.lr", "'0.1'"),
+]
+# A misspelt setting, the one that its refusal suggests, and one that would be in a list of all.
+MISSPELT = [
+    ("modle=resnet8v2", "model", "optim"),
+    ("expriment=quickstart", "experiment", "debug"),
+    ("optim.momentun=0.9", "optim.momentum", "optim.nesterov"),
+    ("+optim.momentun=0.9", "optim.momentum", "optim.nesterov"),
 ]
 
 
@@ -269,9 +268,32 @@ def test_wrong_request_is_refused_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("override", "nearest", "other"), MISSPELT, ids=[override for override, *_ in MISSPELT]
+)
+def test_misspelt_setting_is_refused_with_the_nearest_alone(
+    call: Command, tmp_path: Path, override: str, nearest: str, other: str
+) -> None:
+    done = call(main, "data=digits", override)
+    processes.assert_refused(done, override.strip("+").partition("=")[0], nearest)
+    assert other not in done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_misspelt_choice_is_refused_with_the_nearest_and_all(call: Command, tmp_path: Path) -> None:
+    done = call(main, "model=resnet44")
+    processes.assert_refused(done, "model=resnet44", "resnet44v2", "resnet8v2")
+    # Among all, and once more.
+    assert len(re.findall(r"\bresnet44v2\b", done.stderr)) == 2
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
 def test_process_of_a_wrong_request_ends_with_status_2(command: Command, tmp_path: Path) -> None:
     done = command("data=digits", "optim.momentun=0.9")
     processes.assert_refused(done, "optim.momentun", "optim.momentum")
+    assert "optim.nesterov" not in done.stderr
     assert done.stdout == ""
     assert not list(tmp_path.iterdir())
 
@@ -280,7 +302,6 @@ def test_process_of_a_wrong_request_ends_with_status_2(command: Command, tmp_pat
     ("override", "facts"),
     [
         ("optim.lrr=0.1,0.2", ("optim.lrr", "optim.lr")),
-        ("model=resnet8v2,resnet99", ("model=resnet99", "resnet8v2")),
         ("hydra.sweep.dir=x/${nope}", ("nope",)),
         ("hydra.sweep.dir=/dev/null/x", ("/dev/null/x/0", "hydra.sweep.dir")),
     ],
@@ -289,11 +310,25 @@ def test_wrong_sweep_is_refused_and_leaves_nothing(
     call: Command, tmp_path: Path, override: str, facts: tuple[str, ...]
 ) -> None:
     done = call(main, "--multirun", "data=digits", override)
+    processes.assert_refused(done, *facts)
+    # It is in a list of all settings, which a suggestion stands for.
+    assert "optim.momentum" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_job_is_refused_with_the_nearest_choice(call: Command, tmp_path: Path) -> None:
+    done = call(main, "--multirun", "data=digits", "model=resnet8v2,resnet99")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
-    for fact in facts:
-        assert fact in done.stderr
+    # One of two jobs: its words, and what is wrong with it.
+    first, job, reason = done.stderr.splitlines()
+    assert re.findall(r"\d+", first) == ["1", "2"]
+    assert job.split() == ["data=digits", "model=resnet99"]
+    assert re.search(r"\bmodel=resnet99\b", reason)
+    # Among all choices, and once more.
+    assert len(re.findall(r"\bresnet8v2\b", reason)) == 2
+    assert len(re.findall(r"\bresnet44v2\b", reason)) == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -392,7 +427,8 @@ class TestStopping:
             (signal.SIGTERM, 75, 0),
             pytest.param(signal.SIGTERM, 75, 1, marks=pytest.mark.slow),
             pytest.param(signal.SIGTERM, 75, 2, marks=pytest.mark.slow),
-            pytest.param(signal.SIGINT, 130, 3, marks=pytest.mark.slow),
+            (signal.SIGINT, 130, 3),
+            (signal.SIGUSR2, 75, 7),
             (signal.SIGKILL, -9, 4),
             pytest.param(signal.SIGKILL, -9, 5, marks=pytest.mark.slow),
             pytest.param(signal.SIGKILL, -9, 6, marks=pytest.mark.slow),
@@ -403,7 +439,7 @@ class TestStopping:
     ) -> None:
         chance = random.Random(seed)
         process = self.start(tmp_path)
-        epoch = chance.randint(0, EPOCHS - 3)
+        epoch = chance.randint(0, EPOCHS - 5)
         self.wait_for(process, f"{epoch}/{EPOCHS} " if epoch else "outputs/")
         # The signal comes at any moment of an epoch, which no condition names.
         time.sleep(chance.uniform(0, 0.1))

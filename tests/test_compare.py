@@ -1,6 +1,7 @@
 """Run directories are read as data from anybody, and grouped into replicates."""
 
 import configparser
+import hashlib
 import json
 import os
 import random
@@ -192,15 +193,12 @@ class TestDamage:
             ("", 0, r"\bepoch\b"),
             ("epoch,val_acc\n1,50\n2,60\n", 2, None),
             ("epoch,mood,val_acc\n1,good,50\n", 1, None),
-            ("epoch,val_acc\n1,50\n2,6", 1, ""),
             ("epoch,val_acc\n1,50\n2\n", 1, r"\b2\b.*\b1\b.*\b2\b"),
             ("epoch,val_acc\n1,50\ntwo,60\n3,70\n", 1, r"\btwo\b"),
             ("epoch,val_acc\n1,50\n,60\n", 1, r"\b2\b.*\bepoch\b"),
             (f"epoch,val_acc\n1,50\n{10**15},60\n", 1, r"\b2\b.*\bepoch\b"),
             ("epoch,val_acc\n1,50\n2,nan\n3,inf\n", 3, None),
-            ('epoch,val_acc\n1,50\n"' + "x" * 200_000 + '",1\n', 1, ""),
             ("epoch\n" + "1\n" * 100_001, 100_000, r"\b100,?000\b"),
-            ("\udcff\n", 0, ""),
         ],
     )
     def test_metrics_are_read_up_to_the_first_damage(
@@ -218,6 +216,22 @@ class TestDamage:
             assert "metrics.csv" in damage
             assert re.search(reason, damage)
 
+    def test_what_is_wrong_with_metrics_is_told_apart(self, tmp_path: Path) -> None:
+        write_run(tmp_path)
+        found = {}
+        for name, content, epochs in (
+            ("cut off", "epoch,val_acc\n1,50\n2,6", 1),
+            ("too few values", "epoch,val_acc\n1,50\n2\n", 1),
+            ("too long a value", 'epoch,val_acc\n1,50\n"' + "x" * 200_000 + '",1\n', 1),
+            ("not text", "\udcff\n", 0),
+            ("no epochs", "", 0),
+        ):
+            (tmp_path / "metrics.csv").write_bytes(content.encode(errors="surrogateescape"))
+            rows, found[name] = read_run(tmp_path).metrics
+            assert [row["epoch"] for row in rows] == [1] * epochs
+        assert all("metrics.csv" in damage for damage in found.values())
+        assert len({*found.values()}) == len(found), found
+
     def test_metrics_that_are_missing_linked_or_too_large(self, tmp_path: Path) -> None:
         write_run(tmp_path)
         path = tmp_path / "metrics.csv"
@@ -225,12 +239,14 @@ class TestDamage:
         rows, missing = read_run(tmp_path).metrics
         assert rows == [] and "metrics.csv" in missing
         path.symlink_to("/etc/passwd")
-        assert "link" in read_run(tmp_path).metrics.damage
+        rows, linked = read_run(tmp_path).metrics
+        assert rows == [] and "metrics.csv" in linked and "link" in linked
         path.unlink()
         with path.open("wb") as file:
             file.truncate(2**30)
         rows, large = read_run(tmp_path).metrics
         assert rows == [] and "metrics.csv" in large and "64 MB" in large
+        assert len({missing, linked, large}) == 3
         path.unlink()
         write_run(tmp_path, state="running", best=None, final=None)
         path.unlink()
@@ -392,11 +408,12 @@ class TestCondition:
         assert len(str(refusal.value)) < 1000
 
 
-# What the training log says of its two runs: sums over the 100 epochs of its tables, and figures
-# of its summaries.
+# What the training log says of its two runs: sums over the 100 epochs of its tables, a digest of
+# their rows, and figures of its summaries.
 LOG = {
     1: {
         "sums": {"train_acc": 6523.33, "val_acc": 5463.96, "train_loss": 123.7367},
+        "digest": "a0ff1ab763e0edbacb6e556a2b31ce98ff91fe522a406cb6784fb3f3bbc1f9be",
         "first": (7.88, 12.70, 4.0153), "middle": (64.45, 52.72, 1.2375),
         "best": {"epoch": 98, "val_acc": 69.85, "val_loss": None},
         "final": {"epoch": 100, "train_acc": 89.57, "train_loss": 0.3645, "val_acc": 69.68,
@@ -405,6 +422,7 @@ LOG = {
     },
     2: {
         "sums": {"train_acc": 7378.05, "val_acc": 5935.67, "train_loss": 93.2618},
+        "digest": "b0b0112c95e10217965d19a83ced10a306fa6ba73212be4716fe498d7fb38576",
         "first": (7.71, 11.25, 4.0407), "middle": (72.65, 58.65, 0.9264),
         "best": {"epoch": 99, "val_acc": 74.86, "val_loss": None},
         "final": {"epoch": 100, "train_acc": 99.65, "train_loss": 0.0278, "val_acc": 74.70,
@@ -426,6 +444,11 @@ class TestLoggedRuns:
             assert sum(row[name] for row in rows) == pytest.approx(total, abs=1e-6)
         for epoch, part in ((1, "first"), (50, "middle")):
             assert tuple(rows[epoch - 1][name] for name in names) == LOG[number][part]
+        # With the decimals that the log has.
+        lines = [
+            "{epoch},{train_acc:.2f},{val_acc:.2f},{train_loss:.4f}\n".format(**row) for row in rows
+        ]
+        assert hashlib.sha256("".join(lines).encode()).hexdigest() == LOG[number]["digest"]
 
     def test_the_summary_is_that_of_the_log(self, number: int) -> None:
         entry = read_run(f"logged_run_{number}")

@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -89,31 +90,34 @@ def operation(name: str, **settings: object) -> str:
     return f"+augmentation.it={{_target_:resnet_sweep.augmentation.{name}{entries}}}"
 
 
-# An override, and what its refusal names: the setting, its value, and what may stand there.
+# An override, and what its refusal names: the setting, its value, and what may stand there. What is
+# there twice is named twice: a suggestion also in the list of choices, and a value that is a bound.
 WRONG = [
-    ("model.attention=sse", "model.attention", "sse", "se", "eca", "null"),
-    ("model.block=basic_v3", "model.block", "basic_v3", "basic_v2"),
-    ("model.stochastic_depth=1", "model.stochastic_depth", "0", "1"),
+    ("model.attention=sse", "model.attention", "sse", "se", "se", "eca", "null"),
+    ("model.block=basic_v3", "model.block", "basic_v3", "basic_v1", "basic_v2", "basic_v2"),
+    ("model.stochastic_depth=1", "model.stochastic_depth", "0", "1", "1"),
+    ("model.stochastic_depth=1.5", "model.stochastic_depth", "0", "1", "1.5"),
     ("model.stem_width=0", "model.stem_width", "1", "null", "0"),
-    ("model.dropout=1", "model.dropout", "0", "1"),
+    ("model.dropout=1", "model.dropout", "0", "1", "1"),
+    ("model.dropout=1.5", "model.dropout", "0", "1", "1.5"),
     ("model.dropout=-0.1", "model.dropout", "-0.1", "0", "1"),
     ("model.dropout=nan", "model.dropout", "nan"),
     ("model.widths=16", "model.widths", "16", "1"),
     ("model.widths=[16,0,3,4]", "model.widths", "[16, 0, 3, 4]", "1"),
     ("model.widths=[16]", "widths=[16]", "blocks=[1, 1, 1]", "strides=[1, 2, 2]"),
-    ("model.block=basic", "model.block", "basic", "basic_v2"),
-    ("+model.atention=se", "model.atention", "model.attention"),
+    ("model.block=basic", "model.block", "basic", "basic_v2", "basic_v2"),
     ("~model.widths", "model.widths="),
-    ("optim.lr=0", "optim.lr", "0"),
+    ("optim.lr=0", "optim.lr", "0", "0"),
+    ("optim.lr=-3", "optim.lr", "0", "-3"),
     ("optim.lr=inf", "optim.lr", "0", "inf"),
     ("optim.lr=fast", "optim.lr", "0", "fast"),
     ("optim.lr=null", "optim.lr", "0", "null"),
     ("optim.lr=true", "optim.lr", "0", "True"),
-    ("optim.momentum=1", "optim.momentum", "0", "1"),
+    ("optim.momentum=1", "optim.momentum", "0", "1", "1"),
+    ("optim.momentum=1.5", "optim.momentum", "0", "1", "1.5"),
     ("optim.weight_decay=-1", "optim.weight_decay", "0", "-1"),
     ("optim.nesterov=1", "optim.nesterov", "true", "false", "1"),
     ("optim.decay_norm_and_bias=never", "optim.decay_norm_and_bias", "true", "false", "never"),
-    ("+optim.momentun=0.9", "optim.momentun", "optim.momentum"),
     ("+optim.params=[]", "optim.params", "optim.nesterov", "optim.weight_decay"),
     ("optim._target_=os.system", "optim._target_", "os.system", "RESNET_SWEEP_TRUST"),
     ("optim._target_=torch.optim.SDG", "optim._target_", "torch.optim.SDG"),
@@ -123,40 +127,44 @@ WRONG = [
     ("schedule.warmup_epochs=-1", "schedule.warmup_epochs", "0", "-1"),
     (
         "schedule=plateau; schedule.metric=val_accuracy",
-        "schedule.metric", "val_accuracy", "val_acc",
+        "schedule.metric", "val_accuracy", "val_acc", "val_acc",
     ),
-    ("schedule=plateau; schedule.factor=1", "schedule.factor", "0", "1"),
+    ("schedule=plateau; schedule.factor=1", "schedule.factor", "0", "1", "1"),
+    ("schedule=plateau; schedule.factor=1.5", "schedule.factor", "0", "1", "1.5"),
     ("schedule=plateau; schedule.min_lr=1", "schedule", "min_lr=1", "optim.lr=0.1"),
     ("schedule=step; schedule.milestones=[0.7,0.5]", "schedule", "milestones=[0.7, 0.5]"),
     ("schedule=step; schedule.milestones=[50]", "schedule.milestones", "0", "1", "[50]"),
     ("schedule=cosine_warm_restarts; schedule.T_0=10", "schedule.T_0", "0", "1", "10"),
     ("schedule=cosine_warm_restarts; schedule.T_mult=0", "schedule.T_mult", "1", "0"),
-    ("schedule=one_cycle; schedule.pct_start=1", "schedule.pct_start", "0", "1"),
+    ("schedule=one_cycle; schedule.pct_start=1", "schedule.pct_start", "0", "1", "1"),
+    ("schedule=one_cycle; schedule.pct_start=1.5", "schedule.pct_start", "0", "1", "1.5"),
     (
         "schedule=one_cycle; schedule.warmup_epochs=11",
         "schedule", "warmup_epochs=11", "trainer.epochs=10",
     ),
-    ("optim=muon; optim.rest_lr=0", "optim.rest_lr", "0"),
+    ("optim=muon; optim.rest_lr=0", "optim.rest_lr", "0", "0"),
+    ("optim=muon; optim.rest_lr=-3", "optim.rest_lr", "0", "-3"),
     ("optim.nesterov=true; optim.momentum=0", "optim", "Nesterov", "momentum"),
-    ("trainer.clip_grad_norm=0", "trainer.clip_grad_norm", "0", "null"),
-    ("trainer.ema_decay=1", "trainer.ema_decay", "0", "1", "null"),
+    ("trainer.clip_grad_norm=0", "trainer.clip_grad_norm", "0", "0", "null"),
+    ("trainer.clip_grad_norm=-3", "trainer.clip_grad_norm", "0", "-3", "null"),
+    ("trainer.ema_decay=1", "trainer.ema_decay", "0", "1", "1", "null"),
+    ("trainer.ema_decay=1.5", "trainer.ema_decay", "0", "1", "1.5", "null"),
     ("trainer.early_stopping.patience=0", "trainer.early_stopping.patience", "1", "null", "0"),
-    ("trainer.early_stopping.metric=loss", "trainer.early_stopping.metric", "loss", "val_loss"),
+    (
+        "trainer.early_stopping.metric=loss",
+        "trainer.early_stopping.metric", "loss", "val_loss", "val_loss",
+    ),
     ("trainer.early_stopping.min_delta=-1", "trainer.early_stopping.min_delta", "0", "-1"),
     ("trainer.early_stopping=85", "trainer.early_stopping", "85"),
-    (
-        "+trainer.early_stopping.epochs=3",
-        "trainer.early_stopping.epochs", "trainer.early_stopping.epoch",
-    ),
     ("trainer.progressive_resizing=[32,16]", "trainer.progressive_resizing", "[32, 16]"),
     ("trainer.progressive_resizing=[]", "trainer.progressive_resizing", "[]"),
     (
         "trainer.progressive_resizing=[16,48]",
-        "trainer.progressive_resizing", "[16, 48]", "48", "32",
+        "trainer.progressive_resizing", "[16, 48]", "48", "48", "32",
     ),
     (
         "trainer.progressive_resizing=[10,32]",
-        "trainer.progressive_resizing", "[10, 32]", "10", "4", "model.strides",
+        "trainer.progressive_resizing", "[10, 32]", "10", "10", "4", "model.strides",
     ),
     (
         "data.limit_train=257; trainer.batch_size=64; trainer.progressive_resizing=[4,32]",
@@ -169,9 +177,13 @@ WRONG = [
     ("loss._target_=torch.nn.MSELoss; ~loss.label_smoothing", "loss", "(10)", "(2)"),
     ("trainer.progressive_resizing=16", "trainer.progressive_resizing", "1", "null", "16"),
     ("augmentation.random_crop.padding=-1", "augmentation.random_crop.padding", "0", "-1"),
-    ("augmentation.random_flip.probability=2", "augmentation.random_flip.probability", "1", "2"),
+    (
+        "augmentation.random_flip.probability=2",
+        "augmentation.random_flip.probability", "0", "1", "2",
+    ),
     ("+augmentation.cutout=8", "augmentation.cutout", "8", "_target_"),
-    ("loss.label_smoothing=1", "loss.label_smoothing", "0", "1"),
+    ("loss.label_smoothing=1", "loss.label_smoothing", "0", "1", "1"),
+    ("loss.label_smoothing=1.5", "loss.label_smoothing", "0", "1", "1.5"),
     ("trainer.epochs=0", "trainer.epochs", "1", "0"),
     ("trainer.epochs=2.0", "trainer.epochs", "1", "2.0"),
     ("trainer.epochs=ten", "trainer.epochs", "1", "ten"),
@@ -182,7 +194,7 @@ WRONG = [
     ("trainer.device=cuda:99", "trainer.device", "cuda:99", "cpu"),
     (
         "trainer.precision=float16",
-        "trainer.precision", "float16", "auto", "float32", "bfloat16",
+        "trainer.precision", "float16", "auto", "float32", "bfloat16", "bfloat16",
     ),
     ("data.limit_train=2000", "data.limit_train", "2000", "1437"),
     ("data.limit_train=0", "data.limit_train", "1", "null", "0"),
@@ -193,15 +205,19 @@ WRONG = [
     ("~schedule", "schedule="),
     (operation("Cutout", size=0), "augmentation.it.size", "1", "0"),
     (operation("Cutout", size=2.5), "augmentation.it.size", "1", "2.5"),
-    (operation("Cutout", siz=8), "augmentation.it.siz", "augmentation.it.size"),
     (operation("Cutout", mean=[0, 0, 0]), "augmentation.it.mean", "augmentation.it.size"),
     (operation("RandomErasing", probability=1.1), "augmentation.it.probability", "0", "1", "1.1"),
     (operation("RandomErasing", scale=[0.3, 0.1]), "augmentation.it", "scale=[0.3, 0.1]"),
     (operation("RandomErasing", scale=[0.1]), "augmentation.it", "scale=[0.1]"),
-    (operation("RandomErasing", scale=[0, 1.5]), "augmentation.it.scale", "0", "1", "[0, 1.5]"),
+    (
+        operation("RandomErasing", scale=[0.2, 1.5]),
+        "augmentation.it.scale", "0", "1", "[0.2, 1.5]",
+    ),
     (operation("RandomErasing", ratio=[3, 0.3]), "augmentation.it", "ratio=[3, 0.3]"),
-    (operation("RandomErasing", ratio=[0, 3]), "augmentation.it.ratio", "0", "[0, 3]"),
-    (operation("MixUp", alpha=0), "augmentation.it.alpha", "0"),
+    (operation("RandomErasing", ratio=[0, 3]), "augmentation.it.ratio", "0", "0", "[0, 3]"),
+    (operation("RandomErasing", ratio=[-3, 3]), "augmentation.it.ratio", "0", "[-3, 3]"),
+    (operation("MixUp", alpha=0), "augmentation.it.alpha", "0", "0"),
+    (operation("MixUp", alpha=-3), "augmentation.it.alpha", "0", "-3"),
     (operation("MixUp", probability=-0.1), "augmentation.it.probability", "0", "1", "-0.1"),
     (operation("MixUp", num_classes=10), "augmentation.it.num_classes", "augmentation.it.alpha"),
     (operation("CutMix", alpha=-1), "augmentation.it.alpha", "0", "-1"),
@@ -210,8 +226,10 @@ WRONG = [
         operation("CutMixOrMixUp", cutmix_probability=2),
         "augmentation.it.cutmix_probability", "0", "1", "2",
     ),
-    (operation("CutMixOrMixUp", mixup_alpha=0), "augmentation.it.mixup_alpha", "0"),
-    (operation("CutMixOrMixUp", cutmix_alpha=0), "augmentation.it.cutmix_alpha", "0"),
+    (operation("CutMixOrMixUp", mixup_alpha=0), "augmentation.it.mixup_alpha", "0", "0"),
+    (operation("CutMixOrMixUp", mixup_alpha=-3), "augmentation.it.mixup_alpha", "0", "-3"),
+    (operation("CutMixOrMixUp", cutmix_alpha=0), "augmentation.it.cutmix_alpha", "0", "0"),
+    (operation("CutMixOrMixUp", cutmix_alpha=-3), "augmentation.it.cutmix_alpha", "0", "-3"),
     (operation("ColorJitter", brightness=-0.1), "augmentation.it.brightness", "0", "-0.1"),
     (operation("ColorJitter", contrast=-1), "augmentation.it.contrast", "0", "-1"),
     (operation("ColorJitter", saturation=-1), "augmentation.it.saturation", "0", "-1"),
@@ -224,12 +242,17 @@ WRONG = [
 
 
 def assert_names(refusal: pytest.ExceptionInfo, *facts: str) -> None:
-    """Assert that a refusal is one line that names each fact, and not within a longer name."""
+    """Assert that a refusal is one line that names each fact, and not within a longer name.
+
+    A fact that is given several times has to be named at least as often.
+    """
     sentence = str(refusal.value)
     assert "\n" not in sentence
-    for fact in facts:
+    for fact, times in Counter(facts).items():
         name = rf"(?<![\w.-]){re.escape(fact)}(?![\w]|\.\w)"
-        assert re.search(name, sentence), f"{fact} isn't named: {sentence}"
+        assert len(re.findall(name, sentence)) >= times, (
+            f"{fact} isn't named {times} times: {sentence}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -241,6 +264,36 @@ def test_wrong_value_is_refused(override: str, facts: list[str]) -> None:
     with pytest.raises(RequestError) as refusal:
         prepare(composed("experiment=quickstart", "augmentation=standard", *override.split("; ")))
     assert_names(refusal, *facts)
+
+
+# An override with a misspelt setting, that setting, the one that its refusal suggests, and one that
+# would be in a list of all.
+MISSPELT = [
+    ("+model.atention=se", "model.atention", "model.attention", "model.dropout"),
+    ("+optim.momentun=0.9", "optim.momentun", "optim.momentum", "optim.nesterov"),
+    (
+        "+trainer.early_stopping.epochs=3",
+        "trainer.early_stopping.epochs",
+        "trainer.early_stopping.epoch", "trainer.early_stopping.patience",
+    ),
+    (
+        operation("RandomErasing", scal=[0.1, 0.2]),
+        "augmentation.it.scal", "augmentation.it.scale", "augmentation.it.probability",
+    ),
+    ("+sed=1", "sed", "seed", "trainer"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("override", "typed", "nearest", "other"), MISSPELT, ids=[override for override, *_ in MISSPELT]
+)
+def test_misspelt_setting_is_refused_with_the_nearest_alone(
+    override: str, typed: str, nearest: str, other: str
+) -> None:
+    with pytest.raises(RequestError) as refusal:
+        prepare(composed("experiment=quickstart", "augmentation=standard", override))
+    assert_names(refusal, typed, nearest)
+    assert other not in str(refusal.value)
 
 
 @pytest.mark.slow

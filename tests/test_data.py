@@ -57,6 +57,13 @@ def test_holdout_and_training_images_are_apart_and_the_test_set_is_kept() -> Non
     assert np.bincount(held.validation.labels[held.validation.indices]).tolist() == [20] * 10
 
 
+def test_digits_are_normalised_by_the_statistics_of_their_training_images() -> None:
+    dataset = Digits().load(seed=0)
+    pixels = dataset.train.images[dataset.train.indices].astype(float) / 255
+    assert dataset.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-9)
+    assert dataset.std == pytest.approx(pixels.std((0, 2, 3)).tolist(), abs=1e-9)
+
+
 def assert_load_refused(data: Digits | CIFAR100, *facts: str) -> None:
     """Assert that data can't be loaded, and that the refusal names all facts."""
     with pytest.raises(RequestError) as refusal:

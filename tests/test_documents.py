@@ -1,5 +1,6 @@
 """What the documents name exists."""
 
+import importlib.util
 import re
 import shlex
 
@@ -9,6 +10,8 @@ from small_run import CONF, choices, composed
 
 from benchmarks import recommendations
 from resnet_sweep.composition.check import check_config
+from resnet_sweep.runs.metrics import COLUMNS
+from resnet_sweep.runs.run import FIGURES
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROWS = [
@@ -26,6 +29,14 @@ ITEMS = {
     "blocks": "model.block=", "progressive resizing": "trainer.progressive_resizing=",
     "label smoothing": "loss=label_smoothing", "warm restarts": "schedule=cosine_warm_restarts",
 }  # fmt: skip
+# What the training log recommends to watch, and what a run, or a command, has of it.
+MONITORED = {
+    "learning rate": ("lr", "metrics.csv", "step/lr"),
+    "gradient norms": ("grad_norm", "metrics.csv", "step/grad_norm", "layers.csv"),
+    "update norms": ("layers.csv",),
+    "time": ("seconds", "images_per_second", "metrics.csv"),
+    "activation maps": ("resnet_sweep.features",),
+}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=recommendations.override_of)
@@ -38,6 +49,19 @@ def test_every_recommendation_is_an_override_and_was_run(row: str) -> None:
 @pytest.mark.parametrize("item", ITEMS)
 def test_every_recommended_item_has_its_row(item: str) -> None:
     assert any(recommendations.override_of(row).startswith(ITEMS[item]) for row in ROWS)
+
+
+@pytest.mark.parametrize("item", MONITORED)
+def test_every_monitored_item_has_its_row_and_is_there(item: str) -> None:
+    document = recommendations.DOCUMENT.read_text(encoding="utf-8")
+    rows = [recommendations.cells(line) for line in document.splitlines() if line.startswith("| ")]
+    (place,) = (row[1] for row in rows if len(row) == 2 and re.search(rf"\b{item}\b", row[0]))
+    for name in MONITORED[item]:
+        assert re.search(rf"(?<![\w./]){re.escape(name)}(?![\w./])", place), f"{name}: {place}"
+        if name.startswith("resnet_sweep."):
+            assert importlib.util.find_spec(name)
+        elif "/" not in name:
+            assert name in {*COLUMNS, *FIGURES}
 
 
 def test_the_readme_names_every_choice_and_a_document_every_preset() -> None:

@@ -92,6 +92,10 @@ def test_tensorboard_has_a_resumed_run_once(tmp_path: Path) -> None:
     best = [best_row(rows[:count])["val_acc"] for count in (1, 2, 3)]
     assert [event.step for event in events.Scalars("best/val_acc")] == [6, 13, 20]
     assert [event.value for event in events.Scalars("best/val_acc")] == pytest.approx(best)
+    layers = [tag for tag in events.Tags()["scalars"] if tag.startswith("layer_")]
+    assert layers
+    for tag in layers:
+        assert [event.step for event in events.Scalars(tag)] == [6, 13, 20]
     content = events.PluginTagToContent("hparams")
     assert {*content} == {"_hparams_/session_start_info", "_hparams_/session_end_info"}
     start = HParamsPluginData.FromString(content["_hparams_/session_start_info"])

@@ -16,6 +16,7 @@ from small_sweep import TINY, broken, finish, records, start, wait_for, write_br
 
 from resnet_sweep.sweeps.callback import SweepCallback
 from resnet_sweep.sweeps.pool import PoolLauncher
+from resnet_sweep.sweeps.worker import Assignment
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,14 @@ def test_the_error_of_a_job_keeps_nothing_of_the_job() -> None:
         SweepCallback.on_ended = None
         gc.enable()
     assert "out of memory" in str(returned._return_value.__cause__)
+
+
+def test_jobs_without_a_number_are_numbered_from_the_first() -> None:
+    loader = SimpleNamespace(
+        load_sweep_config=lambda master, words: OmegaConf.create(
+            {"hydra": {"job": {"num": "???", "id": "???"}}}
+        )
+    )
+    context = SimpleNamespace(config_loader=loader, callbacks=None, execution_whitelist=None)
+    found = Assignment.all_of(context, None, [["seed=0"], ["seed=1"]], first=3, errand=None)
+    assert [assignment.config.hydra.job.num for assignment in found] == [3, 4]

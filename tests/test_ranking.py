@@ -192,7 +192,11 @@ class TestRanking:
         assert " ".join(lines[0]).endswith("1 finished, 1 interrupted")
         assert [line[-1] for line in lines[2:]] == ["failed", "diverged", "(stale)"]
         assert ranking.effects[2:] == [None, None, None]
-        assert re.search(r"\b1\b", ranking.notes()[0])
+        note = ranking.notes()[0]
+        assert re.findall(r"\d+", note) == ["1"]
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "empty/run.json").touch()
+        assert Ranking(find_runs([tmp_path]), BASELINE).notes()[0] == note.replace("1", "2")
         readable = [entry for entry in find_runs([tmp_path]) if entry.damage is None]
         assert Ranking(readable, BASELINE).notes() == ranking.notes()[1:]
 

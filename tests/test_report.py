@@ -755,19 +755,21 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "facts"),
         [
-            (["nowhere"], ["nowhere"]),
-            (["empty"], ["empty"]),
-            (["sweep", "-o", "report.pdf"], ["report.pdf", ".html"]),
-            (["sweep", "-o", "log.md"], [" 6"]),
-            (["sweep", "-o", "missing/report.html"], ["missing/report.html"]),
-            (["logged_run_1"], ["logged_run_1", "-o "]),
-            (["broken", "-o", "log.md"], ["broken"]),
+            (["nowhere"], ["nowhere", "logged_run_1", "logged_run_2"]),
+            (["no_runs"], ["no_runs", "outputs", "multirun"]),
+            (["sweep", "-o", "report.pdf"], ["report.pdf", ".html", ".md"]),
+            # Of one run or two, how many there are.
+            (["sweep", "-o", "log.md"], ["6"]),
+            (["sweep", "logged_run_1", "logged_run_2", "-o", "log.md"], ["8"]),
+            (["sweep", "-o", "missing/report.html"], ["missing/report.html", "-o"]),
+            (["logged_run_1"], ["logged_run_1", "-o"]),
+            (["broken", "-o", "log.md"], ["broken", "run.json"]),
         ],
     )
     def test_refuses_what_cannot_be_written(
         self, call: Command, tmp_path: Path, arguments: list[str], facts: list[str]
     ) -> None:
-        (tmp_path / "empty").mkdir()
+        (tmp_path / "no_runs").mkdir()
         write_sweep(tmp_path / "sweep")
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / "run.json").write_text("{")

@@ -1,5 +1,6 @@
 """The picture that `python -m resnet_sweep.show` draws."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,21 +116,23 @@ def test_the_first_row_is_of_real_training_images(
 
 # The words of a command, and what its refusal names.
 REFUSALS = [
-    (["augmentation=cutmixx"], "augmentation=cutmixx", "color_jitter"),
-    (["augmentation=mixup", "augmentation.mixup.alpha=0"], "augmentation.mixup.alpha", "0"),
-    (["augmentation=null"], "augmentation=null", "cutmix"),
-    (["augmentation.cutout.size=4"], "augmentation.cutout"),
-    (["optim.lr=-1"], "optim.lr", "-1"),
-    (["optim.lr=1,2"], "optim.lr"),
+    (["augmentation=mixup", "augmentation.mixup.alpha=-3"], "augmentation.mixup.alpha", "0", "-3"),
+    (["augmentation=null"], "augmentation=null", "color_jitter", "cutmix"),
+    (
+        ["augmentation.cutout.size=4"],
+        "augmentation.cutout", "augmentation.random_crop", "augmentation.random_flip",
+    ),
+    (["optim.lr=-1"], "optim.lr", "0", "-1"),
+    (["optim.lr=1,2"], "optim.lr=1,2", "optim.lr=[1,2]"),
     (["optim.lr=[1,2"], "optim.lr=[1,2"),
     (["--images=0"], "--images", "0", "1", "32"),
     (["--images=33"], "--images", "33", "1", "32"),
     (["data.limit_train=4", "trainer.batch_size=4"], "--images=8", "4"),
     (["--draws=-1"], "--draws", "-1", "1", "32"),
-    (["-o", "nowhere/picture.png"], "nowhere/picture.png"),
-    (["-o", "."], "-o"),
-    (["-o", "picture.txt"], "picture.txt", ".png"),
-]
+    (["-o", "nowhere/picture.png"], "nowhere/picture.png", "-o"),
+    (["-o", "."], "-o .", ".png"),
+    (["-o", "picture.txt"], "-o picture.txt", ".png"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -142,6 +145,15 @@ def test_wrong_request_is_refused_and_leaves_nothing(
 ) -> None:
     done = call(show.main, "data=digits", *arguments)
     assert_refused(done, *facts)
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_misspelt_choice_is_refused_with_the_nearest_and_all(call: Command, tmp_path: Path) -> None:
+    done = call(show.main, "data=digits", "augmentation=cutmixx")
+    assert_refused(done, "augmentation=cutmixx", "cutmix", "color_jitter")
+    # Among all, and once more.
+    assert len(re.findall(r"\bcutmix\b", done.stderr)) == 2
     assert done.stdout == ""
     assert not list(tmp_path.iterdir())
 

@@ -20,6 +20,7 @@ SMALL = (
     "experiment=quickstart", "logger=csv", "data.limit_train=150", "data.limit_test=50",
     "model.widths=[4,8]", "model.blocks=[1,1]", "model.strides=[2,2]", "trainer.epochs=3",
     "trainer.batch_size=16", "trainer.threads=1", "trainer.device=cpu",
+    "trainer.precision=float32",
 )  # fmt: skip
 STUDY = ("--multirun", "hydra/sweeper=study", "optim.lr=interval(0.01,0.3)", *SMALL)
 

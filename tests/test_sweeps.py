@@ -9,6 +9,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import Command, Once
 from omegaconf import OmegaConf
@@ -99,7 +100,8 @@ class TestPreview:
         states = [state for _, state, _ in previewed(done.stdout)]
         assert states == ["finished"] * 4 + ["waiting"] * 2
         summary = done.stdout.splitlines()[len(states) + 1 :]
-        assert {6, 4, 2} <= {number for line in summary for number in numbers(line)}
+        counts = [numbers(line)[:1] for line in summary]
+        assert all([count] in counts for count in (6, 4, 2))
         assert snapshot(undisturbed) == before
 
     def test_it_names_duplicates_and_counts_what_a_filter_leaves_out(self, call: Command) -> None:
@@ -331,7 +333,7 @@ class TestResuming:
         assert process.returncode == 75, output
         (repeat,) = commands(output)
         assert repeat.endswith("hydra.sweep.dir=sweep")
-        assert lines_with(output, 0, 2)
+        assert [0, 2] in map(numbers, output.splitlines())
         states = [line["state"] for line in ledger(tmp_path / "sweep")]
         assert states == ["interrupted", "waiting"]
 
@@ -419,9 +421,9 @@ def one_failed(once: Once) -> Path:
     """A folder with a sweep of ten jobs, the fourth of which failed, and what was printed."""
 
     def carry_out(folder: Path) -> None:
-        process = start(folder, *ONE_FAILS, **write_broken(folder))
-        (folder / "output.txt").write_text(finish(process))
-        assert process.returncode == 1, (folder / "output.txt").read_text()
+        done = processes.run(folder, *ONE_FAILS, cold=True, environment=write_broken(folder))
+        (folder / "output.txt").write_text(done.stdout)
+        assert done.returncode == 1, done.stdout + done.stderr
 
     return once("sweep_with_one_failed_job", carry_out)
 
@@ -473,7 +475,7 @@ class TestFailures:
         assert table[0].split()[:2] == ["optim.lr", "n"]
         assert [line.split()[0] for line in table[1:3]] == ["0.1", "1000000000"]
         assert table[2].endswith("diverged")
-        assert lines_with("\n".join(table[3:]), 1, 2, "diverged")
+        assert [1, 2] in [numbers(line) for line in table[3:] if "diverged" in line]
 
     def test_a_worker_that_is_killed_takes_only_its_job_with_it(
         self, one_killed: Path, tmp_path: Path
