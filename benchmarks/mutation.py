@@ -280,7 +280,9 @@ class Copy:
         return lines[0].split(" - ")[0].split(" ", 1)[1]
 
 
-def find_all(faults: list[Fault], revision: str | None, side_by_side: int) -> Iterator[str | None]:
+def find_all(
+    faults: list[Fault], revision: str | None, side_by_side: int, only_near: bool
+) -> Iterator[str | None]:
     """Yield for each fault the first test that fails by it; None if all pass."""
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(side_by_side) as pool:
         copies: SimpleQueue[Copy] = SimpleQueue()
@@ -290,7 +292,7 @@ def find_all(faults: list[Fault], revision: str | None, side_by_side: int) -> It
         def find(fault: Fault) -> str | None:
             copy = copies.get()
             try:
-                found = copy.find(fault, only_near=revision is not None)
+                found = copy.find(fault, only_near)
             finally:
                 copies.put(copy)
             print(f"{fault.path}:{fault.line}: {found}", file=sys.stderr, flush=True)
@@ -311,6 +313,10 @@ def main() -> None:
         "--survivors-of", metavar="REVISION",
         help="run what no test finds against the test files of this revision that concern it",
     )  # fmt: skip
+    parser.add_argument(
+        "--near", action="store_true",
+        help="run the test files alone that import the changed module or its package",
+    )  # fmt: skip
     parser.add_argument("--only", type=int, nargs="*", help="the faults of these rows alone")
     parser.add_argument("--list", action="store_true", help="list the faults, and run no test")
     parser.add_argument(
@@ -325,14 +331,16 @@ def main() -> None:
         return
     print(HEAD, flush=True)
     survivors = []
-    for fault, found in zip(faults, find_all(faults, None, arguments.side_by_side), strict=True):
+    for fault, found in zip(
+        faults, find_all(faults, None, arguments.side_by_side, arguments.near), strict=True
+    ):
         print(f"| {fault} | {'yes' if found else 'no'} | {found or ''} |", flush=True)
         if not found:
             survivors.append(fault)
     print(f"\n{len(faults) - len(survivors)} of {len(faults)} faults were found.", flush=True)
     if arguments.survivors_of and survivors:
         print(f"\nWhat survived, against the tests of {arguments.survivors_of}:\n\n{HEAD}")
-        later = find_all(survivors, arguments.survivors_of, arguments.side_by_side)
+        later = find_all(survivors, arguments.survivors_of, arguments.side_by_side, True)
         for fault, found in zip(survivors, later, strict=True):
             print(f"| {fault} | {'yes' if found else 'no'} | {found or ''} |", flush=True)
 

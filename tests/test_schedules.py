@@ -165,3 +165,10 @@ def test_lowest_rate_above_the_highest_is_refused() -> None:
         Cosine(lr=0.1, epochs=3, steps_per_epoch=4, min_lr=0.2)
     assert "min_lr=0.2" in str(refusal.value)
     assert "optim.lr=0.1" in str(refusal.value)
+
+
+def test_steps_fall_at_a_half_and_three_quarters_of_the_run_by_default() -> None:
+    schedule = MultiStep(1.0, epochs=8, steps_per_epoch=10)
+    assert [schedule(step) for step in (39, 40, 59, 60, 79)] == pytest.approx(
+        [1, 0.1, 0.1, 0.01, 0.01]
+    )

@@ -303,6 +303,26 @@ def test_long_epochs_are_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.Mo
     assert read_checkpoint(tmp_path / "checkpoints" / LAST)["step"] == 3
 
 
+def test_randomness_of_each_step_follows_from_seed_epoch_and_step(tmp_path: Path) -> None:
+    found = []
+
+    def look(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple:
+        found.append((torch.initial_seed(), generator.initial_seed()))
+        return images, labels
+
+    prepared = prepare(config(trainer__epochs=2))
+    training = prepared.training()
+    training.train_step.augmentation = [look]
+    run = open_run(prepared, tmp_path)
+    training.fit(run, [], StopRequest())
+    run.close("finished")
+    assert found == [
+        tuple(derive_seed(3, use, epoch, step) for use in ("model", "augmentation"))
+        for epoch in (0, 1)
+        for step in range(7)
+    ]
+
+
 class Slow:
     """A transform that takes at least so many seconds for a batch."""
 
