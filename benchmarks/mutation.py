@@ -271,7 +271,9 @@ class Copy:
         if done.returncode in (0, 5):
             return None
         lines = [
-            line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))
+            line
+            for line in done.stdout.splitlines()
+            if line.startswith(("FAILED tests/", "ERROR tests/"))
         ]
         if not lines:
             raise RuntimeError(
