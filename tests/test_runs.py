@@ -1,5 +1,6 @@
 """A run directory belongs to one run, and to one process at a time."""
 
+import errno
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.lease import Lease
 from resnet_sweep.runs.metrics import COLUMNS, read_metrics, write_metrics
 from resnet_sweep.runs.record import Record, duration
@@ -337,3 +339,19 @@ def test_numbers_that_json_cannot_say_become_null(tmp_path: Path) -> None:
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_write_that_fails_raises_and_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "run.json"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as failure:
+        write_atomically(path, b"new")
+    assert failure.value.errno == errno.ENOSPC
+    assert path.read_bytes() == b"old"
+    assert [*tmp_path.iterdir()] == [path]
