@@ -185,7 +185,7 @@ def near_and_far(tests: Path, fault: Fault) -> tuple[list[str], list[str]]:
     """
     package = fault.module.rpartition(".")[0]
     names = {
-        f"tests/{path.name}": (fault.module in text) * 2 + (f"{package}." in text)
+        f"tests/{path.name}": (fault.module in text) * 2 + (package in text)
         for path in sorted(tests.glob("test_*.py"))
         for text in [path.read_text()]
     }

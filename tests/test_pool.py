@@ -136,4 +136,5 @@ def test_jobs_without_a_number_are_numbered_from_the_first() -> None:
     )
     context = SimpleNamespace(config_loader=loader, callbacks=None, execution_whitelist=None)
     found = Assignment.all_of(context, None, [["seed=0"], ["seed=1"]], first=3, errand=None)
-    assert [assignment.config.hydra.job.num for assignment in found] == [3, 4]
+    jobs = [assignment.config.hydra.job for assignment in found]
+    assert [(job.num, job.id) for job in jobs] == [(3, "3"), (4, "4")]
