@@ -522,6 +522,7 @@ class TestStopping:
         for name in names:
             assert record(tmp_path / "outputs" / name)["state"] == "finished"
 
+    @pytest.mark.slow
     def test_sweeps_of_the_same_second_get_directories_of_their_own(self, tmp_path: Path) -> None:
         for _ in range(2):
             process = self.start(

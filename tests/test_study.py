@@ -132,7 +132,7 @@ class TestResuming:
     ) -> None:
         # Epochs that are long enough for the signal to arrive before the last one.
         words = (
-            *STUDY, "data.limit_train=300", "trainer.epochs=6", "hydra.sweep.dir=study",
+            *STUDY, "data.limit_train=200", "trainer.epochs=6", "hydra.sweep.dir=study",
             "hydra/sweeper/pruner=none",
         )  # fmt: skip
         process = start(tmp_path, *words, "hydra.sweeper.n_trials=1")
@@ -280,6 +280,7 @@ class TestReplicates:
         # Some were given up after the first seed, and some weren't.
         assert seeds[1] and seeds[3], seeds
 
+    @SLOW
     def test_the_stock_sweeper_has_their_mean(self, call: Command, tmp_path: Path) -> None:
         done = call(
             main,

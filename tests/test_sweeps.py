@@ -421,7 +421,7 @@ def one_failed(once: Once) -> Path:
     """A folder with a sweep of ten jobs, the fourth of which failed, and what was printed."""
 
     def carry_out(folder: Path) -> None:
-        done = processes.run(folder, *ONE_FAILS, cold=True, environment=write_broken(folder))
+        done = processes.run(folder, *ONE_FAILS, environment=write_broken(folder))
         (folder / "output.txt").write_text(done.stdout)
         assert done.returncode == 1, done.stdout + done.stderr
 
