@@ -344,14 +344,14 @@ def test_durations_read_well(seconds: float, text: str) -> None:
 def test_a_write_that_fails_raises_and_leaves_the_file_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail(source: str, target: Path) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     path = tmp_path / "run.json"
     path.write_bytes(b"old")
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError) as failure:
         write_atomically(path, b"new")
-    assert failure.value.errno == errno.ENOSPC
+    assert failure.value.errno == errno.EDQUOT
     assert path.read_bytes() == b"old"
     assert [*tmp_path.iterdir()] == [path]

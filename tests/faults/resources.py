@@ -58,7 +58,7 @@ def _disturbed(
         return "", told
     lines = ended.output.splitlines()
     # A run that fails prints the command that resumes it.
-    failed = "hydra.run.dir=run" in ended.output or (lines and lines[-1].startswith("error: "))
+    failed = "hydra.run.dir=" in ended.output or (lines and lines[-1].startswith("error: "))
     if ended.status == 1 and not failed:
         return "", told
     if ended.status == 2 and not ended.refusal:
@@ -271,7 +271,7 @@ def _read_only(place: Path, chance: random.Random, expected: dict) -> tuple[str,
     place.chmod(0o777)
     with suppress(FileNotFoundError):
         (place / "run" / "checkpoints").chmod(0o755)
-    good = ended.refusal if at_start else "hydra.run.dir=run" in ended.output and ended.status == 1
+    good = ended.refusal if at_start else "hydra.run.dir=" in ended.output and ended.status == 1
     if "Traceback" in ended.output or not good:
         return "", f"status {ended.status}\n{ended.output}"
     again = child.run(place, *WORDS)
