@@ -14,6 +14,7 @@ from processes import assert_refused
 from rich.cells import cell_len
 from run_directories import write_run
 
+from resnet_sweep.compare import curves
 from resnet_sweep.compare.collection import read_run
 from resnet_sweep.diff import main
 
@@ -260,6 +261,22 @@ class TestCurves:
     def test_runs_without_val_loss_are_drawn(self, tmp_path: Path, diff: Diff) -> None:
         assert diff("logged_run_1", "logged_run_2", "--curves", "c.png").returncode == 1
         assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_they_are_the_metrics_of_each_epoch(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        figures = []
+        monkeypatch.setattr(curves, "png", lambda figure: figures.append(figure) or b"")
+        run = read_run(str(write_run(tmp_path / "a")))
+        curves.draw_curves([run], tmp_path / "c.png")
+        accuracy, loss = figures[0].axes[:2]
+        drawn = [
+            [line.get_xydata().tolist() for line in axes.lines[:2]] for axes in (accuracy, loss)
+        ]
+        assert drawn == [
+            [[[1, 50], [2, 80]], [[1, 60], [2, 70]]],
+            [[[1, 2], [2, 1]], [[1, 2.5], [2, 1.5]]],
+        ]
 
     def test_damaged_curves_are_refused(self, tmp_path: Path, diff: Diff) -> None:
         write_run(tmp_path / "a")
