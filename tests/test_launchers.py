@@ -92,7 +92,7 @@ def test_a_resumed_sweep_is_frozen_and_survives_a_failing_job(
     output = finish(process)
     assert process.returncode == 1, output
     assert snapshot(sweep / "0") == finished
-    # The rows of its first sitting, times included, are kept: it has been resumed.
+    # The rows from before the stop are kept, times included: the run was resumed.
     assert (sweep / "1" / "metrics.csv").read_bytes().startswith(metrics)
     assert records(sweep)["1"]["started"] == records(basic / "half")["1"]["started"]
     failures = [line for line in output.splitlines() if "job 2" in line and "seed=2" in line]
