@@ -8,11 +8,11 @@ from pathlib import Path
 
 from resnet_sweep.compare.collection import logged_runs, read_run
 from resnet_sweep.compare.curves import draw_curves
-from resnet_sweep.compare.entry import Entry, Metrics
+from resnet_sweep.compare.format import escaped, shown
 from resnet_sweep.compare.group import Group
-from resnet_sweep.compare.text import escaped, shown
+from resnet_sweep.compare.loaded_run import LoadedRun, Metrics, load_run
 from resnet_sweep.runs.metrics import best_row
-from resnet_sweep.sweeps.ledger import Ledger
+from resnet_sweep.sweeps.manifest import Manifest
 
 LOGGED = [read_run(name) for name in logged_runs()]
 REFERENCES = {entry.name: entry.metrics.rows for entry in LOGGED}
@@ -33,16 +33,16 @@ class Sweep:
 
     def __init__(self, top: Path, folder: str, output: Path) -> None:
         self.top, self.folder, self.output = top, folder, output
-        lines = Ledger.read(top / folder).lines
+        jobs = Manifest.read(top / folder).jobs
         found = [
-            Entry.read(line.directory, f"{folder}/{line.number}").asked(line.choices)
-            for line in lines
+            (load_run(top / folder / job.directory, f"{folder}/{job.number}"), job.choices)
+            for job in jobs
         ]
-        self.jobs = len(lines)
+        self.jobs = len(jobs)
         self.entries = [
-            entry
-            for entry in found
-            if entry.record and (entry.record.final or entry.record.ended_for_good)
+            run.with_choices(choices)
+            for run, choices in found
+            if isinstance(run, LoadedRun) and (run.record.final or run.record.ended_for_good)
         ]
         self.entries.sort(key=lambda entry: -(entry.started or 0.0))
 
@@ -84,12 +84,12 @@ class Sweep:
         ]
         path = self.output.with_suffix("") / f"{self.folder.replace('/', '_')}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        sound = [run for run in runs if not run.metrics.damage]
+        sound = [run for run in runs if not run.metrics.error]
         draw_curves([*sound, *logged_until(self.epochs)], path)
         yield f"![Curves of a seed of each]({path.parent.name}/{path.name})\n"
 
 
-def logged_until(epoch: int) -> list[Entry]:
+def logged_until(epoch: int) -> list[LoadedRun]:
     """The logged runs, as they stood at the end of an epoch."""
     found = []
     for entry in LOGGED:

@@ -19,21 +19,20 @@ from optuna.trial import TrialState
 
 from benchmarks.answered import LOGGED, REFERENCES, Sweep, logged_until
 from benchmarks.best_recipe import effects
-from resnet_sweep.compare.comparison import FIGURES
-from resnet_sweep.compare.condition import Condition
-from resnet_sweep.compare.effect import Effect
-from resnet_sweep.compare.entry import Entry
+from resnet_sweep.compare.comparison import OUTCOMES
+from resnet_sweep.compare.diff_columns import MISSING, variants
+from resnet_sweep.compare.filter_expression import FilterExpression
+from resnet_sweep.compare.format import format_table, shown, span
 from resnet_sweep.compare.group import COMPLETE, Group, Statistic, replicates, spread
-from resnet_sweep.compare.identification import Identification
+from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.compare.nearest import NearestRuns
 from resnet_sweep.compare.objective import Objective
+from resnet_sweep.compare.paired_test import MeanDifference
 from resnet_sweep.compare.ranking import Ranking
-from resnet_sweep.compare.table import lay_out
-from resnet_sweep.compare.text import shown, span
-from resnet_sweep.compare.varying import ABSENT, variants
-from resnet_sweep.console import carry_out
+from resnet_sweep.console import run_command
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.files import write_atomically
-from resnet_sweep.sweeps.study.storage import find_storage
+from resnet_sweep.studies.storage import find_storage
 
 INTRODUCTION = """\
 # Answers
@@ -66,14 +65,14 @@ def readings(sweep: Sweep) -> Iterator[str]:
     log = {f"{run.name}, epoch {sweep.epochs}": Group([run]) for run in logged_until(sweep.epochs)}
     yield from figures(log | groups)
     yield from epochs({run.name: Group([run]) for run in LOGGED} | groups, sweep.epochs)
-    yield from block(Identification(sweep.entries, REFERENCES).lines(None))
+    yield from block(NearestRuns(sweep.entries, REFERENCES).lines(None))
     yield from sweep.picture(groups)
 
 
 def candidates(sweep: Sweep) -> Iterator[str]:
     """All that the log leaves open, by distance; the readings have more seeds of two of them."""
     more = Sweep(sweep.top, f"{sweep.part}/readings", sweep.output).entries
-    found = Identification([*sweep.entries, *more], REFERENCES)
+    found = NearestRuns([*sweep.entries, *more], REFERENCES)
     first = [found.ranked(name)[0] for name in REFERENCES]
     yield from nearest([*sweep.entries, *more])
     yield from open_questions(sweep)
@@ -106,15 +105,15 @@ def open_questions(sweep: Sweep) -> Iterator[str]:
         found = effects(switches, distances)
         columns.append([reference, *(f"{each.mean:+.2f} ± {each.margin:.2f}" for each in found)])
     yield "What each does to the distance, by all runs together, with half of its interval:\n"
-    yield from block(lay_out(list(zip(*columns, strict=True)), frozenset((2, 3)), None))
+    yield from block(format_table(list(zip(*columns, strict=True)), frozenset((2, 3)), None))
 
 
 def recommendations(sweep: Sweep) -> Iterator[str]:
     """Which recommendations help, which harm, which are noise."""
-    ranking = Ranking(sweep.entries, Condition('experiment == "logged_run_1"'))
+    ranking = Ranking(sweep.entries, FilterExpression('experiment == "logged_run_1"'))
     told: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
     for group, effect in zip(ranking.groups, ranking.effects, strict=True):
-        name = group.entries[0].choices["experiment"]
+        name = group.runs[0].choices["experiment"]
         if effect is not None:
             verdict = ranking.verdict(group, effect)
             told[verdict].append(f"`{name}` ({ranking.objective.difference(effect.mean)})")
@@ -141,7 +140,7 @@ def study(sweep: Sweep) -> Iterator[str]:
 def beside_recipe(ranking: Ranking, name: str) -> Iterator[str]:
     """What a search found beside the unchanged recipe, a trial that it was told to begin with."""
     groups = ranking.groups
-    recipe = next((each for each in groups if any(run.name == name for run in each.entries)), None)
+    recipe = next((each for each in groups if any(run.name == name for run in each.runs)), None)
     if recipe is None:
         return
     place = groups.index(recipe) + 1
@@ -151,7 +150,7 @@ def beside_recipe(ranking: Ranking, name: str) -> Iterator[str]:
     elif place == 1:
         yield f"{told} was not surpassed.\n"
     else:
-        effect = Effect.between(groups[0], recipe, ranking.objective.value)
+        effect = MeanDifference.between(groups[0], recipe, ranking.objective.value)
         yield (
             f"{told} came in as number {place}: the first has "
             f"{ranking.objective.difference(effect.mean)} points, and looks better than it is, "
@@ -197,7 +196,7 @@ def lengths(sweep: Sweep) -> Iterator[str]:
     always = [
         (time.mean, length(group))
         for group, time in zip(groups, times, strict=True)
-        if time is not None and time.n == len({entry.settings["seed"] for entry in group.entries})
+        if time is not None and time.n == len({entry.settings["seed"] for entry in group.runs})
     ]
     if always:
         seconds, epochs = min(always)
@@ -206,10 +205,10 @@ def lengths(sweep: Sweep) -> Iterator[str]:
         yield f"Of no length do all seeds reach {TARGET:.2f}%.\n"
     rows = [["epochs", "n", "best", f"reach {TARGET:.2f}%", "in seconds"]]
     for group, time in zip(groups, times, strict=True):
-        accuracy = spread(group.figure(Objective().value), 2, "%")
+        accuracy = spread(group.statistic(Objective().value), 2, "%")
         reach = (str(time.n), spread(time, 1)) if time else ("0", "")
         rows.append([str(length(group)), str(len(group.counted)), accuracy, *reach])
-    yield from block(lay_out(rows, frozenset(range(5)), None))
+    yield from block(format_table(rows, frozenset(range(5)), None))
     yield from sweep.picture(named(groups))
 
 
@@ -258,20 +257,20 @@ def write(top: Path, output: Path) -> None:
     write_atomically(output, ("\n".join(parts) + f"\n{BY_PEOPLE}{by_people}").encode())
 
 
-def nearest(entries: Sequence[Entry]) -> Iterator[str]:
+def nearest(entries: Sequence[LoadedRun]) -> Iterator[str]:
     """Which candidate came nearest to each logged run, and by how much the next is farther."""
-    found = Identification(entries, REFERENCES)
+    found = NearestRuns(entries, REFERENCES)
     names = {id(group): name for name, group in named(found.groups).items()}
     for reference in REFERENCES:
         objective = Objective("distance_to_reference", reference)
         first, *others = found.ranked(reference)
         told = [
-            f"`{names[id(group)]}` ({spread(group.figure(objective.value), 2)} points, "
+            f"`{names[id(group)]}` ({spread(group.statistic(objective.value), 2)} points, "
             f"n = {len(group.counted)})"
             for group in (first, *others[:1])
         ]
         sentence = f"Nearest to `{reference}` is {told[0]}"
-        if others and (effect := Effect.between(others[0], first, objective.value)):
+        if others and (effect := MeanDifference.between(others[0], first, objective.value)):
             ends = ", ".join(map(objective.difference, effect.interval or ()))
             sentence += f"; next is {told[1]}, {objective.difference(effect.mean)} points"
             sentence += f" [{ends}]" if ends else ""
@@ -284,13 +283,13 @@ def nearest(entries: Sequence[Entry]) -> Iterator[str]:
 
 def named(groups: Sequence[Group]) -> dict[str, Group]:
     """Groups by what tells them apart, as overrides."""
-    varied = variants([group.entries[0] for group in groups])
+    varied = variants([group.runs[0] for group in groups])
     found = {}
     for at, group in enumerate(groups):
         words = [
             f"{key}={shown(values[at])}"
             for key, values in varied.items()
-            if values[at] is not ABSENT
+            if values[at] is not MISSING
         ]
         found[" ".join(words) or "these runs"] = group
     return found
@@ -299,15 +298,16 @@ def named(groups: Sequence[Group]) -> dict[str, Group]:
 def figures(groups: Mapping[str, Group]) -> Iterator[str]:
     """The accuracies and losses of named groups of runs, a row each."""
     columns = [["", *groups], ["n", *(str(len(group.counted)) for group in groups.values())]]
-    for figure in FIGURES:
+    for figure in OUTCOMES:
         if figure.name.endswith(("accuracy", "loss")):
             unit, digits = ("", 4) if figure.name.endswith("loss") else ("%", 2)
             found = [
-                group.figure(lambda run, of=figure.of: of(run.record)) for group in groups.values()
+                group.statistic(lambda run, of=figure.of: of(run.record))
+                for group in groups.values()
             ]
             columns.append([figure.name, *(spread(each, digits, unit) for each in found)])
     rows = list(zip(*columns, strict=True))
-    yield from block(lay_out(rows, frozenset(range(1, len(columns))), None))
+    yield from block(format_table(rows, frozenset(range(1, len(columns))), None))
 
 
 def epochs(groups: Mapping[str, Group], last: int) -> Iterator[str]:
@@ -316,14 +316,14 @@ def epochs(groups: Mapping[str, Group], last: int) -> Iterator[str]:
     for epoch in sorted({each for each in KEY_EPOCHS if each < last} | {last}):
         for name, group in groups.items():
             found = [
-                spread(group.figure(partial(reached, epoch, column)), digits, unit)
+                spread(group.statistic(partial(reached, epoch, column)), digits, unit)
                 for column, _, digits, unit in CURVES
             ]
             rows.append((str(epoch), name, *found))
-    yield from block(lay_out(rows, frozenset({0, *range(2, 2 + len(CURVES))}), None))
+    yield from block(format_table(rows, frozenset({0, *range(2, 2 + len(CURVES))}), None))
 
 
-def reached(epoch: int, column: str, run: Entry) -> float | None:
+def reached(epoch: int, column: str, run: LoadedRun) -> float | None:
     """A run's figure at the end of an epoch; None if it hasn't come so far."""
     return next((row.get(column) for row in run.metrics.rows if row["epoch"] == epoch), None)
 
@@ -333,15 +333,15 @@ def block(lines: Sequence[str]) -> Iterator[str]:
     yield "```\n" + "\n".join(lines) + "\n```\n"
 
 
-def test_accuracy(entry: Entry) -> float | None:
-    """What `resnet_sweep.evaluate` found of the best epoch, percent; None if it wasn't asked."""
+def test_accuracy(entry: LoadedRun) -> float | None:
+    """What `resnet_sweep evaluate` found of the best epoch, percent; None if it wasn't asked."""
     path = entry.directory / "evaluation" / "evaluation.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     best = entry.record.best or {}
     return found["top1"] if found and found["epoch"] == best.get("epoch") else None
 
 
-def time_to_target(entry: Entry) -> float | None:
+def time_to_target(entry: LoadedRun) -> float | None:
     """Seconds until the end of the first epoch with the log's best accuracy; None without one."""
     passed = 0.0
     for row in entry.metrics.rows:
@@ -353,7 +353,7 @@ def time_to_target(entry: Entry) -> float | None:
 
 def length(group: Group) -> int:
     """The epochs that were asked for."""
-    return group.entries[0].settings["trainer.epochs"]
+    return group.runs[0].settings["trainer.epochs"]
 
 
 def main() -> None:
@@ -364,7 +364,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="that benchmarks/answers.sh was given")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the document")
     arguments = parser.parse_args()
-    carry_out(lambda: write(arguments.directory, arguments.output))
+    run_command(lambda: write(arguments.directory, arguments.output))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ gpu() {
   for record in "$directory"/best/*/run.json; do
     # The test set is read once: of a run that is still to go on, not yet.
     grep -qE '"state": "(finished|stopped_early)"' "$record" &&
-      step "$python" -m resnet_sweep.evaluate "${record%/*}"
+      step "$python" -m resnet_sweep evaluate "${record%/*}"
   done
   # As the log has it, on all training images, and in less time.
   sweep lengths "${recipe[@]}" trainer.epochs=20,30,40,60,100 replicates=3
@@ -103,8 +103,8 @@ cpu() {
   # Ten epochs have no 85th to stop after.
   sweep recommended sweep=recommended 'sweep_filter=experiment != "early_stop_85"' \
     model=resnet20v2 data.limit_train=10000 trainer.epochs=10 replicates=3
-  sweep study hydra/sweeper=study hydra/sweeper/pruner=hyperband "hydra.sweeper.n_trials=${TRIALS:-30}" \
-    hydra.sweeper.n_jobs=2 hydra.sweeper.sampler.seed=0 hydra.sweeper.enqueue=recipe \
+  sweep study hydra/sweeper=optuna hydra/sweeper/pruner=hyperband "hydra.sweeper.n_trials=${TRIALS:-30}" \
+    hydra.sweeper.n_jobs=2 hydra.sweeper.sampler.seed=0 hydra.sweeper.enqueue=current_config \
     model=resnet20v2 data.limit_train=10000 data.holdout=2000 trainer.epochs=10 \
     'optim.lr=tag(log,interval(0.01,0.5))' 'optim.weight_decay=tag(log,interval(1e-5,5e-3))' \
     'model.dropout=interval(0.0,0.4)'

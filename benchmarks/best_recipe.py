@@ -23,9 +23,9 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy import stats
 
-from resnet_sweep.compare.entry import Entry
+from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.runs.record import ENDED
-from resnet_sweep.sweeps.ledger import Ledger
+from resnet_sweep.sweeps.manifest import Manifest
 
 # Of 12 runs, by 11 factors: each row is the one before it, turned by one, and the last has none on.
 _FIRST = (1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0)
@@ -113,7 +113,7 @@ def effects(switches: np.ndarray, values: Sequence[float]) -> list[Effect]:
     return [Effect(*each) for each in zip(solution[1:], margins[1:], strict=True)]
 
 
-def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str]) -> list[Entry]:
+def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str]) -> list[LoadedRun]:
     """Train some combinations, all of them here; returns all runs, those that diverged as well."""
     keys = list(jobs[0])
     lists = [f"{key}={','.join(job[key] for job in jobs)}" for key in keys]
@@ -127,7 +127,8 @@ def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str])
     before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
     status = process.wait()
     signal.signal(signal.SIGTERM, before)
-    found = [Entry.read(line.directory, f"{line.number}") for line in Ledger.read(directory).lines]
+    jobs = Manifest.read(directory).jobs
+    found = [load_run(directory / job.directory, f"{job.number}") for job in jobs]
     # Runs that diverge have come to their end as well, and their sweep says so by its status.
     if status != 0 and not (status == 1 and all(each.state in ENDED for each in found)):
         print(f"not all runs came to their end: see {directory}, and start this again",
@@ -136,7 +137,7 @@ def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str])
     return found
 
 
-def is_of(entry: Entry, job: dict[str, str]) -> bool:
+def is_of(entry: LoadedRun, job: dict[str, str]) -> bool:
     """Whether a run is one of a combination."""
     words = {*entry.record.overrides}
     return {f"{key}={value}" for key, value in job.items()} <= words
@@ -197,7 +198,7 @@ def main() -> None:
     sys.stdout.flush()
     subprocess.run(
         [
-            sys.executable, "-m", "resnet_sweep.runs", arguments.directory / "choice",
+            sys.executable, "-m", "resnet_sweep", "runs", arguments.directory / "choice",
             "--baseline", baseline(*both),
         ],
         check=False,

@@ -61,10 +61,10 @@ class Watch(Callback):
         self.folder, self.watch = folder, Stopwatch()
 
     def on_train_start(self, *_: Any) -> None:
-        self.watch.started(self.folder)
+        self.watch.on_train_start(self.folder)
 
     def on_train_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        self.watch.epoch_ended({}, [], trainer.global_step)
+        self.watch.on_epoch_end({}, [], trainer.global_step)
 
 
 def train(recipe: Recipe, device: torch.device, folder: Path) -> int:

@@ -36,20 +36,20 @@ step() {
 
 mkdir -p "$directory/recipe" || exit
 step device.txt nvidia-smi --query-gpu=name,driver_version --format=csv
-# Recorded and compiled steps, and the checkpoints beside them, do what others do.
-step equality.txt "$python" -m pytest -o addopts= --all -q tests/test_step_graphs.py tests/test_writer.py
+# Compiled steps, and the checkpoints beside them, do what others do.
+step equality.txt "$python" -m pytest -o addopts= --all -q tests/test_compile.py tests/test_writer.py
 step throughput.md "$python" -m benchmarks.throughput --device cuda --rounds "$rounds" --epochs 2
 step pool.md "$python" -m benchmarks.throughput --device cuda --rounds "$rounds" --epochs 4 \
   --models "$model" --pool 1 2 4 8
 step profile.md "$python" -m benchmarks.profile --device cuda --steps 50
 # The log's recipe at its length: how long, and whether the accuracy stays what it is in float32.
 # How steps are carried out doesn't tell two runs apart, so each way is a sweep of its own.
-for way in float32/none bfloat16/none bfloat16/graph bfloat16/max; do
+for way in float32/null bfloat16/null bfloat16/default bfloat16/reduce-overhead bfloat16/max-autotune; do
   place=recipe/${way/\//_}
   step "$place.txt" "$python" -m resnet_sweep --multirun hydra.sweep.dir="$directory/$place" \
     "model=$model" seed=0,1,2 trainer.device=cuda logger=csv reuse=false \
     "trainer.precision=${way%/*}" "trainer.compile=${way#*/}" ${words[@]+"${words[@]}"}
 done
-((failed)) || step recipe.md "$python" -m resnet_sweep.runs "$directory"/recipe/*_*/ \
+((failed)) || step recipe.md "$python" -m resnet_sweep runs "$directory"/recipe/*_*/ \
   --group-by precision,trainer.compile
 exit "$failed"

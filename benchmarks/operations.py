@@ -27,7 +27,7 @@ RUN = (
     "trainer.device=cpu",
 )  # fmt: skip
 STUDY = (
-    "--multirun", "hydra/sweeper=study", "hydra/sweeper/pruner=median", "hydra.sweep.dir=study",
+    "--multirun", "hydra/sweeper=optuna", "hydra/sweeper/pruner=median", "hydra.sweep.dir=study",
     "hydra.sweeper.pruner.n_startup_trials=1000", "optim.lr=interval(0.01,0.3)",
 )  # fmt: skip
 # System calls, by what a server of files is asked for.

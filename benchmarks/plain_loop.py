@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.stopwatch import Stopwatch
-from resnet_sweep.composition.build import build_model, build_optimizer
-from resnet_sweep.composition.targets import instantiate
+from resnet_sweep.config.build import build_model, build_optimizer
+from resnet_sweep.config.instantiate import instantiate
 from resnet_sweep.data.dataset import Dataset as Source
 from resnet_sweep.data.dataset import Split
 from resnet_sweep.randomness import derive_seed
@@ -116,7 +116,7 @@ def train(recipe: Recipe, device: torch.device, folder: Path) -> int:
     writer = SummaryWriter(str(folder / "tensorboard"))
     watch = Stopwatch()
     best, steps = -1.0, 0
-    watch.started(folder)
+    watch.on_train_start(folder)
     for epoch in range(1, recipe.epochs + 1):
         model.train()
         total, correct, seen = 0.0, 0, 0
@@ -158,7 +158,7 @@ def train(recipe: Recipe, device: torch.device, folder: Path) -> int:
             torch.save(model.state_dict(), folder / "best_model.pth")
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
         torch.save(state, folder / "last_model.pth")
-        watch.epoch_ended(row, [], steps)
+        watch.on_epoch_end(row, [], steps)
     writer.close()
     return steps
 

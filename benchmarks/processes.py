@@ -12,7 +12,7 @@ SAMPLE_SECONDS = 0.25
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables of a process that finds this package, and may be told to use its monitors."""
+    """Variables of a process that finds this package, and may be told to use its callbacks."""
     found = os.environ | {"PYTHONPATH": str(ROOT), "RESNET_SWEEP_TRUST": "benchmarks"}
     return found | dict(changes or {})
 

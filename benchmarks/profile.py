@@ -27,13 +27,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.plain_loop import words_of
 from benchmarks.throughput import IMAGES
-from resnet_sweep.composition.build import build_loggers
-from resnet_sweep.composition.prepare import Prepared, prepare
+from resnet_sweep.config.build import build_loggers
+from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import Run
-from resnet_sweep.training import loop
-from resnet_sweep.training.interruption import StopRequest
-from resnet_sweep.training.loop import Training
+from resnet_sweep.training import checkpoint, trainer
+from resnet_sweep.training.signals import StopSignal
+from resnet_sweep.training.trainer import Trainer
 
 # What an operation belongs to, by what is in its name; the first that fits.
 OPERATIONS = {
@@ -48,11 +48,11 @@ REST = "Python and the rest"
 TRAINING_IMAGES, TEST_IMAGES = 50_000, 10_000
 
 
-def prepared_run(model: str, images: int, device: str) -> Prepared:
+def prepared_run(model: str, images: int, device: str) -> PlannedRun:
     """A run of one epoch on some images."""
     with initialize_config_module("resnet_sweep.conf"):
         config = compose("config", overrides=words_of(model, images, 1, device))
-    return prepare(OmegaConf.to_container(config, resolve=True))
+    return plan_run(OmegaConf.to_container(config, resolve=True))
 
 
 def marked(name: str, function: Callable) -> Callable:
@@ -65,9 +65,9 @@ def marked(name: str, function: Callable) -> Callable:
     return call
 
 
-def steps_of(training: Training, count: int) -> Iterator[Callable[[], None]]:
+def steps_of(training: Trainer, count: int) -> Iterator[Callable[[], None]]:
     """The first steps of a training, each to be made by a call."""
-    size = training.settings.batch_size
+    size = training.config.batch_size
     order = torch.randperm(len(training.train_batches), device=training.device)
     take = marked("augmentation", training.train_batches.take)
     for step in range(count):
@@ -79,12 +79,12 @@ def steps_of(training: Training, count: int) -> Iterator[Callable[[], None]]:
         yield make
 
 
-def profile_steps(training: Training, count: int) -> Counter[str]:
+def profile_steps(training: Trainer, count: int) -> Counter[str]:
     """Seconds of the parts of a step, on average over `count` after two that aren't counted."""
     step = training.train_step
     step.augmentation = [marked("augmentation", each) for each in step.augmentation]
     step.normalize = marked("augmentation", step.normalize)
-    training.tally.count = marked("figures of the step", training.tally.count)
+    training.step_metrics.update = marked("figures of the step", training.step_metrics.update)
     training.model.train()
     first, second, *others = steps_of(training, count + 2)
     first()
@@ -140,7 +140,7 @@ def timed(owner: object, name: str, seconds: Counter[str]) -> Iterator[None]:
         yield
 
 
-def time_epoch(prepared: Prepared, folder: Path) -> Counter[str]:
+def time_epoch(prepared: PlannedRun, folder: Path) -> Counter[str]:
     """Seconds of the parts of an epoch of all of CIFAR-100, reckoned from a short one."""
     record = Record(
         signature=prepared.signature,
@@ -153,24 +153,28 @@ def time_epoch(prepared: Prepared, folder: Path) -> Counter[str]:
     spent: Counter[str] = Counter()
     with ExitStack() as watched:
         for owner, name in (
-            (Training, "_train_epoch"),
-            (Training, "_end_epoch"),
-            (loop, "predict"),
-            (loop, "write_checkpoint"),
-            (loop, "write_last"),
-            *((logger, "stepped") for logger in loggers),
+            (Trainer, "_train_step"),
+            (Trainer, "_report_steps"),
+            (Trainer, "_evaluate"),
+            (trainer, "predict"),
+            (checkpoint.RunCheckpoints, "save"),
+            # Which writes the last checkpoint and a best model alike.
+            (checkpoint, "write_checkpoint"),
+            *((logger, name) for logger in loggers for name in ("on_steps", "on_epoch_end")),
         ):
             watched.enter_context(timed(owner, name, spent))
-        training.fit(run, loggers, StopRequest())
+        training.fit(run, loggers, StopSignal())
     run.close("finished")
     larger = TRAINING_IMAGES / len(prepared.dataset.train)
-    saving = spent["write_checkpoint"] + spent["write_last"]
+    saving = spent["write_checkpoint"]
+    steps = spent["_train_step"] + spent["_report_steps"] - spent["on_steps"]
+    logging = spent["_evaluate"] - spent["predict"] + spent["save"] - saving + spent["on_epoch_end"]
     return Counter(
         {
-            "training": larger * (spent["_train_epoch"] - spent["stepped"]),
+            "training": larger * steps,
             "evaluation": TEST_IMAGES / len(prepared.dataset.validation) * spent["predict"],
             "checkpoints": saving,
-            "logging": spent["_end_epoch"] - spent["predict"] - saving + larger * spent["stepped"],
+            "logging": logging + larger * spent["on_steps"],
         }
     )
 

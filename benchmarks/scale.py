@@ -1,12 +1,15 @@
-"""Ten thousand runs, a sweep of many jobs, and several jobs at once.
+"""Ten thousand runs, a sweep of many jobs, a study of many trials, and several jobs at once.
 
-python -m benchmarks.scale [--part runs|sweep|memory] [--runs 10000] [--jobs 100]
+python -m benchmarks.scale [--part runs|sweep|study|memory] [--runs 10000] [--jobs 100]
+                           [--trials 1000]
 
 `runs`: a directory of runs as a sweep leaves them, 20 epochs each, is made by script; then `python
--m resnet_sweep.runs` and `python -m resnet_sweep.report` read it, each in a fresh process, three
+-m resnet_sweep runs` and `python -m resnet_sweep report` read it, each in a fresh process, three
 times over. `sweep`: the memory of one process that carries out many jobs of one step, by what each
-further job adds, from the 20th on. `memory`: of 1, 2 and 4 jobs at once on CIFAR-100, what they
-take together, and what they have of the images: mapped by each, and held once.
+further job adds, from the 20th on. `study`: what a worker of a study does around a trial, without
+training: take, sample, compare with the others, report three epochs, end it and write the results;
+of the first hundred trials and of the last. `memory`: of 1, 2 and 4 jobs at once on CIFAR-100, what
+they take together, and what they have of the images: mapped by each, and held once.
 """
 
 import argparse
@@ -18,15 +21,26 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import optuna
+from optuna.pruners import MedianPruner
+from optuna.trial import TrialState
 
 from benchmarks.processes import carry_out, environment, proportional_memory, tree
 from benchmarks.stopwatch import FILE, WORD
+from resnet_sweep.compare.objective import Objective
 from resnet_sweep.runs.metrics import write_metrics
 from resnet_sweep.runs.record import Record
+from resnet_sweep.studies.results import StudyResults
+from resnet_sweep.studies.search_space import SearchSpace, TrialSampler
+from resnet_sweep.studies.storage import open_storage, set_up_optuna
+from resnet_sweep.studies.trial_queue import TrialQueue
 
 EPOCHS = 20
 TURNS = 3
+WINDOW = 100
 BRIEF = ("trainer.epochs=1", "trainer.max_steps=1", "logger=csv")
 
 
@@ -92,7 +106,7 @@ def read_runs(count: int) -> Iterator[str]:
             seconds, memory = [], []
             for _ in range(TURNS):
                 begun = time.monotonic()
-                memory.append(carry_out(["-m", f"resnet_sweep.{words[0]}", *words[1:]], folder))
+                memory.append(carry_out(["-m", "resnet_sweep", *words], folder))
                 seconds.append(time.monotonic() - begun)
             figures = [f"{of(seconds):.1f}" for of in (statistics.median, min, max)]
             yield f"| `{' '.join(words)}` | {' | '.join(figures)} | {max(memory):,.0f} |"
@@ -121,6 +135,45 @@ def follow_sweep(count: int) -> Iterator[str]:
     yield "|---|---|---|---|"
     yield f"| {last} | {points[0][1]:,.0f} | {memory:,.0f} | {growth:.3f} |"
     yield f"\nSo 1,000 jobs come to {memory + growth * (1000 - last):,.0f} MB."
+
+
+def follow_study(count: int) -> Iterator[str]:
+    """The time that a worker needs around each trial, whose runs are made by script."""
+    set_up_optuna()
+    space = SearchSpace(["optim.lr=interval(0.01,0.3)"])
+    planner: Any = SimpleNamespace(space=space, objectives=[Objective()], replicates=1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_runs(folder, count)
+        storage = open_storage(None, folder)
+        sampler = TrialSampler({"_target_": "optuna.samplers.RandomSampler", "seed": 0}, space)
+        study = optuna.create_study(
+            storage=storage, direction="maximize", sampler=sampler, pruner=MedianPruner()
+        )
+        queue = TrialQueue(study, storage, folder, count, space.distributions)
+        results = StudyResults(queue, planner, {})
+        seconds = []
+        for number in range(count):
+            begun = time.monotonic()
+            lock = queue.take()
+            assert lock is not None
+            trial = queue.sample(lock)
+            queue.is_same(trial, f"{number:016x}")
+            for epoch in range(1, 4):
+                trial.report(50.0 + epoch, epoch)
+                trial.should_prune()
+            queue.end(trial, TrialState.COMPLETE, [53.0])
+            results.of(queue.read(number))
+            lock.release()
+            results.save()
+            seconds.append(time.monotonic() - begun)
+        results.close()
+    yield f"| up to trial | ms for each of the last {WINDOW}: median | mean |"
+    yield "|---|---|---|"
+    for end in sorted({WINDOW, 1000, count}):
+        if end <= count:
+            part = [1000 * value for value in seconds[max(0, end - WINDOW) : end]]
+            yield f"| {end} | {statistics.median(part):.1f} | {statistics.mean(part):.1f} |"
 
 
 def share_images() -> Iterator[str]:
@@ -176,7 +229,7 @@ def started(words: list[str], folder: Path) -> subprocess.Popen:
     )
 
 
-PARTS = ("runs", "sweep", "memory")
+PARTS = ("runs", "sweep", "study", "memory")
 
 
 def main() -> None:
@@ -187,10 +240,12 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help="one alone")
     parser.add_argument("--runs", type=int, default=10_000, help="that are read")
     parser.add_argument("--jobs", type=int, default=100, help="of the sweep")
+    parser.add_argument("--trials", type=int, default=1000, help="of the study")
     told = parser.parse_args()
     tables = {
         "runs": lambda: read_runs(told.runs),
         "sweep": lambda: follow_sweep(told.jobs),
+        "study": lambda: follow_study(told.trials),
         "memory": share_images,
     }
     print(f"{len(os.sched_getaffinity(0))} cores")

@@ -4,17 +4,16 @@ import json
 import time
 from pathlib import Path
 
-from resnet_sweep.runs.layers import Layer
-from resnet_sweep.runs.metrics import Row
+from resnet_sweep.runs.metrics import LayerNorms, Row
 from resnet_sweep.runs.record import Record
-from resnet_sweep.training.monitor import Monitor, Step
+from resnet_sweep.training.callbacks import Callback, Step
 
 FILE = "stopwatch.json"
-# Has a run write FILE: its monitors are those of its config, whoever wrote them.
+# Has a run write FILE: its callbacks are those of its config, whoever wrote them.
 WORD = "+logger.stopwatch={_target_:benchmarks.stopwatch.Stopwatch}"
 
 
-class Stopwatch(Monitor):
+class Stopwatch(Callback):
     """Writes FILE into the run directory, with the moments of what it is told.
 
     Moments are seconds of the system's monotonic clock, which all processes share: `started`, right
@@ -23,19 +22,19 @@ class Stopwatch(Monitor):
     evaluated, saved and told to the other loggers; `ended`.
     """
 
-    def started(self, directory: Path, step: int = 0) -> None:
+    def on_train_start(self, directory: Path, step: int = 0) -> None:
         self.path = directory / FILE
         self.moments: dict[str, float] = {}
         self._stamp("started")
 
-    def stepped(self, steps: list[Step]) -> None:
+    def on_steps(self, steps: list[Step]) -> None:
         if "stepped" not in self.moments:
             self._stamp("stepped")
 
-    def epoch_ended(self, row: Row, layers: list[Layer], step: int) -> None:
+    def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
         self._stamp("epoch_ended")
 
-    def ended(self, record: Record) -> None:
+    def on_train_end(self, record: Record) -> None:
         self._stamp("ended")
 
     def _stamp(self, event: str) -> None:

@@ -1,10 +1,10 @@
-"""How long searches take to the same value: the stock sweeper, and studies that prune.
+"""How long searches take to the same value: without a pruner, and with one.
 
 python -m benchmarks.study [--seeds 5] [--trials 30] [--epochs 9] [--images 4000]
 
-With each seed three searches take turns: the stock Optuna sweeper, which trains every trial to its
-end, and `hydra/sweeper=study` with Hyperband, by one worker and by two. The target is the best
-value that the stock sweeper has after all its trials, on held-out training images, less one
+With each seed three searches take turns: a study that trains every trial to its
+end, and `hydra/sweeper=optuna` with Hyperband, by one worker and by two. The target is the best
+value that the first one has after all its trials, on held-out training images, less one
 standard error of an accuracy on so few images: a trial that comes so near can't be told from the
 best. Each is timed from its command to the end of the first run that reaches the target; a study
 has three times as many trials to get there, most of which it prunes.
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from resnet_sweep.compare.collection import find_runs
-from resnet_sweep.compare.entry import Entry
+from resnet_sweep.compare.loaded_run import LoadedRun
 
 SPACE = (
     "optim.lr=tag(log,interval(0.001,0.5))", "optim.momentum=interval(0.5,0.98)",
@@ -46,19 +46,19 @@ class Search(NamedTuple):
     best: float
 
 
-def ended_runs(folder: Path) -> list[Entry]:
+def ended_runs(folder: Path) -> list[LoadedRun]:
     """The runs of a search that have ended with a value, the first one first."""
     if not (folder / "search").exists():
         return []
     entries = [
         entry
         for entry in find_runs([folder / "search"])
-        if entry.record is not None and entry.record.ended and entry.record.best
+        if isinstance(entry, LoadedRun) and entry.record.ended and entry.record.best
     ]
     return sorted(entries, key=moment_of)
 
 
-def moment_of(entry: Entry) -> float:
+def moment_of(entry: LoadedRun) -> float:
     """When a run ended, seconds since 1970."""
     return datetime.fromisoformat(entry.record.ended).timestamp()
 
@@ -138,9 +138,9 @@ def main() -> None:
     else:
         common.insert(0, "model=resnet8v2")
     ways = {
-        "stock": (1, ["hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1"]),
-        "study": (1, ["hydra/sweeper=study", "hydra/sweeper/pruner=hyperband"]),
-        "study, two workers": (2, ["hydra/sweeper=study", "hydra/sweeper/pruner=hyperband"]),
+        "no pruner": (1, ["hydra/sweeper=optuna", "hydra/sweeper/pruner=none"]),
+        "study": (1, ["hydra/sweeper=optuna", "hydra/sweeper/pruner=hyperband"]),
+        "study, two workers": (2, ["hydra/sweeper=optuna", "hydra/sweeper/pruner=hyperband"]),
     }
     found: dict[str, list[Search]] = {way: [] for way in ways}
     for seed in range(arguments.seeds):
@@ -154,12 +154,12 @@ def main() -> None:
             found[way].append(one)
             print(f"seed {seed}, to {target:.2f}%, {way}: {one}", file=sys.stderr, flush=True)
     print(f"{os.cpu_count()} cores, {arguments.seeds} seeds, medians and ranges\n")
-    print("| sweeper | seconds to the target | epochs to it | share of the stock one's time |")
+    print("| sweeper | seconds to the target | epochs to it | share of the time without a pruner |")
     print("|---|---|---|---|")
     for way, searches in found.items():
         shares = [
-            one.seconds and one.seconds / stock.seconds
-            for one, stock in zip(searches, found["stock"], strict=True)
+            one.seconds and one.seconds / other.seconds
+            for one, other in zip(searches, found["no pruner"], strict=True)
         ]
         columns = [
             spread([each.seconds for each in searches]),

@@ -6,8 +6,8 @@ python -m benchmarks.throughput [--device cpu|cuda] [--models ...] [--rounds 5] 
 The same network is trained by the same recipe on the same images of CIFAR-100 by the plain loop
 (`benchmarks.plain_loop`), by Lightning's Trainer (`benchmarks.lightning_loop`) and by `python -m
 resnet_sweep`, each in a fresh process, in turn: A B C A B C; on a GPU ours once more, with
-`trainer.compile=graph`. With `--pool`, it is one run of ours with all threads, and K (2) side by
-side by `hydra/launcher=pool`, which share the cores, or the GPU, where all record their steps.
+`trainer.compile=max-autotune`. With `--pool`, it is one run of ours with all threads, and K (2)
+side by side by `hydra/launcher=pool`, which share the cores, or the GPU, where all are compiled.
 
 The time is taken alike in all of them: from right before the first batch is fetched to the moment
 when the last epoch is validated, logged and saved. So it has in it whatever a loop does between
@@ -67,13 +67,13 @@ class Loop(NamedTuple):
 PLAIN = Loop("plain", "benchmarks.plain_loop")
 LIGHTNING = Loop("lightning", "benchmarks.lightning_loop")
 OURS = Loop("ours", "resnet_sweep", words=(WORD,))
-RECORDED = Loop("ours, recorded", "resnet_sweep", words=(WORD, "trainer.compile=graph"))
+COMPILED = Loop("ours, compiled", "resnet_sweep", words=(WORD, "trainer.compile=max-autotune"))
 
 
 def loops_of(device: str, pool: Sequence[int] | None) -> tuple[Loop, ...]:
     """What is compared on a device: whole loops, or ours with so many runs at once (two, if none
     are named)."""
-    ours = (OURS,) if device == "cpu" else (OURS, RECORDED)
+    ours = (OURS,) if device == "cpu" else (OURS, COMPILED)
     if pool is None:
         return (PLAIN, LIGHTNING, *ours)
     one = ours[-1]

@@ -1,21 +1,23 @@
-"""Where this program prints for people."""
+"""The console that this program prints to, and how its commands end."""
 
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import NoReturn
 
 from rich.console import Console
 
-from resnet_sweep.compare.text import escaped
+from resnet_sweep.compare.format import escaped
 from resnet_sweep.errors import RequestError
 
 
 class PersistentConsole(Console):
-    """A console whose reader may leave without ending the program, as `| head` does."""
+    """A console that ignores a closed pipe, as `| head` leaves one."""
 
     def on_broken_pipe(self) -> None:
+        """Discard all further output."""
         self.quiet = True
         if sys.stdout is None:
             return
@@ -23,7 +25,7 @@ class PersistentConsole(Console):
             os.dup2(nothing.fileno(), sys.stdout.fileno())
 
     def write(self, text: str) -> None:
-        """Put out a line or more as they are, for programs."""
+        """Print text for programs, without any markup or wrapping."""
         try:
             print(text, file=self.file, flush=True)
         except BrokenPipeError:
@@ -33,24 +35,24 @@ class PersistentConsole(Console):
 console = PersistentConsole(highlight=False, soft_wrap=True)
 
 
-def carry_out(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
-    """Do what a command is for, and exit with its status, or with 2 if the request was wrong.
+def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
+    """Run a command, and exit with its status, or with 2 if the request was wrong.
 
     Args:
-        action: gives the status; None is 0.
-        crashed: the status after an error of this program's own.
+        action: returns the status; None is 0.
+        crashed: the status after an unexpected exception.
     """
-    if sys.stdout is not None:
-        # A name from elsewhere may not fit this terminal's encoding.
+    if isinstance(sys.stdout, TextIOWrapper):
+        # The name of a run may have characters that the terminal's encoding doesn't have.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = action()
         if sys.stdout is not None:
             sys.stdout.flush()
     except RequestError as error:
-        # It may quote what comes from elsewhere.
-        told = "\n".join(map(escaped, str(error).split("\n")))
-        print(f"error: {told}", file=sys.stderr)
+        # The message may quote text from a run directory.
+        message = "\n".join(map(escaped, str(error).split("\n")))
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,15 +1,15 @@
-"""A figure as a file."""
+"""Figures as PNG files."""
 
 import io
 from typing import TYPE_CHECKING
 
-# Whoever has a figure has imported it, which takes a moment that others needn't wait.
+# Importing matplotlib takes a moment, which callers without a figure don't have to wait.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def png(figure: "Figure", dpi: int = 120) -> bytes:
-    """The content of a PNG file."""
+    """Return a figure as the content of a PNG file."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
     return content.getvalue()

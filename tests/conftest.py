@@ -130,12 +130,6 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
         # A process has these to itself, and here they'd be those of the tests before.
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        for name, module in list(sys.modules.items()):
-            if name.startswith("resnet_sweep.") and hasattr(module, "STARTED_IN"):
-                monkeypatch.setattr(module, "STARTED_IN", tmp_path)
-        if gate := sys.modules.get("resnet_sweep.composition.gate"):
-            monkeypatch.setattr(gate.Gate, "reached", False)
-            monkeypatch.setattr(gate.Gate, "admitted", {})
         status = 0
         try:
             main()

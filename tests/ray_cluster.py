@@ -33,7 +33,7 @@ def main() -> None:
     try:
         runs = [folder / "sweep" / each for each in "01"]
         until(lambda: min(map(epochs, runs)) > 1, "both jobs to run")
-        before = {run.name: records(folder / "sweep")[run.name]["lease"] for run in runs}
+        before = {run.name: records(folder / "sweep")[run.name]["heartbeat"] for run in runs}
         cluster.remove_node(second, allow_graceful=False)
         print(f"the second node is killed at epochs {[epochs(run) for run in runs]}", flush=True)
         until(lambda: moved(folder, before), "the job of the second node to go on")
@@ -51,8 +51,8 @@ def moved(folder: Path, before: dict[str, dict]) -> bool:
     """Whether a run is another process's than before, or at its end."""
     now = records(folder / "sweep")
     return any(
-        now[name]["lease"] and now[name]["lease"]["process"] != lease["process"]
-        for name, lease in before.items()
+        now[name]["heartbeat"] and now[name]["heartbeat"]["process"] != heartbeat["process"]
+        for name, heartbeat in before.items()
     )
 
 

@@ -61,7 +61,7 @@ def write_run(
         "seed": config["seed"],
         "fingerprint": "f",
         "notes": [],
-        "lease": None,
+        "heartbeat": None,
     }  # fmt: skip
     (directory / "run.json").write_text(json.dumps(record | changes))
     rows = [f"1,0.1,2.0,50.0,2.5,{accuracy - 10},1.0,6.0,100.0",

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from small_sweep import TINY, assert_same_runs, finish, ledger, leftovers, records, start
+from small_sweep import TINY, assert_same_runs, finish, leftovers, manifest, records, start
 from study_servers import make_folder, mysql, postgresql
 from test_study_workers import STUDY, check_complete, load, process_at_work
 
@@ -101,7 +101,7 @@ AuthType=auth/munge
 DbdHost=localhost
 DbdPort={port}
 SlurmUser=root
-LogFile={folder}/slurmdbd.log
+LogFileHandler={folder}/slurmdbd.log
 PidFile={folder}/slurmdbd.pid
 StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1
@@ -284,13 +284,13 @@ def at_work(directory: Path) -> list[int]:
 def compare(sweep: Path, calm: Path, fates: dict[int, str]) -> None:
     """Print what came of each job, and hold the finished ones against undisturbed ones."""
     print(f"{'job':4} {'what happened':14} {'state':10} {'went on at epoch':17} epochs")
-    for job in ledger(sweep):
+    for job in manifest(sweep):
         name = str(job["number"])
         print(
             f"{name:4} {fates.get(job['number'], ''):14} {job['state']:10} "
             f"{', '.join(map(str, went_on(sweep / name))) or '-':17} {epochs(sweep / name)}"
         )
-    assert [job["state"] for job in ledger(sweep)] == ["finished"] * 3 + ["failed"]
+    assert [job["state"] for job in manifest(sweep)] == ["finished"] * 3 + ["failed"]
     disturbed = [number for number, fate in fates.items() if fate != "broken"]
     assert all(went_on(sweep / str(number)) for number in disturbed)
     for each in (sweep, calm):

@@ -8,14 +8,13 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from resnet_sweep.composition.prepare import Prepared
-from resnet_sweep.runs.layers import Layer
-from resnet_sweep.runs.metrics import Row
+from resnet_sweep.config.plan import PlannedRun
+from resnet_sweep.runs.metrics import LayerNorms, Row
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import Run
-from resnet_sweep.training.interruption import StopRequest
-from resnet_sweep.training.loop import Training
-from resnet_sweep.training.monitor import Monitor, Step
+from resnet_sweep.training.callbacks import Callback, Step
+from resnet_sweep.training.signals import StopSignal
+from resnet_sweep.training.trainer import Trainer
 
 CONF = Path(__file__).parents[1] / "conf"
 STANDARD = {
@@ -42,7 +41,7 @@ def config(**changes: object) -> dict:
         "augmentation": STANDARD,
         "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
         "trainer": {
-            "_target_": "resnet_sweep.training.TrainerSettings",
+            "_target_": "resnet_sweep.training.TrainerConfig",
             "epochs": 3,
             "batch_size": 16,
             "device": "cpu",
@@ -59,7 +58,7 @@ def config(**changes: object) -> dict:
     return settings
 
 
-def open_run(prepared: Prepared, directory: Path) -> Run:
+def open_run(prepared: PlannedRun, directory: Path) -> Run:
     record = Record(
         signature=prepared.signature, config=dict(prepared.config), precision=prepared.precision,
         fingerprint=prepared.dataset.fingerprint,
@@ -67,26 +66,26 @@ def open_run(prepared: Prepared, directory: Path) -> Run:
     return Run.open(directory, record)
 
 
-def train(prepared: Prepared, directory: Path, *monitors: Monitor) -> Training:
+def train(prepared: PlannedRun, directory: Path, *callbacks: Callback) -> Trainer:
     run = open_run(prepared, directory)
     training = prepared.training()
-    training.fit(run, monitors, StopRequest())
+    training.fit(run, callbacks, StopSignal())
     run.close("finished")
     return training
 
 
-class StopAt(Monitor):
+class StopAt(Callback):
     """Asks to stop once `step` steps of the run are made."""
 
-    def __init__(self, stop: StopRequest, step: int) -> None:
+    def __init__(self, stop: StopSignal, step: int) -> None:
         self.stop, self.step = stop, step
 
-    def stepped(self, steps: list[Step]) -> None:
+    def on_steps(self, steps: list[Step]) -> None:
         if steps[-1].global_step + 1 >= self.step:
             self.stop.received = 15
 
 
-class Recorder(Monitor):
+class Recorder(Callback):
     """Keeps the steps and rows, and how many steps were made by the end of each epoch."""
 
     def __init__(self) -> None:
@@ -94,10 +93,10 @@ class Recorder(Monitor):
         self.rows: list[Row] = []
         self.made: list[int] = []
 
-    def stepped(self, steps: list[Step]) -> None:
+    def on_steps(self, steps: list[Step]) -> None:
         self.steps += steps
 
-    def epoch_ended(self, row: Row, layers: list[Layer], step: int) -> None:
+    def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
         self.rows.append(row)
         self.made.append(step)
 
@@ -109,11 +108,11 @@ def without_times(rows: list[dict]) -> list[dict]:
     ]
 
 
-def weights(training: Training) -> dict[str, torch.Tensor]:
+def weights(training: Trainer) -> dict[str, torch.Tensor]:
     return training.model.state_dict()
 
 
-def assert_same_bits(one: Training, other: Training) -> None:
+def assert_same_bits(one: Trainer, other: Trainer) -> None:
     ours, theirs = weights(one), weights(other)
     assert ours.keys() == theirs.keys()
     for name in ours:

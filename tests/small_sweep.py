@@ -45,7 +45,7 @@ class Broken:
             os.kill(os.getpid(), getattr(signal, self.by))
         return images, labels
 """
-STATES = ("waiting", "running", "interrupted", "finished", "failed", "diverged")
+STATES = ("pending", "running", "interrupted", "finished", "failed", "diverged")
 
 
 def start(folder: Path, *arguments: str, **environment: str) -> Process:
@@ -111,10 +111,14 @@ def commands(output: str) -> list[str]:
 
 
 def wait_for(process: Process, path: Path) -> None:
-    """Wait until a process has made a file."""
-    while not path.exists():
+    """Wait until a process has made a file; a run.json, until its run has started."""
+    while not path.exists() or (path.name == "run.json" and _is_pending(path)):
         assert process.poll() is None, finish(process)
         time.sleep(0.02)
+
+
+def _is_pending(path: Path) -> bool:
+    return json.loads(path.read_text())["state"] == "pending"
 
 
 def workers(process: Process) -> list[int]:
@@ -138,7 +142,7 @@ def records(sweep: Path) -> dict[str, dict]:
     }
 
 
-def ledger(sweep: Path) -> list[dict]:
+def manifest(sweep: Path) -> list[dict]:
     """What `sweep.json` says of the jobs."""
     return json.loads((sweep / "sweep.json").read_text())["jobs"]
 

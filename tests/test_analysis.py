@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.image
@@ -19,26 +18,22 @@ from processes import assert_refused
 from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 from torch import Tensor, nn
 
-from resnet_sweep.analysis.activations import stage_activations, strongest_channels
-from resnet_sweep.analysis.assessment import assess
+from resnet_sweep.analysis.activations import first_filters, stage_activations, strongest_channels
 from resnet_sweep.analysis.calibration import BINS
-from resnet_sweep.analysis.channels import ReluMaxima, by_stage
-from resnet_sweep.analysis.class_activation import grad_cam
-from resnet_sweep.analysis.confusion import draw_confusion
+from resnet_sweep.analysis.classification_metrics import classification_metrics, draw_confusion
+from resnet_sweep.analysis.dead_channels import ReluMaxima, by_stage
 from resnet_sweep.analysis.embedding import embed
-from resnet_sweep.analysis.filters import first_filters
-from resnet_sweep.analysis.flip import FlipAverage
-from resnet_sweep.analysis.layers import Layers, NotApplicableError, find_layers, recording
-from resnet_sweep.analysis.portrait import PARTS, Portrait
+from resnet_sweep.analysis.feature_report import FeatureReport
+from resnet_sweep.analysis.grad_cam import grad_cam
+from resnet_sweep.analysis.layers import Layers, NotApplicableError, find_layers, record_outputs
+from resnet_sweep.cli import main
+from resnet_sweep.cli.features import choose_images
 from resnet_sweep.data.digits import Digits
 from resnet_sweep.errors import RequestError
-from resnet_sweep.evaluate import main as evaluate
-from resnet_sweep.features import choose_images
-from resnet_sweep.features import main as features
 from resnet_sweep.models import ResNet
 from resnet_sweep.models.zoo import torchvision_classifier
 from resnet_sweep.training.checkpoint import BEST, read_checkpoint
-from resnet_sweep.training.evaluation import Normalize
+from resnet_sweep.training.evaluation import FlipAverage, Normalize
 
 CLASSES = [f"class {number}" for number in range(12)]
 
@@ -67,7 +62,7 @@ def small_resnet() -> ResNet:
 class TestAssessment:
     def test_figures_are_scikit_learns(self, prediction: tuple[Tensor, Tensor]) -> None:
         logits, labels = prediction
-        found = assess(logits, labels, CLASSES)
+        found = classification_metrics(logits, labels, CLASSES)
         scores, guesses, range_ = logits.numpy(), logits.numpy().argmax(1), range(12)
         assert (found.confusion == confusion_matrix(labels, guesses, labels=range_)).all()
         recalls = recall_score(labels, guesses, labels=range(11), average=None)
@@ -80,7 +75,7 @@ class TestAssessment:
     def test_extremes_are_the_highest_and_the_lowest(
         self, prediction: tuple[Tensor, Tensor]
     ) -> None:
-        found = assess(*prediction, CLASSES)
+        found = classification_metrics(*prediction, CLASSES)
         ordered = sorted(value for value in found.class_accuracy.values() if value is not None)
         assert [value for _, value in found.worst_classes()] == ordered[:5]
         assert [value for _, value in found.best_classes()] == ordered[:-6:-1]
@@ -95,14 +90,14 @@ class TestAssessment:
             for label, guess in zip(labels.tolist(), guesses, strict=True)
             if label != guess
         )
-        found = assess(logits, labels, CLASSES).confused_pairs
+        found = classification_metrics(logits, labels, CLASSES).confused_pairs
         assert [pair.images for pair in found] == [count for _, count in mistakes.most_common(10)]
         for pair in found:
             assert mistakes[pair.true, pair.predicted] == pair.images
             assert pair.of == labels.tolist().count(CLASSES.index(pair.true))
 
     def test_a_perfect_prediction_confuses_nothing(self) -> None:
-        found = assess(100 * torch.eye(3), torch.arange(3), ["a", "b", "c"])
+        found = classification_metrics(100 * torch.eye(3), torch.arange(3), ["a", "b", "c"])
         assert found.confused_pairs == []
         assert found.calibration.error == pytest.approx(0, abs=1e-9)
 
@@ -121,7 +116,7 @@ class TestAssessment:
             * abs(np.mean([right for _, right in each]) - np.mean([sure for sure, _ in each]))
             for each in members.values()
         )
-        found = assess(logits, labels, CLASSES).calibration
+        found = classification_metrics(logits, labels, CLASSES).calibration
         assert expected > 0.05
         assert found.error == pytest.approx(100 * expected)
         assert [each.images for each in found.bins] == [
@@ -145,7 +140,7 @@ class TestLayers:
         images = torch.randn(2, 3, 8, 8)
         with torch.no_grad():
             expected, before = model(images), model[0](images)
-            with recording({"first": model[0], "relu": model[1]}) as outputs:
+            with record_outputs({"first": model[0], "relu": model[1]}) as outputs:
                 assert torch.equal(model(images), expected)
         assert torch.equal(outputs["first"], before)
         assert torch.equal(outputs["relu"], before.clamp(min=0))
@@ -200,7 +195,7 @@ class TestGradCam:
         torch.manual_seed(0)
         model = torchvision.models.resnet18(num_classes=7).eval()
         images, classes = torch.randn(3, 3, 64, 64), torch.tensor([2, 0, 6])
-        with torch.no_grad(), recording({"last": model.layer4}) as outputs:
+        with torch.no_grad(), record_outputs({"last": model.layer4}) as outputs:
             model(images)
         cam = torch.einsum("bk,bkhw->bhw", model.fc.weight.detach()[classes], outputs["last"])
         found = grad_cam(model, find_layers(model, images), images, classes)
@@ -269,16 +264,16 @@ def test_what_has_no_meaning_for_a_network_says_so() -> None:
     cpu = torch.device("cpu")
     perceptron = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)).eval()
     normalize = Normalize(dataset.mean, dataset.std, cpu)
-    portrait = Portrait(perceptron, dataset, normalize, cpu, "float32", [0, 1])
+    portrait = FeatureReport(perceptron, dataset, normalize, cpu, "float32", [0, 1])
     reasons = {}
-    for part in PARTS:
+    for part, draw in portrait.parts().items():
         try:
-            assert getattr(portrait, part)()
+            assert draw()
         except NotApplicableError as error:
             reasons[part] = str(error)
-    assert reasons.keys() == {"filters", "activations", "class_activation", "channels"}
+    assert reasons.keys() == {"filters", "activations", "grad_cam", "dead_channels"}
     assert "convolution" in reasons["filters"]
-    assert "ReLU" in reasons["channels"]
+    assert "ReLU" in reasons["dead_channels"]
     with pytest.raises(NotApplicableError):
         stage_activations(perceptron, Layers({}, None, None), torch.zeros(1, 3, 32, 32))
 
@@ -325,7 +320,7 @@ class TestEvaluate:
     def test_it_prints_and_writes_what_the_best_checkpoint_makes_of_the_test_set(
         self, finished: Path, command: Command
     ) -> None:
-        done = command(finished, module="resnet_sweep.evaluate")
+        done = command("evaluate", finished)
         assert done.returncode == 0, done.stderr
         found = json.loads((finished / "evaluation" / "evaluation.json").read_text())
         scores, labels = plain_prediction(finished)
@@ -358,21 +353,19 @@ class TestEvaluate:
         del record["digest"]
         # A reference that is out of reach by now, and what a terminal would obey.
         record["config"] |= {"objective": "distance_to_reference", "reference": "gone/away"}
-        record |= {"state": "\x1b]0;title\x07", "notes": ["\x1b[2J"]}
+        record |= {"reason": "\x1b]0;title\x07", "notes": ["\x1b[2J"]}
         (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-        done = call(evaluate, "run")
+        done = call(main, "evaluate", "run")
         assert done.returncode == 0, done.stderr
-        assert r"\x1b]0;title\x07" in done.stdout
         assert "\x1b" not in done.stdout
-        (tmp_path / "run" / "checkpoints" / BEST).unlink()
-        record["best"] = None
+        record["state"] = "\x1b]0;title\x07"
         (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-        done = call(evaluate, "run")
+        done = call(main, "evaluate", "run")
         assert_refused(done, r"\x1b]0;title\x07")
         assert "\x1b" not in done.stderr
 
     def test_flip_is_named_everywhere(self, finished: Path, call: Command) -> None:
-        done = call(evaluate, finished, "--flip")
+        done = call(main, "evaluate", finished, "--flip")
         assert done.returncode == 0, done.stderr
         found = json.loads((finished / "evaluation" / "evaluation_flip.json").read_text())
         upright, labels = plain_prediction(finished)
@@ -396,7 +389,7 @@ class TestEvaluate:
         self, finished: Path, call: Command
     ) -> None:
         (finished / "evaluation").write_text("in the way")
-        done = call(evaluate, finished)
+        done = call(main, "evaluate", finished)
         assert_refused(done, str(finished / "evaluation"))
         assert re.search(r"\d\.\d\d%", done.stdout)
 
@@ -405,11 +398,11 @@ class TestFeatures:
     def test_it_writes_each_part_as_a_picture_and_as_data(
         self, finished: Path, command: Command
     ) -> None:
-        done = command(finished, module="resnet_sweep.features")
+        done = command("features", finished)
         assert done.returncode == 0, done.stderr
         folder = finished / "features"
-        data = {"filters": "npz", "activations": "npz", "class_activation": "npz",
-                "embedding": "csv", "channels": "json"}  # fmt: skip
+        data = {"filters": "npz", "activations": "npz", "grad_cam": "npz",
+                "embedding": "csv", "dead_channels": "json"}  # fmt: skip
         assert {path.name for path in folder.iterdir()} == {
             *(f"{part}.png" for part in data), *(f"{part}.{kind}" for part, kind in data.items()),
             "augmentation.png",
@@ -427,7 +420,7 @@ class TestFeatures:
         filters = np.load(folder / "filters.npz")["filters"]
         assert np.array_equal(filters, state["stem.weight"].numpy())
 
-        maps = np.load(folder / "class_activation.npz")
+        maps = np.load(folder / "grad_cam.npz")
         first = [int(np.flatnonzero(labels == label)[0]) for label in range(8)]
         assert maps["positions"].tolist() == first
         assert maps["labels"].tolist() == list(range(8))
@@ -442,7 +435,7 @@ class TestFeatures:
         assert [int(row["label"]) for row in rows] == labels.tolist()
         assert [int(row["predicted"]) for row in rows] == scores.argmax(1).tolist()
 
-        counts = json.loads((folder / "channels.json").read_text())
+        counts = json.loads((folder / "dead_channels.json").read_text())
         assert counts["images"] == 360
         assert sum(each["channels"] for each in counts["layers"]) == 240
         dead = sum(each["dead"] for each in counts["layers"])
@@ -453,10 +446,10 @@ class TestFeatures:
 
     @pytest.mark.slow
     def test_it_looks_at_the_images_that_are_named(self, finished: Path, call: Command) -> None:
-        done = call(features, finished, "--images", "9,0,9")
+        done = call(main, "features", finished, "--images", "9,0,9")
         assert done.returncode == 0, done.stderr
         test = Digits().load(0).test
-        for part in ("activations", "class_activation"):
+        for part in ("activations", "grad_cam"):
             data = np.load(finished / "features" / f"{part}.npz")
             assert data["positions"].tolist() == [9, 0]
             expected = test.images[test.indices[[9, 0]]].transpose(0, 2, 3, 1)
@@ -478,16 +471,16 @@ class TestFeatures:
         assert all(fact in str(refusal.value) for fact in facts)
 
     def test_a_refusal_writes_nothing(self, finished: Path, call: Command) -> None:
-        assert_refused(call(features, finished, "--images=360"), "--images=360", "359")
+        assert_refused(call(main, "features", finished, "--images=360"), "--images=360", "359")
         assert not (finished / "features").exists()
 
 
-@pytest.mark.parametrize("main", [evaluate, features])
+@pytest.mark.parametrize("subcommand", ["evaluate", "features"])
 def test_without_a_checkpoint_nothing_is_written(
-    trained: Path, call: Command, tmp_path: Path, main: Callable[[], None]
+    trained: Path, call: Command, tmp_path: Path, subcommand: str
 ) -> None:
     shutil.copy(trained / "run.json", tmp_path)
-    assert_refused(call(main, tmp_path), BEST)
+    assert_refused(call(main, subcommand, tmp_path), BEST)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
@@ -498,16 +491,16 @@ def test_the_stages_of_any_classifier_shrink_the_images(name: str) -> None:
     model = torchvision_classifier(10, name).eval()
     images = torch.zeros(1, 3, 32, 32)
     layers = find_layers(model, images)
-    with torch.inference_mode(), recording(layers.stages) as outputs:
+    with torch.inference_mode(), record_outputs(layers.stages) as outputs:
         model(images)
     sizes = [output.shape[-1] for output in outputs.values()]
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) >= 4
 
 
-@pytest.mark.parametrize("main", [evaluate, features])
-def test_a_logged_run_has_no_weights_to_look_at(main: Callable[[], None], call: Command) -> None:
-    done = call(main, "logged_run_1")
+@pytest.mark.parametrize("subcommand", ["evaluate", "features"])
+def test_a_logged_run_has_no_weights_to_look_at(subcommand: str, call: Command) -> None:
+    done = call(main, subcommand, "logged_run_1")
     assert_refused(done, "logged_run_1")
     # Unlike a name of no run, for which all logged runs are offered.
     assert "logged_run_2" not in done.stderr

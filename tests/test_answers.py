@@ -192,7 +192,9 @@ class TestDocument:
         rows = {row["epoch"]: row for row in read_run("logged_run_1").metrics.rows}
         away = (2.0, 5.0)
         for seed, each in enumerate(away):
-            write_curves(top / f"{seed}", {"seed": seed}, each, final=rows[100])
+            write_curves(
+                top / f"{seed}", {"seed": seed}, each, final={"val_loss": None, **rows[100]}
+            )
         found = section(write(), "gpu/readings")
         for epoch in (1, 10, 25, 50, 75, 100):
             row = rows[epoch]
@@ -363,7 +365,7 @@ class TestScript:
         assert self.start(tmp_path, "gpu", tmp_path / "top").returncode == 0
         asked = (tmp_path / "asked").read_text().splitlines()
         assert [line for line in asked if "evaluate" in line] == [
-            f"-m resnet_sweep.evaluate {best / number}" for number in "02"
+            f"-m resnet_sweep evaluate {best / number}" for number in "02"
         ]
 
     def test_words_come_last_in_every_command(self, tmp_path: Path) -> None:

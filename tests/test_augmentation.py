@@ -20,14 +20,11 @@ from resnet_sweep.augmentation import (
     RandomHorizontalFlip,
     TrivialAugment,
     color,
-    trivial,
+    trivial_augment,
 )
-from resnet_sweep.augmentation.boxes import inside
-from resnet_sweep.augmentation.crop import crop
-from resnet_sweep.augmentation.cutmix import paste
-from resnet_sweep.augmentation.cutout import square
-from resnet_sweep.augmentation.mixing import draw_beta, mix_labels
-from resnet_sweep.augmentation.mixup import blend
+from resnet_sweep.augmentation.crop_flip import crop
+from resnet_sweep.augmentation.erasing import inside, square
+from resnet_sweep.augmentation.mixing import blend, draw_beta, mix_labels, paste
 
 MEAN = [0.5, 0.4, 0.3]
 CLASSES = 100
@@ -457,7 +454,7 @@ class TestTrivialAugment:
         many = images.repeat(len(draws) // 40 + 1, 1, 1, 1)[: len(draws)]
         with monkeypatch.context() as patch:
             ours = iter(draws.T)
-            patch.setattr(trivial.torch, "randint", lambda *_, **__: next(ours))
+            patch.setattr(trivial_augment.torch, "randint", lambda *_, **__: next(ours))
             changed, _ = TrivialAugment(bins)(many, torch.zeros(len(many)), generator())
         assert changed.dtype == torch.uint8
         transform = v2.TrivialAugmentWide(num_magnitude_bins=bins)
@@ -474,7 +471,7 @@ class TestTrivialAugment:
 
     def test_all_is_drawn_alike(self) -> None:
         drawn = TrivialAugment(5).draw(14_000, generator())
-        counts = [sum(name == each for each, _ in drawn) for name in trivial.OPERATIONS]
+        counts = [sum(name == each for each, _ in drawn) for name in trivial_augment.OPERATIONS]
         # 1,000 of each with a standard deviation of 30.
         assert min(counts) > 870
         assert max(counts) < 1130

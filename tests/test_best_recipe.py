@@ -5,7 +5,7 @@ import pytest
 from small_run import composed
 
 from benchmarks.best_recipe import DESIGN, RECOMMENDATIONS, baseline, effects, settings
-from resnet_sweep.compare.condition import Condition
+from resnet_sweep.compare.filter_expression import FilterExpression
 from resnet_sweep.runs.signature import flatten
 
 
@@ -37,13 +37,13 @@ def test_the_recipe_is_distinguished_from_the_choice(number: int) -> None:
         settings([on and place == number for place in range(len(RECOMMENDATIONS))])
         for on in (False, True)
     )
-    condition = Condition(baseline(recipe, choice))
+    condition = FilterExpression(baseline(recipe, choice))
     for chosen, expected in ((recipe, True), (choice, False)):
         config = composed(*(f"{key}={value}" for key, value in chosen.items()))
         known = {name: value for name, value in flatten(config)} | {
             key: value for key, value in chosen.items() if "." not in key
         }
-        assert condition.holds(known) is expected
+        assert condition.matches(known) is expected
 
 
 def test_an_effect_is_the_difference_between_runs_with_and_without() -> None:

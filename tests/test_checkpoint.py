@@ -12,9 +12,9 @@ from resnet_sweep.training.checkpoint import (
     NEXT_BEST,
     PREVIOUS,
     DamagedCheckpointError,
+    commit_best,
     read_checkpoint,
     read_last,
-    settle_best,
     write_checkpoint,
     write_last,
 )
@@ -137,7 +137,7 @@ def test_a_new_best_counts_if_the_run_has_its_epoch(
 ) -> None:
     write_checkpoint(tmp_path / BEST, state(1) | {"epoch": 4})
     write_checkpoint(tmp_path / NEXT_BEST, state(2) | {"epoch": 5})
-    settle_best(tmp_path, epoch)
+    commit_best(tmp_path, epoch)
     assert read_checkpoint(tmp_path / BEST)["number"] == number
     assert not (tmp_path / NEXT_BEST).exists()
 

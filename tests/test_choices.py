@@ -16,11 +16,11 @@ from small_run import (
     without_times,
 )
 
-from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.config.plan import plan_run
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
-from resnet_sweep.training.interruption import Interrupted, StopRequest
-from resnet_sweep.training.loop import Training
+from resnet_sweep.training.signals import Interrupted, StopSignal
+from resnet_sweep.training.trainer import Trainer
 
 
 def small(*overrides: str, root: Path) -> dict:
@@ -51,9 +51,9 @@ def companies() -> list[list[str]]:
     ]
 
 
-def assert_trained_two_steps(training: Training) -> None:
+def assert_trained_two_steps(training: Trainer) -> None:
     assert training.global_step == 2
-    assert torch.isfinite(training.tally.losses[:2]).all()
+    assert torch.isfinite(training.step_metrics.losses[:2]).all()
     assert all(weight.isfinite().all() for weight in training.model.parameters())
     (row,) = training.rows
     assert 0 <= row["train_acc"] <= 100
@@ -61,27 +61,27 @@ def assert_trained_two_steps(training: Training) -> None:
 
 @pytest.mark.parametrize("words", companies(), ids=lambda words: words[0])
 def test_every_choice_trains_two_steps_with_others(words: list[str], tmp_path: Path) -> None:
-    assert_trained_two_steps(train(prepare(small(*words, "data=digits", root=tmp_path)), tmp_path))
+    assert_trained_two_steps(train(plan_run(small(*words, "data=digits", root=tmp_path)), tmp_path))
 
 
 @pytest.mark.parametrize("choice", ["data=cifar100", *choices("debug")])
 def test_data_and_debug_choices_train_two_steps(
     choice: str, tmp_path: Path, cifar100_root: Path
 ) -> None:
-    assert_trained_two_steps(train(prepare(small(choice, root=cifar100_root)), tmp_path))
+    assert_trained_two_steps(train(plan_run(small(choice, root=cifar100_root)), tmp_path))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", choices())
 def test_every_choice_trains_two_steps(choice: str, tmp_path: Path, cifar100_root: Path) -> None:
-    assert_trained_two_steps(train(prepare(small(choice, root=cifar100_root)), tmp_path))
+    assert_trained_two_steps(train(plan_run(small(choice, root=cifar100_root)), tmp_path))
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_experiment_trains_two_epochs(experiment: str, tmp_path: Path) -> None:
     words = ["model=resnet8v2", "data=digits", "data.limit_train=32", "data.limit_test=16"]
     short = ["trainer.epochs=2", "trainer.batch_size=16", "trainer.device=cpu"]
-    training = train(prepare(composed(experiment, *words, *short)), tmp_path)
+    training = train(plan_run(composed(experiment, *words, *short)), tmp_path)
     assert [row["epoch"] for row in training.rows] == [1, 2]
 
 
@@ -91,8 +91,8 @@ def test_every_experiment_trains_two_epochs(experiment: str, tmp_path: Path) -> 
 def test_every_augmentation_trains_with_every_loss(
     augmentation: str, loss: str, tmp_path: Path, cifar100_root: Path
 ) -> None:
-    training = train(prepare(small(augmentation, loss, root=cifar100_root)), tmp_path)
-    assert torch.isfinite(training.tally.losses[:2]).all()
+    training = train(plan_run(small(augmentation, loss, root=cifar100_root)), tmp_path)
+    assert torch.isfinite(training.step_metrics.losses[:2]).all()
 
 
 @pytest.mark.parametrize("stopping", ["epoch", "patience"])
@@ -103,7 +103,7 @@ def test_every_schedule_trains_with_early_stopping(
     settings = composed(schedule)["schedule"]
     # No epoch gains a thousand points, so patience ends with the second epoch too.
     early = {"epoch": 2} if stopping == "epoch" else {"patience": 1, "min_delta": 1000.0}
-    training = train(prepare(config(schedule=settings, trainer__early_stopping=early)), tmp_path)
+    training = train(plan_run(config(schedule=settings, trainer__early_stopping=early)), tmp_path)
     assert len(training.rows) == 2
     assert [row["lr"] for row in training.rows] == [
         training.schedule(7 * epoch) for epoch in range(2)
@@ -145,17 +145,17 @@ RESUMED_FIRST = [
 def test_resumed_run_equals_uninterrupted_run_whatever_is_chosen(
     settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_sweep.training.loop.INSPECTION_SECONDS", 0)
+    monkeypatch.setattr("resnet_sweep.training.trainer.REPORT_SECONDS", 0)
     chosen = {
         name: value if "__" in name else composed(value)[name] for name, value in settings.items()
     }
     if settings.get("schedule") == "schedule=plateau":
         chosen["schedule"] |= {"patience": 0, "metric": "val_loss", "threshold": 0.5}
-    prepared = prepare(config(**chosen))
+    prepared = plan_run(config(**chosen))
     whole = train(prepared, tmp_path / "whole")
     for step in (4, 7, 9, 14, 18):
         run = open_run(prepared, tmp_path / "stopped")
-        stop = StopRequest()
+        stop = StopSignal()
         stopped = prepared.training()
         try:
             stopped.fit(run, [StopAt(stop, step)], stop)
@@ -169,10 +169,10 @@ def test_resumed_run_equals_uninterrupted_run_whatever_is_chosen(
         resumed = train(prepared, tmp_path / "stopped")
     assert_same_bits(resumed, whole)
     assert without_times(read_metrics(tmp_path / "stopped")) == without_times(whole.rows)
-    layers = [(tmp_path / name / "layers.csv").read_bytes() for name in ("stopped", "whole")]
+    layers = [(tmp_path / name / "layer_norms.csv").read_bytes() for name in ("stopped", "whole")]
     assert layers[0] == layers[1]
-    if whole.average:
-        ours, theirs = resumed.average.state_dict(), whole.average.state_dict()
+    if whole.ema:
+        ours, theirs = resumed.ema.state_dict(), whole.ema.state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

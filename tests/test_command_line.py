@@ -138,7 +138,7 @@ class TestQuickstart:
         assert {
             "signature", "state", "reason", "config", "overrides", "parameters", "best", "final",
             "gap", "seconds", "started", "ended", "host", "device", "threads", "precision",
-            "versions", "git_commit", "seed", "lease",
+            "versions", "git_commit", "seed", "heartbeat",
         } <= content.keys()  # fmt: skip
         assert content["state"] == "finished"
         assert content["parameters"] == 77_850
@@ -186,7 +186,7 @@ class TestQuickstart:
         assert len(events.Scalars("epoch/val_acc")) == finished.epochs
 
     def test_evaluate_reproduces_the_best_accuracy(self, copied: Path, command: Command) -> None:
-        done = command(copied, module="resnet_sweep.evaluate")
+        done = command("evaluate", copied)
         assert done.returncode == 0, done.stderr
         best = record(copied)["best"]["val_acc"]
         assert re.search(rf"Top-1 .*\b{best:.2f}%", done.stdout)
@@ -219,7 +219,7 @@ class TestQuickstart:
         path = copied / "checkpoints" / BEST
         sound = path.read_bytes()
         path.write_bytes(sound[: len(sound) // 2])
-        done = command(copied, module="resnet_sweep.evaluate")
+        done = command("evaluate", copied)
         processes.assert_refused(done, str(path))
 
 
@@ -452,7 +452,7 @@ class TestStopping:
             words = [*SMALL, f"hydra.run.dir={directory}"]
         else:
             assert record(directory)["state"] == "interrupted"
-            assert record(directory)["lease"] is None
+            assert record(directory)["heartbeat"] is None
             words = self.resuming(output)
         done = processes.run(tmp_path, *words)
         assert done.returncode == 0, done.stderr
@@ -674,10 +674,7 @@ class TestCIFAR100:
         assert_has_line(done.stdout, "10,000", "2,000")
         # Chance is 1%, with a standard deviation of 0.2 over 2,000 images.
         assert record(only_run(tmp_path))["best"]["val_acc"] > 5
-        tested = command(
-            only_run(tmp_path), module="resnet_sweep.evaluate",
-            RESNET_SWEEP_DATA=str(cifar100_root),
-        )  # fmt: skip
+        tested = command("evaluate", only_run(tmp_path), RESNET_SWEEP_DATA=str(cifar100_root))
         assert "10,000" in tested.stdout
         assert float(re.search(r"Top-1 [^\d\n]*([\d.]+)%", tested.stdout)[1]) > 5
 

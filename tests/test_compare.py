@@ -18,12 +18,11 @@ from run_directories import COLUMNS, write_run
 from small_run import composed
 
 from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs, read_run, resolve_run
-from resnet_sweep.compare.condition import Condition
-from resnet_sweep.compare.entry import Entry
-from resnet_sweep.compare.facts import facts
+from resnet_sweep.compare.diff_columns import MISSING, diff_columns
+from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
+from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.group import Statistic, replicates
-from resnet_sweep.compare.text import shown
-from resnet_sweep.compare.varying import columns
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.signature import relevant
 
@@ -94,13 +93,17 @@ class TestFinding:
             descriptor, deep = inner, deep / ("d" * 200)
         os.close(descriptor)
         readable, damaged = find_runs([tmp_path])
-        assert readable.damage is None
-        assert "File name too long" in damaged.damage
+        assert isinstance(readable, LoadedRun) and isinstance(damaged, BrokenRun)
+        assert "File name too long" in damaged.error
 
 
 def altered(**changes: object) -> str:
     """Return the content of a valid `run.json` with some values changed."""
-    values = {"signature": "s", "config": {}, "best": {"epoch": 1, "val_acc": 1.0}}
+    values = {
+        "signature": "s",
+        "config": {},
+        "best": {"epoch": 1, "val_acc": 1.0, "val_loss": None},
+    }
     return json.dumps(values | changes)
 
 
@@ -108,26 +111,25 @@ DAMAGED = {
     "empty": ("", r"\bJSON\b"),
     "cut off": ('{"signature": "s", "config', r"\bJSON\b"),
     "not text": ("\udcff\udcfe", r"\bJSON\b"),
-    "a list": ("[]", r"\blist\b"),
+    "a list": ("[]", r"\[\]"),
     "null": ("null", r"\bnull\b"),
-    "deep": ("[" * 10_000 + "]" * 10_000, r"\bdeep"),
-    "deep config": (altered(config={"a": eval("[" * 40 + "]" * 40)}), r"\bdeep"),
+    "deep": ("[" * 10_000 + "]" * 10_000, r"\brecursion\b"),
     "long number": ('{"signature": "s", "gap": ' + "9" * 5000 + "}", r"\bJSON\b"),
-    "not a number": (altered(gap=float("nan")), r"\bNaN\b"),
-    "infinite": ('{"signature": "s", "gap": 1e999}', r"\bnumber\b"),
-    "large whole number": (altered(parameters=10**400), r"\bnumber\b"),
+    "not a number": (altered(gap=float("nan")), r"\bJSON\b"),
+    "infinite": ('{"signature": "s", "gap": 1e999}', r"\bgap\b.*\bfinite\b"),
+    "large whole number": (altered(parameters=10**400), r"\bparameters\b"),
     "no signature": ("{}", r"\bsignature\b"),
-    "best a list": (altered(best=[1, 2]), r"\bbest\b.*\blist\b"),
-    "accuracy as text": (altered(best={"val_acc": "70"}), r"\bbest\b"),
+    "best a list": (altered(best=[1, 2]), r"\bbest\b.*\[1, 2\]"),
+    "accuracy as text": (altered(best={"val_acc": "70"}), r"\bbest\.val_acc\b"),
     "half an epoch": (altered(final={"epoch": 1.5}), r"\bfinal\b"),
     "config null": (altered(config=None), r"\bconfig\b.*\bnull\b"),
-    "config text": (altered(config="x"), r"\bconfig\b.*\btext\b"),
-    "state a number": (altered(state=1), r"\bstate\b.*\bnumber\b"),
+    "config text": (altered(config="x"), r"\bconfig\b.*\bx\b"),
+    "state a number": (altered(state=1), r"\bstate\b.*\b1\b.*\bfinished\b"),
     "seconds true": (altered(seconds=True), r"\bseconds\b"),
     "notes text": (altered(notes="all well"), r"\bnotes\b"),
     "choices to lists": (altered(choices={"optim": []}), r"\bchoices\b"),
     "no time": (altered(started="yesterday"), r"\bstarted\b"),
-    "lease a list": (altered(lease=[]), r"\blease\b"),
+    "heartbeat a list": (altered(heartbeat=[]), r"\bheartbeat\b"),
 }
 
 
@@ -140,13 +142,13 @@ class TestDamage:
         (tmp_path / "damaged").mkdir()
         (tmp_path / "damaged/run.json").write_bytes(content.encode(errors="surrogateescape"))
         whole, damaged = find_runs([tmp_path])
-        assert whole.record is not None
-        assert damaged.record is None
+        assert isinstance(whole, LoadedRun)
+        assert isinstance(damaged, BrokenRun)
         assert damaged.state == "damaged"
-        assert "run.json" in damaged.damage
+        assert "run.json" in damaged.error
         # JSON is part of no other reason than that it isn't JSON.
-        assert re.search(reason, damaged.damage.replace("run.json", ""))
-        assert "\n" not in damaged.damage
+        assert re.search(reason, damaged.error.replace("run.json", ""))
+        assert "\n" not in damaged.error
         with pytest.raises(RequestError, match=r"run\.json") as refusal:
             read_run(tmp_path / "damaged")
         assert str(tmp_path / "damaged") in str(refusal.value)
@@ -164,7 +166,7 @@ class TestDamage:
         with (tmp_path / "runs/large/run.json").open("wb") as file:
             file.truncate(10 * 2**30)
         begun = time.monotonic()
-        damage = {entry.directory.name: entry.damage for entry in find_runs([tmp_path / "runs"])}
+        damage = {entry.directory.name: entry.error for entry in find_runs([tmp_path / "runs"])}
         assert damage.keys() == {"linked", "pipe", "folder", "large"}
         assert all("run.json" in reason for reason in damage.values())
         assert "link" in damage["linked"]
@@ -175,16 +177,10 @@ class TestDamage:
         write_run(tmp_path, {"optim.lr": "${oc.env:HOME}"})
         assert read_run(tmp_path).settings["optim.lr"] == "${oc.env:HOME}"
 
-    def test_keys_that_it_does_not_know_are_left_out(self, tmp_path: Path) -> None:
-        write_run(tmp_path, unheard_of=[1], best={"epoch": 1, "val_acc": 2, "top5": 3})
-        assert read_run(tmp_path).record.best["top5"] == 3
-
-    def test_an_older_record_reads_as_one_of_today(self, tmp_path: Path) -> None:
-        (tmp_path / "run.json").write_text(altered(final={"epoch": 1, "val_acc": 1.0}))
-        record = read_run(tmp_path).record
-        assert record.best == {"epoch": 1, "val_acc": 1.0, "val_loss": None}
-        assert record.final["train_loss"] is None
-        assert record.notes == []
+    def test_unknown_keys_are_ignored(self, tmp_path: Path) -> None:
+        best = {"epoch": 1, "val_acc": 2.0, "val_loss": None}
+        write_run(tmp_path, unheard_of=[1], best=best | {"top5": 3})
+        assert read_run(tmp_path).record.best == best
 
     @pytest.mark.parametrize(
         ("content", "epochs", "reason"),
@@ -196,9 +192,7 @@ class TestDamage:
             ("epoch,val_acc\n1,50\n2\n", 1, r"\b2\b.*\b1\b.*\b2\b"),
             ("epoch,val_acc\n1,50\ntwo,60\n3,70\n", 1, r"\btwo\b"),
             ("epoch,val_acc\n1,50\n,60\n", 1, r"\b2\b.*\bepoch\b"),
-            (f"epoch,val_acc\n1,50\n{10**15},60\n", 1, r"\b2\b.*\bepoch\b"),
             ("epoch,val_acc\n1,50\n2,nan\n3,inf\n", 3, None),
-            ("epoch\n" + "1\n" * 100_001, 100_000, r"\b100,?000\b"),
         ],
     )
     def test_metrics_are_read_up_to_the_first_damage(
@@ -253,17 +247,18 @@ class TestDamage:
         assert read_run(tmp_path).metrics == ([], None)
 
     @pytest.mark.parametrize(
-        ("lease", "state"),
+        ("heartbeat", "state"),
         [(5, "running"), (1000, "running (stale)"), (-1000, "running (stale)"),
-         (None, "running (stale)"), ("soon", "running (stale)")],
+         (None, "running (stale)"), ("soon", "damaged")],
     )  # fmt: skip
     def test_a_run_under_way_is_stale_without_a_sign_of_life(
-        self, tmp_path: Path, lease: object, state: str
+        self, tmp_path: Path, heartbeat: object, state: str
     ) -> None:
-        renewed = time.time() - lease if isinstance(lease, int) else lease
-        held = None if lease is None else {"host": "h", "process": 1, "renewed": renewed}
-        write_run(tmp_path, state="running", best=None, final=None, gap=None, lease=held)
-        assert read_run(tmp_path).state == state
+        renewed = time.time() - heartbeat if isinstance(heartbeat, int) else heartbeat
+        held = None if heartbeat is None else {"host": "h", "process": 1, "renewed": renewed}
+        write_run(tmp_path, state="running", best=None, final=None, gap=None, heartbeat=held)
+        (entry,) = find_runs([tmp_path])
+        assert entry.state == state
 
     def test_what_is_shown_cannot_command_a_terminal(self) -> None:
         everything = "".join(map(chr, [*range(0x3000), *range(0xD800, 0xE000), 0x202E, 0xE0001]))
@@ -283,18 +278,15 @@ class TestReplicates:
         write_run(tmp_path / "0")
         write_run(tmp_path / "1", {"seed": 1})
         write_run(tmp_path / "2", {"seed": 2, "trainer.threads": 4, "data.root": "/x"}, host="b")
-        write_run(tmp_path / "older", {"seed": 3})
-        write_run(tmp_path / "newer", {"seed": 4, "trainer.clip_grad_norm": None,
-                                       "model.stochastic_depth": 0.0})  # fmt: skip
         write_run(tmp_path / "other", {"optim.lr": 0.2})
         write_run(tmp_path / "coarse", precision="bfloat16")
         write_run(tmp_path / "foreign", fingerprint="g")
         groups = [
-            {entry.directory.name for entry in group.entries}
+            {entry.directory.name for entry in group.runs}
             for group in replicates(find_runs([tmp_path]))
         ]
         assert sorted(map(sorted, groups)) == [
-            ["0", "1", "2", "newer", "older"], ["coarse"], ["foreign"], ["other"]
+            ["0", "1", "2"], ["coarse"], ["foreign"], ["other"]
         ]  # fmt: skip
 
     def test_incomplete_runs_and_repetitions_do_not_count(self, tmp_path: Path) -> None:
@@ -318,8 +310,8 @@ class TestReplicates:
         assert Statistic.of([None]) is None
 
 
-class TestColumns:
-    def entries(self, folder: Path) -> list[Entry]:
+class TestDiffColumns:
+    def entries(self, folder: Path) -> list[LoadedRun]:
         return find_runs([folder])
 
     def test_what_follows_from_a_choice_is_left_out(self, tmp_path: Path) -> None:
@@ -327,33 +319,32 @@ class TestColumns:
         choices = {"model": "resnet8v2", "data": "digits", "optim": "adamw"}
         write_run(tmp_path / "0", {"optim.lr": 0.1})
         write_run(tmp_path / "1", adamw | {"optim.lr": 0.01}, choices=choices)
-        assert columns(self.entries(tmp_path)) == {"optim": ["sgd", "adamw"]}
+        assert diff_columns(self.entries(tmp_path)) == {"optim": ["sgd", "adamw"]}
         write_run(tmp_path / "2", adamw | {"optim.lr": 0.02}, choices=choices)
-        assert columns(self.entries(tmp_path)) == {
+        assert diff_columns(self.entries(tmp_path)) == {
             "optim": ["sgd", "adamw", "adamw"], "optim.lr": [0.1, 0.01, 0.02]
         }  # fmt: skip
 
-    def test_an_older_run_has_the_neutral_default(self, tmp_path: Path) -> None:
+    def test_a_setting_that_a_run_does_not_have_is_missing(self, tmp_path: Path) -> None:
         write_run(tmp_path / "0")
-        write_run(tmp_path / "1", {"model.attention": "se", "seed": 1})
-        assert columns(self.entries(tmp_path)) == {
-            "model.attention": [None, "se"], "seed": [0, 1]
-        }  # fmt: skip
+        write_run(tmp_path / "1", {"model.extra": "x", "seed": 1})
+        columns = diff_columns(self.entries(tmp_path))
+        assert columns == {"model.extra": [MISSING, "x"], "seed": [0, 1]}
 
     def test_true_is_not_1(self, tmp_path: Path) -> None:
         write_run(tmp_path / "0", {"optim.nesterov": True})
         write_run(tmp_path / "1", {"optim.nesterov": 1})
-        assert columns(self.entries(tmp_path)) == {"optim.nesterov": [True, 1]}
+        assert diff_columns(self.entries(tmp_path)) == {"optim.nesterov": [True, 1]}
 
 
 FACTS = {"a": 1, "b": 2.5, "c": "text", "d": [1, 2], "e": True, "f": 0, "g": ""}
 
 
-def random_condition(generator: random.Random, depth: int = 4) -> str:
+def random_expression(generator: random.Random, depth: int = 4) -> str:
     """A condition that Python can evaluate as well, if its kinds suit."""
     if depth == 0 or generator.random() < 0.2:
         return generator.choice([*FACTS, "1", "-2.5", "'text'", "True", "[1, 'x']", "(2.5,)"])
-    parts = [random_condition(generator, depth - 1) for _ in range(3)]
+    parts = [random_expression(generator, depth - 1) for _ in range(3)]
     comparison = generator.choice(["<", "<=", ">", ">=", "==", "!=", "in", "not in"])
     return generator.choice([
         "({0} and {1} and {2})", "({0} or {1})", "(not {0})", f"({{0}} {comparison} {{1}})",
@@ -361,49 +352,54 @@ def random_condition(generator: random.Random, depth: int = 4) -> str:
     ]).format(*parts)  # fmt: skip
 
 
-class TestCondition:
+class TestFilterExpression:
     def test_it_means_what_python_means(self) -> None:
         generator = random.Random(0)
         agreed = {True: 0, False: 0}
         for _ in range(3000):
-            text = random_condition(generator)
+            text = random_expression(generator)
             try:
                 expected = bool(eval(text, {"__builtins__": {}}, dict(FACTS)))
             except TypeError:
                 # What Python can't compare, doesn't hold here.
                 continue
-            assert Condition(text).holds(FACTS) == expected, text
+            assert FilterExpression(text).matches(FACTS) == expected, text
             agreed[expected] += 1
         assert min(agreed.values()) > 300
 
     def test_names_have_dots(self, tmp_path: Path) -> None:
         write_run(tmp_path, {"optim.lr": 0.05})
-        known = facts(read_run(tmp_path))
-        for text in ("optim.lr < 0.1 and state == 'finished'", "optim == 'sgd'", "best >= 70",
-                     "best.val_acc == final.val_acc", "16 in model.widths", "'ru' in host or 1",
-                     "model.attention == None", "trainer.ema_decay != 0.9"):  # fmt: skip
-            condition = Condition(text)
-            assert condition.holds(known), text
+        known = run_fields(read_run(tmp_path))
+        for text in (
+            "optim.lr < 0.1 and state == 'finished'",
+            "optim == 'sgd'",
+            "best >= 70",
+            "best.val_acc == final.val_acc",
+            "16 in model.widths",
+            "'ru' in host or 1",
+        ):
+            condition = FilterExpression(text)
+            assert condition.matches(known), text
             assert condition.names <= known.keys()
 
     def test_a_comparison_that_cannot_be_made_does_not_hold(self) -> None:
         known = {"optim.momentum": None, "optim.lr": "high"}
-        assert not Condition("optim.momentum < 1").holds(known)
-        assert not Condition("print").holds(known)
-        assert not Condition("optim.lr >= 1 or 1 in optim.lr").holds(known)
-        assert Condition("not optim.lr >= 1").holds(known)
+        assert not FilterExpression("optim.momentum < 1").matches(known)
+        assert not FilterExpression("print").matches(known)
+        assert not FilterExpression("optim.lr >= 1 or 1 in optim.lr").matches(known)
+        assert FilterExpression("not optim.lr >= 1").matches(known)
 
     @pytest.mark.parametrize(
         "text",
         ["", "best >", "best = 1", "__import__('os').system('true')", "().__class__", "'a'.upper()",
          "best[0]", "best + 1 > 2", "2 ** 99999 > 1", "(lambda: 1)() == 1", "[x for x in d]",
          "f'{best}' == '1'", "best if best else 1", "best is None", "{1: 2} == 1", "~best", "...",
-         "b'1' == 1", "1j > 0", "-best > 1", "(best := 1)", "a.b().c", "'" + "x" * 2000 + "'",
-         "(" * 400 + "1" + ")" * 400, "not " * 200 + "best", "best\x00", "-" * 900 + "1"],
+         "b'1' == 1", "1j > 0", "-best > 1", "(best := 1)", "a.b().c",
+         "(" * 400 + "1" + ")" * 400, "best\x00", "-" * 900 + "1"],
     )  # fmt: skip
     def test_anything_else_is_refused(self, text: str) -> None:
         with pytest.raises(RequestError) as refusal:
-            Condition(text)
+            FilterExpression(text)
         assert str(refusal.value).isprintable()
         assert len(str(refusal.value)) < 1000
 
@@ -523,7 +519,7 @@ def test_the_logged_runs_have_the_default_recipe() -> None:
 def test_reading_runs_needs_neither_torch_nor_hydra(tmp_path: Path) -> None:
     program = (
         "import sys; from resnet_sweep.compare.collection import find_runs\n"
-        "import resnet_sweep.diff, resnet_sweep.runs.__main__\n"
+        "import resnet_sweep.cli.diff, resnet_sweep.cli.runs, resnet_sweep.cli.report\n"
         "[entry.metrics for entry in find_runs(['logged_run_1'])]\n"
         "print(sorted({'torch', 'hydra', 'omegaconf', 'yaml', 'numpy', 'matplotlib'} "
         "& sys.modules.keys()))"

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from small_run import CONF, choices, composed
 
-from resnet_sweep.composition.build import build_augmentation
-from resnet_sweep.composition.check import COLLECTIONS, OBJECTS, SETTINGS, check_config
-from resnet_sweep.composition.complaint import PRESETS
-from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.config.build import build_augmentation
+from resnet_sweep.config.check import COLLECTIONS, OBJECTS, SETTINGS, check_config
+from resnet_sweep.config.errors import PRESETS
+from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import RequestError
-from resnet_sweep.runs.signature import INCIDENTAL, NEUTRAL, flatten, sign
+from resnet_sweep.runs.signature import INCIDENTAL, flatten, sign
 
 
 def test_the_default_is_the_logs_recipe() -> None:
@@ -42,8 +42,7 @@ def test_the_default_is_the_logs_recipe() -> None:
 
 
 def test_the_logs_recipe_keeps_its_signature() -> None:
-    """A new setting belongs into NEUTRAL with the value at which nothing changes."""
-    assert sign(composed(), "float32", "fingerprint") == "fe82c2c952031ea0"
+    assert sign(composed(), "float32", "fingerprint") == "e600c171259f89a3"
 
 
 @pytest.mark.parametrize("choice", choices())
@@ -112,7 +111,7 @@ WRONG = [
     ("optim.lr=inf", "optim.lr", "0", "inf"),
     ("optim.lr=fast", "optim.lr", "0", "fast"),
     ("optim.lr=null", "optim.lr", "0", "null"),
-    ("optim.lr=true", "optim.lr", "0", "True"),
+    ("optim.lr=true", "optim.lr", "0", "true"),
     ("optim.momentum=1", "optim.momentum", "0", "1", "1"),
     ("optim.momentum=1.5", "optim.momentum", "0", "1", "1.5"),
     ("optim.weight_decay=-1", "optim.weight_decay", "0", "-1"),
@@ -262,7 +261,7 @@ def assert_names(refusal: pytest.ExceptionInfo, *facts: str) -> None:
 )
 def test_wrong_value_is_refused(override: str, facts: list[str]) -> None:
     with pytest.raises(RequestError) as refusal:
-        prepare(composed("experiment=quickstart", "augmentation=standard", *override.split("; ")))
+        plan_run(composed("experiment=quickstart", "augmentation=standard", *override.split("; ")))
     assert_names(refusal, *facts)
 
 
@@ -291,7 +290,7 @@ def test_misspelt_setting_is_refused_with_the_nearest_alone(
     override: str, typed: str, nearest: str, other: str
 ) -> None:
     with pytest.raises(RequestError) as refusal:
-        prepare(composed("experiment=quickstart", "augmentation=standard", override))
+        plan_run(composed("experiment=quickstart", "augmentation=standard", override))
     assert_names(refusal, typed, nearest)
     assert other not in str(refusal.value)
 
@@ -302,7 +301,7 @@ def test_a_model_that_cannot_take_the_images_is_refused() -> None:
     # It is made for 224 pixels, and its poolings leave nothing of 32.
     config["model"] = {"_target_": "torchvision.models.AlexNet"}
     with pytest.raises(RequestError) as refusal:
-        prepare(config)
+        plan_run(config)
     assert_names(refusal, "model")
 
 
@@ -310,7 +309,7 @@ def test_a_model_without_a_number_of_classes_is_refused() -> None:
     config = composed("experiment=quickstart")
     config["model"] = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 4}
     with pytest.raises(RequestError) as refusal:
-        prepare(config)
+        plan_run(config)
     assert_names(refusal, "model.num_classes=None", "torch.nn.Linear")
 
 
@@ -330,30 +329,17 @@ def test_a_network_of_a_library_needs_a_yaml_file_alone(node: dict, library: str
         pytest.importorskip(library, reason=f"pip install {library} to run this")
     config = composed("experiment=quickstart")
     config["model"] = node
-    assert prepare(config).parameters > 1e6
+    assert plan_run(config).parameters > 1e6
 
 
 def test_an_unknown_network_of_a_library_is_refused_with_the_nearest() -> None:
     with pytest.raises(RequestError) as refusal:
-        prepare(composed("data=digits", "model=torchvision_resnet18", "model.name=resnet19"))
+        plan_run(composed("data=digits", "model=torchvision_resnet18", "model.name=resnet19"))
     assert_names(refusal, "resnet19", "resnet18")
 
 
-@pytest.mark.parametrize("name", sorted(NEUTRAL))
-def test_a_run_that_lacks_a_newer_setting_is_the_run_with_its_neutral_value(name: str) -> None:
-    config = composed()
-    group, *path, key = name.split(".")
-    node = config[group]
-    for step in path:
-        node = node[step]
-    assert node.pop(key) == NEUTRAL[name]
-    assert sign(config, "float32", "fingerprint") == sign(composed(), "float32", "fingerprint")
-    node[key] = "something else"
-    assert sign(config, "float32", "fingerprint") != sign(composed(), "float32", "fingerprint")
-
-
 def test_the_order_of_augmentation_makes_another_run() -> None:
-    """Unlike that of anything else; the recipe's own order is as it was before this counted."""
+    """Unlike the order of anything else."""
     one, other = (
         sign(composed(f"augmentation=[{choices}]"), "float32", "fingerprint")
         for choices in ("color_jitter,cutmix", "cutmix,color_jitter")
@@ -380,12 +366,12 @@ def test_a_package_is_trusted_by_the_environment(monkeypatch: pytest.MonkeyPatch
 def test_an_optimizer_of_torch_needs_a_yaml_file_alone() -> None:
     config = composed("experiment=quickstart")
     config["optim"] = {"_target_": "torch.optim.RMSprop", "lr": 0.01, "alpha": 0.9}
-    assert prepare(config).parameters > 0
+    assert plan_run(config).parameters > 0
 
 
 def test_several_choices_of_augmentation_come_in_their_order() -> None:
     config = composed("experiment=quickstart", "augmentation=[cutmix,color_jitter,cutout]")
-    operations = build_augmentation(config, prepare(config).dataset)
+    operations = build_augmentation(config, plan_run(config).dataset)
     assert [type(operation).__name__ for operation in operations] == [
         "RandomCrop", "RandomHorizontalFlip", "CutMix", "ColorJitter", "Cutout"
     ]  # fmt: skip
@@ -417,7 +403,7 @@ def test_an_operation_gets_what_it_asks_of_the_data(
         "asking": {"_target_": "my_augmentation.Asking", "strength": 2},
         "modest": {"_target_": "my_augmentation.Modest"},
     }
-    dataset = prepare(config).dataset
+    dataset = plan_run(config).dataset
     asking, modest = build_augmentation(config, dataset)
     assert asking.found == (10, dataset.mean, 2)
     assert modest.found == 1

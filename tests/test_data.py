@@ -11,9 +11,7 @@ import torch
 from torchvision import datasets
 
 from resnet_sweep.data import CIFAR100, Digits, arrays
-from resnet_sweep.data.batches import Batches
-from resnet_sweep.data.dataset import Split
-from resnet_sweep.data.subset import balanced_subset
+from resnet_sweep.data.dataset import Batches, Split, balanced_subset
 from resnet_sweep.errors import RequestError
 
 

@@ -11,10 +11,9 @@ from conftest import ROOT
 from run_directories import COLUMNS, write_run
 
 from resnet_sweep.compare.collection import find_runs, read_run
-from resnet_sweep.compare.distance import CURVES, distance, read_reference
-from resnet_sweep.compare.identification import Identification
+from resnet_sweep.compare.nearest import CURVES, NearestRuns, distance, read_reference
 from resnet_sweep.compare.objective import COSTS, DIRECTIONS, Objective, objective_value
-from resnet_sweep.composition.check import Judged
+from resnet_sweep.config.check import Judged
 from resnet_sweep.errors import RequestError
 
 GENERATOR = np.random.default_rng(0)
@@ -201,15 +200,15 @@ class TestObjective:
             assert fact in str(refusal.value)
 
 
-class TestIdentification:
+class TestNearestRuns:
     def test_the_candidate_that_made_the_curve_comes_first(self, tmp_path: Path) -> None:
         for number, (lr, accuracy) in enumerate([(0.1, 70), (0.2, 73), (0.05, 66), (0.4, 50)]):
             write_run(tmp_path / "runs" / str(number), {"optim.lr": lr}, accuracy)
         entries = find_runs([tmp_path / "runs"])
         for number in range(4):
             curves = read_reference(f"runs/{number}/metrics.csv", tmp_path)
-            found = Identification(entries, {"mine": curves})
-            assert found.groups[0].entries[0].directory.name == str(number)
+            found = NearestRuns(entries, {"mine": curves})
+            assert found.groups[0].runs[0].directory.name == str(number)
             assert found.distances["mine"][0].mean == 0
             assert all(each.mean > 0 for each in found.distances["mine"][1:])
             header, first, *rest = found.lines(None)
@@ -222,7 +221,7 @@ class TestIdentification:
             write_run(tmp_path / f"a{seed}", {"seed": seed}, accuracy)
         write_run(tmp_path / "b", {"optim.lr": 0.2}, 76.0)
         curves = read_reference(str(tmp_path / "a0"))
-        found = Identification(find_runs([tmp_path]), {"mine": curves})
+        found = NearestRuns(find_runs([tmp_path]), {"mine": curves})
         values = np.sqrt(0.2) * np.array([0.0, 1.0, 2.0])
         statistic = found.distances["mine"][0]
         assert statistic.mean == pytest.approx(values.mean())
@@ -234,10 +233,10 @@ class TestIdentification:
             write_run(tmp_path / name, {"optim.lr": accuracy / 1000}, accuracy)
         write_run(tmp_path / "d", {"optim.lr": 1}, 70, state="interrupted")
         references = {name: read_reference(str(tmp_path / name)) for name in ("a", "c")}
-        found = Identification(find_runs([tmp_path]), references)
+        found = NearestRuns(find_runs([tmp_path]), references)
 
         def order(reference: str) -> list[str]:
-            return [group.entries[0].directory.name for group in found.ranked(reference)]
+            return [group.runs[0].directory.name for group in found.ranked(reference)]
 
         # What isn't complete comes last, however near.
         assert order("a") == ["a", "b", "c", "d"]
@@ -250,6 +249,6 @@ class TestIdentification:
         (tmp_path / "c").mkdir()
         (tmp_path / "c/run.json").write_text("damaged")
         logged = {"logged_run_1": read_reference("logged_run_1")}
-        found = Identification(find_runs([tmp_path]), logged)
-        assert [group.entries[0].directory.name for group in found.groups] == ["a", "b"]
-        assert found.lines(80)[2].split()[0] == "unknown"
+        found = NearestRuns(find_runs([tmp_path]), logged)
+        assert [group.runs[0].directory.name for group in found.groups] == ["a", "b"]
+        assert found.lines(None)[2].split()[0] == "unknown"

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from small_run import assert_same_bits, composed, config, open_run, train, without_times
 
-from resnet_sweep.composition.execute import execute
-from resnet_sweep.composition.prepare import prepare
+from resnet_sweep import jobs
+from resnet_sweep.config.plan import plan_run
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
-from resnet_sweep.training.early_stopping import EarlyStopping
-from resnet_sweep.training.interruption import StopRequest
+from resnet_sweep.training.config import EarlyStopping
+from resnet_sweep.training.signals import StopSignal
 
 
 def rows(values: list[float], metric: str = "val_acc") -> list[dict]:
@@ -48,10 +48,10 @@ def test_nothing_stops_a_run_by_default() -> None:
 
 def test_a_run_stopped_early_is_the_beginning_of_the_whole_one(tmp_path: Path) -> None:
     """The schedule keeps its length, and the record names the setting that ended the run."""
-    whole = train(prepare(config()), tmp_path / "whole")
-    prepared = prepare(config(trainer__early_stopping={"epoch": 2}))
+    whole = train(plan_run(config()), tmp_path / "whole")
+    prepared = plan_run(config(trainer__early_stopping={"epoch": 2}))
     run = open_run(prepared, tmp_path / "stopped")
-    execute(prepared, run, StopRequest().listen())
+    jobs.train(prepared, run, StopSignal().listen())
     record = Record.read(tmp_path / "stopped")
     assert record.state == "stopped_early"
     assert "trainer.early_stopping.epoch=2" in record.reason
@@ -63,21 +63,21 @@ def test_a_run_stopped_early_is_the_beginning_of_the_whole_one(tmp_path: Path) -
 
 def test_a_run_ends_when_its_patience_is_used_up(tmp_path: Path) -> None:
     stopping = {"patience": 1, "metric": "train_loss", "min_delta": 100.0}
-    training = train(prepare(config(trainer__early_stopping=stopping)), tmp_path / "run")
+    training = train(plan_run(config(trainer__early_stopping=stopping)), tmp_path / "run")
     assert len(training.rows) == 2
-    reason = training.settings.early_stopping.reason(training.rows)
+    reason = training.config.early_stopping.reason(training.rows)
     # The metric, the epochs without a gain, and the best epoch with its value.
     for fact in ("train_loss", "1 epoch", "epoch 1", f"{training.rows[0]['train_loss']:.4g}"):
         assert fact in reason
 
 
 def test_a_stop_beyond_the_end_changes_nothing_and_is_noted(tmp_path: Path) -> None:
-    prepared = prepare(config(trainer__early_stopping={"epoch": 85}))
+    prepared = plan_run(config(trainer__early_stopping={"epoch": 85}))
     (note,) = prepared.notes
     assert "trainer.early_stopping.epoch=85" in note
     assert "epoch 3" in note
     cut = train(prepared, tmp_path / "cut")
-    assert_same_bits(cut, train(prepare(config()), tmp_path / "whole"))
+    assert_same_bits(cut, train(plan_run(config()), tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_stop_beyond_the_end_changes_nothing_and_is_noted(tmp_path: Path) -> N
 def test_a_stop_that_comes_no_earlier_than_the_end_of_the_run_is_noted(
     settings: dict, without_effect: str, end: int
 ) -> None:
-    (note,) = prepare(config(**settings)).notes
+    (note,) = plan_run(config(**settings)).notes
     assert f"trainer.early_stopping.{without_effect}" in note
     assert f"epoch {end}" in note
 

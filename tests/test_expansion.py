@@ -10,9 +10,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from processes import names
 
-from resnet_sweep.__main__ import as_multirun, quoted
+from resnet_sweep.cli.train import as_multirun, quoted
 from resnet_sweep.errors import RequestError
-from resnet_sweep.sweeps.expansion import expand, pairs_of, preset_words
+from resnet_sweep.sweeps.grid import expand, pairs_of, preset_overrides
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def loader() -> Iterator[ConfigLoader]:
         ["model.widths=[16,32,64],[8,16,32]", "augmentation=[cutmix,color_jitter],none"],
         ["reference='a b','c,d'", "data.root=null,'/tmp/x=y'"],
         ["seed=3,4", "seed=5"],
-        ["optim.lr=sort(0.3,0.1,0.2)", "trainer.compile=true,false"],
+        ["optim.lr=sort(0.3,0.1,0.2)", "trainer.compile=default,null"],
     ],
 )
 def test_it_is_hydras_basic_grammar(words: list[str], loader: ConfigLoader) -> None:
@@ -101,10 +101,10 @@ def test_what_cannot_be_combined_is_refused(
 
 def test_the_values_of_a_named_sweep_are_typed_as_on_the_command_line() -> None:
     params = {"optim.lr": "0.1,0.2", "data.root": None, "optim.nesterov": True, "seed": 3}
-    assert preset_words(params) == [
+    assert preset_overrides(params) == [
         "optim.lr=0.1,0.2", "data.root=null", "optim.nesterov=true", "seed=3"
     ]  # fmt: skip
-    assert preset_words(None) == []
+    assert preset_overrides(None) == []
 
 
 @pytest.mark.parametrize(

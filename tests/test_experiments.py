@@ -11,19 +11,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from small_run import CONF, choices, composed
 
-from resnet_sweep.compare.condition import Condition
-from resnet_sweep.compare.entry import Entry
-from resnet_sweep.compare.facts import facts
-from resnet_sweep.composition.check import check_config
+from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
+from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.config.check import check_config
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import relevant, sign
-from resnet_sweep.sweeps.study.space import Space
+from resnet_sweep.studies.search_space import SearchSpace
 
 EXPERIMENTS = [choice.partition("=")[2] for choice in choices("experiment")]
 # Experiments that don't come from the log's recommendations.
 OTHERS = {"quickstart", "logged_run_1", "logged_run_2", "best_recipe"}
 VARIANTS = [name for name in EXPERIMENTS if name not in OTHERS]
-SWEEPS = [choice.partition("=")[2] for choice in choices("sweep")]
+SWEEPS = [choice.partition("=")[2] for choice in choices("sweep") if choice != "sweep=default"]
 # A search has corners, and no jobs that could be counted.
 SEARCHES = [name for name in SWEEPS if name.startswith("optuna_")]
 GRIDS = [name for name in SWEEPS if name not in SEARCHES]
@@ -31,7 +30,7 @@ MODELS = ["resnet44v2", pytest.param("resnet8v2", marks=pytest.mark.slow)]
 DOCUMENT = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
 # What a preset of a sweep may set, so that the command of a single job can do without it.
 SETTINGS_OF_SWEEPS = {
-    "baseline", "hydra", "objective", "reference", "replicates", "sweep_filter", "zip"
+    "baseline", "defaults", "hydra", "objective", "reference", "replicates", "sweep_filter", "zip"
 }  # fmt: skip
 
 
@@ -59,7 +58,7 @@ def jobs(sweep: str) -> list[list[str]]:
     return [list(job) for job in itertools.product(*values)]
 
 
-def entry(words: list[str]) -> Entry:
+def entry(words: list[str]) -> LoadedRun:
     """The run of a job, as its record would have it."""
     with initialize_config_module("resnet_sweep.conf"):
         config = compose("config", overrides=words, return_hydra_config=True)
@@ -69,7 +68,7 @@ def entry(words: list[str]) -> Entry:
     settings = OmegaConf.to_container(
         OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True
     )
-    return Entry(ROOT, "job", Record("", config=settings, choices=chosen))
+    return LoadedRun(ROOT, "job", Record("", config=settings, choices=chosen))
 
 
 # The experiments whose comments quote the training log.
@@ -146,7 +145,7 @@ def test_the_readings_of_the_log_are_all_combined() -> None:
     runs = [entry(words) for words in jobs("identify_logged_runs")]
     assert len({run.replicate_key for run in runs}) == 16
     # The recipe as it is here is one of them.
-    assert Entry(ROOT, "", Record("", config=composed())).replicate_key in {
+    assert LoadedRun(ROOT, "", Record("", config=composed())).replicate_key in {
         run.replicate_key for run in runs
     }
 
@@ -161,7 +160,7 @@ def test_a_sweep_has_sound_jobs_and_one_baseline(sweep: str, model: str) -> None
     assert len({sign(run.record.config, "float32", "f") for run in runs}) == len(runs)
     baseline = composed(f"sweep={sweep}")["baseline"]
     if baseline is not None:
-        assert sum(Condition(baseline).holds(facts(run)) for run in runs) == 1
+        assert sum(FilterExpression(baseline).matches(run_fields(run)) for run in runs) == 1
     count = re.search(r"\b(\d+) jobs\b", head(f"sweep/{sweep}.yaml"))[1]
     assert int(count) == len(runs)
     assert re.search(rf"^\| `{sweep}` \| {count} \|", DOCUMENT, re.MULTILINE)
@@ -171,9 +170,9 @@ def test_a_sweep_has_sound_jobs_and_one_baseline(sweep: str, model: str) -> None
 @pytest.mark.parametrize("sweep", SEARCHES)
 def test_a_search_has_sound_corners_and_holds_images_out(sweep: str, model: str) -> None:
     settings = preset(sweep)["hydra"]["sweeper"]
-    space = Space([f"{key}={value}" for key, value in settings["params"].items()])
+    space = SearchSpace([f"{key}={value}" for key, value in settings["params"].items()])
     for corner in space.corners():
-        run = entry([f"model={model}", *space.words(corner)])
+        run = entry([f"model={model}", *space.overrides(corner)])
         check_config(run.record.config)
         assert run.record.config["data"]["holdout"] == 5000
     count = re.search(r"\b(\d+) trials\b", head(f"sweep/{sweep}.yaml"))[1]

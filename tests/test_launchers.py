@@ -16,8 +16,8 @@ from small_sweep import (
     broken,
     commands,
     finish,
-    ledger,
     leftovers,
+    manifest,
     previewed,
     records,
     results,
@@ -28,10 +28,10 @@ from small_sweep import (
 )
 
 from resnet_sweep.__main__ import main
-from resnet_sweep.composition.complaint import sentence
+from resnet_sweep.config.errors import format_error
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.metrics import read_metrics
-from resnet_sweep.sweeps.ray import RayLauncher
+from resnet_sweep.sweeps.launchers.ray import RayLauncher
 
 OWN = "defaults: [sgd]\nlr: {}\n"
 # The last job fails.
@@ -67,7 +67,7 @@ def basic(once: Once) -> Path:
         process.send_signal(signal.SIGTERM)
         output = finish(process)
         assert process.returncode == 75, output
-        assert [job["state"] for job in ledger(sweep)] == ["finished", "interrupted", "waiting"]
+        assert [job["state"] for job in manifest(sweep)] == ["finished", "interrupted", "pending"]
         shutil.copytree(sweep, folder / "half")
         process = begin(folder)
         output = finish(process)
@@ -112,7 +112,7 @@ def test_a_resumed_sweep_is_frozen_and_survives_a_failing_job(
 def test_a_preview_needs_no_more_than_the_launchers_settings(launcher: str, call: Command) -> None:
     done = call(main, "--multirun", *TINY, f"hydra/launcher={launcher}", "sweep_mode=preview")
     assert done.returncode == 0, done.stderr
-    assert previewed(done.stdout) == [(0, "waiting", [])]
+    assert previewed(done.stdout) == [(0, "pending", [])]
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     for fact in (
         "hydra/launcher=slurm", "hydra-submitit-launcher", "pip install 'resnet-sweep[slurm]'"
     ):  # fmt: skip
-        assert fact in sentence(missing)
+        assert fact in format_error(missing)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RequestError) as refusal:
         RayLauncher()

@@ -25,43 +25,45 @@ from small_run import config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from resnet_sweep.composition.execute import execute, open_run
-from resnet_sweep.composition.prepare import prepare
-from resnet_sweep.composition.restore import restore
+from resnet_sweep.config.compose import ComposedConfig
+from resnet_sweep.config.plan import plan_run
+from resnet_sweep.config.restore import restore
 from resnet_sweep.errors import RequestError
+from resnet_sweep.jobs import complete, train
 from resnet_sweep.runs.metrics import best_row, read_metrics
 from resnet_sweep.runs.record import Record
-from resnet_sweep.training.interruption import Interrupted, StopRequest
+from resnet_sweep.runs.run import Run, reset_run
+from resnet_sweep.training.signals import Interrupted, StopSignal
 
-TENSORBOARD = {"tensorboard": {"_target_": "resnet_sweep.training.tensorboard.TensorBoard"}}
+TENSORBOARD = {"tensorboard": {"_target_": "resnet_sweep.training.callbacks.TensorBoard"}}
 SMALL = (
     "experiment=quickstart", "trainer.epochs=2", "trainer.device=cpu", "trainer.threads=1",
     "data.limit_train=100", "data.limit_test=50",
 )  # fmt: skip
 
 
-class StopAfter(StopRequest):
+class StopAfter(StopSignal):
     """Stops a training at its n-th look."""
 
     def __init__(self, looks: int) -> None:
         super().__init__()
         self.looks = looks
 
-    def check(self) -> None:
+    def raise_if_stopped(self) -> None:
         self.looks -= 1
         if not self.looks:
             raise Interrupted(15)
 
 
-def run(settings: dict, directory: Path, stop: StopRequest | None = None) -> Record:
+def run(settings: dict, directory: Path, stop: StopSignal | None = None) -> Record:
     """Carry out a run as the command line does, and read its record."""
-    prepared = prepare(settings)
+    prepared = plan_run(settings)
     try:
-        execute(
-            prepared,
-            open_run(prepared, directory, ["data=digits"], [], {"optim": "sgd"}),
-            stop or StopRequest(),
-        )
+        composed = ComposedConfig(settings, {"optim": "sgd"}, ["data=digits"], [])
+        record = complete(prepared.record(composed), prepared)
+        if not prepared.settings.resume:
+            reset_run(directory, record)
+        train(prepared, Run.open(directory, record), stop or StopSignal())
     except Interrupted:
         assert stop is not None
     return Record.read(directory)
@@ -196,7 +198,7 @@ class TestTensorBoard:
 
 def mlflow(**settings: object) -> dict:
     """A run of three epochs that is logged to MLflow."""
-    node = {"_target_": "resnet_sweep.training.mlflow.MLflow"} | settings
+    node = {"_target_": "resnet_sweep.training.callbacks.MLflow"} | settings
     return config(logger={"mlflow": node}, trainer__threads=1)
 
 
@@ -262,7 +264,7 @@ class TestMLflow:
         kept = Path(client.download_artifacts(entry.info.run_id, "", str(tmp_path)))
         assert {path.name for path in kept.iterdir()} >= {"run.json", "metrics.csv", "plots"}
         copy = Record.read(kept)
-        assert (copy.state, copy.lease, copy.best) == ("finished", None, record.best)
+        assert (copy.state, copy.heartbeat, copy.best) == ("finished", None, record.best)
         assert (tmp_path / "mlruns").is_dir()
         assert list((tmp_path / "outputs" / "one" / "tensorboard").iterdir())
 
@@ -299,7 +301,7 @@ class TestMLflow:
         """The store is lost between the first settings and the next, once."""
         from mlflow import MlflowClient
 
-        monkeypatch.setattr("resnet_sweep.training.mlflow.PARAMETERS_AT_ONCE", 5)
+        monkeypatch.setattr("resnet_sweep.training.callbacks.mlflow.PARAMETERS_AT_ONCE", 5)
         sent = MlflowClient.log_batch
         calls = []
 
@@ -330,7 +332,7 @@ class TestMLflow:
     ) -> None:
         folder = tmp_path / name
         folder.mkdir()
-        monkeypatch.setattr("resnet_sweep.composition.build.STARTED_IN", folder)
+        monkeypatch.chdir(folder)
         settings = mlflow()
         settings["trainer"] |= {"epochs": 1}
         run(settings, folder / "run")
@@ -371,7 +373,7 @@ class TestMLflow:
         assert "best_model.pth" in kept
 
     def test_nothing_is_written_before_a_run_is_admitted(self, tmp_path: Path) -> None:
-        prepare(mlflow(tracking_uri=store(tmp_path)))
+        plan_run(mlflow(tracking_uri=store(tmp_path)))
         assert not list(tmp_path.iterdir())
 
     def test_a_store_out_of_reach_is_refused_before_anything_is_written(
@@ -390,7 +392,7 @@ class TestMLflow:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(RequestError) as refusal:
-            prepare(mlflow(tracking_uri=tracking_uri))
+            plan_run(mlflow(tracking_uri=tracking_uri))
         assert "logger.mlflow" in str(refusal.value)
         assert tracking_uri in str(refusal.value)
         assert not list(tmp_path.iterdir())
@@ -432,7 +434,7 @@ class TestMLflow:
 def test_without_mlflow_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(RequestError, match=r"pip install 'resnet-sweep\[mlflow\]'"):
-        prepare(mlflow())
+        plan_run(mlflow())
 
 
 class Server:
@@ -472,14 +474,14 @@ class Server:
             self.process = None
 
 
-class Outage(StopRequest):
+class Outage(StopSignal):
     """A server that is away between two looks at whether to stop."""
 
     def __init__(self, server: Server, first: int, last: int) -> None:
         super().__init__()
         self.server, self.first, self.last, self.looks = server, first, last, 0
 
-    def check(self) -> None:
+    def raise_if_stopped(self) -> None:
         self.looks += 1
         if self.looks == self.first:
             self.server.stop()

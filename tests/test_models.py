@@ -9,8 +9,7 @@ from reference_resnet import count_attention, count_parameters, resnet
 
 from resnet_sweep.models import ResNet
 from resnet_sweep.models.attention import ATTENTION
-from resnet_sweep.models.blocks import BLOCKS
-from resnet_sweep.models.stochastic_depth import StochasticDepth
+from resnet_sweep.models.blocks import BLOCKS, StochasticDepth
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 

@@ -9,22 +9,22 @@ import torch
 from small_run import Recorder, config, open_run, train
 from torch import nn
 
-from resnet_sweep.composition.prepare import prepare
-from resnet_sweep.runs.layers import Layer
-from resnet_sweep.training.gradients import EXPLODING, GradientWatch
-from resnet_sweep.training.interruption import StopRequest
-from resnet_sweep.training.loop import Diverged
-from resnet_sweep.training.tally import Tally
+from resnet_sweep.config.plan import plan_run
+from resnet_sweep.runs.metrics import LayerNorms
+from resnet_sweep.training.callbacks.progress import EXPLODING, GradientWarnings
+from resnet_sweep.training.signals import StopSignal
+from resnet_sweep.training.step_metrics import StepMetrics
+from resnet_sweep.training.trainer import Diverged
 
 
 def read_layers(directory: Path) -> list[dict[str, str]]:
-    with (directory / "layers.csv").open(newline="") as file:
+    with (directory / "layer_norms.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def test_each_layers_norms_are_those_of_its_weights(tmp_path: Path) -> None:
     """Against norms taken by hand at each step of the last epoch."""
-    prepared = prepare(config(trainer__epochs=2))
+    prepared = plan_run(config(trainer__epochs=2))
     training = prepared.training()
     gradients: list[dict[str, float]] = []
     weights: list[dict[str, torch.Tensor]] = []
@@ -42,7 +42,7 @@ def test_each_layers_norms_are_those_of_its_weights(tmp_path: Path) -> None:
 
     training.optimizer.step = step
     run = open_run(prepared, tmp_path)
-    training.fit(run, [], StopRequest())
+    training.fit(run, [], StopSignal())
     run.close("finished")
     rows = read_layers(tmp_path)
     assert [row["layer"] for row in rows] == 2 * list(named)
@@ -59,7 +59,7 @@ def test_each_layers_norms_are_those_of_its_weights(tmp_path: Path) -> None:
 
 def test_the_total_is_that_of_all_weights(tmp_path: Path) -> None:
     recorder = Recorder()
-    training = train(prepare(config()), tmp_path, recorder)
+    training = train(plan_run(config()), tmp_path, recorder)
     flat = torch.cat([weight.grad.flatten() for weight in training.model.parameters()])
     assert recorder.steps[-1].grad_norm == pytest.approx(flat.norm().item(), rel=1e-5)
     last = {
@@ -74,31 +74,31 @@ def test_the_total_is_that_of_all_weights(tmp_path: Path) -> None:
 
 def test_a_mixed_label_counts_by_the_predicted_class_share() -> None:
     model = nn.Linear(2, 3)
-    tally = Tally(model, 2, torch.device("cpu"))
+    metrics = StepMetrics(model, 2, torch.device("cpu"))
     logits = model(torch.randn(4, 2))
     logits.sum().backward()
     predicted = logits.argmax(1)
     labels = torch.rand(4, 3)
     labels /= labels.sum(1, keepdim=True)
-    tally.count(0, logits.sum(), logits, labels)
+    metrics.update(0, logits.sum(), logits, labels)
     expected = sum(labels[image, predicted[image]].item() for image in range(4))
-    assert tally.correct[0].item() == pytest.approx(expected)
+    assert metrics.correct[0].item() == pytest.approx(expected)
     hard = torch.tensor([predicted[0], predicted[1], (predicted[2] + 1) % 3, predicted[3]])
-    tally.count(1, logits.sum(), logits, hard)
+    metrics.update(1, logits.sum(), logits, hard)
     one_hot = nn.functional.one_hot(hard, 3).float()
-    assert tally.correct[1].item() == 3
-    tally.count(1, logits.sum(), logits, one_hot)
-    assert tally.correct[1].item() == 3
+    assert metrics.correct[1].item() == 3
+    metrics.update(1, logits.sum(), logits, one_hot)
+    assert metrics.correct[1].item() == 3
 
 
 def test_weights_without_a_gradient_have_none(tmp_path: Path) -> None:
     """A model may have weights that its output doesn't depend on."""
     model = nn.ModuleDict({"used": nn.Linear(2, 3), "unused": nn.Linear(2, 3)})
-    tally = Tally(model, 1, torch.device("cpu"))
+    metrics = StepMetrics(model, 1, torch.device("cpu"))
     logits = model["used"](torch.randn(4, 2))
     logits.sum().backward()
-    tally.count(0, logits.sum(), logits, torch.zeros(4, dtype=torch.int64))
-    used, unused = tally.summarize_layers(1)
+    metrics.update(0, logits.sum(), logits, torch.zeros(4, dtype=torch.int64))
+    used, unused = metrics.layer_norms(1)
     assert used.grad_norm == pytest.approx(model["used"].weight.grad.norm().item())
     assert unused.grad_norm == 0
 
@@ -106,12 +106,12 @@ def test_weights_without_a_gradient_have_none(tmp_path: Path) -> None:
 def test_an_exploding_gradient_is_reported_once_with_its_layer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    prepared = prepare(config(optim__lr=1e6, schedule__warmup_epochs=0))
+    prepared = plan_run(config(optim__lr=1e6, schedule__warmup_epochs=0))
     training = prepared.training()
     layers = {name.removesuffix(".weight") for name, _ in training.model.named_parameters()}
     run = open_run(prepared, tmp_path)
     with caplog.at_level(logging.WARNING), pytest.raises(Diverged) as diverged:
-        training.fit(run, [GradientWatch()], StopRequest())
+        training.fit(run, [GradientWarnings()], StopSignal())
     run.close("diverged")
     # The layer, its norm, and where.
     warned = [record.args for record in caplog.records]
@@ -136,17 +136,17 @@ def test_a_vanishing_gradient_is_reported_once_with_its_layer(
     torch.manual_seed(0)
     deep = [module for _ in range(20) for module in (nn.Linear(8, 8), nn.Sigmoid())]
     model = nn.Sequential(*deep, nn.Linear(8, 3))
-    tally = Tally(model, 1, torch.device("cpu"))
+    metrics = StepMetrics(model, 1, torch.device("cpu"))
     loss = nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.arange(16) % 3)
     loss.backward()
-    tally.count(0, loss, torch.randn(16, 3), torch.arange(16) % 3)
-    watch = GradientWatch()
-    layers = tally.summarize_layers(1)
+    metrics.update(0, loss, torch.randn(16, 3), torch.arange(16) % 3)
+    warnings = GradientWarnings()
+    layers = metrics.layer_norms(1)
     with caplog.at_level(logging.WARNING):
-        watch.epoch_ended({"epoch": 1}, layers, 1)
+        warnings.on_epoch_end({"epoch": 1}, layers, 1)
         assert not caplog.records
-        watch.epoch_ended({"epoch": 2}, layers, 2)
-        watch.epoch_ended({"epoch": 3}, layers, 3)
+        warnings.on_epoch_end({"epoch": 2}, layers, 2)
+        warnings.on_epoch_end({"epoch": 3}, layers, 3)
     norms = {layer.name: layer.grad_norm for layer in layers}
     warned = [record.args[0] for record in caplog.records]
     assert "0" in warned
@@ -165,19 +165,19 @@ def test_a_training_that_goes_well_warns_of_nothing(
     attention: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        train(prepare(config(model__attention=attention)), tmp_path, GradientWatch())
+        train(plan_run(config(model__attention=attention)), tmp_path, GradientWarnings())
     assert not caplog.records
 
 
 def test_layers_are_in_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from resnet_sweep.training.tensorboard import TensorBoard
+    from resnet_sweep.training.callbacks.tensorboard import TensorBoard
 
-    train(prepare(config(trainer__epochs=2)), tmp_path, TensorBoard())
+    train(plan_run(config(trainer__epochs=2)), tmp_path, TensorBoard())
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     rows = [row for row in read_layers(tmp_path) if row["layer"] == "stem"]
-    for kind in Layer._fields[1:]:
+    for kind in LayerNorms._fields[1:]:
         values = [event.value for event in events.Scalars(f"layer_{kind}/stem")]
         assert values == pytest.approx([float(row[kind]) for row in rows], rel=1e-4)

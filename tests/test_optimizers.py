@@ -6,12 +6,12 @@ import pytest
 import torch
 from small_run import RESNET, Recorder, StopAt, assert_same_bits, config, open_run, train, weights
 
-from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import RequestError
-from resnet_sweep.training.averaging import WeightAverage
 from resnet_sweep.training.checkpoint import BEST, read_checkpoint
-from resnet_sweep.training.interruption import Interrupted, StopRequest
-from resnet_sweep.training.muon import Muon, orthogonalize
+from resnet_sweep.training.ema import ExponentialMovingAverage
+from resnet_sweep.training.optimizers import Muon, orthogonalize
+from resnet_sweep.training.signals import Interrupted, StopSignal
 
 # Those that need more than gradients, or another kind of weights.
 UNSUITED = {"LBFGS", "SparseAdam", "Muon"}
@@ -27,14 +27,14 @@ OPTIMIZERS = sorted(
 def test_any_optimizer_of_torch_trains_and_resumes(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_sweep.training.loop.INSPECTION_SECONDS", 0)
-    prepared = prepare(
+    monkeypatch.setattr("resnet_sweep.training.trainer.REPORT_SECONDS", 0)
+    prepared = plan_run(
         config(optim={"_target_": f"torch.optim.{name}", "lr": 0.01}, trainer__max_steps=9)
     )
     whole = train(prepared, tmp_path / "whole")
     first = prepared.training().model.state_dict()["stem.weight"]
     assert not torch.equal(weights(whole)["stem.weight"], first)
-    run, stop = open_run(prepared, tmp_path / "stopped"), StopRequest()
+    run, stop = open_run(prepared, tmp_path / "stopped"), StopSignal()
     with pytest.raises(Interrupted):
         prepared.training().fit(run, [StopAt(stop, 4)], stop)
     run.close("interrupted")
@@ -44,7 +44,7 @@ def test_any_optimizer_of_torch_trains_and_resumes(
 @pytest.mark.parametrize("name", sorted(UNSUITED))
 def test_an_optimizer_that_needs_something_else_is_refused(name: str) -> None:
     with pytest.raises(RequestError) as refusal:
-        prepare(config(optim={"_target_": f"torch.optim.{name}", "lr": 0.01}))
+        plan_run(config(optim={"_target_": f"torch.optim.{name}", "lr": 0.01}))
     assert "optim" in str(refusal.value)
     assert name in str(refusal.value)
 
@@ -103,8 +103,8 @@ def test_muon_trains_what_is_no_filter_by_sgd() -> None:
 
 
 def test_the_rest_keeps_its_distance_from_the_filters_rate(tmp_path: Path) -> None:
-    muon = {"_target_": "resnet_sweep.training.muon.Muon", "lr": 0.02, "rest_lr": 0.1}
-    training = train(prepare(config(optim=muon, trainer__max_steps=3)), tmp_path)
+    muon = {"_target_": "resnet_sweep.training.optimizers.Muon", "lr": 0.02, "rest_lr": 0.1}
+    training = train(plan_run(config(optim=muon, trainer__max_steps=3)), tmp_path)
     lr = training.schedule(2)
     rates = {group["filters"]: group["lr"] for group in training.optimizer.param_groups}
     assert rates == {True: pytest.approx(lr), False: pytest.approx(5 * lr)}
@@ -112,10 +112,10 @@ def test_the_rest_keeps_its_distance_from_the_filters_rate(tmp_path: Path) -> No
 
 def test_undecayed_weights_stay_so_under_muon() -> None:
     muon = {
-        "_target_": "resnet_sweep.training.muon.Muon", "lr": 0.02, "weight_decay": 0.1,
+        "_target_": "resnet_sweep.training.optimizers.Muon", "lr": 0.02, "weight_decay": 0.1,
         "decay_norm_and_bias": False,
     }  # fmt: skip
-    optimizer = prepare(config(optim=muon)).training().optimizer
+    optimizer = plan_run(config(optim=muon)).training().optimizer
     for group in optimizer.param_groups:
         decayed = all(weight.ndim > 1 for weight in group["params"])
         assert group["weight_decay"] == (0.1 if decayed else 0.0)
@@ -126,7 +126,7 @@ def test_clipping_is_torchs_own(tmp_path: Path) -> None:
     plain = {"model__dropout": 0.0, "augmentation": {}, "trainer__max_steps": 1}
     sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
     recorder = Recorder()
-    prepared = prepare(
+    prepared = plan_run(
         config(**plain, optim=sgd, schedule__warmup_epochs=0, trainer__clip_grad_norm=0.01)
     )
     reference = prepared.training()
@@ -140,8 +140,8 @@ def test_clipping_is_torchs_own(tmp_path: Path) -> None:
 
 
 def test_a_gradient_shorter_than_the_limit_is_left_alone(tmp_path: Path) -> None:
-    limited = train(prepare(config(trainer__clip_grad_norm=1e6)), tmp_path / "limited")
-    free = train(prepare(config()), tmp_path / "free")
+    limited = train(plan_run(config(trainer__clip_grad_norm=1e6)), tmp_path / "limited")
+    free = train(plan_run(config()), tmp_path / "free")
     for name, weight in weights(free).items():
         torch.testing.assert_close(weights(limited)[name], weight)
 
@@ -149,7 +149,7 @@ def test_a_gradient_shorter_than_the_limit_is_left_alone(tmp_path: Path) -> None
 def test_the_average_is_torchs_own() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    ours = WeightAverage(model, decay=0.7)
+    ours = ExponentialMovingAverage(model, decay=0.7)
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(0.7)
     theirs = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     theirs.update_parameters(model)
@@ -159,7 +159,7 @@ def test_the_average_is_torchs_own() -> None:
             for weight in model.parameters():
                 weight += torch.randn_like(weight)
         model(torch.randn(6, 3))
-        ours.update(ours.weight(step))
+        ours.update(step)
         theirs.update_parameters(model)
     for name, value in theirs.module.state_dict().items():
         if value.is_floating_point():
@@ -168,20 +168,20 @@ def test_the_average_is_torchs_own() -> None:
 
 def test_the_average_is_its_recursion_from_the_first_step() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
-    ours = WeightAverage(model, decay=0.3)
+    ours = ExponentialMovingAverage(model, decay=0.3)
     expected = model.weight.item()
     for step in range(1, 20):
         with torch.no_grad():
             model.weight.fill_(step)
-        ours.update(ours.weight(step))
+        ours.update(step)
         decay = min(0.3, step / (step + 9))
         expected = decay * expected + (1 - decay) * step
         assert ours.model.weight.item() == pytest.approx(expected)
 
 
 def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
-    averaged = train(prepare(config(trainer__ema_decay=0.9)), tmp_path / "averaged")
-    plain = train(prepare(config()), tmp_path / "plain")
+    averaged = train(plan_run(config(trainer__ema_decay=0.9)), tmp_path / "averaged")
+    plain = train(plan_run(config()), tmp_path / "plain")
     # What is trained is the same, what is evaluated isn't.
     for one, other in zip(averaged.rows, plain.rows, strict=True):
         assert one["train_loss"] == other["train_loss"]
@@ -194,8 +194,8 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
 
 
 def test_resnet_has_filters_for_muon() -> None:
-    muon = {"_target_": "resnet_sweep.training.muon.Muon", "lr": 0.02}
-    training = prepare(config(optim=muon, model=dict(RESNET))).training()
+    muon = {"_target_": "resnet_sweep.training.optimizers.Muon", "lr": 0.02}
+    training = plan_run(config(optim=muon, model=dict(RESNET))).training()
     filters = [group for group in training.optimizer.param_groups if group["filters"]]
     named = dict(training.model.named_parameters())
     convolutions = [name for name, weight in named.items() if weight.ndim == 4]

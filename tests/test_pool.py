@@ -5,18 +5,18 @@ import os
 import re
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.types import RunMode
-from omegaconf import OmegaConf
+from small_run import config
 from small_sweep import TINY, broken, finish, records, start, wait_for, write_broken
 
-from resnet_sweep.sweeps.callback import SweepCallback
-from resnet_sweep.sweeps.pool import PoolLauncher
-from resnet_sweep.sweeps.worker import Assignment
+from resnet_sweep import jobs
+from resnet_sweep.config.compose import ComposedConfig
+from resnet_sweep.config.plan import plan_run
+from resnet_sweep.errors import RunFailed
+from resnet_sweep.runs.run import write_plan
+from resnet_sweep.sweeps.launchers.pool import PoolLauncher
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,9 @@ def test_each_gpu_has_as_many_jobs_as_are_asked_for(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    launcher = PoolLauncher(**settings)
-    launcher.config = SimpleNamespace(trainer=SimpleNamespace(device=device))
-    assert [place.get("CUDA_VISIBLE_DEVICES") for place in launcher._places(8)] == expected
-    assert len(launcher._places(1)) == 1
+    launcher = PoolLauncher(**settings, device=device)
+    assert [place.get("CUDA_VISIBLE_DEVICES") for place in launcher.environments(8)] == expected
+    assert len(launcher.environments(1)) == 1
 
 
 def test_where_the_cores_of_this_process_are_not_known_all_are_taken(
@@ -55,9 +54,8 @@ def test_where_the_cores_of_this_process_are_not_known_all_are_taken(
 ) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    launcher = PoolLauncher()
-    launcher.config = SimpleNamespace(trainer=SimpleNamespace(device="cpu"))
-    assert launcher._places(2) == [{"OMP_NUM_THREADS": "3"}] * 2
+    launcher = PoolLauncher(device="cpu")
+    assert launcher.environments(2) == [{"OMP_NUM_THREADS": "3"}] * 2
 
 
 @pytest.mark.slow
@@ -84,57 +82,31 @@ def test_a_worker_that_gets_sigterm_leaves_the_next_job_to_another(tmp_path: Pat
     assert records(sweep)["0"]["started"] == begun
 
 
-def test_the_error_of_a_job_keeps_nothing_of_the_job() -> None:
-    """Hydra keeps what its jobs return until the last has ended, with their errors."""
+def test_a_failed_job_keeps_nothing_of_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of the job takes the next one, which needs the memory."""
 
     class Batch:
         """Stands for a device's memory."""
 
     kept = []
 
-    def train() -> None:
+    def train(*arguments: object, **options: object) -> None:
         batch = Batch()
         kept.append(weakref.ref(batch))
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    def job() -> None:
         try:
-            train()
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         except RuntimeError as error:
-            raise RuntimeError("the run failed") from error
+            raise RunFailed("out of memory") from error
 
-    returned = JobReturn(status=JobStatus.FAILED)
-    try:
-        job()
-    except RuntimeError as error:
-        returned._return_value = error
-    config = OmegaConf.create(
-        {
-            "hydra": {
-                "mode": RunMode.MULTIRUN,
-                "sweeper": {"_target_": "x"},
-                "runtime": {"output_dir": "."},
-            }
-        }
-    )
+    planned = plan_run(config())
+    write_plan(tmp_path, planned.record(ComposedConfig(config(), {}, [], [])))
+    jobs.write_hydra_folder(tmp_path, config(), {"job": {}}, [])
+    monkeypatch.setattr(jobs, "train", train)
     gc.disable()
     try:
-        SweepCallback.on_ended = lambda *_: None
-        SweepCallback().on_job_end(config, returned)
+        assert jobs.train_job(tmp_path) == "failed"
         assert kept[0]() is None
     finally:
-        SweepCallback.on_ended = None
         gc.enable()
-    assert "out of memory" in str(returned._return_value.__cause__)
-
-
-def test_jobs_without_a_number_are_numbered_from_the_first() -> None:
-    loader = SimpleNamespace(
-        load_sweep_config=lambda master, words: OmegaConf.create(
-            {"hydra": {"job": {"num": "???", "id": "???"}}}
-        )
-    )
-    context = SimpleNamespace(config_loader=loader, callbacks=None, execution_whitelist=None)
-    found = Assignment.all_of(context, None, [["seed=0"], ["seed=1"]], first=3, errand=None)
-    jobs = [assignment.config.hydra.job for assignment in found]
-    assert [(job.num, job.id) for job in jobs] == [(3, "3"), (4, "4")]

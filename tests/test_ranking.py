@@ -10,17 +10,18 @@ from run_directories import write_run
 from scipy import stats
 
 from resnet_sweep.compare.collection import find_runs
-from resnet_sweep.compare.condition import Condition
-from resnet_sweep.compare.effect import Effect
+from resnet_sweep.compare.filter_expression import FilterExpression
 from resnet_sweep.compare.group import Group, replicates
+from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.objective import Objective
+from resnet_sweep.compare.paired_test import MeanDifference
 from resnet_sweep.compare.ranking import Ranking
 
-BASELINE = Condition("optim.lr == 0.1")
+BASELINE = FilterExpression("optim.lr == 0.1")
 
 
-def accuracy(entry) -> float | None:
-    return entry.record.best and entry.record.best["val_acc"]
+def accuracy(run: LoadedRun) -> float | None:
+    return run.best_accuracy
 
 
 def write_replicates(folder: Path, lr: float, values: dict[int, float], **changes) -> None:
@@ -32,19 +33,17 @@ def write_replicates(folder: Path, lr: float, values: dict[int, float], **change
 
 
 def groups(folder: Path) -> dict[float, Group]:
-    return {
-        group.entries[0].settings["optim.lr"]: group for group in replicates(find_runs([folder]))
-    }
+    return {group.runs[0].settings["optim.lr"]: group for group in replicates(find_runs([folder]))}
 
 
-def effect(folder: Path, ours: dict[int, float], theirs: dict[int, float]) -> Effect | None:
+def effect(folder: Path, ours: dict[int, float], theirs: dict[int, float]) -> MeanDifference | None:
     write_replicates(folder, 0.2, ours)
     write_replicates(folder, 0.1, theirs)
     found = groups(folder)
-    return Effect.between(found[0.2], found[0.1], accuracy)
+    return MeanDifference.between(found[0.2], found[0.1], accuracy)
 
 
-class TestEffect:
+class TestMeanDifference:
     @pytest.mark.parametrize("n", [2, 3, 10])
     def test_of_shared_seeds_it_is_scipys_paired_interval(self, tmp_path: Path, n: int) -> None:
         generator = np.random.default_rng(n)
@@ -91,7 +90,7 @@ class TestEffect:
         self, tmp_path: Path, ours: dict, theirs: dict, mean: float, paired: bool
     ) -> None:
         found = effect(tmp_path, ours, theirs)
-        assert found == Effect(mean, None, 1, paired)
+        assert found == MeanDifference(mean, None, 1, paired)
         assert found.verdict(lambda gain: gain) == "too few runs"
 
     @pytest.mark.parametrize("seeds", [(0, 1), (2, 3)], ids=["paired", "welch"])
@@ -116,7 +115,7 @@ class TestEffect:
         ],
     )
     def test_the_verdict_is_about_the_sign(self, interval: tuple, up: str, down: str) -> None:
-        found = Effect(sum(interval) / 2, interval, 3, True)
+        found = MeanDifference(sum(interval) / 2, interval, 3, True)
         assert found.verdict(Objective("val_acc").gain) == up
         assert found.verdict(Objective("val_loss").gain) == down
 
@@ -140,7 +139,7 @@ class TestEffect:
         write_replicates(tmp_path, 0.2, {0: 1.0}, best=None, state="failed")
         write_replicates(tmp_path, 0.1, {0: 70.0})
         found = groups(tmp_path)
-        assert Effect.between(found[0.2], found[0.1], accuracy) is None
+        assert MeanDifference.between(found[0.2], found[0.1], accuracy) is None
 
 
 class TestRanking:
@@ -197,7 +196,7 @@ class TestRanking:
         (tmp_path / "empty").mkdir()
         (tmp_path / "empty/run.json").touch()
         assert Ranking(find_runs([tmp_path]), BASELINE).notes()[0] == note.replace("1", "2")
-        readable = [entry for entry in find_runs([tmp_path]) if entry.damage is None]
+        readable = [entry for entry in find_runs([tmp_path]) if isinstance(entry, LoadedRun)]
         assert Ranking(readable, BASELINE).notes() == ranking.notes()[1:]
 
     @pytest.mark.parametrize(
@@ -209,7 +208,7 @@ class TestRanking:
     ) -> None:
         write_replicates(tmp_path, 0.1, {0: 70.0, 1: 71.0})
         write_replicates(tmp_path, 0.2, {0: 71.0, 1: 71.5})
-        ranking = Ranking(find_runs([tmp_path]), Condition(condition))
+        ranking = Ranking(find_runs([tmp_path]), FilterExpression(condition))
         assert ranking.baseline is None
         assert ranking.lines(None)[0].split() == ["optim.lr", "n", "best", "final", "time"]
         (note,) = ranking.notes()

@@ -10,18 +10,17 @@ import processes
 import pytest
 import torch
 from conftest import Command
-from omegaconf import OmegaConf
 from processes import clean_environment
 from small_run import composed, config, train
 from torch.distributed import TCPStore
 
-from resnet_sweep.composition.gate import Gate
-from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.__main__ import main
+from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.checkpoint import LAST, read_checkpoint
-from resnet_sweep.training.ranks import Ranks
+from resnet_sweep.training.distributed import ProcessGroup
 from resnet_sweep.training.torchrun import Torchrun
 
 WORDS = (
@@ -34,9 +33,9 @@ WORDS = (
 TRUSTED = {"RESNET_SWEEP_TRUST": "network_of_ranks", "PYTHONPATH": str(Path(__file__).parent)}
 
 
-def several(size: int, rank: int = 0) -> Ranks:
-    ranks = Ranks()
-    ranks.rank, ranks.size = rank, size
+def several(size: int, rank: int = 0) -> ProcessGroup:
+    ranks = ProcessGroup()
+    ranks.rank, ranks.world_size = rank, size
     return ranks
 
 
@@ -105,7 +104,7 @@ def test_two_processes_train_what_one_does(settings: dict, tmp_path: Path) -> No
     assert (record.state, record.ranks) == ("finished", 2)
     # Rank 0 alone prints.
     assert re.findall(r"\b(\d)/3\b", "".join(outputs)) == ["1", "2", "3"]
-    train(prepare(settings), tmp_path / "alone")
+    train(plan_run(settings), tmp_path / "alone")
     assert_same_results(directory, tmp_path / "alone")
 
 
@@ -123,7 +122,7 @@ def test_two_processes_of_which_one_is_killed_train_what_one_does(
     # printed once, so that the first one wasn't trained again.
     assert re.findall(r"\b(\d)/3\b", done.stdout) == ["1", "2", "3"]
     assert len([*tmp_path.glob("outputs/*/*")]) == 1
-    train(prepare(settings), tmp_path / "alone")
+    train(plan_run(settings), tmp_path / "alone")
     assert_same_results(directory, tmp_path / "alone")
 
 
@@ -139,8 +138,8 @@ def test_one_process_resumes_the_run_of_a_terminated_torchrun(
     assert content["state"] == "interrupted"
     # It was interrupted within an epoch.
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / LAST)["step"] > 0
-    train(prepare(settings), tmp_path / "run")
-    train(prepare(settings), tmp_path / "alone")
+    train(plan_run(settings), tmp_path / "run")
+    train(plan_run(settings), tmp_path / "alone")
     assert_same_results(tmp_path / "run", tmp_path / "alone")
 
 
@@ -167,29 +166,22 @@ def test_shares_are_the_whole_in_order(count: int, size: int) -> None:
 )
 def test_what_processes_cannot_share_is_refused(size: int, changes: dict, facts: list[str]) -> None:
     with pytest.raises(RequestError) as refusal:
-        prepare(config(**changes), several(size))
+        plan_run(config(**changes), several(size))
     for fact in facts:
         assert re.search(rf"(?<![\d.]){re.escape(fact)}(?!\d)", str(refusal.value)), fact
 
 
-def test_a_sweep_is_not_shared(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(Ranks, "here", staticmethod(lambda: several(2)))
-    monkeypatch.setattr("resnet_sweep.composition.gate.check_hydra", lambda hydra: None)
-    with pytest.raises(SystemExit) as leaving:
-        Gate().on_multirun_start(OmegaConf.create({"hydra": {}}))
-    assert leaving.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and "torchrun" in message
-    assert "2" in message and "hydra/launcher=pool" in message
+def test_a_sweep_is_not_shared(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Torchrun, "here", classmethod(lambda cls: Torchrun(0, 2, 0, "none")))
+    done = call(main, "--multirun", "data=digits", "seed=0,1")
+    processes.assert_refused(done, "torchrun", "2", "hydra/launcher=pool")
 
 
 def test_statistics_of_shares_make_another_run_and_the_number_of_processes_does_not() -> None:
-    alone = prepare(config())
-    assert prepare(config(trainer__distributed=True)).signature == alone.signature
+    alone = plan_run(config())
+    assert plan_run(config(trainer__distributed=True)).signature == alone.signature
     changes = {"trainer__distributed": True, "trainer__sync_batch_norm": False}
-    of_shares = [prepare(config(**changes), several(size)) for size in (1, 2, 4)]
+    of_shares = [plan_run(config(**changes), several(size)) for size in (1, 2, 4)]
     assert len({each.signature for each in of_shares}) == 1
     assert of_shares[0].signature != alone.signature
     assert not of_shares[0].notes

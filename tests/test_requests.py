@@ -8,7 +8,7 @@ import pytest
 from conftest import Command
 
 from resnet_sweep.__main__ import main
-from resnet_sweep.composition.complaint import LONGEST, sentence
+from resnet_sweep.config.errors import LONGEST, format_error
 from resnet_sweep.errors import RequestError
 from resnet_sweep.training.device import memory_bytes
 
@@ -17,34 +17,18 @@ SMALL = (
 )  # fmt: skip
 
 
-FILENAME = "hydra.job_logging.handlers.file.filename"
 # An override, and what its refusal names.
 REFUSALS = [
-    ("hydra.job.name=a/b", "hydra.job.name", "a/b"),
-    (f"hydra.job.name={'a' * 300}", "hydra.job.name", "a" * 300),
-    ("hydra.output_subdir=../x", "hydra.output_subdir", "../x"),
-    ("++hydra.job.chdir=${hydra:runtime.cwd}", "hydra.job.chdir", "${hydra:runtime.cwd}", "true"),
     ("logger=null", "logger=null", "csv", "mlflow", "tensorboard"),
     ("+schedule=true", "schedule=true", "constant", "cosine"),
     ("optim.lr=1e300", "optim", "lr=1e+300"),
     ("model.blocks=[100000,1,1]", "model", "blocks=[100000, 1, 1]", "1000"),
     ("model.widths=[1000000,8,8]", "model.widths", "18,000,113,001,946", "134,111.3 GB"),
-    ("trainer.clip_grad_norm=1e301", "trainer.clip_grad_norm", "1e+300"),
-    (f"trainer.epochs=1{'0' * 400}", "trainer.epochs", "9.22337e+18"),
+    (f"trainer.epochs=1{'0' * 400}", "trainer.epochs", "9223372036854775807"),
     (f"seed=1{'0' * 5000}", "5001"),
     (f"+model.x={'[' * 30}{']' * 30}", "model.x"),
     ("a\nb\x1b[2J=1", r"b\x1b[2J=1"),
-    (f"{FILENAME}=/dev/null/x", FILENAME, "/dev/null/x", "${hydra.runtime.output_dir}/"),
-    (
-        f"{FILENAME}='${{hydra.runtime.output_dir}}/\x7f'",
-        FILENAME, r"${hydra.runtime.output_dir}/\x7f",
-    ),
-    ("hydra.output_subdir=${hydra:runtime.cwd}", "hydra.output_subdir", "${hydra:runtime.cwd}"),
-    ("hydra.overrides.task=[[1]]", "hydra.overrides.task"),
-    ("hydra.overrides.task=[x]", "hydra.overrides.task", "[x]"),
-    ("hydra.launcher=-", "hydra.launcher=-", "hydra/launcher"),
     ("replicates=1001", "replicates", "1", "1000", "1001"),
-    ("hydra.sweeper=-", "hydra.sweeper=-", "hydra/sweeper"),
     ("seed=1,2", "seed=1,2", "--multirun", "seed=[1,2]"),
     ("augmentation=[cutmix,foo]", "augmentation=foo", "color_jitter", "trivial_augment"),
     ("sweep_mode=preview", "sweep_mode=preview", "--multirun"),
@@ -83,7 +67,7 @@ def test_setting_that_a_network_of_a_library_lacks_is_named(call: Command) -> No
 def test_a_name_that_no_file_can_have_is_refused(call: Command, tmp_path: Path) -> None:
     # A shell can't type it, but a config may hold it.
     done = call(main, *SMALL, "hydra.run.dir='a\x00b'")
-    processes.assert_refused(done, r"hydra.run.dir=a\x00b")
+    processes.assert_refused(done, r"a\x00b")
     assert not list(tmp_path.iterdir())
 
 
@@ -96,16 +80,12 @@ def test_a_flag_that_takes_the_next_word_is_refused(call: Command, tmp_path: Pat
     assert shown.stdout.startswith("# @package optim\n")
 
 
-def test_log_that_cannot_be_set_up_fails_the_run_with_one_line(
-    command: Command, tmp_path: Path
+def test_log_that_cannot_be_set_up_is_refused_and_leaves_no_file(
+    call: Command, tmp_path: Path
 ) -> None:
-    done = command(*SMALL, "hydra.job_logging.version=2", "hydra.run.dir=run")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert processes.names(done.stderr, "version")
-    assert processes.names(done.stderr, "2")
-    assert '"state": "failed"' in (tmp_path / "run" / "run.json").read_text()
+    done = call(main, *SMALL, "hydra.job_logging.version=2", "hydra.run.dir=run")
+    processes.assert_refused(done, "version", "2")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_wrong_name_is_refused_beside_a_value_that_cannot_be_resolved(call: Command) -> None:
@@ -117,18 +97,16 @@ def test_wrong_name_is_refused_beside_a_value_that_cannot_be_resolved(call: Comm
 
 
 def test_run_finishes_without_its_log(command: Command, tmp_path: Path) -> None:
-    done = command(
-        *SMALL, "trainer.max_steps=1", "trainer.batch_size=16", "hydra.run.dir=run",
-        "hydra.job_logging.handlers.file.filename=${hydra.runtime.output_dir}/no/x.log",
-    )  # fmt: skip
+    (tmp_path / "run" / "train.log").mkdir(parents=True)
+    done = command(*SMALL, "trainer.max_steps=1", "trainer.batch_size=16", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
-    assert "/run/no/x.log" in done.stderr
+    assert "/run/train.log" in done.stderr
     assert done.stderr.count("\n") == 1
     assert '"state": "finished"' in (tmp_path / "run" / "run.json").read_text()
 
 
 def test_long_sentence_is_shortened_in_its_middle() -> None:
-    shortened = sentence(RequestError(f"{'a' * 10**6} isn't known, but b is"))
+    shortened = format_error(RequestError(f"{'a' * 10**6} isn't known, but b is"))
     assert len(shortened) < LONGEST + 10
     assert shortened.startswith("aaa")
     assert shortened.endswith("known, but b is")

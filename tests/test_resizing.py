@@ -8,9 +8,9 @@ import torch
 from small_run import config, open_run, train, weights
 from torchvision.transforms.v2 import functional
 
-from resnet_sweep.composition.prepare import prepare
-from resnet_sweep.training.interruption import StopRequest
-from resnet_sweep.training.resizing import ProgressiveResizing, resize
+from resnet_sweep.config.plan import plan_run
+from resnet_sweep.training.progressive_resizing import ProgressiveResizing, resize
+from resnet_sweep.training.signals import StopSignal
 
 
 @pytest.mark.parametrize("size", [8, 16, 24, 31])
@@ -45,21 +45,21 @@ def test_each_size_has_its_share_of_a_long_run(epochs: int) -> None:
 
 
 def test_the_model_is_trained_on_each_size_and_evaluated_at_full_size(tmp_path: Path) -> None:
-    prepared = prepare(config(trainer__progressive_resizing=[16, 24, 32]))
+    prepared = plan_run(config(trainer__progressive_resizing=[16, 24, 32]))
     training = prepared.training()
     seen: dict[bool, set[int]] = {True: set(), False: set()}
     training.model.register_forward_pre_hook(
         lambda model, images: seen[model.training].add(images[0].shape[-1])
     )
     run = open_run(prepared, tmp_path)
-    training.fit(run, [], StopRequest())
+    training.fit(run, [], StopSignal())
     run.close("finished")
     assert seen == {True: {16, 24, 32}, False: {32}}
 
 
 def test_full_size_all_along_is_no_resizing(tmp_path: Path) -> None:
-    full = train(prepare(config(trainer__progressive_resizing=[32])), tmp_path / "full")
-    plain = train(prepare(config()), tmp_path / "plain")
+    full = train(plan_run(config(trainer__progressive_resizing=[32])), tmp_path / "full")
+    plain = train(plan_run(config()), tmp_path / "plain")
     for name, weight in weights(plain).items():
         assert torch.equal(weights(full)[name], weight)
 
@@ -91,16 +91,16 @@ def test_a_run_that_ended_before_the_last_size_has_no_time_saved() -> None:
 
 
 def test_time_saved_is_noted(tmp_path: Path) -> None:
-    resized = train(prepare(config(trainer__progressive_resizing=[16, 32])), tmp_path / "resized")
+    resized = train(plan_run(config(trainer__progressive_resizing=[16, 32])), tmp_path / "resized")
     (note,) = resized.notes()
     assert "resizing" in note
     assert re.search(r"\d s\b", note)
     assert "32 pixels" in note
-    assert train(prepare(config()), tmp_path / "plain").notes() == []
+    assert train(plan_run(config()), tmp_path / "plain").notes() == []
 
 
 def test_the_sizes_epochs_are_noted() -> None:
-    (note,) = prepare(config(trainer__progressive_resizing=[16, 24, 32])).notes
+    (note,) = plan_run(config(trainer__progressive_resizing=[16, 24, 32])).notes
     # Each size is followed by its epochs.
     assert re.findall(r"\d+", note) == ["16", "1", "24", "2", "32", "3"]
     assert re.findall(r"\d+", str(ProgressiveResizing([16, 32], 7))) == [

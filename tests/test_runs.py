@@ -14,10 +14,17 @@ import pytest
 
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.files import write_atomically
-from resnet_sweep.runs.lease import Lease
+from resnet_sweep.runs.lock import DirectoryLock
 from resnet_sweep.runs.metrics import COLUMNS, read_metrics, write_metrics
-from resnet_sweep.runs.record import Record, duration
-from resnet_sweep.runs.run import LeaseLostError, Run, claim_directory, start_over
+from resnet_sweep.runs.record import Record, State, duration
+from resnet_sweep.runs.run import (
+    LockLostError,
+    Run,
+    make_unique_directory,
+    mark_failed,
+    reset_run,
+    write_plan,
+)
 from resnet_sweep.runs.signature import differences, flatten, sign
 
 CONFIG = {
@@ -90,14 +97,6 @@ class TestSignature:
     def test_it_knows_no_order(self) -> None:
         assert signature(dict(reversed(CONFIG.items()))) == signature()
 
-    def test_a_new_setting_at_its_neutral_value_keeps_it(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        before = signature()
-        monkeypatch.setattr("resnet_sweep.runs.signature.NEUTRAL", {"model.attention": None})
-        assert signature(changed("model.attention", None)) == before
-        assert signature(changed("model.attention", "se")) != before
-
     def test_it_is_today_what_it_was(self) -> None:
         """Should this fail, the runs that people have would no longer be known: see NUMERICS."""
         assert signature() == "7d01ccdab04ab0ba"
@@ -113,15 +112,15 @@ class TestDirectory:
                       fingerprint="d")  # fmt: skip
 
     def test_two_runs_of_the_same_second_get_two_directories(self, tmp_path: Path) -> None:
-        names = [claim_directory(tmp_path / "day" / "12-00-00").name for _ in range(3)]
+        names = [make_unique_directory(tmp_path / "day" / "12-00-00").name for _ in range(3)]
         assert names == ["12-00-00", "12-00-00-2", "12-00-00-3"]
 
     def test_a_run_begins_continues_and_ends(self, tmp_path: Path) -> None:
         run = Run.open(tmp_path / "run", self.record())
         assert Record.read(run.directory).state == "running"
-        assert Record.read(run.directory).lease["process"] == os.getpid()
+        assert Record.read(run.directory).heartbeat["process"] == os.getpid()
         run.close("interrupted", "stopped by SIGTERM")
-        assert Record.read(run.directory).lease is None
+        assert Record.read(run.directory).heartbeat is None
 
         again = Run.open(tmp_path / "run", self.record())
         assert again.record.state == "running"
@@ -165,12 +164,71 @@ class TestDirectory:
         for name in ("checkpoints", "evaluation", "features"):
             (tmp_path / name).mkdir()
             (tmp_path / name / "file").touch()
-        (tmp_path / "layers.csv").touch()
+        (tmp_path / "layer_norms.csv").touch()
         (tmp_path / "notes.txt").touch()
-        start_over(tmp_path, self.record())
+        reset_run(tmp_path, self.record())
         record = Record.read(tmp_path)
-        assert (record.state, record.final, record.lease) == ("interrupted", None, None)
+        assert (record.state, record.final, record.heartbeat) == ("interrupted", None, None)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json"]
+
+    def test_a_planned_run_is_pending_until_it_starts(self, tmp_path: Path) -> None:
+        write_plan(tmp_path / "run", self.record())
+        planned = Record.read(tmp_path / "run")
+        assert (planned.state, planned.started, planned.heartbeat) == ("pending", None, None)
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+        run = Run.open(tmp_path / "run", self.record())
+        assert Record.read(run.directory).state == "running"
+        with pytest.raises(RequestError, match=str(os.getpid())):
+            write_plan(tmp_path / "run", self.record())
+        run.close("finished")
+
+    @pytest.mark.parametrize(
+        ("earlier", "state"),
+        [
+            ("pending", "pending"),
+            ("running", "interrupted"),
+            ("interrupted", "interrupted"),
+            ("failed", "failed"),
+            ("finished", "finished"),
+        ],
+    )
+    def test_a_plan_keeps_the_outcome_of_an_earlier_run(
+        self, tmp_path: Path, earlier: State, state: State
+    ) -> None:
+        record = self.record()
+        record.state, record.reason, record.seconds = earlier, "why", 12.5
+        record.started = "2026-01-02T03:04:05+00:00"
+        record.best = {"epoch": 2, "val_acc": 50.0, "val_loss": 1.0}
+        record.write(tmp_path)
+        write_plan(tmp_path, self.record())
+        planned = Record.read(tmp_path)
+        assert planned.state == state
+        for name in ("started", "seconds", "best"):
+            assert getattr(planned, name) == getattr(record, name)
+        if earlier in ("interrupted", "failed", "finished"):
+            assert planned.reason == "why"
+
+    def test_a_plan_for_the_directory_of_another_run_is_refused(self, tmp_path: Path) -> None:
+        write_plan(tmp_path, self.record())
+        before = (tmp_path / "run.json").read_bytes()
+        with pytest.raises(RequestError, match=r"optim\.lr"):
+            write_plan(tmp_path, self.record(changed("optim.lr", 0.2)))
+        assert (tmp_path / "run.json").read_bytes() == before
+
+    @pytest.mark.parametrize(
+        ("state", "marked"),
+        [("pending", "failed"), ("running", "failed"), ("finished", "finished")],
+    )
+    def test_a_run_without_its_process_is_marked_as_failed(
+        self, tmp_path: Path, state: State, marked: State
+    ) -> None:
+        record = self.record()
+        record.state = state
+        record.write(tmp_path)
+        mark_failed(tmp_path, "its process exited")
+        found = Record.read(tmp_path)
+        assert found.state == marked
+        assert (found.reason == "its process exited") == (marked == "failed")
 
     def test_a_process_killed_at_its_very_start_is_no_obstacle(self, tmp_path: Path) -> None:
         (tmp_path / ".run.json-abc").touch()
@@ -180,10 +238,10 @@ class TestDirectory:
 
     def test_another_applications_output_is_not_taken_over(self, tmp_path: Path) -> None:
         (tmp_path / ".hydra").mkdir()
-        (tmp_path / "train.log").touch()
+        (tmp_path / "main.log").touch()
         with pytest.raises(RequestError, match=str(tmp_path)):
             Run.open(tmp_path, self.record())
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "train.log"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "main.log"]
 
     def test_what_a_killed_process_was_writing_is_removed(self, tmp_path: Path) -> None:
         Run.open(tmp_path, self.record()).close("interrupted")
@@ -193,7 +251,7 @@ class TestDirectory:
         assert not (tmp_path / ".run.json-abc").exists()
 
 
-class TestLease:
+class TestLock:
     HOLDER = textwrap.dedent("""
         import sys, time
         from pathlib import Path
@@ -230,11 +288,11 @@ class TestLease:
         Run.open(tmp_path, Record(signature="s")).close("interrupted")
 
     @pytest.mark.parametrize(("age", "free"), [(10, False), (1000, True)])
-    def test_another_machines_lease_counts_while_it_is_renewed(
+    def test_another_machines_heartbeat_counts_while_it_is_renewed(
         self, tmp_path: Path, age: float, free: bool
     ) -> None:
         entry = {"host": "elsewhere", "process": 1, "renewed": time.time() - age}
-        Record(signature="s", lease=entry).write(tmp_path)
+        Record(signature="s", heartbeat=entry).write(tmp_path)
         if free:
             Run.open(tmp_path, Record(signature="s")).close("interrupted")
         else:
@@ -244,24 +302,26 @@ class TestLease:
 
     def test_a_run_that_another_process_took_over_and_ended_is_lost(self, tmp_path: Path) -> None:
         run = Run.open(tmp_path, Record(signature="s"))
-        Record(signature="s", state="finished", lease=None).write(tmp_path)
+        Record(signature="s", state="finished", heartbeat=None).write(tmp_path)
         for change in (lambda: run.update(gap=1.0), lambda: run.close("interrupted")):
-            with pytest.raises(LeaseLostError):
+            with pytest.raises(LockLostError):
                 change()
         assert Record.read(tmp_path).state == "finished"
 
-    def test_the_lease_is_renewed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("resnet_sweep.runs.run.RENEWAL_SECONDS", 0.05)
+    def test_the_heartbeat_is_renewed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("resnet_sweep.runs.run.HEARTBEAT_SECONDS", 0.05)
         run = Run.open(tmp_path, Record(signature="s"))
-        first = Record.read(tmp_path).lease["renewed"]
+        first = Record.read(tmp_path).heartbeat["renewed"]
         deadline = time.monotonic() + 30
-        while Record.read(tmp_path).lease["renewed"] == first and time.monotonic() < deadline:
+        while Record.read(tmp_path).heartbeat["renewed"] == first and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert Record.read(tmp_path).lease["renewed"] > first
+        assert Record.read(tmp_path).heartbeat["renewed"] > first
         run.close("finished")
         # A renewal that the end doesn't stop would be due several times by now.
         time.sleep(0.2)
-        assert Record.read(tmp_path).lease is None
+        assert Record.read(tmp_path).heartbeat is None
 
     def test_among_processes_that_take_turns_none_holds_it_with_another(
         self, tmp_path: Path
@@ -272,16 +332,16 @@ class TestLease:
             import sys
             from pathlib import Path
             from resnet_sweep.errors import RequestError
-            from resnet_sweep.runs.lease import Lease
+            from resnet_sweep.runs.lock import DirectoryLock
             directory, held = Path(sys.argv[1]), 0
             while held < 300:
                 try:
-                    lease = Lease(directory)
+                    lock = DirectoryLock(directory)
                 except RequestError:
                     continue
                 (directory.parent / "held").open("x").close()
                 (directory.parent / "held").unlink()
-                lease.release()
+                lock.release()
                 held += 1
         """)
         processes = [
@@ -290,13 +350,30 @@ class TestLease:
         ]
         assert [process.wait(timeout=120) for process in processes] == [0, 0, 0, 0]
 
+    def test_processes_enter_an_exclusive_context_one_after_another(self, tmp_path: Path) -> None:
+        script = textwrap.dedent("""
+            import sys
+            from pathlib import Path
+            from resnet_sweep.runs.lock import exclusive
+            path = Path(sys.argv[1])
+            for _ in range(100):
+                with exclusive(path / "lock"):
+                    (path / "held").open("x").close()
+                    (path / "held").unlink()
+        """)
+        processes = [
+            subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(3)
+        ]
+        assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+        assert not list(tmp_path.iterdir())
+
     def test_of_many_that_try_one_gets_it(self, tmp_path: Path) -> None:
-        lease = Lease(tmp_path)
+        lock = DirectoryLock(tmp_path)
         for _ in range(5):
             with pytest.raises(RequestError, match=str(tmp_path)):
-                Lease(tmp_path)
-        lease.release()
-        Lease(tmp_path).release()
+                DirectoryLock(tmp_path)
+        lock.release()
+        DirectoryLock(tmp_path).release()
         assert not list(tmp_path.iterdir())
 
 
@@ -324,6 +401,18 @@ class TestMetrics:
         assert record.final["epoch"] == 4
         assert record.gap == 145.0
         assert record.seconds == 6.0
+
+
+def test_readers_need_no_module_that_only_unix_has() -> None:
+    script = textwrap.dedent("""
+        import sys
+        sys.modules["fcntl"] = sys.modules["resource"] = None
+        import resnet_sweep.cli.diff, resnet_sweep.cli.report, resnet_sweep.cli.runs
+        import resnet_sweep.compare.report, resnet_sweep.compare.runs_table
+        import resnet_sweep.compare.diff_view
+        assert "torch" not in sys.modules and "hydra" not in sys.modules
+    """)
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_numbers_that_json_cannot_say_become_null(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The table of runs that `python -m resnet_sweep.runs` prints."""
+"""The table of runs that `python -m resnet_sweep runs` prints."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from processes import assert_refused, clean_environment
 from rich.cells import cell_len
 from run_directories import write_run
 
-from resnet_sweep.runs.__main__ import main
+from resnet_sweep.cli import main
 
 Runs = Callable[..., subprocess.CompletedProcess]
 
@@ -27,8 +27,8 @@ def runs(command: Command, call: Command) -> Runs:
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         if not environment:
-            return call(main, *arguments)
-        return command(*arguments, module="resnet_sweep.runs", **environment)
+            return call(main, "runs", *arguments)
+        return command("runs", *arguments, **environment)
 
     return run
 
@@ -71,7 +71,7 @@ def test_replicates_are_a_line_with_mean_and_deviation(sweep: Path, runs: Runs) 
 
 
 def test_single_runs_are_shown_newest_first(sweep: Path, runs: Runs) -> None:
-    header, *lines = table(runs("--each"))
+    header, *lines = table(runs("--no-group"))
     assert header == ["state", "started", "best", "final", "time", "optim.lr", "seed", "run"]
     assert [line[-1] for line in lines] == [
         "outputs/day/time", *(f"multirun/day/{number}" for number in reversed(range(6)))
@@ -113,23 +113,23 @@ def test_csv_has_all_digits(sweep: Path, runs: Runs) -> None:
         (["--sort=-optim.lr"], [2, 1, 0, 5, 4, 3]),
         (["--sort", "started"], [0, 1, 2, 3, 4, 5]),
         (["--sort", "run", "--top", "1"], [0]),
-        (["--where", "optim.lr < 0.1 and seed != 1"], [5, 3]),
-        (["--where", "state == 'finished' and best > 64", "--sort", "seconds"], [2, 5]),
-        (["--where", "optim in ['adamw']"], []),
-        (["--where", "'day/4' in run"], [4]),
+        (["--filter", "optim.lr < 0.1 and seed != 1"], [5, 3]),
+        (["--filter", "state == 'finished' and best > 64", "--sort", "seconds"], [2, 5]),
+        (["--filter", "optim in ['adamw']"], []),
+        (["--filter", "'day/4' in run"], [4]),
     ],
 )
 def test_runs_are_chosen_and_sorted(
     sweep: Path, runs: Runs, arguments: list[str], expected: list[int]
 ) -> None:
-    done = runs("multirun", "--each", "--json", *arguments)
+    done = runs("multirun", "--no-group", "--json", *arguments)
     names = [line["names"][0] for line in json.loads(done.stdout)["runs"]]
     assert names == [f"multirun/day/{number}" for number in expected]
 
 
 def test_what_has_no_value_is_sorted_last(sweep: Path, runs: Runs) -> None:
     for sort in ("best", "-best"):
-        lines = table(runs("--each", f"--sort={sort}"))
+        lines = table(runs("--no-group", f"--sort={sort}"))
         assert lines[-1][-1] == "outputs/day/time"
 
 
@@ -138,7 +138,7 @@ def test_damaged_runs_are_listed_below_with_their_reason(sweep: Path, runs: Runs
     (sweep / "outputs" / name).mkdir()
     (sweep / "outputs" / name / "run.json").write_text('{"signature": "\\u001b[2J", "best": []')
     write_run(sweep / "outputs/deep", best=["\x1b[2J"])
-    done = runs("outputs", "--each")
+    done = runs("outputs", "--no-group")
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     # The header and the interrupted run, and below them a line for each of the damaged ones.
@@ -160,28 +160,31 @@ def test_names_and_values_are_shown_harmlessly(tmp_path: Path, runs: Runs) -> No
         assert done.returncode == 0, done.stderr
         assert all(line.isprintable() for line in done.stdout.splitlines())
         assert "${oc.env:HOME}" in done.stdout
-    assert "outputs/[bold]:smile: \\u202e" in runs("--each").stdout
+    assert "outputs/[bold]:smile: \\u202e" in runs("--no-group").stdout
 
 
 def test_a_narrow_terminal_is_enough(sweep: Path, runs: Runs) -> None:
-    done = runs("--each", FORCE_COLOR="1", COLUMNS="80")
+    done = runs("--no-group", FORCE_COLOR="1", COLUMNS="80")
     assert "\x1b[1m" in done.stdout
-    lines = re.sub(r"\x1b\[[\d;]*m", "", done.stdout).splitlines()
-    assert max(map(cell_len, lines)) <= 80
-    assert len(lines) == 2 * 8
-    assert "\x1b" not in runs("--each").stdout
+    header, *lines = re.sub(r"\x1b\[[\d;]*m", "", done.stdout).splitlines()
+    assert max(map(cell_len, [header, *lines])) <= 80
+    # The widest columns are folded, and nothing is cut off.
+    at = header.index("run")
+    names = "".join(line[at:].strip() for line in lines)
+    assert all(f"multirun/day/{number}" in names for number in range(6))
+    assert "\x1b" not in runs("--no-group").stdout
 
 
 REFUSALS = [
     (["nowhere"], [r"\bnowhere\b", r"\blogged_run_1\b"]),
-    (["--where", "optim.lrr < 1"], [r"\boptim\.lrr\b", r"\boptim\.lr\b"]),
-    (["--where", "bset > 1"], [r"\bbset\b", r"\bbest\b"]),
-    (["--where", "best > open('x')"], [r"open\('x'\)"]),
+    (["--filter", "optim.lrr < 1"], [r"\boptim\.lrr\b", r"\boptim\.lr\b"]),
+    (["--filter", "bset > 1"], [r"\bbset\b", r"\bbest\b"]),
+    (["--filter", "best > open('x')"], [r"open\('x'\)"]),
     (["--sort", "-optm.lr"], [r"\boptm\.lr\b", r"\boptim\.lr\b"]),
     (["--group-by", "model,sede"], [r"\bsede\b", r"\bseed\b"]),
     (["--top", "0"], ["--top", r"\b0\b", r"\b1\b"]),
-    (["--near", "nowhere"], [r"\breference=nowhere\b", r"\blogged_run_1\b"]),
-    (["--near", "logged_run_1", "--csv"], ["--near", "--csv"]),
+    (["--nearest-to", "nowhere"], [r"\breference=nowhere\b", r"\blogged_run_1\b"]),
+    (["--nearest-to", "logged_run_1", "--csv"], ["--nearest-to", "--csv"]),
     (["--baseline", "best >"], [r"\bbest >"]),
     (["--baseline", "best > 1", "--top", "2"], ["--baseline", "--top"]),
 ]
@@ -205,7 +208,7 @@ def test_variants_are_compared_with_a_baseline(tmp_path: Path, runs: Runs) -> No
                 tmp_path / f"multirun/{lr}-{seed}", {"optim.lr": lr, "seed": seed},
                 70 + seed + gain * (lr > 0.1), overrides=[f"optim.lr={lr}", f"seed={seed}"],
             )  # fmt: skip
-    done = runs("--baseline", "optim.lr == 0.1", "--where", "seed >= 0")
+    done = runs("--baseline", "optim.lr == 0.1", "--filter", "seed >= 0")
     assert done.returncode == 0, done.stderr
     header, best, other, *notes = done.stdout.splitlines()
     assert header.split()[0] == "optim.lr"
@@ -217,7 +220,7 @@ def test_variants_are_compared_with_a_baseline(tmp_path: Path, runs: Runs) -> No
 def test_candidates_are_ranked_by_their_distance(tmp_path: Path, runs: Runs) -> None:
     for lr, accuracy in ((0.1, 60.0), (0.2, 70.0), (0.4, 80.0)):
         write_run(tmp_path / f"multirun/{lr}", {"optim.lr": lr}, accuracy)
-    done = runs("--near", "multirun/0.2/metrics.csv", "--near", "logged_run_2")
+    done = runs("--nearest-to", "multirun/0.2/metrics.csv", "--nearest-to", "logged_run_2")
     assert done.returncode == 0, done.stderr
     header, first, *_ = done.stdout.splitlines()
     assert header.split()[:2] == ["multirun/0.2/metrics.csv", "logged_run_2"]
@@ -237,7 +240,7 @@ def test_without_runs_it_says_so(tmp_path: Path, runs: Runs) -> None:
 
 
 def test_the_logged_runs_are_runs(runs: Runs) -> None:
-    lines = table(runs("logged_run_1", "logged_run_2", "--each", "--sort", "-best"))
+    lines = table(runs("logged_run_1", "logged_run_2", "--no-group", "--sort", "-best"))
     assert [line[2] for line in lines[1:]] == ["74.86%", "69.85%"]
 
 
@@ -247,7 +250,7 @@ def test_the_logged_runs_are_runs(runs: Runs) -> None:
 def test_a_reader_may_leave(sweep: Path, forms: list[str]) -> None:
     for form in forms:
         done = subprocess.run(
-            f"{sys.executable} -m resnet_sweep.runs --each {form} | true",
+            f"{sys.executable} -m resnet_sweep runs --no-group {form} | true",
             shell=True, cwd=sweep, env=clean_environment(), capture_output=True, text=True,
         )  # fmt: skip
         assert done.stderr == ""
@@ -275,14 +278,15 @@ def test_many_runs_need_neither_torch_nor_hydra(tmp_path: Path, runs: Runs, coun
         assert name.startswith(f"multirun/{count // 100 - 1}/{(4 * lr - 4) % 100} ")
         assert "3" in name.split()[1:]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "resnet_sweep.compare.overview" in imported
+    assert "resnet_sweep.compare.runs_table" in imported
     assert not imported & {"torch", "numpy", "hydra", "omegaconf", "yaml", "matplotlib"}
 
 
 def test_text_that_a_spreadsheet_would_compute_is_made_inert(tmp_path: Path, runs: Runs) -> None:
     write_run(tmp_path / "outputs" / "=a", {"optim.lr": "=1+1"})
-    write_run(tmp_path / "outputs" / "b", {"optim.lr": -1}, state='=HYPERLINK("http://x")')
-    text = runs("--csv", "--each").stdout
+    write_run(tmp_path / "outputs" / "b", {"optim.lr": -1})
+    write_run(tmp_path / "outputs" / "c", {"optim.lr": '=HYPERLINK("http://x")'})
+    text = runs("--csv", "--no-group").stdout
     cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
     assert "'=1+1" in cells
     assert "-1" in cells
@@ -292,8 +296,8 @@ def test_text_that_a_spreadsheet_would_compute_is_made_inert(tmp_path: Path, run
 
 def test_a_condition_or_an_order_of_nothing_is_answered(tmp_path: Path, runs: Runs) -> None:
     write_run(tmp_path / "outputs" / "a")
-    assert "outputs/a" in runs("--where", "1").stdout
-    assert "outputs/a" not in runs("--where", "0").stdout
+    assert "outputs/a" in runs("--filter", "1").stdout
+    assert "outputs/a" not in runs("--filter", "0").stdout
     assert_refused(runs("--sort="))
 
 

@@ -1,4 +1,4 @@
-"""The picture that `python -m resnet_sweep.show` draws."""
+"""The picture that `python -m resnet_sweep show` draws."""
 
 import re
 import subprocess
@@ -12,9 +12,17 @@ from conftest import Command
 from matplotlib.image import imread
 from processes import assert_refused, clean_environment
 
-from resnet_sweep import show
 from resnet_sweep.augmentation import MixUp, RandomHorizontalFlip
-from resnet_sweep.augmentation.picture import GAP, IMAGE, MARGIN, Row, augment, captions, draw_grid
+from resnet_sweep.augmentation.preview import (
+    GAP,
+    IMAGE,
+    MARGIN,
+    ImageRow,
+    augment,
+    captions,
+    draw_grid,
+)
+from resnet_sweep.cli import main
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -52,7 +60,9 @@ def test_every_image_is_in_the_picture_pixel_by_pixel(
     before, after = torch.randint(256, (2, 3, 3, *size), dtype=torch.uint8, generator=generator)
     names = [["one"], ["two", "lines"], ["three"]]
     path = tmp_path / "picture.png"
-    path.write_bytes(draw_grid([Row("before", before, names), Row("after", after.float(), names)]))
+    path.write_bytes(
+        draw_grid([ImageRow("before", before, names), ImageRow("after", after.float(), names)])
+    )
     picture = pixels(path)
     for image in (*before, *after):
         assert places(picture, image, IMAGE // size[1]) == 1
@@ -83,11 +93,11 @@ def test_the_command_draws_the_same_picture_every_time(
     call: Command, command: Command, tmp_path: Path
 ) -> None:
     arguments = ("data=digits", "augmentation=cutmix", "--images", "2", "--draws", "1")
-    assert answer(call(show.main, *arguments)) == (0, "augmentation_cutmix.png\n", "")
-    done = command("-o", "again.png", *arguments, module="resnet_sweep.show")
+    assert answer(call(main, "show", *arguments)) == (0, "augmentation_cutmix.png\n", "")
+    done = command("show", "-o", "again.png", *arguments)
     assert (done.returncode, done.stdout) == (0, "again.png\n"), done.stderr
     # Options may stand between overrides.
-    done = call(show.main, *arguments, "-o", "other.png", "seed=1")
+    done = call(main, "show", *arguments, "-o", "other.png", "seed=1")
     assert answer(done) == (0, "other.png\n", "")
     assert {path.name for path in tmp_path.iterdir()} == {
         "augmentation_cutmix.png", "again.png", "other.png"
@@ -99,14 +109,14 @@ def test_the_command_draws_the_same_picture_every_time(
 
 
 def test_several_choices_name_the_picture_by_what_they_are(call: Command) -> None:
-    done = call(show.main, "data=digits", "augmentation=[cutout,mixup]", "--images=1")
+    done = call(main, "show", "data=digits", "augmentation=[cutout,mixup]", "--images=1")
     assert answer(done) == (0, "augmentation_cutout+mixup.png\n", "")
 
 
 def test_the_first_row_is_of_real_training_images(
     call: Command, tmp_path: Path, cifar100_root: Path
 ) -> None:
-    done = call(show.main, "--images=2", "-o", "here.png", f"data.root={cifar100_root}")
+    done = call(main, "show", "--images=2", "-o", "here.png", f"data.root={cifar100_root}")
     assert done.returncode == 0, done.stderr
     zoom = IMAGE // 32
     first = pixels(tmp_path / "here.png")[GAP::zoom, MARGIN::zoom][:32, :32].transpose(2, 0, 1)
@@ -143,14 +153,14 @@ REFUSALS = [
 def test_wrong_request_is_refused_and_leaves_nothing(
     call: Command, tmp_path: Path, arguments: list[str], facts: list[str]
 ) -> None:
-    done = call(show.main, "data=digits", *arguments)
+    done = call(main, "show", "data=digits", *arguments)
     assert_refused(done, *facts)
     assert done.stdout == ""
     assert not list(tmp_path.iterdir())
 
 
 def test_misspelt_choice_is_refused_with_the_nearest_and_all(call: Command, tmp_path: Path) -> None:
-    done = call(show.main, "data=digits", "augmentation=cutmixx")
+    done = call(main, "show", "data=digits", "augmentation=cutmixx")
     assert_refused(done, "augmentation=cutmixx", "cutmix", "color_jitter")
     # Among all, and once more.
     assert len(re.findall(r"\bcutmix\b", done.stderr)) == 2
@@ -160,7 +170,7 @@ def test_misspelt_choice_is_refused_with_the_nearest_and_all(call: Command, tmp_
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "resnet_sweep.show", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "resnet_sweep", "show", "--help"],
         cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0

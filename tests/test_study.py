@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from pathlib import Path
 from statistics import fmean, stdev
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import optuna
 import processes
@@ -17,20 +19,20 @@ import pytest
 from conftest import Command, Once
 from omegaconf import DictConfig
 from optuna.exceptions import StorageInternalError
-from processes import assert_refused
+from processes import assert_refused, names
 from run_directories import write_run
 from small_sweep import commands, finish, start, wait_for
 from sqlalchemy.exc import SQLAlchemyError
 from test_study_workers import SMALL, STUDY, check_complete, load, rows
 
-from resnet_sweep.__main__ import as_multirun, main
-from resnet_sweep.composition.gate import claim_new
+from resnet_sweep.__main__ import main
+from resnet_sweep.cli.report import report
+from resnet_sweep.compare.objective import Objective
 from resnet_sweep.errors import RequestError
-from resnet_sweep.report import report
-from resnet_sweep.sweeps.study.claim import Claim
-from resnet_sweep.sweeps.study.results import Outcome
-from resnet_sweep.sweeps.study.space import Space
-from resnet_sweep.sweeps.study.trials import Trials
+from resnet_sweep.studies.results import StudyResults, TrialResult
+from resnet_sweep.studies.search_space import SearchSpace, TrialSampler
+from resnet_sweep.studies.trial_queue import TrialLock, TrialQueue
+from resnet_sweep.sweeps.runner import new_sweep_directory
 
 
 def trials(directory: Path) -> list[optuna.trial.FrozenTrial]:
@@ -183,7 +185,7 @@ class TestResuming:
         assert first.returncode == 0, first.stderr
         done = command(
             *STUDY, "trainer.epochs=1", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
-            "hydra.sweeper.warm_start=true", "hydra.sweeper.enqueue=recipe",
+            "hydra.sweeper.warm_start=true", "hydra.sweeper.enqueue=current_config",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         earlier, recipe = trials(tmp_path / "study")
@@ -219,7 +221,8 @@ class TestReplicates:
         assert first.returncode == 0, first.stderr
         done = command(
             *STUDY, "trainer.epochs=1", "replicates=2", "seed=5", "hydra.sweep.dir=multirun/study",
-            "hydra/sweeper/pruner=none", "hydra.sweeper.enqueue=recipe", "hydra.sweeper.n_trials=1",
+            "hydra/sweeper/pruner=none", "hydra.sweeper.enqueue=current_config",
+            "hydra.sweeper.n_trials=1",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         runs = [record(tmp_path / "outputs/earlier"), record(tmp_path / "multirun/study/0/6")]
@@ -280,43 +283,6 @@ class TestReplicates:
         # Some were given up after the first seed, and some weren't.
         assert seeds[1] and seeds[3], seeds
 
-    @SLOW
-    def test_the_stock_sweeper_has_their_mean(self, call: Command, tmp_path: Path) -> None:
-        done = call(
-            main,
-            "--multirun", "hydra/sweeper=optuna", *SMALL, "replicates=2", "hydra.sweep.dir=study",
-            "optim.lr=interval(0.01,0.3)", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1",
-            "hydra.sweeper.storage=sqlite:///stock.db", "hydra.sweeper.study_name=stock",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        (trial,) = load(f"sqlite:///{tmp_path}/stock.db", "stock").trials
-        runs = [record(tmp_path / f"study/0/{seed}") for seed in (0, 1)]
-        assert trial.value == sum(run["best"]["val_acc"] for run in runs) / 2
-
-
-SAMPLERS = ("random", "cmaes", "nsgaii", "nsgaiii", "gp", "qmc", "grid")
-
-
-@pytest.mark.parametrize(
-    "sampler", ["tpe", *(pytest.param(sampler, marks=SLOW) for sampler in SAMPLERS)]
-)
-def test_the_stock_sweeper_maximizes_with_each_sampler(
-    call: Command, tmp_path: Path, sampler: str
-) -> None:
-    space = "0.05,0.1" if sampler == "grid" else "interval(0.01,0.3)"
-    done = call(
-        main,
-        "--multirun", "hydra/sweeper=optuna", f"hydra/sweeper/sampler={sampler}", *SMALL,
-        "trainer.epochs=1", f"optim.lr={space}", "hydra.sweeper.n_trials=2",
-        "hydra.sweep.dir=study",
-        "hydra.sweeper.storage=sqlite:///stock.db", "hydra.sweeper.study_name=stock",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    study = load(f"sqlite:///{tmp_path}/stock.db", "stock")
-    runs = [record(tmp_path / "study" / str(number)) for number in range(2)]
-    assert [trial.value for trial in study.trials] == [run["best"]["val_acc"] for run in runs]
-    assert study.best_value == max(run["best"]["val_acc"] for run in runs)
-
 
 def test_several_objectives_have_a_front(call: Command, tmp_path: Path) -> None:
     words = [word for word in STUDY if not word.startswith(("optim.lr", "model.widths"))]
@@ -336,7 +302,6 @@ def test_several_objectives_have_a_front(call: Command, tmp_path: Path) -> None:
     [
         (["optim.lr=interval(0.3,0.01)"], ["optim.lr=interval(0.3,0.01)"]),
         (["seed=0,1"], ["seed=0,1", "replicates="]),
-        (["optim.lr=interval(-0.1,0.3)"], ["optim.lr", "-0.1"]),
         (
             ["objective=val_loss"],
             ["hydra.sweeper.direction=maximize", "objective=val_loss",
@@ -353,7 +318,8 @@ def test_several_objectives_have_a_front(call: Command, tmp_path: Path) -> None:
         ),
         (["hydra.sweeper.enqueue=[{optim.lr: 5}]"], ["hydra.sweeper.enqueue", "optim.lr=5"]),
         (
-            ["hydra/sweeper/sampler=grid", "optim.lr=0.1,0.2", "hydra.sweeper.enqueue=recipe"],
+            ["hydra/sweeper/sampler=grid", "optim.lr=0.1,0.2",
+             "hydra.sweeper.enqueue=current_config"],
             ["hydra.sweeper.enqueue", "grid", "hydra/sweeper/sampler"],
         ),
         (["trainer.resume=false"], ["trainer.resume=false"]),
@@ -364,6 +330,17 @@ def test_bad_requests_touch_nothing(
 ) -> None:
     assert_refused(call(main, *STUDY, *words, "hydra.sweep.dir=study"), *facts)
     assert not (tmp_path / "study").exists()
+
+
+def test_a_study_with_a_wrong_corner_is_refused_before_anything_is_written(
+    call: Command, tmp_path: Path
+) -> None:
+    done = call(main, *STUDY, "optim.lr=interval(-0.1,0.3)", "hydra.sweep.dir=study")
+    assert done.returncode == 2
+    assert names(done.stderr, "optim.lr=-0.1")
+    assert not names(done.stderr, "optim.lr=0.3")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -394,7 +371,7 @@ def test_the_report_of_a_study_has_its_plots(whole: Path, tmp_path: Path) -> Non
     assert {"Slices", "Parallel coordinates", "Epochs of each trial"} <= {*titles}
 
 
-class TestSpace:
+class TestSearchSpace:
     @pytest.mark.parametrize(
         ("word", "corners"),
         [
@@ -407,11 +384,11 @@ class TestSpace:
     def test_its_corners_are_the_ends_of_ranges_and_all_choices(
         self, word: str, corners: list
     ) -> None:
-        assert [each["a"] for each in Space([word]).corners()] == corners
+        assert [corner["a"] for corner in SearchSpace([word]).corners()] == corners
 
     def test_the_later_word_holds(self) -> None:
-        assert Space(["a=1,2", "b=1,2", "a=3"]).fixed == {"a": "a=3"}
-        assert [*Space(["a=3", "a=1,2"]).distributions] == ["a"]
+        assert SearchSpace(["a=1,2", "b=1,2", "a=3"]).fixed == {"a": "a=3"}
+        assert [*SearchSpace(["a=3", "a=1,2"]).distributions] == ["a"]
 
 
 def test_a_failed_trial_is_recorded_and_the_study_continues(call: Command, tmp_path: Path) -> None:
@@ -431,36 +408,96 @@ def test_a_failed_trial_is_recorded_and_the_study_continues(call: Command, tmp_p
     assert len(trials(tmp_path / "study")) == 3
 
 
-def test_a_trial_whose_like_failed_is_the_one_that_trains(tmp_path: Path) -> None:
-    study = optuna.create_study()
-    listed = Trials(study, tmp_path, total=3, sampling=None)
-    first, second, third = (study.ask() for _ in range(3))
-    assert not listed.is_same(first, "s")
-    assert listed.is_same(second, "s")
-    study.tell(first.number, state=optuna.trial.TrialState.FAIL)
-    assert not listed.is_same(second, "s")
-    assert Outcome(study.trials[1], tmp_path).reason == ""
-    assert listed.is_same(third, "s")
-    assert Outcome(study.trials[2], tmp_path).reason == "the same as trial 1"
+def test_the_sampler_repeats_a_trial_and_no_other() -> None:
+    space = SearchSpace(["a=interval(0.0,1.0)", "b=x,y,z"])
+    node = {"_target_": "optuna.samplers.RandomSampler", "seed": 1}
+
+    def sample(count: int) -> list[dict]:
+        study = optuna.create_study(sampler=TrialSampler(node, space))
+        return [study.ask(space.distributions).params for _ in range(count)]
+
+    first = sample(4)
+    assert sample(4) == first
+    assert len({trial["a"] for trial in first}) == 4
 
 
-def test_a_preset_for_a_search_brings_its_sweeper() -> None:
-    assert as_multirun(["sweep=optuna_sgd"]) == [
-        "--multirun", "sweep=optuna_sgd", "hydra/sweeper=study",
-    ]  # fmt: skip
-    assert as_multirun(["-m", "sweep=optuna_sgd"]) == [
-        "-m", "sweep=optuna_sgd", "hydra/sweeper=study",
-    ]  # fmt: skip
-    words = ["sweep=optuna_sgd", "hydra/sweeper=optuna"]
-    assert as_multirun(words) == ["--multirun", *words]
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("a=x,y", ["x", "y"]),
+        ("a=range(1,6,2)", [1, 3, 5]),
+        ("a=range(0.1,0.5,0.1)", [0.1, 0.2, 0.3, 0.4]),
+    ],
+)
+def test_a_grid_has_all_values_of_a_key(word: str, values: list) -> None:
+    space = SearchSpace([word])
+    assert space.grid() == {"a": values}
+    sampler = TrialSampler({"_target_": "optuna.samplers.GridSampler", "seed": None}, space)
+    assert sampler.size == len(values)
+    study = optuna.create_study(sampler=sampler)
+    sampled = []
+    for _ in values:
+        trial = study.ask(space.distributions)
+        sampled.append(trial.params["a"])
+        study.tell(trial, 0.0)
+    assert sorted(sampled) == values
+    assert all(space.parameters({"a": value}) == {"a": value} for value in values)
+    assert space.parameters({"a": 0.25}) is None
 
 
-def begin_trial(study: optuna.Study) -> optuna.trial.FrozenTrial:
-    """A trial that runs, as a worker has it before it says that it is its own."""
+class Queue(NamedTuple):
+    """A study in memory, its storage, and its queue."""
+
+    study: optuna.Study
+    storage: optuna.storages.BaseStorage
+    queue: TrialQueue
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Queue:
+    """Return a study with an empty search space, three trials long."""
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage)
+    return Queue(study, storage, TrialQueue(study, storage, tmp_path, 3, {}))
+
+
+def start_trial(study: optuna.Study, storage: optuna.storages.BaseStorage) -> int:
+    """Return the storage's id of a running trial whose worker hasn't written a heartbeat."""
     study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING))
-    trial = study.get_trials()[-1]
-    study._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
-    return trial
+    trial_id = storage.get_trial_id_from_study_id_trial_number(
+        storage.get_study_id_from_name(study.study_name), study.get_trials()[-1].number
+    )
+    storage.set_trial_state_values(trial_id, optuna.trial.TrialState.RUNNING)
+    return trial_id
+
+
+def test_a_trial_whose_like_failed_is_the_one_that_trains(memory: Queue, tmp_path: Path) -> None:
+    study, _, queue = memory
+    first, second, third = (study.ask() for _ in range(3))
+    assert not queue.is_same(first, "s")
+    assert queue.is_same(second, "s")
+    study.tell(first.number, state=optuna.trial.TrialState.FAIL)
+    assert not queue.is_same(second, "s")
+    assert TrialResult.of(study.trials[1], tmp_path, Objective()).reason == ""
+    assert queue.is_same(third, "s")
+    assert TrialResult.of(study.trials[2], tmp_path, Objective()).reason == "the same as trial 1"
+
+
+def test_a_preset_chooses_the_sweeper_and_the_command_line_wins(
+    call: Command, tmp_path: Path
+) -> None:
+    small = [word for word in SMALL if not word.startswith("experiment=")]
+    preset = ("sweep=optuna_sgd", "experiment=quickstart", *small, "sweep_mode=preview")
+    words = (*preset, "hydra.sweeper.params.data\\.holdout=20")
+    done = call(main, *preset, "data.holdout=20")
+    assert done.returncode == 0, done.stderr
+    assert "TPESampler" in done.stdout
+    assert "optim.momentum" in done.stdout
+    done = call(main, *words[:-1], "hydra/sweeper=grid")
+    # A grid has neither samplers nor intervals.
+    assert done.returncode == 2
+    assert "TPESampler" not in done.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_trial_that_kills_its_workers_fails_only_where_a_limit_is_set(
@@ -468,53 +505,85 @@ def test_a_trial_that_kills_its_workers_fails_only_where_a_limit_is_set(
 ) -> None:
     words = (*STUDY, "hydra.sweep.dir=study", "trainer.epochs=1")
     assert call(main, *words, "hydra.sweeper.n_trials=1").returncode == 0
-    study = load(f"sqlite:///{tmp_path}/study/study.db")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study/study.db")
+    study = load(storage)
     # Two trials as workers that are gone leave them, the third in a row.
     for _ in range(2):
-        frozen = begin_trial(study)
-        lease = {"host": socket.gethostname(), "process": 1, "renewed": 0, "epochs": 0}
-        study._storage.set_trial_user_attr(frozen._trial_id, "lease", lease | {"attempts": 2})
+        heartbeat = {"host": socket.gethostname(), "process": 1, "renewed": 0, "epochs": 0}
+        storage.set_trial_user_attr(
+            start_trial(study, storage), "heartbeat", heartbeat | {"crashes": 2}
+        )
     done = call(main, *words, "hydra.sweeper.n_trials=2")
     assert done.returncode == 0, done.stdout
     assert trials(tmp_path / "study")[1].state.is_finished()
     assert trials(tmp_path / "study")[1].state.name != "FAIL"
-    done = call(main, *words, "hydra.sweeper.n_trials=3", "hydra.sweeper.max_losses=3")
+    done = call(main, *words, "hydra.sweeper.n_trials=3", "hydra.sweeper.max_worker_crashes=3")
     assert done.returncode == 1
     assert trials(tmp_path / "study")[2].state.name == "FAIL"
     assert re.search(r"\b3\b", rows(tmp_path / "study")[2]["reason"])
 
 
-def test_a_trial_of_another_machine_is_taken_over_only_when_that_is_silent(tmp_path: Path) -> None:
-    study = optuna.create_study()
-    trial, storage = begin_trial(study), study._storage
-    lease = {"host": "elsewhere", "process": 1, "epochs": 0, "attempts": 0}
+def test_a_trial_of_another_machine_is_taken_over_only_when_that_is_silent(
+    memory: Queue, tmp_path: Path
+) -> None:
+    study, storage, _ = memory
+    trial = start_trial(study, storage)
+    heartbeat = {"host": "elsewhere", "process": 1, "epochs": 0, "crashes": 0}
     for silent in (10, 110):
         renewed = {"renewed": time.time() - silent}
-        storage.set_trial_user_attr(trial._trial_id, "lease", lease | renewed)
+        storage.set_trial_user_attr(trial, "heartbeat", heartbeat | renewed)
         with pytest.raises(RequestError, match="trial 0"):
-            Claim(storage, trial, tmp_path)
-    storage.set_trial_user_attr(trial._trial_id, "lease", lease | {"renewed": time.time() - 130})
-    claim = Claim(storage, trial, tmp_path)
-    assert claim.number == 0 and claim.holds()
-    claim.release()
+            TrialLock(storage, trial, 0, tmp_path)
+    storage.set_trial_user_attr(trial, "heartbeat", heartbeat | {"renewed": time.time() - 130})
+    lock = TrialLock(storage, trial, 0, tmp_path)
+    assert lock.number == 0 and lock.is_ours()
+    lock.release()
 
 
-def test_a_trial_counts_the_workers_that_it_lost_with_nothing_to_show(tmp_path: Path) -> None:
-    study = optuna.create_study()
-    trial, storage = begin_trial(study), study._storage
-    lost = {"host": "elsewhere", "process": 1, "renewed": 0, "epochs": 0, "attempts": 1}
-    storage.set_trial_user_attr(trial._trial_id, "lease", lost)
-    # Those who find its run still held were not lost.
+def test_a_trial_counts_the_workers_that_crashed_without_completing_an_epoch(
+    memory: Queue, tmp_path: Path
+) -> None:
+    study, storage, _ = memory
+    trial = start_trial(study, storage)
+    lost = {"host": "elsewhere", "process": 1, "renewed": 0, "epochs": 0, "crashes": 1}
+    storage.set_trial_user_attr(trial, "heartbeat", lost)
+    # Workers that find the trial's run still locked haven't crashed.
     for _ in range(2):
-        claim = Claim(storage, trial, tmp_path)
-        assert claim.attempts == 2
-        claim.give_back()
-        assert storage.get_trial(trial._trial_id).user_attrs["lease"] == lost
-    # An epoch of any of its replicates is something to show.
+        lock = TrialLock(storage, trial, 0, tmp_path)
+        assert lock.crashes == 2
+        lock.undo()
+        assert storage.get_trial(trial).user_attrs["heartbeat"] == lost
+    # An epoch of any of its replicates counts.
     write_run(tmp_path / "0" / "1")
-    claim = Claim(storage, trial, tmp_path)
-    assert claim.attempts == 0
-    claim.release()
+    lock = TrialLock(storage, trial, 0, tmp_path)
+    assert lock.crashes == 0
+    lock.release()
+
+
+def test_results_of_ended_trials_are_read_once_and_files_written_at_a_limited_rate(
+    memory: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _, queue = memory
+    planner = SimpleNamespace(objectives=[Objective()], space=SearchSpace(["optim.lr=0.1,0.2"]))
+    results = StudyResults(queue, planner, {"command": "", "settings": {}})
+    read = []
+    of = TrialResult.of
+    monkeypatch.setattr(
+        TrialResult, "of", lambda trial, *rest: read.append(trial.number) or of(trial, *rest)
+    )
+    for number in range(3):
+        trial = study.ask()
+        study.tell(trial, float(number))
+        results.save()
+    results.close()
+    assert read == [0, 1, 2]
+    assert [row["value"] for row in rows(tmp_path)] == ["0.0", "1.0", "2.0"]
+    results.save()
+    before = (tmp_path / "results.csv").stat().st_mtime_ns
+    results.save()
+    results.save()
+    assert (tmp_path / "results.csv").stat().st_mtime_ns == before
+    results.close()
 
 
 @SLOW
@@ -524,13 +593,13 @@ def test_a_study_in_a_database_has_one_directory(
     words = (*STUDY, "trainer.epochs=1", "hydra.sweeper.storage=sqlite:///shared.db")
     here = (*words, "hydra.sweep.dir=one", "hydra.sweeper.n_trials=1")
 
-    def begin_meanwhile(sweep: DictConfig) -> None:
+    def start_meanwhile(config: DictConfig) -> Path:
         process = start(tmp_path, *here)
         output = finish(process)
         assert process.returncode == 0, output
-        claim_new(sweep)
+        return new_sweep_directory(config)
 
-    monkeypatch.setattr("resnet_sweep.sweeps.study.request.claim_new", begin_meanwhile)
+    monkeypatch.setattr("resnet_sweep.studies.plan.new_sweep_directory", start_meanwhile)
     done = call(main, *words, "hydra.sweeper.n_trials=2")
     assert done.returncode == 0, done.stderr
     assert [row["number"] for row in rows(tmp_path / "one")] == ["0", "1"]
@@ -560,7 +629,7 @@ def test_a_storage_that_is_away_for_a_moment_fails_no_trial(
     assert done.returncode == 1
     assert "the server is starting up" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
-    assert [each.state.name for each in trials(tmp_path / "study")] == ["RUNNING"]
+    assert [trial.state.name for trial in trials(tmp_path / "study")] == ["RUNNING"]
     done = call(main, *words)
     assert done.returncode == 0, done.stdout
     check_complete(load(f"sqlite:///{tmp_path}/study/study.db"), tmp_path / "study", 1)
@@ -569,12 +638,12 @@ def test_a_storage_that_is_away_for_a_moment_fails_no_trial(
 def test_a_storage_that_goes_away_ends_a_worker_without_a_traceback(
     call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose(trials: Trials) -> None:
+    def lose(queue: TrialQueue) -> TrialLock | None:
         (tmp_path / "study" / "study.db").write_bytes(b"no database any more" * 100)
-        return take(trials)
+        return take(queue)
 
-    take = Trials.take
-    monkeypatch.setattr(Trials, "take", lose)
+    take = TrialQueue.take
+    monkeypatch.setattr(TrialQueue, "take", lose)
     done = call(main, *STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1")
     assert done.returncode == 1
     # SQLite's own words say what is wrong with the file.

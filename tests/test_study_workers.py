@@ -22,7 +22,7 @@ SMALL = (
     "trainer.batch_size=16", "trainer.threads=1", "trainer.device=cpu",
     "trainer.precision=float32",
 )  # fmt: skip
-STUDY = ("--multirun", "hydra/sweeper=study", "optim.lr=interval(0.01,0.3)", *SMALL)
+STUDY = ("--multirun", "hydra/sweeper=optuna", "optim.lr=interval(0.01,0.3)", *SMALL)
 
 
 class Workers:
@@ -51,7 +51,7 @@ class Workers:
         return (self.folder / "workers.log").read_text()
 
 
-def load(url: str, name: str = "resnet_sweep") -> optuna.Study:
+def load(url: str | optuna.storages.BaseStorage, name: str = "resnet_sweep") -> optuna.Study:
     return optuna.load_study(study_name=name, storage=url)
 
 
@@ -140,8 +140,8 @@ def kill_at_random(
 
 
 def process_at_work(record: Path) -> int | None:
-    lease = json.loads(record.read_text())["lease"]
-    return lease and lease["process"]
+    heartbeat = json.loads(record.read_text())["heartbeat"]
+    return heartbeat and heartbeat["process"]
 
 
 @pytest.mark.parametrize(
@@ -178,5 +178,5 @@ def test_no_trial_is_lost_or_trained_twice_when_workers_are_killed(
     # A trial is announced by each worker that trains it, which are as many as it needed.
     announced = re.findall(r"^trial (\d+)\b.*optim\.lr=", workers.output(), re.MULTILINE)
     assert Counter(announced) == Counter(map(str, range(total))) + Counter(
-        each.run.name for each in left
+        victim.run.name for victim in left
     )

@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
 
 import pytest
-from small_sweep import TINY, assert_same_runs, finish, ledger, leftovers, records, start
+from small_sweep import TINY, assert_same_runs, finish, leftovers, manifest, records, start
 
 from resnet_sweep.runs.metrics import read_metrics
 
@@ -34,13 +35,13 @@ def test_a_warned_job_continues_and_a_requeued_one_is_resumed_bit_for_bit(
         time.sleep(0.02)
         try:
             record = json.loads((sweep / "1" / "run.json").read_text())
-            lease, epochs = record["lease"], len(read_metrics(sweep / "1"))
+            heartbeat, epochs = record["heartbeat"], len(read_metrics(sweep / "1"))
         except FileNotFoundError:
             continue
-        if lease and epochs >= 2 + 5 * sent:
-            os.kill(lease["process"], signals[sent])
+        if heartbeat and epochs >= 2 + 5 * sent:
+            os.kill(heartbeat["process"], signals[sent])
             sent += 1
-            signalled.add(lease["process"])
+            signalled.add(heartbeat["process"])
             begun, rows = record["started"], (sweep / "1" / "metrics.csv").read_bytes()
     output = finish(process)
     assert process.returncode == 0, output
@@ -48,12 +49,12 @@ def test_a_warned_job_continues_and_a_requeued_one_is_resumed_bit_for_bit(
     # The process that was warned continued, and got the second signal.
     assert len(signalled) == 1
     queue = "".join(path.read_text() for path in sweep.glob(".submitit/*/*_log.out"))
-    assert queue.count("Requeued job") == 1
+    assert len(re.findall(r"^submitit .*Requeued job", queue, re.MULTILINE)) == 1
     log = (sweep / "1" / "train.log").read_text()
     assert log.index("SIGTERM") < log.index("SIGUSR2")
     # The rows until then, times included, are kept: the job has been resumed.
     assert (sweep / "1" / "metrics.csv").read_bytes().startswith(rows)
     assert records(sweep)["1"]["started"] == begun
-    assert [job["state"] for job in ledger(sweep)] == ["finished", "finished"]
+    assert [job["state"] for job in manifest(sweep)] == ["finished", "finished"]
     assert_same_runs(tmp_path / "calm", sweep)
     assert not leftovers(sweep)

@@ -21,8 +21,8 @@ from small_sweep import (
     broken,
     commands,
     finish,
-    ledger,
     leftovers,
+    manifest,
     numbers,
     previewed,
     records,
@@ -35,7 +35,7 @@ from small_sweep import (
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.compare.collection import find_runs
-from resnet_sweep.sweeps import composing
+from resnet_sweep.sweeps import runner
 
 SWEEP = ("--multirun", *TINY, "hydra.sweep.dir=sweep")
 SHORT = (*SWEEP, "trainer.max_steps=1")
@@ -78,8 +78,8 @@ class TestPreview:
         done = command(*GRID, "sweep_mode=preview", "zip=[optim.lr,seed]")
         assert done.returncode == 0, done.stderr
         assert previewed(done.stdout) == [
-            (0, "waiting", ["0.1", "0"]),
-            (1, "waiting", ["0.05", "1"]),
+            (0, "pending", ["0.1", "0"]),
+            (1, "pending", ["0.05", "1"]),
         ]
         (header,) = (line for line in done.stdout.splitlines() if "state" in line.split())
         assert header.index("optim.lr") < header.index("seed")
@@ -98,7 +98,7 @@ class TestPreview:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         states = [state for _, state, _ in previewed(done.stdout)]
-        assert states == ["finished"] * 4 + ["waiting"] * 2
+        assert states == ["finished"] * 4 + ["pending"] * 2
         summary = done.stdout.splitlines()[len(states) + 1 :]
         counts = [numbers(line)[:1] for line in summary]
         assert all([count] in counts for count in (6, 4, 2))
@@ -195,7 +195,7 @@ class TestResuming:
         assert {name: snapshot(sweep / name) for name in "0123"} == before
         # Old jobs keep their numbers, and new ones get those that follow.
         jobs = [("0.1", "0"), ("0.1", "1"), ("0.05", "0"), ("0.05", "1"), ("0.2", "1")]
-        assert [(line["number"], line["overrides"][-2:]) for line in ledger(sweep)] == [
+        assert [(line["number"], line["overrides"][-2:]) for line in manifest(sweep)] == [
             (number, [f"optim.lr={lr}", f"seed={seed}"]) for number, (lr, seed) in enumerate(jobs)
         ]
         runs = {"0.1": "2", "0.05": "2", "0.2": "1"}
@@ -208,7 +208,7 @@ class TestResuming:
         (sweep / "sweep.json").write_text("{")
         done = call(main, *GRID, "optim.lr=0.2,0.1,0.05", "sweep_mode=preview")
         states = [state for _, state, _ in previewed(done.stdout)]
-        assert states == ["finished"] * 5 + ["waiting"]
+        assert states == ["finished"] * 5 + ["pending"]
 
     def test_a_run_is_not_left_without_its_job(
         self, command: Command, call: Command, tmp_path: Path
@@ -239,8 +239,8 @@ class TestResuming:
         assert command(*words).returncode == 0
         (first,) = tmp_path.glob("multirun/*/*")
         assert [path.name for path in first.glob("*/")] == ["0"]
-        assert [line["reused"] for line in ledger(first)] == [False, True]
-        assert (first / ledger(first)[1]["directory"] / "run.json").exists()
+        assert [line["reused"] for line in manifest(first)] == [False, True]
+        assert (first / manifest(first)[1]["directory"] / "run.json").exists()
         assert [line["state"] for line in results(first)] == ["finished", "finished"]
         # A reader of the sweep gets both runs, and each once if the other folder is read as well.
         both = [tmp_path / "multirun", tmp_path / "outputs"]
@@ -249,7 +249,7 @@ class TestResuming:
         shown = [(state, rest[0]) for _, state, rest in previewed(done.stdout)]
         assert shown == [("finished", "(reused)")] * 2
         done = command(*words, "sweep_mode=preview", "reuse=false")
-        assert [state for _, state, _ in previewed(done.stdout)] == ["waiting"] * 2
+        assert [state for _, state, _ in previewed(done.stdout)] == ["pending"] * 2
 
     def test_a_reused_run_has_the_name_that_the_sweep_gives_it(
         self, command: Command, tmp_path: Path
@@ -270,7 +270,7 @@ class TestResuming:
             assert done.returncode == 0, done.stderr
             # The run is found as the baseline.
             assert lines_with(done.stdout, "logged_run_1 ", " baseline")
-            assert [line["reused"] for line in ledger(tmp_path / "sweep")] == [True, False]
+            assert [line["reused"] for line in manifest(tmp_path / "sweep")] == [True, False]
             names = [line["experiment"] for line in results(tmp_path / "sweep")]
             assert names == ["logged_run_1", "lr_0.05"]
         found = {run.choices.get("experiment") for run in find_runs([tmp_path / "sweep"])}
@@ -334,23 +334,23 @@ class TestResuming:
         (repeat,) = commands(output)
         assert repeat.endswith("hydra.sweep.dir=sweep")
         assert [0, 2] in map(numbers, output.splitlines())
-        states = [line["state"] for line in ledger(tmp_path / "sweep")]
-        assert states == ["interrupted", "waiting"]
+        states = [line["state"] for line in manifest(tmp_path / "sweep")]
+        assert states == ["interrupted", "pending"]
 
     def test_a_sweep_that_another_process_changed_meanwhile_is_refused(
         self, call: Command, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        compose_plan = composing.compose_plan
+        plan_sweep = runner.plan_sweep
         changed = {}
 
-        def compose_and_be_late(*arguments: object) -> object:
-            plan = compose_plan(*arguments)
+        def plan_and_be_late(*arguments: object) -> object:
+            plan = plan_sweep(*arguments)
             done = command(*SHORT, "seed=5")
             assert done.returncode == 0, done.stderr
             changed.update(snapshot(tmp_path / "sweep"))
             return plan
 
-        monkeypatch.setattr(composing, "compose_plan", compose_and_be_late)
+        monkeypatch.setattr(runner, "plan_sweep", plan_and_be_late)
         assert_refused(call(main, *SHORT, "seed=100,101"), str(tmp_path / "sweep"))
         assert changed
         # The file that locks the sweep is removed again.
@@ -406,8 +406,8 @@ class TestResuming:
         assert process.returncode == 130, output
         (repeat,) = commands(output)
         assert repeat.endswith("hydra.sweep.dir=sweep")
-        states = [line["state"] for line in ledger(tmp_path / "sweep")]
-        assert set(states) <= {"finished", "interrupted", "waiting"}
+        states = [line["state"] for line in manifest(tmp_path / "sweep")]
+        assert set(states) <= {"finished", "interrupted", "pending"}
         assert states != ["finished"] * 4
         assert not leftovers(tmp_path / "sweep")
         process = start(tmp_path, *words)
@@ -448,8 +448,8 @@ class TestFailures:
         sweep, output = one_failed / "sweep", (one_failed / "output.txt").read_text()
         states = ["finished"] * 3 + ["failed"] + ["finished"] * 6
         assert [line["state"] for line in results(sweep)] == states
-        assert [line["state"] for line in ledger(sweep)] == states
-        reason = ledger(sweep)[3]["reason"]
+        assert [line["state"] for line in manifest(sweep)] == states
+        reason = manifest(sweep)[3]["reason"]
         assert "ValueError" in reason and "this one is broken" in reason
         assert "this one is broken" in (sweep / "3" / "train.log").read_text()
         assert lines_with(output, 1, 10, "failed")
@@ -462,10 +462,10 @@ class TestFailures:
         self, command: Command, one_failed: Path, tmp_path: Path
     ) -> None:
         sweep = Path(shutil.copytree(one_failed / "sweep", tmp_path / "sweep"))
-        before, runs = ledger(sweep), {path.name: snapshot(path) for path in sweep.glob("*/")}
+        before, runs = manifest(sweep), {path.name: snapshot(path) for path in sweep.glob("*/")}
         done = command(*ONE_FAILS, "sweep_mode=skip_failed", **write_broken(tmp_path))
         assert done.returncode == 1
-        assert ledger(sweep) == before
+        assert manifest(sweep) == before
         assert {path.name: snapshot(path) for path in sweep.glob("*/")} == runs
 
     def test_what_diverged_is_listed_below_the_others(self, command: Command) -> None:
@@ -481,7 +481,7 @@ class TestFailures:
         self, one_killed: Path, tmp_path: Path
     ) -> None:
         sweep = Path(shutil.copytree(one_killed / "sweep", tmp_path / "sweep"))
-        states = [line["state"] for line in ledger(sweep)]
+        states = [line["state"] for line in manifest(sweep)]
         assert states == ["finished", "failed", "finished"]
         reason = records(sweep)["1"]["reason"]
         assert "SIGKILL" in reason
@@ -537,28 +537,11 @@ class TestFailures:
             subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_hydras_own_sweeper_gets_results_and_skips_what_is_finished(
-    command: Command, call: Command, tmp_path: Path, undisturbed: Path
+def test_a_sweeper_of_hydras_own_is_refused_and_leaves_nothing(
+    call: Command, tmp_path: Path
 ) -> None:
-    words = (*GRID, "hydra/sweeper=basic")
-    refused = call(main, *words, "sweep_filter='seed == 0'")
-    assert_refused(refused, "sweep_filter=seed == 0", "hydra/sweeper=grid")
-    assert_refused(call(main, *words, "sweep_mode=nope"), "sweep_mode", "nope")
-    done = call(main, *words, "sweep_mode=preview")
-    assert done.returncode == 0, done.stderr
-    assert lines_with(done.stdout, 4, "optim.lr", "seed")
-    assert [state for _, state, _ in previewed(done.stdout)] == ["waiting"] * 4
+    assert_refused(call(main, *GRID, "hydra/sweeper=basic"), "hydra/sweeper=basic", "grid")
     assert not list(tmp_path.iterdir())
-    words = (*words, "optim.lr=0.1")
-    done = command(*words)
-    assert done.returncode == 0, done.stderr
-    for name in "01":
-        shutil.copytree(undisturbed / name, tmp_path / "expected" / name)
-    assert_same_runs(tmp_path / "sweep", tmp_path / "expected")
-    assert [line["number"] for line in results(tmp_path / "sweep")] == ["0", "1"]
-    before = {name: snapshot(tmp_path / "sweep" / name / "checkpoints") for name in "01"}
-    assert command(*words).returncode == 0
-    assert {name: snapshot(tmp_path / "sweep" / name / "checkpoints") for name in "01"} == before
 
 
 def test_its_table_compares_variants_with_the_baseline(

@@ -11,7 +11,7 @@ from benchmarks import plain_loop, throughput
 from benchmarks.processes import carry_out
 from benchmarks.stopwatch import WORD, read_moments
 from benchmarks.throughput import Measured, fallen, ratios, speed_of, table
-from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.config.plan import plan_run
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.evaluation import predict
 
@@ -34,7 +34,7 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> plain_loop.Recipe:
 def test_the_plain_loop_sees_the_same_images_through_the_same_network(
     recipe: plain_loop.Recipe,
 ) -> None:
-    training = prepare(composed(*WORDS)).training()
+    training = plan_run(composed(*WORDS)).training()
     ours, truth = predict(
         training.model, training.validation_batches, training.normalize, training.precision
     )
@@ -47,7 +47,7 @@ def test_the_plain_loop_sees_the_same_images_through_the_same_network(
     settings = training.optimizer.param_groups[0]
     for name, value in recipe.optimizer.param_groups[0].items():
         assert name == "params" or settings[name] == value
-    assert training.steps == STEPS
+    assert training.total_steps == STEPS
 
 
 @pytest.mark.slow

@@ -25,25 +25,24 @@ from small_run import (
 )
 from torch import Tensor, nn
 
-from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.config.plan import plan_run
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.run import LeaseLostError, Run
-from resnet_sweep.training import loop
+from resnet_sweep.runs.run import LockLostError, Run
+from resnet_sweep.training import checkpoint
 from resnet_sweep.training.checkpoint import (
     BEST,
     LAST,
     read_checkpoint,
-    write_checkpoint,
     write_last,
 )
 from resnet_sweep.training.device import has_fast_bfloat16, resolve_device, resolve_precision
 from resnet_sweep.training.evaluation import accuracy, cross_entropy
-from resnet_sweep.training.interruption import Interrupted, StopRequest
-from resnet_sweep.training.loop import Diverged
-from resnet_sweep.training.parameters import parameter_groups
+from resnet_sweep.training.optimizers import param_groups
 from resnet_sweep.training.schedules import Constant
+from resnet_sweep.training.signals import Interrupted, StopSignal
+from resnet_sweep.training.trainer import Diverged
 
 
 def assert_names(error: pytest.ExceptionInfo, *facts: str) -> None:
@@ -55,7 +54,7 @@ def assert_names(error: pytest.ExceptionInfo, *facts: str) -> None:
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_the_loop_is_a_plain_loop(tmp_path: Path, drop_last: bool) -> None:
     """With torch's own optimizer, schedule and loss, one image batch after another."""
-    prepared = prepare(
+    prepared = plan_run(
         config(
             model__dropout=0.0,
             # Small, so that rounding isn't amplified into another run.
@@ -107,9 +106,9 @@ def test_the_loop_is_a_plain_loop(tmp_path: Path, drop_last: bool) -> None:
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_gives_others(tmp_path: Path) -> None:
-    one = train(prepare(config()), tmp_path / "1")
-    again = train(prepare(config()), tmp_path / "2")
-    other = train(prepare(config(seed=4)), tmp_path / "3")
+    one = train(plan_run(config()), tmp_path / "1")
+    again = train(plan_run(config()), tmp_path / "2")
+    other = train(plan_run(config(seed=4)), tmp_path / "3")
     assert_same_bits(one, again)
     assert not torch.equal(weights(one)["stem.weight"], weights(other)["stem.weight"])
 
@@ -120,12 +119,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others(tmp_path: Pa
 def test_resumed_run_equals_uninterrupted_run(
     tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_sweep.training.loop.INSPECTION_SECONDS", 0)
-    prepared = prepare(config())
+    monkeypatch.setattr("resnet_sweep.training.trainer.REPORT_SECONDS", 0)
+    prepared = plan_run(config())
     whole = train(prepared, tmp_path / "whole")
 
     run = open_run(prepared, tmp_path / "stopped")
-    stop = StopRequest()
+    stop = StopSignal()
     if step == 0:
         stop.received = 15
     stopped = prepared.training()
@@ -147,12 +146,12 @@ def test_resumed_run_equals_uninterrupted_run(
 
 @pytest.mark.slow
 def test_run_stopped_at_every_step_equals_uninterrupted_run(tmp_path: Path) -> None:
-    prepared = prepare(config())
+    prepared = plan_run(config())
     whole = train(prepared, tmp_path / "whole")
     sittings = 0
     while True:
         run = open_run(prepared, tmp_path / "stopped")
-        training, stop = prepared.training(), StopRequest()
+        training, stop = prepared.training(), StopSignal()
         made = training.train_step
 
         def step(*batch, made=made, stop=stop, **settings):
@@ -172,31 +171,8 @@ def test_run_stopped_at_every_step_equals_uninterrupted_run(tmp_path: Path) -> N
     assert_same_bits(training, whole)
 
 
-def test_run_with_a_checkpoint_of_the_first_version_is_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It had the figures of the steps at the top, and neither layers nor averages."""
-    monkeypatch.setattr("resnet_sweep.training.loop.INSPECTION_SECONDS", 0)
-    prepared = prepare(config())
-    whole = train(prepared, tmp_path / "whole")
-    run, stop = open_run(prepared, tmp_path / "old"), StopRequest()
-    with pytest.raises(Interrupted):
-        prepared.training().fit(run, [StopAt(stop, 9)], stop)
-    run.close("interrupted")
-    path = tmp_path / "old" / "checkpoints" / LAST
-    state = read_checkpoint(path)
-    tally = state.pop("tally")
-    old = {name: state[name] for name in state if name not in ("layers", "average")}
-    old |= {name: tally[name] for name in ("losses", "grad_norms")}
-    write_checkpoint(path, old | {"correct": tally["correct"].long()})
-    assert_same_bits(train(prepared, tmp_path / "old"), whole)
-    first, *_, last = (tmp_path / "old" / "layers.csv").read_text().splitlines()[1:]
-    assert first == "1,stem,,,"
-    assert last == (tmp_path / "whole" / "layers.csv").read_text().splitlines()[-1]
-
-
 def test_metrics_are_rebuilt_from_the_checkpoint(tmp_path: Path) -> None:
-    prepared = prepare(config())
+    prepared = plan_run(config())
     whole = train(prepared, tmp_path)
     (tmp_path / "metrics.csv").write_text("nonsense")
     Record(**json.loads((tmp_path / "run.json").read_text()) | {"state": "failed"}).write(tmp_path)
@@ -206,7 +182,7 @@ def test_metrics_are_rebuilt_from_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_best_checkpoint_gives_the_best_accuracy(tmp_path: Path) -> None:
-    prepared = prepare(config(trainer__epochs=6))
+    prepared = plan_run(config(trainer__epochs=6))
     training = train(prepared, tmp_path)
     best = read_checkpoint(tmp_path / "checkpoints" / BEST)
     accuracies = [row["val_acc"] for row in training.rows]
@@ -226,18 +202,18 @@ def test_max_steps_cuts_the_run_off_and_leaves_the_schedule(
     tmp_path: Path, steps: int, rows: int
 ) -> None:
     recorder = Recorder()
-    prepared = prepare(config(trainer__max_steps=steps))
+    prepared = plan_run(config(trainer__max_steps=steps))
     train(prepared, tmp_path, recorder)
     made = min(steps, 21)
     assert [step.global_step for step in recorder.steps] == list(range(made))
     assert len(recorder.rows) == rows
     assert recorder.made == [min(7 * epoch, made) for epoch in range(1, rows + 1)]
-    whole = prepare(config()).training().schedule
+    whole = plan_run(config()).training().schedule
     assert [step.lr for step in recorder.steps] == [whole(step) for step in range(made)]
 
 
 def test_each_epoch_sees_each_image_once(tmp_path: Path) -> None:
-    training = prepare(config()).training()
+    training = plan_run(config()).training()
     seen: list[int] = []
     take = training.train_batches.take
     training.train_batches.take = lambda positions: (
@@ -245,7 +221,7 @@ def test_each_epoch_sees_each_image_once(tmp_path: Path) -> None:
         take(positions),
     )[1]
     run = Run.open(tmp_path, Record(signature="s"))
-    training.fit(run, [], StopRequest())
+    training.fit(run, [], StopSignal())
     run.close("finished")
     epochs = [seen[start : start + 100] for start in (0, 100, 200)]
     assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
@@ -253,21 +229,21 @@ def test_each_epoch_sees_each_image_once(tmp_path: Path) -> None:
 
 
 def test_divergence_names_epoch_step_rate_and_layer(tmp_path: Path) -> None:
-    training = prepare(config(optim__lr=1e8, schedule__warmup_epochs=0)).training()
+    training = plan_run(config(optim__lr=1e8, schedule__warmup_epochs=0)).training()
     run = Run.open(tmp_path, Record(signature="s"))
     with pytest.raises(Diverged) as diverged:
-        training.fit(run, [], StopRequest())
+        training.fit(run, [], StopSignal())
     run.close("diverged")
-    step = training.tally.losses.isfinite().tolist().index(False)
-    rate, norm = training.schedule(step), training.tally.grad_norms[step].item()
+    step = training.step_metrics.losses.isfinite().tolist().index(False)
+    rate, norm = training.schedule(step), training.step_metrics.grad_norms[step].item()
     facts = ("nan", "epoch 1", f"step {step + 1}", f"{rate:g}", f"{norm:g}")
     assert_names(diverged, *facts)
-    assert any(layer in str(diverged.value) for layer in training.tally.layers)
+    assert any(layer in str(diverged.value) for layer in training.step_metrics.layers)
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_validation_loss_that_is_no_number_is_divergence(tmp_path: Path) -> None:
-    training = prepare(config()).training()
+    training = plan_run(config()).training()
     made = training.train_step
 
     def step(*batch: object, **settings: object) -> None:
@@ -279,14 +255,14 @@ def test_a_validation_loss_that_is_no_number_is_divergence(tmp_path: Path) -> No
     training.train_step = step
     run = Run.open(tmp_path, Record(signature="s"))
     with pytest.raises(Diverged) as diverged:
-        training.fit(run, [], StopRequest())
+        training.fit(run, [], StopSignal())
     run.close("diverged")
     assert_names(diverged, "validation loss", "nan", "epoch 1", "step 7", "0.1")
 
 
 def test_long_epochs_are_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet_sweep.training.loop.CHECKPOINT_SECONDS", 0)
-    prepared = prepare(config())
+    monkeypatch.setattr("resnet_sweep.training.trainer.CHECKPOINT_SECONDS", 0)
+    prepared = plan_run(config())
     run = open_run(prepared, tmp_path)
     training = prepared.training()
     made = training.train_step
@@ -298,7 +274,7 @@ def test_long_epochs_are_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.Mo
 
     training.train_step = step
     with pytest.raises(RuntimeError):
-        training.fit(run, [], StopRequest())
+        training.fit(run, [], StopSignal())
     run.close("failed")
     assert read_checkpoint(tmp_path / "checkpoints" / LAST)["step"] == 3
 
@@ -310,11 +286,11 @@ def test_randomness_of_each_step_follows_from_seed_epoch_and_step(tmp_path: Path
         found.append((torch.initial_seed(), generator.initial_seed()))
         return images, labels
 
-    prepared = prepare(config(trainer__epochs=2))
+    prepared = plan_run(config(trainer__epochs=2))
     training = prepared.training()
     training.train_step.augmentation = [look]
     run = open_run(prepared, tmp_path)
-    training.fit(run, [], StopRequest())
+    training.fit(run, [], StopSignal())
     run.close("finished")
     assert found == [
         tuple(derive_seed(3, use, epoch, step) for use in ("model", "augmentation"))
@@ -336,12 +312,12 @@ class Slow:
 
 
 def test_times_and_speeds_are_those_of_the_clock(tmp_path: Path) -> None:
-    prepared = prepare(config())
+    prepared = plan_run(config())
     training = prepared.training()
     training.train_step.augmentation = [Slow()]
     run = open_run(prepared, tmp_path)
     begun = time.monotonic()
-    training.fit(run, [], StopRequest())
+    training.fit(run, [], StopSignal())
     passed = time.monotonic() - begun
     run.close("finished")
     assert sum(row["seconds"] for row in training.rows) < passed
@@ -355,7 +331,7 @@ def test_a_new_best_counts_once_the_last_checkpoint_has_its_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between the two, the run has the best checkpoint of the epochs it resumes after."""
-    prepared = prepare(config())
+    prepared = plan_run(config())
     whole = train(prepared, tmp_path / "whole")
     run = open_run(prepared, tmp_path / "killed")
     training = prepared.training()
@@ -366,8 +342,8 @@ def test_a_new_best_counts_once_the_last_checkpoint_has_its_epoch(
         write_last(directory, state)
 
     with monkeypatch.context() as patches, pytest.raises(RuntimeError):
-        patches.setattr(loop, "write_last", killed)
-        training.fit(run, [], StopRequest())
+        patches.setattr(checkpoint, "write_last", killed)
+        training.fit(run, [], StopSignal())
     run.close("failed")
     best = tmp_path / "killed" / "checkpoints" / BEST
     assert read_checkpoint(best)["epoch"] == 1
@@ -380,24 +356,24 @@ def test_a_new_best_counts_once_the_last_checkpoint_has_its_epoch(
 
 
 def test_run_taken_over_by_another_process_writes_nothing_more(tmp_path: Path) -> None:
-    prepared = prepare(config())
+    prepared = plan_run(config())
     run = open_run(prepared, tmp_path)
     training = prepared.training()
-    save = training._save
+    save = training._save_checkpoint
 
     def overtaken(**best: nn.Module | None) -> None:
         other = Record.read(tmp_path)
-        other.lease = {"host": "elsewhere", "process": 1, "renewed": time.time()}
+        other.heartbeat = {"host": "elsewhere", "process": 1, "renewed": time.time()}
         other.write(tmp_path)
         save(**best)
 
-    training._save = overtaken
-    with pytest.raises(LeaseLostError) as lost:
-        training.fit(run, [], StopRequest())
+    training._save_checkpoint = overtaken
+    with pytest.raises(LockLostError) as lost:
+        training.fit(run, [], StopSignal())
     assert_names(lost, "process 1", "elsewhere")
-    with pytest.raises(LeaseLostError):
+    with pytest.raises(LockLostError):
         run.close("failed")
-    assert Record.read(tmp_path).lease["host"] == "elsewhere"
+    assert Record.read(tmp_path).heartbeat["host"] == "elsewhere"
     assert not (tmp_path / "checkpoints" / LAST).exists()
 
 
@@ -422,10 +398,10 @@ def test_cross_entropy_is_its_formula() -> None:
 
 
 def test_norms_and_biases_are_left_undecayed_on_request() -> None:
-    model = prepare(config()).training().model
-    (everything,) = parameter_groups(model, decay_norm_and_bias=True)
+    model = plan_run(config()).training().model
+    (everything,) = param_groups(model, decay_norm_and_bias=True)
     assert len(everything["params"]) == len(list(model.parameters()))
-    decayed, undecayed = parameter_groups(model, decay_norm_and_bias=False)
+    decayed, undecayed = param_groups(model, decay_norm_and_bias=False)
     assert all(weight.ndim > 1 for weight in decayed["params"])
     assert all(weight.ndim == 1 for weight in undecayed["params"])
     assert undecayed["weight_decay"] == 0
@@ -492,10 +468,10 @@ def test_auto_prefers_a_gpu() -> None:
 def test_a_signal_is_remembered_and_handlers_are_put_back(number: int) -> None:
     before = signal.signal(number, signal.SIG_DFL)
     try:
-        stop = StopRequest().listen()
+        stop = StopSignal().listen()
         os.kill(os.getpid(), number)
         with pytest.raises(Interrupted) as interrupted:
-            stop.check()
+            stop.raise_if_stopped()
         assert interrupted.value.signal == number
         assert signal.Signals(number).name in str(interrupted.value)
         stop.release()
@@ -505,7 +481,7 @@ def test_a_signal_is_remembered_and_handlers_are_put_back(number: int) -> None:
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
-    stop = StopRequest().listen()
+    stop = StopSignal().listen()
     try:
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
@@ -517,9 +493,9 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
 def test_a_hang_up_that_is_to_be_ignored_is_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        stop = StopRequest().listen()
+        stop = StopSignal().listen()
         os.kill(os.getpid(), signal.SIGHUP)
-        stop.check()
+        stop.raise_if_stopped()
         stop.release()
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -527,6 +503,6 @@ def test_a_hang_up_that_is_to_be_ignored_is_ignored() -> None:
 
 def test_constant_schedule_is_a_choice(tmp_path: Path) -> None:
     schedule = {"_target_": "resnet_sweep.training.schedules.Constant"}
-    training = train(prepare(config(schedule=schedule)), tmp_path)
+    training = train(plan_run(config(schedule=schedule)), tmp_path)
     assert isinstance(training.schedule, Constant)
     assert [row["lr"] for row in training.rows] == [0.1, 0.1, 0.1]

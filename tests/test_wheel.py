@@ -63,10 +63,10 @@ def test_wheel_trains_and_compares_in_an_empty_folder(wheel: Path, tmp_path: Pat
     assert trained.returncode == 0, trained.stderr
     record = json.loads((tmp_path / "outputs" / "run" / "run.json").read_text())
     assert record["state"] == "finished"
-    listed = run("--json", module="resnet_sweep.runs")
+    listed = run("runs", "--json")
     assert listed.returncode == 0, listed.stderr
     # The logged runs ship with the package, and they differ.
-    assert run("logged_run_1", "logged_run_2", module="resnet_sweep.diff").returncode == 1
-    reported = run("outputs", "-o", "report.html", module="resnet_sweep.report")
+    assert run("diff", "logged_run_1", "logged_run_2").returncode == 1
+    reported = run("report", "outputs", "-o", "report.html")
     assert reported.returncode == 0, reported.stderr
     assert (tmp_path / "report.html").stat().st_size > 10_000

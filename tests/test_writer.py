@@ -8,9 +8,9 @@ import pytest
 import torch
 from small_run import StopAt, assert_same_bits, config, open_run, train
 
-from resnet_sweep.composition.prepare import Prepared, prepare
+from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.runs.metrics import read_metrics
-from resnet_sweep.training import loop
+from resnet_sweep.training import checkpoint, trainer
 from resnet_sweep.training.checkpoint import (
     BEST,
     LAST,
@@ -19,21 +19,20 @@ from resnet_sweep.training.checkpoint import (
     digest,
     read_checkpoint,
 )
-from resnet_sweep.training.interruption import Interrupted, StopRequest
-from resnet_sweep.training.loop import Training
-from resnet_sweep.training.writer import Writer
+from resnet_sweep.training.signals import Interrupted, StopSignal
+from resnet_sweep.training.trainer import Trainer
 
 SECONDS = 60
 
 
 @pytest.fixture(autouse=True)
 def look_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "INSPECTION_SECONDS", 0)
+    monkeypatch.setattr(trainer, "REPORT_SECONDS", 0)
 
 
 @pytest.fixture
-def prepared() -> Prepared:
-    return prepare(
+def prepared() -> PlannedRun:
+    return plan_run(
         config(
             trainer__device="cuda" if torch.cuda.is_available() else "cpu",
             trainer__ema_decay=0.9,
@@ -42,10 +41,10 @@ def prepared() -> Prepared:
     )
 
 
-def writing_aside(prepared: Prepared) -> Training:
+def saving_in_thread(prepared: PlannedRun) -> Trainer:
     """A training that writes as one on a GPU does."""
     training = prepared.training()
-    training.writer = Writer(aside=True)
+    training.saves_in_thread = True
     return training
 
 
@@ -61,14 +60,14 @@ def digests(directory: Path) -> dict[str, str]:
 
 
 def test_what_is_written_is_what_was_to_be_written_however_late(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: PlannedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each checkpoint is written some steps after it was due, and is that of a training which
     waits for it."""
     inline = train(prepared, tmp_path / "inline")
-    training = writing_aside(prepared)
+    training = saving_in_thread(prepared)
     stepped = threading.Semaphore(0)
-    step, write_last = training.train_step, loop.write_last
+    step, write_last = training.train_step, checkpoint.write_last
 
     def make_step(*batch: object, **settings: object) -> None:
         step(*batch, **settings)
@@ -77,33 +76,33 @@ def test_what_is_written_is_what_was_to_be_written_however_late(
     def write_late(directory: Path, state: dict) -> None:
         # Those of this epoch, and three of the next one.
         due = len(state["rows"]) * training.steps_per_epoch + 3
-        if due < training.steps:
+        if due < training.total_steps:
             while training.global_step < due:
                 assert stepped.acquire(timeout=SECONDS)
         write_last(directory, state)
 
     training.train_step = make_step
-    monkeypatch.setattr(loop, "write_last", write_late)
-    run = open_run(prepared, tmp_path / "aside")
-    training.fit(run, [], StopRequest())
+    monkeypatch.setattr(checkpoint, "write_last", write_late)
+    run = open_run(prepared, tmp_path / "in_thread")
+    training.fit(run, [], StopSignal())
     run.close("finished")
     assert_same_bits(training, inline)
-    assert digests(tmp_path / "aside") == digests(tmp_path / "inline")
-    assert len(read_metrics(tmp_path / "aside")) == 3
+    assert digests(tmp_path / "in_thread") == digests(tmp_path / "inline")
+    assert len(read_metrics(tmp_path / "in_thread")) == 3
 
 
 def test_a_disk_that_is_full_ends_the_training(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: PlannedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = writing_aside(prepared)
+    training = saving_in_thread(prepared)
 
     def fail(directory: Path, state: dict) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(loop, "write_last", fail)
+    monkeypatch.setattr(checkpoint, "write_last", fail)
     run = open_run(prepared, tmp_path)
     with pytest.raises(OSError) as failure:
-        training.fit(run, [], StopRequest())
+        training.fit(run, [], StopSignal())
     assert failure.value.errno == errno.ENOSPC
     run.close("failed")
     assert len(training.rows) <= 2
@@ -111,18 +110,18 @@ def test_a_disk_that_is_full_ends_the_training(
 
 @pytest.mark.parametrize("step", [3, pytest.param(9, marks=pytest.mark.slow), 20])
 def test_a_stopped_training_has_written_all_and_is_resumed(
-    prepared: Prepared, tmp_path: Path, step: int
+    prepared: PlannedRun, tmp_path: Path, step: int
 ) -> None:
     run = open_run(prepared, tmp_path / "stopped")
-    stop = StopRequest()
+    stop = StopSignal()
     with pytest.raises(Interrupted):
-        writing_aside(prepared).fit(run, [StopAt(stop, step)], stop)
+        saving_in_thread(prepared).fit(run, [StopAt(stop, step)], stop)
     run.close("interrupted")
     state = read_checkpoint(tmp_path / "stopped" / "checkpoints" / LAST)
     assert len(state["rows"]) * 7 + state["step"] == step
     run = open_run(prepared, tmp_path / "stopped")
-    training = writing_aside(prepared)
-    training.fit(run, [], StopRequest())
+    training = saving_in_thread(prepared)
+    training.fit(run, [], StopSignal())
     run.close("finished")
     assert_same_bits(training, train(prepared, tmp_path / "whole"))
 

@@ -1,1 +1,1 @@
-"""What a trained network does, as figures and pictures."""
+"""Analysis of trained networks: metrics on a test set, and figures of their features."""

@@ -1,6 +1,7 @@
-"""Calibration: whether a network is right as often as it says."""
+"""Calibration: a network's confidence compared with its accuracy."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ class Bin:
 
     Attributes:
         lower, upper: percent.
-        images: how many.
+        images: number of images.
         confidence: their mean probability of the predicted class, percent; None without images.
         accuracy: percent; None without images.
     """
@@ -30,14 +31,14 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Confidence against accuracy.
+    """Calibration of a classifier.
 
     Guo et al., "On Calibration of Modern Neural Networks", 2017, equations 2 and 3.
 
     Attributes:
-        error: the expected calibration error: the mean of the bins' differences between accuracy
-            and confidence, weighted by their images, in points of percent.
-        bins: of equal width, from 0 to 100% confidence.
+        error: expected calibration error: the mean difference between accuracy and confidence of
+            the bins, weighted by their images, in percentage points.
+        bins: bins of equal width, from 0 to 100% confidence.
     """
 
     error: float
@@ -45,7 +46,7 @@ class Calibration:
 
 
 def measure_calibration(logits: Tensor, labels: Tensor) -> Calibration:
-    """The calibration of predictions, over BINS bins.
+    """Return the calibration of predictions, over BINS bins.
 
     Args:
         logits: (n, classes).
@@ -68,29 +69,41 @@ def measure_calibration(logits: Tensor, labels: Tensor) -> Calibration:
                 accuracy=100 * correct[inside].mean().item() if images else None,
             )
         )
-    gaps = [each.images * abs(each.accuracy - each.confidence) for each in bins if each.images]
+    gaps = [
+        bin_.images * abs(bin_.accuracy - bin_.confidence)
+        for bin_ in bins
+        if bin_.accuracy is not None and bin_.confidence is not None
+    ]
     return Calibration(error=sum(gaps) / len(labels), bins=bins)
 
 
 def draw_reliability(calibration: Calibration, title: str) -> Figure:
-    """Accuracy against confidence, and beneath it how many images have that confidence."""
+    """Draw accuracy against confidence, and below it the number of images of that confidence."""
     figure = Figure(figsize=(6.5, 7.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    bins, width = [each for each in calibration.bins if each.images], 100 / BINS
-    left = [each.lower for each in bins]
-    style = {"width": width, "align": "edge", "edgecolor": "white"}
-    upper.bar(left, [each.accuracy for each in bins], **style, label="accuracy")
+    bins, width = [bin_ for bin_ in calibration.bins if bin_.images], 100 / BINS
+    left = [bin_.lower for bin_ in bins]
+    style: dict[str, Any] = {"width": width, "align": "edge", "edgecolor": "white"}
+    accuracies = [bin_.accuracy or 0.0 for bin_ in bins]
+    confidences = [bin_.confidence or 0.0 for bin_ in bins]
+    upper.bar(left, accuracies, **style, label="accuracy")
     upper.plot([0, 100], [0, 100], "--", color="gray", label="perfect calibration")
     upper.plot(
-        [each.lower + width / 2 for each in bins], [each.confidence for each in bins],
-        "o", color="tab:orange", markeredgecolor="white", label="mean confidence",
-    )  # fmt: skip
+        [bin_.lower + width / 2 for bin_ in bins],
+        confidences,
+        "o",
+        color="tab:orange",
+        markeredgecolor="white",
+        label="mean confidence",
+    )
     upper.set(
         title=f"{title}\nexpected calibration error {calibration.error:.2f}%",
-        ylabel="accuracy, and mean confidence, %", xlim=(0, 100), ylim=(0, 100.5),
-    )  # fmt: skip
-    counts = lower.bar(left, [each.images for each in bins], **style, color="gray")
-    # A bar of few images among thousands can't be seen, but its number can.
+        ylabel="accuracy, and mean confidence, %",
+        xlim=(0, 100),
+        ylim=(0, 100.5),
+    )
+    counts = lower.bar(left, [bin_.images for bin_ in bins], **style, color="gray")
+    # A bar of few images among thousands is invisible, but its number isn't.
     lower.bar_label(counts, fontsize=8, padding=1)
     lower.margins(y=0.2)
     lower.set(xlabel="confidence: probability of the predicted class, %", ylabel="images")

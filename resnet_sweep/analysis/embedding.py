@@ -1,9 +1,10 @@
-"""A map of the vectors that a network's classifier sees."""
+"""An embedding of the features that a network's classifier sees, in two dimensions."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -17,18 +18,22 @@ from resnet_sweep.analysis.layers import Layers, NotApplicableError, Observer
 
 DIMENSIONS = 50
 PERPLEXITY = 30
-# Matplotlib's twenty colours without its grays, the strong ones first.
-COLORS = [colormaps["tab20"].colors[index] for index in (*range(0, 20, 2), *range(1, 20, 2))
-          if index not in (14, 15)]  # fmt: skip
-# No more classes than that can be told apart.
+# Matplotlib's twenty colors without its grays, the strong ones first.
+COLORS = [
+    colormaps["tab20"](index) for index in (*range(0, 20, 2), *range(1, 20, 2)) if index // 2 != 7
+]
+# Colors for more classes can't be distinguished.
 NAMES = len(COLORS)
+
+Points = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.integer[Any]]
 
 
 class ClassifierInputs(Observer):
-    """Within this context, the inputs of a network's classifier are collected.
+    """Collects the inputs of a network's classifier, within its context.
 
     Args:
-        layers: of the network.
+        layers: layers of the network.
     """
 
     def __init__(self, layers: Layers) -> None:
@@ -42,22 +47,23 @@ class ClassifierInputs(Observer):
     def _collect(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self.collected.append(inputs[0].flatten(1).float().cpu())
 
-    def features(self) -> np.ndarray:
-        """All that were collected, (n, width), float32.
+    def features(self) -> Points:
+        """Return the collected inputs, (n, width), float32.
 
         Raises:
             NotApplicableError: the network has no linear classifier.
         """
         if not self.collected:
             raise NotApplicableError("the model has no linear layer")
-        return torch.cat(self.collected).numpy()
+        features: Points = torch.cat(self.collected).numpy()
+        return features
 
 
-def embed(features: np.ndarray) -> np.ndarray:
-    """A map of vectors on which near ones stay near.
+def embed(features: Points) -> Points:
+    """Return an embedding of vectors by t-SNE, in which near vectors stay near.
 
-    Van der Maaten and Hinton, "Visualizing Data using t-SNE", 2008; of the DIMENSIONS principal
-    components, where there are more.
+    Van der Maaten and Hinton, "Visualizing Data using t-SNE", 2008, applied to the first DIMENSIONS
+    principal components.
 
     Args:
         features: (n, width).
@@ -66,7 +72,7 @@ def embed(features: np.ndarray) -> np.ndarray:
         (n, 2), float32.
 
     Raises:
-        NotApplicableError: there are fewer than three vectors, or all are the same.
+        NotApplicableError: there are fewer than three vectors, or all are equal.
     """
     if len(features) < 3 or not np.ptp(features, axis=0).any():
         raise NotApplicableError("a map needs three images at least, and features that differ")
@@ -74,39 +80,45 @@ def embed(features: np.ndarray) -> np.ndarray:
     if features.shape[1] > dimensions:
         features = PCA(dimensions, random_state=0).fit_transform(features)
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
-    return TSNE(perplexity=perplexity, random_state=0).fit_transform(features)
+    points: Points = TSNE(perplexity=perplexity, random_state=0).fit_transform(features)
+    return points
 
 
-def draw_embedding(
-    points: np.ndarray, labels: np.ndarray, classes: list[str], title: str
-) -> Figure:
-    """The map, coloured by class, with names at the classes' medians.
+def draw_embedding(points: Points, labels: Labels, classes: list[str], title: str) -> Figure:
+    """Draw an embedding, colored by class, with names at the classes' medians.
 
-    Of more than NAMES classes, the most compact have a colour and a name, and the others are gray.
+    If there are more than NAMES classes, the most compact ones have a color and a name, and the
+    others are gray.
 
     Args:
         points: (n, 2).
         labels: (n,), integers.
-        classes: their names.
-        title: above all.
+        classes: names of the classes.
+        title: above the figure.
     """
     medians, chosen = compact_classes(points, labels, classes)
     if len(classes) > NAMES:
-        title += f"\nin colour {len(chosen)} of {len(classes)} classes, the most compact"
+        title += f"\nin color {len(chosen)} of {len(classes)} classes, the most compact"
     colored = chosen if len(classes) > NAMES else sorted(medians)
     figure = Figure(figsize=(10, 9), layout="constrained")
     axes = figure.subplots()
     others = ~np.isin(labels, colored)
-    axes.scatter(*points[others].T, s=8, color="lightgray", linewidths=0)
+    axes.scatter(points[others, 0], points[others, 1], s=8, color="lightgray", linewidths=0)
     for label, color in zip(colored, COLORS, strict=False):
-        axes.scatter(
-            *points[labels == label].T, s=18, color=color, linewidths=0, label=classes[label]
-        )
+        x, y = points[labels == label].T
+        axes.scatter(x, y, s=18, color=color, linewidths=0, label=classes[label])
         if label in chosen:
+            x, y = medians[label]
             axes.text(
-                *medians[label], classes[label], ha="center", va="center", fontsize=11,
-                fontweight="bold", path_effects=[withStroke(linewidth=3, foreground="white")],
-            )  # fmt: skip
+                x,
+                y,
+                classes[label],
+                ha="center",
+                va="center",
+                fontsize=11,
+                fontweight="bold",
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+            )
     axes.set(title=title, xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
     figure.legend(loc="outside right upper", markerscale=1.5)
@@ -114,33 +126,37 @@ def draw_embedding(
 
 
 def compact_classes(
-    points: np.ndarray, labels: np.ndarray, classes: list[str]
-) -> tuple[dict[int, np.ndarray], list[int]]:
-    """Where each class is, and the NAMES most compact whose names don't cover each other.
+    points: Points, labels: Labels, classes: list[str]
+) -> tuple[dict[int, Points], list[int]]:
+    """Return the position of each class, and the most compact classes, NAMES at most.
+
+    A class is left out if its name would cover that of a more compact one.
 
     Args:
         points: (n, 2).
         labels: (n,), integers.
-        classes: their names.
+        classes: names of the classes.
 
     Returns:
         The median of each class that has points; labels, the most compact class first.
     """
     groups = {int(label): points[labels == label] for label in np.unique(labels)}
-    medians = {label: np.median(group, axis=0) for label, group in groups.items()}
+    medians: dict[int, Points] = {
+        label: np.median(group, axis=0) for label, group in groups.items()
+    }
     spreads = {
         label: np.linalg.norm(group - medians[label], axis=1).mean()
         for label, group in groups.items()
     }
-    # The room of a name, in shares of the map.
+    # Width of a letter and height of a line, as shares of the figure.
     letter, line = (0.018, 0.035) * np.ptp(points, axis=0)
     chosen: list[int] = []
-    for label in sorted(spreads, key=spreads.get):
+    for label in sorted(spreads, key=lambda label: float(spreads[label])):
         apart = (
             abs(medians[label] - medians[other])
             > (letter * (len(classes[label]) + len(classes[other])) / 2, line)
             for other in chosen
         )
-        if len(chosen) < NAMES and all(each.any() for each in apart):
+        if len(chosen) < NAMES and all(axes.any() for axes in apart):
             chosen.append(label)
     return medians, chosen

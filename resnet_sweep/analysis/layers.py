@@ -1,4 +1,4 @@
-"""The layers of a network that are worth looking at, and what comes out of them."""
+"""Layers of a network that are analyzed, and hooks to read their outputs."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,18 +13,17 @@ from resnet_sweep.models.resnet import ResNet
 
 
 class NotApplicableError(LookupError):
-    """What is asked for has no meaning for a network; the message says why."""
+    """An analysis doesn't apply to a network; the message says why."""
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Parts of a classifier of images.
+    """Parts of an image classifier.
 
     Attributes:
-        stages: the parts that images go through in turn, by their names; each gives
-            (N, channels, H, W).
-        features: whose output is the last that is an image.
-        classifier: whose input is one vector an image.
+        stages: consecutive parts by their names; each returns (N, channels, H, W).
+        features: the part that returns the last feature maps.
+        classifier: the part whose input is one vector for each image.
     """
 
     stages: dict[str, nn.Module]
@@ -33,23 +32,23 @@ class Layers:
 
 
 def find_layers(model: nn.Module, images: Tensor) -> Layers:
-    """The layers of one of this package's networks, or as well as can be told of any other.
+    """Return the layers of a network: exactly for a `ResNet`, and by a heuristic for others.
 
-    Of any other, the stages are the top-level children whose outputs are images of more than a
-    pixel. Where all lies within one of them, as in VGG and MobileNet, they are the last of its
-    own children for each size of image. The classifier is the last linear layer.
+    For other networks, the stages are the top-level children that return maps of more than a pixel.
+    If there is a single one, as in VGG and MobileNet, they are the last of its own children for
+    each size of map. The classifier is the last linear layer.
 
     Args:
         model: in evaluation mode.
-        images: (N, 3, H, W), to try it with.
+        images: (N, 3, H, W), for a forward pass.
     """
     if isinstance(model, ResNet):
-        stages = {"stem": model.stem}
+        stages: dict[str, nn.Module] = {"stem": model.stem}
         stages |= {f"stages.{name}": stage for name, stage in model.stages.named_children()}
         features = model.stages if model.norm is None else model.relu
         return Layers(stages, features, model.classifier)
     children = dict(model.named_children())
-    sizes = _image_sizes(model, children, images)
+    sizes = _map_sizes(model, children, images)
     if len(sizes) <= 1:
         children = {
             f"{name}.{inner}": module
@@ -57,9 +56,9 @@ def find_layers(model: nn.Module, images: Tensor) -> Layers:
             if isinstance(child, nn.Sequential)
             for inner, module in child.named_children()
         }
-        # By size, so that a later child takes the place of an earlier one.
-        last = {size: name for name, size in _image_sizes(model, children, images).items()}
-        sizes = dict.fromkeys(last.values())
+        sizes = _map_sizes(model, children, images)
+        last = {size: name for name, size in sizes.items()}
+        sizes = {name: size for size, name in last.items()}
     stages = {name: children[name] for name in sizes}
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return Layers(
@@ -69,11 +68,11 @@ def find_layers(model: nn.Module, images: Tensor) -> Layers:
     )
 
 
-def _image_sizes(
+def _map_sizes(
     model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor
 ) -> dict[str, torch.Size]:
-    """Height and width of what comes out of those layers that give images of more than a pixel."""
-    with torch.inference_mode(), recording(layers) as outputs:
+    """Return height and width of the outputs that are maps of more than a pixel."""
+    with torch.inference_mode(), record_outputs(layers) as outputs:
         model(images)
     return {
         name: output.shape[2:]
@@ -83,17 +82,17 @@ def _image_sizes(
 
 
 @contextmanager
-def recording(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Within this context, the latest output of each layer, in the order in which they came."""
+def record_outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Return the latest output of each layer within this context, in the order of the calls."""
     outputs: dict[str, Tensor] = {}
 
     def record(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple, output: Any) -> Tensor | None:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
             if not isinstance(output, Tensor):
                 return None
             outputs.pop(name, None)
             outputs[name] = output
-            # What comes next may work in place, so it is given a copy.
+            # The next layer may change its input in place, so it gets a copy.
             return output.clone()
 
         return hook
@@ -107,10 +106,10 @@ def recording(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
 
 
 class Observer:
-    """Something that sees what happens in a network, within its context."""
+    """Base class of context managers that register hooks in a network."""
 
     def attach(self) -> Iterable[RemovableHandle]:
-        """Register hooks; they are removed at the end of the context."""
+        """Register hooks, which are removed at the end of the context."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

@@ -1,25 +1,24 @@
-"""Changes of color."""
+"""Color jitter."""
 
 from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Generator, Tensor
 
-from resnet_sweep.ranges import Range
-
-Strength = Annotated[float, Range(minimum=0)]
+Strength = Annotated[float, Ge(0)]
 
 
 class ColorJitter:
     """Change brightness, contrast, saturation and hue of each image, in this order.
 
     Howard, 2013, "Some Improvements on Deep Convolutional Neural Network Based Image
-    Classification", who changes them in a random order.
+    Classification", where the order is random.
 
     Args:
         brightness, contrast, saturation: the factor is uniform in 1 - strength (or 0) to
             1 + strength.
-        hue: the shift is uniform in -hue to hue; 0.5 is half of the circle of colors.
+        hue: the shift is uniform in -hue to hue, in turns of the color circle.
     """
 
     def __init__(
@@ -27,7 +26,7 @@ class ColorJitter:
         brightness: Strength = 0.4,
         contrast: Strength = 0.4,
         saturation: Strength = 0.4,
-        hue: Annotated[float, Range(minimum=0, maximum=0.5)] = 0.1,
+        hue: Annotated[float, Ge(0), Le(0.5)] = 0.1,
     ) -> None:
         self.factors = [
             (max(0.0, 1 - strength), 1 + strength)
@@ -47,22 +46,22 @@ class ColorJitter:
 
 
 def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
-    """Away from black, (B, 3, H, W) of 0..255, by the factors (B,)."""
+    """Scale the distance of (B, 3, H, W), 0..255, from black by the factors (B,)."""
     return _extrapolate(torch.zeros_like(images), images, factors)
 
 
 def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Away from the mean gray of each image, (B, 3, H, W) of 0..255, by the factors (B,)."""
+    """Scale the distance of (B, 3, H, W), 0..255, from each image's mean gray by factors (B,)."""
     return _extrapolate(luma(images).mean((1, 2, 3), keepdim=True), images, factors)
 
 
 def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
-    """Away from the gray of each pixel, (B, 3, H, W) of 0..255, by the factors (B,)."""
+    """Scale the distance of (B, 3, H, W), 0..255, from each pixel's gray by the factors (B,)."""
     return _extrapolate(luma(images), images, factors)
 
 
 def shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
-    """Turn the circle of colors.
+    """Rotate the hue of each image.
 
     Args:
         images: (B, 3, H, W), 0..255.
@@ -82,7 +81,8 @@ def shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )
     hue = hue + 6 * shifts[:, None, None]
-    # How far a channel is below the brightest one depends on the angle from its own color.
+    # The difference between a channel and the brightest one depends on the angle between the hue
+    # and the channel's own color.
     channels = []
     for color in (0, 2, 4):
         angle = ((hue - color + 3) % 6 - 3).abs()
@@ -91,7 +91,7 @@ def shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
 
 
 def luma(images: Tensor) -> Tensor:
-    """The gray of (B, 3, H, W), with the weights of ITU-R BT.601: (B, 1, H, W)."""
+    """Return the gray, (B, 1, H, W), of (B, 3, H, W) by the weights of ITU-R BT.601."""
     red, green, blue = images.unbind(1)
     return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
 

@@ -1,4 +1,4 @@
-"""The runs below some folders, or that a command line names."""
+"""Finding the runs below some directories, or those that a command line names."""
 
 import json
 import os
@@ -7,20 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_sweep.compare.entry import Entry
-from resnet_sweep.compare.reading import LARGEST_SWEEP, read_limited
-from resnet_sweep.compare.text import shown
+from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
+from resnet_sweep.compare.safe_read import LARGEST_SWEEP, read_limited
 from resnet_sweep.errors import RequestError
 
 # The runs of the training log, a run directory each.
 LOGGED_RUNS = Path(__file__).parent / "logged_runs"
 
 
-def find_runs(paths: Iterable[str | Path]) -> list[Entry]:
-    """All runs in some directories or below, newest first and damaged ones last.
+def find_runs(paths: Iterable[str | Path]) -> list[LoadedRun | BrokenRun]:
+    """Return all runs in some directories or below, newest first and broken ones last.
 
-    Links and hidden folders are left out, and what is below a run directory. A sweep has the runs
-    that it took from elsewhere, too. A run that is in several of the directories is there once.
+    Links, hidden folders and folders below a run directory are skipped. The runs that a sweep
+    reuses are found with it. A run that is in several of the directories is returned once.
 
     Args:
         paths: directories, runs themselves, or names of logged runs.
@@ -29,15 +29,15 @@ def find_runs(paths: Iterable[str | Path]) -> list[Entry]:
         RequestError: one of them doesn't exist.
     """
     seen: set[tuple[int, int]] = set()
-    found = [entry for path in paths for entry in _search(_existing(path), str(path), seen)]
+    found = [run for path in paths for run in _search(_existing(path), str(path), seen)]
     return sorted(found, key=_order)
 
 
 def resolve_run(path: str | Path) -> Path:
-    """The directory of a run that a command line names.
+    """Return the directory of a run that a command line names.
 
     Args:
-        path: a run directory; or else the name of a logged run that comes with this package.
+        path: a run directory, or the name of a logged run that comes with this package.
 
     Raises:
         RequestError: it is neither.
@@ -52,10 +52,10 @@ def resolve_run(path: str | Path) -> Path:
 
 
 def resolve_trained_run(path: str | Path) -> Path:
-    """As `resolve_run`, of a run that has weights.
+    """Return the directory of a run that has weights, as `resolve_run` does.
 
     Raises:
-        RequestError: there is none, or it is a logged run, of which only figures are known.
+        RequestError: there is none, or it is a logged run, which has no weights.
     """
     directory = resolve_run(path)
     if directory.parent == LOGGED_RUNS:
@@ -66,23 +66,23 @@ def resolve_trained_run(path: str | Path) -> Path:
     return directory
 
 
-def read_run(path: str | Path) -> Entry:
-    """The run that a command line names, as `resolve_run` does.
+def read_run(path: str | Path) -> LoadedRun:
+    """Return the run that a command line names, see `resolve_run`.
 
     Raises:
-        RequestError: there is none, or its record is damaged.
+        RequestError: there is none, or its record can't be read.
     """
-    entry = Entry.read(resolve_run(path), str(path))
-    if entry.damage:
+    run = load_run(resolve_run(path), str(path))
+    if isinstance(run, BrokenRun):
         raise RequestError(
-            f"{shown(entry.name)} can't be read, since {shown(entry.damage)}: put a sound copy "
-            "there, or name another run"
+            f"{shown(run.name)} can't be read, because {shown(run.error)}: restore it, or name "
+            "another run"
         )
-    return entry
+    return run
 
 
 def logged_runs() -> list[str]:
-    """The names of the logged runs that come with this package."""
+    """Return the names of the logged runs that come with this package."""
     return sorted(path.name for path in LOGGED_RUNS.iterdir() if path.is_dir())
 
 
@@ -96,11 +96,11 @@ def _existing(path: str | Path) -> Path:
     )
 
 
-def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
-    """The runs in a directory or below, each with its path from there behind `name`."""
-    waiting: list[tuple[str, str, dict[str, str]]] = [(str(top), os.path.normpath(name), {})]
-    while waiting:
-        path, name, choices = waiting.pop()
+def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[LoadedRun | BrokenRun]:
+    """Yield the runs in a directory or below, each named by its path from there behind `name`."""
+    queue: list[tuple[str, str, dict[str, str]]] = [(str(top), os.path.normpath(name), {})]
+    while queue:
+        path, name, choices = queue.pop()
         try:
             status = os.stat(path)
             identity = (status.st_dev, status.st_ino)
@@ -110,61 +110,58 @@ def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[Entry]
             with os.scandir(path) as listing:
                 inside = list(listing)
             folders = [
-                each.name
-                for each in inside
-                if not each.name.startswith(".") and each.is_dir(follow_symlinks=False)
+                entry.name
+                for entry in inside
+                if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
             ]
         except OSError as error:
-            yield Entry(Path(path), name, damage=f"it can't be read ({error.strerror})")
+            yield BrokenRun(Path(path), name, f"it can't be read ({error.strerror})")
             continue
-        names = {each.name for each in inside}
+        names = {entry.name for entry in inside}
         if "run.json" in names:
-            yield Entry.read(Path(path), name).asked(choices)
-        else:
-            if "sweep.json" in names:
-                waiting += [
-                    (*(os.path.normpath(os.path.join(top, each)) for top in (path, name)), asked)
-                    for each, asked in _elsewhere(path)
-                ]
-            waiting += [
-                (
-                    os.path.join(path, folder),
-                    folder if name == "." else os.path.join(name, folder),
-                    {},
-                )
-                for folder in folders
-            ]
+            run = load_run(Path(path), name)
+            yield run.with_choices(choices) if isinstance(run, LoadedRun) else run
+            continue
+        if "sweep.json" in names:
+            for place, chosen in _reused(path):
+                there, named = (os.path.normpath(os.path.join(top, place)) for top in (path, name))
+                queue.append((there, named, chosen))
+        for folder in folders:
+            below = folder if name == "." else os.path.join(name, folder)
+            queue.append((os.path.join(path, folder), below, {}))
 
 
 def read_choices(job: Mapping[str, Any]) -> dict[str, str]:
-    """The choices that a sweep made for a job, as `sweep.json` has it; none where it has none.
+    """Return the choices that a sweep made for a job of its `sweep.json`; empty if it has none.
 
     Raises:
-        TypeError: it has something else there.
+        TypeError: they aren't a mapping to text.
     """
     choices = job.get("choices", {})
-    if not isinstance(choices, dict) or not all(isinstance(each, str) for each in choices.values()):
+    if not isinstance(choices, dict) or not all(isinstance(name, str) for name in choices.values()):
         raise TypeError("choices aren't a mapping to text")
     return choices
 
 
-def _elsewhere(sweep: str) -> list[tuple[str, dict[str, str]]]:
-    """The directories of a sweep's runs that were made outside of it, from there, with choices."""
+def _reused(sweep: str) -> list[tuple[str, dict[str, str]]]:
+    """Return the directories, from there, and choices of the runs that a sweep reuses."""
     try:
         jobs = json.loads(read_limited(Path(sweep, "sweep.json"), LARGEST_SWEEP))["jobs"]
         found = [(os.path.normpath(job["directory"]), read_choices(job)) for job in jobs]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        # Its own runs are there all the same.
+        # The runs in its own directory are found without sweep.json.
         return []
     return [
-        (each, choices)
-        for each, choices in found
-        if (each.startswith(os.pardir) or os.path.isabs(each))
-        and os.path.isfile(os.path.normpath(os.path.join(sweep, each, "run.json")))
+        (place, choices)
+        for place, choices in found
+        if (place.startswith(os.pardir) or os.path.isabs(place))
+        and os.path.isfile(os.path.normpath(os.path.join(sweep, place, "run.json")))
     ]
 
 
-def _order(entry: Entry) -> tuple[bool, float, list[str | int]]:
-    # Jobs of a sweep that began in the same second stay in the order of their numbers.
-    parts = [int(each) if each.isdecimal() else each for each in re.split(r"(\d+)", entry.name)]
-    return entry.record is None, -(entry.started or 0.0), parts
+def _order(run: LoadedRun | BrokenRun) -> tuple[bool, float, list[str | int]]:
+    # Jobs of a sweep that were started in the same second stay in the order of their numbers.
+    parts = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", run.name)]
+    if isinstance(run, BrokenRun):
+        return True, 0.0, parts
+    return False, -(run.started or 0.0), parts

@@ -1,26 +1,26 @@
-"""Runs that are put together, such as replicates, and the statistics of their figures."""
+"""Groups of runs, such as replicates, and the statistics of their values."""
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from resnet_sweep.compare.entry import Entry
-from resnet_sweep.compare.text import number
+from resnet_sweep.compare.format import number
+from resnet_sweep.compare.loaded_run import LoadedRun
 
-# The states of runs that trained as long as they were meant to.
+# The states of runs that were trained as long as was asked for.
 COMPLETE = frozenset({"finished", "stopped_early"})
 
 
 class Statistic(NamedTuple):
-    """A figure over several runs.
+    """Mean and spread of a value over several runs.
 
     Attributes:
-        mean: arithmetic.
-        sd: standard deviation of the sample (over n - 1); None for a single run.
-        n: how many runs it is of.
+        mean: the arithmetic mean.
+        sd: the standard deviation of the sample (over n - 1); None for a single run.
+        n: the number of runs.
     """
 
     mean: float
@@ -29,7 +29,7 @@ class Statistic(NamedTuple):
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Statistic | None":
-        """The statistic of the values that are known; None if none is."""
+        """Return the statistic of the values that are known; None if none is."""
         known = [value for value in values if value is not None]
         if not known:
             return None
@@ -42,68 +42,67 @@ class Statistic(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that are put together.
+    """Runs that are shown as one row of a table.
 
     Attributes:
-        entries: with sound records, newest first; at least one.
+        runs: newest first; at least one.
     """
 
-    entries: Sequence[Entry]
+    runs: Sequence[LoadedRun]
 
     @cached_property
-    def counted(self) -> list[Entry]:
-        """The runs that figures are taken of: the complete ones, or all if none is.
+    def counted(self) -> list[LoadedRun]:
+        """The runs that statistics are taken over: the complete ones, or all if none is.
 
-        Of runs with the same settings and seed, which say the same twice, the newest counts.
+        Of runs with the same settings and seed, which repeat each other, only the newest counts.
         """
-        complete = [entry for entry in self.entries if entry.state in COMPLETE]
-        newest: dict[tuple[str, str], Entry] = {}
-        for entry in complete or self.entries:
-            newest.setdefault((entry.replicate_key, repr(entry.settings.get("seed"))), entry)
+        complete = [run for run in self.runs if run.state in COMPLETE]
+        newest: dict[tuple[str, str], LoadedRun] = {}
+        for run in complete or self.runs:
+            newest.setdefault((run.replicate_key, repr(run.seed)), run)
         return list(newest.values())
 
-    def figure(self, of: Callable[[Entry], float | None]) -> Statistic | None:
-        """The statistic of a figure over the runs that count."""
-        return Statistic.of(map(of, self.counted))
+    def statistic(self, value_of: Callable[[LoadedRun], float | None]) -> Statistic | None:
+        """Return the statistic of a value over the counted runs; None if no run has it."""
+        return Statistic.of(map(value_of, self.counted))
 
     @property
     def complete(self) -> bool:
-        """Whether there is a run that trained as long as it was meant to."""
-        return any(entry.state in COMPLETE for entry in self.entries)
+        """Whether any run was trained as long as was asked for."""
+        return any(run.state in COMPLETE for run in self.runs)
 
     @property
     def unstable(self) -> bool:
-        """Whether a seed has diverged, so that the runs that count are the lucky ones."""
-        counted = {repr(entry.settings.get("seed")) for entry in self.counted}
-        return any(
-            entry.state == "diverged" and repr(entry.settings.get("seed")) not in counted
-            for entry in self.entries
-        )
+        """Whether a seed has diverged, so that the counted runs are a favorable selection."""
+        counted = {repr(run.seed) for run in self.counted}
+        return any(run.state == "diverged" and repr(run.seed) not in counted for run in self.runs)
 
     @property
     def state(self) -> str:
-        """The state that all are in, or how many are in each."""
-        states = Counter(entry.state for entry in self.entries)
+        """The state of all runs, or the number of runs in each state."""
+        states = Counter(run.state for run in self.runs)
         if len(states) == 1:
-            return self.entries[0].state
+            return self.runs[0].state
         return ", ".join(f"{count} {state}" for state, count in states.most_common())
 
 
 def spread(statistic: Statistic | None, digits: int, unit: str = "") -> str:
-    """A mean with the standard deviation, where there is one, or `unknown`."""
-    if statistic is None or statistic.sd is None:
-        return number(statistic and statistic.mean, digits, unit)
+    """Return a mean with its standard deviation, where there is one, or `unknown`."""
+    if statistic is None:
+        return "unknown"
+    if statistic.sd is None:
+        return number(statistic.mean, digits, unit)
     return f"{number(statistic.mean, digits)} ± {number(statistic.sd, digits, unit)}"
 
 
-def grouped(entries: Iterable[Entry], key: Callable[[Entry], Hashable]) -> list[Group]:
-    """Put together the runs that have the same key; groups are in the order of their first runs."""
-    groups: defaultdict[Any, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[key(entry)].append(entry)
+def grouped(runs: Iterable[LoadedRun], key: Callable[[LoadedRun], Hashable]) -> list[Group]:
+    """Group the runs that have the same key; the groups are in the order of their first runs."""
+    groups: defaultdict[Hashable, list[LoadedRun]] = defaultdict(list)
+    for run in runs:
+        groups[key(run)].append(run)
     return [Group(members) for members in groups.values()]
 
 
-def replicates(entries: Iterable[Entry]) -> list[Group]:
-    """Put together the runs that differ only in their seeds."""
-    return grouped(entries, lambda entry: entry.replicate_key)
+def replicates(runs: Iterable[LoadedRun]) -> list[Group]:
+    """Group the runs that differ only in their seeds."""
+    return grouped(runs, lambda run: run.replicate_key)

@@ -1,90 +1,62 @@
-"""Pictures that a run's directory has, made small enough to be carried inside a page."""
+"""Figures in a run directory, made small enough to be embedded in the report."""
 
 import base64
 import io
-import os
-import stat
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
-from resnet_sweep.compare.entry import Entry
-from resnet_sweep.compare.text import shown
+from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.compare.safe_read import read_limited
 
-# Folders of a run directory, and what to look for in them.
-PLACES = (("evaluation", "*.png"), ("features", "*.png"))
-MOST_PICTURES = 12
+# Folders of a run directory that have figures.
+FOLDERS = ("evaluation", "features")
 LARGEST_FILE = 16 * 2**20
-MOST_PIXELS = 16 * 2**20
-# In all pictures that are tried, so that many large ones don't take for ever.
-MOST_PIXELS_TRIED = 6 * MOST_PIXELS
-# The longer side of an embedded picture, and the bytes of one; half the side where it is more.
+# Pixels of the longer side, and bytes of an embedded figure.
 LONGEST_SIDE = 1800
 LARGEST_EMBEDDED = 150_000
 COLORS = 256
 
 
-def find_pictures(entries: Iterable[Entry]) -> tuple[Entry | None, list[dict[str, str]]]:
-    """The pictures of the first run that has any.
+def find_pictures(runs: Iterable[LoadedRun]) -> tuple[LoadedRun | None, list[dict[str, str]]]:
+    """Return the figures of the first run that has any.
 
     Args:
-        entries: the runs, in the order in which their pictures are wanted.
+        runs: in the order in which their figures are wanted.
 
     Returns:
-        The run, None if there is none, and of each picture its `title` and `data`, a URI.
+        The run, None if no run has any, and the `title` and `data`, a URI, of each figure.
     """
-    left = MOST_PIXELS_TRIED
-    for entry in entries:
-        paths = [
-            path for folder, pattern in PLACES for path in _files(entry.directory / folder, pattern)
-        ]
+    for run in runs:
         pictures = []
-        for path in paths[:MOST_PICTURES]:
-            picture = _open(path, min(MOST_PIXELS, left))
-            if picture is None:
-                continue
-            left -= picture.width * picture.height
-            if (uri := _embed(picture)) is not None:
+        for path in (path for folder in FOLDERS for path in _files(run.directory / folder)):
+            if (uri := _embed(path)) is not None:
                 pictures.append({"title": shown(path.stem.replace("_", " ")), "data": uri})
         if pictures:
-            return entry, pictures
+            return run, pictures
     return None, []
 
 
-def _files(folder: Path, pattern: str) -> list[Path]:
-    """Files in a folder that isn't a link."""
-    return [] if folder.is_symlink() else sorted(folder.glob(pattern))
+def _files(folder: Path) -> list[Path]:
+    """Return the PNG files in a folder, which must not be a link."""
+    return [] if folder.is_symlink() else sorted(folder.glob("*.png"))
 
 
-def _open(path: Path, most_pixels: int) -> Image.Image | None:
-    """A picture of which only the head is read; None if it is too large or no PNG file."""
+def _embed(path: Path) -> str | None:
+    """Return a figure as a data URI, encoded anew from its pixels; None if it can't be read."""
     try:
-        # Neither a link nor a pipe, which would wait for its other end.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
-                return None
-            content = file.read(LARGEST_FILE)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(content), formats=("PNG",))
-    # Pillow has errors of many kinds for a damaged file.
-    except Exception:
-        return None
-    return picture if picture.width * picture.height <= most_pixels else None
-
-
-def _embed(picture: Image.Image) -> str | None:
-    """A picture as a data URI, drawn anew from its pixels; None if they can't be read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Made small before it is given four channels.
+        # Pillow warns of a file that decompresses to too many pixels, which is left out.
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            picture: Image.Image = Image.open(
+                io.BytesIO(read_limited(path, LARGEST_FILE)), formats=("PNG",)
+            )
+            # It is made small before it gets four channels.
             picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
             picture = picture.convert("RGBA")
+    # Pillow raises errors of many types for a damaged file.
     except Exception:
         return None
     white = Image.new("RGBA", picture.size, "white")

@@ -1,4 +1,4 @@
-"""Where images come from, and how they leave in batches."""
+"""Datasets, and batches of their images."""
 
 from resnet_sweep.data.cifar100 import CIFAR100
 from resnet_sweep.data.dataset import Dataset, Split

@@ -1,7 +1,7 @@
-"""A dataset as array files: images and labels in NumPy's own format, mapped and not read.
+"""Array files: images and labels in NumPy's own format, memory-mapped.
 
 A folder holds `train_images.npy`, `train_labels.npy`, `test_images.npy`, `test_labels.npy` and
-`classes.txt` (a name a line). Processes side by side share one copy in memory.
+`classes.txt` (a name a line). Processes on the same machine share one copy in memory.
 """
 
 import shutil
@@ -12,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_sweep.data.dataset import Split
+from resnet_sweep.data.dataset import Split, UInt8Array
 from resnet_sweep.errors import RequestError
+
+FileState = tuple[tuple[int, int, int], ...]
 
 
 def read_split(folder: Path, part: str, count: int, classes: int) -> Split:
-    """Map one part, "train" or "test", of a folder of array files.
+    """Memory-map one part, "train" or "test", of a folder of array files.
 
     Raises:
-        RequestError: a file is missing, cut off, or not what it should be.
+        RequestError: a file is missing, cut off, or has other content than expected.
     """
     images = _map(folder / f"{part}_images.npy", (count, 3, 32, 32))
     labels = _map(folder / f"{part}_labels.npy", (count,))
@@ -33,28 +35,28 @@ def read_split(folder: Path, part: str, count: int, classes: int) -> Split:
 
 
 def read_classes(folder: Path, classes: int) -> list[str]:
-    """The class names of a folder of array files.
+    """Return the class names of a folder of array files.
 
     Raises:
-        RequestError: the file is missing, or doesn't hold so many different names.
+        RequestError: the file is missing, or doesn't have this many different names.
     """
     path = folder / "classes.txt"
     try:
         names = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} can't be read ({error}): put it back") from error
+        raise RequestError(f"{path} can't be read ({error}): restore it") from error
     if not len(names) == len(set(names)) == classes:
         raise RequestError(
             f"{path} has {len(set(names))} different names on {len(names)} lines, but should have "
-            f"one for each of the {classes} classes: put it back"
+            f"one for each of the {classes} classes: restore it"
         )
     return names
 
 
 def write_arrays(folder: Path, splits: dict[str, Split], classes: list[str]) -> None:
-    """Write a folder of array files, whole or not at all.
+    """Write a folder of array files atomically.
 
-    A folder that another process put there in the meantime is left as it is.
+    A folder that another process has made meanwhile isn't changed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -74,7 +76,7 @@ def write_arrays(folder: Path, splits: dict[str, Split], classes: list[str]) -> 
 
 
 def digest_examples(split: Split) -> list[bytes]:
-    """A digest of each image together with its label, in order."""
+    """Return a digest of each image together with its label, in order."""
     return [
         blake2b(image.tobytes() + label.tobytes(), digest_size=16).digest()
         for image, label in zip(split.images, split.labels, strict=True)
@@ -82,10 +84,13 @@ def digest_examples(split: Split) -> list[bytes]:
 
 
 @lru_cache
-def digest_folder(folder: Path, part: str, state: tuple) -> tuple[bytes, bytes]:
-    """Digests of one part of a folder: of the examples in their order, and in any order.
+def digest_folder(folder: Path, part: str, state: FileState) -> tuple[bytes, bytes]:
+    """Return digests of one part of a folder: of the examples in their order, and in any order.
 
-    `state` tells versions of the files apart, so that a sweep reads them once.
+    Args:
+        folder: of array files.
+        part: "train" or "test".
+        state: version of the files, by which results are cached.
     """
     split = Split.whole(
         np.load(folder / f"{part}_images.npy", mmap_mode="r"),
@@ -95,19 +100,19 @@ def digest_folder(folder: Path, part: str, state: tuple) -> tuple[bytes, bytes]:
     return blake2b(b"".join(digests)).digest(), blake2b(b"".join(sorted(digests))).digest()
 
 
-def file_state(folder: Path, part: str) -> tuple:
-    """Sizes and times of change of one part's files."""
+def file_state(folder: Path, part: str) -> FileState:
+    """Return sizes, times of change and inodes of one part's files."""
     stats = [(folder / f"{part}_{kind}.npy").stat() for kind in ("images", "labels")]
     return tuple((stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in stats)
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _map(path: Path, shape: tuple[int, ...]) -> UInt8Array:
     try:
-        # Copy-on-write, because torch warns of arrays that it may not write to.
+        # Copy-on-write, because torch warns of read-only arrays.
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError as error:
-        raise RequestError(f"{path} is missing: put it there") from error
-    # A damaged header can raise nearly anything.
+        raise RequestError(f"{path} is missing: restore it") from error
+    # NumPy raises errors of many kinds for a damaged header.
     except Exception as error:
         raise RequestError(f"{path} is cut off or isn't an array file: replace it") from error
     if not isinstance(array, np.ndarray):

@@ -1,20 +1,20 @@
 """CIFAR-100, from array files, from torchvision's copy, or from its download."""
 
 import contextlib
-import fcntl
 import os
 import sys
-from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+from annotated_types import Gt
 
 from resnet_sweep.data import arrays
 from resnet_sweep.data.dataset import Dataset, Split
 from resnet_sweep.errors import RequestError
-from resnet_sweep.ranges import Count, Range
+from resnet_sweep.ranges import Count
+from resnet_sweep.runs.lock import exclusive
 
 COUNTS = {"train": 50_000, "test": 10_000}
 CLASSES = 100
@@ -44,7 +44,7 @@ class CIFAR100:
         self,
         root: str | None = None,
         mean: list[float] = (0.5071, 0.4867, 0.4408),
-        std: list[Annotated[float, Range(above=0)]] = (0.2675, 0.2565, 0.2761),
+        std: list[Annotated[float, Gt(0)]] = (0.2675, 0.2565, 0.2761),
         limit_train: Count | None = None,
         limit_test: Count | None = None,
         holdout: Count | None = None,
@@ -104,7 +104,8 @@ class CIFAR100:
         existed = self.root.exists()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with _locked(self.root / ".cifar100.lock"):
+            # Of processes that are started together, one downloads, and the others wait.
+            with exclusive(self.root / ".cifar100.lock"):
                 if not folder.is_dir():
                     splits, classes = _read_torchvision(self.root, download=self.default)
                     arrays.write_arrays(folder, splits, classes)
@@ -145,17 +146,3 @@ def _read_torchvision(root: Path, download: bool) -> tuple[dict[str, Split], lis
         images = np.ascontiguousarray(source.data.transpose(0, 3, 1, 2))
         splits[part] = Split.whole(images, np.array(source.targets, dtype=np.uint8))
     return splits, list(source.classes)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time in, so that several started together download once."""
-    with path.open("w") as file:
-        # On a file system without locks, the worst that happens is work done twice.
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            # Nothing is left behind; whoever waits for the old file only does the work twice.
-            path.unlink(missing_ok=True)

@@ -1,17 +1,23 @@
-"""A dataset: what is trained on, what is validated on, and what is kept for the end."""
+"""A dataset: its images for training, for validation and for testing."""
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from resnet_sweep.data.subset import balanced_subset
 from resnet_sweep.errors import RequestError
 from resnet_sweep.randomness import derive_seed
+
+UInt8Array = npt.NDArray[np.uint8]
+IndexArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some of the images of an array, without copying them.
+    """Some of the images of an array, without a copy of them.
 
     Attributes:
         images: (N, 3, H, W), uint8, RGB; may be a memory map.
@@ -19,24 +25,28 @@ class Split:
         indices: (n,), int64, ascending: the images of the N that belong to this split.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    indices: np.ndarray
+    images: UInt8Array
+    labels: UInt8Array
+    indices: IndexArray
 
     @classmethod
-    def whole(cls, images: np.ndarray, labels: np.ndarray) -> "Split":
-        """The split of all images."""
+    def whole(cls, images: UInt8Array, labels: UInt8Array) -> Self:
+        """Return the split of all images."""
         return cls(images, labels, np.arange(len(images)))
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def divide(self, count: int, seed: int, setting: str) -> tuple["Split", "Split"]:
-        """A class-balanced, seeded choice of `count` images, and the rest.
+        """Return a class-balanced, seeded choice of `count` images, and the other images.
+
+        Args:
+            count: images to choose.
+            seed: of the choice.
+            setting: name of the setting that `count` is from, for the error message.
 
         Raises:
-            RequestError: there are fewer images than that; `setting` is the name of the setting
-                to blame.
+            RequestError: there are fewer images than that.
         """
         if count > len(self):
             raise RequestError(
@@ -45,18 +55,21 @@ class Split:
             )
         chosen = balanced_subset(self.labels[self.indices], count, seed)
         rest = np.setdiff1d(np.arange(len(self)), chosen, assume_unique=True)
-        return tuple(Split(self.images, self.labels, self.indices[part]) for part in (chosen, rest))
+        return (
+            Split(self.images, self.labels, self.indices[chosen]),
+            Split(self.images, self.labels, self.indices[rest]),
+        )
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a run sees.
+    """The images of a run.
 
     Attributes:
-        train: the images to train on.
-        validation: the images that a run is judged by after each epoch.
-        test: the images for `evaluate`; the same as `validation` unless some training images
-            are held out for that.
+        train: training images.
+        validation: images on which a run is evaluated after each epoch.
+        test: images for `evaluate`; the same as `validation` unless training images are held out
+            for validation.
         classes: the name of each label.
         mean, std: per channel, of images scaled to 0..1.
         fingerprint: a digest of all images and labels in their order, before any subset.
@@ -72,7 +85,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.classes)
 
     @classmethod
@@ -84,14 +97,14 @@ class Dataset:
         limit_train: int | None,
         limit_test: int | None,
         holdout: int | None,
-        **description: object,
-    ) -> "Dataset":
-        """A dataset of class-balanced parts of `train` and `test`, which `seed` chooses.
+        **description: Any,
+    ) -> Self:
+        """Return a dataset of class-balanced parts of `train` and `test`, chosen by `seed`.
 
-        A larger limit chooses all that a smaller one chooses, and more.
+        A larger limit chooses all images that a smaller one chooses, and more.
 
         Raises:
-            RequestError: a part is larger than what there is.
+            RequestError: a part is larger than the images that there are.
         """
         if limit_test is not None:
             test, _ = test.divide(limit_test, derive_seed(seed, "limit_test"), "data.limit_test")
@@ -107,3 +120,62 @@ class Dataset:
                 limit_train, derive_seed(seed, "limit_train"), "data.limit_train"
             )
         return cls(train, validation, test, **description)
+
+
+class Batches:
+    """The images of a split, kept as uint8 on the device that trains.
+
+    On a CPU nothing is copied, so memory-mapped arrays stay shared between processes.
+
+    Args:
+        split: n images.
+        device: of the batches.
+    """
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        indices = torch.from_numpy(split.indices)
+        images, labels = torch.from_numpy(split.images), torch.from_numpy(split.labels)
+        if device.type != "cpu":
+            images, labels = images[indices].to(device), labels[indices].to(device)
+            indices = torch.arange(len(split), device=device)
+        self.images, self.labels, self.indices = images, labels, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images at some positions of the split.
+
+        Args:
+            positions: (B,), int64, each below n.
+
+        Returns:
+            Images, (B, 3, H, W), uint8; labels, (B,), int64.
+        """
+        chosen = self.indices[positions]
+        return self.images[chosen], self.labels[chosen].long()
+
+
+def balanced_subset(labels: UInt8Array, count: int, seed: int) -> IndexArray:
+    """Return positions of `count` labels, with the classes as equally frequent as possible.
+
+    The images of each class are taken in a random order, one of every class in turn, so the choice
+    for a smaller count is part of the choice for a larger one.
+
+    Args:
+        labels: (N,), integers.
+        count: at most N.
+        seed: any non-negative integer.
+
+    Returns:
+        (count,), int64, ascending.
+    """
+    # RandomState and not default_rng: its streams are frozen for all versions of NumPy.
+    generator = np.random.RandomState([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])
+    turn = generator.permutation(int(labels.max(initial=0)) + 1)
+    shuffled = generator.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    sizes = np.bincount(labels)
+    place_in_class = np.concatenate([np.arange(size) for size in sizes])
+    order = by_class[np.lexsort((turn[labels[by_class]], place_in_class))]
+    return np.sort(order[:count])

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, enlarged: a dataset that needs no download."""
+"""scikit-learn's handwritten digits, enlarged; a dataset that needs no download."""
 
 from functools import cache
 from hashlib import blake2b
@@ -6,8 +6,7 @@ from hashlib import blake2b
 import numpy as np
 
 from resnet_sweep.data.arrays import digest_examples
-from resnet_sweep.data.dataset import Dataset, Split
-from resnet_sweep.data.subset import balanced_subset
+from resnet_sweep.data.dataset import Dataset, Split, UInt8Array, balanced_subset
 from resnet_sweep.ranges import Count
 
 
@@ -18,7 +17,7 @@ class Digits:
 
     Args:
         limit_train, limit_test: size of a class-balanced subset, chosen by the run's seed.
-        holdout: how many training images to validate on instead of the test set.
+        holdout: number of training images to validate on instead of the test set.
     """
 
     def __init__(
@@ -34,10 +33,10 @@ class Digits:
         }
 
     def load(self, seed: int) -> Dataset:
-        """The dataset, with its subsets chosen by `seed`.
+        """Return the dataset, with its subsets chosen by `seed`.
 
         Raises:
-            RequestError: a subset is larger than what there is.
+            RequestError: a subset is larger than the images that there are.
         """
         images, labels, fingerprint = _read()
         test = balanced_subset(labels, 360, seed=0)
@@ -56,8 +55,8 @@ class Digits:
 
 
 @cache
-def _read() -> tuple[np.ndarray, np.ndarray, str]:
-    # Imported here because it takes a second that a run on other data needn't wait.
+def _read() -> tuple[UInt8Array, UInt8Array, str]:
+    # This import takes a second, and runs on other data don't need it.
     from sklearn.datasets import load_digits
 
     digits = load_digits()

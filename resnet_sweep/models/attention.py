@@ -1,13 +1,14 @@
-"""Attention over the channels and the places of a feature map."""
+"""Attention over the channels and positions of a feature map."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 
 def channel_perceptron(channels: int) -> nn.Sequential:
-    """Two layers with a sixteenth of the channels between them, four at least, and no biases."""
+    """Return two linear layers without biases, with max(channels / 16, 4) hidden units."""
     hidden = max(channels // 16, 4)
     return nn.Sequential(
         nn.Linear(channels, hidden, bias=False),
@@ -17,12 +18,12 @@ def channel_perceptron(channels: int) -> nn.Sequential:
 
 
 class SqueezeExcitation(nn.Module):
-    """Each channel, scaled by what a perceptron makes of the means of all.
+    """Squeeze-and-excitation: scales each channel by a perceptron of all channels' means.
 
     Hu et al., "Squeeze-and-Excitation Networks", 2018, equations 2 to 4: the scale is
     sigmoid(W2 relu(W1 z)) with z the means over the image. As in those equations there are no
-    biases, without which the authors found channel dependencies easier to model. The reduction is
-    their 16, but four hidden units are the least, so that 16 channels aren't squeezed into one.
+    biases; the authors found channel dependencies easier to model without them. The reduction is
+    their 16, with at least four hidden units, so that 16 channels don't have a single one.
 
     Shapes: (N, channels, H, W) to the same.
 
@@ -40,11 +41,11 @@ class SqueezeExcitation(nn.Module):
 
 
 class EfficientChannelAttention(nn.Module):
-    """Each channel, scaled by a convolution over the means of its neighbours.
+    """Efficient channel attention: scales each channel by a convolution of neighbours' means.
 
     Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
     2020, equations 9 and 12: the kernel size is the odd number nearest to (log2(channels) + b) /
-    gamma, with gamma 2 and b 1, and the larger one where two are as near. There is no bias.
+    gamma, with gamma 2 and b 1; of two that are equally near, the larger. There is no bias.
 
     Shapes: (N, channels, H, W) to the same.
 
@@ -63,15 +64,14 @@ class EfficientChannelAttention(nn.Module):
 
 
 class ConvolutionalBlockAttention(nn.Module):
-    """Each channel, and then each place, scaled by what the means and maxima over the other say.
+    """CBAM: scales each channel, and then each position, by means and maxima over the other.
 
     Woo et al., "CBAM: Convolutional Block Attention Module", 2018, equations 2 and 3: the channels
-    by sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)) over the image, the places by the sigmoid of a
+    by sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)) over the image, the positions by the sigmoid of a
     7x7 convolution of mean and max over the channels. The perceptron is that of
-    `SqueezeExcitation`. Behind the convolution there is BatchNorm, as in the authors' code, which
-    their results come from, though not in the equation: it keeps the sigmoid from saturating
-    whatever the maxima are. Its weight starts at 0, as theirs does, and so each place's scale at
-    one half.
+    `SqueezeExcitation`. BatchNorm follows the convolution, as in the code of the authors' results,
+    though not in the equation: it keeps the sigmoid from saturating. Its weight starts at 0, as
+    theirs does, so each position's scale starts at one half.
 
     Shapes: (N, channels, H, W) to the same.
 
@@ -89,11 +89,11 @@ class ConvolutionalBlockAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scale = torch.sigmoid(self.perceptron(x.mean((2, 3))) + self.perceptron(x.amax((2, 3))))
         x = x * scale[:, :, None, None]
-        places = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
-        return x * torch.sigmoid(self.norm(self.conv(places)))
+        positions = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return x * torch.sigmoid(self.norm(self.conv(positions)))
 
 
-ATTENTION = {
+ATTENTION: dict[str, Callable[[int], nn.Module]] = {
     "se": SqueezeExcitation,
     "eca": EfficientChannelAttention,
     "cbam": ConvolutionalBlockAttention,

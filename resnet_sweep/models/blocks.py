@@ -2,23 +2,24 @@
 
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_sweep.models.attention import ATTENTION
-from resnet_sweep.models.stochastic_depth import StochasticDepth
 
 
 def convolution(in_channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias that keeps the image size at stride 1."""
+    """Return a convolution without bias that keeps the image size at stride 1."""
     return nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
 
 
 class NarrowProjection(nn.Conv2d):
     """A 1x1 convolution without bias, of fewer than eight channels.
 
-    With a stride and channels last, oneDNN's kernel for CPUs with AVX2 alone writes beyond its
-    memory in the backward pass (seen in torch 2.15). So it is given the pixels that it would take.
+    With a stride and channels last, oneDNN's kernel for CPUs with AVX2 alone writes outside its
+    memory in the backward pass (seen in torch 2.15). So the pixels are selected before it, and it
+    has no stride.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -30,7 +31,7 @@ class NarrowProjection(nn.Conv2d):
 
 
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d | None:
-    """A 1x1 convolution for the shortcut where the shape changes; None where it doesn't."""
+    """Return a 1x1 convolution for the shortcut if the shape changes, and None if it doesn't."""
     if stride == 1 and in_channels == out_channels:
         return None
     if in_channels < 8:
@@ -38,18 +39,43 @@ def projection(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d | 
     return convolution(in_channels, out_channels, 1, stride)
 
 
+class StochasticDepth(nn.Module):
+    """Replaces the residuals of some images by zeros in training, drawn for each image and step.
+
+    Huang et al., "Deep Networks with Stochastic Depth", 2016, equation 2. The other residuals are
+    divided by 1 - probability, which keeps their mean. The paper scales them in evaluation instead.
+
+    Shapes: (N, ...) to the same.
+
+    Args:
+        probability: of dropping an image's residual, below 1; at 0 nothing is drawn.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, residual: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return residual
+        survival = 1 - self.probability
+        shape = (len(residual), *[1] * (residual.ndim - 1))
+        survives = torch.empty(shape, dtype=residual.dtype, device=residual.device)
+        return residual * survives.bernoulli_(survival).div_(survival)
+
+
 class ResidualBlock(nn.Module):
-    """What all blocks share: the way from a residual to its sum with the shortcut.
+    """Base class of residual blocks: adds a residual to the shortcut.
 
     Attributes:
         expansion: output channels for each channel of the block's width.
-        preactivated: whether BatchNorm and ReLU stand before the convolutions, so that the sum is
-            left as it is, or behind them.
+        preactivated: whether BatchNorm and ReLU precede the convolutions, so that nothing follows
+            the sum.
 
     Args:
         out_channels: of the block.
-        attention: kind of attention that the residual goes through.
-        stochastic_depth: probability with which an image's residual is dropped in training.
+        attention: kind of attention that is applied to the residual.
+        stochastic_depth: probability of dropping an image's residual in training.
     """
 
     expansion: ClassVar[int] = 1
@@ -61,14 +87,15 @@ class ResidualBlock(nn.Module):
         self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def add(self, residual: Tensor, shortcut: Tensor) -> Tensor:
-        """The block's sum, (N, out_channels, H, W) of the same twice."""
+        """Return the block's sum, (N, out_channels, H, W), as both arguments are."""
         if self.attention is not None:
             residual = self.attention(residual)
-        return self.stochastic_depth(residual) + shortcut
+        dropped: Tensor = self.stochastic_depth(residual)
+        return dropped + shortcut
 
 
 class BasicBlockV1(ResidualBlock):
-    """Two 3x3 convolutions, each before BatchNorm, with ReLU between them and behind the sum.
+    """Two 3x3 convolutions, each followed by BatchNorm, with ReLU between them and after the sum.
 
     He et al., "Deep Residual Learning for Image Recognition", 2016, figure 2. Where the shape
     changes, the shortcut is a 1x1 convolution and BatchNorm ("option B"); elsewhere the input.
@@ -98,11 +125,12 @@ class BasicBlockV1(ResidualBlock):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
         residual = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
-        return self.relu(self.add(residual, shortcut))
+        activated: Tensor = self.relu(self.add(residual, shortcut))
+        return activated
 
 
 class BasicBlockV2(ResidualBlock):
-    """Two 3x3 convolutions, each behind BatchNorm and ReLU ("full pre-activation").
+    """Two 3x3 convolutions, each after BatchNorm and ReLU ("full pre-activation").
 
     He et al., "Identity Mappings in Deep Residual Networks", 2016, figure 4(e). Where the shape
     changes, the shortcut is a 1x1 convolution of the activated input; elsewhere it is the input.
@@ -133,11 +161,11 @@ class BasicBlockV2(ResidualBlock):
 
 
 class BottleneckV2(ResidualBlock):
-    """Convolutions of 1x1, 3x3 and 1x1, each behind BatchNorm and ReLU.
+    """Convolutions of 1x1, 3x3 and 1x1, each after BatchNorm and ReLU.
 
     He et al., "Identity Mappings in Deep Residual Networks", 2016, section 4: the first two have
-    `width` channels, the last four times as many. The 3x3 convolution has the stride, for a 1x1
-    one would pass by three places of four. The shortcut is as in `BasicBlockV2`.
+    `width` channels, the last four times as many. The 3x3 convolution has the stride, because a
+    1x1 one would skip three of four pixels. The shortcut is as in `BasicBlockV2`.
 
     Shapes: (N, in_channels, H, W) to (N, 4 * width, H / stride, W / stride), rounded up.
     """
@@ -170,4 +198,8 @@ class BottleneckV2(ResidualBlock):
         return self.add(self.conv3(self.relu(self.norm3(residual))), shortcut)
 
 
-BLOCKS = {"basic_v1": BasicBlockV1, "basic_v2": BasicBlockV2, "bottleneck_v2": BottleneckV2}
+BLOCKS: dict[str, type[BasicBlockV1 | BasicBlockV2 | BottleneckV2]] = {
+    "basic_v1": BasicBlockV1,
+    "basic_v2": BasicBlockV2,
+    "bottleneck_v2": BottleneckV2,
+}

@@ -3,13 +3,14 @@
 import math
 from typing import Annotated, Literal
 
+from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from resnet_sweep.models.blocks import BLOCKS, convolution
-from resnet_sweep.ranges import Count, Range
+from resnet_sweep.ranges import Count
 
-Probability = Annotated[float, Range(minimum=0, below=1)]
-# The deepest networks of He et al. (2016), of 1,202 layers, have 600.
+Probability = Annotated[float, Ge(0), Lt(1)]
+# The deepest network of He et al. (2016), with 1,202 layers, has 600 blocks.
 MOST_BLOCKS = 1000
 
 
@@ -18,29 +19,29 @@ class ResNet(nn.Module):
 
     A 3x3 stem without normalisation, stages of residual blocks, a last BatchNorm and ReLU, the
     mean over the image, dropout, and a linear classifier (He et al., 2016, "Identity Mappings in
-    Deep Residual Networks", section 4). With "basic_v1" the BatchNorm and ReLU are behind the stem
-    and not behind the stages (He et al., 2016, "Deep Residual Learning for Image Recognition",
-    section 4.2). Convolutions start as in He et al., 2015, "Delving Deep into Rectifiers",
+    Deep Residual Networks", section 4). With "basic_v1" the BatchNorm and ReLU follow the stem
+    instead of the stages (He et al., 2016, "Deep Residual Learning for Image Recognition", section
+    4.2). Convolutions are initialized as in He et al., 2015, "Delving Deep into Rectifiers",
     equation 14.
 
     Shapes: (N, 3, H, W) to logits (N, num_classes).
 
     Attributes:
-        stride: pixels of the image, along each side, for one place of the last stage.
+        stride: product of all strides: the side of the image in pixels, divided by the side of the
+            last feature map.
 
     Args:
         num_classes: length of the output.
-        widths: channels of each stage; "bottleneck_v2" has so many inside of its blocks and four
-            times as many between them.
+        widths: channels of each stage; "bottleneck_v2" has these inside its blocks, and four times
+            as many between them.
         blocks: residual blocks of each stage.
         strides: stride of each stage's first block.
         block: kind of residual block.
-        dropout: probability with which a feature is dropped before the classifier.
+        dropout: probability of dropping a feature before the classifier.
         attention: squeeze-and-excitation, efficient channel attention or the convolutional block
             attention module, at the end of each residual.
-        stochastic_depth: probability with which the last block's residual is dropped; that of
-            block l of L is l / L of it (Huang et al., 2016, "Deep Networks with Stochastic Depth",
-            equation 4).
+        stochastic_depth: probability of dropping the last block's residual; for block l of L it is
+            l / L of that (Huang et al., 2016, "Deep Networks with Stochastic Depth", equation 4).
         stem_width: channels of the stem; None for the first entry of `widths`.
 
     Raises:
@@ -74,15 +75,15 @@ class ResNet(nn.Module):
         kind = BLOCKS[block]
         channels = widths[0] if stem_width is None else stem_width
         stem = convolution(3, channels, 3)
-        self.stem = (
+        self.stem: nn.Module = (
             stem
             if kind.preactivated
             else nn.Sequential(stem, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
         )
-        stages = []
+        stages: list[nn.Module] = []
         number, total = 0, sum(blocks)
         for width, depth, stride in zip(widths, blocks, strides, strict=True):
-            stage = []
+            stage: list[nn.Module] = []
             for index in range(depth):
                 number += 1
                 stage.append(
@@ -110,4 +111,5 @@ class ResNet(nn.Module):
         features = self.stages(self.stem(images))
         if self.norm is not None:
             features = self.relu(self.norm(features))
-        return self.classifier(self.dropout(self.pool(features).flatten(1)))
+        logits: Tensor = self.classifier(self.dropout(self.pool(features).flatten(1)))
+        return logits

@@ -1,1 +1,1 @@
-"""A run as a directory: identity, record, metrics. Files only: neither torch nor Hydra."""
+"""Run directories: record, metrics, lock, signature. Neither torch nor Hydra is imported."""

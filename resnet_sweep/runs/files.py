@@ -1,40 +1,46 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 
 from resnet_sweep.errors import RequestError
 
 
 def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> None:
-    """Put `content` at `path`, so that whoever reads there sees all of it or what was before.
+    """Write a file so that a reader sees all of it, or what was there before.
 
-    It is on the disk, not only in the system's cache, when this returns. What was at `path` goes
-    to `backup`, if that is given.
+    When this returns, the content is on the disk, and not only in the system's cache.
+
+    Args:
+        path: of the file, in an existing directory.
+        content: of the file.
+        backup: where to move the file that is at `path` now, if there is one.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    # It is opened as any new file is, so that the umask decides who may read it.
+    unfinished = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with unfinished.open("xb") as file:
             file.write(content)
             file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_UMASK)
             os.fsync(file.fileno())
         if backup is not None and path.exists():
             os.replace(path, backup)
-        os.replace(name, path)
+        os.replace(unfinished, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
 
 
 def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files into a folder, made if need be, each as `write_atomically` does.
+    """Write files into a folder, with `write_atomically`.
 
     Args:
-        folder: in a directory that exists.
+        folder: in an existing directory; it is made if it doesn't exist.
         contents: by the name of the file.
 
     Raises:
@@ -46,16 +52,16 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
             write_atomically(folder / name, content)
     except OSError as error:
         raise RequestError(
-            f"{folder} can't be written to ({error.strerror or error}): mend that, or work on a "
+            f"{folder} can't be written to ({error.strerror or error}): change that, or work on a "
             "copy of the run directory"
         ) from error
 
 
 def remove_unfinished(directory: Path, *patterns: str) -> None:
-    """Remove what a killed process was about to write.
+    """Remove the files that a killed process had not finished writing.
 
     Args:
-        directory: where.
+        directory: in which `write_atomically` wrote them.
         patterns: of the files, such as `checkpoints/*.pth`.
     """
     for pattern in patterns:
@@ -64,8 +70,19 @@ def remove_unfinished(directory: Path, *patterns: str) -> None:
             unfinished.unlink(missing_ok=True)
 
 
+def digest_file(path: Path) -> str | None:
+    """Return a digest of a file; None if it can't be read."""
+    try:
+        return blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    except OSError:
+        return None
+
+
 def sync_directory(directory: Path) -> None:
-    """See to it that the names in a directory are on the disk."""
+    """Write the names in a directory from the system's cache to the disk."""
+    if os.name == "nt":
+        # Windows can't open a directory.
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -73,6 +90,12 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-# The umask can only be read by setting it, which is safe at import, before there are threads.
-_UMASK = os.umask(0)
-os.umask(_UMASK)
+def remove_if_empty(directory: Path) -> None:
+    """Remove a directory, and its parents below the current one, as far as they are empty."""
+    here = Path.cwd()
+    with contextlib.suppress(OSError, ValueError):
+        directory.rmdir()
+        for parent in directory.absolute().parents:
+            if parent == here or not parent.is_relative_to(here):
+                return
+            parent.rmdir()

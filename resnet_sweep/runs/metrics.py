@@ -1,10 +1,11 @@
-"""The metrics of a run: `metrics.csv`, a row an epoch."""
+"""The metrics of a run: `metrics.csv`, a row for each epoch, and `layer_norms.csv`."""
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from resnet_sweep.runs.files import write_atomically
 
@@ -20,25 +21,41 @@ COLUMNS = (
     "images_per_second",
 )
 Row = Mapping[str, float]
-# What a run can be watched by.
+# The metrics that a schedule, early stopping and pruning can watch.
 Metric = Literal["train_loss", "train_acc", "val_loss", "val_acc"]
 
-# Enough digits that no information which a reader could use is lost; the rest keep all of them.
+# A reader has no use for more digits. The other columns keep all of them.
 _FORMATS = {"epoch": "d", "seconds": ".3f", "images_per_second": ".1f"}
 
 
+class LayerNorms(NamedTuple):
+    """The norms of a layer at the end of an epoch, each the Euclidean one.
+
+    Attributes:
+        name: of the layer's filters or matrix in the model.
+        grad_norm: of the gradient, the mean over the epoch's steps.
+        weight_norm: of the weights.
+        update_norm: of the change by the last step of the epoch.
+    """
+
+    name: str
+    grad_norm: float
+    weight_norm: float
+    update_norm: float
+
+
 def best_row(rows: Iterable[Row]) -> Row | None:
-    """The first row with the highest validation accuracy; None if there is no row."""
+    """Return the first row with the highest validation accuracy; None if there is no row."""
     return max(rows, key=lambda row: row["val_acc"], default=None)
 
 
 def gain(metric: Metric, value: float, other: float) -> float:
-    """By how much a value of a metric is better than another; negative if it is worse."""
+    """Return by how much a value of a metric is better than another; negative if it is worse."""
     return value - other if metric.endswith("_acc") else other - value
 
 
 def write_metrics(directory: Path, rows: Iterable[Row]) -> None:
-    """Write all rows; a column missing from a row stays empty."""
+    """Write `metrics.csv`; a column that a row doesn't have stays empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -51,11 +68,11 @@ def write_metrics(directory: Path, rows: Iterable[Row]) -> None:
 
 
 def read_metrics(directory: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics; a missing value is left out of its row.
+    """Return the rows of `metrics.csv`; an empty column is left out of its row.
 
     Raises:
         FileNotFoundError: there is no `metrics.csv`.
-        ValueError: it holds something else than numbers.
+        ValueError: it has a value that isn't a number.
     """
     with (directory / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return [
@@ -66,3 +83,15 @@ def read_metrics(directory: Path) -> list[dict[str, float]]:
             }
             for row in csv.DictReader(file)
         ]
+
+
+def write_layer_norms(directory: Path, epochs: Iterable[Iterable[LayerNorms]]) -> None:
+    """Write `layer_norms.csv`; the first epoch has number 1, and a norm that is NaN stays empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("epoch", "layer", *LayerNorms._fields[1:]))
+    for epoch, layers in enumerate(epochs, start=1):
+        for name, *norms in layers:
+            cells = ("" if math.isnan(norm) else f"{norm:.6g}" for norm in norms)
+            writer.writerow((epoch, name, *cells))
+    write_atomically(directory / "layer_norms.csv", text.getvalue().encode())

@@ -2,103 +2,203 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from resnet_sweep.errors import RequestError
-from resnet_sweep.runs.files import write_atomically
-from resnet_sweep.runs.soundness import check_record, digest_file, digest_record
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic_core import from_json
 
-# A run in one of these states has come to its end; started again, it only tells its outcome.
-ENDED = frozenset({"finished", "stopped_early", "pruned", "diverged"})
+# pydantic can't use the TypedDict of typing before Python 3.12.
+from typing_extensions import TypedDict
+
+from resnet_sweep.errors import InvalidFileError, RequestError, describe_errors
+from resnet_sweep.runs.files import digest_file, write_atomically
+
+if TYPE_CHECKING:
+    Json = Any
+else:
+    # As a type it would have every reader of a config ask what each value is.
+    from pydantic import JsonValue as Json
+
+State = Literal[
+    "pending", "running", "finished", "stopped_early", "pruned", "interrupted", "diverged", "failed"
+]
+# A run that is planned and hasn't started.
+PENDING: State = "pending"
+# A run in one of these states is complete: started again, it only prints its outcome.
+ENDED: frozenset[State] = frozenset({"finished", "stopped_early", "pruned", "diverged"})
+
+HEARTBEAT_SECONDS = 20
+# A process without a heartbeat for this long counts as dead.
+STALE_SECONDS = 120
+
+NAME = "run.json"
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")
+
+
+def _check_time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time needs an offset from UTC")
+    return text
+
+
+Time = Annotated[str, AfterValidator(_check_time)]
+Count = Annotated[int, Ge(1), Le(10**15)]
+# Sums and squares of larger numbers than these overflow. A loss is at most 3.4e38.
+Number = Annotated[float, Ge(-1e100), Le(1e100)]
+
+
+@with_config(STRICT)
+class BestEpoch(TypedDict):
+    """The epoch with the best validation accuracy; accuracies are in percent."""
+
+    epoch: Count
+    val_acc: Number | None
+    val_loss: Number | None
+
+
+@with_config(STRICT)
+class FinalEpoch(TypedDict):
+    """The last epoch; accuracies are in percent."""
+
+    epoch: Count
+    train_acc: Number | None
+    train_loss: Number | None
+    val_acc: Number | None
+    val_loss: Number | None
+
+
+@with_config(STRICT)
+class Progress(TypedDict, total=False):
+    """How far the training has come: `step` of the `steps` of an epoch."""
+
+    epoch: Count
+    step: int
+    steps: Count
+    images_per_second: Number
+
+
+@with_config(STRICT)
+class Heartbeat(Progress):
+    """The process that trains a run, and the time when it last said so, in seconds since 1970."""
+
+    host: str
+    process: int
+    renewed: Number
 
 
 @dataclass
 class Record:
-    """What `run.json` says of a run.
+    """The content of `run.json`.
 
     Attributes:
-        signature: tells which training this is.
-        state: running, finished, stopped_early, pruned, interrupted, diverged or failed.
+        signature: identifies the training, see `signature.sign`.
+        state: of the run.
         reason: why the run isn't simply running or finished; empty otherwise.
         config: resolved.
         choices: the choice made in each config group.
         overrides: as typed.
         flags: Hydra's flags as typed, such as `--config-dir`.
         parameters: number of trained weights.
-        best: `epoch`, `val_acc` (percent), `val_loss` of the epoch with the best accuracy.
-        final: `epoch`, `train_acc`, `train_loss`, `val_acc`, `val_loss` of the last epoch.
+        best: the epoch with the best validation accuracy; accuracies are in percent.
+        final: the last epoch.
         gap: final training accuracy less final validation accuracy, in points.
-        seconds: spent training and evaluating, over all sittings; None if that isn't known.
+        seconds: spent training and evaluating, including before interruptions; None if unknown.
         started, ended: times in ISO 8601.
         fingerprint: of the data.
-        ranks: how many processes share the run.
-        notes: what a reader of the figures should know, a sentence each.
-        digests: of the files with the figures of the epochs, by which damage to them is found.
-        lease: `host`, `process`, `renewed` of the process at work here, or None.
-        digest: of all that `run.json` says beside it.
+        ranks: number of processes that share the run.
+        notes: what a reader of the results should know, a sentence each.
+        digests: of the files with metrics, to find altered ones.
+        heartbeat: of the process that trains the run; None without one.
+        digest: of the rest of `run.json`.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     signature: str
-    state: str = "running"
+    state: State = "running"
     reason: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Json] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
-    parameters: int | None = None
-    best: dict[str, float] | None = None
-    final: dict[str, float] | None = None
-    gap: float | None = None
-    seconds: float | None = 0.0
-    started: str | None = None
-    ended: str | None = None
+    parameters: Annotated[int, Ge(0), Le(10**15)] | None = None
+    best: BestEpoch | None = None
+    final: FinalEpoch | None = None
+    gap: Number | None = None
+    seconds: Number | None = 0.0
+    started: Time | None = None
+    ended: Time | None = None
     host: str | None = None
     device: str | None = None
-    threads: int | None = None
-    ranks: int | None = None
+    threads: Count | None = None
+    ranks: Count | None = None
     precision: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
-    seed: int | None = None
+    seed: Annotated[int, Ge(0)] | None = None
     fingerprint: str | None = None
     notes: list[str] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
-    lease: dict[str, Any] | None = None
+    heartbeat: Heartbeat | None = None
     digest: str | None = None
 
     @classmethod
+    def parse(cls, content: bytes) -> "Record":
+        """Return the record that is the content of a `run.json`; unknown keys are ignored.
+
+        Raises:
+            InvalidFileError: it isn't valid, or was altered since the run wrote it.
+        """
+        try:
+            values = from_json(content, allow_inf_nan=False)
+            record = _ADAPTER.validate_json(content)
+        except ValidationError as error:
+            raise InvalidFileError(f"{NAME}: {describe_errors(error)}") from error
+        except ValueError as error:
+            raise InvalidFileError(f"{NAME} isn't JSON ({error})") from error
+        if record.digest is not None and record.digest != digest_record(values):
+            raise InvalidFileError(f"{NAME} isn't what the run wrote, by its digest")
+        return record
+
+    @classmethod
     def read(cls, directory: Path) -> "Record":
-        """The record in a run directory; keys that this version doesn't know are left out.
+        """Return the record in a run directory.
 
         Raises:
             FileNotFoundError, NotADirectoryError: there is none.
-            RequestError: it is damaged.
+            RequestError: it can't be read or isn't valid.
         """
-        path = directory / "run.json"
+        path = directory / NAME
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            check_record(content)
-            known = {entry.name for entry in fields(cls)}
-            return cls(**{key: value for key, value in content.items() if key in known})
+            return cls.parse(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, InvalidFileError) as error:
             raise RequestError(
-                f"{path} is damaged ({error}): put a sound copy there, or choose another "
-                "hydra.run.dir"
+                f"{path} can't be read ({error}): restore it, or choose another hydra.run.dir"
             ) from error
 
     def write(self, directory: Path) -> None:
         """Write `run.json`."""
-        content = _finite(asdict(self))
+        # Through JSON once, which turns every key into text, as it will be read. Bytes of a file
+        # name that aren't UTF-8 can't be read from JSON, so a question mark takes their place.
+        text = json.dumps(_finite(asdict(self)), ensure_ascii=False)
+        content = json.loads(text.encode(errors="replace"))
         content["digest"] = digest_record(content)
         text = json.dumps(content, indent=2, allow_nan=False)
-        write_atomically(directory / "run.json", text.encode() + b"\n")
+        write_atomically(directory / NAME, text.encode() + b"\n")
 
     def altered(self, directory: Path) -> list[str]:
-        """The files with figures that aren't what a run at its end left in its directory."""
+        """Return the names of the files with metrics that changed since the run wrote them."""
         return [
             name for name, digest in self.digests.items() if digest_file(directory / name) != digest
         ]
@@ -110,33 +210,57 @@ class Record:
 
     @property
     def epochs(self) -> int:
-        """How many epochs are asked for, whatever may end them early."""
+        """The number of epochs to train, unless something ends the run early."""
         trainer = self.config["trainer"]
-        last = (trainer.get("early_stopping") or {}).get("epoch")
-        return trainer["epochs"] if last is None else min(trainer["epochs"], last)
+        last: int | None = (trainer.get("early_stopping") or {}).get("epoch")
+        epochs: int = trainer["epochs"]
+        return epochs if last is None else min(epochs, last)
 
     def summary(self) -> str:
-        """The outcome in the terms of the training log, some lines."""
+        """Return the outcome in the terms of the training log, a few lines."""
         if self.best is None or self.final is None:
             return f"{self.state}: {self.reason}" if self.reason else self.state
-        loss = self.final.get("train_loss")
+        loss = self.final["train_loss"]
+        best = f"{_percent(self.best['val_acc'])} (epoch {self.best['epoch']})"
         lines = [
-            ("Best validation accuracy", f"{_percent(self.best.get('val_acc'))} "
-             f"(epoch {self.best.get('epoch')})"),
-            ("Final training accuracy", _percent(self.final.get("train_acc"))),
-            ("Final validation accuracy", _percent(self.final.get("val_acc"))),
+            ("Best validation accuracy", best),
+            ("Final training accuracy", _percent(self.final["train_acc"])),
+            ("Final validation accuracy", _percent(self.final["val_acc"])),
             ("Final training loss", "unknown" if loss is None else f"{loss:.4f}"),
             ("Overfitting gap", _percent(self.gap)),
             ("Time", "unknown" if self.seconds is None else duration(self.seconds)),
-        ]  # fmt: skip
+        ]
         if self.state != "finished":
             lines.insert(0, ("State", f"{self.state}: {self.reason}"))
         lines += [("Note", note) for note in self.notes]
         return "\n".join(f"  {name + ':':27}{value}" for name, value in lines)
 
 
+_ADAPTER = TypeAdapter(Record)
+_ENCODER = json.JSONEncoder(sort_keys=True)
+
+
+def digest_record(values: Mapping[str, Any]) -> str:
+    """Return a digest of the content of `run.json`, of which the key `digest` is no part."""
+    content = _ENCODER.encode({name: values[name] for name in values if name != "digest"})
+    return blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def new_heartbeat(progress: Progress | None = None) -> Heartbeat:
+    """Return the heartbeat of this process at this moment."""
+    return Heartbeat(
+        host=socket.gethostname(), process=os.getpid(), renewed=time.time(), **(progress or {})
+    )
+
+
+def is_fresh(heartbeat: Mapping[str, Any] | None) -> bool:
+    """Return whether a heartbeat is recent enough for its process to be alive."""
+    renewed = None if heartbeat is None else heartbeat.get("renewed")
+    return isinstance(renewed, (int, float)) and abs(time.time() - renewed) < STALE_SECONDS
+
+
 def duration(seconds: float) -> str:
-    """A time span for people: 8.3 s, 4 min 05 s, 13 h 20 min."""
+    """Return a time span for people: 8.3 s, 4 min 05 s, 13 h 20 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -150,7 +274,7 @@ def _percent(accuracy: float | None) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same content with None for what JSON can't say: NaN and the infinities."""
+    """Return the same content with None for the numbers that JSON lacks: NaN and infinities."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list):

@@ -1,127 +1,83 @@
-"""A run that a process is at work on: its directory, its record and its lease."""
+"""The run that a process trains: its directory, its record and its lock."""
 
 import contextlib
 import logging
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
 from resnet_sweep.errors import RequestError
-from resnet_sweep.runs.files import remove_unfinished
-from resnet_sweep.runs.lease import RENEWAL_SECONDS, Lease, in_use, lease_entry
+from resnet_sweep.runs.files import digest_file, remove_unfinished
+from resnet_sweep.runs.lock import RUN_LOCK, DirectoryLock, in_use
 from resnet_sweep.runs.metrics import Row, best_row, write_metrics
-from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.record import (
+    HEARTBEAT_SECONDS,
+    NAME,
+    PENDING,
+    BestEpoch,
+    FinalEpoch,
+    Progress,
+    Record,
+    State,
+    new_heartbeat,
+)
 from resnet_sweep.runs.signature import differences, relevant, typed
-from resnet_sweep.runs.soundness import digest_file
 
 log = logging.getLogger(__name__)
 
-# What comes of a run, beside its record; a run that starts over removes it.
+# Files with metrics of the epochs. A checkpoint holds the same metrics.
+METRICS_FILES = ("layer_norms.csv", "metrics.csv")
+# What a run that starts anew removes.
 RESULTS = (
+    *METRICS_FILES,
     "checkpoints",
     "evaluation",
     "features",
-    "layers.csv",
-    "metrics.csv",
     "mlflow_run_id",
     "plots",
     "tensorboard",
 )
-# Of these, those that hold figures of the epochs, which a checkpoint has, too.
-FIGURES = ("layers.csv", "metrics.csv")
+# The files that are written under another name first, which a killed process leaves behind.
+_ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.png")
+# What a process that was killed at its start leaves in the directory.
+_FIRST_FILES = frozenset({RUN_LOCK, "train.log"})
+# What one process tells the next of a run.
+_OUTCOME = ("started", "best", "final", "gap", "seconds", "parameters")
 
 
-# What is written atomically.
-_ATOMIC = (
-    "run.json", "metrics.csv", "layers.csv", "mlflow_run_id", "checkpoints/*.pth", "plots/*.png"
-)  # fmt: skip
-
-
-class LeaseLostError(RuntimeError):
-    """Another process took a run over, since this one gave no sign of life for too long."""
-
-
-def claim_directory(directory: Path) -> Path:
-    """Make a new directory that no other run has: `directory`, or with -2, -3 behind its name.
-
-    Raises:
-        RequestError: it can't be made.
-    """
-    candidate, number = directory, 1
-    while True:
-        try:
-            candidate.parent.mkdir(parents=True, exist_ok=True)
-            candidate.mkdir()
-            return candidate
-        except FileExistsError as error:
-            if not candidate.exists():
-                raise _unusable(candidate, error) from error
-            number += 1
-            candidate = directory.with_name(f"{directory.name}-{number}")
-        except OSError as error:
-            raise _unusable(candidate, error) from error
-
-
-def foreign_file(directory: Path) -> str | None:
-    """What keeps a directory without a record from being a run's: the name of a file; or None."""
-    try:
-        # A process that was killed, or broke down, at its very start leaves no more than these.
-        return next(
-            (
-                path.name
-                for path in sorted(directory.iterdir())
-                if path.name not in ("run.lock", "train.log")
-                and not path.name.startswith(".run.json-")
-            ),
-            None,
-        )
-    except NotADirectoryError:
-        return directory.name
-    except FileNotFoundError:
-        return None
-
-
-def make_directory(directory: Path) -> None:
-    """Make a directory, unless it is there already.
-
-    Raises:
-        RequestError: it can't be made.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unusable(directory, error) from error
+class LockLostError(RuntimeError):
+    """Another process took over a run, because it had no heartbeat for too long."""
 
 
 class Run:
-    """A run directory that this process may write into, or one that has come to its end.
+    """A run directory that this process may write into, or one whose run has ended.
 
     Attributes:
         directory: absolute.
-        record: what its `run.json` says.
-        progress: where the training is, to be told with each renewal of the lease.
+        record: the content of its `run.json`.
+        progress: of the training; it is written with the next heartbeat.
     """
 
-    def __init__(self, directory: Path, record: Record, lease: Lease | None) -> None:
+    def __init__(self, directory: Path, record: Record, lock: DirectoryLock | None) -> None:
         self.directory = directory
         self.record = record
-        self.progress: dict[str, float] = {}
-        self._lease = lease
+        self.progress = Progress()
+        self._lock = lock
         self._changing = threading.RLock()
         self._closed = threading.Event()
 
     @classmethod
     def open(cls, directory: Path, record: Record) -> Self:
-        """Begin a run, or go on with it where it was left.
-
-        Nothing is written before all is found right.
+        """Start a run, or resume it; nothing is written before everything is validated.
 
         Args:
-            directory: made if need be.
+            directory: made if it doesn't exist.
             record: of the run that is asked for.
 
         Raises:
@@ -129,244 +85,354 @@ class Run:
                 or can't be written to.
         """
         directory = Path(os.path.abspath(directory))
-        try:
-            earlier = cls.earlier(directory, record)
+        with _usable(directory):
+            # A run that has ended is returned even from a directory that is read-only.
+            earlier = find_record(directory, record)
             if earlier is not None and _is_done(directory, earlier):
-                return cls(directory, earlier, lease=None)
+                return cls(directory, earlier, lock=None)
             make_directory(directory)
-            lease = Lease(directory, earlier and earlier.lease)
+            lock, earlier = _lock(directory, record)
             try:
-                # Once more, now that nobody else can change it.
-                earlier = cls.earlier(directory, record)
-                if earlier is not None and lease.contradicts(earlier.lease):
-                    raise in_use(directory, earlier.lease)
-                if earlier is not None and _is_done(directory, earlier):
-                    lease.release()
-                    return cls(directory, earlier, lease=None)
-                remove_unfinished(directory, *_ATOMIC)
                 if earlier is not None:
-                    record.started = earlier.started
-                    for name in ("best", "final", "gap", "seconds", "parameters"):
+                    if _is_done(directory, earlier):
+                        lock.release()
+                        return cls(directory, earlier, lock=None)
+                    if earlier.ended_for_good:
+                        log.warning(
+                            "warning: %s isn't what the run wrote; the run is resumed from its "
+                            "last checkpoint, to write it again",
+                            " and ".join(earlier.altered(directory)),
+                        )
+                    for name in _OUTCOME:
                         setattr(record, name, getattr(earlier, name))
-                run = cls(directory, record, lease)
-                run._begin()
-                return run
+                remove_unfinished(directory, *_ATOMIC)
+                run = cls(directory, record, lock)
+                run._start()
             except BaseException:
-                lease.release()
+                lock.release()
                 raise
-        except OSError as error:
-            raise _unusable(directory, error) from error
+        return run
 
-    @staticmethod
-    def earlier(directory: Path, record: Record) -> Record | None:
-        """The record that a directory has already, if it is one of the same run.
-
-        Raises:
-            RequestError: it is one of another run, or the directory is something else's.
-        """
-        if not directory.exists():
-            return None
-        try:
-            earlier = Record.read(directory)
-        except FileNotFoundError:
-            if (foreign := foreign_file(directory)) is not None:
-                raise RequestError(
-                    f"{directory} isn't a run directory and isn't empty (it holds {foreign}): "
-                    "choose another hydra.run.dir"
-                ) from None
-            return None
-        if earlier.signature != record.signature:
-            raise RequestError(
-                f"{directory} belongs to a run with another configuration "
-                f"({_describe_difference(earlier, record)}): choose another hydra.run.dir, or "
-                "repeat the settings of that run"
-            )
-        return earlier
-
-    def _begin(self) -> None:
+    def _start(self) -> None:
         self.record.state, self.record.reason, self.record.ended = "running", "", None
         self.record.started = self.record.started or now()
-        self.record.lease = lease_entry()
+        self.record.heartbeat = new_heartbeat()
         self.record.write(self.directory)
-        threading.Thread(target=self._renew, daemon=True).start()
+        threading.Thread(target=self._renew_heartbeat, daemon=True).start()
 
-    def _renew(self) -> None:
-        while not self._closed.wait(RENEWAL_SECONDS):
-            # A disk that is full now may not be in 20 seconds, and the training thread will tell.
-            with self._changing, contextlib.suppress(OSError, LeaseLostError):
+    def _renew_heartbeat(self) -> None:
+        while not self._closed.wait(HEARTBEAT_SECONDS):
+            # A disk that is full now may have space in 20 seconds. The thread that trains reports
+            # a disk that stays full, and a lost lock.
+            with self._changing, contextlib.suppress(OSError, LockLostError):
                 if not self._closed.is_set():
-                    self.update(lease=lease_entry() | self.progress)
+                    self.update(heartbeat=new_heartbeat(self.progress))
 
     def update(self, **changes: Any) -> None:
-        """Change what the record says, on the disk too."""
+        """Change attributes of the record, and write it.
+
+        Raises:
+            LockLostError: another process took over the run.
+        """
         with self._changing:
-            self.verify_lease()
+            self.verify_ownership()
             for name, value in changes.items():
                 setattr(self.record, name, value)
             self.record.write(self.directory)
 
-    def verify_lease(self) -> None:
-        """See that this process still has the run to itself.
+    def verify_ownership(self) -> None:
+        """Check that no other process took over the run.
 
         Raises:
-            LeaseLostError: another process took it over.
+            LockLostError: one did.
         """
         try:
-            holder = Record.read(self.directory).lease
+            heartbeat = Record.read(self.directory).heartbeat
         except (FileNotFoundError, RequestError):
-            # Nobody who took it over would leave it like that.
+            # No process that took it over would leave it like that.
             return
-        if holder is None:
-            if self.record.lease is None:
+        if heartbeat is None:
+            if self.record.heartbeat is None:
                 return
-            raise LeaseLostError("another process took the run over, and has ended it")
-        ours = lease_entry()
-        if any(holder.get(name) != ours[name] for name in ("host", "process")):
-            raise LeaseLostError(
-                f"process {holder.get('process')} on {holder.get('host')} took the run over"
+            raise LockLostError("another process took over the run, and has ended it")
+        own = new_heartbeat()
+        if (heartbeat["host"], heartbeat["process"]) != (own["host"], own["process"]):
+            raise LockLostError(
+                f"process {heartbeat['process']} on {heartbeat['host']} took over the run"
             )
 
     def write_metrics(self, rows: list[Row]) -> None:
-        """Write `metrics.csv` and what the record says of it: the best and the last epoch."""
-        write_metrics(self.directory, rows)
-        best = best_row(rows)
-        final = rows[-1] if rows else None
-        self.update(
-            best=_pick(best, "epoch", "val_acc", "val_loss"),
-            final=_pick(final, "epoch", "train_acc", "train_loss", "val_acc", "val_loss"),
-            gap=final and final["train_acc"] - final["val_acc"],
-            seconds=sum(row["seconds"] for row in rows),
-            digests={
-                name: digest
-                for name in FIGURES
-                if (digest := digest_file(self.directory / name)) is not None
-            },
-            lease=lease_entry() | self.progress,
-        )
-
-    def close(self, state: str, reason: str = "") -> None:
-        """End this process's work on the run.
+        """Write `metrics.csv`, and the best and the last epoch into the record.
 
         Raises:
-            LeaseLostError: another process took it over.
+            LockLostError: another process took over the run.
+        """
+        write_metrics(self.directory, rows)
+        best, final = best_row(rows), rows[-1] if rows else None
+        digests = {name: digest_file(self.directory / name) for name in METRICS_FILES}
+        self.update(
+            best=best and {name: best[name] for name in BestEpoch.__annotations__},
+            final=final and {name: final[name] for name in FinalEpoch.__annotations__},
+            gap=final and final["train_acc"] - final["val_acc"],
+            seconds=sum(row["seconds"] for row in rows),
+            digests={name: digest for name, digest in digests.items() if digest is not None},
+            heartbeat=new_heartbeat(self.progress),
+        )
+
+    def close(self, state: State, reason: str = "") -> None:
+        """Write the state of the run and release its lock.
+
+        Raises:
+            LockLostError: another process took over the run.
         """
         try:
             with self._changing:
                 self._closed.set()
-                self.update(state=state, reason=reason, ended=now(), lease=None)
+                self.update(state=state, reason=reason, ended=now(), heartbeat=None)
         finally:
-            self._lease.release()
+            if self._lock is not None:
+                self._lock.release()
 
 
-def bury(directory: Path, reason: str) -> None:
-    """Have the record of a run whose process is gone say so: it failed.
+def write_plan(directory: Path, record: Record) -> None:
+    """Write the record of a planned run into its directory, in state `pending`.
 
-    A run that has ended, or that another process has taken over, stays as it is.
+    Of an earlier run with the same signature, the state and the outcome are kept: one that was
+    running when its process exited is `interrupted`, and one that has ended stays as it is.
 
     Args:
-        directory: of the run; it may not have come to be one.
-        reason: what became of the process.
+        directory: made if it doesn't exist.
+        record: of the planned run; it isn't changed.
+
+    Raises:
+        RequestError: the directory belongs to another run or to something else, is in use, or
+            can't be written to.
+    """
+    with _usable(directory):
+        make_directory(directory)
+        lock, earlier = _lock(directory, record)
+        try:
+            plan = replace(record, state=PENDING, reason="", heartbeat=None)
+            if earlier is not None:
+                if earlier.ended_for_good:
+                    return
+                for name in (*_OUTCOME, "digests"):
+                    setattr(plan, name, getattr(earlier, name))
+                if earlier.state == "running":
+                    plan.state, plan.reason = "interrupted", "its process exited"
+                elif earlier.state != PENDING:
+                    plan.state, plan.reason, plan.ended = (
+                        earlier.state,
+                        earlier.reason,
+                        earlier.ended,
+                    )
+            plan.write(directory)
+        finally:
+            lock.release()
+
+
+def mark_failed(directory: Path, reason: str) -> None:
+    """Mark a run as failed that is pending, or whose process exited while it was running.
+
+    A run in another state, or that another process has taken over, stays as it is.
+
+    Args:
+        directory: of the run; nothing is done if it has no record.
+        reason: why its process exited.
     """
     with contextlib.suppress(OSError, RequestError):
         record = Record.read(directory)
-        lease = Lease(directory, record.lease)
+        lock, earlier = _lock(directory, record)
         try:
-            record = Record.read(directory)
-            if record.state == "running" and not lease.contradicts(record.lease):
-                record.state, record.reason = "failed", reason
-                record.ended, record.lease = now(), None
-                record.write(directory)
+            if earlier is not None and earlier.state in (PENDING, "running"):
+                replace(earlier, state="failed", reason=reason, ended=now(), heartbeat=None).write(
+                    directory
+                )
         finally:
-            lease.release()
+            lock.release()
 
 
-def start_over(directory: Path, record: Record) -> None:
-    """Have a run begin anew when it is opened: what came of it is removed.
+def reset_run(directory: Path, record: Record) -> None:
+    """Remove the results of a run, so that it starts anew when it is opened.
 
     Args:
-        directory: of the run; where there is none, nothing is done.
+        directory: of the run; nothing is done if it has no record.
         record: of the run that is asked for.
 
     Raises:
         RequestError: the directory belongs to another run or to something else, is in use, or
-            can't be written to; nothing in it was touched.
+            can't be written to; nothing in it was changed.
+    """
+    with _usable(directory):
+        if find_record(directory, record) is None:
+            return
+        lock, earlier = _lock(directory, record)
+        try:
+            if earlier is None:
+                return
+            # First of all, so that without its results the run doesn't count as ended.
+            replace(
+                earlier,
+                state="interrupted",
+                reason="it was reset, to start anew",
+                best=None,
+                final=None,
+                gap=None,
+                seconds=0.0,
+                started=None,
+                ended=None,
+                digests={},
+                heartbeat=None,
+            ).write(directory)
+            for name in RESULTS:
+                path = directory / name
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+
+def find_record(directory: Path, record: Record) -> Record | None:
+    """Return the record in a directory, which must be of the run that is asked for.
+
+    Args:
+        directory: of the run; it may not exist.
+        record: of the run that is asked for.
+
+    Raises:
+        RequestError: it is of another run, or the directory is something else's.
     """
     try:
-        earlier = Run.earlier(directory, record)
-        if earlier is None:
-            return
-        lease = Lease(directory, earlier.lease)
-        try:
-            if lease.contradicts(earlier.lease):
-                raise in_use(directory, earlier.lease)
-            # Before the results go, so that nobody takes it for one that has come to its end.
-            replace(
-                earlier, state="interrupted", reason="it is to start over", best=None, final=None,
-                gap=None, seconds=0.0, started=None, ended=None, digests={}, lease=None,
-            ).write(directory)  # fmt: skip
-            _remove_results(directory)
-        finally:
-            lease.release()
-    except OSError as error:
-        raise _unusable(directory, error) from error
+        earlier = Record.read(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        if (name := unexpected_file(directory)) is not None:
+            raise RequestError(
+                f"{directory} isn't a run directory and isn't empty (it holds {name}): choose "
+                "another hydra.run.dir"
+            ) from None
+        return None
+    if earlier.signature != record.signature:
+        raise RequestError(
+            f"{directory} belongs to a run with another configuration "
+            f"({_describe_difference(earlier, record)}): choose another hydra.run.dir, or repeat "
+            "the settings of that run"
+        )
+    return earlier
+
+
+def unexpected_file(directory: Path) -> str | None:
+    """Return the name of a file that keeps a directory without a record from being a run's."""
+    try:
+        # An empty `.hydra/` reserves a directory; with files it is another program's.
+        names = sorted(
+            path.name
+            for path in directory.iterdir()
+            if path.name != ".hydra" or any(path.iterdir())
+        )
+    except NotADirectoryError:
+        return directory.name
+    except FileNotFoundError:
+        return None
+    return next(
+        (name for name in names if name not in _FIRST_FILES and not name.startswith(f".{NAME}-")),
+        None,
+    )
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory, unless it exists.
+
+    Raises:
+        RequestError: it can't be made.
+    """
+    with _usable(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+
+
+def make_unique_directory(directory: Path) -> Path:
+    """Make a new directory that no other run has: this one, or one with -2, -3 behind its name.
+
+    Raises:
+        RequestError: it can't be made.
+    """
+    with _usable(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            candidate = directory
+            if number > 1:
+                candidate = directory.with_name(f"{directory.name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                candidate.mkdir()
+                break
+    return candidate
 
 
 def now() -> str:
-    """The time, ISO 8601, with its offset from UTC."""
+    """Return the time in ISO 8601, with its offset from UTC."""
     return datetime.now(UTC).astimezone().isoformat(timespec="seconds")
 
 
-def _pick(row: Row | None, *names: str) -> dict[str, float] | None:
-    return None if row is None else {name: row[name] for name in names}
+def _lock(directory: Path, record: Record) -> tuple[DirectoryLock, Record | None]:
+    """Lock the directory of a run.
+
+    Returns:
+        The lock, and the record in the directory, if there is one.
+
+    Raises:
+        RequestError: the directory is another run's or something else's, or is in use.
+    """
+    earlier = find_record(directory, record)
+    lock = DirectoryLock(directory, None if earlier is None else earlier.heartbeat)
+    try:
+        # Read again, since another process may have changed it before it was locked.
+        earlier = find_record(directory, record)
+        if earlier is not None and lock.contradicts(earlier.heartbeat):
+            raise in_use(directory, earlier.heartbeat)
+    except BaseException:
+        lock.release()
+        raise
+    return lock, earlier
+
+
+def _is_done(directory: Path, record: Record) -> bool:
+    """Return whether a run has ended and its files with metrics are intact.
+
+    A run that was trained to its end is resumed if they aren't: from its last checkpoint, with
+    nothing left to train, it writes them again.
+    """
+    resumable = record.state in ("finished", "stopped_early", "diverged")
+    return record.ended_for_good and not (resumable and record.altered(directory))
 
 
 def _describe_difference(earlier: Record, record: Record) -> str:
-    """Where two runs differ, as `optim.lr: 0.1 there, 0.05 here`, the first few settings."""
-    one, other = (
-        relevant(each.config, each.precision or "", each.fingerprint or "")
-        for each in (earlier, record)
+    """Return the first differences of two runs, such as `optim.lr: 0.1 there, 0.05 here`."""
+    there, here = (
+        relevant(run.config, run.precision or "", run.fingerprint or "")
+        for run in (earlier, record)
     )
-    apart = differences(one, other)
+    apart = differences(there, here)
     if any(name.startswith("data.") for name in apart):
-        # Other images follow from other settings.
+        # These settings choose other images, so the fingerprint differs too.
         apart.pop("data", None)
     found = [
-        f"{name}: {typed(there)} there, {typed(here)} here" for name, (there, here) in apart.items()
+        f"{name}: {typed(one)} there, {typed(other)} here" for name, (one, other) in apart.items()
     ]
     if not found:
         return "made by another version of this program"
     return ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
 
 
-def _is_done(directory: Path, record: Record) -> bool:
-    """Whether a run has ended and left its figures sound.
-
-    One that was trained to its end goes on if they aren't: from its last checkpoint, with nothing
-    left to train, it writes them anew.
-    """
-    if not record.ended_for_good:
-        return False
-    altered = record.altered(directory)
-    if not altered or record.state not in ("finished", "stopped_early", "diverged"):
-        return True
-    log.warning(
-        "warning: %s isn't what the run left there; it goes on from its last checkpoint, to write "
-        "it anew", " and ".join(altered),
-    )  # fmt: skip
-    return False
-
-
-def _remove_results(directory: Path) -> None:
-    for name in RESULTS:
-        path = directory / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _unusable(directory: Path, error: OSError) -> RequestError:
-    return RequestError(
-        f"the directory {directory} can't be used ({error.strerror or error}): choose another with "
-        "hydra.run.dir=DIRECTORY, or hydra.sweep.dir=DIRECTORY for a sweep"
-    )
+@contextlib.contextmanager
+def _usable(directory: Path) -> Iterator[None]:
+    """Raise a RequestError in place of an error of the file system."""
+    if "\0" in str(directory):
+        raise RequestError(f"{directory} can't be the name of a directory: choose another one")
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(
+            f"the directory {directory} can't be used ({error.strerror or error}): choose another "
+            "with hydra.run.dir=DIRECTORY, or hydra.sweep.dir=DIRECTORY for a sweep"
+        ) from error

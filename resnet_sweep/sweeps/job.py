@@ -1,56 +1,60 @@
-"""One job of a sweep: a run that is asked for, and what came of it so far."""
+"""A job of a sweep: a planned run, and its state as its directory has it."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from resnet_sweep.compare.entry import Entry
-from resnet_sweep.composition.command import relative
-from resnet_sweep.runs.lease import is_held
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
+from resnet_sweep.config.command import relative
+from resnet_sweep.runs.lock import is_held
 from resnet_sweep.runs.record import ENDED, Record
 
-# The states of a job that are none of a run: it hasn't begun.
-WAITING = "waiting"
-# The states of a job that didn't come to what was asked for.
+# The states of a job that didn't reach what was asked for.
 BROKEN = frozenset({"failed", "diverged"})
 
 
 class Job:
     """A job of a sweep.
 
-    Attributes:
+    Args:
         number: in the sweep; it never changes.
-        planned: the record of the run as it is asked for.
+        planned: the record of the run, in state `pending`.
         directory: of the run, absolute.
-        reused: whether that run was made elsewhere.
-        word: its frozen config, once it has one; see `freeze`.
-        entry: the run as its directory has it, or as it is planned.
-        news: how often there was something new of it.
+        hydra: `hydra.job` of its config.
+
+    Attributes:
+        reused: whether the run was trained elsewhere; its directory is the one there.
+        run: the run as its directory has it, or as it is planned.
+        error: why the directory can't be read; None if it can.
+        changes: how often its record was seen to change.
     """
 
-    def __init__(self, number: int, planned: Record, directory: Path, reused: bool = False) -> None:
-        self.number = number
-        self.planned = planned
-        self.directory = directory
-        self.reused = reused
-        self.word = ""
-        self.entry = Entry(directory, relative(directory), record=planned)
-        self.news = 0
+    def __init__(
+        self, number: int, planned: Record, directory: Path, hydra: Mapping[str, Any] | None = None
+    ) -> None:
+        self.number, self.planned, self.directory = number, planned, directory
+        self.hydra = hydra or {}
+        self.reused = False
+        self.run = LoadedRun(directory, relative(directory), record=planned)
+        self.error: str | None = None
+        self.changes = 0
         self._seen: tuple[int, ...] | None = None
 
     @property
     def record(self) -> Record:
-        """Of the run, or of the run as it is planned."""
-        return self.entry.record or self.planned
+        """The record of the run, or of the run as it is planned."""
+        return self.run.record
 
     @property
     def state(self) -> str:
-        """`waiting`, or the state of the run."""
-        return "failed" if self.entry.damage else self.record.state
+        """The state of the run."""
+        return "failed" if self.error else self.record.state
 
     @property
     def reason(self) -> str:
-        """Why the run isn't simply waiting, running or finished; empty otherwise."""
-        return self.entry.damage or self.record.reason
+        """Why the run isn't simply pending, running or finished; empty otherwise."""
+        return self.error or self.record.reason
 
     @property
     def ended(self) -> bool:
@@ -59,33 +63,39 @@ class Job:
 
     @property
     def starts_over(self) -> bool:
-        """Whether it is asked to train anew what it has (trainer.resume=false)."""
+        """Whether it is to be trained anew from its first epoch (trainer.resume=false)."""
         return not self.planned.config["trainer"].get("resume", True)
 
     @property
     def epochs_to_train(self) -> float:
-        """How many epochs a job that is to be trained has before it."""
+        """How many epochs are left to train."""
         epochs, record = self.planned.epochs, self.record
         if self.ended:
             # It is to start over, and hasn't yet.
             return epochs
-        trained, lease = (record.final or {"epoch": 0})["epoch"], record.lease or {}
-        if lease.get("epoch", 0) > trained and lease.get("steps"):
-            trained += lease["step"] / lease["steps"]
+        trained, progress = (record.final or {"epoch": 0})["epoch"], record.heartbeat or {}
+        if progress.get("epoch", 0) > trained and progress.get("steps"):
+            trained += progress["step"] / progress["steps"]
         return max(0.0, epochs - trained)
 
     @property
     def held(self) -> bool:
-        """Whether a process is at work on the run."""
-        return self.state == "running" and is_held(self.directory, self.record.lease)
+        """Whether a process is training the run."""
+        return self.state == "running" and is_held(self.directory, self.record.heartbeat)
 
     def move(self, directory: Path) -> None:
         """Have another directory, in which there is no run yet."""
         self.directory = directory
-        self.entry = Entry(directory, relative(directory), record=self.planned)
+        self.run = LoadedRun(directory, relative(directory), record=self.planned)
+
+    def reuse(self, other: LoadedRun) -> None:
+        """Take the run that was trained elsewhere."""
+        self.directory, self.reused = Path(os.path.abspath(other.directory)), True
+        reused = LoadedRun(self.directory, relative(self.directory), record=other.record)
+        self.run = reused.with_choices(self.planned.choices)
 
     def look(self) -> bool:
-        """Look into its directory; returns whether that has changed."""
+        """Read the record in its directory; return whether it has changed."""
         try:
             status = os.stat(self.directory / "run.json")
         except OSError:
@@ -93,18 +103,15 @@ class Job:
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         if seen == self._seen:
             return False
-        entry = Entry.read(self.directory, relative(self.directory))
-        if entry.record is not None and entry.record.signature != self.planned.signature:
-            damage = "it is of a run with another configuration"
-            entry = Entry(self.directory, relative(self.directory), damage=damage)
-        entry = entry.asked(self.planned.choices)
-        # What is told of comes before the sign that there is something to tell.
-        self.entry, self._seen = entry, seen
-        self.news += 1
+        name = relative(self.directory)
+        run, error = load_run(self.directory, name), None
+        if isinstance(run, BrokenRun):
+            run, error = LoadedRun(self.directory, name, self.planned), run.error
+        elif run.record.signature != self.planned.signature:
+            run = LoadedRun(self.directory, name, self.planned)
+            error = "it is of a run with another configuration"
+        # Another thread that sees the change must find the run that it is a change to.
+        self.run, self.error = run.with_choices(self.planned.choices), error
+        self._seen = seen
+        self.changes += 1
         return True
-
-    def fail(self, reason: str) -> None:
-        """Note that it failed before its run could say so itself."""
-        self.news += 1
-        self.planned.state, self.planned.reason = "failed", reason
-        self.entry = Entry(self.directory, relative(self.directory), record=self.planned)

@@ -1,51 +1,52 @@
-"""A sweep before it begins: its jobs, composed, checked and compared with what there is."""
+"""A sweep before it starts: its jobs, planned and compared with the runs that there are."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from rich.progress import Progress
 
-from resnet_sweep.compare.condition import Condition
-from resnet_sweep.compare.entry import Entry
-from resnet_sweep.compare.facts import check_known, facts
+from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
+from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.composition.check import SETTINGS, check_value
-from resnet_sweep.composition.command import STARTED_IN, relative
-from resnet_sweep.composition.complaint import sentence
-from resnet_sweep.composition.gate import (
-    choices_of,
-    compose_job,
-    flags_of,
-    setting_of,
-    settings_of,
-    words_of,
-)
-from resnet_sweep.composition.prepare import prepare
+from resnet_sweep.config.check import SETTINGS, check_value
+from resnet_sweep.config.command import relative
+from resnet_sweep.config.compose import ComposedConfig, composed_job, overrides_of, resolve
+from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
+from resnet_sweep.config.plan import plan_run
+from resnet_sweep.config.smoke_test import SmokeTests
+from resnet_sweep.console import console
 from resnet_sweep.errors import RequestError, WrongJobs
-from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.run import foreign_file
+from resnet_sweep.runs.record import PENDING, Record
+from resnet_sweep.runs.run import unexpected_file
 from resnet_sweep.runs.signature import differences, flatten, is_incidental, typed
-from resnet_sweep.sweeps.expansion import expand, pairs_of
-from resnet_sweep.sweeps.frozen import freeze
-from resnet_sweep.sweeps.history import History
-from resnet_sweep.sweeps.job import WAITING, Job
-from resnet_sweep.sweeps.ledger import Ledger, Line
+from resnet_sweep.sweeps.grid import expand, pairs_of
+from resnet_sweep.sweeps.job import Job
+from resnet_sweep.sweeps.manifest import JobEntry, Manifest
+from resnet_sweep.sweeps.run_cache import RunCache
 
 # Settings of a sweep as a whole.
-WHOLE = ("replicates", "objective", "reference", "sweep_mode", "sweep_filter", "zip", "baseline",
-         "reuse")  # fmt: skip
-# Words that a job's own command leaves out. A preset for sweeps sets nothing else that is of jobs.
-_OF_SWEEP = {"sweep", *WHOLE} - {"objective", "reference"}
-# How many wrong jobs, and how many differences, are told one by one.
-MOST_TOLD = 20
+SWEEP_SETTINGS = (
+    "replicates",
+    "objective",
+    "reference",
+    "sweep_mode",
+    "sweep_filter",
+    "zip",
+    "baseline",
+    "reuse",
+)
+# Overrides that a job's own command leaves out. A preset for sweeps sets nothing else of jobs.
+_OF_SWEEP = {"sweep", *SWEEP_SETTINGS} - {"objective", "reference"}
+# How many wrong jobs, and how many differences, are listed.
+MOST_LISTED = 20
+# In a pipe, planning many jobs prints a line this often.
+PLAIN_SECONDS = 10
 
 
 @dataclass
@@ -54,24 +55,24 @@ class Plan:
 
     Attributes:
         directory: of the sweep.
-        history: what estimates are taken from.
-        ledger: what the directory said when the plan was made.
+        cache: of runs, for estimates.
+        manifest: what the directory said when the plan was made.
         objective: what the jobs are judged by.
-        baseline: that holds for those which the others are compared with; None compares none.
+        baseline: holds for the jobs that the others are compared with; None compares none.
         jobs: in order of their numbers.
-        duplicates: the words of jobs that another one trains as well, with that one.
-        left_out: how many combinations `sweep_filter` leaves out.
+        duplicates: the overrides of jobs that another one trains as well, with that one.
+        filtered: how many combinations `sweep_filter` leaves out.
         pairs: lists of keys whose values are paired.
     """
 
     directory: Path
-    history: History
-    ledger: Ledger
+    cache: RunCache
+    manifest: Manifest
     objective: Objective
-    baseline: Condition | None
+    baseline: FilterExpression | None
     jobs: list[Job] = field(default_factory=list)
     duplicates: list[tuple[str, Job]] = field(default_factory=list)
-    left_out: int = 0
+    filtered: int = 0
     pairs: list[list[str]] = field(default_factory=list)
 
     def move(self, directory: Path) -> None:
@@ -84,7 +85,7 @@ class Plan:
         self.directory = directory
 
     def to_train(self, skip_failed: bool = False) -> list[Job]:
-        """The jobs that have something left to train, or are to start over."""
+        """Return the jobs that have something left to train, or are to start over."""
         return [
             job
             for job in self.jobs
@@ -93,15 +94,37 @@ class Plan:
         ]
 
 
+def plan_sweep(
+    loader: ConfigLoader, master: DictConfig, directory: Path, new: bool, overrides: Sequence[str]
+) -> Plan:
+    """Plan every job of a sweep, and look at what there is of it.
+
+    Args:
+        loader: Hydra's.
+        master: the config of the sweep as a whole.
+        directory: of the sweep, absolute; it needn't exist.
+        new: nothing can be in the directory yet.
+        overrides: some with several values.
+
+    Raises:
+        RequestError: jobs are wrong, all of which are named, or the directory is another sweep's;
+            nothing was written.
+    """
+    manifest = Manifest() if new else Manifest.read(directory)
+    planner = Planner(loader, master, directory, manifest, RunCache.here())
+    with _PlanningBar() as bar:
+        return planner.make(overrides, bar.advance)
+
+
 class Planner:
     """Makes the plan of a sweep.
 
     Args:
-        loader: composes.
+        loader: Hydra's.
         master: the config of the sweep as a whole.
         directory: of the sweep, absolute; it needn't exist.
-        ledger: what it says already.
-        history: the runs that are on record.
+        manifest: what it says already.
+        cache: runs that can be reused.
 
     Raises:
         RequestError: a setting of the sweep is wrong.
@@ -112,233 +135,267 @@ class Planner:
         loader: ConfigLoader,
         master: DictConfig,
         directory: Path,
-        ledger: Ledger,
-        history: History,
+        manifest: Manifest,
+        cache: RunCache,
     ) -> None:
         self.loader, self.master = loader, master
-        self.whole = {name: setting_of(master, name) for name in WHOLE}
-        for name, value in self.whole.items():
-            check_value(name, value, SETTINGS[name])
+        self.settings = sweep_settings(master)
         self.filter, baseline = (
-            None if self.whole[name] is None else Condition(self.whole[name])
+            None if self.settings[name] is None else FilterExpression(self.settings[name])
             for name in ("sweep_filter", "baseline")
         )
-        self.ledger = ledger
-        self.known = {line.signature: line for line in ledger.lines}
-        self.next_number = ledger.next_number
-        objective = Objective.of(self.whole, STARTED_IN)
-        self.plan = Plan(directory, history, ledger, objective, baseline)
-        self.plan.pairs = pairs_of(self.whole["zip"])
+        self.known = {job.signature: job for job in manifest.jobs}
+        self.next_number = manifest.next_number
+        self.plan = Plan(directory, cache, manifest, Objective.of(self.settings), baseline)
+        self.plan.pairs = pairs_of(self.settings["zip"])
+        self.smoke_tests = SmokeTests()
         self.jobs: dict[str, Job] = {}
-        self.places: dict[Path, Job] = {}
+        self.directories: set[Path] = set()
         self.wrong: dict[str, list[str]] = {}
 
-    def make(self, words: Sequence[str], advance: Callable[[int, int], None]) -> Plan:
-        """Compose every job, check it, and see what there is of it.
+    def make(self, overrides: Sequence[str], advance: Callable[[int, int], None]) -> Plan:
+        """Plan every job.
 
         Args:
-            words: overrides, those of the command line last.
-            advance: is told how many combinations are done, of how many.
+            overrides: those of the command line last.
+            advance: is called with how many combinations are done, of how many.
 
         Raises:
             RequestError: jobs are wrong, all of which are named; or the directory has runs that
                 this sweep doesn't ask for.
         """
-        combinations = expand(words, self.plan.pairs, self.loader)
-        outer = HydraConfig.instance().cfg
-        try:
-            for done, combination in enumerate(combinations):
-                advance(done, len(combinations))
-                self._compose(combination)
-        finally:
-            HydraConfig.instance().cfg = outer
+        combinations = expand(overrides, self.plan.pairs, self.loader)
+        for done, combination in enumerate(combinations):
+            advance(done, len(combinations))
+            self._plan_combination(combination)
         advance(len(combinations), len(combinations))
+        directory = self.plan.directory
         if self.wrong:
-            # What is in the way may be another process's, that came meanwhile.
-            self.ledger.check_unchanged(Ledger.read(self.plan.directory), self.plan.directory)
-            raise self._refusal(len(combinations))
+            # Another process may have written what is in the way meanwhile.
+            check_unchanged(self.plan.manifest, directory)
+            raise invalid_jobs(self.wrong, len(combinations), "jobs")
         if not self.jobs:
             raise RequestError(
-                f"sweep_filter={self.whole['sweep_filter']} leaves none of the "
-                f"{self.plan.left_out} combinations: change it, or leave it out"
+                f"sweep_filter={self.settings['sweep_filter']} leaves none of the "
+                f"{self.plan.filtered} combinations: change it, or leave it out"
             )
         if self.plan.baseline is not None:
-            known = [facts(job.entry) for job in self.jobs.values()]
-            check_known(self.plan.baseline.names, known)
-        self._refuse_orphans()
+            known = [run_fields(job.run) for job in self.jobs.values()]
+            check_fields(self.plan.baseline.names, known)
+        self._refuse_other_runs()
         self.plan.jobs = sorted(self.jobs.values(), key=lambda job: job.number)
         return self.plan
 
-    def _compose(self, words: list[str]) -> None:
-        told = " ".join(word for word in words if _key(word) not in _OF_SWEEP)
+    def _plan_combination(self, overrides: list[str]) -> None:
         try:
-            config = compose_job(self.loader, self.master, words)
-            seed = setting_of(config, "seed")
-            check_value("seed", seed, SETTINGS["seed"])
-            for replicate in range(self.whole["replicates"]):
-                copy = deepcopy(config)
-                HydraConfig.instance().set_config(copy)
-                OmegaConf.set_readonly(copy.hydra, False)
-                OmegaConf.set_struct(copy, False)
-                if replicate:
-                    copy.seed = seed + replicate
-                    copy.hydra.overrides.task = _with_seed(words_of(copy.hydra), copy.seed)
-                self._add(copy)
-        except (RequestError, HydraException, OmegaConfBaseException) as error:
-            self.wrong.setdefault(sentence(error), []).append(told)
+            with composed_job(self.loader, self.master, overrides) as config:
+                typed_overrides = overrides_of(config.hydra)
+                seed = resolve(config, "seed")
+                check_value("seed", seed, SETTINGS["seed"])
+                for replicate in range(self.settings["replicates"]):
+                    if replicate:
+                        config.seed = seed + replicate
+                        config.hydra.overrides.task = with_seed(typed_overrides, config.seed)
+                    self._plan_job(config)
+        except COMPOSITION_ERRORS as error:
+            job = " ".join(word for word in overrides if key_of(word) not in _OF_SWEEP)
+            self.wrong.setdefault(format_error(error, overrides), []).append(job)
 
-    def _add(self, config: DictConfig) -> None:
-        settings, hydra = settings_of(config), config.hydra
-        for name in WHOLE:
-            if settings[name] != self.whole[name]:
+    def _plan_job(self, config: DictConfig) -> None:
+        composed = ComposedConfig.of(config, config.hydra)
+        for name, value in self.settings.items():
+            if composed.settings[name] != value:
                 raise RequestError(
-                    f"{name}={settings[name]} in a job, {self.whole[name]} in others: it is of the "
+                    f"{name}={composed.settings[name]} in a job, {value} in others: it is of the "
                     "whole sweep, so give it one value"
                 )
-        choices = choices_of(hydra, settings)
-        if self.filter is not None and not self._wanted(settings, choices):
-            self.plan.left_out += 1
+        if self.filter is not None and not self._passes_filter(composed):
+            self.plan.filtered += 1
             return
-        prepared = prepare(settings)
-        words = [word for word in words_of(hydra) if _key(word) not in _OF_SWEEP]
-        planned = Record(
-            signature=prepared.signature,
-            state=WAITING,
-            config=settings,
-            choices=choices,
-            overrides=words,
-            flags=flags_of(hydra),
-            parameters=prepared.parameters,
-            precision=prepared.precision,
-            device=str(prepared.device),
-            seed=settings["seed"],
-            fingerprint=prepared.dataset.fingerprint,
-        )
-        if planned.signature in self.jobs:
-            self.plan.duplicates.append((" ".join(words), self.jobs[planned.signature]))
+        overrides = [word for word in composed.overrides if key_of(word) not in _OF_SWEEP]
+        planned = plan_run(composed.settings, smoke_tests=self.smoke_tests)
+        record = planned.record(replace(composed, overrides=overrides))
+        if record.signature in self.jobs:
+            self.plan.duplicates.append((" ".join(overrides), self.jobs[record.signature]))
             return
-        for name, value in settings.items():
-            config[name] = value
-        hydra.overrides.task = words
-        self.jobs[planned.signature] = self._place(planned, config)
+        self.jobs[record.signature] = self._place(record, config.hydra)
 
-    def _place(self, planned: Record, config: DictConfig) -> Job:
-        """Give a job its number and its directory."""
-        line = self.known.get(planned.signature)
-        number = self.next_number if line is None else line.number
-        if line is None:
+    def _place(self, record: Record, hydra: DictConfig) -> Job:
+        """Give a job its number and its directory, and look at what there is of it."""
+        known = self.known.get(record.signature)
+        number = self.next_number if known is None else known.number
+        if known is None:
             self.next_number += 1
-        hydra = config.hydra
         hydra.job.num, hydra.job.id = number, str(number)
-        subdirectory = hydra.sweep.subdir = str(hydra.sweep.subdir)
-        # Written by the job itself, once its directory is found right.
-        hydra.output_subdir = None
-        # On screen is the sweep.
-        hydra.job_logging.root.handlers = ["file"]
-        own = Path(os.path.abspath(self.plan.directory / subdirectory))
-        if not own.is_relative_to(self.plan.directory) or own == self.plan.directory:
+        subdirectory = str(hydra.sweep.subdir)
+        directory = Path(os.path.abspath(self.plan.directory / subdirectory))
+        inside = directory.is_relative_to(self.plan.directory)
+        if not inside or directory == self.plan.directory:
             raise RequestError(
                 f"hydra.sweep.subdir={subdirectory} isn't inside of the sweep's directory: choose "
                 "another"
             )
-        if own in self.places:
+        if directory in self.directories:
             raise RequestError(
                 f"hydra.sweep.subdir={subdirectory} would be the directory of two jobs: have it "
                 "tell them apart, as ${hydra.job.num} does"
             )
-        job = Job(number, planned, own)
-        if job.starts_over:
-            # That is seen to once, before any job begins, and not whenever this one does: a
-            # launcher may have it begin again on another machine, where it is to go on.
-            config.trainer.resume = True
-        job.word = freeze(config)
-        self.places[own] = job
-        if not job.look():
-            self._reuse(job, line)
-            if not job.reused and (there := foreign_file(own)) is not None:
-                raise RequestError(
-                    f"{own} can't be the directory of a job, since {there} is there: choose "
-                    "another hydra.sweep.dir"
-                )
-        elif job.entry.damage:
+        self.directories.add(directory)
+        settings = OmegaConf.to_container(hydra.job, resolve=False)
+        job = Job(number, record, directory, settings)
+        found = job.look()
+        if found and job.error:
             raise RequestError(
-                f"{own} can't be gone on with ({job.entry.damage}): put a sound copy there, or "
-                "choose another hydra.sweep.dir"
+                f"{directory} can't be resumed ({job.error}): restore it, or choose another "
+                "hydra.sweep.dir"
+            )
+        if not found or job.state == PENDING:
+            self._reuse(job)
+        if not found and not job.reused and (there := unexpected_file(directory)) is not None:
+            raise RequestError(
+                f"{directory} can't be the directory of a job, since {there} is there: choose "
+                "another hydra.sweep.dir"
             )
         return job
 
-    def _reuse(self, job: Job, line: Line | None) -> None:
-        """See what there is of a job whose own directory has no run."""
-        if line is not None and line.state == "failed":
-            job.fail(line.reason)
-        if not self.whole["reuse"] or job.starts_over:
-            return
-        found = self.plan.history.complete(job.planned.signature)
-        if found is not None:
-            job.directory, job.reused = Path(os.path.abspath(found.directory)), True
-            entry = Entry(job.directory, relative(job.directory), record=found.record)
-            job.entry = entry.asked(job.planned.choices)
+    def _reuse(self, job: Job) -> None:
+        if self.settings["reuse"] and not job.starts_over:
+            found = self.plan.cache.complete(job.planned.signature)
+            if found is not None:
+                job.reuse(found)
 
-    def _wanted(self, settings: Mapping[str, Any], choices: Mapping[str, str]) -> bool:
-        known = facts(
-            Entry(Path(), "", record=Record("", config=dict(settings), choices=dict(choices)))
-        )
-        check_known(self.filter.names, [known])
-        return self.filter.holds(known)
+    def _passes_filter(self, composed: ComposedConfig) -> bool:
+        assert self.filter is not None
+        record = Record("", config=composed.settings, choices=composed.choices)
+        known = run_fields(LoadedRun(Path(), "", record=record))
+        check_fields(self.filter.names, [known])
+        return self.filter.matches(known)
 
-    def _refusal(self, count: int) -> RequestError:
-        """One error that names every wrong job."""
-        (reason, words), *others = self.wrong.items()
-        if not others and len(words) == count:
-            # What is wrong with all needn't be told of each.
-            return RequestError(reason)
-        wrong = sum(map(len, self.wrong.values()))
-        lines = [f"{wrong} of {count} jobs are wrong, so none was started:"]
-        for reason, words in self.wrong.items():
-            lines += [f"  {word}" for word in words[:MOST_TOLD]]
-            if len(words) > MOST_TOLD:
-                lines.append(f"  and {len(words) - MOST_TOLD} more")
-            lines.append(f"    {reason}")
-        return WrongJobs("\n".join(lines))
-
-    def _refuse_orphans(self) -> None:
+    def _refuse_other_runs(self) -> None:
         """See that every run in the directory is one that is asked for.
 
         Raises:
             RequestError: one isn't; with where it differs from the nearest job that is.
         """
-        orphans = [
-            line for line in self.ledger.lines if line.signature not in self.jobs and line.begun
+        manifest, directory = self.plan.manifest, self.plan.directory
+        others = [
+            job
+            for job in manifest.jobs
+            if job.signature not in self.jobs and _is_started(job, directory)
         ]
-        if not orphans:
+        if not others:
             return
         settings = [dict(flatten(job.planned.config)) for job in self.jobs.values()]
-        told = [f"job {line.number} ({_describe(line, settings)})" for line in orphans[:MOST_TOLD]]
-        more = f", and {len(orphans) - MOST_TOLD} more" if len(orphans) > MOST_TOLD else ""
+        listed = [
+            f"job {job.number} ({_describe(job, manifest.settings(job), settings)})"
+            for job in others[:MOST_LISTED]
+        ]
+        more = f", and {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
         raise RequestError(
-            f"{relative(self.plan.directory)} has runs that this command doesn't ask for: "
-            f"{', '.join(told)}{more}; ask for them as well, or choose another hydra.sweep.dir, "
+            f"{relative(directory)} has runs that this command doesn't ask for: "
+            f"{', '.join(listed)}{more}; ask for them as well, or choose another hydra.sweep.dir, "
             "where those that are finished are reused"
         )
 
 
-def _describe(line: Line, settings: Iterable[Mapping[str, Any]]) -> str:
-    """The words of a job that isn't asked for, and where it differs from the nearest that is."""
+def sweep_settings(master: DictConfig) -> dict[str, Any]:
+    """Return the settings of a sweep as a whole.
+
+    Raises:
+        RequestError: one of them is wrong.
+    """
+    settings = {name: resolve(master, name) for name in SWEEP_SETTINGS}
+    for name, value in settings.items():
+        check_value(name, value, SETTINGS[name])
+    return settings
+
+
+def check_unchanged(manifest: Manifest, directory: Path) -> None:
+    """See that a sweep's directory still says what a plan was made from.
+
+    Raises:
+        RequestError: it says something else.
+    """
+    if Manifest.read(directory).identities != manifest.identities:
+        raise RequestError(
+            f"{directory} was changed by another process while the jobs were composed: give the "
+            "command again"
+        )
+
+
+def invalid_jobs(wrong: Mapping[str, Sequence[str]], count: int, noun: str) -> RequestError:
+    """Return one error that names every wrong job.
+
+    Args:
+        wrong: by what is wrong, the overrides of the jobs.
+        count: of all jobs.
+        noun: what they are called.
+    """
+    (reason, jobs), *others = wrong.items()
+    if not others and len(jobs) == count:
+        # What is wrong with all of them is said once.
+        return RequestError(reason)
+    lines = [
+        f"{sum(map(len, wrong.values()))} of {count} {noun} are wrong, so nothing was started:"
+    ]
+    for reason, jobs in wrong.items():
+        lines += [f"  {job}" for job in jobs[:MOST_LISTED]]
+        if len(jobs) > MOST_LISTED:
+            lines.append(f"  and {len(jobs) - MOST_LISTED} more")
+        lines.append(f"    {reason}")
+    return WrongJobs("\n".join(lines))
+
+
+def with_seed(overrides: Iterable[str], seed: int) -> list[str]:
+    """Return overrides with another seed."""
+    return [*(word for word in overrides if key_of(word) != "seed"), f"seed={seed}"]
+
+
+def key_of(override: str) -> str:
+    """Return what an override sets."""
+    return override.partition("=")[0]
+
+
+def _is_started(job: JobEntry, directory: Path) -> bool:
+    """Return whether the sweep has a run of a job, and not only its plan."""
+    if job.reused:
+        return False
+    if not (directory / job.directory / "run.json").exists():
+        return False
+    return load_run(directory / job.directory, "").state != PENDING
+
+
+def _describe(
+    job: JobEntry, settings: Mapping[str, Any], asked: Iterable[Mapping[str, Any]]
+) -> str:
+    """Return a job's overrides, and where it differs from the nearest that is asked for."""
     found = (
         [
             f"{name}: {typed(there)} there, {typed(here)} here"
-            for name, (there, here) in differences(line.settings, each).items()
+            for name, (there, here) in differences(settings, other).items()
             if not is_incidental(name)
         ]
-        for each in settings
+        for other in asked
     )
     nearest = min(found, key=len)
-    return f"{' '.join(line.overrides)}; {', '.join(nearest[:5])}"
+    return f"{' '.join(job.overrides)}; {', '.join(nearest[:5])}"
 
 
-def _with_seed(words: Iterable[str], seed: int) -> list[str]:
-    return [*(word for word in words if _key(word) != "seed"), f"seed={seed}"]
+class _PlanningBar:
+    """Shows how many jobs are planned; within a `with` block."""
 
+    def __enter__(self) -> Self:
+        self._printed = time.monotonic()
+        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("composing", total=None)
+        self._bar.start()
+        return self
 
-def _key(word: str) -> str:
-    return word.partition("=")[0]
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def advance(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+        if not console.is_terminal and time.monotonic() - self._printed > PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            console.print(f"{done} of {total} jobs composed")

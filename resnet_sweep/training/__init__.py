@@ -1,5 +1,5 @@
 """The training loop, a single one for every run."""
 
-from resnet_sweep.training.settings import TrainerSettings
+from resnet_sweep.training.config import EarlyStopping, TrainerConfig
 
-__all__ = ["TrainerSettings"]
+__all__ = ["EarlyStopping", "TrainerConfig"]

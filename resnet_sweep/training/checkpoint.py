@@ -1,9 +1,12 @@
-"""Checkpoints: what is needed to go on, safe against a crash and against damage."""
+"""Checkpoints, protected against a crash and against corruption."""
 
 import io
 import logging
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -12,35 +15,149 @@ import torch
 
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.files import write_atomically
+from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, write_layer_norms
+from resnet_sweep.runs.run import Run
 
 BEST = "best_model.pth"
-# The best until the last checkpoint knows of it.
+# A new best model, until the last checkpoint includes its epoch.
 NEXT_BEST = "next_best_model.pth"
 LAST = "last_model.pth"
-# The last but one, for the case that the last is damaged.
+# The last checkpoint but one, in case the last one is damaged.
 PREVIOUS = "previous_model.pth"
+
+State = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
 
 class DamagedCheckpointError(RequestError):
-    """A checkpoint that can't be read, or whose content isn't what was written."""
+    """A checkpoint can't be read, or its content isn't what was written."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
-            f"{path} is damaged ({reason}): put a sound copy there, or train the run anew with "
+            f"{path} is damaged ({reason}): restore it, or train the run anew with "
             "trainer.resume=false"
         )
         self.reason = reason
 
 
-def write_checkpoint(path: Path, state: dict[str, Any], backup: Path | None = None) -> None:
-    """Write a checkpoint, whole or not at all.
+class RunCheckpoints:
+    """The checkpoints of a run, and the files of metrics that have to agree with them.
+
+    Args:
+        run: the run directory.
+        in_thread: write beside the training, see `AsyncWriter`.
+    """
+
+    def __init__(self, run: Run, in_thread: bool) -> None:
+        self.run = run
+        self.directory = run.directory / "checkpoints"
+        self.in_thread = in_thread
+        self._writer = AsyncWriter(in_thread)
+
+    def load(self) -> State | None:
+        """Return the newest valid state of the run, or None if there is none."""
+        return read_last(self.directory, self.run.record.signature)
+
+    def synchronize(self, rows: Sequence[Row], layers: Sequence[Sequence[LayerNorms]]) -> None:
+        """Make the best model and the files of metrics agree with the state that was loaded.
+
+        Args:
+            rows: metrics of its epochs.
+            layers: norms of each layer at the end of its epochs.
+        """
+        best = best_row(rows)
+        best_epoch = None if best is None else int(best["epoch"])
+        commit_best(self.directory, best_epoch)
+        signature = self.run.record.signature
+        if rows and (error := check_best(self.directory, signature, best_epoch)):
+            log.warning(
+                "warning: %s can't be used (%s); unless a later epoch is better, there will be "
+                "none, and only trainer.resume=false trains it anew",
+                self.directory / BEST,
+                error,
+            )
+        self._write_metrics(rows, layers)
+
+    def save(
+        self, state: State, best: State | None, layers: Sequence[Sequence[LayerNorms]]
+    ) -> None:
+        """Save a state, and the metrics that it has.
+
+        Args:
+            state: of the trainer.
+            best: weights of the model that was evaluated in the last epoch, if they are the best
+                ones.
+            layers: norms of each layer at the end of each epoch.
+
+        Raises:
+            OSError: this or the save before it failed.
+            LockLostError: another process has taken over the run.
+        """
+        signature = self.run.record.signature
+        state = {"signature": signature, **state}
+        if best is not None:
+            metrics = {name: state["rows"][-1][name] for name in ("epoch", "val_acc", "val_loss")}
+            best = {**metrics, "signature": signature, "model": best}
+        if self.in_thread:
+            state, best = copy_state(state), copy_state(best)
+        self._writer(partial(self._write, state, best, layers))
+
+    def wait(self) -> None:
+        """Wait until everything is written, and raise what that raised."""
+        self._writer.wait()
+
+    def _write(
+        self, state: State, best: State | None, layers: Sequence[Sequence[LayerNorms]]
+    ) -> None:
+        self.run.verify_ownership()
+        if best is not None:
+            write_checkpoint(self.directory / NEXT_BEST, best)
+        write_last(self.directory, state)
+        # The run resumes after this epoch only now, so until now the old best is the right one.
+        if best is not None:
+            os.replace(self.directory / NEXT_BEST, self.directory / BEST)
+        self._write_metrics(state["rows"], layers)
+
+    def _write_metrics(self, rows: Sequence[Row], layers: Sequence[Sequence[LayerNorms]]) -> None:
+        write_layer_norms(self.run.directory, layers)
+        self.run.write_metrics([*rows])
+
+
+class AsyncWriter:
+    """Writes files in the order of the calls.
+
+    Args:
+        in_thread: write in a thread, while a GPU trains. What is written must not be changed
+            meanwhile. Otherwise the caller waits.
+    """
+
+    def __init__(self, in_thread: bool) -> None:
+        self._thread = ThreadPoolExecutor(1, "writer") if in_thread else None
+        self._unfinished: Future[None] | None = None
+
+    def __call__(self, write: Callable[[], None]) -> None:
+        """Call `write` when the call before has finished, and raise what that raised."""
+        self.wait()
+        if self._thread is None:
+            write()
+        else:
+            self._unfinished = self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Wait until everything is written, and raise what that raised."""
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            unfinished.result()
+
+
+def write_checkpoint(path: Path, state: State, backup: Path | None = None) -> None:
+    """Write a checkpoint atomically.
 
     Args:
         path: the file.
-        state: of tensors, numbers, strings, None, and lists and dicts of these.
-        backup: what was at `path` goes there.
+        state: tensors, numbers, strings, None, and lists and dicts of these.
+        backup: where an older file at `path` is kept.
     """
     path.parent.mkdir(exist_ok=True)
     buffer = io.BytesIO()
@@ -48,18 +165,18 @@ def write_checkpoint(path: Path, state: dict[str, Any], backup: Path | None = No
     write_atomically(path, buffer.getvalue(), backup)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> State:
     """Read a checkpoint onto the CPU. Nothing in it is executed.
 
     Raises:
-        FileNotFoundError: there is none.
-        DamagedCheckpointError: it is damaged.
+        FileNotFoundError: the file doesn't exist.
+        DamagedCheckpointError: the file is damaged.
     """
     content = path.read_bytes()
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         stored = state.pop("digest")
-    # A damaged file can raise nearly anything; whatever it raises, it can't be used.
+    # A damaged file can raise nearly anything.
     except Exception as error:
         reason = f"it can't be read: {type(error).__name__}"
     else:
@@ -69,8 +186,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     raise DamagedCheckpointError(path, reason)
 
 
-def write_last(directory: Path, state: dict[str, Any]) -> None:
-    """Write a run's last checkpoint, and keep the one before it.
+def write_last(directory: Path, state: State) -> None:
+    """Write the last checkpoint of a run, and keep the one before it.
 
     Args:
         directory: `checkpoints/` of the run.
@@ -79,14 +196,14 @@ def write_last(directory: Path, state: dict[str, Any]) -> None:
     write_checkpoint(directory / LAST, state, backup=directory / PREVIOUS)
 
 
-def read_last(directory: Path, signature: str) -> dict[str, Any] | None:
-    """The newest sound checkpoint of a run; None if there is none.
+def read_last(directory: Path, signature: str) -> State | None:
+    """Return the newest valid checkpoint of a run, or None if there is none.
 
-    One that can't be used is set aside, lest it take the place of a sound one.
+    One that can't be used is renamed, so that it can't replace a valid one as the backup.
 
     Args:
         directory: `checkpoints/` of the run.
-        signature: of the run; a checkpoint of another one is not used.
+        signature: of the run; a checkpoint of another run isn't used.
     """
     for path in (directory / LAST, directory / PREVIOUS):
         try:
@@ -102,47 +219,50 @@ def read_last(directory: Path, signature: str) -> dict[str, Any] | None:
                 reason = "it has weights alone"
             else:
                 return state
-        aside = path.with_name(f"{path.name}.damaged")
-        path.replace(aside)
+        renamed = path.with_name(f"{path.name}.damaged")
+        path.replace(renamed)
         log.warning(
-            "warning: %s can't be used (%s); it is %s now, and the run goes on without it",
-            path, reason, aside.name,
-        )  # fmt: skip
+            "warning: %s can't be used (%s); it was renamed to %s, and the run continues "
+            "without it",
+            path,
+            reason,
+            renamed.name,
+        )
     return None
 
 
-def settle_best(directory: Path, epoch: int | None) -> None:
-    """Finish what a killed process began: the change to a new best checkpoint.
+def commit_best(directory: Path, epoch: int | None) -> None:
+    """Finish or undo the change to a new best model that a killed process started.
 
     Args:
         directory: `checkpoints/` of the run.
-        epoch: the best of those that the run's last checkpoint knows of.
+        epoch: best epoch of those that the last checkpoint includes.
     """
     path = directory / NEXT_BEST
     if not path.exists():
         return
     try:
-        settled = read_checkpoint(path).get("epoch") == epoch
+        included = read_checkpoint(path).get("epoch") == epoch
     except DamagedCheckpointError:
-        settled = False
-    if settled:
+        included = False
+    if included:
         path.replace(directory / BEST)
     else:
         path.unlink()
 
 
-def fault_of_best(directory: Path, signature: str, epoch: int | None) -> str | None:
-    """Why a run's best checkpoint can't be used, as a clause; None if it can.
+def check_best(directory: Path, signature: str, epoch: int | None) -> str | None:
+    """Return why the best model of a run can't be used, as a clause, or None if it can.
 
     Args:
         directory: `checkpoints/` of the run.
         signature: of the run.
-        epoch: the best of those that the run's last checkpoint knows of.
+        epoch: best epoch of those that the last checkpoint includes.
     """
     try:
         state = read_checkpoint(directory / BEST)
     except FileNotFoundError:
-        return "it is gone"
+        return "it is missing"
     except DamagedCheckpointError as error:
         return error.reason
     if state.get("signature") != signature:
@@ -151,7 +271,7 @@ def fault_of_best(directory: Path, signature: str, epoch: int | None) -> str | N
 
 
 def copy_state(state: Any) -> Any:
-    """A checkpoint's state on the CPU, which stays as it is when the training goes on."""
+    """Copy a state to the CPU, so that training can't change it."""
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
@@ -162,7 +282,7 @@ def copy_state(state: Any) -> Any:
 
 
 def digest(state: Any) -> str:
-    """A hash of all that a checkpoint holds."""
+    """Return a hash of everything in a state."""
     hasher = blake2b(digest_size=16)
     for part in _parts(state):
         hasher.update(struct.pack("<Q", len(part)))
@@ -182,7 +302,7 @@ def _parts(value: Any) -> Iterator[bytes | memoryview]:
             yield from _parts(entry)
     elif isinstance(value, torch.Tensor):
         yield f"{value.dtype} {tuple(value.shape)}".encode()
-        plain = value.detach().cpu().contiguous().reshape(-1)
-        yield memoryview(plain.view(torch.uint8).numpy())
+        plain = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        yield plain.numpy().data
     else:
         yield repr(value).encode()

@@ -1,24 +1,26 @@
-"""Where a run is carried out, and how exactly it computes there."""
+"""Device, precision and threads of a run."""
 
 import ctypes
 import os
 import resource
+import shutil
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from resnet_sweep.errors import RequestError
-from resnet_sweep.training.ranks import Ranks
+from resnet_sweep.training.config import CompileMode
+from resnet_sweep.training.distributed import ProcessGroup
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_DEFAULT_THREADS = torch.get_num_threads()
-# Of glibc's malloc.h. Larger blocks than 32 MB it maps by themselves in any case.
+# From glibc's malloc.h. It maps blocks larger than 32 MB separately in any case.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_THRESHOLD = 32 * 2**20
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `trainer.device` asks for; "auto" prefers a GPU.
+    """Return the device of `trainer.device`; "auto" prefers a GPU.
 
     Raises:
         RequestError: there is no such device here.
@@ -47,31 +49,30 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def place_rank(device: torch.device, ranks: Ranks) -> torch.device:
-    """The device of one of the processes that share a run: each has a GPU of its machine, by its
-    number there.
+def place_rank(device: torch.device, process_group: ProcessGroup) -> torch.device:
+    """Return the device of this process: with several, the GPU of its local rank.
 
     Raises:
-        RequestError: there is none for it, or the setting means the same one for all.
+        RequestError: there is no GPU for it, or `trainer.device` names one GPU for all.
     """
-    if ranks.size == 1 or device.type == "cpu":
+    if process_group.world_size == 1 or device.type == "cpu":
         return device
     if device.type != "cuda" or device.index is not None:
         raise RequestError(
-            f"trainer.device={device} can't be shared by {ranks.size} processes: choose cuda, by "
-            "which each has a GPU of its own, or cpu"
+            f"trainer.device={device} can't be shared by {process_group.world_size} processes: "
+            "choose cuda, by which each has a GPU of its own, or cpu"
         )
     count = torch.cuda.device_count()
-    if ranks.local_rank >= count:
+    if process_group.local_rank >= count:
         raise RequestError(
             f"this machine has fewer GPUs ({count}) than processes: choose "
             f"--nproc_per_node={count}, or trainer.device=cpu"
         )
-    return torch.device("cuda", ranks.local_rank)
+    return torch.device("cuda", process_group.local_rank)
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """The precision that `trainer.precision` comes to on a device: "float32" or "bfloat16".
+    """Return the precision of `trainer.precision` on a device: "float32" or "bfloat16".
 
     Raises:
         RequestError: bfloat16 on a device that only emulates it, many times slower.
@@ -87,35 +88,41 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return name
 
 
-def check_compile(compile: str, device: torch.device, ranks: Ranks) -> None:
-    """See that a device can do what `trainer.compile` asks for.
+def check_compile(
+    compile: CompileMode | None, device: torch.device, process_group: ProcessGroup
+) -> None:
+    """Check that `trainer.compile` can compile for a device.
 
     Raises:
-        RequestError: it can't, since it isn't CUDA's, or one of several that share the run.
+        RequestError: there is no C++ compiler, which torch needs for a CPU, or several processes
+            share the run.
     """
-    if compile != "none" and device.type != "cuda":
+    if compile is None:
+        return
+    if process_group.world_size > 1:
         raise RequestError(
-            f"trainer.compile={compile} is for CUDA devices, and this run's is {device.type}: "
-            "choose none"
+            f"trainer.compile={compile} works in one process, but {process_group.world_size} share "
+            "this run: choose trainer.compile=null"
         )
-    if compile != "none" and ranks.size > 1:
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
         raise RequestError(
-            f"trainer.compile={compile} records the steps of one process, but {ranks.size} share "
-            "this run: choose none"
+            f"trainer.compile={compile} needs a C++ compiler on a CPU, and there is no {compiler}: "
+            "install it, name another in $CXX, or choose trainer.compile=null"
         )
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 matrices faster than float32 ones."""
+    """Return whether a device multiplies bfloat16 matrices faster than float32 ones."""
     if device.type == "cuda":
         with torch.cuda.device(device):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-    # AMX is what makes bfloat16 pay on a CPU; AVX-512 alone doesn't.
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # On a CPU, bfloat16 is faster with AMX; AVX-512 alone isn't enough.
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
 def configure(device: torch.device, precision: str, threads: int | None) -> None:
-    """Have this process compute as a run asks: see `set_exactness` and `set_threads`."""
+    """Set this process's threads, precision and memory allocator for a run."""
     set_threads(threads)
     set_exactness(device, precision)
     if device.type == "cpu":
@@ -123,38 +130,45 @@ def configure(device: torch.device, precision: str, threads: int | None) -> None
 
 
 def set_exactness(device: torch.device, precision: str) -> None:
-    """Have "float32" mean 24 significant bits on a GPU too, and not TensorFloat-32's eleven."""
+    """Turn TensorFloat-32, with 11 significant bits, off for float32 on a GPU."""
     if device.type == "cuda" and precision == "float32":
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def set_threads(threads: int | None) -> int:
-    """Have torch use this many CPU threads, None for its own choice; returns how many it is."""
-    torch.set_num_threads(threads or _DEFAULT_THREADS)
+    """Set torch's number of CPU threads, None for its own choice, and return the number."""
+    default = _default_threads()
+    torch.set_num_threads(threads or default)
+    return torch.get_num_threads()
+
+
+@cache
+def _default_threads() -> int:
+    """Return torch's own choice, which can be read only before the first change."""
     return torch.get_num_threads()
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what a training step frees for the next one, for the rest of this process.
+    """Set glibc to keep the memory that a training step frees, for the rest of this process.
 
-    Otherwise it gives much of it back to the system, which has to clear it again, page by page. C
-    libraries without such a setting do as they do.
+    Otherwise it returns much of it to the system, which has to clear every page before the next
+    step. Other C libraries don't have such a setting, and aren't changed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
-        # None is too large to be kept.
+        # -1 keeps free memory of any size.
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def memory_bytes() -> int:
-    """The memory that this process may have: the machine's, or less by a limit on it."""
+    """Return how much memory this process may use: the machine's, or a lower limit."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if address_space != resource.RLIM_INFINITY:
         limits.append(address_space)
-    # Of a container.
+    # The memory limits of cgroup version 2 and 1, which containers set.
     for path in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
             limits.append(int(Path("/sys/fs/cgroup", path).read_text()))

@@ -1,12 +1,13 @@
-"""What a model makes of images that it isn't trained on."""
+"""Evaluation of a model on images that it isn't trained on."""
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_sweep.data.batches import Batches
+from resnet_sweep.data.dataset import Batches
 from resnet_sweep.training.device import PRECISIONS
 
 # Large enough to keep a GPU busy, small enough for the caches of a CPU.
@@ -14,7 +15,7 @@ BATCH_SIZE = 250
 
 
 class Normalize:
-    """Images of 0..255 to what the network sees: zero mean and unit deviation a channel.
+    """Maps images of 0..255 to a network's input: zero mean and unit deviation in each channel.
 
     Args:
         mean, std: per channel, of images scaled to 0..1.
@@ -26,13 +27,13 @@ class Normalize:
         self.std = torch.tensor(std, device=device).view(1, -1, 1, 1) * 255
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), uint8 or floating, to float32 with the channels last in memory."""
+        """Map (B, C, H, W), uint8 or floating, to float32 with the channels last in memory."""
         normalized = (images.float() - self.mean) / self.std
         return normalized.contiguous(memory_format=torch.channels_last)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a forward pass computes with "float32" or "bfloat16"."""
+    """Return a context in which a forward pass computes in "float32" or "bfloat16"."""
     return torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "float32")
 
 
@@ -43,14 +44,14 @@ def predict(
     precision: str,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
-    """The model's logits for all images of a split.
+    """Return the model's logits for all images of a split.
 
     Args:
         model: put into evaluation mode, and left there.
         batches: n images.
-        normalize: to the model's input.
+        normalize: maps images to the model's input.
         precision: "float32" or "bfloat16".
-        check: called before each batch; may raise to break off.
+        check: called before each batch; may raise to stop the evaluation.
 
     Returns:
         Logits, (n, classes), float32; labels, (n,), int64; both on the CPU.
@@ -59,7 +60,8 @@ def predict(
     device = batches.images.device
     logits, labels = [], []
     with torch.inference_mode(), autocast(device, precision):
-        for positions in torch.arange(len(batches), device=device).split(BATCH_SIZE):
+        all_positions = torch.arange(len(batches), device=device)
+        for positions in torch.split(all_positions, BATCH_SIZE):
             check()
             images, truth = batches.take(positions)
             logits.append(model(normalize(images)).float())
@@ -68,11 +70,36 @@ def predict(
 
 
 def accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
-    """Percent of the images whose label is among the k largest logits."""
+    """Return the percentage of the images whose label is among the k largest logits."""
     largest = logits.topk(min(k, logits.shape[1])).indices
     return 100 * (largest == labels[:, None]).any(1).double().mean().item()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> float:
-    """The mean over the images of -log(softmax(logits)[label])."""
+    """Return the mean over the images of -log(softmax(logits)[label])."""
     return F.cross_entropy(logits.double(), labels).item()
+
+
+class FlipAverage(nn.Module):
+    """Flip test-time augmentation: averages a classifier's probabilities over an image and its
+    mirror image.
+
+    Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
+    2015, section 3.2; Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural
+    Networks", 2012, section 4.1, which average over crops, too.
+
+    Shapes: (N, 3, H, W) to the logarithms of the means, (N, classes), whose softmax they are.
+
+    Args:
+        model: maps images to logits.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        upright, mirrored = (
+            F.log_softmax(self.model(view).float(), dim=1) for view in (images, images.flip(3))
+        )
+        return torch.logaddexp(upright, mirrored) - math.log(2)

@@ -1,21 +1,23 @@
-"""Learning rates over a run, as functions of the step."""
+"""Learning rate schedules, as functions of the step."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from resnet_sweep.ranges import Count, Range
+from annotated_types import Ge, Gt, Le, Lt
+
+from resnet_sweep.ranges import Count
 from resnet_sweep.runs.metrics import Metric, Row, gain
 
-Epochs = Annotated[float, Range(minimum=0)]
-Rate = Annotated[float, Range(minimum=0)]
-Fraction = Annotated[float, Range(above=0, below=1)]
+Epochs = Annotated[float, Ge(0)]
+Rate = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Gt(0), Lt(1)]
 
 
 @dataclass
 class Schedule:
-    """A learning rate for each step: a linear warm-up, and what follows it.
+    """A learning rate for each step: a linear warm-up, and a function after it.
 
     In step s of a warm-up of w steps the rate is lr * (s + 1) / w (Goyal et al., 2017,
     "Accurate, Large Minibatch SGD").
@@ -42,26 +44,26 @@ class Schedule:
                 f"(trainer.epochs={self.epochs}): choose a shorter warm-up or a longer run"
             )
         self.warmup_steps = round(self.warmup_epochs * self.steps_per_epoch)
-        # Those after the warm-up.
+        # Steps after the warm-up.
         self.steps = self.epochs * self.steps_per_epoch - self.warmup_steps
 
     def __call__(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
         return self.after_warmup(step - self.warmup_steps)
 
     def after_warmup(self, step: int) -> float:
-        """The learning rate of a step, counted from the end of the warm-up, of `self.steps`."""
+        """Return the learning rate of a step, counted from the end of the warm-up."""
         raise NotImplementedError
 
     def observe(self, row: Row) -> None:
-        """Be told the metrics of an epoch, of each one once and in order."""
+        """Receive the metrics of an epoch; called once for each epoch, in order."""
 
 
 @dataclass
 class Constant(Schedule):
-    """The same learning rate all the way, after a linear warm-up."""
+    """A constant learning rate, after a linear warm-up."""
 
     def after_warmup(self, step: int) -> float:
         return self.lr
@@ -69,14 +71,14 @@ class Constant(Schedule):
 
 @dataclass
 class Cosine(Schedule):
-    """From lr down to min_lr along half a cosine, after a linear warm-up.
+    """Half a cosine from lr down to min_lr, after a linear warm-up.
 
     The rate is min_lr + (lr - min_lr) * (1 + cos(pi * t)) / 2 with t from 0 to 1 over the steps
     (Loshchilov and Hutter, 2017, "SGDR", equation 5 without restarts).
 
     Args:
         lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
-        min_lr: what the rate falls to.
+        min_lr: the lowest rate.
 
     Raises:
         ValueError: min_lr is above lr, or the warm-up is longer than the run.
@@ -102,11 +104,11 @@ class CosineWarmRestarts(Cosine):
         T_mult: how many times as long as the one before it each further cosine is.
     """
 
-    T_0: Annotated[float, Range(above=0, maximum=1)] = 0.1429
+    T_0: Annotated[float, Gt(0), Le(1)] = 0.1429
     T_mult: Count = 2
 
     def after_warmup(self, step: int) -> float:
-        # Rounded up, lest cosines that are to fill the run leave a few steps to another one.
+        # Rounded up, so that cosines that fill the run don't leave a few steps to another one.
         length = max(1, math.ceil(self.T_0 * self.steps - 1e-6))
         if self.T_mult == 1:
             step %= length
@@ -118,15 +120,15 @@ class CosineWarmRestarts(Cosine):
 
 @dataclass
 class MultiStep(Schedule):
-    """A rate that falls at some points of the run, and is constant between them.
+    """A piecewise constant rate, multiplied by gamma at each milestone.
 
     He et al., 2016, "Deep Residual Learning for Image Recognition", section 4.2, divide by ten
     at a half and at three quarters of the run.
 
     Args:
         lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
-        milestones: where it falls, as fractions of the run after the warm-up.
-        gamma: what it is multiplied by there.
+        milestones: fractions of the run after the warm-up.
+        gamma: factor at each milestone.
 
     Raises:
         ValueError: the milestones aren't ascending, or the warm-up is longer than the run.
@@ -149,25 +151,25 @@ class MultiStep(Schedule):
 
 @dataclass
 class OneCycle(Schedule):
-    """Up to lr and down to almost nothing, each along half a cosine.
+    """Half a cosine up to lr, and half a cosine down to almost zero.
 
-    Smith and Topin, 2018, "Super-Convergence", as torch.optim.lr_scheduler.OneCycleLR has it,
-    with a constant momentum.
+    Smith and Topin, 2018, "Super-Convergence", as in torch.optim.lr_scheduler.OneCycleLR, with a
+    constant momentum.
 
     Args:
         lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
-        pct_start: the part of the run in which the rate rises.
+        pct_start: fraction of the run in which the rate rises.
         div_factor: lr divided by the rate of the first step.
         final_div_factor: the rate of the first step divided by that of the last.
     """
 
     pct_start: Fraction = 0.3
-    div_factor: Annotated[float, Range(minimum=1)] = 25.0
-    final_div_factor: Annotated[float, Range(minimum=1)] = 1e4
+    div_factor: Annotated[float, Ge(1)] = 25.0
+    final_div_factor: Annotated[float, Ge(1)] = 1e4
 
     def after_warmup(self, step: int) -> float:
         initial = self.lr / self.div_factor
-        # In a run of hardly any steps there is no time to rise.
+        # A run of very few steps has none in which the rate could rise.
         peak, last = max(self.pct_start * self.steps - 1, 0), self.steps - 1
         if step <= peak:
             return anneal(initial, self.lr, step / peak if peak else 1.0)
@@ -176,19 +178,19 @@ class OneCycle(Schedule):
 
 @dataclass
 class Plateau(Schedule):
-    """A rate that falls when a metric has stopped improving.
+    """A rate that is reduced when a metric has stopped improving.
 
-    An epoch counts as better if it beats the best so far by `threshold` of it; after more than
-    `patience` epochs in a row that don't, the rate is multiplied by `factor`
-    (torch.optim.lr_scheduler.ReduceLROnPlateau). The epochs of the warm-up don't count.
+    An epoch is an improvement if it is better than the best so far by `threshold` times that. After
+    more than `patience` epochs in a row without one, the rate is multiplied by `factor`, as in
+    torch.optim.lr_scheduler.ReduceLROnPlateau. The epochs of the warm-up don't count.
 
     Args:
         lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
-        min_lr: below which it doesn't fall.
-        metric: which one is watched.
-        factor: what the rate is multiplied by.
-        patience: epochs.
-        threshold: as a fraction of the best value.
+        min_lr: the lowest rate.
+        metric: the metric that has to improve.
+        factor: factor of each reduction.
+        patience: epochs without an improvement before a reduction.
+        threshold: smallest improvement, as a fraction of the best value.
 
     Raises:
         ValueError: min_lr is above lr, or the warm-up is longer than the run.
@@ -197,8 +199,8 @@ class Plateau(Schedule):
     min_lr: Rate = 0.0
     metric: Metric = "val_acc"
     factor: Fraction = 0.1
-    patience: Annotated[int, Range(minimum=0)] = 10
-    threshold: Annotated[float, Range(minimum=0, below=1)] = 1e-4
+    patience: Annotated[int, Ge(0)] = 10
+    threshold: Annotated[float, Ge(0), Lt(1)] = 1e-4
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -223,12 +225,12 @@ class Plateau(Schedule):
 
 
 def anneal(start: float, end: float, progress: float) -> float:
-    """From start to end along half a cosine, with progress from 0 to 1."""
+    """Interpolate from start to end along half a cosine, with progress from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def check_min_lr(min_lr: float, lr: float) -> None:
-    """Raise a ValueError where the lowest rate is above the highest."""
+    """Raise a ValueError if the lowest rate is above the highest."""
     if min_lr > lr:
         raise ValueError(
             f"min_lr={min_lr} is above optim.lr={lr}: choose a smaller min_lr or a larger lr"

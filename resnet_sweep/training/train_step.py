@@ -1,78 +1,68 @@
-"""A step of a training."""
+"""A training step."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from resnet_sweep.randomness import derive_seed
-from resnet_sweep.runs.record import duration
-from resnet_sweep.training.averaging import WeightAverage
+from resnet_sweep.training.config import CompileMode
+from resnet_sweep.training.distributed import ProcessGroup
+from resnet_sweep.training.ema import ExponentialMovingAverage
 from resnet_sweep.training.evaluation import Normalize, autocast
-from resnet_sweep.training.learning_rate import LearningRate
-from resnet_sweep.training.ranks import Ranks
-from resnet_sweep.training.resizing import resize
-from resnet_sweep.training.step_graphs import CudaRecorder, Recorder, StepGraphs
-from resnet_sweep.training.tally import Tally
+from resnet_sweep.training.progressive_resizing import resize
+from resnet_sweep.training.step_metrics import StepMetrics
 
 
 class TrainStep:
     """Augmentation, forward pass, backward pass and update.
 
-    None of it waits for the device, but for augmentation that does (TrivialAugment).
+    It doesn't wait for a GPU, except for augmentation that does (TrivialAugment).
 
     Args:
         model: on the device, in training mode.
         optimizer: of the model's weights; a group's `lr_scale` multiplies the learning rate.
         augmentation: operations on training batches, in order; see `resnet_sweep.augmentation`.
-        loss: from logits (B, classes) and labels, (B,) or (B, classes) if the augmentation mixes
+        loss: maps logits (B, classes) and labels, (B,) or (B, classes) if the augmentation mixes
             them, to a scalar.
-        normalize: from images to the model's input.
-        device, precision: where, and how exactly.
-        clip_grad_norm: longest gradient, or None.
-        tally: what the step measures goes there.
-        average: of the weights, or None.
+        normalize: maps images to the model's input.
+        device: of the model.
+        precision: of the forward pass, "float32" or "bfloat16".
+        clip_grad_norm: largest norm of the gradient, or None.
+        metrics: stores the metrics of the step.
+        ema: moving average of the weights, or None.
         seed: of the run.
-        ranks: the processes that share each batch.
-        compile: "none", "graph" or "max", as `TrainerSettings` has it.
+        process_group: the processes that share each batch.
+        compile: mode of `compile_model`; None doesn't compile.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        augmentation: Sequence[Callable],
+        augmentation: Sequence[Callable[..., tuple[Tensor, Tensor]]],
         loss: Callable[[Tensor, Tensor], Tensor],
         normalize: Normalize,
         device: torch.device,
         precision: str,
         clip_grad_norm: float | None,
-        tally: Tally,
-        average: WeightAverage | None,
+        metrics: StepMetrics,
+        ema: ExponentialMovingAverage | None,
         seed: int,
-        ranks: Ranks,
-        compile: str,
+        process_group: ProcessGroup,
+        compile: CompileMode | None,
     ) -> None:
-        self.model, self.optimizer = ranks.parallel(model, device), optimizer
+        if compile is not None:
+            model = compile_model(model, compile)
+        self.model = process_group.wrap(model, device)
+        self.optimizer = optimizer
         self.augmentation, self.loss, self.normalize = augmentation, loss, normalize
         self.device, self.precision = device, precision
         self.clip_grad_norm = clip_grad_norm
-        self.tally, self.average = tally, average
-        self.seed, self.ranks = seed, ranks
+        self.metrics, self.ema = metrics, ema
+        self.seed, self.process_group = seed, process_group
         self.generator = torch.Generator(device)
-        # The numbers that a step is told are in the device's memory wherever steps can be
-        # recorded, so that a recorded step reads new ones, and makes of them what others do.
-        on_device = device.type == "cuda" or compile != "none"
-        self.rate = LearningRate(optimizer, device, on_device)
-        self.place = torch.zeros(1, dtype=torch.int64, device=device) if on_device else None
-        self.weight = torch.zeros((), device=device) if on_device else None
-        self.graphs = None if compile == "none" else StepGraphs(self._recorder())
-        self.augments_first = self.graphs is not None and not all(
-            getattr(operation, "recordable", True) for operation in augmentation
-        )
-        self.recorded_model = compile_model(model) if compile == "max" else self.model
 
     def __call__(
         self,
@@ -90,98 +80,61 @@ class TrainStep:
         Args:
             images: (B, 3, H, W), uint8; the whole batch, of which this process takes its share.
             labels: (B,), int64.
-            epoch, step, global_step: where in the run this is, from 0.
+            epoch, step, global_step: position in the run, from 0.
             lr: learning rate.
-            size: of the images that the model is to see; None for that of `images`.
+            size: of the images that the model sees; None for that of `images`.
             last: whether this is the epoch's last step, whose update is measured.
         """
         self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, step))
-        # Each rank drops other features; the first, those of a process that is alone.
-        others = () if self.ranks.leads else (self.ranks.rank,)
-        torch.manual_seed(derive_seed(self.seed, "model", epoch, step, *others))
-        self.rate.set(lr)
-        place = step if self.place is None else self.place.fill_(step)
-        weight = None
-        if self.average:
-            weight = self.average.weight(global_step + 1)
-            weight = weight if self.weight is None else self.weight.fill_(weight)
-        if self.augments_first:
-            images, labels = self._augment(images, labels)
-        # An epoch's last step is made for itself: it measures more, of a smaller batch often.
-        if self.graphs is None or last:
-            self._make(images, labels, place, weight, size, self.model, last)
-        else:
-            step = partial(
-                self._make, place=place, weight=weight, size=size, model=self.recorded_model,
-                last=False,
-            )  # fmt: skip
-            self.graphs(step, images, labels, size)
+        # ProcessGroup drop different features; rank 0 drops those of a run in a single process.
+        rank = () if self.process_group.is_main else (self.process_group.rank,)
+        torch.manual_seed(derive_seed(self.seed, "model", epoch, step, *rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
 
-    def notes(self) -> list[str]:
-        """What recording took, a sentence if there was any."""
-        if self.graphs is None:
-            return []
-        return [
-            f"{duration(self.graphs.seconds)} of its time went into the first steps and their "
-            "recording (trainer.compile)"
-        ]
-
-    def _recorder(self) -> Recorder:
-        return CudaRecorder(self.device, self.generator)
-
-    def _augment(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         for operation in self.augmentation:
             images, labels = operation(images, labels, self.generator)
-        return images, labels
-
-    def _make(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        place: int | Tensor,
-        weight: float | Tensor | None,
-        size: int | None,
-        model: nn.Module,
-        last: bool,
-    ) -> None:
-        """What is recorded of a step: it reads nothing that changes but from the device's memory.
-
-        Args:
-            images, labels: as for a call.
-            place: of the step in its epoch; or (1,), on the device.
-            weight: that the model's weights have for the average; or a scalar on the device.
-            size, last: as for a call.
-            model: the model, or what was compiled of it.
-        """
-        if not self.augments_first:
-            images, labels = self._augment(images, labels)
         batch = len(images)
-        share = self.ranks.share(batch)
+        share = self.process_group.share(batch)
         images, labels = images[share], labels[share]
         if size is not None and size != images.shape[-1]:
             images = resize(images, size)
-        with autocast(self.device, self.precision):
-            logits = model(self.normalize(images))
-            loss = self.ranks.weigh(self.loss(logits, labels), len(images), batch)
+
+        # A compiled step in a CUDA graph reuses the memory of the last gradients.
         self.optimizer.zero_grad()
-        loss.backward()
-        norm = self.tally.count(place, loss, logits, labels)
+        with autocast(self.device, self.precision):
+            logits = self.model(self.normalize(images))
+            loss = self.process_group.scale_loss(self.loss(logits, labels), len(images), batch)
+        torch.autograd.backward(loss)
+
+        grad_norm = self.metrics.update(step, loss, logits, labels)
         if self.clip_grad_norm is not None:
-            clip_grads_with_norm_(self.tally.weights, self.clip_grad_norm, norm)
-        before = self.tally.copy_layers() if last else None
+            clip_grads_with_norm_(self.metrics.parameters, self.clip_grad_norm, grad_norm)
+        before = self.metrics.copy_layer_weights() if last else None
         self.optimizer.step()
         if before is not None:
-            self.tally.count_update(before)
-        if self.average:
-            self.average.update(weight)
+            self.metrics.measure_update(before)
+        if self.ema:
+            self.ema.update(global_step + 1)
 
 
-def compile_model(model: nn.Module) -> nn.Module:
-    """What torch compiles of a model, when it is first called, with the model's own weights.
+def compile_model(model: nn.Module, mode: CompileMode) -> nn.Module:
+    """Return a module that runs a model's forward and backward pass compiled by `torch.compile`.
 
-    What inductor makes of it stays in its cache on the disk, for the other jobs of a sweep.
+    It has the weights of `model` itself, so `model` is what is saved, averaged and evaluated.
+    Compilation happens in the first step, and again in the first step of every other shape: the
+    last, smaller batch of an epoch, and each size of progressive resizing. It takes seconds to
+    minutes for each shape, and longest in mode "max-autotune"; other runs on the same machine read
+    compiled kernels from inductor's cache on the disk.
+
+    Dropout and stochastic depth draw the same random numbers as without compilation, so results
+    differ by rounding alone.
     """
-    # Models compiled before, by other jobs of this process, count against a limit on variants.
+    # Models that earlier runs of this process compiled count against a limit on recompilations.
     torch.compiler.reset()
-    # Random numbers as without compilation; each shape is a program of its own.
-    return torch.compile(model, dynamic=False, options={"fallback_random": True})
+    # torch.compile takes a mode or options, and the random numbers are an option.
+    options = {**torch._inductor.list_mode_options(mode), "fallback_random": True}
+    compiled = torch.compile(model, dynamic=False, options=options)
+    # torch declares a function, and returns a module for a module.
+    assert isinstance(compiled, nn.Module)
+    return compiled

@@ -16,14 +16,14 @@ from small_run import composed
 
 from faults.recipes import SMALL
 from resnet_sweep import __main__ as command_line
-from resnet_sweep.composition import gate  # noqa: F401
-from resnet_sweep.composition.prepare import prepare
+from resnet_sweep import jobs  # noqa: F401
+from resnet_sweep.config.plan import plan_run
 from resnet_sweep.picture import png
 
 # What is imported and read when it is first needed is so for all children, once. Nothing is
 # trained, since threads of torch don't survive a fork.
 torch.set_num_threads(1)
-prepare(composed(*SMALL))
+plan_run(composed(*SMALL))
 png(Figure())
 
 LIMIT_SECONDS = 90

@@ -22,8 +22,7 @@ from faults.recipes import SMALL
 from faults.sandbox import Sandbox
 from faults.tally import Tally
 from faults.words import UNKNOWN, Generator, Word
-from resnet_sweep.composition import task
-from resnet_sweep.composition.gate import Gate
+from resnet_sweep import jobs
 from resnet_sweep.errors import RunFailed
 from resnet_sweep.runs.signature import flatten
 
@@ -99,7 +98,7 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
     """Type a line in a folder of its own: what came of it, and what is wrong with that."""
     started: list[Any] = []
 
-    def begin(prepared, run, stop, bar, **details) -> None:
+    def begin(prepared, run, stop, **details) -> None:
         started.append((prepared, run.directory))
         logging.getLogger("resnet_sweep").warning("begun")
         if "--multirun" in sys.argv:
@@ -108,15 +107,12 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
             raise RunFailed("it began")
         run.close("interrupted")
 
-    task.execute = begin
+    jobs.train = begin
     environment = dict(os.environ)
     os.environ["RESNET_SWEEP_DATA"] = str(place / "data")
     folder = place / "a" / "b"
     folder.mkdir(parents=True)
     os.chdir(folder)
-    # The entry knows by this how far a command got.
-    Gate.reached = False
-    Gate.admitted.clear()
     _forget_logging()
     texts = [word.text for word in words]
     sys.argv = ["resnet_sweep", *SMALL, *texts]
@@ -139,6 +135,9 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
         os.environ.update(environment)
     told = f"{texts!r:.400}: "
     left = [path for path in place.rglob("*") if path != folder and path != folder.parent]
+    if any("job_logging" in text for text in texts):
+        # Hydra makes the run directory before it sets up its logging.
+        left = [path for path in left if path.is_file()]
     if "Traceback" in output + errors or not isinstance(status, int):
         return "", f"{told}status {status}\n{output[-1000:]}{errors[-3000:]}"
     # A directory that was typed may be anywhere; it is only not made here.

@@ -12,8 +12,8 @@ from faults import child, recipes
 from faults.results import difference, results, without_times
 from faults.tally import Tally
 from resnet_sweep.compare.comparison import Comparison
-from resnet_sweep.compare.entry import Entry
-from resnet_sweep.composition.restore import restore
+from resnet_sweep.compare.loaded_run import BrokenRun, load_run
+from resnet_sweep.config.restore import restore
 from resnet_sweep.errors import RequestError
 from resnet_sweep.training.checkpoint import BEST, digest, read_checkpoint
 
@@ -56,16 +56,16 @@ def make_runs(sound: dict[str, Path], other: Path) -> None:
 
 
 def _stop_after_epoch(epoch: int, number: int) -> None:
-    from resnet_sweep.training.console import ConsoleMonitor
+    from resnet_sweep.training.callbacks.progress import ProgressLog
 
-    told = ConsoleMonitor.epoch_ended
+    told = ProgressLog.on_epoch_end
 
-    def epoch_ended(self, row, layers, step) -> None:
+    def on_epoch_end(self, row, layers, step) -> None:
         told(self, row, layers, step)
         if row["epoch"] == epoch:
             os.kill(os.getpid(), number)
 
-    ConsoleMonitor.epoch_ended = epoch_ended
+    ProgressLog.on_epoch_end = on_epoch_end
 
 
 def mutate(directory: Path, other: Path, chance: random.Random) -> str:
@@ -131,8 +131,8 @@ def _misread(directory: Path, finished: bool, expected: dict) -> str | None:
 
 def _mistaken(directory: Path, finished: bool, expected: dict) -> str | None:
     """What the tools that read runs take for a result, though it isn't one."""
-    entry = Entry.read(directory, "run")
-    if entry.record is None or entry.record.signature != expected["run.json"]["signature"]:
+    entry = load_run(directory, "run")
+    if isinstance(entry, BrokenRun) or entry.record.signature != expected["run.json"]["signature"]:
         # It says itself that it is of another run.
         return None
     known = entry.record.state == expected["run.json"]["state"]

@@ -17,8 +17,6 @@ import torch
 from faults import child, recipes
 from faults.sandbox import Sandbox
 from faults.tally import Tally
-from resnet_sweep import diff, evaluate, report
-from resnet_sweep.runs import __main__ as table
 from resnet_sweep.training.checkpoint import BEST, LAST, PREVIOUS, digest
 
 WORDS = (*recipes.SMALL, "hydra.run.dir=run")
@@ -26,9 +24,9 @@ MARK = "executed"
 TARGETS = (
     "os.system", "builtins.eval", "builtins.exec", "subprocess.run", "pathlib.Path.touch",
     "hydra.utils.instantiate", "hydra.utils.call", "torch.load", "torch.hub.load", "pickle.loads",
-    "resnet_sweep.runs.run.shutil.rmtree", "resnet_sweep.composition.execute.subprocess.run",
+    "resnet_sweep.runs.run.shutil.rmtree", "resnet_sweep.jobs.subprocess.run",
     "torch.nn.modules.module.os.system", "torch.optim.optimizer.torch.load",
-    "torchvision.models._api.sys.exit", "resnet_sweep.training.loop.os.replace",
+    "torchvision.models._api.sys.exit", "resnet_sweep.training.trainer.os.replace",
 )  # fmt: skip
 SCRIPTS = (
     "<script>alert(1)</script>", "</script><img src=x onerror=alert(1)>", "'\"><svg onload=x>",
@@ -90,8 +88,8 @@ def _orderly(ended: child.Outcome) -> str | None:
     return None
 
 
-def _command(place: Path, main: Callable[[], None], *words: str) -> str | None:
-    return _orderly(child.run(place, *words, main=main, fault=_watched(place)))
+def _command(place: Path, *words: str) -> str | None:
+    return _orderly(child.run(place, *words, fault=_watched(place)))
 
 
 def _checkpoint(place: Path, chance: random.Random) -> tuple[str, str | None]:
@@ -114,9 +112,7 @@ def _checkpoint(place: Path, chance: random.Random) -> tuple[str, str | None]:
     record = json.loads((place / "run" / "run.json").read_text())
     del record["digest"]
     (place / "run" / "run.json").write_text(json.dumps(record | {"state": "interrupted"}))
-    wrong = _command(place, evaluate.main, "run") or _command(
-        place, child.command_line.main, *WORDS
-    )
+    wrong = _command(place, "evaluate", "run") or _command(place, *WORDS)
     return "executed nothing", wrong
 
 
@@ -137,7 +133,7 @@ def _config(place: Path, chance: random.Random) -> tuple[str, str | None]:
     group = chance.choice(["model", "optim", "loss"])
     record["config"][group] |= {"_target_": target, "path": f"{place}/{MARK}"}
     (place / "run" / "run.json").write_text(json.dumps(record))
-    return "executed nothing", wrong or _command(place, evaluate.main, "run")
+    return "executed nothing", wrong or _command(place, "evaluate", "run")
 
 
 def _conf_folder(place: Path, chance: random.Random) -> tuple[str, str | None]:
@@ -181,11 +177,11 @@ def _record(place: Path, chance: random.Random) -> tuple[str, str | None]:
     deep = chance.random() < 0.1
     path.write_text("[" * 10**5 if deep else json.dumps(record))
     wrong = (
-        _command(place, table.main, ".")
-        or _command(place, diff.main, "run", "logged_run_1")
-        or _command(place, report.main, "run", "-o", "report.html")
-        or _command(place, evaluate.main, "run")
-        or _command(place, child.command_line.main, *WORDS)
+        _command(place, "runs", ".")
+        or _command(place, "diff", "run", "logged_run_1")
+        or _command(place, "report", "run", "-o", "report.html")
+        or _command(place, "evaluate", "run")
+        or _command(place, *WORDS)
     )
     return "read as data, or refused", wrong and f"{odd!r}: {wrong}"
 
@@ -207,13 +203,13 @@ def _report(place: Path, chance: random.Random) -> tuple[str, str | None]:
     other.parent.mkdir()
     with contextlib.suppress(OSError):
         shutil.copytree(place / "run", other)
-    for main, *words in (
-        (report.main, "run", "runs", "-o", "report.html"),
-        (table.main, ".", "--each"),
-        (diff.main, "run", "logged_run_1"),
-        (evaluate.main, "run"),
+    for words in (
+        ("report", "run", "runs", "-o", "report.html"),
+        ("runs", ".", "--no-group"),
+        ("diff", "run", "logged_run_1"),
+        ("evaluate", "run"),
     ):
-        ended = child.run(place, *words, main=main, fault=_watched(place))
+        ended = child.run(place, *words, fault=_watched(place))
         wrong = _orderly(ended)
         if wrong is None and ("\x1b" in ended.output or "\u202e" in ended.output):
             wrong = f"{said!r} is printed as it is"

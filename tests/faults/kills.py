@@ -14,7 +14,7 @@ from pathlib import Path
 from faults import child, recipes
 from faults.results import difference, results
 from faults.tally import Tally
-from resnet_sweep.training import loop
+from resnet_sweep.training import trainer
 
 # Where a file is made, written, renamed or removed.
 CALLS = (
@@ -86,7 +86,7 @@ class Moments:
 
         def install() -> None:
             self._shared[:] = struct.pack("q", 0)
-            loop.CHECKPOINT_SECONDS = saving
+            trainer.CHECKPOINT_SECONDS = saving
             for module, name in CALLS:
                 setattr(module, name, around(getattr(module, name)))
             os.fdopen = half_written(os.fdopen)

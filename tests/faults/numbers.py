@@ -13,9 +13,10 @@ from torch import nn
 
 from faults import child, recipes
 from faults.tally import Tally
-from resnet_sweep.compare.entry import Entry
+from resnet_sweep.compare.loaded_run import BrokenRun, load_run
 from resnet_sweep.runs.metrics import read_metrics
-from resnet_sweep.training import evaluation, train_step
+from resnet_sweep.training import evaluation
+from resnet_sweep.training.step_metrics import StepMetrics
 
 NUMBERS = (math.nan, math.inf, -math.inf, 1e38)
 
@@ -46,9 +47,10 @@ def _judge(ended: child.Outcome, directory: Path) -> tuple[str, str | None]:
     if "Traceback" in ended.output or ended.status not in (0, 1):
         return "", f"status {ended.status}\n{ended.output}"
     record = json.loads((directory / "run.json").read_text())
-    entry = Entry.read(directory, "run")
-    if entry.damage or entry.metrics.damage:
-        return "", f"its files can't be read: {entry.damage or entry.metrics.damage}"
+    entry = load_run(directory, "run")
+    error = entry.error if isinstance(entry, BrokenRun) else entry.metrics.error
+    if error:
+        return "", f"its files can't be read: {error}"
     rows = read_metrics(directory)
     # A gradient's norm may be infinite where the step was clipped or came to nothing.
     figures = [row.get("val_loss", math.nan) for row in rows]
@@ -108,15 +110,15 @@ def _in_gradient(chance: random.Random):
 
     def fault() -> None:
         made = [0]
-        count = train_step.Tally.count
+        update = StepMetrics.update
 
-        def counted(self, *arguments):
+        def disturbed(self, *arguments):
             made[0] += 1
             if made[0] == calls:
-                self.weights[0].grad[0, 0, 0, 0] = value
-            return count(self, *arguments)
+                self.parameters[0].grad[0, 0, 0, 0] = value
+            return update(self, *arguments)
 
-        train_step.Tally.count = counted
+        StepMetrics.update = disturbed
 
     words = chance.choice([(), ("trainer.clip_grad_norm=1",), ("optim=adamw",), ("optim=muon",)])
     return fault, words, f"{value} in the gradient of step {calls}, {words}"
@@ -127,16 +129,16 @@ def _in_weights(chance: random.Random):
 
     def fault() -> None:
         made = [0]
-        count = train_step.Tally.count
+        update = StepMetrics.update
 
-        def counted(self, *arguments):
+        def disturbed(self, *arguments):
             made[0] += 1
             if made[0] == calls:
                 with torch.no_grad():
-                    self.weights[-1][0] = value
-            return count(self, *arguments)
+                    self.parameters[-1][0] = value
+            return update(self, *arguments)
 
-        train_step.Tally.count = counted
+        StepMetrics.update = disturbed
 
     words = chance.choice([(), ("trainer.ema_decay=0.9",)])
     return fault, words, f"{value} among the weights after step {calls}, {words}"

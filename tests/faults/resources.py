@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import random
 import resource
@@ -16,8 +17,8 @@ from pathlib import Path
 from faults import child, recipes
 from faults.results import difference, results
 from faults.tally import Tally
-from resnet_sweep.runs import lease
-from resnet_sweep.training import loop
+from resnet_sweep.runs import record
+from resnet_sweep.training import trainer
 
 NOBODY = 65534
 WORDS = (*recipes.SMALL, "augmentation=cutmix", "hydra.run.dir=run")
@@ -150,15 +151,15 @@ def _memory(place: Path, chance: random.Random, expected: dict) -> tuple[str, st
 
     def fault() -> None:
         # From the first epoch on, since Hydra would be refused it as well.
-        epoch = loop.Training._train_epoch
+        batches = trainer.Trainer._remaining_batches
 
-        def limited(self) -> None:
+        def limited(self, epoch):
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             limit = pages * os.sysconf("SC_PAGE_SIZE") + megabytes * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            epoch(self)
+            return batches(self, epoch)
 
-        loop.Training._train_epoch = limited
+        trainer.Trainer._remaining_batches = limited
 
     words = ("trainer.batch_size=72", "model.widths=[64,128]")
     ended = child.run(place, *WORDS, *words, fault=fault)
@@ -195,19 +196,19 @@ def _slow_disk(place: Path, chance: random.Random, expected: dict) -> tuple[str,
             real(descriptor)
 
         os.fsync = slow
-        loop.CHECKPOINT_SECONDS = 0.02
+        trainer.CHECKPOINT_SECONDS = 0.02
 
     return _disturbed(place, fault, expected)
 
 
 def _no_locks(place: Path, chance: random.Random, expected: dict) -> tuple[str, str | None]:
-    """A file system without locks, on which a killed process's lease goes stale."""
+    """A file system without locks, on which a killed process's heartbeat goes stale."""
 
     def fault() -> None:
         def flock(*arguments) -> None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-        lease.fcntl.flock = flock
+        fcntl.flock = flock
 
     process = child.Child(place, *WORDS, fault=fault)
     time.sleep(chance.uniform(0.2, 0.6))
@@ -219,7 +220,7 @@ def _no_locks(place: Path, chance: random.Random, expected: dict) -> tuple[str, 
 
     def later() -> None:
         fault()
-        lease.STALE_SECONDS = 0.0
+        record.STALE_SECONDS = 0.0
 
     again = child.run(place, *WORDS, fault=later)
     wrong = again.output if again.status else difference(place / "run", expected)
@@ -254,14 +255,14 @@ def _read_only(place: Path, chance: random.Random, expected: dict) -> tuple[str,
             os.setuid(NOBODY)
         if at_start:
             return
-        epoch = loop.Training._train_epoch
+        batches = trainer.Trainer._remaining_batches
 
-        def spoiled(self) -> None:
+        def spoiled(self, epoch):
             if len(self.rows) == 2:
                 (place / "run" / "checkpoints").chmod(0o555)
-            epoch(self)
+            return batches(self, epoch)
 
-        loop.Training._train_epoch = spoiled
+        trainer.Trainer._remaining_batches = spoiled
 
     if at_start:
         place.chmod(0o555)

@@ -28,7 +28,7 @@ def results(directory: Path, without: Collection[str] = ()) -> dict[str, Any]:
             for name in ("signature", "state", "reason", "best", "final", "gap", "config", "seed")
         },
         "metrics.csv": without_times(read_metrics(directory)),
-        "layers.csv": (directory / "layers.csv").read_text(),
+        "layer_norms.csv": (directory / "layer_norms.csv").read_text(),
         LAST: digest(last),
         BEST: digest(read_checkpoint(best)) if record["best"] and BEST not in without else None,
         "unfinished files": sorted(path.name for path in directory.rglob(".*-*")),

@@ -10,7 +10,7 @@ from faults import child, recipes
 from faults.results import difference, results
 from faults.tally import Tally
 from resnet_sweep.runs.record import Record
-from resnet_sweep.training import loop
+from resnet_sweep.training import trainer
 
 STATUS = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGUSR2: 75, signal.SIGINT: 130}
 # What a scheduler grants between SIGTERM and SIGKILL.
@@ -30,7 +30,7 @@ def signals(count: int, seed: int, folder: Path) -> Tally:
         place = folder / f"{number}"
         sent = [chance.choice(list(STATUS)) for _ in range(chance.choice([1, 1, 2, 3]))]
         process = child.Child(
-            place, *words, fault=lambda: setattr(loop, "CHECKPOINT_SECONDS", 0.05)
+            place, *words, fault=lambda: setattr(trainer, "CHECKPOINT_SECONDS", 0.05)
         )
         time.sleep(chance.uniform(0.1, seconds))
         for one in sent:
@@ -47,7 +47,7 @@ def signals(count: int, seed: int, folder: Path) -> Tally:
             record = Record.read(place / "run")
             # A second Ctrl-C ends it at once, as a kill would.
             at_once = len(sent) > 1 and signal.SIGINT in sent[1:] and record.state == "running"
-            if not at_once and (record.state != "interrupted" or record.lease is not None):
+            if not at_once and (record.state != "interrupted" or record.heartbeat is not None):
                 wrong = f"{told}, but {record.state}"
         elif stopped.status not in (0, 130, *(-one for one in STATUS)):
             # One that comes before the run, or behind its end, just ends the process.

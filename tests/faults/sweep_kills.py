@@ -11,8 +11,8 @@ from small_sweep import (
     assert_same_runs,
     finish,
     kill,
-    ledger,
     leftovers,
+    manifest,
     records,
     results,
     start,
@@ -44,7 +44,7 @@ def sweep_kills(count: int, seed: int, folder: Path) -> Tally:
             try:
                 assert_same_runs(sweep, folder / "undisturbed" / "sweep")
                 assert [line["state"] for line in results(sweep)] == ["finished"] * 4
-                assert [line["number"] for line in ledger(sweep)] == [0, 1, 2, 3]
+                assert [line["number"] for line in manifest(sweep)] == [0, 1, 2, 3]
                 assert not leftovers(sweep)
             except AssertionError as error:
                 wrong = str(error) or "not the runs of the undisturbed sweep"

@@ -67,7 +67,7 @@ function draw(place, traces, design) {
   Plotly.react(place, traces, layout(design), CONFIG);
 }
 
-// What others have designed keeps its own axes, and takes the page's ground and letters.
+// Optuna's plots keep their axes, and get the background and fonts of the page.
 function drawAsGiven(place, traces, design) {
   const { paper_bgcolor, plot_bgcolor, font, hoverlabel, xaxis } = layout({});
   const axes = Object.fromEntries(
@@ -267,7 +267,7 @@ function scaleOf(values) {
   if (present.length && present.every((value) => typeof value === "number")) {
     const [low, high] = [Math.min(...present), Math.max(...present)];
     const warp = low > 0 && high / low >= 10 ? Math.log : (value) => value;
-    // What has no number is below all that have one, so that no line breaks off.
+    // Missing values are below all others, so that no line is interrupted.
     const gap = present.length < unique(values).length ? NULL_GAP : 0;
     const share = (value) =>
       high === low ? 0.5 : (warp(value) - warp(low)) / (warp(high) - warp(low));
@@ -303,11 +303,11 @@ function drawParallel() {
   for (const run of runs) {
     const quality = scales.at(-1).place(best(run));
     const shade = shades[Math.round(quality * (SHADES.length - 1))];
-    const told = plain(`${run.name}  ${percent(best(run))}`, 80);
+    const label = plain(`${run.name}  ${percent(best(run))}`, 80);
     axes.forEach(({ value }, place) => {
       shade.x.push(place);
       shade.y.push(scales[place].place(value(run)));
-      shade.text.push(told);
+      shade.text.push(label);
     });
     for (const list of [shade.x, shade.y, shade.text]) list.push(null);
   }

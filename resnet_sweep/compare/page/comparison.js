@@ -3,7 +3,7 @@
 
 const selects = [document.getElementById("one"), document.getElementById("other")];
 
-// A third run takes the place of the one that was chosen first.
+// A third run replaces the one that was chosen first.
 function compare(number) {
   const place = view.compared.indexOf(number);
   const free = view.compared.indexOf(undefined);
@@ -28,14 +28,6 @@ function fillSelects() {
   }
 }
 
-// Settings that came later count at the value at which a run is what it was before.
-function differ(name, one, other) {
-  const [first, second] = [one, other].map((value) =>
-    JSON.stringify(value === undefined ? neutral[name] : value),
-  );
-  return first !== second;
-}
-
 function isIncidental(name) {
   return report.incidental.some((other) => name === other || name.startsWith(`${other}.`));
 }
@@ -43,7 +35,7 @@ function isIncidental(name) {
 function differences(one, other) {
   return [...new Set([...Object.keys(one), ...Object.keys(other)])]
     .sort()
-    .filter((name) => differ(name, one[name], other[name]))
+    .filter((name) => JSON.stringify(one[name]) !== JSON.stringify(other[name]))
     .map((name) => [name, one[name], other[name]]);
 }
 
@@ -82,7 +74,7 @@ function differenceTable(title, rows, show = shown) {
   );
 }
 
-// Accuracies differ by points, of which a percent sign would make shares.
+// Accuracies differ by points, for which a percent sign would be ambiguous.
 const inPercent = { show: percent, showChange: (change) => change.toFixed(2) };
 const OUTCOMES = [
   {
@@ -159,7 +151,7 @@ function drawComparison() {
     ...settings.filter(([name]) => isIncidental(name)),
   ];
   const asked = settings.filter(([name]) => !isIncidental(name));
-  const same = asked.length ? "" : "Both were asked for the same training.";
+  const same = asked.length ? "" : "All settings that decide what is trained are the same.";
   place.replaceChildren(
     ...[
       same && element("p", { class: "note" }, same),

@@ -1,5 +1,5 @@
 "use strict";
-// The page, put together.
+// Builds the page.
 
 const QUICK_CHOICE = 5;
 
@@ -26,9 +26,9 @@ function bestOf(list) {
 function drawSummary() {
   const states = new Map();
   for (const { state } of ownRuns) states.set(state, (states.get(state) ?? 0) + 1);
-  const told = [...states].map(([state, count]) => `${count} ${state}`);
-  if (report.damaged.length) told.push(`${report.damaged.length} not readable`);
-  const cards = [card("runs", String(ownRuns.length), told.join(", "))];
+  const counts = [...states].map(([state, count]) => `${count} ${state}`);
+  if (report.damaged.length) counts.push(`${report.damaged.length} can't be read`);
+  const cards = [card("runs", String(ownRuns.length), counts.join(", "))];
   const data = unique(ownRuns.map(({ choices }) => choices.data));
   for (const name of data) {
     const winner = bestOf(ownRuns.filter(({ choices }) => choices.data === name));
@@ -45,9 +45,9 @@ function drawSummary() {
   if (seconds.length)
     cards.push(
       card(
-        "time in all",
+        "total time",
         duration(seconds.reduce((sum, value) => sum + value, 0)),
-        `${duration(mean(seconds))} a run`,
+        `${duration(mean(seconds))} per run`,
       ),
     );
   for (const run of loggedRuns)
@@ -128,7 +128,7 @@ function showTheme() {
   drawStudies();
 }
 
-// Accuracies on other data than the first row's aren't to be held against its own.
+// Accuracies on other data can't be compared with those of the first row.
 function drawTheBest() {
   const data = shownGroups()[0]?.members[0].choices.data;
   const groups = shownGroups({ column: "best", descending: true }).filter(
@@ -176,7 +176,7 @@ document.getElementById("title").textContent = report.title;
 document.getElementById("subtitle").textContent =
   `${plural(ownRuns.length, "run")}, written ${instant(report.written)}`;
 document.getElementById("footer").textContent = report.footer;
-// On other data than the logged runs', their figures say nothing.
+// The logged runs can't be compared with runs on other data.
 document.getElementById("logged").checked = ownRuns.some(({ choices }) =>
   loggedRuns.some((run) => run.choices.data === choices.data),
 );

@@ -1,8 +1,7 @@
 "use strict";
-// What the page was given, and what follows from it.
+// The data of the page, and what is derived from it.
 
 const report = JSON.parse(document.getElementById("report").textContent);
-const neutral = mapping(report.neutral);
 
 const allRuns = report.runs.map((run, number) => ({
   ...run,
@@ -17,7 +16,7 @@ const allRuns = report.runs.map((run, number) => ({
 const ownRuns = allRuns.filter((run) => !run.reference);
 const loggedRuns = allRuns.filter((run) => run.reference);
 
-// What a run was asked for among all, as a sweep's command line would say it.
+// The settings and choices of a run that differ from others, as overrides.
 for (const run of ownRuns) {
   const words = report.varied
     .filter(({ name, part }) => name !== "seed" && name in run[part])
@@ -26,7 +25,7 @@ for (const run of ownRuns) {
 }
 for (const run of loggedRuns) run.recipe = run.name;
 
-// Has what is put into it and nothing else, so that a setting may be called as it likes.
+// An object without a prototype, so that a setting may have any name.
 function mapping(...parts) {
   return Object.assign(Object.create(null), ...parts);
 }
@@ -79,7 +78,7 @@ function unique(values) {
   return [...new Map(values.map((value) => [JSON.stringify(value), value])).values()];
 }
 
-// Numbers by size, everything else as text, missing values last whichever way is up.
+// Numbers by size, everything else as text, and missing values last in either direction.
 function order(one, other, descending) {
   const missing = [one, other].map(
     (value) => value === undefined || value === null || value === "",
@@ -92,7 +91,7 @@ function order(one, other, descending) {
   return descending ? -ascending : ascending;
 }
 
-// A run by name, with what it was asked for.
+// The name of a run, with its settings that differ.
 function titleOf(run) {
   const seed = "seed" in run.settings ? ` seed=${shown(run.settings.seed)}` : "";
   return run.name + (run.recipe === run.name ? "" : `  (${run.recipe}${seed})`);

@@ -119,7 +119,7 @@ function summarize(column, members) {
   };
 }
 
-// A run that is still going on, broke off or says the same twice isn't counted beside others.
+// A run that is running, incomplete or a repetition isn't counted beside others.
 function counted(members) {
   const complete = members.filter((run) => run.counted);
   return complete.length ? complete : members;
@@ -357,7 +357,7 @@ function details(run) {
     {},
     run.reason && element("p", { class: "reason" }, run.reason),
     run.notes.map((note) => element("p", { class: "note" }, note)),
-    element("h3", {}, "To repeat it"),
+    element("h3", {}, "Reproduce with"),
     element("pre", { class: "command" }, run.command),
     element(
       "div",

@@ -1,0 +1,119 @@
+"""TrivialAugment."""
+
+import math
+from collections import defaultdict
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import Generator, Tensor
+
+# The "wide" space: the weakest and the strongest strength, and whether the sign is drawn.
+OPERATIONS: dict[str, tuple[float, float, bool]] = {
+    "identity": (0, 0, False),
+    "shear_x": (0, 0.99, True),
+    "shear_y": (0, 0.99, True),
+    "translate_x": (0, 32, True),  # pixels
+    "translate_y": (0, 32, True),
+    "rotate": (0, 135, True),  # degrees
+    "brightness": (0, 0.99, True),
+    "saturation": (0, 0.99, True),
+    "contrast": (0, 0.99, True),
+    "sharpness": (0, 0.99, True),
+    "posterize": (8, 2, False),  # bits
+    "solarize": (1, 0, False),  # threshold, where white is 1
+    "autocontrast": (0, 0, False),
+    "equalize": (0, 0, False),
+}
+
+
+class TrivialAugment:
+    """One random operation of a random strength on each image.
+
+    Müller and Hutter, 2021, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation",
+    with its wide space, as in torchvision's TrivialAugmentWide.
+
+    Args:
+        num_magnitude_bins: number of different strengths.
+    """
+
+    def __init__(self, num_magnitude_bins: Annotated[int, Ge(2)] = 31) -> None:
+        self.num_magnitude_bins = num_magnitude_bins
+        self.choices = [
+            (name, torch.linspace(least, most, num_magnitude_bins).tolist(), signed)
+            for name, (least, most, signed) in OPERATIONS.items()
+        ]
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        if images.dtype != torch.uint8:
+            images = images.round().clamp(0, 255).to(torch.uint8)
+        groups: defaultdict[tuple[str, float], list[int]] = defaultdict(list)
+        for index, drawn in enumerate(self.draw(len(images), generator)):
+            groups[drawn].append(index)
+        changed = torch.empty_like(images)
+        for (name, strength), indices in groups.items():
+            changed[indices] = apply(name, images[indices], strength)
+        return changed, labels
+
+    def draw(self, count: int, generator: Generator) -> list[tuple[str, float]]:
+        """Draw an operation and a strength for each image.
+
+        This waits for a GPU, because the operations of each image depend on what was drawn.
+        """
+        limits = (len(OPERATIONS), self.num_magnitude_bins, 2)
+        draws = [
+            torch.randint(limit, (count,), generator=generator, device=generator.device)
+            for limit in limits
+        ]
+        drawn = []
+        for choice, bin_, negative in torch.stack(draws, 1).tolist():
+            name, strengths, signed = self.choices[choice]
+            drawn.append((name, -strengths[bin_] if signed and negative else strengths[bin_]))
+        return drawn
+
+
+def apply(name: str, images: Tensor, strength: float) -> Tensor:
+    """Apply one of OPERATIONS to uint8 images (B, 3, H, W)."""
+    # This import takes seconds, and other augmentation doesn't need it.
+    from torchvision.transforms.v2 import functional
+
+    def affine(x: int = 0, y: int = 0, shear: tuple[float, float] = (0, 0)) -> Tensor:
+        # A shear keeps the first row or column in place, and a translation has no center.
+        moved: Tensor = functional.affine(images, 0.0, [x, y], 1.0, list(shear), center=[0, 0])
+        return moved
+
+    changed: Tensor
+    match name:
+        case "identity":
+            changed = images
+        case "shear_x":
+            changed = affine(shear=(math.degrees(math.atan(strength)), 0))
+        case "shear_y":
+            changed = affine(shear=(0, math.degrees(math.atan(strength))))
+        case "translate_x":
+            changed = affine(x=int(strength))
+        case "translate_y":
+            changed = affine(y=int(strength))
+        case "rotate":
+            changed = functional.rotate(images, strength)
+        case "brightness":
+            changed = functional.adjust_brightness(images, 1 + strength)
+        case "saturation":
+            changed = functional.adjust_saturation(images, 1 + strength)
+        case "contrast":
+            changed = functional.adjust_contrast(images, 1 + strength)
+        case "sharpness":
+            changed = functional.adjust_sharpness(images, 1 + strength)
+        case "posterize":
+            changed = functional.posterize(images, round(strength))
+        case "solarize":
+            changed = functional.solarize(images, 255 * strength)
+        case "autocontrast":
+            changed = functional.autocontrast(images)
+        case "equalize":
+            changed = functional.equalize(images)
+        case _:
+            raise ValueError(f"{name} isn't one of the operations {', '.join(OPERATIONS)}")
+    return changed

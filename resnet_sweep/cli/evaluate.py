@@ -1,0 +1,98 @@
+"""The subcommand `evaluate`: the best checkpoint of a run on its test set."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from resnet_sweep.compare.collection import resolve_trained_run
+from resnet_sweep.compare.format import escaped, shown
+from resnet_sweep.console import run_command
+
+
+def main(words: Sequence[str]) -> None:
+    """Evaluate the best checkpoint of a run on its test set."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resnet_sweep evaluate",
+        description="Evaluate the best checkpoint of a run on its test set. The metrics are "
+        "printed, and written with figures into RUN/evaluation.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument(
+        "--flip",
+        action="store_true",
+        help="flip test-time augmentation: average the probabilities of each image and its mirror "
+        "image",
+    )
+    arguments = parser.parse_args(words)
+    run_command(lambda: evaluate(resolve_trained_run(arguments.run), arguments.flip))
+
+
+def evaluate(directory: Path, flip: bool) -> None:
+    """Evaluate a run, print its metrics and write `evaluation/`."""
+    # Importing torch and matplotlib takes seconds, which --help doesn't have to wait.
+    from resnet_sweep.analysis.calibration import BINS, draw_reliability
+    from resnet_sweep.analysis.classification_metrics import classification_metrics, draw_confusion
+    from resnet_sweep.config.restore import restore
+    from resnet_sweep.data.dataset import Batches
+    from resnet_sweep.picture import png
+    from resnet_sweep.runs.files import write_folder
+    from resnet_sweep.training.evaluation import FlipAverage, predict
+
+    restored = restore(directory)
+    dataset = restored.dataset
+    logits, labels = predict(
+        FlipAverage(restored.model) if flip else restored.model,
+        Batches(dataset.test, restored.device),
+        restored.normalize,
+        restored.precision,
+    )
+    found = classification_metrics(logits, labels, dataset.classes)
+    chosen_by_test = dataset.validation is dataset.test
+    mark, suffix = (" (with flip)", "_flip") if flip else ("", "")
+    record = restored.record
+    so_far = "" if record.ended_for_good else f" ({shown(record.state)}: best so far)"
+    lines = {
+        "Run": f"{escaped(str(directory))}{so_far}",
+        "Checkpoint": f"epoch {restored.epoch}, validation accuracy {restored.val_acc:.2f}%",
+        "Test set": f"{len(labels):,} images"
+        + (", each averaged with its mirror image (flip)" if flip else "")
+        + (", by which the best epoch was chosen, too" if chosen_by_test else ""),
+        "Device": f"{restored.device}, {restored.precision}",
+        "Top-1 accuracy": f"{found.top1:.2f}%{mark}",
+        "Top-5 accuracy": f"{found.top5:.2f}%{mark}",
+        "Loss": f"{found.loss:.4f}{mark}",
+        "Calibration": f"expected error {found.calibration.error:.2f}% in {BINS} bins{mark}",
+        "Best classes": _listed(found.best_classes()) + mark,
+        "Worst classes": _listed(found.worst_classes()) + mark,
+    }
+    for name, value in lines.items():
+        print(f"  {name + ':':17}{value}")
+    for note in record.notes:
+        print(f"  {'Note:':17}{shown(note)}")
+    print(f"  Most confused{mark}:")
+    for pair in found.confused_pairs:
+        print(f"    {pair.true} -> {pair.predicted}, {pair.images} of {pair.of}")
+
+    title = f"epoch {restored.epoch}, {len(labels):,} test images, top-1 {found.top1:.2f}%{mark}"
+    contents = {
+        f"evaluation{suffix}.json": found.json(
+            epoch=restored.epoch,
+            val_acc=restored.val_acc,
+            images=len(labels),
+            device=str(restored.device),
+            precision=restored.precision,
+            flip=flip,
+        ),
+        f"confusion{suffix}.png": png(
+            draw_confusion(found.confusion, dataset.classes, f"Confusion: {title}")
+        ),
+        f"reliability{suffix}.png": png(
+            draw_reliability(found.calibration, f"Reliability: {title}")
+        ),
+    }
+    write_folder(directory / "evaluation", contents)
+    print(f"  {'Written:':17}{escaped(str(directory / 'evaluation'))}/: {', '.join(contents)}")
+
+
+def _listed(entries: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {accuracy:.1f}%" for name, accuracy in entries)

@@ -1,0 +1,113 @@
+"""The subcommand `features`: figures of what the network of a run has learned."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnet_sweep.compare.collection import resolve_trained_run
+from resnet_sweep.console import run_command
+from resnet_sweep.errors import RequestError
+
+if TYPE_CHECKING:
+    from resnet_sweep.data.dataset import Split
+
+# The number of classes whose first image is drawn without --images.
+DEFAULT_CLASSES = 8
+# A figure with more rows is too long to look at.
+MOST_IMAGES = 64
+# Training images in the preview of the run's augmentation, and rows of them.
+AUGMENTED, DRAWS = 8, 3
+
+
+def main(words: Sequence[str]) -> None:
+    """Draw what the best checkpoint of a run has learned."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resnet_sweep features",
+        description="Draw what the best checkpoint of a run has learned, into RUN/features: "
+        "filters, activations, class activation (Grad-CAM), an embedding of the test set, and "
+        "dead channels, each as a figure and as data; and a preview of its augmentation.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    parser.add_argument(
+        "--images",
+        metavar="0,1,2",
+        help=f"positions in the test set; by default the first image of {DEFAULT_CLASSES} classes",
+    )
+    arguments = parser.parse_args(words)
+    run_command(lambda: draw_features(resolve_trained_run(arguments.run), arguments.images))
+
+
+def draw_features(directory: Path, images: str | None) -> None:
+    """Draw what the network of a run has learned, and write it into `features/`."""
+    # Importing torch, matplotlib and scikit-learn takes seconds, which --help doesn't have to wait.
+    from resnet_sweep.analysis.dead_channels import table
+    from resnet_sweep.analysis.feature_report import FeatureReport
+    from resnet_sweep.analysis.layers import NotApplicableError
+    from resnet_sweep.augmentation.preview import draw_augmentation
+    from resnet_sweep.config.build import build_augmentation
+    from resnet_sweep.config.restore import restore
+    from resnet_sweep.runs.files import write_folder
+
+    restored = restore(directory)
+    positions = choose_images(images, restored.dataset.test)
+    report = FeatureReport(
+        restored.model,
+        restored.dataset,
+        restored.normalize,
+        restored.device,
+        restored.precision,
+        positions,
+    )
+    contents: dict[str, bytes] = {}
+    lines: list[str] = []
+    for part, draw in report.parts().items():
+        try:
+            files = draw()
+        except NotApplicableError as error:
+            lines.append(f"{part}: left out, because {error}")
+        else:
+            contents |= files
+            lines.append(f"{part}: {', '.join(files)}")
+    record = restored.record
+    if operations := build_augmentation(record.config, restored.dataset):
+        contents["augmentation.png"] = draw_augmentation(
+            operations, restored.dataset, AUGMENTED, DRAWS, record.seed or 0
+        )
+        lines.append("augmentation: augmentation.png")
+    write_folder(directory / "features", contents)
+    print(f"  Written into {directory / 'features'}:")
+    for line in lines:
+        print(f"    {line}")
+    if "dead_channels.json" in contents:
+        print("  Channels that are never above zero:")
+        for line in table(report.count_dead_channels()):
+            print(f"    {line}")
+
+
+def choose_images(text: str | None, test: "Split") -> list[int]:
+    """Return the positions that `--images` names, or the first image of each of some classes.
+
+    Raises:
+        RequestError: they aren't positions in the test set, or there are too many.
+    """
+    if text is None:
+        labels = test.labels[test.indices].tolist()
+        return [labels.index(label) for label in sorted(set(labels))[:DEFAULT_CLASSES]]
+    try:
+        positions = [int(entry) for entry in text.split(",")]
+    except ValueError as error:
+        raise RequestError(
+            f"--images={text} isn't a list of numbers: name positions in the test set, such as "
+            "--images=0,1,2"
+        ) from error
+    for position in positions:
+        if not 0 <= position < len(test):
+            raise RequestError(
+                f"--images={text} names {position}, but the test set has {len(test)} images: "
+                f"choose from 0 to {len(test) - 1}"
+            )
+    chosen = list(dict.fromkeys(positions))
+    if len(chosen) > MOST_IMAGES:
+        raise RequestError(f"--images names {len(chosen)} images: choose {MOST_IMAGES} or fewer")
+    return chosen

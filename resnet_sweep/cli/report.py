@@ -1,0 +1,55 @@
+"""The subcommand `report`: runs as one HTML page, or as a training log."""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resnet_sweep.compare.report import write_report
+from resnet_sweep.console import run_command
+
+
+def main(words: Sequence[str]) -> None:
+    """Write a report of the runs in some directories."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resnet_sweep report",
+        description="Write a report of runs: one HTML page that needs no network, with their "
+        "table, curves, differences and figures; or, of one or two runs, a training log in "
+        "Markdown.",
+    )
+    parser.add_argument(
+        "paths",
+        metavar="DIR",
+        nargs="+",
+        help="a directory with runs in it or below, a run directory, or the name of a logged run",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="FILE.html for the page, FILE.md for the log (default: DIR/report.html)",
+    )
+    arguments = parser.parse_args(words)
+    run_command(lambda: print(report(arguments.paths, arguments.output)))
+
+
+def report(paths: Sequence[str], output: Path | None) -> Path:
+    """Write the report of the runs and studies in some directories; see `write_report`."""
+    is_page = output is None or output.suffix == ".html"
+    return write_report(paths, output, _studies(paths) if is_page else ())
+
+
+def _studies(paths: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+    """Return the plots of the studies in some directories."""
+    from resnet_sweep.studies import study_directories
+
+    tops = [Path(path) for path in paths if os.path.isdir(path)]
+    found = [directory for top in tops for directory in study_directories(top)]
+    if not found:
+        return []
+    # Importing Optuna takes a second, which reports without studies don't have to wait.
+    from resnet_sweep.studies.plots import plot_studies
+
+    return plot_studies(found)

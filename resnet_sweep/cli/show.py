@@ -1,0 +1,102 @@
+"""The subcommand `show`: a preview of augmented training images."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from resnet_sweep.console import run_command
+from resnet_sweep.errors import RequestError
+
+# A figure with more images or rows is too large to be shown.
+MOST = 32
+
+
+def main(words: Sequence[str]) -> None:
+    """Draw training images before and after the augmentation of a run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m resnet_sweep show",
+        description="Draw training images before and after the augmentation of a run.",
+    )
+    parser.add_argument(
+        "overrides",
+        metavar="OVERRIDE",
+        nargs="*",
+        help="as for python -m resnet_sweep, such as augmentation=cutmix",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE.png",
+        type=Path,
+        help="default: augmentation_CHOICE.png in the current folder",
+    )
+    parser.add_argument(
+        "--images", type=int, default=8, help=f"how many, up to {MOST} (default: 8)"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=4, help=f"of each image, up to {MOST} (default: 4)"
+    )
+    arguments = parser.parse_intermixed_args(words)
+    run_command(
+        lambda: print(
+            show(arguments.overrides, arguments.output, arguments.images, arguments.draws)
+        )
+    )
+
+
+def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Path:
+    """Write the preview.
+
+    Args:
+        overrides: of the config, as for training.
+        path: of the PNG file; None names it after the choice of augmentation.
+        images: the number of images, side by side.
+        draws: the number of rows of augmented images, below the row of the images themselves.
+
+    Returns:
+        The path of the PNG file.
+
+    Raises:
+        RequestError: an argument is wrong, or the file can't be written.
+    """
+    # Importing torch takes seconds, which --help doesn't have to wait.
+    from hydra import compose, initialize_config_module
+    from hydra.core.hydra_config import HydraConfig
+
+    from resnet_sweep.augmentation.preview import draw_augmentation
+    from resnet_sweep.config.build import build_augmentation
+    from resnet_sweep.config.compose import ComposedConfig
+    from resnet_sweep.config.errors import format_error
+    from resnet_sweep.config.plan import plan_run
+    from resnet_sweep.runs.files import write_atomically
+
+    for name, count in (("images", images), ("draws", draws)):
+        if not 1 <= count <= MOST:
+            raise RequestError(f"--{name} must be a whole number from 1 to {MOST}, but is {count}")
+    if path is not None and path.suffix != ".png":
+        raise RequestError(f"-o {path} isn't the name of a PNG file: name one that ends in .png")
+    try:
+        with initialize_config_module("resnet_sweep.conf"):
+            config = compose("config", overrides, return_hydra_config=True)
+    # Hydra raises errors of many types, among them ValueError, for a wrong override.
+    except Exception as error:
+        raise RequestError(format_error(error, overrides)) from error
+    HydraConfig.instance().set_config(config)
+    composed = ComposedConfig.of(config, config.hydra)
+    planned = plan_run(composed.settings | {"logger": {}})
+    dataset, seed = planned.dataset, planned.config["seed"]
+    if images > len(dataset.train):
+        raise RequestError(
+            f"--images={images} is more than the {len(dataset.train)} training images: choose fewer"
+        )
+    operations = build_augmentation(planned.config, dataset)
+    picture = draw_augmentation(operations, dataset, images, draws, seed)
+    if path is None:
+        path = Path(f"augmentation_{composed.choices['augmentation']}.png")
+    try:
+        write_atomically(path, picture)
+    except OSError as error:
+        raise RequestError(
+            f"{path} can't be written ({error.strerror}): name another file with -o"
+        ) from error
+    return path

@@ -1,0 +1,103 @@
+"""The settings and choices that differ between runs."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.runs.signature import ORDER
+
+
+class Missing(Enum):
+    """The type of MISSING."""
+
+    MISSING = "missing"
+
+
+# Stands for the value of a setting that a run doesn't have.
+MISSING = Missing.MISSING
+
+
+def differing(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the names whose values aren't all the same, each with its value in every mapping."""
+    # Most names have the same value in all mappings, so values are counted once per mapping.
+    values: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    counts: defaultdict[str, int] = defaultdict(int)
+    for mapping in mappings:
+        for name, value in mapping.items():
+            # By their texts, because True isn't 1 in a config, though they are equal in Python.
+            values[name][repr(value)] = None
+            counts[name] += 1
+    return {
+        name: [mapping.get(name, MISSING) for mapping in mappings]
+        for name, found in values.items()
+        if len(found) > 1 or counts[name] < len(mappings)
+    }
+
+
+def diff_columns(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
+    """Return the choices and settings that differ between runs, with their values in every run.
+
+    A setting that follows from the choice made in its group is left out, and so is the fingerprint
+    of the data if it follows from their settings.
+    """
+    settings = differing([run.settings for run in runs])
+    groups = {_group(name) for name in settings if "." in name or name == "fingerprint"}
+    choices = {
+        name: values
+        for name, values in differing([run.choices for run in runs]).items()
+        if name in groups
+    }
+    columns = {
+        name: values
+        for name, values in settings.items()
+        if name not in ("fingerprint", ORDER)
+        and not (_group(name) in choices and _follows(values, [choices[_group(name)]]))
+    } | choices
+    if ORDER in settings and not any(name.startswith("augmentation") for name in columns):
+        columns[ORDER] = settings[ORDER]
+    if "fingerprint" in settings and MISSING not in settings["fingerprint"]:
+        data = [values for name, values in columns.items() if _group(name) == "data"]
+        if not _follows(settings["fingerprint"], data):
+            columns["fingerprint"] = settings["fingerprint"]
+    # The seed comes last, because a sweep usually has every seed of everything.
+    return dict(sorted(columns.items(), key=lambda item: (item[0] == "seed", item[0])))
+
+
+def variants(runs: Sequence[LoadedRun], seed: bool = False) -> dict[str, list[Any]]:
+    """Return `diff_columns` with the experiments in place of the settings that they set.
+
+    Settings that were typed beside the experiments are kept.
+
+    Args:
+        runs: the runs.
+        seed: whether to keep the seed, if it differs.
+    """
+    columns = diff_columns(runs)
+    if not seed:
+        columns.pop("seed", None)
+    experiments = [run.choices.get("experiment", MISSING) for run in runs]
+    if len(set(experiments)) < 2:
+        return columns
+    typed = {
+        override.partition("=")[0].lstrip("+~") for run in runs for override in run.record.overrides
+    }
+    return {"experiment": experiments} | {
+        name: values
+        for name, values in columns.items()
+        if name in ("seed", *typed) or not _follows(values, [experiments])
+    }
+
+
+def _group(name: str) -> str:
+    return "data" if name == "fingerprint" else name.partition(".")[0]
+
+
+def _follows(values: Iterable[Any], reasons: Sequence[Sequence[Any]]) -> bool:
+    """Return whether a run's values of `reasons` determine its value in `values`."""
+    determined: dict[tuple[str, ...], str] = {}
+    return bool(reasons) and all(
+        determined.setdefault(tuple(map(repr, reason)), repr(value)) == repr(value)
+        for value, *reason in zip(values, *reasons, strict=True)
+    )

@@ -1,0 +1,114 @@
+"""Reading the files of a run directory that may come from anybody: see docs/threats.md."""
+
+import csv
+import errno
+import io
+import math
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from resnet_sweep.errors import InvalidFileError
+from resnet_sweep.runs.metrics import COLUMNS, Row
+from resnet_sweep.runs.record import Record
+
+# Bytes of a file that is read; sweep.json has a few hundred thousand jobs then.
+LARGEST_RECORD = 16 * 2**20
+LARGEST_METRICS = 64 * 2**20
+LARGEST_SWEEP = 256 * 2**20
+
+
+def read_record(directory: Path) -> Record:
+    """Return the record of a run directory.
+
+    Raises:
+        InvalidFileError: there is none, or it isn't valid.
+    """
+    return Record.parse(read_limited(directory / "run.json", LARGEST_RECORD))
+
+
+def read_rows(directory: Path) -> tuple[list[Row], str | None]:
+    """Return the rows of `metrics.csv` up to the first that can't be read.
+
+    A value that is empty or not finite is left out of its row, and a column that `COLUMNS` doesn't
+    have is left out.
+
+    Returns:
+        The rows, and why there are no more, a clause; None if these are all.
+
+    Raises:
+        FileNotFoundError: there is no `metrics.csv`.
+    """
+    rows: list[Row] = []
+    try:
+        rows.extend(_rows(directory / "metrics.csv"))
+    except InvalidFileError as error:
+        return rows, str(error)
+    return rows, None
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    try:
+        text = read_limited(path, LARGEST_METRICS).decode()
+        whole, _, rest = text.rpartition("\n")
+        lines = csv.reader(io.StringIO(whole, newline=""))
+        header = next(lines, [])
+        if "epoch" not in header:
+            raise InvalidFileError("metrics.csv has no column epoch")
+        for number, line in enumerate(lines, start=1):
+            if len(line) != len(header):
+                raise InvalidFileError(
+                    f"row {number} of metrics.csv has {len(line)} values for {len(header)} columns"
+                )
+            row = {
+                name: int(value) if name == "epoch" else float(value)
+                for name, value in zip(header, line, strict=True)
+                if name in COLUMNS and value
+            }
+            if "epoch" not in row:
+                raise InvalidFileError(f"row {number} of metrics.csv has no epoch")
+            yield {name: value for name, value in row.items() if math.isfinite(value)}
+        if rest:
+            raise InvalidFileError("the last row of metrics.csv is cut off")
+    except (ValueError, OverflowError, csv.Error) as error:
+        if isinstance(error, InvalidFileError):
+            raise
+        raise InvalidFileError(f"metrics.csv isn't a table of numbers ({error})") from error
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Return the content of a file, which must not be a link, a pipe or a device.
+
+    Args:
+        path: of the file.
+        limit: the number of bytes that it may have.
+
+    Raises:
+        FileNotFoundError: there is none, and it isn't `run.json`.
+        InvalidFileError: it can't be read, or isn't such a file.
+    """
+    try:
+        # Opening a pipe without O_NONBLOCK would wait for its other end. Windows lacks both.
+        flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(path, os.O_RDONLY | flags)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InvalidFileError(f"{path.name} isn't a file")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                content = file.read(limit + 1)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError as error:
+        if path.name == "metrics.csv":
+            raise
+        raise InvalidFileError(f"there is no {path.name}") from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InvalidFileError(
+                f"{path.name} is a symbolic link, which isn't followed"
+            ) from error
+        raise InvalidFileError(f"{path.name} can't be read ({error.strerror})") from error
+    if len(content) > limit:
+        raise InvalidFileError(f"{path.name} is larger than {limit // 2**20} MB")
+    return content

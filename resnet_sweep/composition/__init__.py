@@ -1,1 +1,0 @@
-"""From a composed config to a run: check it, build what it names, carry it out."""

@@ -1,0 +1,259 @@
+"""Validation of the names and values of a config, before anything is built from it."""
+
+import functools
+import inspect
+import json
+import re
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from resnet_sweep.config.instantiate import locate
+from resnet_sweep.errors import RequestError
+
+# The groups that describe one object, with the arguments that the program supplies.
+OBJECTS: dict[str, set[str]] = {
+    "model": {"num_classes"},
+    "data": set(),
+    "optim": {"params"},
+    "schedule": {"lr", "epochs", "steps_per_epoch"},
+    "loss": set(),
+    "trainer": set(),
+}
+# The groups that describe any number of objects, each under a name, with the arguments that the
+# program supplies to those that take them: attributes of the dataset, or the folder in which the
+# command was started.
+COLLECTIONS = {"augmentation": {"num_classes", "mean"}, "logger": {"folder"}}
+# Settings outside of the groups.
+Objective = Literal["val_acc", "val_loss", "distance_to_reference"]
+Judged = Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
+SETTINGS: dict[str, Any] = {
+    "seed": Annotated[int, Ge(0)],
+    "replicates": Annotated[int, Ge(1), Le(1000)],
+    "objective": Objective | list[Judged],
+    "reference": str | None,
+    "sweep_mode": Literal["run", "preview", "skip_failed"],
+    "sweep_filter": str | None,
+    "zip": list[str] | list[list[str]],
+    "baseline": str | None,
+    "reuse": bool,
+}
+# Settings of a group that its `_target_` doesn't take.
+EXTRA: dict[str, dict[str, Any]] = {"optim": {"decay_norm_and_bias": bool}}
+# Arguments of classes of libraries, whose annotations don't say which values are valid.
+LIBRARIES: dict[str, Any] = {
+    "lr": Annotated[float, Gt(0)],
+    "momentum": Annotated[float, Ge(0), Lt(1)],
+    "weight_decay": Annotated[float, Ge(0)],
+    "betas": list[Annotated[float, Ge(0), Lt(1)]],
+    "eps": Annotated[float, Gt(0)],
+    "label_smoothing": Annotated[float, Ge(0), Lt(1)],
+    "nesterov": bool,
+}
+# Whole numbers of torch have 64 bits.
+MAX_INTEGER = 2**63 - 1
+TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"), (Lt, "lt", "below"))
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Check a resolved config against the parameters of the classes that it names.
+
+    Raises:
+        RequestError: a name or a value is wrong.
+    """
+    required = {*OBJECTS, *COLLECTIONS, "seed"}
+    check_names("", config, {*required, *SETTINGS})
+    for name in sorted(required - config.keys()):
+        raise RequestError(f"{name} is missing: give it with {name}=...")
+    for name in config.keys() & SETTINGS.keys():
+        check_value(name, config[name], SETTINGS[name])
+    for group, supplied in OBJECTS.items():
+        check_object(group, config[group], supplied, EXTRA.get(group, {}))
+    if "lr" not in config["optim"]:
+        # The schedule starts from it, so the optimizer's default isn't enough.
+        raise RequestError("optim.lr is missing: give it with optim.lr=...")
+    for group, supplied in COLLECTIONS.items():
+        node = config[group]
+        if not isinstance(node, Mapping):
+            raise RequestError(f"{group}={node} isn't a choice of that group")
+        for name, entry in node.items():
+            check_object(f"{group}.{name}", entry, supplied, {})
+
+
+def check_object(path: str, node: Any, supplied: set[str], extra: Mapping[str, Any]) -> None:
+    """Check a part of a config that describes an object.
+
+    Args:
+        path: the part's name.
+        node: the part.
+        supplied: parameters that the program supplies.
+        extra: further settings, with their annotations.
+
+    Raises:
+        RequestError: it names no class, or a parameter that the class doesn't have, or gives an
+            invalid value, or leaves out a parameter without a default.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise RequestError(
+            f"{path}={node} has no _target_: choose one of the files in conf/{path.split('.')[0]}/"
+        )
+    target = locate(path, node["_target_"])
+    annotations = dict(extra)
+    required, open_ended = set(), False
+    for name, parameter in parameters(target).items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            open_ended = True
+        elif parameter.kind is not parameter.VAR_POSITIONAL and name not in supplied:
+            annotations[name] = parameter.annotation
+            if parameter.default is parameter.empty:
+                required.add(name)
+    if not target.__module__.startswith("resnet_sweep."):
+        annotations |= {name: LIBRARIES[name] for name in annotations.keys() & LIBRARIES.keys()}
+    if not open_ended:
+        check_names(f"{path}.", node.keys() - {"_target_"}, annotations)
+    for name in sorted(required - node.keys()):
+        raise RequestError(f"{path}.{name} is missing: give it with {path}.{name}=...")
+    for name, value in node.items():
+        if name != "_target_":
+            check_value(f"{path}.{name}", value, annotations.get(name, Any))
+
+
+def check_fields(path: str, node: Any, kind: type) -> None:
+    """Check a part of a config that describes a dataclass.
+
+    Raises:
+        RequestError: it has a setting that the dataclass doesn't have, or an invalid value.
+    """
+    if not isinstance(node, Mapping):
+        raise RequestError(f"{path}={node} has no settings: give them with {path}.NAME=...")
+    annotations = get_type_hints(kind, include_extras=True)
+    check_names(f"{path}.", node, annotations)
+    for name, value in node.items():
+        check_value(f"{path}.{name}", value, annotations[name])
+
+
+def check_names(prefix: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse an unknown name, and suggest the nearest known one.
+
+    Raises:
+        RequestError: of the first unknown one.
+    """
+    known = {*known}
+    for name in sorted(names):
+        if name not in known:
+            raise RequestError(unknown_name(prefix, str(name), known))
+
+
+def unknown_name(prefix: str, name: str, known: Iterable[str]) -> str:
+    """Return a sentence on an unknown name, with the nearest known one."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1)
+    if near:
+        return f"{prefix}{name} isn't a setting: did you mean {prefix}{near[0]}?"
+    names = ", ".join(prefix + setting for setting in known) or "none"
+    return f"{prefix}{name} isn't a setting: there is {names}"
+
+
+def check_value(path: str, value: Any, annotation: Any) -> None:
+    """Check a value of a config against an annotation.
+
+    Args:
+        path: the setting's full name.
+        value: of the setting.
+        annotation: a type that pydantic knows, or a dataclass; any other one allows all values.
+
+    Raises:
+        RequestError: the value is invalid.
+    """
+    if is_dataclass(annotation):
+        assert isinstance(annotation, type)
+        check_fields(path, value, annotation)
+    elif not is_valid(value, annotation):
+        near = get_close_matches(str(value), choices(annotation), n=1)
+        # A value that is only valid in a list is its own nearest choice.
+        hint = f"; did you mean {near[0]}?" if near and near[0] != value else ""
+        raise RequestError(f"{path} is {shown(value)}: it must be {describe(annotation)}{hint}")
+    elif isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise RequestError(f"{path} is {value}: it must be at most {MAX_INTEGER}")
+
+
+def is_valid(value: Any, annotation: Any) -> bool:
+    """Return whether pydantic finds a value valid: an int for a float, otherwise no conversion."""
+    adapter = _adapter(annotation)
+    if adapter is None:
+        return True
+    try:
+        # As JSON, in which a tuple is a list too.
+        adapter.validate_json(json.dumps(value, default=str))
+    except ValidationError:
+        return False
+    return True
+
+
+@functools.cache
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    """Return what validates values; None for an annotation that pydantic doesn't know."""
+    if isinstance(annotation, str) or annotation is inspect.Parameter.empty:
+        return None
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
+    except (PydanticUserError, NameError):
+        return None
+
+
+def choices(annotation: Any) -> list[str]:
+    """Return the values of a Literal, or of a union or list with one."""
+    if get_origin(annotation) is Literal:
+        return [str(choice) for choice in get_args(annotation)]
+    return [choice for argument in get_args(annotation) for choice in choices(argument)]
+
+
+def describe(annotation: Any) -> str:
+    """Return an annotation in words: "a whole number at least 1, or null"."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        bounds = [
+            f"{word} {getattr(entry, attribute)}"
+            for entry in arguments[1:]
+            for bound, attribute, word in BOUNDS
+            if isinstance(entry, bound)
+        ]
+        return f"{describe(arguments[0])} {' and '.join(bounds)}".rstrip()
+    if origin in (Union, types.UnionType):
+        # "Or null" reads better at the end.
+        ordered = sorted(arguments, key=lambda argument: argument is types.NoneType)
+        return ", or ".join(map(describe, ordered))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in (list, tuple, Sequence):
+        return "a list" + (f", each entry {describe(arguments[0])}" if arguments else "")
+    if annotation in (None, types.NoneType):
+        return "null"
+    return TYPES.get(annotation, str(annotation))
+
+
+def shown(value: Any) -> str:
+    """Return a value as it is typed; a number that is given as text is called so."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value):
+        return f"the text '{value}'"
+    return str(value)
+
+
+def parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a class or function, with evaluated annotations if possible."""
+    try:
+        return inspect.signature(target, eval_str=True).parameters
+    # Annotations as text may use names that only a type checker imports.
+    except NameError:
+        return inspect.signature(target).parameters
+    # Some functions of torch have no signature.
+    except ValueError:
+        return {"settings": inspect.Parameter("settings", inspect.Parameter.VAR_KEYWORD)}

@@ -1,0 +1,145 @@
+"""Composed configs, and what is recorded of the command that they were composed from."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from resnet_sweep.config.check import COLLECTIONS
+from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
+from resnet_sweep.errors import RequestError
+
+
+@dataclass(frozen=True)
+class ComposedConfig:
+    """A resolved config, with the words that it was composed from.
+
+    Attributes:
+        settings: the config without Hydra's own part.
+        choices: the choice made in each config group; of several at once, all of them, joined
+            with "+".
+        overrides: as typed, without those of Hydra's own settings.
+        flags: Hydra's flags that a command has to repeat, such as `--config-dir`.
+    """
+
+    settings: dict[str, Any]
+    choices: dict[str, str]
+    overrides: list[str]
+    flags: list[str]
+
+    @classmethod
+    def of(cls, config: DictConfig, hydra: DictConfig) -> "ComposedConfig":
+        """Resolve a config.
+
+        Args:
+            config: as Hydra composed it, with or without its own part.
+            hydra: Hydra's own part.
+
+        Raises:
+            RequestError: a value is missing, or an interpolation can't be resolved.
+        """
+        settings = {str(key): resolve(config, str(key)) for key in config if key != "hydra"}
+        return cls(settings, group_choices(hydra, settings), overrides_of(hydra), flags_of(hydra))
+
+
+@contextlib.contextmanager
+def composed_job(
+    loader: ConfigLoader, master: DictConfig, overrides: list[str]
+) -> Iterator[DictConfig]:
+    """Compose the config of a job of a sweep; within the `with` block, `${hydra:...}` is its own.
+
+    Args:
+        loader: Hydra's.
+        master: the config of the sweep as a whole.
+        overrides: of the job.
+
+    Raises:
+        RequestError, HydraException, OmegaConfBaseException: it can't be composed.
+    """
+    try:
+        config = loader.load_sweep_config(master, overrides)
+    except ValueError as error:
+        # Hydra raises a plain ValueError for a group whose value isn't a name.
+        if isinstance(error, COMPOSITION_ERRORS):
+            raise
+        raise RequestError(format_error(error, overrides)) from error
+    OmegaConf.set_struct(config, False)
+    outer = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    # Setting it there makes it read-only.
+    OmegaConf.set_readonly(config.hydra, False)
+    try:
+        yield config
+    finally:
+        HydraConfig.instance().cfg = outer
+
+
+def resolve(config: DictConfig, key: str) -> Any:
+    """Return a setting or a group of a composed config, resolved.
+
+    Raises:
+        RequestError: a value is missing, or an interpolation can't be resolved.
+    """
+    try:
+        node = config[key]
+        if OmegaConf.is_config(node):
+            return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        return node
+    except OmegaConfBaseException as error:
+        name = getattr(error, "full_key", None) or key
+        raise RequestError(
+            f"{name} has no value ({str(error).splitlines()[0]}): give it one with {name}=..."
+        ) from error
+
+
+def overrides_of(hydra: DictConfig, part: str = "task") -> list[str]:
+    """Return the overrides as they were typed; Hydra's own if `part` is "hydra"."""
+    # Iterating over the list itself would resolve an override like `seed=${trainer.epochs}`.
+    overrides = OmegaConf.to_container(hydra.overrides, resolve=False)
+    return [str(override) for override in overrides[part]]
+
+
+def flags_of(hydra: DictConfig) -> list[str]:
+    """Return Hydra's flags that a command has to repeat to find the same configs."""
+    flags = []
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            flags += ["--config-dir", source.path]
+    if hydra.job.config_name != "config":
+        flags += ["--config-name", hydra.job.config_name]
+    return flags
+
+
+def group_choices(hydra: DictConfig, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the choice made in each config group; of several at once, joined with "+"."""
+    choices = {
+        group: choice
+        for group, choice in hydra.runtime.choices.items()
+        # The default "sweep" chooses the sweeper alone.
+        if not group.startswith("hydra/") and (group, choice) != ("sweep", "default")
+        if choice is not None
+    }
+    # Hydra doesn't record several choices of one group. Where a preset made them, only the names
+    # of what they describe are known.
+    several = {
+        group: "+".join(settings.get(group) or ()) for group in COLLECTIONS if group not in choices
+    }
+    for override in overrides_of(hydra):
+        group, _, value = override.partition("=")
+        if group in several and value.startswith("[") and value.endswith("]"):
+            several[group] = "+".join(choice.strip() for choice in value[1:-1].split(","))
+    return choices | several
+
+
+def is_named_by_time(destination: DictConfig) -> bool:
+    """Return whether `hydra.run.dir` or `hydra.sweep.dir` has the time in it, so that it is new.
+
+    Args:
+        destination: `hydra.run` or `hydra.sweep`.
+    """
+    return "${now:" in OmegaConf.to_container(destination, resolve=False)["dir"]

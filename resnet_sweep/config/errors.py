@@ -1,0 +1,150 @@
+"""One sentence for whatever is wrong with a command line: Hydra's errors and our own."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import resnet_sweep.conf
+from resnet_sweep.compare.format import escaped
+from resnet_sweep.config.check import unknown_name
+from resnet_sweep.errors import InternalError, RequestError, RunFailed, WrongJobs
+
+# Groups whose choices set values of other groups, and so aren't in the config themselves.
+PRESETS = ("experiment", "debug", "sweep")
+
+# A choice that builds on a plugin, the package that has the plugin, and the extra that installs it.
+_FROM_PLUGINS = {
+    "hydra/launcher/submitit_slurm": ("hydra/launcher=slurm", "hydra-submitit-launcher", "slurm"),
+}
+
+CONF = Path(resnet_sweep.conf.__file__).parent
+# An error may quote a value of any length.
+LONGEST = 1000
+# What composing and resolving a config raises when the user's words are wrong.
+COMPOSITION_ERRORS = (RequestError, HydraException, OmegaConfBaseException)
+
+
+@contextlib.contextmanager
+def internal_errors() -> Iterator[None]:
+    """Mark errors that nobody expected as this program's own, within a `with` block.
+
+    Hydra raises errors of many kinds for what users type, and calls our code in between.
+    """
+    try:
+        yield
+    except (*COMPOSITION_ERRORS, RunFailed):
+        raise
+    except Exception as error:
+        raise InternalError(str(error)) from error
+
+
+def format_error(error: Exception, overrides: Sequence[str] = ()) -> str:
+    """Format an error as one line: what was wrong, with the value, and what to do.
+
+    Args:
+        error: of ours, of Hydra's or of OmegaConf's. `WrongJobs` keeps a line for each job.
+        overrides: as typed, to find the one that an error of Hydra's doesn't name.
+    """
+    if isinstance(error, WrongJobs):
+        return "\n".join(map(_shorten, str(error).splitlines()))
+    return _shorten(_one_line(_describe(error, overrides))) or type(error).__name__
+
+
+def missing_package(choice: str, package: str, extra: str) -> str:
+    """Return the sentence for a choice whose package isn't installed."""
+    return f"{choice} needs the package {package}: pip install 'resnet-sweep[{extra}]'"
+
+
+def _shorten(text: str) -> str:
+    text = escaped(text)
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return text
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _describe(error: Exception, overrides: Sequence[str]) -> str:
+    text = str(error)
+    if isinstance(error, RequestError):
+        return text
+    if isinstance(error, InstantiationException):
+        return f"{text.splitlines()[0]}: {error.__cause__}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        missing = error.missing_cfg_file
+        if missing in _FROM_PLUGINS:
+            return missing_package(*_FROM_PLUGINS[missing])
+        group, _, _ = missing.rpartition("/")
+        # Hydra lists no options for one of several choices.
+        if options := error.options or _choices(group):
+            return _unknown_choice(missing, options)
+    if isinstance(error, OverrideParseException):
+        problem = text.partition("\n")[2].partition("\nSee ")[0]
+        return (
+            f"{error.override} can't be read as an override ({_one_line(problem)}): write "
+            "GROUP=CHOICE or KEY=VALUE, and quotes around a value with special characters"
+        )
+    if found := re.match(r"Ambiguous value for argument '(([^=]*)=(.*))'\n", text):
+        override, key, value = found.groups()
+        return (
+            f"{override} has several values: add --multirun to sweep over them, or write "
+            f"{key}=[{value}] for a list of them"
+        )
+    if text.startswith("Config group override must be"):
+        return _not_a_choice(overrides) or text
+    # Without Hydra's list of the places that it searched.
+    return _unknown_key(error) or re.split(r"\nConfig search path|\n\s*full_key:", text)[0]
+
+
+def _unknown_key(error: Exception) -> str | None:
+    cause = error.__cause__
+    parent, name = getattr(cause, "parent_node", None), getattr(cause, "key", None)
+    if OmegaConf.is_dict(parent) and not parent._is_none() and not parent._is_interpolation():
+        # Unresolved, since an interpolation beside the key may be broken.
+        parent = OmegaConf.to_container(parent, resolve=False)
+    if not isinstance(parent, Mapping) or not isinstance(name, str) or name in parent:
+        return None
+    prefix = str(getattr(cause, "full_key", name)).removesuffix(name)
+    known = [key for key in parent if key != "hydra"] + ([] if prefix else [*PRESETS])
+    for group in known:
+        # The group is what people most often leave out.
+        if isinstance(parent.get(group), Mapping) and name in parent[group]:
+            return f"{prefix}{name} isn't a setting: did you mean {prefix}{group}.{name}?"
+    return unknown_name(prefix, name, known)
+
+
+def _not_a_choice(overrides: Sequence[str]) -> str | None:
+    for override in overrides:
+        group, _, value = override.lstrip("+~").partition("=")
+        choices = _choices(group)
+        # Hydra's grammar reads these as something else than text.
+        if choices and re.fullmatch(r"(?i)null|true|false|nan|[-+]?inf|[-+\d.].*|\{.*", value):
+            return (
+                f"{override} chooses nothing: a Config group override must name one or several of "
+                f"{', '.join(choices)}"
+            )
+    return None
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(path.stem for path in CONF.joinpath(group).glob("*.yaml")) if group else []
+
+
+def _unknown_choice(missing: str, options: list[str]) -> str:
+    group, _, choice = missing.rpartition("/")
+    near = get_close_matches(choice, options, n=1)
+    hint = f"did you mean {near[0]}? There is" if near else "there is"
+    return f"there is no {group}={choice}: {hint} {', '.join(options)}"

@@ -1,0 +1,227 @@
+"""A validated and signed run, ready to be trained: one function for single runs, grids, studies."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from resnet_sweep.compare.objective import Objective
+from resnet_sweep.config.build import (
+    build_augmentation,
+    build_loggers,
+    build_model,
+    build_optimizer,
+    build_schedule,
+)
+from resnet_sweep.config.check import check_config
+from resnet_sweep.config.compose import ComposedConfig
+from resnet_sweep.config.instantiate import instantiate
+from resnet_sweep.config.smoke_test import SmokeTests
+from resnet_sweep.data.dataset import Dataset
+from resnet_sweep.errors import RequestError
+from resnet_sweep.randomness import derive_seed
+from resnet_sweep.runs.record import PENDING, Record
+from resnet_sweep.runs.signature import sign
+from resnet_sweep.training.config import TrainerConfig
+from resnet_sweep.training.device import (
+    check_compile,
+    place_rank,
+    resolve_device,
+    resolve_precision,
+)
+from resnet_sweep.training.distributed import ProcessGroup
+from resnet_sweep.training.progressive_resizing import ProgressiveResizing
+from resnet_sweep.training.trainer import Trainer, steps_per_epoch
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that is ready to be trained.
+
+    Attributes:
+        config: resolved.
+        settings: of the trainer.
+        dataset: loaded.
+        device, precision: what `trainer.device` and `trainer.precision` resolve to.
+        parameters: number of trained weights of the model.
+        signature: of the run.
+        notes: what a reader of the run's results should know, a sentence each.
+        ranks: the processes that train it.
+    """
+
+    config: Mapping[str, Any]
+    settings: TrainerConfig
+    dataset: Dataset
+    device: torch.device
+    precision: str
+    parameters: int
+    signature: str
+    notes: list[str]
+    ranks: ProcessGroup
+
+    def record(self, composed: ComposedConfig) -> Record:
+        """Return the record of the run, in state `pending`.
+
+        Args:
+            composed: what the run was planned from.
+        """
+        return Record(
+            signature=self.signature,
+            state=PENDING,
+            config=dict(self.config),
+            choices=composed.choices,
+            overrides=composed.overrides,
+            flags=composed.flags,
+            parameters=self.parameters,
+            precision=self.precision,
+            device=str(self.device),
+            seed=self.config["seed"],
+            fingerprint=self.dataset.fingerprint,
+            notes=self.notes,
+        )
+
+    def training(self) -> Trainer:
+        """Build the model with its first weights, and all that trains it."""
+        seed = self.config["seed"]
+        # On the CPU, so that a seed means the same weights on every device.
+        torch.manual_seed(derive_seed(seed, "weights"))
+        model = build_model(self.config, self.dataset).to(self.device)
+        if self.ranks.world_size > 1 and self.settings.sync_batch_norm:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return Trainer(
+            model=model,
+            optimizer=build_optimizer(self.config, model),
+            schedule=build_schedule(self.config, self.settings, self.dataset),
+            augmentation=build_augmentation(self.config, self.dataset),
+            loss=instantiate("loss", self.config["loss"]).to(self.device),
+            dataset=self.dataset,
+            config=self.settings,
+            seed=seed,
+            device=self.device,
+            precision=self.precision,
+            process_group=self.ranks,
+        )
+
+
+def plan_run(
+    config: Mapping[str, Any],
+    ranks: ProcessGroup | None = None,
+    smoke_tests: SmokeTests | None = None,
+) -> PlannedRun:
+    """Validate a resolved config, the data and the device, and sign the run.
+
+    Everything that the config names is built once, the model on torch's meta device. Nothing is
+    written but the data's array files, where they weren't made yet.
+
+    Args:
+        config: resolved.
+        ranks: the processes that are to train the run; None for this one alone.
+        smoke_tests: keep results for the next config of the same sweep.
+
+    Raises:
+        RequestError: the run can't be trained.
+    """
+    check_config(config)
+    settings: TrainerConfig = instantiate("trainer", config["trainer"])
+    ranks = ranks or ProcessGroup()
+    smoke_tests = smoke_tests or SmokeTests()
+    if ranks.world_size > 1 and not settings.distributed:
+        raise RequestError(
+            f"torchrun started {ranks.world_size} processes, but trainer.distributed=false has no "
+            "run shared: choose trainer=ddp, or start it without torchrun"
+        )
+    device = place_rank(resolve_device(settings.device), ranks)
+    precision = resolve_precision(settings.precision, device)
+    check_compile(settings.compile, device, ranks)
+    dataset: Dataset = instantiate("data", config["data"]).load(config["seed"])
+    if settings.batch_size > len(dataset.train):
+        raise RequestError(
+            f"trainer.batch_size={settings.batch_size} is more than the {len(dataset.train)} "
+            "training images: choose a smaller one"
+        )
+    model = smoke_tests.model(config, settings, dataset, ranks.world_size)
+    normed = any(isinstance(module, _BatchNorm) for module in model.modules())
+    if ranks.world_size > 1 and settings.sync_batch_norm and normed and device.type != "cuda":
+        raise RequestError(
+            f"trainer.sync_batch_norm=true works on GPUs alone, but this is a {device.type}: "
+            "choose trainer.sync_batch_norm=false, by which BatchNorm's statistics are those of "
+            "each process's share of a batch"
+        )
+    smoke_tests.optimizer(config)
+    build_schedule(config, settings, dataset)
+    mixed = smoke_tests.batch(config, dataset)
+    build_loggers(config)
+    Objective.all_of(config)
+    return PlannedRun(
+        config=config,
+        settings=settings,
+        dataset=dataset,
+        device=device,
+        precision=precision,
+        parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        signature=sign(config, precision, dataset.fingerprint),
+        notes=[*_notes(settings, dataset, mixed), *_distributed_notes(settings, ranks, normed)],
+        ranks=ranks,
+    )
+
+
+def load_planned_run(record: Record) -> PlannedRun:
+    """Return a run that was planned before, by another process or on another machine.
+
+    Raises:
+        RequestError: its device or its data aren't here.
+    """
+    config = record.config
+    settings: TrainerConfig = instantiate("trainer", config["trainer"])
+    device = resolve_device(settings.device)
+    # Planned on another machine, the precision is a part of what the run is.
+    precision = resolve_precision(record.precision or settings.precision, device)
+    dataset: Dataset = instantiate("data", config["data"]).load(config["seed"])
+    if dataset.fingerprint != record.fingerprint:
+        raise RequestError(
+            f"the data have changed since the job was planned (fingerprint {dataset.fingerprint} "
+            f"now, {record.fingerprint} then): give the sweep's command again"
+        )
+    return PlannedRun(
+        config=config,
+        settings=settings,
+        dataset=dataset,
+        device=device,
+        precision=precision,
+        parameters=record.parameters or 0,
+        signature=record.signature,
+        notes=record.notes,
+        ranks=ProcessGroup(),
+    )
+
+
+def _notes(settings: TrainerConfig, dataset: Dataset, mixed: bool) -> Iterator[str]:
+    epochs, stopping = settings.epochs, settings.early_stopping
+    if settings.max_steps is not None:
+        steps = steps_per_epoch(len(dataset.train), settings)
+        epochs = min(epochs, math.ceil(settings.max_steps / steps))
+    for name, last in (("epoch", stopping.epoch), ("patience", stopping.patience)):
+        if last is not None and last >= epochs:
+            yield (
+                f"trainer.early_stopping.{name}={last} has no effect, since the run ends after "
+                f"epoch {epochs}"
+            )
+    if settings.progressive_resizing is not None:
+        sizes = ProgressiveResizing(settings.progressive_resizing, settings.epochs)
+        yield f"trained at {sizes}; evaluated at full size"
+    if settings.ema_decay is not None:
+        yield "val_acc and val_loss are those of the averaged weights (trainer.ema_decay)"
+    if mixed:
+        yield "in train_acc, an image with a mixed label counts by the predicted class's share"
+
+
+def _distributed_notes(settings: TrainerConfig, ranks: ProcessGroup, normed: bool) -> Iterator[str]:
+    if ranks.world_size > 1 and normed and not settings.sync_batch_norm:
+        yield (
+            "BatchNorm's statistics in training were those of each of "
+            f"{ranks.world_size} processes' share of a batch (trainer.sync_batch_norm=false)"
+        )

@@ -1,0 +1,108 @@
+"""A trained network, taken from its run directory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from resnet_sweep.config.build import build_model
+from resnet_sweep.config.plan import plan_run
+from resnet_sweep.data.dataset import Dataset
+from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.record import Record
+from resnet_sweep.training.checkpoint import BEST, read_checkpoint
+from resnet_sweep.training.device import set_exactness
+from resnet_sweep.training.evaluation import Normalize
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A run's model with its best weights, and its data.
+
+    Attributes:
+        model: on the device, in evaluation mode.
+        dataset: that it was trained on.
+        normalize: to the model's input.
+        device, precision: that it is to be used with.
+        record: of the run.
+        epoch: of the checkpoint.
+        val_acc: of that epoch, percent.
+    """
+
+    model: nn.Module
+    dataset: Dataset
+    normalize: Normalize
+    device: torch.device
+    precision: str
+    record: Record
+    epoch: int
+    val_acc: float
+
+
+def restore(directory: Path) -> Restored:
+    """Take the best checkpoint of a run.
+
+    Raises:
+        RequestError: there is no run or no sound checkpoint of it, or its data aren't there.
+    """
+    try:
+        record = Record.read(directory)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RequestError(
+            f"{directory} isn't a run directory (it has no run.json): name one, such as "
+            "outputs/DATE/TIME"
+        ) from error
+    path = directory / "checkpoints" / BEST
+    try:
+        checkpoint = read_checkpoint(path)
+    except FileNotFoundError as error:
+        if record.best is None:
+            raise RequestError(
+                f"{directory} has no checkpoint to evaluate: its run ({record.state}) hasn't "
+                "ended an epoch"
+            ) from error
+        raise RequestError(
+            f"{path} is missing: put it back, or train the run anew with trainer.resume=false"
+        ) from error
+    if checkpoint.get("signature") != record.signature:
+        raise RequestError(f"{path} belongs to another run: put the run's own checkpoint back")
+    if "val_acc" not in checkpoint:
+        raise RequestError(f"{path} isn't a checkpoint of a best epoch: put the run's own back")
+    if record.best is None or checkpoint["epoch"] != record.best.get("epoch"):
+        raise RequestError(
+            f"{path} is of epoch {checkpoint['epoch']}, which isn't the run's best: put the right "
+            "one back, or train the run anew with trainer.resume=false"
+        )
+    # The device may be another than the run's; its precision is kept where it can be.
+    precision = "float32" if record.precision == "float32" else "auto"
+    trainer = record.config.get("trainer", {}) | {
+        "device": "auto", "precision": precision, "compile": None,
+    }  # fmt: skip
+    # What the run was logged to, or held against, needn't be in reach.
+    elsewhere = {"logger": {}, "objective": "val_acc", "reference": None}
+    planned = plan_run(record.config | elsewhere | {"trainer": trainer})
+    if planned.dataset.fingerprint != record.fingerprint:
+        raise RequestError(
+            f"{directory} was trained on other data than are there now: put those back"
+        )
+    model = build_model(record.config, planned.dataset)
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        raise RequestError(
+            f"{path} doesn't fit the model in {directory / 'run.json'}: one of them was altered, "
+            "so put it back"
+        ) from error
+    dataset, device = planned.dataset, planned.device
+    set_exactness(device, planned.precision)
+    return Restored(
+        model=model.to(device).eval(),
+        dataset=dataset,
+        normalize=Normalize(dataset.mean, dataset.std, device),
+        device=device,
+        precision=planned.precision,
+        record=record,
+        epoch=checkpoint["epoch"],
+        val_acc=checkpoint["val_acc"],
+    )

@@ -1,0 +1,126 @@
+"""A study in Optuna's own plots, as data for the page of a report."""
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna import visualization
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from resnet_sweep.compare.format import shown
+from resnet_sweep.studies.results import STATES
+from resnet_sweep.studies.storage import find_storage
+
+# Points of a plot take room on the page, and time of the browser that opens it.
+MOST_STUDIES, MOST_TRIALS, MOST_KEYS = 5, 2000, 12
+
+
+def plot_studies(directories: Sequence[Path]) -> list[dict[str, Any]]:
+    """Plot the studies whose storages are in some directories.
+
+    Args:
+        directories: of sweeps.
+
+    Returns:
+        Of each study its `name`, `summary` and `figures`, each with a `title`, `data` and `layout`
+        as Plotly has them.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    studies: list[dict[str, Any]] = []
+    for directory in directories[:MOST_STUDIES]:
+        if (storage := find_storage(directory)) is not None:
+            studies += _studies(storage)
+    return studies[:MOST_STUDIES]
+
+
+def _studies(storage: BaseStorage) -> Iterator[dict[str, Any]]:
+    with warnings.catch_warnings(action="ignore"):
+        for summary in storage.get_all_studies():
+            study = optuna.load_study(study_name=summary.study_name, storage=storage)
+            trials = study.get_trials(deepcopy=False)
+            if not any(trial.state is TrialState.COMPLETE for trial in trials):
+                continue
+            names = list(study.metric_names or [])
+            if len(trials) > MOST_TRIALS:
+                study = optuna.create_study(directions=study.directions)
+                study.add_trials(trials[-MOST_TRIALS:])
+            yield {
+                "name": shown(summary.study_name),
+                "summary": _summary(trials),
+                "figures": list(_figures(study, names)),
+            }
+
+
+def _summary(trials: Sequence[FrozenTrial]) -> str:
+    states = [STATES[trial.state] for trial in trials]
+    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    return f"{len(trials)} trials: {', '.join(counts)}"
+
+
+def _figures(study: optuna.Study, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    trials = study.get_trials(deepcopy=False)
+    keys = sorted({key for trial in trials for key in trial.params})[:MOST_KEYS]
+    several = len(study.directions) > 1
+    if several:
+        yield from _figure("Pareto front", visualization.plot_pareto_front, study)
+    for index, _ in enumerate(study.directions):
+        name = names[index] if index < len(names) else f"objective {index}"
+        target: dict[str, Any] = {"target_name": name}
+        if several:
+            target["target"] = functools.partial(_value, index)
+        for title, plot, options in (
+            ("Optimisation history", visualization.plot_optimization_history, {}),
+            ("Parameter importances", visualization.plot_param_importances, {}),
+            ("Slices", visualization.plot_slice, {"params": keys}),
+            ("Parallel coordinates", visualization.plot_parallel_coordinate, {"params": keys}),
+        ):
+            title = f"{title} of {name}" if several else title
+            yield from _figure(title, plot, study, **options, **target)
+    if not several:
+        yield from _figure("Epochs of each trial", visualization.plot_intermediate_values, study)
+
+
+def _value(index: int, trial: FrozenTrial) -> float:
+    return float(trial.values[index])
+
+
+def _figure(
+    title: str, plot: Callable[..., Any], study: optuna.Study, **options: Any
+) -> Iterator[dict[str, Any]]:
+    try:
+        figure = plot(study, **options).to_plotly_json()
+    # Some need more trials than there are, or parameters that vary, and raise all sorts of errors.
+    except Exception:
+        return
+    layout = {
+        name: value
+        for name, value in figure["layout"].items()
+        # The page has its own.
+        if name not in ("template", "title")
+    }
+    yield {"title": title, "data": _safe(figure["data"]), "layout": _safe(layout)}
+
+
+def _safe(value: Any) -> Any:
+    """Return the value as JSON can have it, with all text safe to show."""
+    if isinstance(value, Mapping):
+        if "bdata" in value:
+            return {name: value[name] for name in ("dtype", "bdata", "shape") if name in value}
+        return {shown(name): _safe(content) for name, content in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_safe(item) for item in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, (int, float)):
+        return value if math.isfinite(value) else None
+    # A plot's own line breaks stay.
+    texts = str(value).split("<br>")
+    parts = (shown(text).replace("<", "&lt;").replace(">", "&gt;") for text in texts)
+    return "<br>".join(parts)

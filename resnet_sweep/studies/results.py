@@ -1,0 +1,320 @@
+"""What the trials of a study reached: `results.csv`, `sweep.json`, and the printed summary."""
+
+import contextlib
+import csv
+import io
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from resnet_sweep.compare.format import format_table, reproduce_command, shown
+from resnet_sweep.compare.group import Statistic
+from resnet_sweep.compare.loaded_run import LoadedRun, load_run
+from resnet_sweep.compare.objective import Objective
+from resnet_sweep.config.command import relative
+from resnet_sweep.runs.files import write_atomically
+from resnet_sweep.runs.record import PENDING, duration
+from resnet_sweep.studies.storage import exclusive
+from resnet_sweep.studies.trial_queue import (
+    FOUND,
+    PLACE,
+    REASON,
+    SAME_AS,
+    SIGNATURE,
+    STATE,
+    TrialQueue,
+)
+from resnet_sweep.studies.trial_runs import TrialPlanner
+from resnet_sweep.sweeps.manifest import RESULTS, Definition, JobEntry, Manifest
+
+# Optuna's states in this program's words, where the run itself doesn't say.
+STATES = {
+    TrialState.WAITING: PENDING,
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+MOST_LISTED = 10
+# The files are written after this many seconds, and after this many times what writing them took,
+# so that their share of the time doesn't grow with the number of trials.
+PAUSE_SECONDS, PAUSE_FACTOR = 1.0, 20
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial has reached.
+
+    Attributes:
+        number: of the trial.
+        state: in this program's words; of a running trial, that of its run.
+        reason: why it isn't simply running or finished; empty otherwise.
+        directory: of its run, or of its replicates; absolute.
+        parameters: of the trial.
+        values: of the objectives, a mean over the replicates; of a pruned trial, that of its last
+            epoch; None while it runs.
+        signature: of its first run.
+        best_val_acc, final_val_acc: means over its runs, in percent.
+        seconds: of all its runs together.
+        statistic: of the first objective, over its runs.
+    """
+
+    number: int
+    state: str
+    reason: str
+    directory: Path
+    parameters: Mapping[str, Any]
+    values: Sequence[float] | None
+    signature: str
+    best_val_acc: float | None
+    final_val_acc: float | None
+    seconds: float | None
+    statistic: Statistic | None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial, sweep: Path, objective: Objective) -> "TrialResult":
+        """Read the runs of a trial.
+
+        Args:
+            trial: as the storage has it.
+            sweep: the sweep's directory.
+            objective: the first one.
+        """
+        attributes = trial.user_attrs
+        directory = Path(os.path.abspath(sweep / attributes.get(PLACE, str(trial.number))))
+        places = [directory, *sorted(directory.glob("*/")), *map(Path, attributes.get(FOUND, ()))]
+        runs = [load_run(place, str(place)) for place in places if (place / "run.json").exists()]
+        records = [run.record for run in runs if isinstance(run, LoadedRun)]
+        state = attributes.get(STATE, STATES[trial.state])
+        if trial.state is TrialState.RUNNING:
+            state = "running"
+            if runs and runs[-1].state == "interrupted":
+                state = "interrupted"
+        reason = attributes.get(REASON, "")
+        if attributes.get(SAME_AS) is not None:
+            same = f"the same as trial {attributes[SAME_AS]}"
+            reason = f"{same}: {reason}" if reason else same
+        best = Statistic.of(record.best["val_acc"] for record in records if record.best)
+        final = Statistic.of(record.final["val_acc"] for record in records if record.final)
+        return cls(
+            number=trial.number,
+            state=state,
+            reason=reason,
+            directory=directory,
+            parameters=trial.params,
+            values=trial.values if trial.state.is_finished() else None,
+            signature=attributes.get(SIGNATURE, ""),
+            best_val_acc=best and best.mean,
+            final_val_acc=final and final.mean,
+            seconds=sum(record.seconds or 0.0 for record in records) if records else None,
+            statistic=Statistic.of(map(objective.value, runs)),
+        )
+
+    def describe(self, objectives: Sequence[Objective]) -> str:
+        """Return a one-line summary."""
+        text = f"trial {self.number} {self.state}"
+        if self.reason:
+            text += f" ({self.reason})"
+        if self.values is not None:
+            text += ": " + ", ".join(
+                f"{objective.title} {objective.format(value)}"
+                for objective, value in zip(objectives, self.values, strict=True)
+            )
+        if self.seconds:
+            text += f", {duration(self.seconds)}"
+        words = " ".join(f"{key}={value}" for key, value in self.parameters.items())
+        return f"{shown(text)}  {words}"
+
+
+class StudyResults:
+    """The results of a study's trials, in memory and in the sweep's directory.
+
+    A trial that has ended is read once. The files are written at a limited rate.
+
+    Args:
+        queue: the trials.
+        planner: of their runs.
+        definition: what `sweep.json` says of the study as a whole.
+    """
+
+    def __init__(
+        self, queue: TrialQueue, planner: TrialPlanner, definition: Mapping[str, Any]
+    ) -> None:
+        self.queue, self.planner, self.definition = queue, planner, definition
+        self._ended: dict[int, TrialResult] = {}
+        self._writing = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._due = 0.0
+
+    def of(self, trial: FrozenTrial) -> TrialResult:
+        """Return the result of a trial."""
+        if trial.number in self._ended:
+            return self._ended[trial.number]
+        result = TrialResult.of(trial, self.queue.directory, self.planner.objectives[0])
+        if trial.state.is_finished():
+            self._ended[trial.number] = result
+        return result
+
+    def all(self) -> list[TrialResult]:
+        """Return the results of all trials, by number."""
+        return [self.of(trial) for trial in self.queue.trials()]
+
+    def save(self) -> None:
+        """Write the files now, or as soon as they are due."""
+        pause = self._due - time.monotonic()
+        if pause <= 0:
+            self._write()
+        elif self._timer is None:
+            self._timer = threading.Timer(pause, self._write_later)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def close(self) -> None:
+        """Write the files now, for the last time."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+        self._write()
+
+    def _write_later(self) -> None:
+        self._timer = None
+        # An error is met again, and reported, when the worker saves.
+        with contextlib.suppress(Exception):
+            self._write()
+
+    def _write(self) -> None:
+        directory = self.queue.directory
+        with self._writing:
+            started = time.monotonic()
+            # Read within the lock, so that the last process to write has the newest state.
+            with exclusive(directory):
+                results = self.all()
+                write_atomically(directory / RESULTS, self._table(results).encode())
+                self._manifest(results).write(directory)
+            ended = time.monotonic()
+            self._due = ended + max(PAUSE_SECONDS, PAUSE_FACTOR * (ended - started))
+
+    def _table(self, results: Sequence[TrialResult]) -> str:
+        names = [objective.name for objective in self.planner.objectives]
+        values = ["value"] if len(names) == 1 else [f"value_{name}" for name in names]
+        keys = list(self.planner.space.distributions)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        header = ["number", "state", "directory", "best_val_acc", "final_val_acc", "seconds"]
+        writer.writerow([*header, *values, *keys, "sd", "n", "reason"])
+        for result in results:
+            statistic = result.statistic
+            writer.writerow(
+                [
+                    result.number,
+                    result.state,
+                    os.path.relpath(result.directory, self.queue.directory),
+                    result.best_val_acc,
+                    result.final_val_acc,
+                    result.seconds,
+                    *(("" for _ in names) if result.values is None else result.values),
+                    *(result.parameters.get(key, "") for key in keys),
+                    statistic and statistic.sd,
+                    statistic.n if statistic else 0,
+                    result.reason,
+                ]
+            )
+        return text.getvalue()
+
+    def _manifest(self, results: Sequence[TrialResult]) -> Manifest:
+        jobs = [
+            JobEntry(
+                number=result.number,
+                overrides=[f"{key}={value}" for key, value in result.parameters.items()],
+                signature=result.signature,
+                directory=os.path.relpath(result.directory, self.queue.directory),
+                state=result.state,
+                value=result.values[0] if result.values else None,
+                reason=result.reason,
+                settings=dict(result.parameters),
+            )
+            for result in results
+        ]
+        return Manifest(definition=Definition(**self.definition), jobs=jobs)
+
+
+def summary_lines(
+    results: Sequence[TrialResult],
+    planner: TrialPlanner,
+    front: Sequence[int] | None,
+    width: int | None,
+) -> list[str]:
+    """Return the best trials of a study, how many there are of each state, and those that failed.
+
+    Args:
+        results: of all trials.
+        planner: of their runs.
+        front: of a study with several objectives, the numbers of the Pareto-optimal trials.
+        width: of the terminal; None if there is none.
+    """
+    first = planner.objectives[0]
+    complete = [
+        (result, result.values)
+        for result in results
+        if result.values is not None
+        and result.state in ("finished", "stopped_early")
+        and (front is None or result.number in front)
+    ]
+    complete.sort(key=lambda pair: -first.gain(pair[1][0]))
+    ranked = [result for result, _ in complete]
+    states = [result.state for result in results]
+    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    lines = _ranking(ranked[:MOST_LISTED], planner, width)
+    lines.append(f"{len(results)} trials: {', '.join(counts)}")
+    if ranked and (command := _best_command(ranked[0], planner)) is not None:
+        lines.append(f"Reproduce the best run:\n  {command}")
+    broken = [result for result in results if result.state in ("failed", "diverged")]
+    lines += [
+        f"trial {result.number} {result.state}: {shown(result.reason)}"
+        for result in broken[:MOST_LISTED]
+    ]
+    return lines
+
+
+def _ranking(ranked: Sequence[TrialResult], planner: TrialPlanner, width: int | None) -> list[str]:
+    if not ranked:
+        return []
+    objectives, keys = planner.objectives, list(planner.space.distributions)
+    titles = [objective.title for objective in objectives]
+    rows = [["trial", "state", *titles, "time", *map(shown, keys), "directory"]]
+    for result in ranked:
+        values = zip(objectives, result.values or (), strict=True)
+        rows.append(
+            [
+                str(result.number),
+                result.state,
+                *(objective.format(value) for objective, value in values),
+                duration(result.seconds or 0),
+                *(shown(result.parameters.get(key, "")) for key in keys),
+                relative(result.directory),
+            ]
+        )
+    return format_table(rows, frozenset({0, *range(2, 3 + len(objectives))}), width)
+
+
+def _best_command(result: TrialResult, planner: TrialPlanner) -> str | None:
+    """Return the command that trains a trial's runs again, in a new directory."""
+    for directory in (result.directory, *sorted(result.directory.glob("*/"))):
+        run = load_run(directory, str(directory))
+        if not isinstance(run, LoadedRun):
+            continue
+        record = run.record
+        if planner.replicates > 1:
+            words = [word for word in record.overrides if not word.startswith("seed=")]
+            # The first seed, if one was typed.
+            seed = [word for key, word in planner.space.fixed.items() if key == "seed"]
+            several = f"replicates={planner.replicates}"
+            record = replace(record, overrides=[*words, several, *seed])
+        return reproduce_command(record)
+    return None

@@ -1,0 +1,289 @@
+"""The trials of a study: which is next, which worker trains it, and what it reached."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.lock import DirectoryLock
+from resnet_sweep.runs.record import HEARTBEAT_SECONDS, STALE_SECONDS, Record, new_heartbeat
+from resnet_sweep.studies.storage import exclusive
+
+# User attributes of a trial: the signature of its first run, the number of the trial that trains
+# the same, the state and the reason in this program's words, the directory of its run, those of
+# replicates that were found elsewhere, and the heartbeat of its worker.
+SIGNATURE, SAME_AS, STATE, REASON = "signature", "same_as", "state", "reason"
+PLACE, FOUND, HEARTBEAT = "directory", "found", "heartbeat"
+# How long a worker waits to see whether one on another machine took the same trial over.
+DOUBT_SECONDS = 1.0
+
+
+class TrialLock:
+    """A worker's right to a trial, until it is released or the worker's process is gone.
+
+    Workers on one machine are kept apart by the system's lock on a file in the sweep's directory,
+    which even a killed process releases. Between machines the heartbeat in the storage decides: it
+    is renewed every 20 seconds, and stale after two minutes.
+
+    Args:
+        storage: of the study.
+        trial_id: the storage's.
+        number: of the trial, which waits, or whose worker may be gone.
+        directory: of the sweep.
+
+    Attributes:
+        crashes: how many workers in a row were lost at this trial without completing an epoch.
+
+    Raises:
+        RequestError: another worker has the trial, or it has ended.
+    """
+
+    def __init__(self, storage: BaseStorage, trial_id: int, number: int, directory: Path) -> None:
+        self.storage, self.id, self.number = storage, trial_id, number
+        self._directory = directory
+        self._lock = DirectoryLock(directory, name=f".trial-{number}.lock")
+        self._released = threading.Event()
+        try:
+            self._take()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread.start()
+
+    def is_ours(self) -> bool:
+        """Return whether the storage still has the trial as this process's."""
+        entry = self.storage.get_trial(self.id).user_attrs.get(HEARTBEAT) or {}
+        return all(entry.get(name) == new_heartbeat()[name] for name in ("host", "process"))
+
+    def release(self, saved: bool = False) -> None:
+        """Let other workers in. Doing so twice is harmless.
+
+        Args:
+            saved: the trial hasn't ended, but its state is saved, so that any worker can resume it.
+        """
+        self._stop_renewing()
+        if saved:
+            self._entry |= {"epochs": None, "crashes": 0}
+            self._write(renewed=0.0)
+        self._lock.release()
+
+    def undo(self) -> None:
+        """Let other workers in to a trial that is another one's, as if it hadn't been taken."""
+        self._stop_renewing()
+        if self.is_ours():
+            self.storage.set_trial_user_attr(self.id, HEARTBEAT, self._found)
+        self._lock.release()
+
+    def _take(self) -> None:
+        trial = self.storage.get_trial(self.id)
+        found: Mapping[str, Any] | None = trial.user_attrs.get(HEARTBEAT)
+        # One that was taken a moment ago, on another machine, may have no heartbeat yet.
+        fresh = found is None and trial.state is TrialState.RUNNING and _is_new(trial)
+        if trial.state.is_finished() or self._lock.contradicts(found) or fresh:
+            raise RequestError(f"trial {self.number} is another worker's, or has ended")
+        if trial.state is TrialState.WAITING and not self.storage.set_trial_state_values(
+            self.id, TrialState.RUNNING
+        ):
+            raise RequestError(f"trial {self.number} was taken by another worker")
+        epochs = _trained_epochs(self._directory / str(self.number))
+        crashed = found is not None and found.get("epochs") == epochs
+        self.crashes = found["crashes"] + 1 if found is not None and crashed else 0
+        self._found = found
+        self._entry: dict[str, Any] = {"epochs": epochs, "crashes": self.crashes}
+        self._write()
+        if found is not None and found.get("host") != new_heartbeat()["host"]:
+            # Locks don't reach other machines, so two may have found it free at once.
+            time.sleep(DOUBT_SECONDS)
+            if not self.is_ours():
+                raise RequestError(f"trial {self.number} was taken by another worker")
+
+    def _write(self, **changes: Any) -> None:
+        self.storage.set_trial_user_attr(
+            self.id, HEARTBEAT, new_heartbeat() | self._entry | changes
+        )
+
+    def _stop_renewing(self) -> None:
+        self._released.set()
+        self._thread.join()
+
+    def _renew(self) -> None:
+        while not self._released.wait(HEARTBEAT_SECONDS):
+            # A database that can't be reached now may be back in 20 seconds.
+            with contextlib.suppress(Exception):
+                if self.is_ours():
+                    self._write()
+
+
+class TrialQueue:
+    """The trials of a study, numbered from 0.
+
+    Each is added as a waiting trial before a worker takes it: of all that storages do, only taking
+    a waiting trial is granted to one worker alone by every one of them.
+
+    Args:
+        study: Optuna's, with a sampler and a pruner.
+        storage: of the study.
+        directory: of the sweep.
+        total: how many trials there are to be.
+        distributions: of the keys that are searched.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        directory: Path,
+        total: int,
+        distributions: Mapping[str, BaseDistribution],
+    ) -> None:
+        self.study, self.storage, self.directory, self.total = study, storage, directory, total
+        self.distributions = distributions
+        self._study_id = storage.get_study_id_from_name(study.study_name)
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials but those that no worker will take, by number."""
+        return [
+            trial
+            for trial in self.study.get_trials(deepcopy=False)
+            if trial.number < self.total or trial.state is not TrialState.WAITING
+        ]
+
+    def read(self, number: int) -> FrozenTrial:
+        """Return a trial as the storage has it now."""
+        return self.storage.get_trial(self._id(number))
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended."""
+        return sum(trial.state.is_finished() for trial in self.trials())
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all trials have ended."""
+        return self.ended >= self.total
+
+    @property
+    def failures(self) -> int:
+        """How many trials failed."""
+        return sum(trial.state is TrialState.FAIL for trial in self.trials())
+
+    def take(self) -> TrialLock | None:
+        """Take the next trial: one that has lost its worker, or one that waits.
+
+        Returns:
+            None if there is none at the moment.
+        """
+        trials = self.trials()
+        for state in (TrialState.RUNNING, TrialState.WAITING):
+            for trial in trials:
+                if trial.state is not state or trial.number >= self.total or self._settle(trial):
+                    continue
+                with contextlib.suppress(RequestError, UpdateFinishedTrialError):
+                    trial_id = self._id(trial.number)
+                    return TrialLock(self.storage, trial_id, trial.number, self.directory)
+        with exclusive(self.directory):
+            if len(self.study.get_trials(deepcopy=False)) >= self.total:
+                return None
+            self.study.add_trial(create_trial(state=TrialState.WAITING))
+        return self.take()
+
+    def sample(self, lock: TrialLock) -> Trial:
+        """Return a trial that was taken, with parameters: those it has already, or new ones."""
+        # `Study.ask` takes any waiting trial, and never one that is running already.
+        trial = Trial(self.study, lock.id)
+        for key, distribution in self.distributions.items():
+            _suggest(trial, key, distribution)
+        return trial
+
+    def is_same(self, trial: Trial, signature: str) -> bool:
+        """Return whether another trial trains the very same; this one then has its outcome."""
+        with exclusive(self.directory):
+            attributes = trial.user_attrs
+            for other in self.trials():
+                if other.number == trial.number or other.state is TrialState.FAIL:
+                    continue
+                theirs = other.user_attrs
+                if theirs.get(SIGNATURE) == signature and theirs.get(SAME_AS) is None:
+                    # Where there are no locks, two may start at once: the first one trains.
+                    if SIGNATURE in attributes and trial.number < other.number:
+                        continue
+                    trial.set_user_attr(SAME_AS, other.number)
+                    return True
+            trial.set_user_attr(SIGNATURE, signature)
+            if SAME_AS in attributes:
+                # The trial that was to train it has failed.
+                trial.set_user_attr(SAME_AS, None)
+        return False
+
+    def end(self, trial: Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
+        """Record how a trial ended; an end that another worker has recorded stays."""
+        try:
+            self.study.tell(trial, values, state)
+        except (UpdateFinishedTrialError, ValueError):
+            if not self.read(trial.number).state.is_finished():
+                raise
+
+    def _settle(self, trial: FrozenTrial) -> bool:
+        """Return whether another trial trains the same; if that one has ended, end this one."""
+        number = trial.user_attrs.get(SAME_AS)
+        if number is None:
+            return False
+        other = self.read(number)
+        if other.state is TrialState.FAIL:
+            return False
+        if other.state.is_finished():
+            trial_id = self._id(trial.number)
+            with contextlib.suppress(UpdateFinishedTrialError):
+                theirs = {PLACE: str(other.number), **other.user_attrs}
+                for name in (STATE, REASON, PLACE, FOUND):
+                    if name in theirs:
+                        self.storage.set_trial_user_attr(trial_id, name, theirs[name])
+                for step, value in other.intermediate_values.items():
+                    if step not in trial.intermediate_values:
+                        self.storage.set_trial_intermediate_value(trial_id, step, value)
+                self.storage.set_trial_state_values(trial_id, other.state, other.values)
+        return True
+
+    def _id(self, number: int) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+
+def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> None:
+    if isinstance(distribution, FloatDistribution):
+        low, high, step, log = (
+            distribution.low, distribution.high, distribution.step, distribution.log
+        )  # fmt: skip
+        trial.suggest_float(key, low, high, step=step, log=log)
+    elif isinstance(distribution, IntDistribution):
+        low, high = distribution.low, distribution.high
+        trial.suggest_int(key, low, high, step=distribution.step, log=distribution.log)
+    else:
+        assert isinstance(distribution, optuna.distributions.CategoricalDistribution)
+        trial.suggest_categorical(key, distribution.choices)
+
+
+def _trained_epochs(directory: Path) -> int:
+    """Return how many epochs a trial's runs have, of which each seed has a directory of its own."""
+    epochs = 0
+    for run in (directory, *directory.glob("*/")):
+        with contextlib.suppress(OSError, RequestError):
+            final = Record.read(run).final
+            epochs += int(final["epoch"]) if final else 0
+    return epochs
+
+
+def _is_new(trial: FrozenTrial) -> bool:
+    """Return whether a trial was taken so lately that its worker may be about to say so."""
+    started = trial.datetime_start
+    return started is not None and (datetime.now() - started).total_seconds() < STALE_SECONDS

@@ -1,0 +1,149 @@
+"""Launchers: each calls a function with each of some directories, here or on other machines.
+
+`hydra/launcher=NAME` chooses one. What is launched is a job of a sweep (`train_job`) or a worker of
+a study. All that it needs is in its directory; all that it reports is written there.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from resnet_sweep.config.instantiate import execution_whitelist
+from resnet_sweep.errors import RequestError
+
+# Called with a directory, in whatever process.
+Work = Callable[[Path], Any]
+# Called in the launching process when the work in a directory has ended, with the reason if its
+# process was lost.
+OnEnd = Callable[[Path, str | None], None]
+
+
+class Launcher(Protocol):
+    """Calls a function with each of some directories."""
+
+    def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
+        """Do all the work, and return when it has ended.
+
+        Args:
+            work: a function that can be pickled.
+            directories: what it is called with, one after the other or side by side.
+            log: name of the file in each directory for what a process of its own prints.
+            on_end: called for each directory.
+
+        Raises:
+            SystemExit: this process was asked to stop; the work has saved its state.
+        """
+
+
+class InProcessLauncher:
+    """Does the work in this process, one directory after the other."""
+
+    def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
+        for directory in directories:
+            work(directory)
+            on_end(directory, None)
+
+
+class HydraLauncher:
+    """Does the work through a launcher plugin of Hydra's, such as submitit's or joblib's.
+
+    The plugin composes a config for each directory. Only Hydra's part of it has an effect, since
+    what is trained was planned before.
+
+    Args:
+        context: of Hydra's.
+        config: of the sweep as a whole.
+        overrides_of: the overrides of the job in a directory, for the plugin to show and compose.
+    """
+
+    def __init__(
+        self,
+        context: HydraContext,
+        config: DictConfig,
+        overrides_of: Callable[[Path], Sequence[str]],
+    ) -> None:
+        self.context, self.config, self.overrides_of = context, config, overrides_of
+        self._plugin(_nothing)
+
+    def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
+        overrides = [
+            [
+                *self.overrides_of(directory),
+                _override("hydra.sweep.dir", directory.parent),
+                _override("hydra.sweep.subdir", directory.name),
+            ]
+            for directory in directories
+        ]
+        returned = self._plugin(work).launch(overrides, initial_job_idx=0)
+        for directory, job in zip(directories, returned, strict=False):
+            failed = getattr(job, "status", None) is JobStatus.FAILED
+            on_end(directory, _describe(job) if failed else None)
+
+    def _plugin(self, work: Work) -> Any:
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=_Task(work), config=self.config
+        )
+
+
+class _Task:
+    """What a plugin of Hydra's calls with a config: the work in the config's directory."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __call__(self, config: DictConfig) -> None:
+        self.work(Path(HydraConfig.get().runtime.output_dir))
+
+
+def build_launcher(
+    context: HydraContext, config: DictConfig, overrides_of: Callable[[Path], Sequence[str]]
+) -> Launcher:
+    """Build the launcher that `hydra/launcher` chooses.
+
+    Args:
+        context: of Hydra's.
+        config: of the sweep as a whole.
+        overrides_of: the overrides of the job in a directory.
+
+    Raises:
+        RequestError: there can't be such a launcher here, or not with these settings.
+    """
+    target = str(config.hydra.launcher._target_)
+    if target.endswith(".BasicLauncher"):
+        return InProcessLauncher()
+    if target.startswith("resnet_sweep."):
+        launcher: Launcher = instantiate(
+            config.hydra.launcher,
+            device=config.trainer.device,
+            _execution_whitelist_=execution_whitelist(),
+        )
+        return launcher
+    if target.endswith(".SlurmLauncher") and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise RequestError(
+            "hydra/launcher=slurm needs SLURM's sbatch and srun, which aren't here: give the "
+            "command on a machine that submits jobs to the cluster"
+        )
+    return HydraLauncher(context, config, overrides_of)
+
+
+def _override(setting: str, value: object) -> str:
+    return f"{setting}={QuotedString(str(value), Quote.single).with_quotes()}"
+
+
+def _describe(job: Any) -> str:
+    # JobReturn hands its error out by raising it, and prints a line first.
+    error = job._return_value
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _nothing(directory: Path) -> None:
+    return

@@ -1,0 +1,219 @@
+"""The files of a sweep directory: `sweep.json` lists its jobs, `results.csv` what they reached."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from resnet_sweep.compare.collection import find_runs
+from resnet_sweep.compare.diff_columns import MISSING, variants
+from resnet_sweep.compare.group import COMPLETE, Statistic, replicates
+from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.compare.objective import Objective
+from resnet_sweep.errors import RequestError
+from resnet_sweep.runs.files import write_atomically
+from resnet_sweep.runs.record import PENDING
+from resnet_sweep.runs.signature import flatten, typed
+from resnet_sweep.sweeps.job import Job
+
+MANIFEST, RESULTS, MULTIRUN = "sweep.json", "results.csv", "multirun.yaml"
+
+
+class JobEntry(BaseModel):
+    """A job in `sweep.json`.
+
+    Attributes:
+        number: in the sweep.
+        overrides: of the job.
+        signature: of its run.
+        directory: of its run, relative to the sweep's.
+        reused: whether the run was trained elsewhere.
+        state, value, reason: what the run had reached when the file was written.
+        settings: by dotted name; in the file those that not all jobs have in common.
+        choices: made by the sweep in each config group, of a reused job.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    number: int
+    overrides: list[str]
+    signature: str
+    directory: str
+    reused: bool = False
+    state: str = PENDING
+    value: float | None = None
+    reason: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    choices: dict[str, str] = Field(default_factory=dict)
+
+
+class Definition(BaseModel):
+    """What `sweep.json` says of the sweep as a whole; a study has further keys."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    command: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class Manifest(BaseModel):
+    """The content of `sweep.json`.
+
+    Attributes:
+        definition: the command, and the settings that all jobs have in common.
+        jobs: in order of their numbers.
+        heartbeat: of the process that is at work on the sweep, or was.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    definition: Definition = Field(default_factory=Definition)
+    jobs: list[JobEntry] = Field(default_factory=list)
+    heartbeat: dict[str, Any] | None = None
+
+    @classmethod
+    def read(cls, directory: Path) -> "Manifest":
+        """Read `sweep.json`; where it is missing or damaged, list the runs in the directory.
+
+        Raises:
+            RequestError: the directory is that of a single run.
+        """
+        try:
+            return cls.model_validate_json((directory / MANIFEST).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            if (directory / "run.json").exists():
+                raise RequestError(
+                    f"{directory} is the directory of a run, not of a sweep: choose another "
+                    "hydra.sweep.dir"
+                ) from None
+        except (ValidationError, OSError):
+            # Everything in the file is in the directories of the jobs as well.
+            pass
+        return cls(jobs=_find_jobs(directory))
+
+    @property
+    def identities(self) -> set[tuple[int, str]]:
+        """The numbers and signatures of the jobs."""
+        return {(job.number, job.signature) for job in self.jobs}
+
+    @property
+    def next_number(self) -> int:
+        """The first number that no job has or had."""
+        return 1 + max((job.number for job in self.jobs), default=-1)
+
+    def settings(self, job: JobEntry) -> dict[str, Any]:
+        """Return all settings of a job, by dotted name."""
+        return {**self.definition.settings, **job.settings}
+
+    def write(self, directory: Path) -> None:
+        """Write `sweep.json`."""
+        write_atomically(directory / MANIFEST, self.model_dump_json(indent=1).encode() + b"\n")
+
+
+def manifest_of(
+    jobs: Sequence[Job],
+    directory: Path,
+    objective: Objective,
+    definition: Mapping[str, Any],
+    heartbeat: Mapping[str, Any] | None,
+) -> Manifest:
+    """Return the manifest of a sweep.
+
+    Args:
+        jobs: of the sweep.
+        directory: of the sweep.
+        objective: what the jobs are judged by.
+        definition: what there is to say of the sweep as a whole.
+        heartbeat: of this process.
+    """
+    flat = [dict(flatten(job.planned.config)) for job in jobs]
+    common = {
+        name: value
+        for name, value in flat[0].items()
+        if all(name in settings and settings[name] == value for settings in flat)
+    }
+    entries = [
+        JobEntry(
+            number=job.number,
+            overrides=job.planned.overrides,
+            signature=job.planned.signature,
+            directory=os.path.relpath(job.directory, directory),
+            reused=job.reused,
+            state=job.state,
+            value=objective.value(job.run),
+            reason=job.reason,
+            settings={name: settings[name] for name in settings if name not in common},
+            choices=job.planned.choices if job.reused else {},
+        )
+        for job, settings in zip(jobs, flat, strict=True)
+    ]
+    return Manifest(
+        definition=Definition(**{**definition, "settings": common}),
+        jobs=entries,
+        heartbeat=None if heartbeat is None else dict(heartbeat),
+    )
+
+
+def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) -> None:
+    """Write `results.csv`, in order of the jobs' numbers.
+
+    Accuracies are percent. The last columns are the mean, the standard deviation (over n - 1) and
+    the number n of what a job and its complete replicates are judged by.
+
+    Args:
+        directory: of the sweep.
+        jobs: of the sweep.
+        objective: what they are judged by; if it isn't the best accuracy, it has a column.
+    """
+    entries = [job.run for job in jobs]
+    varying = variants(entries, seed=True)
+    statistics: dict[object, Statistic | None] = {}
+    for group in replicates(entries):
+        values = (objective.value(entry) for entry in group.counted if entry.state in COMPLETE)
+        statistics |= dict.fromkeys(group.runs, Statistic.of(values))
+    judged = [] if objective.name == "val_acc" else [objective.name]
+    header = ["number", "state", "directory", "best_val_acc", "final_val_acc", "seconds"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*header, *judged, *varying, "mean", "sd", "n"])
+    for index, job in enumerate(jobs):
+        record = job.record
+        settings = (values[index] for values in varying.values())
+        writer.writerow(
+            [
+                job.number,
+                job.state,
+                os.path.relpath(job.directory, directory),
+                record.best and record.best["val_acc"],
+                record.final and record.final["val_acc"],
+                record.seconds or None,
+                *(objective.value(job.run) for _ in judged),
+                *("" if value is MISSING else typed(value) for value in settings),
+                *(statistics[job.run] or (None, None, 0)),
+            ]
+        )
+    write_atomically(directory / RESULTS, text.getvalue().encode())
+
+
+def _find_jobs(directory: Path) -> list[JobEntry]:
+    if not directory.is_dir():
+        return []
+    jobs = []
+    for run in find_runs([directory]):
+        name = run.directory.relative_to(directory).parts[0]
+        if isinstance(run, LoadedRun) and name.isdecimal():
+            jobs.append(
+                JobEntry(
+                    number=int(name),
+                    signature=run.record.signature,
+                    overrides=run.record.overrides,
+                    directory=os.path.relpath(run.directory, directory),
+                    state=run.record.state,
+                    settings=dict(flatten(run.record.config)),
+                )
+            )
+    return jobs

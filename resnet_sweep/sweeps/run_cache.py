@@ -1,0 +1,76 @@
+"""The runs that were trained before: which can be reused, and how long runs take."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+
+from resnet_sweep.compare.collection import find_runs
+from resnet_sweep.compare.group import COMPLETE
+from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.signature import sign, typed
+
+# The groups that decide how long an epoch takes.
+_COSTLY = ("model", "data", "augmentation")
+
+
+class RunCache:
+    """The runs below some directories, read when they are first asked for.
+
+    Args:
+        roots: directories; one that doesn't exist has no runs.
+    """
+
+    def __init__(self, roots: Iterable[Path]) -> None:
+        self.roots = [root for root in roots if root.is_dir()]
+
+    @classmethod
+    def here(cls, *others: Path) -> "RunCache":
+        """Return the runs below `outputs/` and `multirun/` here, and below other directories."""
+        return cls([*others, Path("outputs"), Path("multirun")])
+
+    @cached_property
+    def runs(self) -> list[LoadedRun]:
+        """All runs with valid records, newest first."""
+        return [run for run in find_runs(self.roots) if isinstance(run, LoadedRun)]
+
+    def complete(self, signature: str) -> LoadedRun | None:
+        """Return a run that trained all that a signature stands for, the newest of several."""
+        run = self._complete.get(signature)
+        if run is None:
+            return None
+        record = run.record
+        # A record may come from anywhere, so its signature is compared with its config.
+        actual = sign(record.config, record.precision or "", record.fingerprint or "")
+        return run if actual == signature else None
+
+    def seconds(self, planned: Record, epochs: float) -> float | None:
+        """Estimate how long epochs of a run take, by the median of runs like it.
+
+        Returns:
+            Seconds; None if there are no such runs.
+        """
+        times = self._epochs.get(_cost(planned))
+        return median(times) * epochs if times else None
+
+    @cached_property
+    def _complete(self) -> dict[str, LoadedRun]:
+        return {run.record.signature: run for run in reversed(self.runs) if run.state in COMPLETE}
+
+    @cached_property
+    def _epochs(self) -> dict[str, list[float]]:
+        times: dict[str, list[float]] = {}
+        for run in self.runs:
+            record = run.record
+            if record.final and record.final["epoch"] and record.seconds:
+                times.setdefault(_cost(record), []).append(record.seconds / record.final["epoch"])
+        return times
+
+
+def _cost(record: Record) -> str:
+    """Return a key that two runs share if their epochs take equally long on one machine."""
+    trainer = record.config.get("trainer", {})
+    parts = [record.config.get(group) for group in _COSTLY]
+    sizes = [trainer.get(name) for name in ("batch_size", "max_steps", "progressive_resizing")]
+    return typed([*parts, *sizes, record.precision])

@@ -1,1 +1,0 @@
-"""Studies: searches with Optuna, by any number of workers, with pruning."""

@@ -1,0 +1,169 @@
+"""What is printed of a sweep: its plan before it starts, and its outcome at the end."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from resnet_sweep.compare.diff_columns import MISSING, variants
+from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
+from resnet_sweep.compare.format import format_table, percent, shown
+from resnet_sweep.compare.objective import Objective
+from resnet_sweep.compare.ranking import Ranking
+from resnet_sweep.config.command import relative
+from resnet_sweep.console import console
+from resnet_sweep.runs.record import PENDING, duration
+from resnet_sweep.sweeps.job import BROKEN, Job
+from resnet_sweep.sweeps.plan import Plan
+
+MOST_DUPLICATES = 5
+
+
+def print_plan(plan: Plan) -> None:
+    """Print the jobs of a plan, and what there is of them."""
+    console.print(_plan_table(plan, console.width if console.is_terminal else None), markup=False)
+    console.print(summarize_plan(plan), markup=False)
+
+
+def summarize_plan(plan: Plan, skip_failed: bool = False) -> str:
+    """Return a plan in a few lines.
+
+    Args:
+        plan: of the sweep.
+        skip_failed: whether jobs that failed are left as they are.
+    """
+    return "\n".join(_plan_lines(plan, skip_failed))
+
+
+def describe(job: Job) -> str:
+    """Return a one-line summary of a job."""
+    record = job.record
+    text = f"job {job.number} {job.state}"
+    if job.reason:
+        text += f" ({shown(job.reason)})"
+    if record.best is not None:
+        final = record.final and record.final["val_acc"]
+        text += f": best {percent(record.best['val_acc'])}, final {percent(final)}"
+        text += f", {duration(record.seconds or 0)}"
+    return text
+
+
+def print_summary(
+    jobs: Sequence[Job],
+    overrides: Mapping[Job, str],
+    baseline: FilterExpression | None,
+    objective: Objective,
+) -> None:
+    """Print the ranking of a sweep's variants, and the jobs that failed.
+
+    Args:
+        jobs: of the sweep.
+        overrides: of each job, those that not all have.
+        baseline: holds for the runs that the others are compared with.
+        objective: what they are judged by.
+    """
+    runs = [job.run for job in jobs if job.state != PENDING and job.error is None]
+    lines = []
+    if any(run.record.best for run in runs):
+        ranking = Ranking(runs, baseline, objective)
+        width = console.width if console.is_terminal else None
+        lines += ["", *ranking.lines(width), *(f"note: {note}" for note in ranking.notes())]
+        if ranking.command is not None:
+            lines.append(f"Reproduce the best run:\n  {ranking.command}")
+    broken = [job for job in jobs if job.state in BROKEN]
+    if broken:
+        states = " or ".join(sorted({job.state for job in broken}, reverse=True))
+        lines.append(f"\n{len(broken)} of {len(jobs)} jobs {states}:")
+    for job in broken:
+        which = f" ({shown(overrides[job])})" if overrides[job] else ""
+        lines.append(f"  job {job.number}{which} {job.state}: {shown(job.reason)}")
+        lines.append(f"    see {relative(job.directory)}/train.log")
+    if lines:
+        console.print("\n".join(lines), markup=False)
+
+
+def varying_overrides(jobs: Sequence[Job]) -> dict[Job, str]:
+    """Return the overrides of each job that not all jobs have, as they are typed."""
+    common = set.intersection(*(set(job.planned.overrides) for job in jobs)) if jobs else set()
+    return {
+        job: " ".join(word for word in job.planned.overrides if word not in common) for job in jobs
+    }
+
+
+def _plan_table(plan: Plan, width: int | None) -> str:
+    varying = variants([job.run for job in plan.jobs], seed=True)
+    rows = [["job", "state", "best", *map(shown, varying), "where"]]
+    for index, job in enumerate(plan.jobs):
+        settings = [values[index] for values in varying.values()]
+        values = ("" if value is MISSING else shown(value) for value in settings)
+        where = shown(_place(job)) if job.reused or job.state != PENDING else ""
+        state = f"{job.state} (reused)" if job.reused else job.state
+        best = percent(job.record.best["val_acc"]) if job.record.best else ""
+        rows.append([str(job.number), state, best, *values, where])
+    return "\n".join(format_table(rows, frozenset({0, 2}), width))
+
+
+def _plan_lines(plan: Plan, skip_failed: bool) -> Iterator[str]:
+    jobs = plan.jobs
+    varying = variants([job.run for job in jobs], seed=True)
+    vary = f", which vary in {', '.join(map(shown, varying))}" if varying else ""
+    yield f"{_count(len(jobs), 'job')}{vary}"
+    baseline = plan.baseline
+    if baseline is not None and not any(baseline.matches(run_fields(job.run)) for job in jobs):
+        yield f"  no job is the baseline ({shown(baseline.text)}), so nothing is compared"
+    for keys in plan.pairs:
+        yield f"  {' and '.join(map(shown, keys))} are paired"
+    if plan.filtered:
+        yield f"  {_count(plan.filtered, 'combination')} left out by sweep_filter"
+    for overrides, job in plan.duplicates[:MOST_DUPLICATES]:
+        which = ", the baseline" if baseline and baseline.matches(run_fields(job.run)) else ""
+        yield (
+            f"  {shown(overrides)} trains the same as job {job.number}{which}, so it is left out"
+        )
+    if len(plan.duplicates) > MOST_DUPLICATES:
+        yield f"  and {len(plan.duplicates) - MOST_DUPLICATES} more that train the same as others"
+    reused = Counter(os.path.dirname(_place(job)) for job in jobs if job.reused)
+    for place, count in reused.items():
+        yield f"  {_count(count, 'job')} reused from {shown(place)}, finished there already"
+    states = Counter(job.state for job in jobs if not job.reused)
+    for state, what in (
+        ("finished", "finished already"),
+        ("stopped_early", "stopped early already"),
+        ("pruned", "pruned already"),
+        ("diverged", "diverged already"),
+        ("interrupted", "interrupted, to resume"),
+        ("running", "started, to resume"),
+        ("failed", "failed, to be left" if skip_failed else "failed, to retry"),
+    ):
+        if states[state]:
+            yield f"  {states[state]} {what}"
+    for job in jobs:
+        if job.held:
+            holder = job.record.heartbeat or {}
+            yield (
+                f"  job {job.number} is being trained by process {holder.get('process')} on "
+                f"{shown(holder.get('host'))}"
+            )
+    to_train = plan.to_train(skip_failed)
+    times = [plan.cache.seconds(job.planned, job.epochs_to_train) for job in to_train]
+    known = [seconds for seconds in times if seconds is not None]
+    if not to_train:
+        yield "  nothing to train"
+    elif len(known) < len(times):
+        yield (
+            f"  {_count(len(to_train), 'job')} to train (no earlier runs to estimate the time from)"
+        )
+    else:
+        yield (
+            f"  {_count(len(to_train), 'job')} to train, about {duration(sum(known))} one after "
+            "another, estimated from earlier runs"
+        )
+
+
+def _place(job: Job) -> str:
+    path = os.path.relpath(job.directory)
+    return str(job.directory) if Path(path).parts[0] == os.pardir else path
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

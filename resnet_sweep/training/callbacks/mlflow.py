@@ -1,0 +1,285 @@
+"""Runs in MLflow."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from resnet_sweep.runs.files import write_atomically
+from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, read_metrics
+from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.run import now
+from resnet_sweep.runs.signature import flatten, typed
+from resnet_sweep.training.callbacks.callback import Callback
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MLflowRun
+
+# The file of a run directory with the run's id in the store.
+RUN_ID = "mlflow_run_id"
+# MLflow's names of a run's states; the tag "state" has ours.
+STATUSES = {
+    "finished": "FINISHED",
+    "stopped_early": "FINISHED",
+    "pruned": "FINISHED",
+    "interrupted": "KILLED",
+    "diverged": "FAILED",
+    "failed": "FAILED",
+}
+# Defaults of MLflow's own variables. It would wait minutes for a server that doesn't answer, which
+# delays training; what such a server misses is sent after the next epoch.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+# MLflow's limit on the parameters in a request.
+PARAMETERS_AT_ONCE = 100
+
+log = logging.getLogger(__name__)
+
+
+class MLflow(Callback):
+    """Logs a run's settings, the metrics of each epoch, and its files to an MLflow store.
+
+    A resumed run continues its run in the store. A store that can't be reached doesn't end
+    training; what it misses is sent after the next epoch.
+
+    Args:
+        folder: folder of the default store, `mlflow.db`.
+        tracking_uri: of the store, such as `http://HOST:PORT` or `sqlite:///FILE`; None for
+            $MLFLOW_TRACKING_URI, or else `mlflow.db`.
+        experiment: MLflow experiment of the run; None for $MLFLOW_EXPERIMENT_NAME, or else
+            `resnet_sweep`.
+        best_model: log the weights of the best epoch, too.
+
+    Raises:
+        ValueError: MLflow isn't installed, or the store can't be reached.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tracking_uri: str | None = None,
+        experiment: str | None = None,
+        best_model: bool = False,
+    ) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        try:
+            # This import takes seconds, and runs without MLflow don't need it.
+            from mlflow import MlflowClient
+
+            self.tracking_uri = (
+                tracking_uri
+                or os.environ.get("MLFLOW_TRACKING_URI")
+                or sqlite_uri(folder / "mlflow.db")
+            )
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                "this logger needs MLflow, which isn't installed: pip install "
+                "'resnet-sweep[mlflow]'"
+            ) from error
+        self.folder = folder
+        self.experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "resnet_sweep"
+        self.best_model = best_model
+        self.connect = MlflowClient
+        try:
+            self.file = sqlite_file(self.tracking_uri)
+            if self.file is None:
+                self.connect(self.tracking_uri).search_experiments(max_results=1)
+            # The file itself is made when training starts, because nothing is written before.
+            elif not os.access(self.file.parent, os.W_OK):
+                raise OSError(f"{self.file.parent} isn't a folder to write into")
+        except Exception as error:
+            raise ValueError(
+                f"the MLflow store {self.tracking_uri} can't be reached ({reason(error)}): start "
+                "its server, or name another with tracking_uri"
+            ) from error
+
+    def on_train_start(self, directory: Path, step: int) -> None:
+        self.directory = directory
+        self.rows = read_metrics(directory)
+        self.run_id: str | None = None
+        self.unreachable = False
+        self._attempt(self._log_epochs)
+
+    def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
+        self.rows.append(dict(row))
+        self._attempt(self._log_epochs)
+
+    def on_train_end(self, record: Record) -> None:
+        self._attempt(lambda: self._log_end(record))
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+            self.unreachable = False
+        # No error of a store is a reason to end training.
+        except Exception as error:
+            if not self.unreachable:
+                log.warning(
+                    "warning: the run can't be logged to the MLflow store %s (%s); training "
+                    "continues, and logging is tried again after each epoch",
+                    self.tracking_uri,
+                    reason(error),
+                )
+            self.unreachable, self.run_id = True, None
+
+    def _log_epochs(self) -> str:
+        """Log the epochs that the store doesn't have, and return the run's id there."""
+        from mlflow.entities import Metric
+
+        run_id = self.run_id = self.run_id or self._open()
+        for count, row in enumerate(self.rows, start=1):
+            if row["epoch"] in self.logged_epochs:
+                continue
+            values = {name: value for name, value in row.items() if name != "epoch"}
+            if best := best_row(self.rows[:count]):
+                values["best_val_acc"] = best["val_acc"]
+            timestamp, epoch = round(1000 * time.time()), int(row["epoch"])
+            metrics = [Metric(name, value, timestamp, epoch) for name, value in values.items()]
+            self.client.log_batch(run_id, metrics=metrics)
+            self.logged_epochs.add(epoch)
+        return run_id
+
+    def _open(self) -> str:
+        """Resume the run in the store, or create one, and return its id."""
+        if self.file is not None and not self.file.exists():
+            self._make_store(self.file)
+        self.client = self.connect(self.tracking_uri)
+        record = Record.read(self.directory)
+        run = self._find_run()
+        if run is None:
+            run = self._create_run(record)
+            # Written before anything else is logged, so that a run whose store is lost meanwhile
+            # is resumed there later.
+            write_atomically(self.directory / RUN_ID, run.info.run_id.encode())
+        else:
+            self.client.update_run(run.info.run_id, status="RUNNING")
+        run_id: str = run.info.run_id
+        self._log_parameters(run_id, record, run.data.params)
+        history = self.client.get_metric_history(run_id, "val_acc")
+        self.logged_epochs = {metric.step for metric in history}
+        return run_id
+
+    def _make_store(self, file: Path) -> None:
+        """Make the file of an SQLite store.
+
+        It is made under another name, because two processes that make it at once would break it.
+        """
+        with TemporaryDirectory(dir=file.parent, prefix=".mlflow-") as folder:
+            made = Path(folder) / file.name
+            self.connect(sqlite_uri(made))
+            with suppress(FileExistsError):
+                os.link(made, file)
+
+    def _find_run(self) -> "MLflowRun | None":
+        """Return this run in the store; None if it has none, or if it was deleted."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.client.get_run((self.directory / RUN_ID).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except MlflowException as error:
+            # The id may be that of a run in another store.
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def _create_run(self, record: Record) -> "MLflowRun":
+        inside = self.directory.is_relative_to(self.folder)
+        name = self.directory.relative_to(self.folder) if inside else self.directory
+        tags = {
+            "signature": record.signature,
+            "directory": str(self.directory),
+            "host": record.host,
+            "device": record.device,
+            "mlflow.source.name": "resnet_sweep",
+            "mlflow.source.git.commit": record.git_commit,
+        }
+        return self.client.create_run(
+            self._experiment_id(),
+            tags={key: value for key, value in tags.items() if value},
+            run_name=name.as_posix(),
+        )
+
+    def _experiment_id(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        if experiment := self.client.get_experiment_by_name(self.experiment):
+            return str(experiment.experiment_id)
+        # The files of an SQLite store lie beside it; a server has its own place for them.
+        place = None if self.file is None else (self.file.parent / "mlruns").as_uri()
+        try:
+            return self.client.create_experiment(self.experiment, artifact_location=place)
+        except MlflowException as error:
+            # Another process may have created it meanwhile.
+            experiment = self.client.get_experiment_by_name(self.experiment)
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
+                raise
+            return str(experiment.experiment_id)
+
+    def _log_parameters(self, run_id: str, record: Record, logged: Collection[str]) -> None:
+        """Log the settings that the store doesn't have; MLflow doesn't allow to change them."""
+        from mlflow.entities import Param
+
+        settings = dict(flatten(record.config)) | record.choices
+        settings["overrides"] = " ".join(record.overrides)
+        missing = [Param(key, typed(value)) for key, value in settings.items() if key not in logged]
+        for first in range(0, len(missing), PARAMETERS_AT_ONCE):
+            chunk = missing[first : first + PARAMETERS_AT_ONCE]
+            self.client.log_batch(run_id, params=chunk)
+
+    def _log_end(self, record: Record) -> None:
+        run_id = self._log_epochs()
+        for name in ("state", "reason"):
+            self.client.set_tag(run_id, name, getattr(record, name))
+        self.client.set_terminated(run_id, STATUSES[record.state])
+        with TemporaryDirectory() as folder:
+            # The final record is written into the run directory only after all callbacks.
+            replace(record, ended=now(), heartbeat=None).write(Path(folder))
+            self.client.log_artifacts(run_id, folder)
+        files = ["metrics.csv", "layer_norms.csv"]
+        if self.best_model:
+            files.append("checkpoints/best_model.pth")
+        for path in (self.directory / name for name in files):
+            if path.exists():
+                self.client.log_artifact(run_id, str(path))
+        if (self.directory / "plots").exists():
+            self.client.log_artifacts(run_id, str(self.directory / "plots"), "plots")
+
+
+def sqlite_uri(file: Path) -> str:
+    """Return MLflow's URI of the SQLite store in a file."""
+    from sqlalchemy.engine import URL, make_url
+
+    uri = f"sqlite:///{file}"
+    if make_url(uri).database == str(file):
+        return uri
+    # The name has characters that mean something in a URI, so it has to be quoted. The driver is
+    # named because MLflow would make a folder for a URI without one, from the quoted name.
+    return str(URL.create("sqlite+pysqlite", database=str(file)))
+
+
+def sqlite_file(tracking_uri: str) -> Path | None:
+    """Return the file of an SQLite store; None if it is another kind of store."""
+    if not tracking_uri.startswith(("sqlite:", "sqlite+")):
+        return None
+    from sqlalchemy.engine import make_url
+
+    database = make_url(tracking_uri).database
+    return Path(os.path.abspath(database)) if database else None
+
+
+def reason(error: Exception) -> str:
+    """Return an error's message in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

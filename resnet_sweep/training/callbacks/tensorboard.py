@@ -1,0 +1,74 @@
+"""TensorBoard events."""
+
+from pathlib import Path
+from typing import Any
+
+from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, read_metrics
+from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.signature import flatten, is_incidental, typed
+from resnet_sweep.training.callbacks.callback import Callback, Step
+
+
+class TensorBoard(Callback):
+    """Writes TensorBoard events of a run.
+
+    They are the learning rate, loss and gradient norm of each step; the metrics of each epoch and
+    of the best one so far; the norms of each layer's gradient, weights and update; and the settings
+    by which the HPARAMS tab compares runs.
+    """
+
+    def on_train_start(self, directory: Path, step: int) -> None:
+        # This import takes a second, and runs without TensorBoard don't need it.
+        from torch.utils.tensorboard.summary import hparams
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self.rows = read_metrics(directory)
+
+        # Steps that a killed process wrote after its last checkpoint are trained again.
+        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step)
+        # An experiment summary would hold for all runs of a folder. Without one, TensorBoard finds
+        # the settings of all of them, and shows those first that differ.
+        summaries: Any = hparams
+        _, session_start, self.session_end = summaries(hyperparameters(Record.read(directory)), {})
+        file_writer: Any = self.writer.file_writer
+        file_writer.add_summary(session_start)
+        self.file_writer = file_writer
+
+    def on_steps(self, steps: list[Step]) -> None:
+        for step in steps:
+            self.writer.add_scalar("step/lr", step.lr, step.global_step)
+            self.writer.add_scalar("step/train_loss", step.loss, step.global_step)
+            self.writer.add_scalar("step/grad_norm", step.grad_norm, step.global_step)
+
+    def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
+        for name, value in row.items():
+            if name != "epoch":
+                self.writer.add_scalar(f"epoch/{name}", value, step - 1)
+        self.rows.append(dict(row))
+        if best := best_row(self.rows):
+            for name in ("epoch", "val_acc", "val_loss"):
+                self.writer.add_scalar(f"best/{name}", best[name], step - 1)
+        for layer in layers:
+            for kind, norm in zip(LayerNorms._fields[1:], layer[1:], strict=True):
+                self.writer.add_scalar(f"layer_{kind}/{layer.name}", norm, step - 1)
+        self.writer.flush()
+
+    def on_train_end(self, record: Record) -> None:
+        # TensorBoard uses the first end that it reads, so a run that may be resumed has none.
+        if record.ended_for_good and record.state != "diverged":
+            self.file_writer.add_summary(self.session_end)
+        self.writer.close()
+
+
+def hyperparameters(record: Record) -> dict[str, float | str]:
+    """Return what distinguishes a run from others: the choice of each group, and the settings.
+
+    Settings that are None are left out. TensorBoard has no type for them, and the word None would
+    turn the numbers of other runs into words.
+    """
+    settings = dict(flatten(record.config)) | record.choices | {"precision": record.precision}
+    return {
+        name: value if type(value) in (int, float) else typed(value)
+        for name, value in settings.items()
+        if value is not None and not name.endswith("_target_") and not is_incidental(name)
+    }

@@ -1,0 +1,163 @@
+"""Distributed training: the processes that train one run together."""
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
+from torch.nn.parallel import DistributedDataParallel
+
+from resnet_sweep.training.torchrun import Torchrun
+
+
+class ProcessGroup:
+    """The processes of a run, each of which trains on a share of every batch.
+
+    This class is a group of a single process, in which every operation does nothing.
+
+    Attributes:
+        rank: number of this process, from 0. Rank 0 alone writes into the run directory.
+        world_size: number of processes.
+        local_rank: number of this process among those of its machine.
+    """
+
+    rank, world_size, local_rank = 0, 1, 0
+
+    @staticmethod
+    @cache
+    def current() -> "ProcessGroup":
+        """Return the group that this process belongs to."""
+        torchrun = Torchrun.here()
+        if torchrun is None or torchrun.size == 1:
+            return ProcessGroup()
+        return TorchrunProcessGroup(torchrun)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is rank 0."""
+        return self.rank == 0
+
+    def initialize(self) -> None:
+        """Connect to the other processes. Rank 0 may come later, with all checks behind it."""
+
+    def destroy(self) -> None:
+        """Disconnect from the other processes. Calling it twice is harmless."""
+
+    def share(self, count: int) -> slice:
+        """Return this process's part of `count` entries.
+
+        The parts are in the order of the ranks, and their sizes differ by one at most.
+        """
+        size, remainder = divmod(count, self.world_size)
+        first = self.rank * size + min(self.rank, remainder)
+        return slice(first, first + size + (self.rank < remainder))
+
+    def scale_loss(self, loss: Tensor, images: int, batch: int) -> Tensor:
+        """Scale the mean loss over a share, so that its mean over the processes is the mean over
+        the batch.
+
+        Args:
+            loss: a scalar.
+            images: images in the share.
+            batch: images in the batch.
+        """
+        return loss
+
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Return a model whose backward pass averages the gradients over all processes."""
+        return model
+
+    def all_reduce_max(self, *values: int) -> tuple[int, ...]:
+        """Return the largest of each value over all processes."""
+        return values
+
+    def all_reduce_sum(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over all processes."""
+
+    def all_reduce_mean(self, tensor: Tensor) -> None:
+        """Replace a tensor by its mean over all processes."""
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return the value of each process, in the order of the ranks."""
+        return [value]
+
+    def all_gather_tensor(self, share: Tensor) -> Tensor:
+        """Concatenate the shares of all processes along the first dimension, on the CPU."""
+        return share
+
+    def broadcast(self, value: Any = None) -> Any:
+        """Return rank 0's value; tensors in it have to be on the CPU."""
+        return value
+
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Replace a model's buffers, such as BatchNorm's statistics, by rank 0's."""
+
+
+class TorchrunProcessGroup(ProcessGroup):
+    """The processes that torchrun started, on one machine or several.
+
+    Tensors on a GPU are exchanged by NCCL, and everything else by Gloo.
+
+    Args:
+        torchrun: the torchrun that started this process.
+    """
+
+    def __init__(self, torchrun: Torchrun) -> None:
+        self.torchrun = torchrun
+        self.rank, self.world_size = torchrun.rank, torchrun.size
+        self.local_rank = torchrun.local_rank
+
+    def initialize(self) -> None:
+        store = self.torchrun.meeting()
+        # Rank 0 connects only after it has checked the config and loaded the data.
+        store.set_timeout(default_pg_timeout)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            store=store,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+
+    def destroy(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def scale_loss(self, loss: Tensor, images: int, batch: int) -> Tensor:
+        return loss * (images * self.world_size / batch)
+
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        if device.type != "cuda":
+            return DistributedDataParallel(model)
+        torch.cuda.set_device(device)
+        return DistributedDataParallel(model, device_ids=[device.index])
+
+    def all_reduce_max(self, *values: int) -> tuple[int, ...]:
+        reduced = torch.tensor(values)
+        dist.all_reduce(reduced, dist.ReduceOp.MAX)
+        return tuple(reduced.tolist())
+
+    def all_reduce_sum(self, tensor: Tensor) -> None:
+        dist.all_reduce(tensor)
+
+    def all_reduce_mean(self, tensor: Tensor) -> None:
+        dist.all_reduce(tensor)
+        tensor /= self.world_size
+
+    def all_gather(self, value: Any) -> list[Any]:
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def all_gather_tensor(self, share: Tensor) -> Tensor:
+        return torch.cat(self.all_gather(share.cpu()))
+
+    def broadcast(self, value: Any = None) -> Any:
+        values = [value]
+        dist.broadcast_object_list(values, 0)
+        return values[0]
+
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)

@@ -1,0 +1,144 @@
+"""Parameter groups, and the Muon optimizer."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from resnet_sweep.ranges import Count
+
+# Coefficients of the quintic Newton-Schulz iteration by which few steps bring singular values near
+# 1, though not exactly to it.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
+
+def param_groups(model: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
+    """Return all trained weights of a model, as an optimizer takes them.
+
+    Args:
+        model: a model with weights that need gradients.
+        decay_norm_and_bias: False makes a second group of biases and the weights of
+            normalisations, with weight_decay 0 (He et al., 2019, "Bag of Tricks", section 3.1).
+    """
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    if decay_norm_and_bias:
+        return [{"params": trained}]
+    undecayed = {
+        id(weight)
+        for module in model.modules()
+        for name, weight in module.named_parameters(recurse=False)
+        if name == "bias" or isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm))
+    }
+    return [
+        {"params": [weight for weight in trained if id(weight) not in undecayed]},
+        {"params": [weight for weight in trained if id(weight) in undecayed], "weight_decay": 0.0},
+    ]
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalized momentum for the filters of convolutions, and plain SGD for other weights.
+
+    Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks". A filter bank
+    counts as a matrix with a row for each output channel; its step is scaled by
+    sqrt(max(1, rows / columns)). torch.optim.Muon does the same for two-dimensional weights only.
+
+    Args:
+        params: weights, or groups of them.
+        lr: learning rate of the filters.
+        momentum: of all weights, in Nesterov's form.
+        weight_decay: decoupled for the filters, and as in SGD for other weights.
+        rest_lr: learning rate of all weights that aren't filters: BatchNorm, biases, the
+            classifier.
+        ns_steps: steps of the Newton-Schulz iteration.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: Annotated[float, Gt(0)] = 0.02,
+        momentum: Annotated[float, Ge(0), Lt(1)] = 0.95,
+        weight_decay: Annotated[float, Ge(0)] = 5e-4,
+        rest_lr: Annotated[float, Gt(0)] = 0.05,
+        ns_steps: Count = 5,
+    ) -> None:
+        params = list(params)
+        groups = params if isinstance(params[0], dict) else [{"params": params}]
+        divided = []
+        for group in groups:
+            for filters in (True, False):
+                chosen = [weight for weight in group["params"] if (weight.ndim == 4) == filters]
+                if chosen:
+                    # The schedule sets the rate of the filters, and the other rate in proportion.
+                    scale = 1.0 if filters else rest_lr / lr
+                    divided.append(
+                        {**group, "params": chosen, "filters": filters, "lr_scale": scale}
+                    )
+        super().__init__(
+            divided,
+            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "ns_steps": ns_steps},
+        )
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]  # Without the closure, which nothing uses.
+        """Update the weights by their gradients."""
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            gradients: Tensors = [weight.grad for weight in weights]
+            if not group["filters"] and group["weight_decay"]:
+                gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+            averages = [self._average(weight) for weight in weights]
+            torch._foreach_mul_(averages, group["momentum"])
+            torch._foreach_add_(averages, gradients)
+            updates: Tensors = torch._foreach_add(gradients, averages, alpha=group["momentum"])
+            if group["filters"]:
+                updates = [orthogonal_filters(update, group["ns_steps"]) for update in updates]
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(weights, updates, alpha=-group["lr"])
+
+    def _average(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+        average: Tensor = state["momentum"]
+        return average
+
+
+def orthogonal_filters(update: Tensor, steps: int) -> Tensor:
+    """Bring all singular values of an update of filters near each other.
+
+    Args:
+        update: (out, in, height, width).
+        steps: steps of the Newton-Schulz iteration.
+
+    Returns:
+        The same shape, scaled by sqrt(max(1, out / (in * height * width))).
+    """
+    rows = len(update)
+    matrix = orthogonalize(update.reshape(rows, -1), steps)
+    scale = max(1.0, rows / matrix.shape[1]) ** 0.5
+    return matrix.view(update.shape).mul_(scale)
+
+
+def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
+    """Approximate the nearest (semi-)orthogonal matrix: U V' of the decomposition U S V'.
+
+    Args:
+        matrix: (rows, columns).
+        steps: steps of the Newton-Schulz iteration; with 5, singular values end between 0.7 and
+            1.2.
+    """
+    a, b, c = COEFFICIENTS
+    tall = matrix.shape[0] > matrix.shape[1]
+    x: Tensor = matrix.T if tall else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T.contiguous() if tall else x

@@ -1,0 +1,439 @@
+"""The training loop."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnet_sweep.data.dataset import Batches, Dataset
+from resnet_sweep.randomness import derive_seed
+from resnet_sweep.runs.metrics import LayerNorms, best_row
+from resnet_sweep.runs.run import Run
+from resnet_sweep.training.callbacks import Callback, Step
+from resnet_sweep.training.checkpoint import RunCheckpoints
+from resnet_sweep.training.config import TrainerConfig
+from resnet_sweep.training.distributed import ProcessGroup
+from resnet_sweep.training.ema import ExponentialMovingAverage
+from resnet_sweep.training.evaluation import Normalize, accuracy, cross_entropy, predict
+from resnet_sweep.training.progressive_resizing import ProgressiveResizing
+from resnet_sweep.training.schedules import Schedule
+from resnet_sweep.training.signals import Interrupted, StopSignal
+from resnet_sweep.training.step_metrics import StepMetrics
+from resnet_sweep.training.train_step import TrainStep
+
+# Reading metrics from a GPU waits for it, so callbacks get the steps only this often.
+REPORT_SECONDS = 0.5
+# A run that is killed in a long epoch loses at most this much.
+CHECKPOINT_SECONDS = 300
+
+log = logging.getLogger(__name__)
+
+
+class Diverged(Exception):
+    """The loss became NaN or infinite."""
+
+
+def steps_per_epoch(images: int, config: TrainerConfig) -> int:
+    """Return the number of steps in an epoch of this many training images."""
+    whole, rest = divmod(images, config.batch_size)
+    return whole if config.drop_last else whole + bool(rest)
+
+
+class Trainer:
+    """Trains a model, evaluates it after each epoch, and keeps checkpoints.
+
+    Every random choice is a function of the seed, the epoch and the step, and everything else is in
+    the checkpoint. So on a CPU a run that is stopped anywhere and resumed equals, bit for bit, the
+    run that was never stopped.
+
+    Several processes may train one model together, each on a share of every batch. Rank 0 alone
+    has the run directory, and decides by its clock when all of them report and save.
+
+    Args:
+        model: on the device.
+        optimizer: of the model's weights.
+        schedule: of the learning rate.
+        augmentation: operations on training batches, in order; see `resnet_sweep.augmentation`.
+        loss: maps logits (B, classes) and labels, (B,) or (B, classes) if the augmentation mixes
+            them, to a scalar.
+        dataset: training and validation images.
+        config: settings of the trainer.
+        seed: of the run.
+        device: of the model.
+        precision: of the forward pass, "float32" or "bfloat16".
+        process_group: the processes that train the model.
+
+    Attributes:
+        rows: metrics of the epochs so far, a row of `metrics.csv` each.
+        layers: norms of each layer at the end of the epochs so far.
+        step: steps of the present epoch that are done.
+        seconds: time that these steps took.
+        total_steps: steps in the whole run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        augmentation: Sequence[Callable[..., tuple[Tensor, Tensor]]],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        dataset: Dataset,
+        config: TrainerConfig,
+        seed: int,
+        device: torch.device,
+        precision: str,
+        process_group: ProcessGroup,
+    ) -> None:
+        self.model = model.to(memory_format=torch.channels_last)
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.config = config
+        self.seed = seed
+        self.device = device
+        self.precision = precision
+        self.process_group = process_group
+        self.train_batches = Batches(dataset.train, device)
+        indices = dataset.validation.indices
+        share = replace(dataset.validation, indices=indices[process_group.share(len(indices))])
+        self.validation_batches = Batches(share, device)
+        self.normalize = Normalize(dataset.mean, dataset.std, device)
+
+        self.steps_per_epoch = steps_per_epoch(len(dataset.train), config)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        if config.max_steps is not None:
+            self.total_steps = min(self.total_steps, config.max_steps)
+        self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        self.ema = (
+            None
+            if config.ema_decay is None
+            else ExponentialMovingAverage(self.model, config.ema_decay)
+        )
+        self.progressive_resizing = (
+            None
+            if config.progressive_resizing is None
+            else ProgressiveResizing(config.progressive_resizing, config.epochs)
+        )
+
+        self.rows: list[dict[str, float]] = []
+        self.layers: list[list[LayerNorms]] = []
+        self.step = 0
+        self.seconds = 0.0
+        self.step_metrics = StepMetrics(self.model, self.steps_per_epoch, device)
+
+        # On a CPU, a thread that writes would only take time from the training.
+        self.saves_in_thread = device.type != "cpu"
+        self.train_step = TrainStep(
+            self.model,
+            optimizer,
+            augmentation,
+            loss,
+            self.normalize,
+            device,
+            precision,
+            config.clip_grad_norm,
+            self.step_metrics,
+            self.ema,
+            seed,
+            process_group,
+            config.compile,
+        )
+
+    @property
+    def global_step(self) -> int:
+        """Steps of the run that are done."""
+        # The last epoch may be cut short by max_steps.
+        return min(len(self.rows) * self.steps_per_epoch + self.step, self.total_steps)
+
+    @property
+    def steps_this_epoch(self) -> int:
+        """Steps in the present epoch."""
+        return min(self.steps_per_epoch, self.total_steps - len(self.rows) * self.steps_per_epoch)
+
+    def fit(self, run: Run | None, callbacks: Sequence[Callback], stop: StopSignal) -> str | None:
+        """Train to the end, from the run's last checkpoint if it has one.
+
+        Args:
+            run: the run directory; None on other ranks than 0.
+            callbacks: called in order.
+            stop: signals that stop the run; a signal to one rank stops all of them.
+
+        Returns:
+            Why the run ended before its last epoch; None if it didn't.
+
+        Raises:
+            Diverged: the loss became NaN or infinite.
+            Interrupted: a signal stopped the run; its state is saved.
+            Pruned: a callback found the run not worth continuing.
+        """
+        self.callbacks, self.stop = callbacks, stop
+        self.checkpoints = None if run is None else RunCheckpoints(run, self.saves_in_thread)
+        self._load_checkpoint()
+        if run is not None:
+            for callback in callbacks:
+                callback.on_train_start(run.directory, self.global_step)
+        self._saved = time.monotonic()
+        try:
+            for epoch in range(len(self.rows), self.epochs):
+                if reason := self.config.early_stopping.reason(self.rows):
+                    return reason
+                self.model.train()
+                for indices in self._remaining_batches(epoch):
+                    report_due, checkpoint_due = self._poll()
+                    self._train_step(*self.train_batches.take(indices))
+                    if report_due or checkpoint_due:
+                        self._report_steps()
+                    if checkpoint_due:
+                        self._save_checkpoint()
+                self._report_steps()
+                row, layers, evaluated = self._evaluate()
+                self._end_epoch(row, layers)
+                self._save_checkpoint(best=evaluated if self._is_best(row) else None)
+                for callback in callbacks:
+                    callback.on_epoch_end(row, layers, self.global_step)
+        except Interrupted:
+            self._report_steps()
+            self._save_checkpoint()
+            raise
+        finally:
+            if self.checkpoints is not None:
+                self.checkpoints.wait()
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that `load_state_dict` needs to continue from here."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema and self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rows": [*self.rows],
+            "layers": torch.tensor(
+                [[layer[1:] for layer in layers] for layers in self.layers], dtype=torch.float64
+            ),
+            "step": self.step,
+            "seconds": self.seconds,
+            "step_metrics": self.step_metrics.state_dict(self.step),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from where `state` was taken."""
+        self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rows, self.step, self.seconds = state["rows"], state["step"], state["seconds"]
+        names = self.step_metrics.layers
+        self.layers = [
+            [LayerNorms(name, *norms) for name, norms in zip(names, layers, strict=True)]
+            for layers in state["layers"].tolist()
+        ]
+        self.step_metrics.load_state_dict(state["step_metrics"], self.step)
+        for row in self.rows:
+            self.schedule.observe(row)
+
+    def notes(self) -> list[str]:
+        """Return what the run has shown about its own settings, a sentence each."""
+        if self.progressive_resizing is None:
+            return []
+        images = sum(self._images_in(step) for step in range(self.steps_per_epoch))
+        return self.progressive_resizing.notes(self.rows, images)
+
+    def _load_checkpoint(self) -> None:
+        """Continue from the last checkpoint, on all ranks from rank 0's."""
+        state = None if self.checkpoints is None else self.checkpoints.load()
+        state = self.process_group.broadcast(state)
+        if state is not None:
+            self.load_state_dict(state)
+        if self.checkpoints is not None:
+            self.checkpoints.synchronize(self.rows, self.layers)
+
+    def _remaining_batches(self, epoch: int) -> Iterator[Tensor]:
+        """Yield the indices of the training images of each step that is left of an epoch."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        order = torch.randperm(len(self.train_batches), generator=generator).to(self.device)
+        self._reported = self.step
+        self._reported_time = time.monotonic()
+        self._epoch_start = self._reported_time - self.seconds
+        for step in range(self.step, self.steps_this_epoch):
+            first = step * self.config.batch_size
+            yield order[first : first + self.config.batch_size]
+
+    def _poll(self) -> tuple[bool, bool]:
+        """Return whether to report the steps and to save a checkpoint after the next step.
+
+        Raises:
+            Interrupted: a rank received a signal.
+        """
+        self._raise_if_stopped_alone()
+        now, main = time.monotonic(), self.process_group.is_main
+        report, checkpoint, signal = self.process_group.all_reduce_max(
+            main and now - self._reported_time > REPORT_SECONDS,
+            main and (now - self._saved > CHECKPOINT_SECONDS or self.stop.checkpoint_requested),
+            self.stop.received or 0,
+        )
+        if signal:
+            raise Interrupted(signal)
+        return bool(report), bool(checkpoint)
+
+    def _raise_if_stopped_alone(self) -> None:
+        """Raise Interrupted if a signal was received and there is no other rank.
+
+        Several ranks have to stop at the same step, which they agree on in `_poll`.
+        """
+        if self.process_group.world_size == 1:
+            self.stop.raise_if_stopped()
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        epoch, resizing = len(self.rows), self.progressive_resizing
+        self.train_step(
+            images,
+            labels,
+            epoch,
+            self.step,
+            self.global_step,
+            lr=self.schedule(self.global_step),
+            size=resizing.size(epoch) if resizing else None,
+            last=self.step + 1 == self.steps_this_epoch,
+        )
+        self.step += 1
+        self.seconds = time.monotonic() - self._epoch_start
+
+    def _report_steps(self) -> None:
+        """Call the callbacks with the steps since the last report.
+
+        Raises:
+            Diverged: the loss of one of them isn't finite.
+        """
+        self._reported_time = time.monotonic()
+        if self._reported == self.step:
+            return
+        steps = self._read_steps(self._reported, self.step)
+        finite = list(takewhile(lambda step: math.isfinite(step.loss), steps))
+        self._reported += len(finite)
+        if finite:
+            for callback in self.callbacks:
+                callback.on_steps(finite)
+        if len(finite) < len(steps):
+            loss = steps[len(finite)].loss
+            raise self._diverged(f"the loss became {loss} in", self._reported)
+        # Only now has a GPU finished the steps.
+        self.seconds = time.monotonic() - self._epoch_start
+
+    def _read_steps(self, first: int, last: int) -> list[Step]:
+        """Read the metrics of the steps from `first` up to, but not including, `last`."""
+        metrics = self.step_metrics
+        # Until now, each rank has the metrics of its own shares.
+        self.process_group.all_reduce_mean(metrics.losses[first:last])
+        self.process_group.all_reduce_sum(metrics.correct[first:last])
+        epoch_start = len(self.rows) * self.steps_per_epoch
+        return [
+            Step(
+                epoch=len(self.rows) + 1,
+                step=step,
+                global_step=epoch_start + step,
+                lr=self.schedule(epoch_start + step),
+                loss=loss,
+                correct=correct,
+                images=self._images_in(step),
+                grad_norm=grad_norm,
+                steepest_layer=steepest_layer,
+                steepest_norm=steepest_norm,
+            )
+            for step, loss, correct, grad_norm, (steepest_layer, steepest_norm) in zip(
+                range(first, last),
+                metrics.losses[first:last].tolist(),
+                metrics.correct[first:last].tolist(),
+                metrics.grad_norms[first:last].tolist(),
+                metrics.largest_gradients(first, last),
+                strict=True,
+            )
+        ]
+
+    def _images_in(self, step: int) -> int:
+        """Return the number of images in a step of an epoch."""
+        size = self.config.batch_size
+        return min(size, len(self.train_batches) - step * size)
+
+    def _diverged(self, what: str, step: int) -> Diverged:
+        """Return the error of a loss that isn't finite in, or after, a step of this epoch."""
+        # In this step all gradients are NaN, so those of the step before are named.
+        layer, norm = self.step_metrics.largest_gradients(max(step - 1, 0), step + 1)[0]
+        lr = self.schedule(len(self.rows) * self.steps_per_epoch + step)
+        return Diverged(
+            f"{what} epoch {len(self.rows) + 1}, step {step + 1} of "
+            f"{self.steps_this_epoch}, at learning rate {lr:g} and gradient norm "
+            f"{self.step_metrics.grad_norms[step].item():g}; the largest gradient before was that "
+            f"of layer {layer}, {norm:g}"
+        )
+
+    def _evaluate(self) -> tuple[dict[str, float], list[LayerNorms], nn.Module]:
+        """Evaluate the model after the last step of an epoch.
+
+        Returns:
+            The epoch's metrics, the norms of each layer, and the model that was evaluated: the
+            averaged one, if there is one.
+
+        Raises:
+            Diverged: the validation loss isn't finite.
+        """
+        start = time.monotonic()
+        evaluated = self.ema.model if self.ema else self.model
+        self.process_group.broadcast_buffers(evaluated)
+        logits, labels = (
+            self.process_group.all_gather_tensor(share)
+            for share in predict(
+                evaluated,
+                self.validation_batches,
+                self.normalize,
+                self.precision,
+                self._raise_if_stopped_alone,
+            )
+        )
+        val_loss, val_acc = cross_entropy(logits, labels), accuracy(logits, labels)
+        if not math.isfinite(val_loss):
+            raise self._diverged(f"the validation loss became {val_loss} after", self.step - 1)
+        batch_sizes = [self._images_in(step) for step in range(self.step)]
+        train_loss, train_acc, grad_norm = self.step_metrics.epoch_means(batch_sizes)
+        row = {
+            "epoch": len(self.rows) + 1,
+            "lr": self.schedule(self.global_step - self.step),
+            "train_loss": train_loss,
+            "train_acc": train_acc,
+            "val_loss": val_loss,
+            "val_acc": val_acc,
+            "grad_norm": grad_norm,
+            "seconds": self.seconds + time.monotonic() - start,
+            "images_per_second": sum(batch_sizes) / max(self.seconds, 1e-9),
+        }
+        # Use rank 0's row on all ranks, so that timing and rounding can't make them diverge.
+        row = self.process_group.broadcast(row)
+        return row, self.step_metrics.layer_norms(self.step), evaluated
+
+    def _end_epoch(self, row: dict[str, float], layers: list[LayerNorms]) -> None:
+        self.rows.append(row)
+        self.layers.append(layers)
+        self.schedule.observe(row)
+        self.step, self.seconds = 0, 0.0
+
+    def _is_best(self, row: dict[str, float]) -> bool:
+        return best_row(self.rows) is row
+
+    def _save_checkpoint(self, best: nn.Module | None = None) -> None:
+        """Save the state, and the model of the last epoch if that is the best one."""
+        self._saved = time.monotonic()
+        if self.checkpoints is None:
+            return
+        best_state = None if best is None else best.state_dict()
+        self.checkpoints.save(self.state_dict(), best_state, [*self.layers])
+        if self.stop.checkpoint_requested:
+            self.checkpoints.wait()
+            self.stop.checkpoint_requested = False
+            log.warning("SIGTERM announced the end of the job: saved, and training continues")
+        elif self.global_step >= self.total_steps:
+            self.checkpoints.wait()

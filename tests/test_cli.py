@@ -1,0 +1,65 @@
+"""The command line as a whole: subcommands, and all else for Hydra."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from processes import assert_refused, clean_environment
+
+from resnet_sweep.cli import SUBCOMMANDS, main
+
+LIGHT = [
+    ["runs", "logged_run_1"],
+    ["diff", "logged_run_1", "logged_run_2"],
+    ["report", "logged_run_1", "-o", "report.html"],
+    ["report", "logged_run_1", "-o", "log.md"],
+]
+
+
+@pytest.mark.parametrize("word", ["rusn", "optim", "optim.lr", "train", "Runs", "x\x1b[2J"])
+def test_unknown_subcommand_is_refused_with_all_that_there_are(word: str, call: Command) -> None:
+    done = call(main, word, "optim.lr=0.1")
+    assert_refused(done, *SUBCOMMANDS)
+    assert word.replace("\x1b", "\\x1b") in done.stderr
+    assert done.stdout == ""
+
+
+def test_misspelt_subcommand_is_answered_with_the_nearest(call: Command) -> None:
+    assert call(main, "evalute").stderr.count("evaluate") == 2
+
+
+@pytest.mark.parametrize("subcommand", SUBCOMMANDS)
+def test_subcommand_has_its_own_help(subcommand: str, call: Command) -> None:
+    done = call(main, subcommand, "--help")
+    assert done.returncode == 0
+    assert f"python -m resnet_sweep {subcommand}" in done.stdout
+
+
+@pytest.mark.parametrize("words", LIGHT, ids=" ".join)
+def test_subcommand_that_reads_runs_imports_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "resnet_sweep", *words],
+        cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "resnet_sweep.compare.collection" in imported
+    assert not imported & {"torch", "hydra", "omegaconf", "optuna", "matplotlib"}
+
+
+def test_help_of_the_command_names_every_subcommand(call: Command) -> None:
+    done = call(main, "--help")
+    assert done.returncode == 0
+    for subcommand in SUBCOMMANDS:
+        assert f"python -m resnet_sweep {subcommand}" in done.stdout
+
+
+@pytest.mark.parametrize("word", ["optim.lr=0.1", "~trainer.ema_decay", "--cfg", "+x=1"])
+def test_overrides_and_flags_are_left_to_hydra(
+    word: str, call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[list[str]] = []
+    monkeypatch.setattr("resnet_sweep.cli.train.main", reached.append)
+    assert call(main, word, "seed=1").returncode == 0
+    assert reached == [[word, "seed=1"]]
