@@ -2,8 +2,8 @@
 
 import ctypes
 import os
-import resource
 import shutil
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -155,6 +155,8 @@ def keep_freed_memory() -> None:
     Otherwise it returns much of it to the system, which has to clear every page before the next
     step. Other C libraries don't have such a setting, and aren't changed.
     """
+    if sys.platform == "win32":
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
@@ -163,7 +165,14 @@ def keep_freed_memory() -> None:
 
 
 def memory_bytes() -> int:
-    """Return how much memory this process may use: the machine's, or a lower limit."""
+    """Return how much memory this process may use: the machine's, or a lower limit.
+
+    On Windows, where Python can't read it, the number is too large to be a limit.
+    """
+    if sys.platform == "win32":
+        return sys.maxsize
+    import resource
+
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if address_space != resource.RLIM_INFINITY:
