@@ -14,16 +14,16 @@ from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from resnet_sweep.config.build import build_loggers
 from resnet_sweep.config.command import command, relative
-from resnet_sweep.config.compose import ComposedConfig, is_named_by_time, resolve
+from resnet_sweep.config.compose import ComposedConfig, is_named_by_time, resolve, unresolved
 from resnet_sweep.config.plan import PlannedRun, load_planned_run, plan_run
 from resnet_sweep.console import console
 from resnet_sweep.errors import RequestError, RunFailed
 from resnet_sweep.runs.files import remove_if_empty
-from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.record import Record, State
 from resnet_sweep.runs.run import Run, make_directory, mark_failed, reset_run
 from resnet_sweep.training.callbacks import Callback, Pruned
 from resnet_sweep.training.callbacks.plots import Plots
@@ -57,7 +57,8 @@ def train_config(config: DictConfig) -> int:
         RequestError: the run can't be trained; what was made for it is removed.
         RunFailed: an error ended the run.
     """
-    hydra = HydraConfig.get()
+    # HydraConfig.get() is annotated with the schema of Hydra's settings, but returns a config.
+    hydra: Any = HydraConfig.get()
     made = Path(hydra.runtime.output_dir)
     # With hydra.job.chdir, Hydra has changed it. Paths in a config mean the folder of the command.
     os.chdir(hydra.runtime.cwd)
@@ -195,7 +196,7 @@ def train(
         ]
         stopped_early = training.fit(run, active, stop)
         run.record.notes = [*planned.notes, *training.notes()]
-        state = "stopped_early" if stopped_early else "finished"
+        state: State = "stopped_early" if stopped_early else "finished"
         _end(run, active, state, stopped_early or "")
     except Diverged as error:
         _end(run, active, "diverged", str(error))
@@ -410,10 +411,9 @@ def _open_as_main(
             remove_if_empty(directory)
         raise
     if not run.record.ended_for_good:
-        own = OmegaConf.to_container(config, resolve=False)
-        theirs = OmegaConf.to_container(hydra, resolve=False)
+        theirs = unresolved(hydra)
         theirs["runtime"]["output_dir"] = str(run.directory)
-        write_hydra_folder(run.directory, own, theirs, composed.overrides)
+        write_hydra_folder(run.directory, unresolved(config), theirs, composed.overrides)
     return run
 
 
@@ -451,7 +451,7 @@ def _train_along(planned: PlannedRun, stop: StopSignal) -> int:
     return 0
 
 
-def _end(run: Run, callbacks: Sequence[Callback], state: str, reason: str = "") -> None:
+def _end(run: Run, callbacks: Sequence[Callback], state: State, reason: str = "") -> None:
     # In memory first, so that callbacks know; on the disk when they have ended.
     run.record.state, run.record.reason = state, reason
     try:
@@ -524,6 +524,7 @@ def _git_commit() -> str | None:
     return described.stdout.strip()
 
 
+# mypy accepts no base class that is chosen when the module is imported.
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Writes what a config may contain beside plain values as text."""
 

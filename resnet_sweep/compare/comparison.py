@@ -1,7 +1,7 @@
 """What differs between runs: in their configs, in their outcomes and in their environments."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -39,12 +39,17 @@ class Outcome:
     counts: bool = True
 
 
+def _value(epoch: Mapping[str, Any] | None, name: str) -> float | None:
+    value: float | None = (epoch or {}).get(name)
+    return value
+
+
 def _best(name: str) -> Callable[[Record], float | None]:
-    return lambda record: (record.best or {}).get(name)
+    return lambda record: _value(record.best, name)
 
 
 def _final(name: str) -> Callable[[Record], float | None]:
-    return lambda record: (record.final or {}).get(name)
+    return lambda record: _value(record.final, name)
 
 
 def _loss(value: float | None, sign: str = "") -> str:

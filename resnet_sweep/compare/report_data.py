@@ -158,7 +158,7 @@ def _safe(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _outcome(values: Mapping[str, float] | None) -> dict[str, float | None] | None:
+def _outcome(values: Mapping[str, Any] | None) -> dict[str, float | None] | None:
     if values is None:
         return None
     return {

@@ -55,8 +55,8 @@ class RunLog:
     number: int
     run: LoadedRun
     rows: Sequence[Row]
-    best: Mapping[str, float | None]
-    final: Mapping[str, float | None]
+    best: Mapping[str, Any]
+    final: Mapping[str, Any]
 
     @classmethod
     def of(cls, number: int, run: LoadedRun | BrokenRun) -> "RunLog":
@@ -69,7 +69,7 @@ class RunLog:
             problem: str | None = run.error
         else:
             rows = run.metrics.rows
-            best: Row | None = run.record.best
+            best: Mapping[str, Any] | None = run.record.best
             if best is None or best["val_acc"] is None:
                 best = best_row(row for row in rows if "val_acc" in row)
             if best is not None and any("val_acc" in row for row in rows):

@@ -20,7 +20,8 @@ from resnet_sweep.training.trainer import steps_per_epoch
 
 def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     """The model, with an output for each class of the data."""
-    return instantiate("model", config["model"], num_classes=dataset.num_classes)
+    model: nn.Module = instantiate("model", config["model"], num_classes=dataset.num_classes)
+    return model
 
 
 def build_shape(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
@@ -35,7 +36,8 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.
     """The optimizer of all weights of a model."""
     settings = dict(config["optim"])
     groups = param_groups(model, settings.pop("decay_norm_and_bias", True))
-    return instantiate("optim", settings, params=groups)
+    optimizer: torch.optim.Optimizer = instantiate("optim", settings, params=groups)
+    return optimizer
 
 
 def build_schedule(config: Mapping[str, Any], settings: TrainerConfig, dataset: Dataset) -> Any:

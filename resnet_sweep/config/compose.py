@@ -97,11 +97,16 @@ def resolve(config: DictConfig, key: str) -> Any:
         ) from error
 
 
+def unresolved(config: DictConfig) -> dict[str, Any]:
+    """Return a part of a config as a plain dictionary, with the interpolations as they stand."""
+    container: Any = OmegaConf.to_container(config, resolve=False)
+    return dict(container)
+
+
 def overrides_of(hydra: DictConfig, part: str = "task") -> list[str]:
     """Return the overrides as they were typed; Hydra's own if `part` is "hydra"."""
     # Iterating over the list itself would resolve an override like `seed=${trainer.epochs}`.
-    overrides = OmegaConf.to_container(hydra.overrides, resolve=False)
-    return [str(override) for override in overrides[part]]
+    return [str(override) for override in unresolved(hydra.overrides)[part]]
 
 
 def flags_of(hydra: DictConfig) -> list[str]:
@@ -142,4 +147,4 @@ def is_named_by_time(destination: DictConfig) -> bool:
     Args:
         destination: `hydra.run` or `hydra.sweep`.
     """
-    return "${now:" in OmegaConf.to_container(destination, resolve=False)["dir"]
+    return "${now:" in unresolved(destination)["dir"]

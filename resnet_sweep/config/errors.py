@@ -12,7 +12,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import resnet_sweep.conf
@@ -112,7 +112,7 @@ def _describe(error: Exception, overrides: Sequence[str]) -> str:
 def _unknown_key(error: Exception) -> str | None:
     cause = error.__cause__
     parent, name = getattr(cause, "parent_node", None), getattr(cause, "key", None)
-    if OmegaConf.is_dict(parent) and not parent._is_none() and not parent._is_interpolation():
+    if isinstance(parent, DictConfig) and not parent._is_none() and not parent._is_interpolation():
         # Unresolved, since an interpolation beside the key may be broken.
         parent = OmegaConf.to_container(parent, resolve=False)
     if not isinstance(parent, Mapping) or not isinstance(name, str) or name in parent:
@@ -143,7 +143,7 @@ def _choices(group: str) -> list[str]:
     return sorted(path.stem for path in CONF.joinpath(group).glob("*.yaml")) if group else []
 
 
-def _unknown_choice(missing: str, options: list[str]) -> str:
+def _unknown_choice(missing: str, options: Sequence[str]) -> str:
     group, _, choice = missing.rpartition("/")
     near = get_close_matches(choice, options, n=1)
     hint = f"did you mean {near[0]}? There is" if near else "there is"

@@ -45,7 +45,7 @@ def locate(path: str, target: Any) -> Callable[..., Any]:
             "trust a package of yours with RESNET_SWEEP_TRUST=PACKAGE"
         )
     try:
-        found = pkgutil.resolve_name(target)
+        found: object = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise RequestError(f"{path}._target_={target} can't be found: {error}") from error
     if not callable(found):

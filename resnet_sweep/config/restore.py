@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,11 +77,10 @@ def restore(directory: Path) -> Restored:
         )
     # The device may be another than the run's; its precision is kept where it can be.
     precision = "float32" if record.precision == "float32" else "auto"
-    trainer = record.config.get("trainer", {}) | {
-        "device": "auto", "precision": precision, "compile": None,
-    }  # fmt: skip
+    changed = {"device": "auto", "precision": precision, "compile": None}
+    trainer = record.config.get("trainer", {}) | changed
     # What the run was logged to, or held against, needn't be in reach.
-    elsewhere = {"logger": {}, "objective": "val_acc", "reference": None}
+    elsewhere: dict[str, Any] = {"logger": {}, "objective": "val_acc", "reference": None}
     planned = plan_run(record.config | elsewhere | {"trainer": trainer})
     if planned.dataset.fingerprint != record.fingerprint:
         raise RequestError(

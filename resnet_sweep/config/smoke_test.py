@@ -89,9 +89,10 @@ class SmokeTests:
                 self._results[key] = error
             if len(self._results) > MOST_RESULTS:
                 del self._results[next(iter(self._results))]
-        result = self._results[key]
-        if isinstance(result, RequestError):
-            raise RequestError(str(result))
+        kept = self._results[key]
+        if isinstance(kept, RequestError):
+            raise RequestError(str(kept))
+        result: Result = kept
         return result
 
 

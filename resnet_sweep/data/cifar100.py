@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated
@@ -43,8 +44,8 @@ class CIFAR100:
     def __init__(
         self,
         root: str | None = None,
-        mean: list[float] = (0.5071, 0.4867, 0.4408),
-        std: list[Annotated[float, Gt(0)]] = (0.2675, 0.2565, 0.2761),
+        mean: Sequence[float] = (0.5071, 0.4867, 0.4408),
+        std: Sequence[Annotated[float, Gt(0)]] = (0.2675, 0.2565, 0.2761),
         limit_train: Count | None = None,
         limit_test: Count | None = None,
         holdout: Count | None = None,

@@ -261,10 +261,8 @@ class TrialQueue:
 
 def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> None:
     if isinstance(distribution, FloatDistribution):
-        low, high, step, log = (
-            distribution.low, distribution.high, distribution.step, distribution.log
-        )  # fmt: skip
-        trial.suggest_float(key, low, high, step=step, log=log)
+        lowest, highest = distribution.low, distribution.high
+        trial.suggest_float(key, lowest, highest, step=distribution.step, log=distribution.log)
     elif isinstance(distribution, IntDistribution):
         low, high = distribution.low, distribution.high
         trial.suggest_int(key, low, high, step=distribution.step, log=distribution.log)

@@ -9,8 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from resnet_sweep.config.compose import unresolved
 from resnet_sweep.config.errors import internal_errors
 from resnet_sweep.errors import RequestError
 from resnet_sweep.runs.signature import typed
@@ -33,7 +34,7 @@ class GridSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Keep what Hydra hands over; called before `sweep`."""
-        self.context, self.config = hydra_context, config
+        self.context, self.composed = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> None:
         """Train the jobs of the sweep.
@@ -50,7 +51,7 @@ class GridSweeper(Sweeper):
 
         with internal_errors():
             status = run_sweep(
-                self.context, self.config, [*preset_overrides(self.params), *arguments]
+                self.context, self.composed, [*preset_overrides(self.params), *arguments]
             )
         if status:
             raise SystemExit(status)
@@ -72,7 +73,7 @@ def expand(
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     values: dict[str, list[str]] = {}
-    swept = set()
+    swept: set[str] = set()
     for override in parsed:
         key = override.get_key_element()
         values[key] = _values(override)
@@ -94,15 +95,16 @@ def expand(
 
 def pairs_of(zipped: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
     """Return the lists of paired keys that `zip` names; one list may stand alone."""
-    if all(isinstance(entry, str) for entry in zipped):
-        return [list(zipped)] if zipped else []
+    alone = [entry for entry in zipped if isinstance(entry, str)]
+    if len(alone) == len(zipped):
+        return [alone] if alone else []
     return [list(entry) for entry in zipped]
 
 
 def preset_overrides(params: Mapping[str, Any] | None) -> list[str]:
     """Return `hydra.sweeper.params` as overrides."""
-    plain = OmegaConf.to_container(params, resolve=False) if OmegaConf.is_config(params) else params
-    return [f"{key}={typed(value)}" for key, value in (plain or {}).items()]
+    plain = unresolved(params) if isinstance(params, DictConfig) else params or {}
+    return [f"{key}={typed(value)}" for key, value in plain.items()]
 
 
 def _values(override: Override) -> list[str]:

@@ -73,8 +73,9 @@ class Job:
         if self.ended:
             # It is to start over, and hasn't yet.
             return epochs
-        trained, progress = (record.final or {"epoch": 0})["epoch"], record.heartbeat or {}
-        if progress.get("epoch", 0) > trained and progress.get("steps"):
+        trained: float = record.final["epoch"] if record.final else 0
+        progress = record.heartbeat
+        if progress and progress.get("epoch", 0) > trained and progress.get("steps"):
             trained += progress["step"] / progress["steps"]
         return max(0.0, epochs - trained)
 
@@ -106,10 +107,11 @@ class Job:
         name = relative(self.directory)
         run, error = load_run(self.directory, name), None
         if isinstance(run, BrokenRun):
-            run, error = LoadedRun(self.directory, name, self.planned), run.error
+            error = run.error
         elif run.record.signature != self.planned.signature:
-            run = LoadedRun(self.directory, name, self.planned)
             error = "it is of a run with another configuration"
+        if isinstance(run, BrokenRun) or error is not None:
+            run = LoadedRun(self.directory, name, self.planned)
         # Another thread that sees the change must find the run that it is a change to.
         self.run, self.error = run.with_choices(self.planned.choices), error
         self._seen = seen

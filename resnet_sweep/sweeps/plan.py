@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.progress import Progress
 
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
@@ -16,7 +16,13 @@ from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.check import SETTINGS, check_value
 from resnet_sweep.config.command import relative
-from resnet_sweep.config.compose import ComposedConfig, composed_job, overrides_of, resolve
+from resnet_sweep.config.compose import (
+    ComposedConfig,
+    composed_job,
+    overrides_of,
+    resolve,
+    unresolved,
+)
 from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.config.smoke_test import SmokeTests
@@ -241,8 +247,7 @@ class Planner:
                 "tell them apart, as ${hydra.job.num} does"
             )
         self.directories.add(directory)
-        settings = OmegaConf.to_container(hydra.job, resolve=False)
-        job = Job(number, record, directory, settings)
+        job = Job(number, record, directory, unresolved(hydra.job))
         found = job.look()
         if found and job.error:
             raise RequestError(

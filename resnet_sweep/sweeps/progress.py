@@ -4,8 +4,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Protocol, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self
 
 from rich.console import Group
 from rich.live import Live
@@ -143,7 +143,8 @@ class Progress:
 
     def position(self, job: Job) -> str:
         """Return the epoch that a running job has reached."""
-        record, progress = job.record, job.record.heartbeat or {}
+        record = job.record
+        progress: Mapping[str, Any] = record.heartbeat or {}
         epochs = record.config.get("trainer", {}).get("epochs")
         final = record.final or {"epoch": 0}
         epoch = max(final["epoch"] + (final["epoch"] != epochs), progress.get("epoch", 0))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Self
 
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -18,7 +18,7 @@ from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.loaded_run import load_run
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.command import command, relative
-from resnet_sweep.config.compose import flags_of, is_named_by_time, overrides_of
+from resnet_sweep.config.compose import flags_of, is_named_by_time, overrides_of, unresolved
 from resnet_sweep.console import console
 from resnet_sweep.errors import RequestError
 from resnet_sweep.jobs import LOG, train_job, write_hydra_folder
@@ -238,7 +238,7 @@ class SweepRunner:
             directory = Path(os.path.abspath(self.directory / entry.directory))
             if not entry.reused and directory not in asked:
                 _remove_pending(directory)
-        hydra: dict[str, Any] = OmegaConf.to_container(self.config.hydra, resolve=False)
+        hydra = unresolved(self.config.hydra)
         for job in jobs:
             if job.held:
                 continue
@@ -246,16 +246,15 @@ class SweepRunner:
                 reset_run(job.directory, job.planned)
             write_plan(job.directory, job.planned)
             choices = {**hydra["runtime"]["choices"], **job.planned.choices}
+            runtime = {"choices": choices, "output_dir": str(job.directory)}
             subdirectory = os.path.relpath(job.directory, self.directory)
             own = {
                 **hydra,
                 "job": job.hydra,
                 "overrides": {**hydra["overrides"], "task": job.planned.overrides},
                 "sweep": {**hydra["sweep"], "dir": str(self.directory), "subdir": subdirectory},
-                "runtime": {
-                    **hydra["runtime"], "choices": choices, "output_dir": str(job.directory)
-                },
-            }  # fmt: skip
+                "runtime": {**hydra["runtime"], **runtime},
+            }
             write_hydra_folder(job.directory, job.planned.config, own, job.planned.overrides)
             job.look()
 
@@ -279,12 +278,11 @@ class SweepRunner:
             # A job is interrupted when only its process was stopped, and not the sweep.
             rest = [job for job in rest if job.state in ("running", "interrupted")]
             for job in rest:
-                if job.held and job not in printed:
+                if job.held and job not in printed and (holder := job.record.heartbeat):
                     printed.add(job)
-                    holder = job.record.heartbeat or {}
                     console.print(
-                        f"waiting for job {job.number}, which process {holder.get('process')} on "
-                        f"{shown(holder.get('host'))} is training",
+                        f"waiting for job {job.number}, which process {holder['process']} on "
+                        f"{shown(holder['host'])} is training",
                         markup=False,
                     )
             if rest and all(job.held for job in rest):

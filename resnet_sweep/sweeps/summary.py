@@ -138,11 +138,10 @@ def _plan_lines(plan: Plan, skip_failed: bool) -> Iterator[str]:
         if states[state]:
             yield f"  {states[state]} {what}"
     for job in jobs:
-        if job.held:
-            holder = job.record.heartbeat or {}
+        if job.held and (holder := job.record.heartbeat):
             yield (
-                f"  job {job.number} is being trained by process {holder.get('process')} on "
-                f"{shown(holder.get('host'))}"
+                f"  job {job.number} is being trained by process {holder['process']} on "
+                f"{shown(holder['host'])}"
             )
     to_train = plan.to_train(skip_failed)
     times = [plan.cache.seconds(job.planned, job.epochs_to_train) for job in to_train]

@@ -38,8 +38,9 @@ class PoolLauncher:
         self, workers: int | None = None, jobs_per_gpu: int = 1, device: str = "auto"
     ) -> None:
         for name, value in (("workers", workers), ("jobs_per_gpu", jobs_per_gpu)):
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and value >= 1) and not (name == "workers" and value is None):
+            if name == "workers" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise RequestError(
                     f"hydra.launcher.{name} must be a whole number at least 1, but is {value}"
                 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import logging
 import os
 import signal
 import time
@@ -104,7 +105,10 @@ class RayLauncher:
         before = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
-                self.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+                self.address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
             )
         finally:
             signal.signal(signal.SIGTERM, before)
