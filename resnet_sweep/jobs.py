@@ -77,8 +77,8 @@ def train_config(config: DictConfig) -> int:
                     markup=False,
                 )
             else:
-                with logging_to(run.directory / LOG), job_environment(run.directory):
-                    train(planned, run, stop)
+                with logging_to(run.directory / LOG):
+                    _train_in_environment(planned, run, stop)
             return int(run.record.state == "diverged")
         except Interrupted as interruption:
             return exit_status(interruption.signal)
@@ -141,20 +141,37 @@ def train_planned(
             planned = planned or load_planned_run(record)
             run = Run.open(directory, complete(record, planned))
             if not run.record.ended_for_good:
-                with job_environment(directory):
-                    train(planned, run, stop, bar=False, callbacks=callbacks)
+                _train_in_environment(planned, run, stop, bar=False, callbacks=callbacks)
             return run.record.state
         except Interrupted:
             raise
         except RunFailed:
             return "failed"
         except (RequestError, OSError) as error:
-            mark_failed(directory, " ".join(str(error).split()))
+            mark_failed(directory, " ".join(str(error).split()), resuming=True)
             return "failed"
         except Exception as error:
             log.exception("the job could not be started")
-            mark_failed(directory, f"{type(error).__name__}: {' '.join(str(error).split())}")
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            mark_failed(directory, reason, resuming=True)
             return "failed"
+
+
+def _train_in_environment(
+    planned: PlannedRun,
+    run: Run,
+    stop: StopSignal,
+    bar: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Train an open run in its `job_environment`; see `train`."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(job_environment(run.directory))
+        except Exception as error:
+            run.close("failed", f"{type(error).__name__}: {error}")
+            raise
+        train(planned, run, stop, bar, callbacks)
 
 
 def train(
@@ -413,7 +430,13 @@ def _open_as_main(
     if not run.record.ended_for_good:
         theirs = unresolved(hydra)
         theirs["runtime"]["output_dir"] = str(run.directory)
-        write_hydra_folder(run.directory, unresolved(config), theirs, composed.overrides)
+        try:
+            write_hydra_folder(run.directory, unresolved(config), theirs, composed.overrides)
+        except BaseException as error:
+            # The disk that is full may keep this from being written, too.
+            with contextlib.suppress(Exception):
+                run.close("failed", f"{type(error).__name__}: {error}")
+            raise
     return run
 
 

@@ -15,6 +15,8 @@ from resnet_sweep import jobs
 from resnet_sweep.config.compose import ComposedConfig
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import RunFailed
+from resnet_sweep.runs.files import remove_if_empty
+from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import write_plan
 from resnet_sweep.sweeps.launchers.pool import PoolLauncher
 
@@ -110,3 +112,37 @@ def test_a_failed_job_keeps_nothing_of_its_training(
         assert kept[0]() is None
     finally:
         gc.enable()
+
+
+def test_an_interrupted_job_that_cannot_be_resumed_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sweep would launch it again for ever."""
+    planned = plan_run(config())
+    record = planned.record(ComposedConfig(config(), {}, [], []))
+    record.state, record.reason = "interrupted", "stopped by SIGTERM"
+    record.config["trainer"] = record.config["trainer"] | {"device": "cuda:7"}
+    record.write(tmp_path)
+    assert jobs.train_job(tmp_path) == "failed"
+    found = Record.read(tmp_path)
+    assert found.state == "failed"
+    assert "cuda:7" in found.reason
+
+
+def test_a_job_whose_environment_cannot_be_set_has_failed(tmp_path: Path) -> None:
+    planned = plan_run(config())
+    write_plan(tmp_path, planned.record(ComposedConfig(config(), {}, [], [])))
+    # There is no .hydra/ to read it from.
+    assert jobs.train_job(tmp_path) == "failed"
+    found = Record.read(tmp_path)
+    assert (found.state, found.heartbeat) == ("failed", None)
+    assert "hydra.yaml" in found.reason
+
+
+def test_the_current_folder_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "day").mkdir(parents=True)
+    remove_if_empty(Path("outputs/day"))
+    assert not list(tmp_path.iterdir())
+    remove_if_empty(Path("."))
+    assert tmp_path.exists()

@@ -105,7 +105,7 @@ def _exit_status(action: Callable[[], int], words: Sequence[str] = ()) -> int:
     except RunFailed:
         return FAILED
     except InternalError as error:
-        _print(traceback.format_exception(error.__cause__))
+        _print(traceback.format_exception(error.__cause__), every_rank=True)
         return FAILED
     # Hydra has errors of many kinds for what a user types.
     except Exception as error:
@@ -129,9 +129,9 @@ def _explain(error: Exception, words: Sequence[str]) -> Exception:
     return error
 
 
-def _print(lines: Sequence[str]) -> None:
+def _print(lines: Sequence[str], every_rank: bool = False) -> None:
     torchrun = Torchrun.here()
-    if torchrun is None or torchrun.rank == 0:
+    if every_rank or torchrun is None or torchrun.rank == 0:
         # The reader may have closed the pipe.
         with contextlib.suppress(OSError):
             sys.stderr.write("".join(lines))

@@ -93,6 +93,8 @@ def sync_directory(directory: Path) -> None:
 def remove_if_empty(directory: Path) -> None:
     """Remove a directory, and its parents below the current one, as far as they are empty."""
     here = Path.cwd()
+    if directory.absolute() == here:
+        return
     with contextlib.suppress(OSError, ValueError):
         directory.rmdir()
         for parent in directory.absolute().parents:

@@ -231,7 +231,7 @@ def write_plan(directory: Path, record: Record) -> None:
             lock.release()
 
 
-def mark_failed(directory: Path, reason: str) -> None:
+def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
     """Mark a run as failed that is pending, or whose process exited while it was running.
 
     A run in another state, or that another process has taken over, stays as it is.
@@ -239,12 +239,15 @@ def mark_failed(directory: Path, reason: str) -> None:
     Args:
         directory: of the run; nothing is done if it has no record.
         reason: why its process exited.
+        resuming: whether it was an attempt to resume the run that failed, so that one that was
+            interrupted before has failed, too.
     """
+    failing = (PENDING, "running", "interrupted") if resuming else (PENDING, "running")
     with contextlib.suppress(OSError, RequestError):
         record = Record.read(directory)
         lock, earlier = _lock(directory, record)
         try:
-            if earlier is not None and earlier.state in (PENDING, "running"):
+            if earlier is not None and earlier.state in failing:
                 replace(earlier, state="failed", reason=reason, ended=now(), heartbeat=None).write(
                     directory
                 )

@@ -177,9 +177,11 @@ class StudyResults:
 
     def close(self) -> None:
         """Write the files now, for the last time."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer.join()
+        # Another thread may set it to None at any moment.
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+            timer.join()
         self._write()
 
     def _write_later(self) -> None:

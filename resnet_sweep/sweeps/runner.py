@@ -240,6 +240,8 @@ class SweepRunner:
                 _remove_pending(directory)
         hydra = unresolved(self.config.hydra)
         for job in jobs:
+            # Another process may have started it since it was planned.
+            job.look()
             if job.held:
                 continue
             if job.starts_over:
@@ -272,11 +274,13 @@ class SweepRunner:
         """
         rest, printed = list(jobs), set()
         while rest:
-            free = [job for job in rest if not job.held]
-            if error := self._launch(free):
+            free = {job: job.changes for job in rest if not job.held}
+            if error := self._launch([*free]):
                 return error
             # A job is interrupted when only its process was stopped, and not the sweep.
             rest = [job for job in rest if job.state in ("running", "interrupted")]
+            # A job whose record didn't change can't be trained where it was launched.
+            rest = [job for job in rest if job.held or job.changes != free.get(job)]
             for job in rest:
                 if job.held and job not in printed and (holder := job.record.heartbeat):
                     printed.add(job)

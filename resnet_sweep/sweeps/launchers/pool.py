@@ -85,7 +85,8 @@ class PoolLauncher:
                         reason = worker.end()
                     else:
                         idle.append(worker)
-                    on_end(directory, reason if state is None else None)
+                    # A process that was stopped before its work began has lost nothing.
+                    on_end(directory, reason if state is None and not stopping else None)
         except BaseException:
             for worker in busy:
                 worker.kill()
