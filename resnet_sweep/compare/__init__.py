@@ -1,1 +1,1 @@
-"""What runs were and what came of them, read from their directories alone."""
+"""Tables, diffs, statistics and reports of runs, read from their directories alone."""

@@ -45,7 +45,7 @@ def restore(directory: Path) -> Restored:
     """Take the best checkpoint of a run.
 
     Raises:
-        RequestError: there is no run or no sound checkpoint of it, or its data aren't there.
+        RequestError: there is no run or no valid checkpoint of it, or its data aren't there.
     """
     try:
         record = Record.read(directory)

@@ -186,7 +186,7 @@ def try_batch(model: nn.Module, count: int, shape: tuple[int, int, int], advice:
         model: with weights on the meta device.
         count: images in the batch.
         shape: of an image.
-        advice: how a user would mend it.
+        advice: what a user can change.
 
     Raises:
         RequestError: the model can't be trained on such a batch.

@@ -110,16 +110,16 @@ class CIFAR100:
                 if not folder.is_dir():
                     splits, classes = _read_torchvision(self.root, download=self.default)
                     arrays.write_arrays(folder, splits, classes)
-        # torchvision tells of a failed download and of files with a wrong sum by RuntimeError.
+        # torchvision raises RuntimeError for a failed download and for a wrong checksum.
         except (OSError, RuntimeError) as error:
-            told = str(error).partition(" You can use download=True")[0]
-            reason = told.splitlines()[0] if told else type(error).__name__
+            text = str(error).partition(" You can use download=True")[0]
+            reason = text.splitlines()[0] if text else type(error).__name__
             if not existed:
                 with contextlib.suppress(OSError):
                     self.root.rmdir()
             if not self.default:
                 raise RequestError(
-                    f"{original} couldn't be made into array files beside it ({reason}): mend "
+                    f"{original} couldn't be made into array files beside it ({reason}): fix "
                     "that, or put the published files into another data.root"
                 ) from error
             raise RequestError(

@@ -47,7 +47,7 @@ RESULTS = (
 _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.png")
 # What a process that was killed at its start leaves in the directory.
 _FIRST_FILES = frozenset({RUN_LOCK, "train.log"})
-# What one process tells the next of a run.
+# What a run keeps when another process resumes it.
 _OUTCOME = ("started", "best", "final", "gap", "seconds", "parameters")
 
 

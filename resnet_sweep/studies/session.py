@@ -135,7 +135,7 @@ class WorkerConfig:
         with initialize_config_search_path(paths, job_name="train"):
             loader = GlobalHydra.instance().config_loader()
             config = loader.load_configuration(self.name, self.overrides, RunMode.MULTIRUN)
-            # They tell which flags the command had.
+            # They show which flags the command had.
             sources = [ConfigSourceInfo(**source) for source in self.sources]
             config.hydra.runtime.config_sources = sources
             yield loader, config

@@ -1,1 +1,1 @@
-"""Many runs from one command: planned, carried out, gone on with."""
+"""Many runs from one command: planned, launched, resumed and summarized."""

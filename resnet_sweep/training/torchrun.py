@@ -72,10 +72,10 @@ class Torchrun:
         return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
 
     def meeting(self) -> "Store":
-        """Where the processes that are started together find each other.
+        """Return the store in which the processes that are started together find each other.
 
-        On one machine torchrun keeps the addresses of those that it started before, which whoever
-        comes first would take for those of the others.
+        On one machine torchrun keeps the addresses of processes that it started before. Without a
+        prefix for each start, a new process would take them for those of its peers.
         """
         from torch.distributed import PrefixStore
 
