@@ -98,8 +98,8 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
     """Type a line in a folder of its own: what came of it, and what is wrong with that."""
     started: list[Any] = []
 
-    def begin(prepared, run, stop, **details) -> None:
-        started.append((prepared, run.directory))
+    def begin(planned, run, *_args, **_kwargs) -> None:
+        started.append((planned, run.directory))
         logging.getLogger("resnet_sweep").warning("begun")
         if "--multirun" in sys.argv:
             # A sweep launches again what was interrupted.
