@@ -30,7 +30,7 @@ from resnet_sweep.compare.objective import Objective
 from resnet_sweep.compare.paired_test import MeanDifference
 from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.console import run_command
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.studies.storage import find_storage
 
@@ -234,7 +234,7 @@ def write(top: Path, output: Path) -> None:
     """Write the document.
 
     Raises:
-        RequestError: there is no run to tell of.
+        ConfigError: there is no run to tell of.
     """
     parts, found = [INTRODUCTION], False
     for question, sections in SECTIONS.items():
@@ -248,7 +248,7 @@ def write(top: Path, output: Path) -> None:
             else:
                 parts.append(f"Not run: `benchmarks/answers.sh {sweep.part}` does.\n")
     if not found:
-        raise RequestError(
+        raise ConfigError(
             f"{shown(str(top))} has no runs to tell of: start benchmarks/answers.sh gpu (or cpu) "
             f"{shown(str(top))}"
         )

@@ -81,7 +81,7 @@ gpu() {
   if [[ -n ${RECIPE:-} ]]; then
     # Its turn comes hours later, and what is wrong with it is told now.
     read -ra recipe <<<"$RECIPE"
-    run "$python" -m resnet_sweep --multirun sweep_mode=preview "${recipe[@]}" \
+    run "$python" -m resnet_sweep --multirun dry_run=true "${recipe[@]}" \
       ${words[@]+"${words[@]}"} >/dev/null
   fi
   sweep readings model=resnet44v2,resnet44v2_3stage replicates=3

@@ -10,7 +10,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from resnet_sweep.compare.format import escaped
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 
 class PersistentConsole(Console):
@@ -49,7 +49,7 @@ def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
         status = action()
         if sys.stdout is not None:
             sys.stdout.flush()
-    except RequestError as error:
+    except ConfigError as error:
         # The message may quote text from a run directory.
         message = "\n".join(map(escaped, str(error).split("\n")))
         print(f"error: {message}", file=sys.stderr)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 MAX_ERRORS = 3
 
 
-class RequestError(ValueError):
+class ConfigError(ValueError):
     """What was asked for can't be done.
 
     Its message is one sentence that says what is wrong, with the value, and what to do. It is
@@ -19,7 +19,7 @@ class RequestError(ValueError):
     """
 
 
-class WrongJobs(RequestError):
+class InvalidJobs(ConfigError):
     """Some jobs of a sweep can't be run; the message has lines for each of them."""
 
 

@@ -21,7 +21,7 @@ from resnet_sweep.config.command import command, relative
 from resnet_sweep.config.compose import ComposedConfig, is_named_by_time, resolve, unresolved
 from resnet_sweep.config.plan import PlannedRun, load_planned_run, plan_run
 from resnet_sweep.console import console
-from resnet_sweep.errors import RequestError, RunFailed
+from resnet_sweep.errors import ConfigError, RunFailed
 from resnet_sweep.runs.files import remove_if_empty
 from resnet_sweep.runs.record import Record, State
 from resnet_sweep.runs.run import Run, make_directory, mark_failed, reset_run
@@ -54,7 +54,7 @@ def train_config(config: DictConfig) -> int:
         The exit status.
 
     Raises:
-        RequestError: the run can't be trained; what was made for it is removed.
+        ConfigError: the run can't be trained; what was made for it is removed.
         RunFailed: an error ended the run.
     """
     # HydraConfig.get() is annotated with the schema of Hydra's settings, but returns a config.
@@ -147,7 +147,7 @@ def train_planned(
             raise
         except RunFailed:
             return "failed"
-        except (RequestError, OSError) as error:
+        except (ConfigError, OSError) as error:
             mark_failed(directory, " ".join(str(error).split()), resuming=True)
             return "failed"
         except Exception as error:
@@ -252,7 +252,9 @@ def summary(run: Run) -> str:
 def resume_command(run: Run) -> str:
     """Return the command that resumes a run."""
     # Starting over was asked for once, and not for each time that the run is resumed.
-    overrides = [word for word in run.record.overrides if not word.startswith("trainer.resume=")]
+    overrides = [
+        word for word in run.record.overrides if not word.lstrip("+").startswith("trainer.resume=")
+    ]
     words = [*run.record.flags, *overrides]
     return command(words, "hydra.run.dir", run.directory, run.record.ranks or 1)
 
@@ -342,21 +344,21 @@ def _plan(
     """Plan a single run, in each of the processes that share it.
 
     Raises:
-        RequestError: one of them can't train it.
+        ConfigError: one of them can't train it.
     """
     error, result = None, None
     try:
         check_single_run(config)
         composed = ComposedConfig.of(config, hydra)
         result = plan_run(composed.settings, ranks), composed
-    except RequestError as refusal:
+    except ConfigError as refusal:
         error = refusal
     messages = ranks.all_gather(error and str(error))
     if error is not None:
         raise error
     for rank, message in enumerate(messages):
         if message is not None:
-            raise RequestError(f"process {rank} of {ranks.world_size} can't take part: {message}")
+            raise ConfigError(f"process {rank} of {ranks.world_size} can't take part: {message}")
     assert result is not None
     return result
 
@@ -365,12 +367,17 @@ def check_single_run(config: DictConfig) -> None:
     """Refuse settings of a sweep in a single run.
 
     Raises:
-        RequestError: one of them is set.
+        ConfigError: one of them is set.
     """
-    for name, neutral in (("sweep_mode", "run"), ("sweep_filter", None), ("zip", [])):
+    for name, neutral in (
+        ("dry_run", False),
+        ("retry_failed", True),
+        ("sweep_filter", None),
+        ("zip", []),
+    ):
         value = resolve(config, name)
         if value != neutral:
-            raise RequestError(
+            raise ConfigError(
                 f"{name}={value} is a setting of a sweep, but this is a single run: add "
                 "--multirun, or leave it out"
             )
@@ -386,13 +393,13 @@ def _open_single_run(
     """Open the directory of a single run; None on the processes that write nothing.
 
     Raises:
-        RequestError: the directory can't be used for this run; nothing in it was changed.
+        ConfigError: the directory can't be used for this run; nothing in it was changed.
     """
     error, run = None, None
     if planned.ranks.is_main:
         try:
             run = _open_as_main(planned, composed, config, hydra, made)
-        except RequestError as refusal:
+        except ConfigError as refusal:
             error = refusal
     message, ended = planned.ranks.broadcast(
         (error and str(error), run is not None and run.record.ended_for_good)
@@ -400,7 +407,7 @@ def _open_single_run(
     if error is not None:
         raise error
     if message is not None:
-        raise RequestError(message)
+        raise ConfigError(message)
     if run is None and ended:
         raise SystemExit(0)
     return run
@@ -446,7 +453,7 @@ def _claim(directory: Path) -> Path:
     The process that makes `.hydra/` in a directory has it.
 
     Raises:
-        RequestError: it can't be made.
+        ConfigError: it can't be made.
     """
     for number in count(1):
         candidate = directory.with_name(f"{directory.name}-{number}") if number > 1 else directory
@@ -456,7 +463,7 @@ def _claim(directory: Path) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise RequestError(
+            raise ConfigError(
                 f"the directory {candidate} can't be used ({error.strerror or error}): choose "
                 "another with hydra.run.dir=DIRECTORY"
             ) from error

@@ -20,7 +20,7 @@ def main() -> None:
     """Carry a sweep out, lose a node, and hold what came of it against an undisturbed sweep."""
     folder = Path(tempfile.mkdtemp())
     (folder / "mine.py").write_text(MINE)
-    environment = {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUST": "mine"}
+    environment = {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUSTED_PACKAGES": "mine"}
     # Of the nodes' processes as well.
     node = {"num_cpus": 1, "env_vars": environment, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)

@@ -223,7 +223,7 @@ def went_on(run: Path) -> list[int]:
 def sweep(folder: Path) -> None:
     """A job is preempted, one comes to the end of its time, one breaks down: the rest is calm."""
     (folder / "mine.py").write_text(MINE)
-    environment = {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUST": "mine"}
+    environment = {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUSTED_PACKAGES": "mine"}
     command = (*SWEEP, *SLURM, "hydra.sweep.dir=sweep")
     print("$ python -m resnet_sweep", shlex.join(command), flush=True)
     process = start(folder, *command, **environment)

@@ -83,7 +83,7 @@ def broken(*ways: str) -> tuple[str, ...]:
 def write_broken(folder: Path) -> dict[str, str]:
     """Write the module that `broken` names; returns the variables with which it is found."""
     (folder / "broken.py").write_text(BROKEN)
-    return {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUST": "broken"}
+    return {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUSTED_PACKAGES": "broken"}
 
 
 def previewed(output: str) -> list[tuple[int, str, list[str]]]:

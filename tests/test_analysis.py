@@ -29,7 +29,7 @@ from resnet_sweep.analysis.layers import Layers, NotApplicableError, find_layers
 from resnet_sweep.cli import main
 from resnet_sweep.cli.features import choose_images
 from resnet_sweep.data.digits import Digits
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.models import ResNet
 from resnet_sweep.models.zoo import torchvision_classifier
 from resnet_sweep.training.checkpoint import BEST, read_checkpoint
@@ -466,7 +466,7 @@ class TestFeatures:
         ],
     )
     def test_wrong_positions_are_refused(self, images: str, facts: list[str]) -> None:
-        with pytest.raises(RequestError) as refusal:
+        with pytest.raises(ConfigError) as refusal:
             choose_images(images, Digits().load(0).test)
         assert all(fact in str(refusal.value) for fact in facts)
 

@@ -355,7 +355,7 @@ class TestScript:
         done = self.start(tmp_path, "gpu", tmp_path / "top", RECIPE="optim.lr=0.05")
         assert done.returncode == 0, done.stderr
         first, *others = (tmp_path / "asked").read_text().splitlines()
-        assert first == "-m resnet_sweep --multirun sweep_mode=preview optim.lr=0.05"
+        assert first == "-m resnet_sweep --multirun dry_run=true optim.lr=0.05"
         assert not any("best_recipe" in line for line in others)
 
     def test_the_test_set_is_read_of_runs_that_are_done(self, tmp_path: Path) -> None:

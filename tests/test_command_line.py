@@ -593,7 +593,7 @@ class Odd:
     arguments = (
         *SMALL, "logger=csv", "+augmentation.odd={_target_: mine.Odd}", "hydra.run.dir=run",
     )  # fmt: skip
-    done = command(*arguments, RESNET_SWEEP_TRUST="mine")
+    done = command(*arguments, RESNET_SWEEP_TRUSTED_PACKAGES="mine")
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert "No space left on device" in done.stdout
@@ -602,7 +602,7 @@ class Odd:
     assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
     code.write_text(broken.replace('raise OSError(28, "No space left on device")',
                                    "return images, labels"))  # fmt: skip
-    done = command(*arguments, RESNET_SWEEP_TRUST="mine")
+    done = command(*arguments, RESNET_SWEEP_TRUSTED_PACKAGES="mine")
     assert done.returncode == 0, done.stdout
     assert record(tmp_path / "run")["state"] == "finished"
 

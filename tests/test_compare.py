@@ -23,7 +23,7 @@ from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
 from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.group import Statistic, replicates
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import relevant
 
 
@@ -76,7 +76,7 @@ class TestFinding:
         assert resolve_run(run) == run
         assert resolve_run("logged_run_1") == LOGGED_RUNS / "logged_run_1"
         for wrong in ("nowhere", tmp_path, run / "run.json"):
-            with pytest.raises(RequestError) as refusal:
+            with pytest.raises(ConfigError) as refusal:
                 resolve_run(wrong)
             for name in (str(wrong), "logged_run_1", "logged_run_2"):
                 assert name in str(refusal.value)
@@ -149,7 +149,7 @@ class TestDamage:
         # JSON is part of no other reason than that it isn't JSON.
         assert re.search(reason, damaged.error.replace("run.json", ""))
         assert "\n" not in damaged.error
-        with pytest.raises(RequestError, match=r"run\.json") as refusal:
+        with pytest.raises(ConfigError, match=r"run\.json") as refusal:
             read_run(tmp_path / "damaged")
         assert str(tmp_path / "damaged") in str(refusal.value)
 
@@ -398,7 +398,7 @@ class TestFilterExpression:
          "(" * 400 + "1" + ")" * 400, "best\x00", "-" * 900 + "1"],
     )  # fmt: skip
     def test_anything_else_is_refused(self, text: str) -> None:
-        with pytest.raises(RequestError) as refusal:
+        with pytest.raises(ConfigError) as refusal:
             FilterExpression(text)
         assert str(refusal.value).isprintable()
         assert len(str(refusal.value)) < 1000

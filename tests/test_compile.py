@@ -8,7 +8,7 @@ import torch
 from small_run import StopAt, assert_same_bits, config, open_run, train
 
 from resnet_sweep.config.plan import PlannedRun, plan_run
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import sign
 from resnet_sweep.training.checkpoint import BEST, LAST, read_checkpoint
 from resnet_sweep.training.signals import Interrupted, StopSignal
@@ -106,7 +106,7 @@ def test_the_mode_is_torchs_own_and_leaves_the_signature(
 
 @pytest.mark.parametrize("mode", ["none", "graph", "max", "reduce_overhead"])
 def test_another_mode_is_refused(mode: str) -> None:
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         small(mode)
     for fact in ("trainer.compile", mode, "default", "reduce-overhead", "max-autotune"):
         assert fact in str(refusal.value)
@@ -114,7 +114,7 @@ def test_another_mode_is_refused(mode: str) -> None:
 
 def test_a_cpu_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         small()
     for fact in ("trainer.compile=default", "no-such-compiler", "trainer.compile=null"):
         assert fact in str(refusal.value)

@@ -13,7 +13,7 @@ from resnet_sweep.config.build import build_augmentation
 from resnet_sweep.config.check import COLLECTIONS, OBJECTS, SETTINGS, check_config
 from resnet_sweep.config.errors import PRESETS
 from resnet_sweep.config.plan import plan_run
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import INCIDENTAL, flatten, sign
 
 
@@ -118,7 +118,7 @@ WRONG = [
     ("optim.nesterov=1", "optim.nesterov", "true", "false", "1"),
     ("optim.decay_norm_and_bias=never", "optim.decay_norm_and_bias", "true", "false", "never"),
     ("+optim.params=[]", "optim.params", "optim.nesterov", "optim.weight_decay"),
-    ("optim._target_=os.system", "optim._target_", "os.system", "RESNET_SWEEP_TRUST"),
+    ("optim._target_=os.system", "optim._target_", "os.system", "RESNET_SWEEP_TRUSTED_PACKAGES"),
     ("optim._target_=torch.optim.SDG", "optim._target_", "torch.optim.SDG"),
     ("+optim._partial_=true", "optim._partial_", "optim.nesterov", "optim.weight_decay"),
     ("schedule.min_lr=0.2", "schedule", "min_lr=0.2", "optim.lr=0.1"),
@@ -260,7 +260,7 @@ def assert_names(refusal: pytest.ExceptionInfo, *facts: str) -> None:
     ids=[override for override, *_ in WRONG],
 )
 def test_wrong_value_is_refused(override: str, facts: list[str]) -> None:
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         plan_run(composed("experiment=quickstart", "augmentation=standard", *override.split("; ")))
     assert_names(refusal, *facts)
 
@@ -289,7 +289,7 @@ MISSPELT = [
 def test_misspelt_setting_is_refused_with_the_nearest_alone(
     override: str, typed: str, nearest: str, other: str
 ) -> None:
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         plan_run(composed("experiment=quickstart", "augmentation=standard", override))
     assert_names(refusal, typed, nearest)
     assert other not in str(refusal.value)
@@ -300,7 +300,7 @@ def test_a_model_that_cannot_take_the_images_is_refused() -> None:
     config = composed("experiment=quickstart")
     # It is made for 224 pixels, and its poolings leave nothing of 32.
     config["model"] = {"_target_": "torchvision.models.AlexNet"}
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         plan_run(config)
     assert_names(refusal, "model")
 
@@ -308,7 +308,7 @@ def test_a_model_that_cannot_take_the_images_is_refused() -> None:
 def test_a_model_without_a_number_of_classes_is_refused() -> None:
     config = composed("experiment=quickstart")
     config["model"] = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 4}
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         plan_run(config)
     assert_names(refusal, "model.num_classes=None", "torch.nn.Linear")
 
@@ -333,7 +333,7 @@ def test_a_network_of_a_library_needs_a_yaml_file_alone(node: dict, library: str
 
 
 def test_an_unknown_network_of_a_library_is_refused_with_the_nearest() -> None:
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         plan_run(composed("data=digits", "model=torchvision_resnet18", "model.name=resnet19"))
     assert_names(refusal, "resnet19", "resnet18")
 
@@ -356,10 +356,11 @@ def test_the_order_of_augmentation_makes_another_run() -> None:
 def test_a_package_is_trusted_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed("experiment=quickstart")
     config["augmentation"] = {"mine": {"_target_": "fractions.Fraction", "numerator": 1}}
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         check_config(config)
-    assert_names(refusal, "augmentation.mine._target_", "fractions.Fraction", "RESNET_SWEEP_TRUST")
-    monkeypatch.setenv("RESNET_SWEEP_TRUST", "fractions")
+    trusted = "RESNET_SWEEP_TRUSTED_PACKAGES"
+    assert_names(refusal, "augmentation.mine._target_", "fractions.Fraction", trusted)
+    monkeypatch.setenv(trusted, "fractions")
     check_config(config)
 
 
@@ -397,7 +398,7 @@ def test_an_operation_gets_what_it_asks_of_the_data(
         )
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("RESNET_SWEEP_TRUST", "my_augmentation")
+    monkeypatch.setenv("RESNET_SWEEP_TRUSTED_PACKAGES", "my_augmentation")
     config = composed("experiment=quickstart")
     config["augmentation"] = {
         "asking": {"_target_": "my_augmentation.Asking", "strength": 2},
@@ -408,6 +409,6 @@ def test_an_operation_gets_what_it_asks_of_the_data(
     assert asking.found == (10, dataset.mean, 2)
     assert modest.found == 1
     config["augmentation"]["asking"]["mean"] = [0, 0, 0]
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         check_config(config)
     assert_names(refusal, "augmentation.asking.mean", "augmentation.asking.strength")

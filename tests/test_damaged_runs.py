@@ -12,7 +12,7 @@ from small_run import config, open_run, train, weights, without_times
 from resnet_sweep.compare.loaded_run import load_run
 from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.config.restore import restore
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint
@@ -61,7 +61,7 @@ def test_an_altered_figure_in_the_record_is_found(directory: Path) -> None:
     path = directory / "run.json"
     accuracy = json.loads(path.read_text())["best"]["val_acc"]
     path.write_text(path.read_text().replace(str(accuracy), "99.0"))
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         Record.read(directory)
     for text in (str(refusal.value), load_run(directory, "run").error):
         assert "run.json" in text and "digest" in text
@@ -77,7 +77,7 @@ def test_an_altered_figure_in_the_record_is_found(directory: Path) -> None:
 def test_a_record_of_wrong_kinds_is_refused(tmp_path: Path, changes: dict) -> None:
     content = {"signature": "s", "state": "finished"} | changes
     (tmp_path / "run.json").write_text(json.dumps(content))
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         Record.read(tmp_path)
     assert str(tmp_path / "run.json") in str(refusal.value)
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_in_the_place_of_the_best_is_reported_and_not_evaluated(
     checkpoints = directory / "checkpoints"
     (checkpoints / BEST).write_bytes((checkpoints / PREVIOUS).read_bytes())
     assert "val_acc" not in read_checkpoint(checkpoints / BEST)
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         restore(directory)
     assert str(checkpoints / BEST) in str(refusal.value)
     assert not caplog.text

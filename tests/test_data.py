@@ -12,7 +12,7 @@ from torchvision import datasets
 
 from resnet_sweep.data import CIFAR100, Digits, arrays
 from resnet_sweep.data.dataset import Batches, Split, balanced_subset
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_digits_are_normalised_by_the_statistics_of_their_training_images() -> N
 
 def assert_load_refused(data: Digits | CIFAR100, *facts: str) -> None:
     """Assert that data can't be loaded, and that the refusal names all facts."""
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         data.load(seed=0)
     for fact in facts:
         assert fact in str(refusal.value)
@@ -202,7 +202,7 @@ class TestCIFAR100:
             path.write_bytes(damaged)
             try:
                 split = arrays.read_split(copy / "cifar100", "test", 10_000, 100)
-            except RequestError:
+            except ConfigError:
                 continue
             # Whatever of the header may be changed, the labels are the same.
             assert np.array_equal(split.labels, np.load(path.with_name("test_labels.npy")))

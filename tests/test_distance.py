@@ -14,7 +14,7 @@ from resnet_sweep.compare.collection import find_runs, read_run
 from resnet_sweep.compare.nearest import CURVES, NearestRuns, distance, read_reference
 from resnet_sweep.compare.objective import COSTS, DIRECTIONS, Objective, objective_value
 from resnet_sweep.config.check import Judged
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 GENERATOR = np.random.default_rng(0)
 
@@ -72,11 +72,11 @@ class TestDistance:
         assert distance(one, other[:epochs]) == distance(one[:epochs], other[:epochs])
 
     def test_without_anything_in_common_there_is_none(self) -> None:
-        with pytest.raises(RequestError, match=r"\b1\b.*\b3\b.*\b4\b.*\b5\b"):
+        with pytest.raises(ConfigError, match=r"\b1\b.*\b3\b.*\b4\b.*\b5\b"):
             distance(curve(3), curve(5)[3:])
-        with pytest.raises(RequestError, match=r"\b1\b.*\b5\b"):
+        with pytest.raises(ConfigError, match=r"\b1\b.*\b5\b"):
             distance([], curve(5))
-        with pytest.raises(RequestError, match=r"train_acc.*val_acc.*train_loss"):
+        with pytest.raises(ConfigError, match=r"train_acc.*val_acc.*train_loss"):
             distance(curve(3, "train_acc"), curve(3, "val_acc", "train_loss"))
 
 
@@ -128,7 +128,7 @@ class TestReference:
         (tmp_path / "cut/metrics.csv").write_text("epoch,val_acc\n1,50\n2,6")
         (tmp_path / "empty/metrics.csv").write_text(f"{COLUMNS}\n")
         (tmp_path / "other/metrics.csv").write_text("epoch,lr\n1,0.1\n")
-        with pytest.raises(RequestError) as refusal:
+        with pytest.raises(ConfigError) as refusal:
             read_reference(reference, tmp_path)
         for fact in facts:
             assert fact in str(refusal.value)
@@ -194,7 +194,7 @@ class TestObjective:
     def test_a_wrong_one_is_refused_before_anything_runs(
         self, config: dict, facts: list[str]
     ) -> None:
-        with pytest.raises(RequestError) as refusal:
+        with pytest.raises(ConfigError) as refusal:
             Objective.of(config)
         for fact in facts:
             assert fact in str(refusal.value)

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from processes import names
 
 from resnet_sweep.cli.train import as_multirun, quoted
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.sweeps.grid import expand, pairs_of, preset_overrides
 
 
@@ -93,7 +93,7 @@ def test_several_lists_of_keys_can_be_paired(loader: ConfigLoader) -> None:
 def test_what_cannot_be_combined_is_refused(
     words: list[str], pairs: list, facts: list[str], loader: ConfigLoader
 ) -> None:
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         expand(words, pairs_of(pairs), loader)
     for fact in facts:
         assert names(str(refusal.value), fact), f"{fact} isn't named: {refusal.value}"

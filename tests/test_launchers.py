@@ -29,7 +29,7 @@ from small_sweep import (
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.config.errors import format_error
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.sweeps.launchers.ray import RayLauncher
 
@@ -110,7 +110,7 @@ def test_a_resumed_sweep_is_frozen_and_survives_a_failing_job(
 
 @pytest.mark.parametrize("launcher", [*LAUNCHERS, "slurm"])
 def test_a_preview_needs_no_more_than_the_launchers_settings(launcher: str, call: Command) -> None:
-    done = call(main, "--multirun", *TINY, f"hydra/launcher={launcher}", "sweep_mode=preview")
+    done = call(main, "--multirun", *TINY, f"hydra/launcher={launcher}", "dry_run=true")
     assert done.returncode == 0, done.stderr
     assert previewed(done.stdout) == [(0, "pending", [])]
 
@@ -123,7 +123,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     ):  # fmt: skip
         assert fact in format_error(missing)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         RayLauncher()
     for fact in ("hydra/launcher=ray", "pip install 'resnet-sweep[ray]'"):
         assert fact in str(refusal.value)

@@ -28,7 +28,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from resnet_sweep.config.compose import ComposedConfig
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.config.restore import restore
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.jobs import complete, train
 from resnet_sweep.runs.metrics import best_row, read_metrics
 from resnet_sweep.runs.record import Record
@@ -391,7 +391,7 @@ class TestMLflow:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking_uri: str
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(RequestError) as refusal:
+        with pytest.raises(ConfigError) as refusal:
             plan_run(mlflow(tracking_uri=tracking_uri))
         assert "logger.mlflow" in str(refusal.value)
         assert tracking_uri in str(refusal.value)
@@ -433,7 +433,7 @@ class TestMLflow:
 
 def test_without_mlflow_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(RequestError, match=r"pip install 'resnet-sweep\[mlflow\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'resnet-sweep\[mlflow\]'"):
         plan_run(mlflow())
 
 

@@ -7,7 +7,7 @@ import torch
 from small_run import RESNET, Recorder, StopAt, assert_same_bits, config, open_run, train, weights
 
 from resnet_sweep.config.plan import plan_run
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.checkpoint import BEST, read_checkpoint
 from resnet_sweep.training.ema import ExponentialMovingAverage
 from resnet_sweep.training.optimizers import Muon, orthogonalize
@@ -43,7 +43,7 @@ def test_any_optimizer_of_torch_trains_and_resumes(
 
 @pytest.mark.parametrize("name", sorted(UNSUITED))
 def test_an_optimizer_that_needs_something_else_is_refused(name: str) -> None:
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         plan_run(config(optim={"_target_": f"torch.optim.{name}", "lr": 0.01}))
     assert "optim" in str(refusal.value)
     assert name in str(refusal.value)

@@ -13,7 +13,7 @@ from small_run import config
 
 from resnet_sweep.config.check import check_config, describe, is_valid
 from resnet_sweep.data.dataset import Dataset, Split, balanced_subset
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.ranges import Count
 from resnet_sweep.runs.record import digest_record
 from resnet_sweep.runs.signature import INCIDENTAL, flatten, is_incidental, sign
@@ -56,7 +56,7 @@ class TestSchema:
     def check(name: str, value: Any) -> None:
         try:
             check_config(changed(name, value))
-        except RequestError as error:
+        except ConfigError as error:
             assert name.partition(".")[0] in str(error)
 
     @given(some.sampled_from(SETTINGS), VALUES)
@@ -87,7 +87,7 @@ class TestSchema:
     @settings(max_examples=200, deadline=None)
     def test_an_unknown_setting_is_refused(self, name: str) -> None:
         assume(name not in TrainerConfig.__dataclass_fields__)
-        with pytest.raises(RequestError) as refusal:
+        with pytest.raises(ConfigError) as refusal:
             check_config(CONFIG | {"trainer": CONFIG["trainer"] | {name: 1}})
         assert f"trainer.{name}" in str(refusal.value)
 
@@ -176,7 +176,7 @@ class TestSubsets:
             fingerprint="",
         )  # fmt: skip
         if not fits:
-            with pytest.raises(RequestError) as refusal:
+            with pytest.raises(ConfigError) as refusal:
                 Dataset.select(whole, whole, seed, **arguments)
             large = ("limit_train", limit) if left > 0 else ("holdout", holdout)
             assert "data.{}={}".format(*large) in str(refusal.value)

@@ -16,7 +16,7 @@ from torch.distributed import TCPStore
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.config.plan import plan_run
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.checkpoint import LAST, read_checkpoint
@@ -30,7 +30,10 @@ WORDS = (
 )  # fmt: skip
 
 
-TRUSTED = {"RESNET_SWEEP_TRUST": "network_of_ranks", "PYTHONPATH": str(Path(__file__).parent)}
+TRUSTED = {
+    "RESNET_SWEEP_TRUSTED_PACKAGES": "network_of_ranks",
+    "PYTHONPATH": str(Path(__file__).parent),
+}
 
 
 def several(size: int, rank: int = 0) -> ProcessGroup:
@@ -62,7 +65,7 @@ def torchrun(folder: Path, fate: str, *words: str) -> subprocess.CompletedProces
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> dict:
     """The config that `torchrun` composes."""
-    monkeypatch.setenv("RESNET_SWEEP_TRUST", "network_of_ranks")
+    monkeypatch.setenv("RESNET_SWEEP_TRUSTED_PACKAGES", "network_of_ranks")
     return composed(*WORDS) | {"model": {"_target_": "network_of_ranks.Network"}}
 
 
@@ -165,7 +168,7 @@ def test_shares_are_the_whole_in_order(count: int, size: int) -> None:
     ],
 )
 def test_what_processes_cannot_share_is_refused(size: int, changes: dict, facts: list[str]) -> None:
-    with pytest.raises(RequestError) as refusal:
+    with pytest.raises(ConfigError) as refusal:
         plan_run(config(**changes), several(size))
     for fact in facts:
         assert re.search(rf"(?<![\d.]){re.escape(fact)}(?!\d)", str(refusal.value)), fact
@@ -198,7 +201,7 @@ def test_a_run_is_where_torchruns_name_says(tmp_path: Path) -> None:
     assert named("none").name is None
     assert named("0de13ba3-088d-4e7a-990b-ae29bab0a38f").name is None
     for wrong in ("../x", ".hidden", "a/b", ""):
-        with pytest.raises(RequestError) as refusal:
+        with pytest.raises(ConfigError) as refusal:
             _ = named(wrong).name
         assert f"--rdzv-id={wrong}" in str(refusal.value)
         assert "hydra.run.dir=" in str(refusal.value)

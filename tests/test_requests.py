@@ -9,7 +9,7 @@ from conftest import Command
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.config.errors import LONGEST, format_error
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.device import memory_bytes
 
 SMALL = (
@@ -31,7 +31,7 @@ REFUSALS = [
     ("replicates=1001", "replicates", "1", "1000", "1001"),
     ("seed=1,2", "seed=1,2", "--multirun", "seed=[1,2]"),
     ("augmentation=[cutmix,foo]", "augmentation=foo", "color_jitter", "trivial_augment"),
-    ("sweep_mode=preview", "sweep_mode=preview", "--multirun"),
+    ("dry_run=true", "dry_run=true", "--multirun"),
     ("sweep_filter=seed < 1", "sweep_filter=seed < 1", "--multirun"),
     ("zip=[a,b]", "zip=['a', 'b']", "--multirun"),
     ("data.holdout=5000", "data.holdout=5000", "1437", "data.holdout=null"),
@@ -106,7 +106,7 @@ def test_run_finishes_without_its_log(command: Command, tmp_path: Path) -> None:
 
 
 def test_long_sentence_is_shortened_in_its_middle() -> None:
-    shortened = format_error(RequestError(f"{'a' * 10**6} isn't known, but b is"))
+    shortened = format_error(ConfigError(f"{'a' * 10**6} isn't known, but b is"))
     assert len(shortened) < LONGEST + 10
     assert shortened.startswith("aaa")
     assert shortened.endswith("known, but b is")

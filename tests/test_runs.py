@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.lock import DirectoryLock
 from resnet_sweep.runs.metrics import COLUMNS, read_metrics, write_metrics
@@ -135,7 +135,7 @@ class TestDirectory:
     def test_a_run_of_another_configuration_is_refused_untouched(self, tmp_path: Path) -> None:
         Run.open(tmp_path, self.record()).close("interrupted")
         before = {path: path.read_bytes() for path in tmp_path.rglob("*")}
-        with pytest.raises(RequestError) as refusal:
+        with pytest.raises(ConfigError) as refusal:
             Run.open(tmp_path, self.record(changed("optim.lr", 0.2)))
         for fact in (str(tmp_path), "optim.lr", r"\b0\.1\b", r"\b0\.2\b"):
             assert re.search(fact, str(refusal.value))
@@ -143,19 +143,19 @@ class TestDirectory:
 
     def test_a_directory_with_other_files_is_refused_untouched(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").write_text("years of work")
-        with pytest.raises(RequestError, match=r"thesis\.tex"):
+        with pytest.raises(ConfigError, match=r"thesis\.tex"):
             Run.open(tmp_path, self.record())
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
     def test_a_file_is_no_directory(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(RequestError, match=str(tmp_path / "file")):
+        with pytest.raises(ConfigError, match=str(tmp_path / "file")):
             Run.open(tmp_path / "file", self.record())
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"signature": 1, "config": 2}'])
     def test_a_damaged_record_is_refused_untouched(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "run.json").write_text(content)
-        with pytest.raises(RequestError, match=str(tmp_path / "run.json")):
+        with pytest.raises(ConfigError, match=str(tmp_path / "run.json")):
             Run.open(tmp_path, self.record())
         assert (tmp_path / "run.json").read_text() == content
 
@@ -178,7 +178,7 @@ class TestDirectory:
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
         run = Run.open(tmp_path / "run", self.record())
         assert Record.read(run.directory).state == "running"
-        with pytest.raises(RequestError, match=str(os.getpid())):
+        with pytest.raises(ConfigError, match=str(os.getpid())):
             write_plan(tmp_path / "run", self.record())
         run.close("finished")
 
@@ -211,7 +211,7 @@ class TestDirectory:
     def test_a_plan_for_the_directory_of_another_run_is_refused(self, tmp_path: Path) -> None:
         write_plan(tmp_path, self.record())
         before = (tmp_path / "run.json").read_bytes()
-        with pytest.raises(RequestError, match=r"optim\.lr"):
+        with pytest.raises(ConfigError, match=r"optim\.lr"):
             write_plan(tmp_path, self.record(changed("optim.lr", 0.2)))
         assert (tmp_path / "run.json").read_bytes() == before
 
@@ -239,7 +239,7 @@ class TestDirectory:
     def test_another_applications_output_is_not_taken_over(self, tmp_path: Path) -> None:
         (tmp_path / ".hydra").mkdir()
         (tmp_path / "main.log").touch()
-        with pytest.raises(RequestError, match=str(tmp_path)):
+        with pytest.raises(ConfigError, match=str(tmp_path)):
             Run.open(tmp_path, self.record())
         assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "main.log"]
 
@@ -273,7 +273,7 @@ class TestLock:
         process = self.hold(tmp_path)
         try:
             before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-            with pytest.raises(RequestError, match=rf"\b{process.pid}\b"):
+            with pytest.raises(ConfigError, match=rf"\b{process.pid}\b"):
                 Run.open(tmp_path, Record(signature="s"))
             assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
         finally:
@@ -296,7 +296,7 @@ class TestLock:
         if free:
             Run.open(tmp_path, Record(signature="s")).close("interrupted")
         else:
-            with pytest.raises(RequestError, match=r"\b1\b.*\belsewhere\b"):
+            with pytest.raises(ConfigError, match=r"\b1\b.*\belsewhere\b"):
                 Run.open(tmp_path, Record(signature="s"))
             assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
@@ -331,13 +331,13 @@ class TestLock:
         script = textwrap.dedent("""
             import sys
             from pathlib import Path
-            from resnet_sweep.errors import RequestError
+            from resnet_sweep.errors import ConfigError
             from resnet_sweep.runs.lock import DirectoryLock
             directory, held = Path(sys.argv[1]), 0
             while held < 300:
                 try:
                     lock = DirectoryLock(directory)
-                except RequestError:
+                except ConfigError:
                     continue
                 (directory.parent / "held").open("x").close()
                 (directory.parent / "held").unlink()
@@ -370,7 +370,7 @@ class TestLock:
     def test_of_many_that_try_one_gets_it(self, tmp_path: Path) -> None:
         lock = DirectoryLock(tmp_path)
         for _ in range(5):
-            with pytest.raises(RequestError, match=str(tmp_path)):
+            with pytest.raises(ConfigError, match=str(tmp_path)):
                 DirectoryLock(tmp_path)
         lock.release()
         DirectoryLock(tmp_path).release()

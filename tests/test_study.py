@@ -28,7 +28,7 @@ from test_study_workers import SMALL, STUDY, check_complete, load, rows
 from resnet_sweep.__main__ import main
 from resnet_sweep.cli.report import report
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.studies.results import StudyResults, TrialResult
 from resnet_sweep.studies.search_space import SearchSpace, TrialSampler
 from resnet_sweep.studies.trial_queue import TrialLock, TrialQueue
@@ -487,7 +487,7 @@ def test_a_preset_chooses_the_sweeper_and_the_command_line_wins(
     call: Command, tmp_path: Path
 ) -> None:
     small = [word for word in SMALL if not word.startswith("experiment=")]
-    preset = ("sweep=optuna_sgd", "experiment=quickstart", *small, "sweep_mode=preview")
+    preset = ("sweep=optuna_sgd", "experiment=quickstart", *small, "dry_run=true")
     words = (*preset, "hydra.sweeper.params.data\\.holdout=20")
     done = call(main, *preset, "data.holdout=20")
     assert done.returncode == 0, done.stderr
@@ -532,7 +532,7 @@ def test_a_trial_of_another_machine_is_taken_over_only_when_that_is_silent(
     for silent in (10, 110):
         renewed = {"renewed": time.time() - silent}
         storage.set_trial_user_attr(trial, "heartbeat", heartbeat | renewed)
-        with pytest.raises(RequestError, match="trial 0"):
+        with pytest.raises(ConfigError, match="trial 0"):
             TrialLock(storage, trial, 0, tmp_path)
     storage.set_trial_user_attr(trial, "heartbeat", heartbeat | {"renewed": time.time() - 130})
     lock = TrialLock(storage, trial, 0, tmp_path)

@@ -75,7 +75,7 @@ def lines_with(output: str, *facts: object) -> list[str]:
 
 class TestPreview:
     def test_it_lists_the_jobs_and_writes_nothing(self, command: Command, tmp_path: Path) -> None:
-        done = command(*GRID, "sweep_mode=preview", "zip=[optim.lr,seed]")
+        done = command(*GRID, "dry_run=true", "zip=[optim.lr,seed]")
         assert done.returncode == 0, done.stderr
         assert previewed(done.stdout) == [
             (0, "pending", ["0.1", "0"]),
@@ -94,7 +94,7 @@ class TestPreview:
         before = snapshot(undisturbed)
         done = call(
             main,
-            *GRID, f"hydra.sweep.dir={undisturbed}", "optim.lr=0.1,0.05,0.2", "sweep_mode=preview",
+            *GRID, f"hydra.sweep.dir={undisturbed}", "optim.lr=0.1,0.05,0.2", "dry_run=true",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         states = [state for _, state, _ in previewed(done.stdout)]
@@ -107,7 +107,7 @@ class TestPreview:
     def test_it_names_duplicates_and_counts_what_a_filter_leaves_out(self, call: Command) -> None:
         done = call(
             main,
-            *SWEEP, "optim.lr=0.1,0.10,0.2", "seed=0,1", "sweep_mode=preview",
+            *SWEEP, "optim.lr=0.1,0.10,0.2", "seed=0,1", "dry_run=true",
             "sweep_filter='optim.lr == 0.1 or seed == 0'",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -144,7 +144,8 @@ class TestPreview:
         [
             ("replicates=0", ["replicates", "1", "1000"]),
             ("replicates=-3", ["replicates", "-3"]),
-            ("sweep_mode=prevew", ["sweep_mode", "prevew", "did you mean preview?"]),
+            ("dry_run=preview", ["dry_run", "preview", "true or false"]),
+            ("retry_faild=false", ["retry_faild", "did you mean retry_failed?"]),
             ("sweep_filter='optim.lrr > 1'", ["optim.lrr", "did you mean optim.lr?"]),
             ("sweep_filter='optim.lr > 1'", ["sweep_filter=optim.lr > 1", "2"]),
             ("sweep_filter='import os'", ["import os"]),
@@ -206,7 +207,7 @@ class TestResuming:
         ]  # fmt: skip
         # The directories of its runs are enough to resume a sweep.
         (sweep / "sweep.json").write_text("{")
-        done = call(main, *GRID, "optim.lr=0.2,0.1,0.05", "sweep_mode=preview")
+        done = call(main, *GRID, "optim.lr=0.2,0.1,0.05", "dry_run=true")
         states = [state for _, state, _ in previewed(done.stdout)]
         assert states == ["finished"] * 5 + ["pending"]
 
@@ -245,10 +246,10 @@ class TestResuming:
         # A reader of the sweep gets both runs, and each once if the other folder is read as well.
         both = [tmp_path / "multirun", tmp_path / "outputs"]
         assert [len(find_runs(folders)) for folders in ([first], both)] == [2, 2]
-        done = command(*words, "sweep_mode=preview")
+        done = command(*words, "dry_run=true")
         shown = [(state, rest[0]) for _, state, rest in previewed(done.stdout)]
         assert shown == [("finished", "(reused)")] * 2
-        done = command(*words, "sweep_mode=preview", "reuse=false")
+        done = command(*words, "dry_run=true", "reuse=false")
         assert [state for _, state, _ in previewed(done.stdout)] == ["pending"] * 2
 
     def test_a_reused_run_has_the_name_that_the_sweep_gives_it(
@@ -385,7 +386,7 @@ class TestResuming:
         )
         process = start(
             tmp_path, *SWEEP, "seed=0,1", "+augmentation.mine._target_=slow.Slow",
-            PYTHONPATH=str(tmp_path), RESNET_SWEEP_TRUST="slow",
+            PYTHONPATH=str(tmp_path), RESNET_SWEEP_TRUSTED_PACKAGES="slow",
         )  # fmt: skip
         wait_for(process, tmp_path / "composing")
         process.send_signal(signal.SIGTERM)
@@ -458,12 +459,12 @@ class TestFailures:
         assert repeat.startswith("python -m resnet_sweep --multirun ")
         assert repeat.endswith("hydra.sweep.dir=sweep")
 
-    def test_skip_failed_leaves_a_failed_job_as_it_is(
+    def test_retry_failed_false_leaves_a_failed_job_as_it_is(
         self, command: Command, one_failed: Path, tmp_path: Path
     ) -> None:
         sweep = Path(shutil.copytree(one_failed / "sweep", tmp_path / "sweep"))
         before, runs = manifest(sweep), {path.name: snapshot(path) for path in sweep.glob("*/")}
-        done = command(*ONE_FAILS, "sweep_mode=skip_failed", **write_broken(tmp_path))
+        done = command(*ONE_FAILS, "retry_failed=false", **write_broken(tmp_path))
         assert done.returncode == 1
         assert manifest(sweep) == before
         assert {path.name: snapshot(path) for path in sweep.glob("*/")} == runs

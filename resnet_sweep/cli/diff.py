@@ -9,7 +9,7 @@ from resnet_sweep.compare.comparison import Comparison
 from resnet_sweep.compare.curves import draw_curves
 from resnet_sweep.compare.diff_view import diff_view
 from resnet_sweep.console import console, run_command
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 
 def main(words: Sequence[str]) -> None:
@@ -57,10 +57,10 @@ def diff(names: Sequence[str], json: bool, curves: Path | None) -> bool:
         Whether the runs are the same.
 
     Raises:
-        RequestError: a run can't be read, or the figure can't be written.
+        ConfigError: a run can't be read, or the figure can't be written.
     """
     if len(names) < 2:
-        raise RequestError(f"there is nothing to compare {names[0]} with: name two runs or more")
+        raise ConfigError(f"there is nothing to compare {names[0]} with: name two runs or more")
     comparison = Comparison([read_run(name) for name in names])
     if curves is not None:
         draw_curves(comparison.runs, curves)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from resnet_sweep.compare.collection import resolve_trained_run
 from resnet_sweep.console import run_command
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 if TYPE_CHECKING:
     from resnet_sweep.data.dataset import Split
@@ -89,7 +89,7 @@ def choose_images(text: str | None, test: "Split") -> list[int]:
     """Return the positions that `--images` names, or the first image of each of some classes.
 
     Raises:
-        RequestError: they aren't positions in the test set, or there are too many.
+        ConfigError: they aren't positions in the test set, or there are too many.
     """
     if text is None:
         labels = test.labels[test.indices].tolist()
@@ -97,17 +97,17 @@ def choose_images(text: str | None, test: "Split") -> list[int]:
     try:
         positions = [int(entry) for entry in text.split(",")]
     except ValueError as error:
-        raise RequestError(
+        raise ConfigError(
             f"--images={text} isn't a list of numbers: name positions in the test set, such as "
             "--images=0,1,2"
         ) from error
     for position in positions:
         if not 0 <= position < len(test):
-            raise RequestError(
+            raise ConfigError(
                 f"--images={text} names {position}, but the test set has {len(test)} images: "
                 f"choose from 0 to {len(test) - 1}"
             )
     chosen = list(dict.fromkeys(positions))
     if len(chosen) > MOST_IMAGES:
-        raise RequestError(f"--images names {len(chosen)} images: choose {MOST_IMAGES} or fewer")
+        raise ConfigError(f"--images names {len(chosen)} images: choose {MOST_IMAGES} or fewer")
     return chosen

@@ -12,7 +12,7 @@ from resnet_sweep.compare.nearest import NearestRuns, read_reference
 from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.compare.runs_table import RunsTable
 from resnet_sweep.console import console, run_command
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 # Where runs are written by default.
 DEFAULT_DIRECTORIES = ("outputs", "multirun")
@@ -76,22 +76,22 @@ def print_runs(arguments: argparse.Namespace) -> None:
     """Print the table that the arguments ask for.
 
     Raises:
-        RequestError: there are no directories, or an argument is wrong.
+        ConfigError: there are no directories, or an argument is wrong.
     """
     directories = arguments.directories or [
         name for name in DEFAULT_DIRECTORIES if Path(name).is_dir()
     ]
     if not directories:
-        raise RequestError(
+        raise ConfigError(
             f"there is no {' and no '.join(DEFAULT_DIRECTORIES)} here: name a directory with runs"
         )
     if arguments.top is not None and arguments.top < 1:
-        raise RequestError(f"--top must be a whole number at least 1, but is {arguments.top}")
+        raise ConfigError(f"--top must be a whole number at least 1, but is {arguments.top}")
     ranked = arguments.baseline is not None or bool(arguments.nearest_to)
     for option in ("sort", "top", "csv", "json"):
         if ranked and getattr(arguments, option):
             given = "--nearest-to" if arguments.baseline is None else "--baseline"
-            raise RequestError(f"{given} prints a ranked table: leave out --{option}")
+            raise ConfigError(f"{given} prints a ranked table: leave out --{option}")
     runs_table = RunsTable(
         find_runs(directories),
         only=FilterExpression(arguments.filter) if arguments.filter is not None else None,

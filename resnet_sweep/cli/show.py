@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_sweep.console import run_command
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 # A figure with more images or rows is too large to be shown.
 MOST = 32
@@ -57,7 +57,7 @@ def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Pa
         The path of the PNG file.
 
     Raises:
-        RequestError: an argument is wrong, or the file can't be written.
+        ConfigError: an argument is wrong, or the file can't be written.
     """
     # Importing torch takes seconds, which --help doesn't have to wait.
     from hydra import compose, initialize_config_module
@@ -72,21 +72,21 @@ def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Pa
 
     for name, count in (("images", images), ("draws", draws)):
         if not 1 <= count <= MOST:
-            raise RequestError(f"--{name} must be a whole number from 1 to {MOST}, but is {count}")
+            raise ConfigError(f"--{name} must be a whole number from 1 to {MOST}, but is {count}")
     if path is not None and path.suffix != ".png":
-        raise RequestError(f"-o {path} isn't the name of a PNG file: name one that ends in .png")
+        raise ConfigError(f"-o {path} isn't the name of a PNG file: name one that ends in .png")
     try:
         with initialize_config_module("resnet_sweep.conf"):
             config = compose("config", overrides, return_hydra_config=True)
     # Hydra raises errors of many types, among them ValueError, for a wrong override.
     except Exception as error:
-        raise RequestError(format_error(error, overrides)) from error
+        raise ConfigError(format_error(error, overrides)) from error
     HydraConfig.instance().set_config(config)
     composed = ComposedConfig.of(config, config.hydra)
     planned = plan_run(composed.settings | {"logger": {}})
     dataset, seed = planned.dataset, planned.config["seed"]
     if images > len(dataset.train):
-        raise RequestError(
+        raise ConfigError(
             f"--images={images} is more than the {len(dataset.train)} training images: choose fewer"
         )
     operations = build_augmentation(planned.config, dataset)
@@ -96,7 +96,7 @@ def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Pa
     try:
         write_atomically(path, picture)
     except OSError as error:
-        raise RequestError(
+        raise ConfigError(
             f"{path} can't be written ({error.strerror}): name another file with -o"
         ) from error
     return path

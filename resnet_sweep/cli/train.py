@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from resnet_sweep.config.instantiate import execution_whitelist
-from resnet_sweep.errors import InternalError, RequestError, RunFailed
+from resnet_sweep.errors import ConfigError, InternalError, RunFailed
 from resnet_sweep.studies.sweeper import OptunaSweeper
 from resnet_sweep.sweeps.grid import GridSweeper
 from resnet_sweep.training.torchrun import Torchrun
@@ -60,8 +60,8 @@ def _train(config: DictConfig) -> int:
         return train_config(config)
 
 
-def _unknown_sweeper(name: str) -> RequestError:
-    return RequestError(
+def _unknown_sweeper(name: str) -> ConfigError:
+    return ConfigError(
         f"hydra/sweeper={name} isn't a sweeper of this program: choose {' or '.join(SWEEPERS)}"
     )
 
@@ -119,13 +119,13 @@ def _exit_status(action: Callable[[], int], words: Sequence[str] = ()) -> int:
 def _explain(error: Exception, words: Sequence[str]) -> Exception:
     """Say of a run directory that Hydra can't make how to choose another."""
     if isinstance(error, OSError) and error.filename:
-        return RequestError(
+        return ConfigError(
             f"the directory {error.filename} can't be used ({error.strerror}): choose another with "
             "hydra.run.dir=DIRECTORY"
         )
     for word in words:
         if "\0" in word and "null byte" in str(error):
-            return RequestError(f"{word} has a null byte, which no file name can have: remove it")
+            return ConfigError(f"{word} has a null byte, which no file name can have: remove it")
     return error
 
 
@@ -144,13 +144,13 @@ def check_flags(words: Sequence[str]) -> None:
     Hydra knows -p PACKAGE for --cfg alone, and says nothing elsewhere.
 
     Raises:
-        RequestError: it is among the words.
+        ConfigError: it is among the words.
     """
     package = next((word for word in words if word.startswith(("-p", "--p"))), None)
     # The other flags that begin like -c say where configs are.
     shows = re.compile(r"-c(?![dnp]$|[dnp]=)|--cfg")
     if package and not any(map(shows.match, words)):
-        raise RequestError(
+        raise ConfigError(
             f"{package} is a flag of --cfg, and would take the next word for itself: leave it out, "
             "or put --cfg job before it"
         )

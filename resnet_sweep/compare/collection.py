@@ -10,7 +10,7 @@ from typing import Any
 from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
 from resnet_sweep.compare.safe_read import LARGEST_SWEEP, read_limited
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 # The runs of the training log, a run directory each.
 LOGGED_RUNS = Path(__file__).parent / "logged_runs"
@@ -26,7 +26,7 @@ def find_runs(paths: Iterable[str | Path]) -> list[LoadedRun | BrokenRun]:
         paths: directories, runs themselves, or names of logged runs.
 
     Raises:
-        RequestError: one of them doesn't exist.
+        ConfigError: one of them doesn't exist.
     """
     seen: set[tuple[int, int]] = set()
     found = [run for path in paths for run in _search(_existing(path), str(path), seen)]
@@ -40,11 +40,11 @@ def resolve_run(path: str | Path) -> Path:
         path: a run directory, or the name of a logged run that comes with this package.
 
     Raises:
-        RequestError: it is neither.
+        ConfigError: it is neither.
     """
     directory = _existing(path)
     if not os.path.lexists(directory / "run.json"):
-        raise RequestError(
+        raise ConfigError(
             f"{shown(str(path))} isn't a run directory (it has no run.json): name one, such as "
             f"outputs/DATE/TIME, or {' or '.join(logged_runs())}"
         )
@@ -55,11 +55,11 @@ def resolve_trained_run(path: str | Path) -> Path:
     """Return the directory of a run that has weights, as `resolve_run` does.
 
     Raises:
-        RequestError: there is none, or it is a logged run, which has no weights.
+        ConfigError: there is none, or it is a logged run, which has no weights.
     """
     directory = resolve_run(path)
     if directory.parent == LOGGED_RUNS:
-        raise RequestError(
+        raise ConfigError(
             f"{shown(str(path))} comes from the training log without its weights: name a run that "
             "was trained, such as outputs/DATE/TIME"
         )
@@ -70,11 +70,11 @@ def read_run(path: str | Path) -> LoadedRun:
     """Return the run that a command line names, see `resolve_run`.
 
     Raises:
-        RequestError: there is none, or its record can't be read.
+        ConfigError: there is none, or its record can't be read.
     """
     run = load_run(resolve_run(path), str(path))
     if isinstance(run, BrokenRun):
-        raise RequestError(
+        raise ConfigError(
             f"{shown(run.name)} can't be read, because {shown(run.error)}: restore it, or name "
             "another run"
         )
@@ -91,7 +91,7 @@ def _existing(path: str | Path) -> Path:
         return Path(path)
     if str(path) in logged_runs():
         return LOGGED_RUNS / path
-    raise RequestError(
+    raise ConfigError(
         f"{shown(str(path))} isn't a directory: name one with runs, or {' or '.join(logged_runs())}"
     )
 

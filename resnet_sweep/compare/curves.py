@@ -5,7 +5,7 @@ from pathlib import Path
 
 from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.loaded_run import LoadedRun
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.picture import png
 from resnet_sweep.runs.files import write_atomically
 
@@ -20,13 +20,13 @@ def draw_curves(runs: Sequence[LoadedRun], path: Path) -> None:
         path: of the PNG file to write.
 
     Raises:
-        RequestError: it can't be drawn or written there.
+        ConfigError: it can't be drawn or written there.
     """
     if path.suffix != ".png":
-        raise RequestError(f"--curves={shown(str(path))} isn't a PNG file: name it FILE.png")
+        raise ConfigError(f"--curves={shown(str(path))} isn't a PNG file: name it FILE.png")
     for run in runs:
         if run.metrics.error:
-            raise RequestError(
+            raise ConfigError(
                 f"the curves of {shown(run.name)} can't be read ({shown(run.metrics.error)}): "
                 "restore its metrics.csv, or leave out --curves"
             )
@@ -61,7 +61,7 @@ def draw_curves(runs: Sequence[LoadedRun], path: Path) -> None:
     try:
         write_atomically(path, png(figure))
     except OSError as error:
-        raise RequestError(
+        raise ConfigError(
             f"{shown(str(path))} can't be written ({error.strerror}): name another file with "
             "--curves"
         ) from error

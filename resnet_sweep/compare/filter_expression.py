@@ -9,7 +9,7 @@ from typing import Any
 
 from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.loaded_run import LoadedRun
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import plain
 
 RunFields = Mapping[str, Any]
@@ -64,7 +64,7 @@ def check_fields(names: Iterable[str], runs: Iterable[RunFields]) -> None:
     """Check that for each of the names some run has a field.
 
     Raises:
-        RequestError: no run has it; the error names the most similar field.
+        ConfigError: no run has it; the error names the most similar field.
     """
     known = {name for fields in runs for name in fields}
     for name in sorted(names):
@@ -72,7 +72,7 @@ def check_fields(names: Iterable[str], runs: Iterable[RunFields]) -> None:
         if known and name not in known:
             similar = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
             hint = f"did you mean {shown(similar[0])}?" if similar else "name one such as optim.lr"
-            raise RequestError(f"none of the runs has {shown(name)}: {hint}")
+            raise ConfigError(f"none of the runs has {shown(name)}: {hint}")
 
 
 class FilterExpression:
@@ -90,7 +90,7 @@ class FilterExpression:
         names: the fields that it uses.
 
     Raises:
-        RequestError: the text isn't such an expression.
+        ConfigError: the text isn't such an expression.
     """
 
     def __init__(self, text: str) -> None:
@@ -145,8 +145,8 @@ class FilterExpression:
     def _source(self, node: ast.AST) -> str:
         return ast.get_source_segment(self.text, node) or ""
 
-    def _error(self, what: str) -> RequestError:
-        return RequestError(
+    def _error(self, what: str) -> ConfigError:
+        return ConfigError(
             f"the condition {shown(self.text)} {shown(what)}: write comparisons of names and "
             "values, such as optim.lr < 0.1 and state == 'finished'"
         )

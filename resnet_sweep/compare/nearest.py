@@ -12,7 +12,7 @@ from resnet_sweep.compare.format import format_table, shown
 from resnet_sweep.compare.group import Group, Statistic, replicates, spread
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.safe_read import read_rows
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import Row
 
 
@@ -54,7 +54,7 @@ def distance(rows: Sequence[Row], reference: Sequence[Row]) -> float:
         rows, reference: the metrics of the runs, a row for each epoch.
 
     Raises:
-        RequestError: the runs have no epoch in common, or no column.
+        ConfigError: the runs have no epoch in common, or no column.
     """
     others = {row["epoch"]: row for row in reference}
     # If an epoch has several rows, its last row is used.
@@ -64,7 +64,7 @@ def distance(rows: Sequence[Row], reference: Sequence[Row]) -> float:
         if epoch in others
     ]
     if not pairs:
-        raise RequestError(
+        raise ConfigError(
             f"there is no epoch that the run ({_epochs(rows)}) and its reference "
             f"({_epochs(reference)}) both have: choose another reference"
         )
@@ -79,7 +79,7 @@ def distance(rows: Sequence[Row], reference: Sequence[Row]) -> float:
             total += weight * math.fsum(squares) / len(squares)
             weights += weight
     if not weights:
-        raise RequestError(
+        raise ConfigError(
             f"the run and its reference have none of {', '.join(CURVES)} in common: choose a "
             "reference with one of these columns"
         )
@@ -97,7 +97,7 @@ def read_reference(reference: str, folder: Path | None = None) -> list[Row]:
         A row for each epoch, at least one, with `epoch` and the columns that are known.
 
     Raises:
-        RequestError: it is none of these, or can't be read, or has no curve to compare with.
+        ConfigError: it is none of these, or can't be read, or has no curve to compare with.
     """
     path = Path(folder or "", reference)
     if os.path.isdir(path):
@@ -107,24 +107,24 @@ def read_reference(reference: str, folder: Path | None = None) -> list[Row]:
     elif reference in logged_runs():
         directory = LOGGED_RUNS / reference
     else:
-        raise RequestError(
+        raise ConfigError(
             f"reference={shown(reference)} isn't known: name {' or '.join(logged_runs())}, a run "
             "directory, or a metrics.csv"
         )
     try:
         rows, problem = read_rows(directory)
     except FileNotFoundError as error:
-        raise RequestError(
+        raise ConfigError(
             f"reference={shown(reference)} has no metrics.csv: name a run directory, such as "
             "outputs/DATE/TIME, or a metrics.csv"
         ) from error
     if problem:
-        raise RequestError(
+        raise ConfigError(
             f"reference={shown(reference)} can't be read, because {shown(problem)}: restore its "
             "metrics.csv"
         )
     if not any(name in row for row in rows for name in CURVES):
-        raise RequestError(
+        raise ConfigError(
             f"reference={shown(reference)} has no curve: its metrics.csv needs the column epoch, "
             f"one of {', '.join(CURVES)}, and a row for each epoch"
         )
@@ -194,7 +194,7 @@ def _distance_of(group: Group, reference: Sequence[Row]) -> Statistic | None:
     def distance_of(run: LoadedRun) -> float | None:
         try:
             return distance(run.metrics.rows, reference)
-        except RequestError:
+        except ConfigError:
             return None
 
     return group.statistic(distance_of)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from resnet_sweep.compare.format import number
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
 from resnet_sweep.compare.nearest import distance, read_reference
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import Row
 
 DIRECTIONS: Mapping[str, Literal["maximize", "minimize"]] = {
@@ -39,14 +39,14 @@ class Objective:
         direction: "maximize" or "minimize".
 
     Raises:
-        RequestError: there is no such objective, or its reference is missing or can't be used.
+        ConfigError: there is no such objective, or its reference is missing or can't be used.
     """
 
     def __init__(
         self, name: str = "val_acc", reference: str | None = None, folder: Path | None = None
     ) -> None:
         if name not in DIRECTIONS:
-            raise RequestError(f"objective={name} must be one of {', '.join(DIRECTIONS)}")
+            raise ConfigError(f"objective={name} must be one of {', '.join(DIRECTIONS)}")
         self.name = name
         self.direction = DIRECTIONS[name]
         self.title = {
@@ -58,7 +58,7 @@ class Objective:
         self._curves: Sequence[Row] = []
         if name == "distance_to_reference":
             if reference is None:
-                raise RequestError(
+                raise ConfigError(
                     "objective=distance_to_reference has no reference: give it with "
                     "reference=logged_run_1, a run directory, or a metrics.csv"
                 )
@@ -75,12 +75,12 @@ class Objective:
         asked = config.get("objective", "val_acc")
         names = [asked] if isinstance(asked, str) else list(asked)
         if names and all(name in COSTS for name in names):
-            raise RequestError(
+            raise ConfigError(
                 f"objective={asked} doesn't measure how good a run is: put val_acc before it, as "
                 f"in objective=[val_acc,{names[0]}]"
             )
         if not names or len({*names}) < len(names):
-            raise RequestError(
+            raise ConfigError(
                 f"objective={asked} must name at least one objective, and each only once"
             )
         return [cls(name, config.get("reference"), folder) for name in names]
@@ -100,7 +100,7 @@ class Objective:
             return min((row["val_loss"] for row in rows if "val_loss" in row), default=None)
         try:
             return distance(rows, self._curves)
-        except RequestError:
+        except ConfigError:
             return None
 
     def gain(self, difference: float) -> float:
@@ -131,7 +131,7 @@ def objective_value(
         has no epoch.
 
     Raises:
-        RequestError: the reference can't be used.
+        ConfigError: the reference can't be used.
     """
     run = load_run(directory, str(directory))
     found = [objective.value(run) for objective in Objective.all_of(config, folder)]
@@ -149,14 +149,14 @@ def check_directions(
         asked: `hydra.sweeper.direction`.
 
     Raises:
-        RequestError: `asked` has other directions.
+        ConfigError: `asked` has other directions.
     """
     listed = [asked] if isinstance(asked, str) else list(asked)
     wanted: list[str] = [objective.direction for objective in objectives]
     if listed != wanted:
         names = [objective.name for objective in objectives]
         given = asked if isinstance(asked, str) else f"[{','.join(listed)}]"
-        raise RequestError(
+        raise ConfigError(
             f"hydra.sweeper.direction={given} contradicts objective={_override(names)}: write "
             f"hydra.sweeper.direction={_override(wanted)}"
         )

@@ -14,7 +14,7 @@ from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.report_data import report_data
 from resnet_sweep.compare.training_log import write_log
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 
 # In this order, because each uses those before it.
@@ -37,25 +37,25 @@ def write_report(
         The path of the report.
 
     Raises:
-        RequestError: there are no runs, or they can't be reported in this form, or the file can't
+        ConfigError: there are no runs, or they can't be reported in this form, or the file can't
             be written.
     """
     named = ", ".join(map(shown, paths))
     runs = find_runs(paths)
     if not runs:
-        raise RequestError(
+        raise ConfigError(
             f"there is no run in {named} or below: name a directory that has some, such as outputs "
             "or multirun"
         )
     if output is None:
         if len(paths) > 1 or not os.path.isdir(paths[0]):
-            raise RequestError(
+            raise ConfigError(
                 f"a report of {named} has no directory of its own: name its file, such as "
                 "-o report.html"
             )
         output = Path(paths[0]) / "report.html"
     if output.suffix not in (".html", ".md"):
-        raise RequestError(
+        raise ConfigError(
             f"a report can't be written as {shown(str(output))}: name a file that ends in .html "
             "or, for a training log, in .md"
         )
@@ -79,7 +79,7 @@ def write_report(
     try:
         write_atomically(output, text.encode())
     except OSError as error:
-        raise RequestError(
+        raise ConfigError(
             f"{shown(str(output))} can't be written ({error.strerror}): name another file with -o"
         ) from error
     return output

@@ -43,7 +43,7 @@ class RunsTable:
         broken: the runs that can't be read.
 
     Raises:
-        RequestError: no run has a field that is asked for.
+        ConfigError: no run has a field that is asked for.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import Any
 
 from resnet_sweep.compare.format import number, percent, shown, span
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import Row, best_row
 from resnet_sweep.runs.record import Record
 
@@ -63,7 +63,7 @@ class RunLog:
         """Return the log of a run.
 
         Raises:
-            RequestError: the run can't be read, or has no epoch with a validation accuracy.
+            ConfigError: the run can't be read, or has no epoch with a validation accuracy.
         """
         if isinstance(run, BrokenRun):
             problem: str | None = run.error
@@ -75,7 +75,7 @@ class RunLog:
             if best is not None and any("val_acc" in row for row in rows):
                 return cls(number, run, rows, best, run.record.final or rows[-1])
             problem = run.metrics.error
-        raise RequestError(
+        raise ConfigError(
             f"there is no training log of {shown(run.name)}, because "
             f"{shown(problem or 'it has no complete epoch')}: name another run"
         )
@@ -145,10 +145,10 @@ def write_log(runs: Sequence[LoadedRun | BrokenRun]) -> str:
         runs: in the order of the log.
 
     Raises:
-        RequestError: there are more than two, or one of them has no epoch.
+        ConfigError: there are more than two, or one of them has no epoch.
     """
     if len(runs) > MOST_RUNS:
-        raise RequestError(
+        raise ConfigError(
             f"a training log is of one run or two, but here are {len(runs)}: name one or two run "
             "directories"
         )

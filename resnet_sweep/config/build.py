@@ -11,7 +11,7 @@ from torch import nn
 from resnet_sweep.config.check import COLLECTIONS, parameters
 from resnet_sweep.config.instantiate import instantiate, locate
 from resnet_sweep.data.dataset import Dataset
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.callbacks import Callback
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.optimizers import param_groups
@@ -26,7 +26,7 @@ def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
 
 def build_shape(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     """The model on the meta device."""
-    with torch.device("meta"), suppress(RequestError):
+    with torch.device("meta"), suppress(ConfigError):
         return build_model(config, dataset)
     # Some constructors read numbers from tensors, which the meta device hasn't.
     return build_model(config, dataset).to("meta")

@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from resnet_sweep.config.instantiate import locate
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 # The groups that describe one object, with the arguments that the program supplies.
 OBJECTS: dict[str, set[str]] = {
@@ -37,7 +37,8 @@ SETTINGS: dict[str, Any] = {
     "replicates": Annotated[int, Ge(1), Le(1000)],
     "objective": Objective | list[Judged],
     "reference": str | None,
-    "sweep_mode": Literal["run", "preview", "skip_failed"],
+    "dry_run": bool,
+    "retry_failed": bool,
     "sweep_filter": str | None,
     "zip": list[str] | list[list[str]],
     "baseline": str | None,
@@ -65,23 +66,23 @@ def check_config(config: Mapping[str, Any]) -> None:
     """Check a resolved config against the parameters of the classes that it names.
 
     Raises:
-        RequestError: a name or a value is wrong.
+        ConfigError: a name or a value is wrong.
     """
     required = {*OBJECTS, *COLLECTIONS, "seed"}
     check_names("", config, {*required, *SETTINGS})
     for name in sorted(required - config.keys()):
-        raise RequestError(f"{name} is missing: give it with {name}=...")
+        raise ConfigError(f"{name} is missing: give it with {name}=...")
     for name in config.keys() & SETTINGS.keys():
         check_value(name, config[name], SETTINGS[name])
     for group, supplied in OBJECTS.items():
         check_object(group, config[group], supplied, EXTRA.get(group, {}))
     if "lr" not in config["optim"]:
         # The schedule starts from it, so the optimizer's default isn't enough.
-        raise RequestError("optim.lr is missing: give it with optim.lr=...")
+        raise ConfigError("optim.lr is missing: give it with optim.lr=...")
     for group, supplied in COLLECTIONS.items():
         node = config[group]
         if not isinstance(node, Mapping):
-            raise RequestError(f"{group}={node} isn't a choice of that group")
+            raise ConfigError(f"{group}={node} isn't a choice of that group")
         for name, entry in node.items():
             check_object(f"{group}.{name}", entry, supplied, {})
 
@@ -96,11 +97,11 @@ def check_object(path: str, node: Any, supplied: set[str], extra: Mapping[str, A
         extra: further settings, with their annotations.
 
     Raises:
-        RequestError: it names no class, or a parameter that the class doesn't have, or gives an
+        ConfigError: it names no class, or a parameter that the class doesn't have, or gives an
             invalid value, or leaves out a parameter without a default.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
-        raise RequestError(
+        raise ConfigError(
             f"{path}={node} has no _target_: choose one of the files in conf/{path.split('.')[0]}/"
         )
     target = locate(path, node["_target_"])
@@ -118,7 +119,7 @@ def check_object(path: str, node: Any, supplied: set[str], extra: Mapping[str, A
     if not open_ended:
         check_names(f"{path}.", node.keys() - {"_target_"}, annotations)
     for name in sorted(required - node.keys()):
-        raise RequestError(f"{path}.{name} is missing: give it with {path}.{name}=...")
+        raise ConfigError(f"{path}.{name} is missing: give it with {path}.{name}=...")
     for name, value in node.items():
         if name != "_target_":
             check_value(f"{path}.{name}", value, annotations.get(name, Any))
@@ -128,10 +129,10 @@ def check_fields(path: str, node: Any, kind: type) -> None:
     """Check a part of a config that describes a dataclass.
 
     Raises:
-        RequestError: it has a setting that the dataclass doesn't have, or an invalid value.
+        ConfigError: it has a setting that the dataclass doesn't have, or an invalid value.
     """
     if not isinstance(node, Mapping):
-        raise RequestError(f"{path}={node} has no settings: give them with {path}.NAME=...")
+        raise ConfigError(f"{path}={node} has no settings: give them with {path}.NAME=...")
     annotations = get_type_hints(kind, include_extras=True)
     check_names(f"{path}.", node, annotations)
     for name, value in node.items():
@@ -142,12 +143,12 @@ def check_names(prefix: str, names: Iterable[str], known: Iterable[str]) -> None
     """Refuse an unknown name, and suggest the nearest known one.
 
     Raises:
-        RequestError: of the first unknown one.
+        ConfigError: of the first unknown one.
     """
     known = {*known}
     for name in sorted(names):
         if name not in known:
-            raise RequestError(unknown_name(prefix, str(name), known))
+            raise ConfigError(unknown_name(prefix, str(name), known))
 
 
 def unknown_name(prefix: str, name: str, known: Iterable[str]) -> str:
@@ -169,7 +170,7 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
         annotation: a type that pydantic knows, or a dataclass; any other one allows all values.
 
     Raises:
-        RequestError: the value is invalid.
+        ConfigError: the value is invalid.
     """
     if is_dataclass(annotation):
         assert isinstance(annotation, type)
@@ -178,9 +179,9 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
         near = get_close_matches(str(value), choices(annotation), n=1)
         # A value that is only valid in a list is its own nearest choice.
         hint = f"; did you mean {near[0]}?" if near and near[0] != value else ""
-        raise RequestError(f"{path} is {shown(value)}: it must be {describe(annotation)}{hint}")
+        raise ConfigError(f"{path} is {shown(value)}: it must be {describe(annotation)}{hint}")
     elif isinstance(value, int) and abs(value) > MAX_INTEGER:
-        raise RequestError(f"{path} is {value}: it must be at most {MAX_INTEGER}")
+        raise ConfigError(f"{path} is {value}: it must be at most {MAX_INTEGER}")
 
 
 def is_valid(value: Any, annotation: Any) -> bool:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from resnet_sweep.config.check import COLLECTIONS
 from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ComposedConfig:
             hydra: Hydra's own part.
 
         Raises:
-            RequestError: a value is missing, or an interpolation can't be resolved.
+            ConfigError: a value is missing, or an interpolation can't be resolved.
         """
         settings = {str(key): resolve(config, str(key)) for key in config if key != "hydra"}
         return cls(settings, group_choices(hydra, settings), overrides_of(hydra), flags_of(hydra))
@@ -59,7 +59,7 @@ def composed_job(
         overrides: of the job.
 
     Raises:
-        RequestError, HydraException, OmegaConfBaseException: it can't be composed.
+        ConfigError, HydraException, OmegaConfBaseException: it can't be composed.
     """
     try:
         config = loader.load_sweep_config(master, overrides)
@@ -67,7 +67,7 @@ def composed_job(
         # Hydra raises a plain ValueError for a group whose value isn't a name.
         if isinstance(error, COMPOSITION_ERRORS):
             raise
-        raise RequestError(format_error(error, overrides)) from error
+        raise ConfigError(format_error(error, overrides)) from error
     OmegaConf.set_struct(config, False)
     outer = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
@@ -83,7 +83,7 @@ def resolve(config: DictConfig, key: str) -> Any:
     """Return a setting or a group of a composed config, resolved.
 
     Raises:
-        RequestError: a value is missing, or an interpolation can't be resolved.
+        ConfigError: a value is missing, or an interpolation can't be resolved.
     """
     try:
         node = config[key]
@@ -92,7 +92,7 @@ def resolve(config: DictConfig, key: str) -> Any:
         return node
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or key
-        raise RequestError(
+        raise ConfigError(
             f"{name} has no value ({str(error).splitlines()[0]}): give it one with {name}=..."
         ) from error
 

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 import resnet_sweep.conf
 from resnet_sweep.compare.format import escaped
 from resnet_sweep.config.check import unknown_name
-from resnet_sweep.errors import InternalError, RequestError, RunFailed, WrongJobs
+from resnet_sweep.errors import ConfigError, InternalError, InvalidJobs, RunFailed
 
 # Groups whose choices set values of other groups, and so aren't in the config themselves.
 PRESETS = ("experiment", "debug", "sweep")
@@ -32,7 +32,7 @@ CONF = Path(resnet_sweep.conf.__file__).parent
 # An error may quote a value of any length.
 LONGEST = 1000
 # What composing and resolving a config raises when the user's words are wrong.
-COMPOSITION_ERRORS = (RequestError, HydraException, OmegaConfBaseException)
+COMPOSITION_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
 
 
 @contextlib.contextmanager
@@ -53,10 +53,10 @@ def format_error(error: Exception, overrides: Sequence[str] = ()) -> str:
     """Format an error as one line: what was wrong, with the value, and what to do.
 
     Args:
-        error: of ours, of Hydra's or of OmegaConf's. `WrongJobs` keeps a line for each job.
+        error: of ours, of Hydra's or of OmegaConf's. `InvalidJobs` keeps a line for each job.
         overrides: as typed, to find the one that an error of Hydra's doesn't name.
     """
-    if isinstance(error, WrongJobs):
+    if isinstance(error, InvalidJobs):
         return "\n".join(map(_shorten, str(error).splitlines()))
     return _shorten(_one_line(_describe(error, overrides))) or type(error).__name__
 
@@ -79,7 +79,7 @@ def _one_line(text: str) -> str:
 
 def _describe(error: Exception, overrides: Sequence[str]) -> str:
     text = str(error)
-    if isinstance(error, RequestError):
+    if isinstance(error, ConfigError):
         return text
     if isinstance(error, InstantiationException):
         return f"{text.splitlines()[0]}: {error.__cause__}"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 WHITELIST = (
     "resnet_sweep.*",
@@ -20,8 +20,8 @@ WHITELIST = (
 
 
 def execution_whitelist() -> list[str]:
-    """What may be named: WHITELIST, and the packages in $RESNET_SWEEP_TRUST (commas between)."""
-    trusted = os.environ.get("RESNET_SWEEP_TRUST", "").replace(",", " ").split()
+    """Return WHITELIST and the packages in $RESNET_SWEEP_TRUSTED_PACKAGES, separated by commas."""
+    trusted = os.environ.get("RESNET_SWEEP_TRUSTED_PACKAGES", "").replace(",", " ").split()
     return [*WHITELIST, *(f"{package}.*" for package in trusted)]
 
 
@@ -33,23 +33,23 @@ def locate(path: str, target: Any) -> Callable[..., Any]:
         target: its value.
 
     Raises:
-        RequestError: it may not be named, or doesn't exist.
+        ConfigError: it may not be named, or doesn't exist.
     """
     whitelist = execution_whitelist()
     if not isinstance(target, str) or not any(
         target.startswith(entry[:-1]) if entry.endswith(".*") else target == entry
         for entry in whitelist
     ):
-        raise RequestError(
+        raise ConfigError(
             f"{path}._target_={target} isn't trusted: name something of {', '.join(whitelist)}, or "
-            "trust a package of yours with RESNET_SWEEP_TRUST=PACKAGE"
+            "trust a package of yours with RESNET_SWEEP_TRUSTED_PACKAGES=PACKAGE"
         )
     try:
         found: object = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
-        raise RequestError(f"{path}._target_={target} can't be found: {error}") from error
+        raise ConfigError(f"{path}._target_={target} can't be found: {error}") from error
     if not callable(found):
-        raise RequestError(f"{path}._target_={target} is neither a class nor a function")
+        raise ConfigError(f"{path}._target_={target} is neither a class nor a function")
     return found
 
 
@@ -62,7 +62,7 @@ def instantiate(path: str, node: Mapping[str, Any], **supplied: Any) -> Any:
         supplied: further arguments.
 
     Raises:
-        RequestError: it can't be made like that.
+        ConfigError: it can't be made like that.
     """
     from hydra.utils import instantiate as hydra_instantiate
 
@@ -78,8 +78,8 @@ def instantiate(path: str, node: Mapping[str, Any], **supplied: Any) -> Any:
         sentence = " ".join(str(error).split()) or type(error).__name__
         if found := re.search(r"got an unexpected keyword argument '(\w+)'", sentence):
             name = f"{path}.{found[1]}"
-            raise RequestError(
+            raise ConfigError(
                 f"{name}={node.get(found[1])} isn't a setting of {node['_target_']}: leave it out "
                 f"(~{name} takes away what a preset sets)"
             ) from error
-        raise RequestError(f"{path}: {sentence}") from error
+        raise ConfigError(f"{path}: {sentence}") from error

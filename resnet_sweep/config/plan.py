@@ -22,7 +22,7 @@ from resnet_sweep.config.compose import ComposedConfig
 from resnet_sweep.config.instantiate import instantiate
 from resnet_sweep.config.smoke_test import SmokeTests
 from resnet_sweep.data.dataset import Dataset
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.record import PENDING, Record
 from resnet_sweep.runs.signature import sign
@@ -123,14 +123,14 @@ def plan_run(
         smoke_tests: keep results for the next config of the same sweep.
 
     Raises:
-        RequestError: the run can't be trained.
+        ConfigError: the run can't be trained.
     """
     check_config(config)
     settings: TrainerConfig = instantiate("trainer", config["trainer"])
     ranks = ranks or ProcessGroup()
     smoke_tests = smoke_tests or SmokeTests()
     if ranks.world_size > 1 and not settings.distributed:
-        raise RequestError(
+        raise ConfigError(
             f"torchrun started {ranks.world_size} processes, but trainer.distributed=false has no "
             "run shared: choose trainer=ddp, or start it without torchrun"
         )
@@ -139,14 +139,14 @@ def plan_run(
     check_compile(settings.compile, device, ranks)
     dataset: Dataset = instantiate("data", config["data"]).load(config["seed"])
     if settings.batch_size > len(dataset.train):
-        raise RequestError(
+        raise ConfigError(
             f"trainer.batch_size={settings.batch_size} is more than the {len(dataset.train)} "
             "training images: choose a smaller one"
         )
     model = smoke_tests.model(config, settings, dataset, ranks.world_size)
     normed = any(isinstance(module, _BatchNorm) for module in model.modules())
     if ranks.world_size > 1 and settings.sync_batch_norm and normed and device.type != "cuda":
-        raise RequestError(
+        raise ConfigError(
             f"trainer.sync_batch_norm=true works on GPUs alone, but this is a {device.type}: "
             "choose trainer.sync_batch_norm=false, by which BatchNorm's statistics are those of "
             "each process's share of a batch"
@@ -173,7 +173,7 @@ def load_planned_run(record: Record) -> PlannedRun:
     """Return a run that was planned before, by another process or on another machine.
 
     Raises:
-        RequestError: its device or its data aren't here.
+        ConfigError: its device or its data aren't here.
     """
     config = record.config
     settings: TrainerConfig = instantiate("trainer", config["trainer"])
@@ -182,7 +182,7 @@ def load_planned_run(record: Record) -> PlannedRun:
     precision = resolve_precision(record.precision or settings.precision, device)
     dataset: Dataset = instantiate("data", config["data"]).load(config["seed"])
     if dataset.fingerprint != record.fingerprint:
-        raise RequestError(
+        raise ConfigError(
             f"the data have changed since the job was planned (fingerprint {dataset.fingerprint} "
             f"now, {record.fingerprint} then): give the sweep's command again"
         )

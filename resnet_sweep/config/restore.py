@@ -10,7 +10,7 @@ from torch import nn
 from resnet_sweep.config.build import build_model
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.data.dataset import Dataset
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.checkpoint import BEST, read_checkpoint
 from resnet_sweep.training.device import set_exactness
@@ -45,12 +45,12 @@ def restore(directory: Path) -> Restored:
     """Take the best checkpoint of a run.
 
     Raises:
-        RequestError: there is no run or no valid checkpoint of it, or its data aren't there.
+        ConfigError: there is no run or no valid checkpoint of it, or its data aren't there.
     """
     try:
         record = Record.read(directory)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise RequestError(
+        raise ConfigError(
             f"{directory} isn't a run directory (it has no run.json): name one, such as "
             "outputs/DATE/TIME"
         ) from error
@@ -59,19 +59,19 @@ def restore(directory: Path) -> Restored:
         checkpoint = read_checkpoint(path)
     except FileNotFoundError as error:
         if record.best is None:
-            raise RequestError(
+            raise ConfigError(
                 f"{directory} has no checkpoint to evaluate: its run ({record.state}) hasn't "
                 "ended an epoch"
             ) from error
-        raise RequestError(
+        raise ConfigError(
             f"{path} is missing: put it back, or train the run anew with trainer.resume=false"
         ) from error
     if checkpoint.get("signature") != record.signature:
-        raise RequestError(f"{path} belongs to another run: put the run's own checkpoint back")
+        raise ConfigError(f"{path} belongs to another run: put the run's own checkpoint back")
     if "val_acc" not in checkpoint:
-        raise RequestError(f"{path} isn't a checkpoint of a best epoch: put the run's own back")
+        raise ConfigError(f"{path} isn't a checkpoint of a best epoch: put the run's own back")
     if record.best is None or checkpoint["epoch"] != record.best.get("epoch"):
-        raise RequestError(
+        raise ConfigError(
             f"{path} is of epoch {checkpoint['epoch']}, which isn't the run's best: put the right "
             "one back, or train the run anew with trainer.resume=false"
         )
@@ -83,14 +83,14 @@ def restore(directory: Path) -> Restored:
     elsewhere: dict[str, Any] = {"logger": {}, "objective": "val_acc", "reference": None}
     planned = plan_run(record.config | elsewhere | {"trainer": trainer})
     if planned.dataset.fingerprint != record.fingerprint:
-        raise RequestError(
+        raise ConfigError(
             f"{directory} was trained on other data than are there now: put those back"
         )
     model = build_model(record.config, planned.dataset)
     try:
         model.load_state_dict(checkpoint["model"])
     except RuntimeError as error:
-        raise RequestError(
+        raise ConfigError(
             f"{path} doesn't fit the model in {directory / 'run.json'}: one of them was altered, "
             "so put it back"
         ) from error

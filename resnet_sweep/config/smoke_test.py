@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from resnet_sweep.config.build import build_augmentation, build_optimizer, build_shape
 from resnet_sweep.config.instantiate import instantiate
 from resnet_sweep.data.dataset import Batches, Dataset
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.device import memory_bytes
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing
@@ -41,7 +41,7 @@ class SmokeTests:
         """Send the shapes of batches through the model, and return it, on the meta device.
 
         Raises:
-            RequestError: it can't be trained on them.
+            ConfigError: it can't be trained on them.
         """
 
         def attempt() -> nn.Module:
@@ -61,7 +61,7 @@ class SmokeTests:
         """Make a step with the optimizer.
 
         Raises:
-            RequestError: it can't make one.
+            ConfigError: it can't make one.
         """
         self._once(lambda: try_optimizer(config), "optim", config["optim"])
 
@@ -69,7 +69,7 @@ class SmokeTests:
         """Send a batch through augmentation and loss; return whether its labels are mixed.
 
         Raises:
-            RequestError: one of them can't be applied.
+            ConfigError: one of them can't be applied.
         """
 
         def attempt() -> bool:
@@ -85,13 +85,13 @@ class SmokeTests:
         if key not in self._results:
             try:
                 self._results[key] = attempt()
-            except RequestError as error:
+            except ConfigError as error:
                 self._results[key] = error
             if len(self._results) > MOST_RESULTS:
                 del self._results[next(iter(self._results))]
         kept = self._results[key]
-        if isinstance(kept, RequestError):
-            raise RequestError(str(kept))
+        if isinstance(kept, ConfigError):
+            raise ConfigError(str(kept))
         result: Result = kept
         return result
 
@@ -104,12 +104,12 @@ def check_memory(model: nn.Module) -> None:
     """See that the weights of a model on the meta device, and their gradients, fit in memory.
 
     Raises:
-        RequestError: they don't.
+        ConfigError: they don't.
     """
     count = sum(weight.numel() for weight in model.parameters())
     needed, there = 2 * 4 * count, memory_bytes()
     if needed > there:
-        raise RequestError(
+        raise ConfigError(
             f"model: its {count:,} weights and their gradients take {needed / 2**30:,.1f} GB, but "
             f"there are {there / 2**30:,.1f} GB of memory: choose smaller model.widths, or fewer "
             "model.blocks"
@@ -120,7 +120,7 @@ def try_model(model: nn.Module, dataset: Dataset) -> None:
     """Send the shape of a batch through a model on the meta device.
 
     Raises:
-        RequestError: it doesn't come out as logits.
+        ConfigError: it doesn't come out as logits.
     """
     shape = tuple(dataset.train.images.shape[1:])
     try:
@@ -129,7 +129,7 @@ def try_model(model: nn.Module, dataset: Dataset) -> None:
             raise ValueError(f"its output has shape {tuple(logits.shape)}")
     # Models of all sorts fail in all sorts of ways.
     except Exception as error:
-        raise RequestError(
+        raise ConfigError(
             f"model: it can't classify images of shape {shape}: {_reason(error)}"
         ) from error
 
@@ -139,13 +139,13 @@ def check_sizes(settings: TrainerConfig, model: nn.Module, dataset: Dataset, ran
     smallest batch of an epoch, or on the share of it that the last of so many processes has.
 
     Raises:
-        RequestError: it can't.
+        ConfigError: it can't.
     """
     count = len(dataset.train) % settings.batch_size
     if settings.drop_last or not count:
         count = settings.batch_size
     if count < ranks:
-        raise RequestError(
+        raise ConfigError(
             f"trainer.batch_size={settings.batch_size} leaves {count} of the {len(dataset.train)} "
             f"training images for the last batch, too few for {ranks} processes: choose another "
             "trainer.batch_size, or trainer.drop_last=true"
@@ -162,16 +162,16 @@ def check_sizes(settings: TrainerConfig, model: nn.Module, dataset: Dataset, ran
     try:
         ProgressiveResizing(sizes, settings.epochs)
     except ValueError as error:
-        raise RequestError(str(error)) from error
+        raise ConfigError(str(error)) from error
     stride = getattr(model, "stride", 1)
     for size in sizes:
         if size > width:
-            raise RequestError(
+            raise ConfigError(
                 f"{setting}: {size} is more than the {width} pixels of the images: choose sizes "
                 "up to that"
             )
         if isinstance(stride, int) and size % stride:
-            raise RequestError(
+            raise ConfigError(
                 f"{setting}: {size} isn't divisible by {stride}, the product of model.strides: "
                 "choose a multiple of that"
             )
@@ -189,12 +189,12 @@ def try_batch(model: nn.Module, count: int, shape: tuple[int, int, int], advice:
         advice: what a user can change.
 
     Raises:
-        RequestError: the model can't be trained on such a batch.
+        ConfigError: the model can't be trained on such a batch.
     """
     try:
         model.train()(torch.empty(count, *shape, device="meta"))
     except Exception as error:
-        raise RequestError(
+        raise ConfigError(
             f"model: it can't be trained on a batch of {count} of shape {shape} "
             f"({_reason(error)}): {advice}"
         ) from error
@@ -204,7 +204,7 @@ def try_optimizer(config: Mapping[str, Any]) -> None:
     """Make a step with an optimizer, of a few weights.
 
     Raises:
-        RequestError: it needs something else than gradients.
+        ConfigError: it needs something else than gradients.
     """
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
     for weight in model.parameters():
@@ -214,7 +214,7 @@ def try_optimizer(config: Mapping[str, Any]) -> None:
         optimizer.step()
     # Optimizers of all sorts fail in all sorts of ways.
     except Exception as error:
-        raise RequestError(
+        raise ConfigError(
             f"optim: {type(optimizer).__name__} can't make a step here ({_reason(error)}): choose "
             f"another optimizer, or other settings than {_listed(config['optim'])}"
         ) from error
@@ -227,7 +227,7 @@ def try_augmentation(operations: list[Any], dataset: Dataset) -> Tensor:
         Their labels, (B,), or (B, classes) if the operations mix them.
 
     Raises:
-        RequestError: what comes out isn't a batch.
+        ConfigError: what comes out isn't a batch.
     """
     count = min(2, len(dataset.train))
     images, labels = Batches(dataset.train, torch.device("cpu")).take(torch.arange(count))
@@ -242,7 +242,7 @@ def try_augmentation(operations: list[Any], dataset: Dataset) -> Tensor:
             )
     # Operations of all sorts fail in all sorts of ways.
     except Exception as error:
-        raise RequestError(f"augmentation: it can't be applied: {_reason(error)}") from error
+        raise ConfigError(f"augmentation: it can't be applied: {_reason(error)}") from error
     return labels
 
 
@@ -255,7 +255,7 @@ def try_loss(config: Mapping[str, Any], labels: Tensor, dataset: Dataset) -> Non
         dataset: that they are from.
 
     Raises:
-        RequestError: it isn't a finite number.
+        ConfigError: it isn't a finite number.
     """
     logits = torch.zeros(len(labels), dataset.num_classes)
     try:
@@ -263,12 +263,12 @@ def try_loss(config: Mapping[str, Any], labels: Tensor, dataset: Dataset) -> Non
             loss = instantiate("loss", config["loss"])(logits, labels)
         if loss.ndim or not loss.isfinite():
             raise ValueError(f"it is {loss.tolist()}")
-    except RequestError:
+    except ConfigError:
         raise
     # Losses of all sorts fail in all sorts of ways.
     except Exception as error:
         mixed = "mixed labels" if labels.ndim == 2 else "labels"
-        raise RequestError(
+        raise ConfigError(
             f"loss: it can't be computed of logits and {mixed} ({_reason(error)}): choose another "
             "loss" + (", or augmentation that mixes nothing" if labels.ndim == 2 else "")
         ) from error

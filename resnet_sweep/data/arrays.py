@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_sweep.data.dataset import Split, UInt8Array
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 FileState = tuple[tuple[int, int, int], ...]
 
@@ -22,12 +22,12 @@ def read_split(folder: Path, part: str, count: int, classes: int) -> Split:
     """Memory-map one part, "train" or "test", of a folder of array files.
 
     Raises:
-        RequestError: a file is missing, cut off, or has other content than expected.
+        ConfigError: a file is missing, cut off, or has other content than expected.
     """
     images = _map(folder / f"{part}_images.npy", (count, 3, 32, 32))
     labels = _map(folder / f"{part}_labels.npy", (count,))
     if (largest := int(labels.max())) >= classes:
-        raise RequestError(
+        raise ConfigError(
             f"{folder / f'{part}_labels.npy'} has the label {largest}, but the {classes} classes "
             f"are labelled 0 to {classes - 1}: replace the file"
         )
@@ -38,15 +38,15 @@ def read_classes(folder: Path, classes: int) -> list[str]:
     """Return the class names of a folder of array files.
 
     Raises:
-        RequestError: the file is missing, or doesn't have this many different names.
+        ConfigError: the file is missing, or doesn't have this many different names.
     """
     path = folder / "classes.txt"
     try:
         names = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path} can't be read ({error}): restore it") from error
+        raise ConfigError(f"{path} can't be read ({error}): restore it") from error
     if not len(names) == len(set(names)) == classes:
-        raise RequestError(
+        raise ConfigError(
             f"{path} has {len(set(names))} different names on {len(names)} lines, but should have "
             f"one for each of the {classes} classes: restore it"
         )
@@ -111,14 +111,14 @@ def _map(path: Path, shape: tuple[int, ...]) -> UInt8Array:
         # Copy-on-write, because torch warns of read-only arrays.
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError as error:
-        raise RequestError(f"{path} is missing: restore it") from error
+        raise ConfigError(f"{path} is missing: restore it") from error
     # NumPy raises errors of many kinds for a damaged header.
     except Exception as error:
-        raise RequestError(f"{path} is cut off or isn't an array file: replace it") from error
+        raise ConfigError(f"{path} is cut off or isn't an array file: replace it") from error
     if not isinstance(array, np.ndarray):
-        raise RequestError(f"{path} is an archive of arrays, not an array file: replace it")
+        raise ConfigError(f"{path} is an archive of arrays, not an array file: replace it")
     if array.dtype != np.uint8 or array.shape != shape:
-        raise RequestError(
+        raise ConfigError(
             f"{path} holds {array.dtype} numbers of shape {array.shape}, but should hold uint8 "
             f"numbers of shape {shape}: replace it"
         )

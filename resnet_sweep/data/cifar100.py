@@ -13,7 +13,7 @@ from annotated_types import Gt
 
 from resnet_sweep.data import arrays
 from resnet_sweep.data.dataset import Dataset, Split
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.ranges import Count
 from resnet_sweep.runs.lock import exclusive
 
@@ -65,7 +65,7 @@ class CIFAR100:
         """The dataset, checked, with its subsets chosen by `seed`.
 
         Raises:
-            RequestError: it isn't there and can't be had, or isn't CIFAR-100 as published.
+            ConfigError: it isn't there and can't be had, or isn't CIFAR-100 as published.
         """
         folder = self._folder()
         splits, ordered = {}, []
@@ -74,7 +74,7 @@ class CIFAR100:
             state = arrays.file_state(folder, part)
             in_order, in_any_order = arrays.digest_folder(folder, part, state)
             if in_any_order.hex()[:32] != DIGESTS[part]:
-                raise RequestError(
+                raise ConfigError(
                     f"{part}_images.npy and {part}_labels.npy in {folder} aren't CIFAR-100 as "
                     "published: they were altered, so replace them"
                 )
@@ -97,7 +97,7 @@ class CIFAR100:
             return folder
         original = self.root / "cifar-100-python"
         if not original.is_dir() and not self.default:
-            raise RequestError(
+            raise ConfigError(
                 f"data.root={self.root} holds neither {folder.name}/ (array files) nor "
                 f"{original.name}/ (torchvision's copy): put one there, leave data.root out for a "
                 "download, or try experiment=quickstart, which needs no data"
@@ -118,11 +118,11 @@ class CIFAR100:
                 with contextlib.suppress(OSError):
                     self.root.rmdir()
             if not self.default:
-                raise RequestError(
+                raise ConfigError(
                     f"{original} couldn't be made into array files beside it ({reason}): fix "
                     "that, or put the published files into another data.root"
                 ) from error
-            raise RequestError(
+            raise ConfigError(
                 f"CIFAR-100 isn't in {self.root} and couldn't be had ({reason}): with a network "
                 "it is downloaded there; without one, put cifar-100-python/ (the published "
                 f"archive, unpacked) or cifar100/ (array files) into {self.root}, or try "

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.randomness import derive_seed
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -46,10 +46,10 @@ class Split:
             setting: name of the setting that `count` is from, for the error message.
 
         Raises:
-            RequestError: there are fewer images than that.
+            ConfigError: there are fewer images than that.
         """
         if count > len(self):
-            raise RequestError(
+            raise ConfigError(
                 f"{setting}={count} is more than the {len(self)} images there are: "
                 f"choose a smaller number, or {setting}=null"
             )
@@ -104,7 +104,7 @@ class Dataset:
         A larger limit chooses all images that a smaller one chooses, and more.
 
         Raises:
-            RequestError: a part is larger than the images that there are.
+            ConfigError: a part is larger than the images that there are.
         """
         if limit_test is not None:
             test, _ = test.divide(limit_test, derive_seed(seed, "limit_test"), "data.limit_test")
@@ -112,7 +112,7 @@ class Dataset:
         if holdout is not None:
             validation, train = train.divide(holdout, derive_seed(seed, "holdout"), "data.holdout")
             if not len(train):
-                raise RequestError(
+                raise ConfigError(
                     f"data.holdout={holdout} leaves no image to train on: choose a smaller number"
                 )
         if limit_train is not None:

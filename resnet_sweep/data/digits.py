@@ -36,7 +36,7 @@ class Digits:
         """Return the dataset, with its subsets chosen by `seed`.
 
         Raises:
-            RequestError: a subset is larger than the images that there are.
+            ConfigError: a subset is larger than the images that there are.
         """
         images, labels, fingerprint = _read()
         test = balanced_subset(labels, 360, seed=0)

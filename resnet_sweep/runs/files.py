@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 
 def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> None:
@@ -44,14 +44,14 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         contents: by the name of the file.
 
     Raises:
-        RequestError: the folder can't be written to.
+        ConfigError: the folder can't be written to.
     """
     try:
         folder.mkdir(exist_ok=True)
         for name, content in contents.items():
             write_atomically(folder / name, content)
     except OSError as error:
-        raise RequestError(
+        raise ConfigError(
             f"{folder} can't be written to ({error.strerror or error}): change that, or work on a "
             "copy of the run directory"
         ) from error

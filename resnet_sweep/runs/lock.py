@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import is_fresh
 
 # The lock files in the directory of a run and of a sweep.
@@ -33,7 +33,7 @@ class DirectoryLock:
         name: the name of the lock file.
 
     Raises:
-        RequestError: another process of this machine holds the lock.
+        ConfigError: another process of this machine holds the lock.
     """
 
     def __init__(
@@ -135,12 +135,12 @@ def is_held(directory: Path, heartbeat: Mapping[str, Any] | None) -> bool:
 
 def in_use(
     directory: Path, heartbeat: Mapping[str, Any] | None = None, name: str = RUN_LOCK
-) -> RequestError:
+) -> ConfigError:
     """Return the error of a directory that another process has."""
     holder = "another process"
     if heartbeat:
         holder = f"process {heartbeat.get('process')} on {heartbeat.get('host')}"
     setting = "hydra.run.dir" if name == RUN_LOCK else "hydra.sweep.dir"
-    return RequestError(
+    return ConfigError(
         f"{directory} is in use by {holder}: wait for it to end, or choose another {setting}"
     )

@@ -19,7 +19,7 @@ from pydantic_core import from_json
 # pydantic can't use the TypedDict of typing before Python 3.12.
 from typing_extensions import TypedDict
 
-from resnet_sweep.errors import InvalidFileError, RequestError, describe_errors
+from resnet_sweep.errors import ConfigError, InvalidFileError, describe_errors
 from resnet_sweep.runs.files import digest_file, write_atomically
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Record:
 
         Raises:
             FileNotFoundError, NotADirectoryError: there is none.
-            RequestError: it can't be read or isn't valid.
+            ConfigError: it can't be read or isn't valid.
         """
         path = directory / NAME
         try:
@@ -183,7 +183,7 @@ class Record:
         except (FileNotFoundError, NotADirectoryError):
             raise
         except (OSError, InvalidFileError) as error:
-            raise RequestError(
+            raise ConfigError(
                 f"{path} can't be read ({error}): restore it, or choose another hydra.run.dir"
             ) from error
 

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import digest_file, remove_unfinished
 from resnet_sweep.runs.lock import RUN_LOCK, DirectoryLock, in_use
 from resnet_sweep.runs.metrics import Row, best_row, write_metrics
@@ -81,7 +81,7 @@ class Run:
             record: of the run that is asked for.
 
         Raises:
-            RequestError: the directory belongs to another run or to something else, is in use,
+            ConfigError: the directory belongs to another run or to something else, is in use,
                 or can't be written to.
         """
         directory = Path(os.path.abspath(directory))
@@ -148,7 +148,7 @@ class Run:
         """
         try:
             heartbeat = Record.read(self.directory).heartbeat
-        except (FileNotFoundError, RequestError):
+        except (FileNotFoundError, ConfigError):
             # No process that took it over would leave it like that.
             return
         if heartbeat is None:
@@ -205,7 +205,7 @@ def write_plan(directory: Path, record: Record) -> None:
         record: of the planned run; it isn't changed.
 
     Raises:
-        RequestError: the directory belongs to another run or to something else, is in use, or
+        ConfigError: the directory belongs to another run or to something else, is in use, or
             can't be written to.
     """
     with _usable(directory):
@@ -243,7 +243,7 @@ def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
             interrupted before has failed, too.
     """
     failing = (PENDING, "running", "interrupted") if resuming else (PENDING, "running")
-    with contextlib.suppress(OSError, RequestError):
+    with contextlib.suppress(OSError, ConfigError):
         record = Record.read(directory)
         lock, earlier = _lock(directory, record)
         try:
@@ -263,7 +263,7 @@ def reset_run(directory: Path, record: Record) -> None:
         record: of the run that is asked for.
 
     Raises:
-        RequestError: the directory belongs to another run or to something else, is in use, or
+        ConfigError: the directory belongs to another run or to something else, is in use, or
             can't be written to; nothing in it was changed.
     """
     with _usable(directory):
@@ -305,19 +305,19 @@ def find_record(directory: Path, record: Record) -> Record | None:
         record: of the run that is asked for.
 
     Raises:
-        RequestError: it is of another run, or the directory is something else's.
+        ConfigError: it is of another run, or the directory is something else's.
     """
     try:
         earlier = Record.read(directory)
     except (FileNotFoundError, NotADirectoryError):
         if (name := unexpected_file(directory)) is not None:
-            raise RequestError(
+            raise ConfigError(
                 f"{directory} isn't a run directory and isn't empty (it holds {name}): choose "
                 "another hydra.run.dir"
             ) from None
         return None
     if earlier.signature != record.signature:
-        raise RequestError(
+        raise ConfigError(
             f"{directory} belongs to a run with another configuration "
             f"({_describe_difference(earlier, record)}): choose another hydra.run.dir, or repeat "
             "the settings of that run"
@@ -348,7 +348,7 @@ def make_directory(directory: Path) -> None:
     """Make a directory, unless it exists.
 
     Raises:
-        RequestError: it can't be made.
+        ConfigError: it can't be made.
     """
     with _usable(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -358,7 +358,7 @@ def make_unique_directory(directory: Path) -> Path:
     """Make a new directory that no other run has: this one, or one with -2, -3 behind its name.
 
     Raises:
-        RequestError: it can't be made.
+        ConfigError: it can't be made.
     """
     with _usable(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -384,7 +384,7 @@ def _lock(directory: Path, record: Record) -> tuple[DirectoryLock, Record | None
         The lock, and the record in the directory, if there is one.
 
     Raises:
-        RequestError: the directory is another run's or something else's, or is in use.
+        ConfigError: the directory is another run's or something else's, or is in use.
     """
     earlier = find_record(directory, record)
     lock = DirectoryLock(directory, None if earlier is None else earlier.heartbeat)
@@ -429,13 +429,13 @@ def _describe_difference(earlier: Record, record: Record) -> str:
 
 @contextlib.contextmanager
 def _usable(directory: Path) -> Iterator[None]:
-    """Raise a RequestError in place of an error of the file system."""
+    """Raise a ConfigError in place of an error of the file system."""
     if "\0" in str(directory):
-        raise RequestError(f"{directory} can't be the name of a directory: choose another one")
+        raise ConfigError(f"{directory} can't be the name of a directory: choose another one")
     try:
         yield
     except OSError as error:
-        raise RequestError(
+        raise ConfigError(
             f"the directory {directory} can't be used ({error.strerror or error}): choose another "
             "with hydra.run.dir=DIRECTORY, or hydra.sweep.dir=DIRECTORY for a sweep"
         ) from error

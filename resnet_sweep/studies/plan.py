@@ -14,7 +14,7 @@ from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.objective import check_directions
 from resnet_sweep.config.check import check_names, check_value
 from resnet_sweep.config.compose import is_named_by_time, overrides_of
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.ranges import Count
 from resnet_sweep.runs.files import remove_if_empty
 from resnet_sweep.runs.run import make_directory
@@ -76,7 +76,7 @@ class StudyPlan:
         fingerprint: what mustn't change while the study is resumed.
 
     Raises:
-        RequestError: something is wrong; nothing was written.
+        ConfigError: something is wrong; nothing was written.
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
@@ -146,7 +146,7 @@ class StudyPlan:
         """Make the study, or join the one that there is.
 
         Raises:
-            RequestError: its directory or its storage can't be used, or has another study.
+            ConfigError: its directory or its storage can't be used, or has another study.
         """
         url, sweep = self.settings["storage"], self.config.hydra.sweep
         directory, new = Path(os.path.abspath(sweep.dir)), is_named_by_time(sweep)
@@ -193,21 +193,21 @@ class StudyPlan:
         if asked is None:
             return []
         if self.sampler.size is not None:
-            raise RequestError(
+            raise ConfigError(
                 "hydra.sweeper.enqueue says what is tried first, and a grid is tried whole in any "
                 "case: leave it out, or choose another hydra/sweeper/sampler"
             )
         found = []
         for values in [self.planner.current_config()] if asked == "current_config" else asked:
             if not isinstance(values, Mapping) or values.keys() != self.space.distributions.keys():
-                raise RequestError(
+                raise ConfigError(
                     f"hydra.sweeper.enqueue has {shown(values)}: give each key that is searched "
                     f"({', '.join(self.space.distributions)}) a value, or say current_config"
                 )
             parameters = self.space.parameters(values)
             if parameters is None:
                 listed = ", ".join(f"{key}={shown(value)}" for key, value in values.items())
-                raise RequestError(
+                raise ConfigError(
                     f"hydra.sweeper.enqueue: {listed} is outside of the search space: widen that, "
                     "or leave it out"
                 )
@@ -250,7 +250,7 @@ def _check_subdirectory(config: DictConfig) -> None:
     sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     pattern = sweep["subdir"]
     if pattern not in SUBDIRECTORIES:
-        raise RequestError(
+        raise ConfigError(
             f"hydra.sweep.subdir={pattern} isn't possible in a study, whose directories are named "
             "by the numbers of its trials: leave it out"
         )
@@ -268,14 +268,14 @@ def _home(name: str, attributes: Mapping[str, Any], asked: Path | None) -> Path 
         None if there is none here: nobody has made the study, or its directory was moved.
 
     Raises:
-        RequestError: it isn't the one that is asked for. Workers in two directories couldn't see
+        ConfigError: it isn't the one that is asked for. Workers in two directories couldn't see
             each other's checkpoints.
     """
     found = attributes.get(DIRECTORY)
     if not found or not os.path.isdir(found):
         return None
     if asked is not None and not (asked.is_dir() and os.path.samefile(asked, found)):
-        raise RequestError(
+        raise ConfigError(
             f"the study {shown(name)} has its trials in {found}, and not in {asked}: leave "
             "hydra.sweep.dir out, or choose another hydra.sweeper.study_name"
         )

@@ -27,7 +27,7 @@ from optuna.samplers import BaseSampler, GridSampler, QMCSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from resnet_sweep.compare.format import shown
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.sweeps.plan import SWEEP_SETTINGS
 
@@ -52,7 +52,7 @@ class SearchSpace:
         fixed: the other overrides, by key.
 
     Raises:
-        RequestError: a range is empty or can't be searched, or there is none.
+        ConfigError: a range is empty or can't be searched, or there is none.
     """
 
     def __init__(self, overrides: Sequence[str]) -> None:
@@ -69,7 +69,7 @@ class SearchSpace:
             else:
                 self.fixed[key] = f"{key}={override.get_value_element_as_str()}"
         if not self.distributions:
-            raise RequestError(
+            raise ConfigError(
                 "this study has nothing to search: give a setting a range or several values, such "
                 "as 'optim.lr=interval(0.01,0.3)'"
             )
@@ -104,7 +104,7 @@ class SearchSpace:
         """Return all values of each key.
 
         Raises:
-            RequestError: a key has an interval, whose values can't be counted.
+            ConfigError: a key has an interval, whose values can't be counted.
         """
         return {key: _values(distribution) for key, distribution in self.distributions.items()}
 
@@ -127,7 +127,7 @@ class TrialSampler(BaseSampler):
         size: number of points of a grid; None with other samplers.
 
     Raises:
-        RequestError: there is no such sampler, or it can't search this space.
+        ConfigError: there is no such sampler, or it can't search this space.
     """
 
     def __init__(self, node: Mapping[str, Any], space: SearchSpace) -> None:
@@ -142,18 +142,18 @@ class TrialSampler(BaseSampler):
         """Sample a few points of the space.
 
         Raises:
-            RequestError: the sampler can't search this space, or in these directions.
+            ConfigError: the sampler can't search this space, or in these directions.
         """
         try:
             study = optuna.create_study(directions=list(directions), sampler=self)
             for _ in range(DRAWS if self.size is None else 1):
                 trial = study.ask(self.space.distributions)
                 study.tell(trial, [0.0] * len(directions))
-        except RequestError:
+        except ConfigError:
             raise
         # A sampler can refuse a space in any way.
         except Exception as error:
-            raise RequestError(
+            raise ConfigError(
                 f"hydra.sweeper.sampler: {self.node['_target_'].rpartition('.')[2]} can't search "
                 f"this ({' '.join(str(error).split()).rstrip('.')}): choose another sampler"
             ) from error
@@ -204,7 +204,7 @@ class TrialSampler(BaseSampler):
                 sampler = _instantiate({**self.node, "seed": own}, SAMPLERS)
         # Users choose a sampler's arguments, and it refuses them in any way.
         except Exception as error:
-            raise RequestError(f"hydra.sweeper.sampler: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"hydra.sweeper.sampler: {' '.join(str(error).split())}") from error
         return sampler
 
 
@@ -217,7 +217,7 @@ def build_pruner(node: Mapping[str, Any] | None, objectives: int, epochs: int) -
         epochs: of a whole trial, over all its replicates.
 
     Raises:
-        RequestError: there is no such pruner, or it can't prune by several objectives.
+        ConfigError: there is no such pruner, or it can't prune by several objectives.
     """
     if node is None:
         return NopPruner() if objectives > 1 else HyperbandPruner(max_resource=epochs)
@@ -230,9 +230,9 @@ def build_pruner(node: Mapping[str, Any] | None, objectives: int, epochs: int) -
             raise ValueError(f"_target_={node.get('_target_')} isn't a pruner")
     # Users choose a pruner's arguments, and it refuses them in any way.
     except Exception as error:
-        raise RequestError(f"hydra.sweeper.pruner: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"hydra.sweeper.pruner: {' '.join(str(error).split())}") from error
     if objectives > 1 and not isinstance(pruner, NopPruner):
-        raise RequestError(
+        raise ConfigError(
             f"{type(pruner).__name__} can't prune by {objectives} objectives: search with one "
             "objective, or with hydra/sweeper/pruner=none"
         )
@@ -246,12 +246,12 @@ def _instantiate(node: Mapping[str, Any], whitelist: Sequence[str]) -> Any:
 def _distribution(key: str, override: Override) -> BaseDistribution:
     text = override.input_line
     if key == "seed":
-        raise RequestError(
+        raise ConfigError(
             f"{text}: the seed isn't searched, since the luckiest one means nothing; train each "
             "trial with several by replicates=3"
         )
     if key in SWEEP_SETTINGS or key == "sweep":
-        raise RequestError(f"{text}: {key} is of the whole study: give it one value")
+        raise ConfigError(f"{text}: {key} is of the whole study: give it one value")
     try:
         sweep = override.value()
         if isinstance(sweep, IntervalSweep):
@@ -262,18 +262,18 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
             choices: Any = override.sweep_iterator(transformer=Transformer.encode)
             return CategoricalDistribution(list(choices))
         raise ValueError("it isn't a range or a list of values")
-    except RequestError:
+    except ConfigError:
         raise
     except (ValueError, TypeError, OverflowError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise RequestError(f"{text} can't be searched: {reason}") from error
+        raise ConfigError(f"{text} can't be searched: {reason}") from error
 
 
 def _interval(key: str, override: Override, sweep: IntervalSweep) -> BaseDistribution:
     start, end = sweep.start, sweep.end
     assert start is not None and end is not None
     if start > end:
-        raise RequestError(
+        raise ConfigError(
             f"{override.input_line} is empty: write the lower end first, as "
             f"{key}=interval({end},{start})"
         )
@@ -312,7 +312,7 @@ def _values(distribution: BaseDistribution) -> list[Any]:
         return list(range(distribution.low, distribution.high + 1, distribution.step))
     assert isinstance(distribution, FloatDistribution)
     if distribution.step is None:
-        raise RequestError(
+        raise ConfigError(
             "hydra/sweeper/sampler=grid can't count the values of an interval: list them, give a "
             "range with a step, or choose another sampler"
         )

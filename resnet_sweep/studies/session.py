@@ -52,7 +52,7 @@ def run_study(context: HydraContext, config: DictConfig) -> int:
         The exit status.
 
     Raises:
-        RequestError: the study can't be started; nothing was written.
+        ConfigError: the study can't be started; nothing was written.
         SystemExit: it was stopped from outside, or the storage can't be reached; the state of what
             ran is saved.
     """
@@ -60,7 +60,7 @@ def run_study(context: HydraContext, config: DictConfig) -> int:
     set_up_optuna()
     with terminable():
         plan = StudyPlan(context.config_loader, config)
-        if config.sweep_mode == "preview":
+        if config.dry_run:
             console.print(plan.describe(), markup=False)
             return 0
         launcher = _launcher(context, plan)
@@ -78,7 +78,7 @@ def work_on_study(directory: Path) -> int:
         The exit status, which is 1 if not all trials reached what was asked for.
 
     Raises:
-        RequestError: the study can't be joined from here.
+        ConfigError: the study can't be joined from here.
         SystemExit: as in `run_study`.
     """
     set_up_optuna()
@@ -314,7 +314,7 @@ def _launcher(context: HydraContext, plan: StudyPlan) -> Launcher | None:
     """Return the launcher of the workers; None if this process works itself.
 
     Raises:
-        RequestError: there can't be such a launcher here.
+        ConfigError: there can't be such a launcher here.
     """
     config, count = plan.config, plan.settings["n_jobs"]
     if config.hydra.runtime.choices["hydra/launcher"] != "basic":

@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from resnet_sweep.compare.format import shown
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs import lock
 from resnet_sweep.runs.signature import differences
 from resnet_sweep.studies import JOURNAL, SQLITE
@@ -60,7 +60,7 @@ def open_storage(url: str | None, directory: Path) -> BaseStorage:
         directory: of the sweep, which then must exist.
 
     Raises:
-        RequestError: it can't be reached.
+        ConfigError: it can't be reached.
     """
     if url in (None, "sqlite"):
         url = f"sqlite:///{directory / SQLITE}"
@@ -75,18 +75,18 @@ def open_storage(url: str | None, directory: Path) -> BaseStorage:
             return JournalStorage(JournalFileBackend(os.path.abspath(path)))
         return RDBStorage(url, engine_kwargs=_engine_options(url))
     except ArgumentError as error:
-        raise RequestError(
+        raise ConfigError(
             f"hydra.sweeper.storage={url} isn't the address of a storage: give a URL such as "
             "postgresql://USER@HOST/DATABASE, or journal:///FILE"
         ) from error
     except ImportError as error:
-        raise RequestError(
+        raise ConfigError(
             f"hydra.sweeper.storage={_without_password(url)} needs a driver that isn't installed "
             f"({error}): install it, as with pip install 'psycopg[binary]' or pip install pymysql"
         ) from error
     except (SQLAlchemyError, OSError, RuntimeError) as error:
         cause = getattr(error, "orig", None) or error
-        raise RequestError(
+        raise ConfigError(
             f"hydra.sweeper.storage={_without_password(url)} can't be reached "
             f"({' '.join(str(cause).split()).rstrip('.')}): start it, or choose another"
         ) from error
@@ -96,7 +96,7 @@ def find_storage(directory: Path) -> BaseStorage | None:
     """Return the storage in a sweep's directory; None if there is none, or it can't be read."""
     for name, url in ((SQLITE, None), (JOURNAL, "journal")):
         if (directory / name).is_file():
-            with contextlib.suppress(RequestError):
+            with contextlib.suppress(ConfigError):
                 return open_storage(url, directory)
     return None
 
@@ -131,7 +131,7 @@ def open_study(
         fill: adds the first trials to a new one; returns how many have an outcome already.
 
     Raises:
-        RequestError: the study that there is isn't the one that is asked for.
+        ConfigError: the study that there is isn't the one that is asked for.
     """
     try:
         study = optuna.create_study(
@@ -189,12 +189,12 @@ def _check_fingerprint(
     which = f"the study {shown(study.study_name)}"
     other = "choose another hydra.sweep.dir or hydra.sweeper.study_name"
     if there != list(directions):
-        raise RequestError(
+        raise ConfigError(
             f"{which} is to {' and '.join(there)} and not to {' and '.join(directions)}: {other}"
         )
     found = study.user_attrs.get(FINGERPRINT)
     if not isinstance(found, Mapping):
-        raise RequestError(f"{which} was made by another program: {other}")
+        raise ConfigError(f"{which} was made by another program: {other}")
     # As JSON has it, where lists and tuples are the same.
     asked = json.loads(json.dumps(asked))
     for name, what in (("space", "searches another space"), ("settings", "has other settings")):
@@ -204,10 +204,10 @@ def _check_fingerprint(
         ]
         if found_there:
             listed = "; ".join(found_there[:MOST_DIFFERENCES])
-            raise RequestError(f"{which} {what} ({listed}): {other}")
+            raise ConfigError(f"{which} {what} ({listed}): {other}")
     for name in ("objective", "reference", "replicates"):
         if found.get(name) != asked[name]:
-            raise RequestError(
+            raise ConfigError(
                 f"{which} has {name}={_shown(found.get(name))} and not {_shown(asked[name])}: "
                 f"{other}"
             )

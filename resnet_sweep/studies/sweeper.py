@@ -30,7 +30,7 @@ class OptunaSweeper(Sweeper):
             arguments: overrides of the command line, which the config has as well.
 
         Raises:
-            RequestError: the study can't be started; nothing was written.
+            ConfigError: the study can't be started; nothing was written.
             SystemExit: not all trials reached what was asked for.
         """
         # Imported here because Optuna and torch take seconds that --help needn't wait.

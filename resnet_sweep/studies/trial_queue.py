@@ -14,7 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.lock import DirectoryLock
 from resnet_sweep.runs.record import HEARTBEAT_SECONDS, STALE_SECONDS, Record, new_heartbeat
 from resnet_sweep.studies.storage import exclusive
@@ -45,7 +45,7 @@ class TrialLock:
         crashes: how many workers in a row were lost at this trial without completing an epoch.
 
     Raises:
-        RequestError: another worker has the trial, or it has ended.
+        ConfigError: another worker has the trial, or it has ended.
     """
 
     def __init__(self, storage: BaseStorage, trial_id: int, number: int, directory: Path) -> None:
@@ -91,11 +91,11 @@ class TrialLock:
         # One that was taken a moment ago, on another machine, may have no heartbeat yet.
         fresh = found is None and trial.state is TrialState.RUNNING and _is_new(trial)
         if trial.state.is_finished() or self._lock.contradicts(found) or fresh:
-            raise RequestError(f"trial {self.number} is another worker's, or has ended")
+            raise ConfigError(f"trial {self.number} is another worker's, or has ended")
         if trial.state is TrialState.WAITING and not self.storage.set_trial_state_values(
             self.id, TrialState.RUNNING
         ):
-            raise RequestError(f"trial {self.number} was taken by another worker")
+            raise ConfigError(f"trial {self.number} was taken by another worker")
         epochs = _trained_epochs(self._directory / str(self.number))
         crashed = found is not None and found.get("epochs") == epochs
         self.crashes = found["crashes"] + 1 if found is not None and crashed else 0
@@ -106,7 +106,7 @@ class TrialLock:
             # Locks don't reach other machines, so two may have found it free at once.
             time.sleep(DOUBT_SECONDS)
             if not self.is_ours():
-                raise RequestError(f"trial {self.number} was taken by another worker")
+                raise ConfigError(f"trial {self.number} was taken by another worker")
 
     def _write(self, **changes: Any) -> None:
         self.storage.set_trial_user_attr(
@@ -189,7 +189,7 @@ class TrialQueue:
             for trial in trials:
                 if trial.state is not state or trial.number >= self.total or self._settle(trial):
                     continue
-                with contextlib.suppress(RequestError, UpdateFinishedTrialError):
+                with contextlib.suppress(ConfigError, UpdateFinishedTrialError):
                     trial_id = self._id(trial.number)
                     return TrialLock(self.storage, trial_id, trial.number, self.directory)
         with exclusive(self.directory):
@@ -275,7 +275,7 @@ def _trained_epochs(directory: Path) -> int:
     """Return how many epochs a trial's runs have, of which each seed has a directory of its own."""
     epochs = 0
     for run in (directory, *directory.glob("*/")):
-        with contextlib.suppress(OSError, RequestError):
+        with contextlib.suppress(OSError, ConfigError):
             final = Record.read(run).final
             epochs += int(final["epoch"]) if final else 0
     return epochs

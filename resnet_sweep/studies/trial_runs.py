@@ -24,7 +24,7 @@ from resnet_sweep.config.compose import (
 from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
 from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.config.smoke_test import SmokeTests
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.jobs import write_hydra_folder
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import write_plan
@@ -71,7 +71,7 @@ class TrialRun:
             sweep: the sweep's directory.
 
         Raises:
-            RequestError: the directory is another run's or something else's, or is in use.
+            ConfigError: the directory is another run's or something else's, or is in use.
         """
         directory = sweep / self.subdirectory
         write_plan(directory, self.record)
@@ -101,7 +101,7 @@ class TrialPlanner:
         objectives: what trials are judged by.
 
     Raises:
-        RequestError: a setting of the study is wrong.
+        ConfigError: a setting of the study is wrong.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig, space: SearchSpace) -> None:
@@ -109,7 +109,7 @@ class TrialPlanner:
         self.settings = sweep_settings(master)
         for name in ("sweep_filter", "zip", "baseline"):
             if self.settings[name]:
-                raise RequestError(
+                raise ConfigError(
                     f"{name}={self.settings[name]} is of a grid's combinations, which a study "
                     "doesn't have: leave it out, or use hydra/sweeper=grid"
                 )
@@ -129,7 +129,7 @@ class TrialPlanner:
             number: of the trial.
 
         Raises:
-            RequestError: they can't be trained.
+            ConfigError: they can't be trained.
         """
         overrides = self.space.overrides(parameters)
         try:
@@ -145,20 +145,20 @@ class TrialPlanner:
                     for replicate in range(self.replicates)
                 ]
         except COMPOSITION_ERRORS as error:
-            raise RequestError(format_error(error, overrides)) from error
+            raise ConfigError(format_error(error, overrides)) from error
 
     def plan_corners(self) -> list[TrialRun]:
         """Plan a run at each corner of the space.
 
         Raises:
-            RequestError: some can't be trained, all of which are named.
+            ConfigError: some can't be trained, all of which are named.
         """
         corners: list[TrialRun] = []
         wrong: dict[str, list[str]] = {}
         for parameters in self.space.corners():
             try:
                 corners.append(self.plan(parameters)[0])
-            except RequestError as error:
+            except ConfigError as error:
                 words = " ".join(f"{key}={value}" for key, value in parameters.items())
                 wrong.setdefault(str(error), []).append(words)
         if wrong:
@@ -193,7 +193,7 @@ class TrialPlanner:
         )
         planned = plan_run(composed.settings, smoke_tests=self.smoke_tests)
         if not planned.settings.resume:
-            raise RequestError(
+            raise ConfigError(
                 "trainer.resume=false would train a trial anew whenever a worker resumes it: leave "
                 "it out, or start another study with another hydra.sweep.dir"
             )
@@ -235,7 +235,7 @@ def find_finished_trials(cache: RunCache, planner: TrialPlanner) -> list[Finishe
         try:
             # Whatever else the run may be, it must be just what the study would train.
             signatures = [run.planned.signature for run in planner.plan(parameters)]
-        except RequestError:
+        except ConfigError:
             continue
         runs = [run for signature in signatures if (run := cache.complete(signature)) is not None]
         values = [[goal.value(run) for run in runs] for goal in planner.objectives]

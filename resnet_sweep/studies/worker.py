@@ -12,7 +12,7 @@ from resnet_sweep.compare.loaded_run import LoadedRun, Metrics, load_run
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.command import relative
 from resnet_sweep.console import console
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.jobs import train_planned
 from resnet_sweep.runs.lock import is_held
 from resnet_sweep.runs.metrics import LayerNorms, Row, read_metrics
@@ -158,7 +158,7 @@ class StudyWorker:
             )
         try:
             runs = self.plan.planner.plan(trial.params, trial.number)
-        except RequestError as error:
+        except ConfigError as error:
             raise TrialFailed(str(error)) from error
         if self.queue.is_same(trial, runs[0].planned.signature):
             return
@@ -224,7 +224,7 @@ class StudyWorker:
             run.write(self.queue.directory)
             callbacks = [] if callback is None else [callback]
             train_planned(directory, self.stop, run.planned, callbacks)
-        except (RequestError, OSError) as error:
+        except (ConfigError, OSError) as error:
             reason = " ".join(str(error).split())
         trained = load_run(directory, relative(directory))
         if isinstance(trained, LoadedRun) and trained.record.state in ENDED and not reason:
@@ -264,6 +264,6 @@ class StudyWorker:
 
 
 def _is_held(directory: Path) -> bool:
-    with contextlib.suppress(OSError, RequestError):
+    with contextlib.suppress(OSError, ConfigError):
         return is_held(directory, Record.read(directory).heartbeat)
     return False

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from resnet_sweep.config.compose import unresolved
 from resnet_sweep.config.errors import internal_errors
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import typed
 
 
@@ -43,7 +43,7 @@ class GridSweeper(Sweeper):
             arguments: overrides of the command line.
 
         Raises:
-            RequestError: the sweep can't be started; nothing was written.
+            ConfigError: the sweep can't be started; nothing was written.
             SystemExit: not all jobs reached what was asked for.
         """
         # Imported here because torch takes seconds that --help needn't wait.
@@ -68,7 +68,7 @@ def expand(
         loader: knows the choices of a group, for `model=glob(resnet*)`.
 
     Raises:
-        RequestError: a key has values that can't be counted, is paired and has none, or is paired
+        ConfigError: a key has values that can't be counted, is paired and has none, or is paired
             with one that has another number of them.
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
@@ -82,13 +82,13 @@ def expand(
     for keys in _axes(list(values), pairs):
         for key in keys[1:]:
             if len(values[key]) != len(values[keys[0]]):
-                raise RequestError(
+                raise ConfigError(
                     f"zip pairs {keys[0]} ({len(values[keys[0]])} values) with {key} "
                     f"({len(values[key])}): give both equally many"
                 )
         if len(keys) > 1 and not swept.issuperset(keys):
             missing = next(key for key in keys if key not in swept)
-            raise RequestError(f"zip pairs {missing}, which has one value: give it several")
+            raise ConfigError(f"zip pairs {missing}, which has one value: give it several")
         axes.append(list(zip(*(values[key] for key in keys), strict=True)))
     return [[word for part in combination for word in part] for combination in product(*axes)]
 
@@ -114,7 +114,7 @@ def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
     if not override.is_discrete_sweep():
-        raise RequestError(
+        raise ConfigError(
             f"{override.input_line} has no values that could be tried one by one: list them, or "
             "search with hydra/sweeper=optuna"
         )
@@ -126,18 +126,18 @@ def _axes(keys: Sequence[str], paired: Sequence[Sequence[str]]) -> list[list[str
     partners: dict[str, list[str]] = {}
     for group in paired:
         if len(group) == 1:
-            raise RequestError(
+            raise ConfigError(
                 f"zip has {group[0]} alone: name two keys or more whose values belong together, or "
                 "leave it out of zip"
             )
         for key in group:
             if key not in keys:
-                raise RequestError(
+                raise ConfigError(
                     f"zip pairs {key}, which this sweep doesn't vary: give it several values, or "
                     "leave it out of zip"
                 )
             if key in partners:
-                raise RequestError(f"zip has {key} twice: pair each key once")
+                raise ConfigError(f"zip has {key} twice: pair each key once")
             partners[key] = list(group)
     axes, done = [], set()
     for key in keys:

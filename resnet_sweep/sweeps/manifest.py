@@ -14,7 +14,7 @@ from resnet_sweep.compare.diff_columns import MISSING, variants
 from resnet_sweep.compare.group import COMPLETE, Statistic, replicates
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.record import PENDING
 from resnet_sweep.runs.signature import flatten, typed
@@ -80,13 +80,13 @@ class Manifest(BaseModel):
         """Read `sweep.json`; where it is missing or damaged, list the runs in the directory.
 
         Raises:
-            RequestError: the directory is that of a single run.
+            ConfigError: the directory is that of a single run.
         """
         try:
             return cls.model_validate_json((directory / MANIFEST).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             if (directory / "run.json").exists():
-                raise RequestError(
+                raise ConfigError(
                     f"{directory} is the directory of a run, not of a sweep: choose another "
                     "hydra.sweep.dir"
                 ) from None

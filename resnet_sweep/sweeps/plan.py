@@ -27,7 +27,7 @@ from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.config.smoke_test import SmokeTests
 from resnet_sweep.console import console
-from resnet_sweep.errors import RequestError, WrongJobs
+from resnet_sweep.errors import ConfigError, InvalidJobs
 from resnet_sweep.runs.record import PENDING, Record
 from resnet_sweep.runs.run import unexpected_file
 from resnet_sweep.runs.signature import differences, flatten, is_incidental, typed
@@ -41,7 +41,8 @@ SWEEP_SETTINGS = (
     "replicates",
     "objective",
     "reference",
-    "sweep_mode",
+    "dry_run",
+    "retry_failed",
     "sweep_filter",
     "zip",
     "baseline",
@@ -90,13 +91,13 @@ class Plan:
                 job.move(directory / job.directory.relative_to(self.directory))
         self.directory = directory
 
-    def to_train(self, skip_failed: bool = False) -> list[Job]:
+    def to_train(self, retry_failed: bool = True) -> list[Job]:
         """Return the jobs that have something left to train, or are to start over."""
         return [
             job
             for job in self.jobs
             if job.starts_over
-            or not (job.ended or job.reused or (skip_failed and job.state == "failed"))
+            or not (job.ended or job.reused or (not retry_failed and job.state == "failed"))
         ]
 
 
@@ -113,7 +114,7 @@ def plan_sweep(
         overrides: some with several values.
 
     Raises:
-        RequestError: jobs are wrong, all of which are named, or the directory is another sweep's;
+        ConfigError: jobs are wrong, all of which are named, or the directory is another sweep's;
             nothing was written.
     """
     manifest = Manifest() if new else Manifest.read(directory)
@@ -133,7 +134,7 @@ class Planner:
         cache: runs that can be reused.
 
     Raises:
-        RequestError: a setting of the sweep is wrong.
+        ConfigError: a setting of the sweep is wrong.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class Planner:
             advance: is called with how many combinations are done, of how many.
 
         Raises:
-            RequestError: jobs are wrong, all of which are named; or the directory has runs that
+            ConfigError: jobs are wrong, all of which are named; or the directory has runs that
                 this sweep doesn't ask for.
         """
         combinations = expand(overrides, self.plan.pairs, self.loader)
@@ -181,7 +182,7 @@ class Planner:
             check_unchanged(self.plan.manifest, directory)
             raise invalid_jobs(self.wrong, len(combinations), "jobs")
         if not self.jobs:
-            raise RequestError(
+            raise ConfigError(
                 f"sweep_filter={self.settings['sweep_filter']} leaves none of the "
                 f"{self.plan.filtered} combinations: change it, or leave it out"
             )
@@ -211,7 +212,7 @@ class Planner:
         composed = ComposedConfig.of(config, config.hydra)
         for name, value in self.settings.items():
             if composed.settings[name] != value:
-                raise RequestError(
+                raise ConfigError(
                     f"{name}={composed.settings[name]} in a job, {value} in others: it is of the "
                     "whole sweep, so give it one value"
                 )
@@ -237,12 +238,12 @@ class Planner:
         directory = Path(os.path.abspath(self.plan.directory / subdirectory))
         inside = directory.is_relative_to(self.plan.directory)
         if not inside or directory == self.plan.directory:
-            raise RequestError(
+            raise ConfigError(
                 f"hydra.sweep.subdir={subdirectory} isn't inside of the sweep's directory: choose "
                 "another"
             )
         if directory in self.directories:
-            raise RequestError(
+            raise ConfigError(
                 f"hydra.sweep.subdir={subdirectory} would be the directory of two jobs: have it "
                 "tell them apart, as ${hydra.job.num} does"
             )
@@ -250,14 +251,14 @@ class Planner:
         job = Job(number, record, directory, unresolved(hydra.job))
         found = job.look()
         if found and job.error:
-            raise RequestError(
+            raise ConfigError(
                 f"{directory} can't be resumed ({job.error}): restore it, or choose another "
                 "hydra.sweep.dir"
             )
         if not found or job.state == PENDING:
             self._reuse(job)
         if not found and not job.reused and (there := unexpected_file(directory)) is not None:
-            raise RequestError(
+            raise ConfigError(
                 f"{directory} can't be the directory of a job, since {there} is there: choose "
                 "another hydra.sweep.dir"
             )
@@ -280,7 +281,7 @@ class Planner:
         """See that every run in the directory is one that is asked for.
 
         Raises:
-            RequestError: one isn't; with where it differs from the nearest job that is.
+            ConfigError: one isn't; with where it differs from the nearest job that is.
         """
         manifest, directory = self.plan.manifest, self.plan.directory
         others = [
@@ -296,7 +297,7 @@ class Planner:
             for job in others[:MOST_LISTED]
         ]
         more = f", and {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
-        raise RequestError(
+        raise ConfigError(
             f"{relative(directory)} has runs that this command doesn't ask for: "
             f"{', '.join(listed)}{more}; ask for them as well, or choose another hydra.sweep.dir, "
             "where those that are finished are reused"
@@ -307,7 +308,7 @@ def sweep_settings(master: DictConfig) -> dict[str, Any]:
     """Return the settings of a sweep as a whole.
 
     Raises:
-        RequestError: one of them is wrong.
+        ConfigError: one of them is wrong.
     """
     settings = {name: resolve(master, name) for name in SWEEP_SETTINGS}
     for name, value in settings.items():
@@ -319,16 +320,16 @@ def check_unchanged(manifest: Manifest, directory: Path) -> None:
     """See that a sweep's directory still says what a plan was made from.
 
     Raises:
-        RequestError: it says something else.
+        ConfigError: it says something else.
     """
     if Manifest.read(directory).identities != manifest.identities:
-        raise RequestError(
+        raise ConfigError(
             f"{directory} was changed by another process while the jobs were composed: give the "
             "command again"
         )
 
 
-def invalid_jobs(wrong: Mapping[str, Sequence[str]], count: int, noun: str) -> RequestError:
+def invalid_jobs(wrong: Mapping[str, Sequence[str]], count: int, noun: str) -> ConfigError:
     """Return one error that names every wrong job.
 
     Args:
@@ -339,7 +340,7 @@ def invalid_jobs(wrong: Mapping[str, Sequence[str]], count: int, noun: str) -> R
     (reason, jobs), *others = wrong.items()
     if not others and len(jobs) == count:
         # What is wrong with all of them is said once.
-        return RequestError(reason)
+        return ConfigError(reason)
     lines = [
         f"{sum(map(len, wrong.values()))} of {count} {noun} are wrong, so nothing was started:"
     ]
@@ -348,7 +349,7 @@ def invalid_jobs(wrong: Mapping[str, Sequence[str]], count: int, noun: str) -> R
         if len(jobs) > MOST_LISTED:
             lines.append(f"  and {len(jobs) - MOST_LISTED} more")
         lines.append(f"    {reason}")
-    return WrongJobs("\n".join(lines))
+    return InvalidJobs("\n".join(lines))
 
 
 def with_seed(overrides: Iterable[str], seed: int) -> list[str]:

@@ -20,7 +20,7 @@ from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.command import command, relative
 from resnet_sweep.config.compose import flags_of, is_named_by_time, overrides_of, unresolved
 from resnet_sweep.console import console
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.jobs import LOG, train_job, write_hydra_folder
 from resnet_sweep.runs.files import remove_unfinished, write_atomically
 from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use
@@ -64,7 +64,7 @@ def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str
         The exit status.
 
     Raises:
-        RequestError: the sweep can't be started; nothing was written.
+        ConfigError: the sweep can't be started; nothing was written.
         SystemExit: it was stopped from outside; the state of what ran is saved.
     """
     check_sweep(config)
@@ -72,10 +72,10 @@ def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str
     directory = Path(os.path.abspath(config.hydra.sweep.dir))
     with terminable():
         plan = plan_sweep(context.config_loader, config, directory, new, overrides)
-    if config.sweep_mode == "preview":
+    if config.dry_run:
         print_plan(plan)
         return 0
-    console.print(summarize_plan(plan, config.sweep_mode == "skip_failed"), markup=False)
+    console.print(summarize_plan(plan, config.retry_failed), markup=False)
     runner = SweepRunner(plan, config, context)
     if new:
         runner.move(new_sweep_directory(config))
@@ -86,18 +86,18 @@ def check_sweep(config: DictConfig) -> None:
     """Refuse what only a single run can have.
 
     Raises:
-        RequestError: several processes share the command, or it names the directory of a run.
+        ConfigError: several processes share the command, or it names the directory of a run.
     """
     torchrun = Torchrun.here()
     if torchrun is not None and torchrun.size > 1:
-        raise RequestError(
+        raise ConfigError(
             f"torchrun started {torchrun.size} processes for a sweep, which they can't share: "
             "start it without torchrun (hydra/launcher=pool gives each GPU a run), or one of its "
             "runs with it"
         )
     for override in overrides_of(config.hydra, "hydra"):
         if override.lstrip("+").startswith("hydra.run.dir="):
-            raise RequestError(
+            raise ConfigError(
                 f"{override} is the directory of a single run, but this is a sweep: name its "
                 "directory with hydra.sweep.dir"
             )
@@ -107,7 +107,7 @@ def new_sweep_directory(config: DictConfig) -> Path:
     """Make the directory of a sweep that is named by the time, under a name that none has yet.
 
     Raises:
-        RequestError: it can't be made.
+        ConfigError: it can't be made.
     """
     directory = make_unique_directory(Path(os.path.abspath(config.hydra.sweep.dir)))
     with read_write(config.hydra.sweep):
@@ -124,13 +124,13 @@ class SweepRunner:
         context: of Hydra's.
 
     Raises:
-        RequestError: there can't be such a launcher here.
+        ConfigError: there can't be such a launcher here.
     """
 
     def __init__(self, plan: Plan, config: DictConfig, context: HydraContext) -> None:
         self.plan, self.config = plan, config
         self.jobs: list[Job] = plan.jobs
-        self.skip_failed = config.sweep_mode == "skip_failed"
+        self.retry_failed = config.retry_failed
         self._writing = threading.RLock()
         self.launcher: Launcher = build_launcher(context, config, self._launcher_overrides)
         self._by_directory = {job.directory: job for job in self.jobs}
@@ -161,12 +161,12 @@ class SweepRunner:
             The exit status.
 
         Raises:
-            RequestError: the sweep's directory can't be used, or is in use.
+            ConfigError: the sweep's directory can't be used, or is in use.
             SystemExit: it was stopped from outside; the state of what ran is saved.
         """
         with self, terminable():
             console.print(f"Sweep directory: {relative(self.directory)}", markup=False)
-            to_train = self.plan.to_train(self.skip_failed)
+            to_train = self.plan.to_train(self.retry_failed)
             self._write_jobs(to_train)
             error, stopped = None, None
             with Progress(self, to_train, self.plan.cache) as progress:
@@ -201,7 +201,7 @@ class SweepRunner:
             self.save()
         except OSError as error:
             self._lock.release()
-            raise RequestError(
+            raise ConfigError(
                 f"the directory {self.directory} can't be used ({error.strerror or error}): make "
                 "it writable, or choose another with hydra.sweep.dir=DIRECTORY"
             ) from error
@@ -340,9 +340,9 @@ def resume_command(config: DictConfig, directory: Path) -> str:
         directory: of the sweep.
     """
     # Leaving out what failed, or starting over, was asked for once.
-    once = ("sweep_mode=", "trainer.resume=", "hydra.mode=", "hydra.sweep.dir=")
+    once = ("dry_run=", "retry_failed=", "trainer.resume=", "hydra.mode=", "hydra.sweep.dir=")
     words = [*overrides_of(config.hydra), *overrides_of(config.hydra, "hydra")]
-    words = [word for word in words if not word.startswith(once)]
+    words = [word for word in words if not word.lstrip("+").startswith(once)]
     return command([*flags_of(config.hydra), "--multirun", *words], "hydra.sweep.dir", directory)
 
 

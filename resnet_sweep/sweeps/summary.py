@@ -25,14 +25,14 @@ def print_plan(plan: Plan) -> None:
     console.print(summarize_plan(plan), markup=False)
 
 
-def summarize_plan(plan: Plan, skip_failed: bool = False) -> str:
+def summarize_plan(plan: Plan, retry_failed: bool = True) -> str:
     """Return a plan in a few lines.
 
     Args:
         plan: of the sweep.
-        skip_failed: whether jobs that failed are left as they are.
+        retry_failed: whether jobs that failed are trained again.
     """
-    return "\n".join(_plan_lines(plan, skip_failed))
+    return "\n".join(_plan_lines(plan, retry_failed))
 
 
 def describe(job: Job) -> str:
@@ -103,7 +103,7 @@ def _plan_table(plan: Plan, width: int | None) -> str:
     return "\n".join(format_table(rows, frozenset({0, 2}), width))
 
 
-def _plan_lines(plan: Plan, skip_failed: bool) -> Iterator[str]:
+def _plan_lines(plan: Plan, retry_failed: bool) -> Iterator[str]:
     jobs = plan.jobs
     varying = variants([job.run for job in jobs], seed=True)
     vary = f", which vary in {', '.join(map(shown, varying))}" if varying else ""
@@ -133,7 +133,7 @@ def _plan_lines(plan: Plan, skip_failed: bool) -> Iterator[str]:
         ("diverged", "diverged already"),
         ("interrupted", "interrupted, to resume"),
         ("running", "started, to resume"),
-        ("failed", "failed, to be left" if skip_failed else "failed, to retry"),
+        ("failed", "failed, to retry" if retry_failed else "failed, left as they are"),
     ):
         if states[state]:
             yield f"  {states[state]} {what}"
@@ -143,7 +143,7 @@ def _plan_lines(plan: Plan, skip_failed: bool) -> Iterator[str]:
                 f"  job {job.number} is being trained by process {holder['process']} on "
                 f"{shown(holder['host'])}"
             )
-    to_train = plan.to_train(skip_failed)
+    to_train = plan.to_train(retry_failed)
     times = [plan.cache.seconds(job.planned, job.epochs_to_train) for job in to_train]
     known = [seconds for seconds in times if seconds is not None]
     if not to_train:

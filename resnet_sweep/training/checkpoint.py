@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, write_layer_norms
 from resnet_sweep.runs.run import Run
@@ -30,7 +30,7 @@ State = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
-class DamagedCheckpointError(RequestError):
+class DamagedCheckpointError(ConfigError):
     """A checkpoint can't be read, or its content isn't what was written."""
 
     def __init__(self, path: Path, reason: str) -> None:

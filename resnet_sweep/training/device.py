@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.config import CompileMode
 from resnet_sweep.training.distributed import ProcessGroup
 
@@ -23,7 +23,7 @@ def resolve_device(name: str) -> torch.device:
     """Return the device of `trainer.device`; "auto" prefers a GPU.
 
     Raises:
-        RequestError: there is no such device here.
+        ConfigError: there is no such device here.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -32,7 +32,7 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise RequestError(
+        raise ConfigError(
             f"trainer.device={name} is no device: choose auto, cpu, cuda, cuda:1 or mps"
         ) from error
     available = {
@@ -42,7 +42,7 @@ def resolve_device(name: str) -> torch.device:
     }
     if (device.index or 0) >= available.get(device.type, 0):
         present = [kind for kind, count in available.items() if count]
-        raise RequestError(
+        raise ConfigError(
             f"trainer.device={name} isn't there: this machine has {' and '.join(present)}, so "
             "choose one of these, or auto"
         )
@@ -53,18 +53,18 @@ def place_rank(device: torch.device, process_group: ProcessGroup) -> torch.devic
     """Return the device of this process: with several, the GPU of its local rank.
 
     Raises:
-        RequestError: there is no GPU for it, or `trainer.device` names one GPU for all.
+        ConfigError: there is no GPU for it, or `trainer.device` names one GPU for all.
     """
     if process_group.world_size == 1 or device.type == "cpu":
         return device
     if device.type != "cuda" or device.index is not None:
-        raise RequestError(
+        raise ConfigError(
             f"trainer.device={device} can't be shared by {process_group.world_size} processes: "
             "choose cuda, by which each has a GPU of its own, or cpu"
         )
     count = torch.cuda.device_count()
     if process_group.local_rank >= count:
-        raise RequestError(
+        raise ConfigError(
             f"this machine has fewer GPUs ({count}) than processes: choose "
             f"--nproc_per_node={count}, or trainer.device=cpu"
         )
@@ -75,11 +75,11 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """Return the precision of `trainer.precision` on a device: "float32" or "bfloat16".
 
     Raises:
-        RequestError: bfloat16 on a device that only emulates it, many times slower.
+        ConfigError: bfloat16 on a device that only emulates it, many times slower.
     """
     fast = has_fast_bfloat16(device)
     if name == "bfloat16" and not fast:
-        raise RequestError(
+        raise ConfigError(
             f"trainer.precision=bfloat16 would be emulated on this {device.type}, many times "
             "slower than float32: choose float32, or auto"
         )
@@ -94,19 +94,19 @@ def check_compile(
     """Check that `trainer.compile` can compile for a device.
 
     Raises:
-        RequestError: there is no C++ compiler, which torch needs for a CPU, or several processes
+        ConfigError: there is no C++ compiler, which torch needs for a CPU, or several processes
             share the run.
     """
     if compile is None:
         return
     if process_group.world_size > 1:
-        raise RequestError(
+        raise ConfigError(
             f"trainer.compile={compile} works in one process, but {process_group.world_size} share "
             "this run: choose trainer.compile=null"
         )
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
-        raise RequestError(
+        raise ConfigError(
             f"trainer.compile={compile} needs a C++ compiler on a CPU, and there is no {compiler}: "
             "install it, name another in $CXX, or choose trainer.compile=null"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore
@@ -53,13 +53,13 @@ class Torchrun:
         """The run's name, if `--rdzv-id` gives it one.
 
         Raises:
-            RequestError: it can't be the name of a directory.
+            ConfigError: it can't be the name of a directory.
         """
         if self.run_id == "none" or _is_uuid(self.run_id):
             # Nobody chose it, so nobody will look for it.
             return None
         if not re.fullmatch(r"[\w@%+=-][\w.:@%+=-]{0,199}", self.run_id):
-            raise RequestError(
+            raise ConfigError(
                 f"--rdzv-id={self.run_id} can't be the name of a directory: choose another, or "
                 "give one with hydra.run.dir=DIRECTORY"
             )
@@ -92,7 +92,7 @@ class Torchrun:
                 itself, so that processes that it starts again find it.
 
         Raises:
-            RequestError: the run's name can't be that of a directory.
+            ConfigError: the run's name can't be that of a directory.
         """
         if self.name is not None:
             return Path("outputs", self.name)

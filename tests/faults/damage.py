@@ -14,7 +14,7 @@ from faults.tally import Tally
 from resnet_sweep.compare.comparison import Comparison
 from resnet_sweep.compare.loaded_run import BrokenRun, load_run
 from resnet_sweep.config.restore import restore
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.checkpoint import BEST, digest, read_checkpoint
 
 KINDS = ("flip", "cut", "empty", "delete", "swap", "foreign")
@@ -154,7 +154,7 @@ def _mistaken(directory: Path, finished: bool, expected: dict) -> str | None:
     Comparison([entry, entry]).json()
     try:
         restored = restore(directory)
-    except RequestError:
+    except ConfigError:
         return None
     if finished and restored.val_acc != expected["run.json"]["best"]["val_acc"]:
         return f"its best is taken to be {restored.val_acc}"

@@ -47,7 +47,7 @@ VALUES: tuple[tuple[str, Any], ...] = (
     ("[0.1,0.9]", [0.1, 0.9]), ("[a,b]", ["a", "b"]), ("{}", {}), ("{a:1}", {"a": 1}),
     ("{_target_:os.system}", {"_target_": "os.system"}), ("se", "se"), ("val_loss", "val_loss"),
     ("cpu", "cpu"), ("cuda", "cuda"), ("basic_v1", "basic_v1"), ("os.system", "os.system"),
-    ("resnet_sweep.errors.RequestError", "resnet_sweep.errors.RequestError"),
+    ("resnet_sweep.errors.ConfigError", "resnet_sweep.errors.ConfigError"),
     ("torch.nn.Linear", "torch.nn.Linear"), ("torch.optim.Adam", "torch.optim.Adam"),
     ("builtins.eval", "builtins.eval"), ("resnet_sweep.os.system", "resnet_sweep.os.system"),
 )  # fmt: skip

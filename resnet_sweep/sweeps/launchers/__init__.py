@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from resnet_sweep.config.instantiate import execution_whitelist
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 
 # Called with a directory, in whatever process.
 Work = Callable[[Path], Any]
@@ -115,7 +115,7 @@ def build_launcher(
         overrides_of: the overrides of the job in a directory.
 
     Raises:
-        RequestError: there can't be such a launcher here, or not with these settings.
+        ConfigError: there can't be such a launcher here, or not with these settings.
     """
     target = str(config.hydra.launcher._target_)
     if target.endswith(".BasicLauncher"):
@@ -128,7 +128,7 @@ def build_launcher(
         )
         return launcher
     if target.endswith(".SlurmLauncher") and not (shutil.which("sbatch") and shutil.which("srun")):
-        raise RequestError(
+        raise ConfigError(
             "hydra/launcher=slurm needs SLURM's sbatch and srun, which aren't here: give the "
             "command on a machine that submits jobs to the cluster"
         )

@@ -8,7 +8,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.sweeps.launchers import OnEnd, Work
 from resnet_sweep.training.signals import StopSignal
 
@@ -31,7 +31,7 @@ class PoolLauncher:
         device: `trainer.device`.
 
     Raises:
-        RequestError: one of these is less than 1.
+        ConfigError: one of these is less than 1.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class PoolLauncher:
             if name == "workers" and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise RequestError(
+                raise ConfigError(
                     f"hydra.launcher.{name} must be a whole number at least 1, but is {value}"
                 )
         self.workers, self.jobs_per_gpu, self.device = workers, jobs_per_gpu, device

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_sweep.config.errors import missing_package
-from resnet_sweep.errors import RequestError
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.lock import is_held
 from resnet_sweep.runs.record import Record
 from resnet_sweep.sweeps.launchers import OnEnd, Work
@@ -40,7 +40,7 @@ class RayLauncher:
         device: `trainer.device`.
 
     Raises:
-        RequestError: one of these can't be, or Ray isn't installed.
+        ConfigError: one of these can't be, or Ray isn't installed.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class RayLauncher:
         device: str = "auto",
     ) -> None:
         if importlib.util.find_spec("ray") is None:
-            raise RequestError(missing_package("hydra/launcher=ray", "ray", "ray"))
+            raise ConfigError(missing_package("hydra/launcher=ray", "ray", "ray"))
         for name, value, least in (("cpus", cpus, 0), ("gpus", gpus, 0), ("retries", retries, -1)):
             number = isinstance(value, Real) and not isinstance(value, bool) and value >= least
             if not number and not (name == "gpus" and value is None):
-                raise RequestError(
+                raise ConfigError(
                     f"hydra.launcher.{name} must be a number at least {least}, but is {value}"
                 )
         self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, int(retries)
@@ -139,7 +139,7 @@ def _work(
 
 
 def _is_held(directory: Path) -> bool:
-    with contextlib.suppress(OSError, RequestError):
+    with contextlib.suppress(OSError, ConfigError):
         record = Record.read(directory)
         return record.state == "running" and is_held(directory, record.heartbeat)
     return False
