@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from resnet_sweep.compare.collection import logged_runs, read_run
-from resnet_sweep.compare.curves import draw_curves
+from resnet_sweep.compare.diff_view import draw_curves
 from resnet_sweep.compare.format import escaped, shown
 from resnet_sweep.compare.group import Group
 from resnet_sweep.compare.loaded_run import LoadedRun, Metrics, load_run

@@ -23,11 +23,17 @@ from resnet_sweep.compare.comparison import OUTCOMES
 from resnet_sweep.compare.diff_columns import MISSING, variants
 from resnet_sweep.compare.filter_expression import FilterExpression
 from resnet_sweep.compare.format import format_table, shown, span
-from resnet_sweep.compare.group import COMPLETE, Group, Statistic, replicates, spread
+from resnet_sweep.compare.group import (
+    COMPLETE,
+    Group,
+    MeanDifference,
+    Statistic,
+    replicates,
+    spread,
+)
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.nearest import NearestRuns
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.compare.paired_test import MeanDifference
 from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.console import run_command
 from resnet_sweep.errors import ConfigError

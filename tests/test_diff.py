@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from run_directories import write_run
 
 from resnet_sweep.cli import main
-from resnet_sweep.compare import curves
+from resnet_sweep.compare import diff_view
 from resnet_sweep.compare.collection import read_run
 
 Diff = Callable[..., subprocess.CompletedProcess]
@@ -257,9 +257,9 @@ class TestCurves:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         figures = []
-        monkeypatch.setattr(curves, "png", lambda figure: figures.append(figure) or b"")
+        monkeypatch.setattr(diff_view, "png", lambda figure: figures.append(figure) or b"")
         run = read_run(str(write_run(tmp_path / "a")))
-        curves.draw_curves([run], tmp_path / "c.png")
+        diff_view.draw_curves([run], tmp_path / "c.png")
         accuracy, loss = figures[0].axes[:2]
         drawn = [
             [line.get_xydata().tolist() for line in axes.lines[:2]] for axes in (accuracy, loss)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from resnet_sweep.compare.collection import read_run
 from resnet_sweep.compare.comparison import Comparison
-from resnet_sweep.compare.curves import draw_curves
-from resnet_sweep.compare.diff_view import diff_view
+from resnet_sweep.compare.diff_view import diff_view, draw_curves
 from resnet_sweep.console import console, run_command
 from resnet_sweep.errors import ConfigError
 

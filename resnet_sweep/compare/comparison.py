@@ -1,13 +1,13 @@
 """What differs between runs: in their configs, in their outcomes and in their environments."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from resnet_sweep.compare.diff_columns import MISSING, differing
-from resnet_sweep.compare.format import number, percent, span
+from resnet_sweep.compare.format import number, span
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import ORDER
@@ -16,66 +16,54 @@ from resnet_sweep.runs.signature import ORDER
 PRECISION = "precision"
 
 
-class Format(Protocol):
-    """Writes a value, or a difference of values with the sign "+"."""
-
-    def __call__(self, value: float | None, /, sign: str = "") -> str: ...
-
-
 @dataclass(frozen=True)
 class Outcome:
     """A value of a run's outcome.
 
     Attributes:
         name: for people.
-        of: returns it from a record; None if it isn't known.
-        show: writes it.
+        key: its name in `run.json`.
+        digits: the number of decimals; None for a time.
+        unit: of the value; differences of percentages are in points, without a unit.
         counts: whether runs with other values have different outcomes.
     """
 
     name: str
-    of: Callable[[Record], float | None]
-    show: Format
+    key: str
+    digits: int | None = 0
+    unit: str = ""
     counts: bool = True
 
+    def of(self, record: Record) -> float | None:
+        """Return the value in a record; None if it isn't known."""
+        part, _, key = self.key.rpartition(".")
+        values = (getattr(record, part) or {}) if part else vars(record)
+        value: float | None = values.get(key)
+        return value
 
-def _value(epoch: Mapping[str, Any] | None, name: str) -> float | None:
-    value: float | None = (epoch or {}).get(name)
-    return value
+    def text(self, value: float | None) -> str:
+        """Return a value for people."""
+        return span(value) if self.digits is None else number(value, self.digits, self.unit)
 
-
-def _best(name: str) -> Callable[[Record], float | None]:
-    return lambda record: _value(record.best, name)
-
-
-def _final(name: str) -> Callable[[Record], float | None]:
-    return lambda record: _value(record.final, name)
-
-
-def _loss(value: float | None, sign: str = "") -> str:
-    return number(value, 4, sign=sign)
-
-
-def _points(value: float | None, sign: str = "") -> str:
-    return number(value, 2, sign=sign) if sign else percent(value)
-
-
-def _count(value: float | None, sign: str = "") -> str:
-    return number(value, 0, sign=sign)
+    def change(self, difference: float) -> str:
+        """Return a difference between values for people."""
+        if self.digits is None:
+            return span(difference, sign="+")
+        return number(difference, self.digits, sign="+")
 
 
 OUTCOMES = (
-    Outcome("best accuracy", _best("val_acc"), _points),
-    Outcome("best epoch", _best("epoch"), _count),
-    Outcome("best validation loss", _best("val_loss"), _loss),
-    Outcome("final accuracy", _final("val_acc"), _points),
-    Outcome("final training accuracy", _final("train_acc"), _points),
-    Outcome("final validation loss", _final("val_loss"), _loss),
-    Outcome("final training loss", _final("train_loss"), _loss),
-    Outcome("gap", lambda record: record.gap, _points),
-    Outcome("epochs", _final("epoch"), _count),
-    Outcome("parameters", lambda record: record.parameters, _count),
-    Outcome("time", lambda record: record.seconds, span, counts=False),
+    Outcome("best accuracy", "best.val_acc", 2, "%"),
+    Outcome("best epoch", "best.epoch"),
+    Outcome("best validation loss", "best.val_loss", 4),
+    Outcome("final accuracy", "final.val_acc", 2, "%"),
+    Outcome("final training accuracy", "final.train_acc", 2, "%"),
+    Outcome("final validation loss", "final.val_loss", 4),
+    Outcome("final training loss", "final.train_loss", 4),
+    Outcome("gap", "gap", 2, "%"),
+    Outcome("epochs", "final.epoch"),
+    Outcome("parameters", "parameters"),
+    Outcome("time", "seconds", None, counts=False),
 )
 
 
@@ -162,13 +150,17 @@ class Comparison:
         return json.dumps(content, indent=2)
 
 
+def environment_of(record: Record) -> dict[str, Any]:
+    """Return what is known of where a run was trained, and by which versions."""
+    known = {name: getattr(record, name) for name in ("device", "threads", "host", "git_commit")}
+    versions = {f"versions.{name}": version for name, version in record.versions.items()}
+    return {name: value for name, value in known.items() if value is not None} | versions
+
+
 def _environment(run: LoadedRun) -> Iterator[tuple[str, Any]]:
-    record = run.record
-    for name in ("device", "threads", PRECISION, "host", "git_commit"):
-        if getattr(record, name) is not None:
-            yield name, getattr(record, name)
-    for package, version in record.versions.items():
-        yield f"versions.{package}", version
+    yield from environment_of(run.record).items()
+    if run.record.precision is not None:
+        yield PRECISION, run.record.precision
     for name, value in run.config.items():
         if name not in run.settings:
             yield name, value

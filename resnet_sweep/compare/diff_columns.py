@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
+from resnet_sweep.compare.format import shown, shown_briefly
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.signature import ORDER
 
@@ -21,7 +22,6 @@ MISSING = Missing.MISSING
 
 def differing(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Return the names whose values aren't all the same, each with its value in every mapping."""
-    # Most names have the same value in all mappings, so values are counted once per mapping.
     values: defaultdict[str, dict[str, None]] = defaultdict(dict)
     counts: defaultdict[str, int] = defaultdict(int)
     for mapping in mappings:
@@ -88,6 +88,14 @@ def variants(runs: Sequence[LoadedRun], seed: bool = False) -> dict[str, list[An
         for name, values in columns.items()
         if name in ("seed", *typed) or not _follows(values, [experiments])
     }
+
+
+def cells(columns: Mapping[str, Sequence[Any]], missing: str = "") -> list[list[str]]:
+    """Return columns of values as columns of a table for people, each with its name first."""
+    return [
+        [shown(name), *shown_briefly([missing if value is MISSING else value for value in values])]
+        for name, values in columns.items()
+    ]
 
 
 def _group(name: str) -> str:

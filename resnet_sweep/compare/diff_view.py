@@ -1,7 +1,7 @@
-"""A comparison as tables for people."""
+"""A comparison of runs for people: its tables, and the curves of the runs in one figure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -9,28 +9,23 @@ from rich.table import Table
 from rich.text import Text
 
 from resnet_sweep.compare.comparison import OUTCOMES, PRECISION, Comparison
-from resnet_sweep.compare.diff_columns import MISSING
-from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.diff_columns import cells
+from resnet_sweep.compare.format import format_table, shown
+from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.errors import ConfigError
+from resnet_sweep.picture import png
+from resnet_sweep.runs.files import write_atomically
 
 # Characters that the column of a run needs; where the columns don't fit, there are several tables.
 COLUMN_WIDTH = 10
 LEAST_COLUMNS = 2
 LONGEST_NAME = 30
+# The panels of the figure: their titles, and the columns of training and validation.
+PANELS = (("accuracy, %", "train_acc", "val_acc"), ("loss", "train_loss", "val_loss"))
 
-
-@dataclass(frozen=True)
-class Difference:
-    """A row of a table.
-
-    Attributes:
-        name: of what differs.
-        values: its value in each run.
-        change: the difference of the second run's value from the first's, where there is one.
-    """
-
-    name: str
-    values: Sequence[str]
-    change: str = ""
+# A row of a table: the name of what differs, the value in each run, and by how much the second
+# run's is larger than the first's.
+Row = tuple[str, Sequence[str], str]
 
 
 def diff_view(comparison: Comparison, width: int) -> Iterator[RenderableType]:
@@ -62,16 +57,16 @@ def _label(at: int) -> str:
     return chr(ord("A") + at) if at < 26 else str(at + 1)
 
 
-def _differences(differences: Mapping[str, Sequence[Any]]) -> list[Difference]:
+def _differences(differences: Mapping[str, Sequence[Any]]) -> list[Row]:
     return [
-        Difference(shown(name), ["not there" if v is MISSING else shown(v) for v in values])
-        for name, values in sorted(differences.items())
+        (name, values, "")
+        for name, *values in cells(dict(sorted(differences.items())), "not there")
         # A group that is empty in one run is seen by the settings that it has in another.
-        if not ({} in values and any(other.startswith(f"{name}.") for other in differences))
+        if not ("{}" in values and any(other.startswith(f"{name}.") for other in differences))
     ]
 
 
-def _outcomes(comparison: Comparison) -> Iterator[Difference]:
+def _outcomes(comparison: Comparison) -> Iterator[Row]:
     for outcome in OUTCOMES:
         values = comparison.values(outcome)
         if len(values) > 2 and len(set(values)) == 1:
@@ -80,31 +75,25 @@ def _outcomes(comparison: Comparison) -> Iterator[Difference]:
         if len(values) == 2:
             one, other = values
             if one is not None and other is not None:
-                change = outcome.show(other - one, sign="+") if other != one else "same"
+                change = outcome.change(other - one) if other != one else "same"
         if any(value is not None for value in values):
-            yield Difference(outcome.name, [outcome.show(value) for value in values], change)
+            yield outcome.name, [outcome.text(value) for value in values], change
 
 
 def _tables(
-    title: str, rows: Sequence[Difference], labels: Sequence[str], width: int
+    title: str, rows: Sequence[Row], labels: Sequence[str], width: int
 ) -> Iterator[RenderableType]:
     """Yield a table with a column for each run, or several tables where the columns don't fit."""
-    names = min(LONGEST_NAME, max((len(row.name) + 4 for row in rows), default=0))
+    names = min(LONGEST_NAME, max((len(name) + 4 for name, *_ in rows), default=0))
     fitting = max(LEAST_COLUMNS, (width - names) // COLUMN_WIDTH)
-    changes = any(row.change for row in rows)
+    changes = [f"{labels[1]} - {labels[0]}"] if any(change for *_, change in rows) else []
     for start in range(0, len(labels) if rows else 0, fitting):
-        columns = slice(start, start + fitting)
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        table.add_column(title, overflow="fold")
-        for label in labels[columns]:
-            table.add_column(label, justify="right", overflow="fold")
-        if changes:
-            table.add_column(f"{labels[1]} - {labels[0]}", justify="right")
-        for row in rows:
-            cells = [*row.values[columns], *([row.change] if changes else [])]
-            table.add_row(Text(f"  {row.name}"), *map(Text, cells))
-        yield Text()
-        yield table
+        part = slice(start, start + fitting)
+        table = [[title, *labels[part], *changes]]
+        for name, values, change in rows:
+            table.append([f"  {name}", *values[part], *([change] if changes else [])])
+        header, *lines = format_table(table, range(1, len(table[0])), width)
+        yield Text.assemble("\n", (header, "bold"), "".join(f"\n{line}" for line in lines))
 
 
 def _notes(comparison: Comparison, labels: Sequence[str]) -> Iterator[RenderableType]:
@@ -122,3 +111,58 @@ def _notes(comparison: Comparison, labels: Sequence[str]) -> Iterator[Renderable
         who = everyone if len(of) == len(labels) else ", ".join(of)
         notes.add_row(Text(f"  {who}:"), Text(shown(note)))
     yield notes
+
+
+def draw_curves(runs: Sequence[LoadedRun], path: Path) -> None:
+    """Draw accuracy and loss over the epochs: training dashed, validation solid, a color a run.
+
+    Args:
+        runs: the runs, in the order of the legend.
+        path: the PNG file to write.
+
+    Raises:
+        ConfigError: the curves can't be read, drawn or written there.
+    """
+    if path.suffix != ".png":
+        raise ConfigError(f"--curves={shown(str(path))} isn't a PNG file: name it FILE.png")
+    for run in runs:
+        if run.metrics.error:
+            raise ConfigError(
+                f"the curves of {shown(run.name)} can't be read ({shown(run.metrics.error)}): "
+                "restore its metrics.csv, or leave out --curves"
+            )
+    # Importing matplotlib takes a second, which a comparison without curves doesn't have to wait.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for axes, (title, *columns) in zip(figure.subplots(1, 2), PANELS, strict=True):
+        for number, run in enumerate(runs):
+            for column, style in zip(columns, ("--", "-"), strict=True):
+                points = [(row["epoch"], row[column]) for row in run.metrics.rows if column in row]
+                axes.plot(
+                    *zip(*points, strict=True) if points else ((), ()),
+                    style,
+                    color=f"C{number % 10}",
+                    # A line through a single point wouldn't be visible.
+                    marker="o" if len(points) == 1 else None,
+                )
+        axes.set(xlabel="epoch", ylabel=title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    handles = [
+        *(axes.plot((), (), color=f"C{at % 10}")[0] for at in range(len(runs))),
+        *(axes.plot((), (), style, color="gray")[0] for style in ("--", "-")),
+    ]
+    names = [*(shown(run.name) for run in runs), "training", "validation"]
+    legend = figure.legend(handles, names, loc="outside upper center", ncols=2)
+    for text in legend.get_texts():
+        # A dollar sign in a name would start a formula.
+        text.set_parse_math(False)
+    try:
+        write_atomically(path, png(figure))
+    except OSError as error:
+        raise ConfigError(
+            f"{shown(str(path))} can't be written ({error.strerror}): name another file with "
+            "--curves"
+        ) from error

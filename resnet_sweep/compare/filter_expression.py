@@ -3,7 +3,7 @@
 import ast
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,8 +13,10 @@ from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import plain
 
 RunFields = Mapping[str, Any]
+# Returns the value of a part of an expression for a run.
+_ValueOf = Callable[[RunFields], Any]
 
-_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+_COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
@@ -24,6 +26,8 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.In: lambda value, values: value in values,
     ast.NotIn: lambda value, values: value not in values,
 }
+# As configs and tables have them, beside Python's own names for them.
+_LITERALS = {"null": None, "true": True, "false": False}
 
 
 def run_fields(run: LoadedRun) -> RunFields:
@@ -35,58 +39,56 @@ def run_fields(run: LoadedRun) -> RunFields:
     that the table gives to `seconds` and to the run's name.
     """
     record = run.record
+    recorded = (
+        "reason", "parameters", "gap", "seconds", "started", "ended", "host", "device", "threads",
+        "precision", "git_commit", "fingerprint",
+    )  # fmt: skip
     return {
         **{name: plain(value) for name, value in run.config.items()},
         **record.choices,
         "run": run.name,
         "state": run.state,
-        "reason": record.reason,
-        "parameters": record.parameters,
         "best": run.best_accuracy,
         "final": run.final_accuracy,
+        "time": record.seconds,
         **{f"best.{name}": value for name, value in (record.best or {}).items()},
         **{f"final.{name}": value for name, value in (record.final or {}).items()},
-        "gap": record.gap,
-        "seconds": record.seconds,
-        "time": record.seconds,
-        "started": record.started,
-        "ended": record.ended,
-        "host": record.host,
-        "device": record.device,
-        "threads": record.threads,
-        "precision": record.precision,
-        "git_commit": record.git_commit,
-        "fingerprint": record.fingerprint,
+        **{name: getattr(record, name) for name in recorded},
     }
 
 
-def check_fields(names: Iterable[str], runs: Iterable[RunFields]) -> None:
+def check_fields(
+    names: Iterable[str], runs: Iterable[RunFields], in_expression: bool = True
+) -> None:
     """Check that for each of the names some run has a field.
+
+    Args:
+        names: the names of fields.
+        runs: the fields of each run; without runs, no name is wrong.
+        in_expression: whether a name may be text that lacks its quotes.
 
     Raises:
         ConfigError: no run has it; the error names the most similar field.
     """
     known = {name for fields in runs for name in fields}
     for name in sorted(names):
-        # Without runs, nothing is known to be misspelt.
         if known and name not in known:
             similar = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
             hint = f"did you mean {shown(similar[0])}?" if similar else "name one such as optim.lr"
+            if in_expression and "." not in name:
+                hint += f' (if it is text, put it in quotes: "{name}")'
             raise ConfigError(f"none of the runs has {shown(name)}: {hint}")
 
 
 class FilterExpression:
     """A condition on runs, in a subset of Python's grammar that can only compare.
 
-    It has comparisons, `and`, `or`, `not`, `in`, literals, and the names of fields, which may have
-    dots. A comparison of values that have no order, such as of a number with a field that the run
-    doesn't have, is false.
-
-    Args:
-        text: the expression.
+    It has comparisons, `and`, `or`, `not`, `in`, literals (with null, true and false), and the
+    names of fields, which may have dots. A comparison of values that have no order, such as of a
+    number with a field that the run doesn't have, is false.
 
     Attributes:
-        text: as above.
+        text: the expression.
         names: the fields that it uses.
 
     Raises:
@@ -99,51 +101,47 @@ class FilterExpression:
         try:
             # Python warns of comparisons that look like mistakes in a program.
             with warnings.catch_warnings(action="ignore"):
-                self._tree = ast.parse(text, mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+                self._value_of = self._compiled(ast.parse(text, mode="eval").body)
+        except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
             reason = error.msg if isinstance(error, SyntaxError) else str(error)
             raise self._error(f"can't be read ({reason})") from error
-        self._check(self._tree)
 
     def matches(self, fields: RunFields) -> bool:
         """Return whether it is true of a run; a field that the run doesn't have is None."""
-        return bool(self._value(self._tree, fields))
+        return bool(self._value_of(fields))
 
-    def _check(self, node: ast.AST) -> None:
+    def _compiled(self, node: ast.expr) -> _ValueOf:
         match node:
-            case ast.Name() | ast.Attribute():
-                self.names.add(self._name(node))
-                return
-            case ast.Constant(value=bool() | int() | float() | str() | None):
-                return
-            case ast.BoolOp() | ast.List() | ast.Tuple():
-                pass
-            case ast.UnaryOp(op=ast.Not()):
-                pass
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
-                pass
-            case ast.Compare(ops=ops) if all(
-                type(comparison) in _COMPARISONS for comparison in ops
+            case ast.Constant(value=bool() | int() | float() | str() | None as value):
+                return lambda fields: value
+            case ast.Name(id=name) if name in _LITERALS:
+                return lambda fields: _LITERALS[name]
+            case ast.Name() | ast.Attribute() if _is_name(node):
+                name = ast.unparse(node)
+                self.names.add(name)
+                return lambda fields: fields.get(name)
+            case ast.List(elts=elements) | ast.Tuple(elts=elements):
+                entries = [self._compiled(element) for element in elements]
+                return lambda fields: [entry(fields) for entry in entries]
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                negated = self._compiled(operand)
+                return lambda fields: not negated(fields)
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+                return lambda fields: -value
+            case ast.BoolOp(op=connective, values=values):
+                operands = [self._compiled(value) for value in values]
+                decisive = isinstance(connective, ast.Or)
+                return lambda fields: _connected(operands, decisive, fields)
+            case ast.Compare(left=left, ops=ops, comparators=others) if all(
+                type(op) in _COMPARISONS for op in ops
             ):
-                pass
-            case _:
-                raise self._error(f"has {self._source(node)}, which isn't allowed")
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.expr):
-                self._check(child)
-
-    def _name(self, node: ast.AST) -> str:
-        parts = []
-        first = node
-        while isinstance(first, ast.Attribute):
-            parts.append(first.attr)
-            first = first.value
-        if not isinstance(first, ast.Name):
-            raise self._error(f"has {self._source(node)}, which isn't allowed")
-        return ".".join([first.id, *reversed(parts)])
-
-    def _source(self, node: ast.AST) -> str:
-        return ast.get_source_segment(self.text, node) or ""
+                operands = [self._compiled(operand) for operand in (left, *others)]
+                comparisons = [_COMPARISONS[type(op)] for op in ops]
+                return lambda fields: _compared(operands, comparisons, fields)
+        source = ast.get_source_segment(self.text, node)
+        raise self._error(f"has {source}, which isn't allowed")
 
     def _error(self, what: str) -> ConfigError:
         return ConfigError(
@@ -151,38 +149,30 @@ class FilterExpression:
             "values, such as optim.lr < 0.1 and state == 'finished'"
         )
 
-    def _value(self, node: ast.AST, fields: RunFields) -> Any:
-        match node:
-            case ast.Constant(value=value):
-                return value
-            case ast.List(elts=entries):
-                return [self._value(entry, fields) for entry in entries]
-            case ast.Tuple(elts=entries):
-                return tuple(self._value(entry, fields) for entry in entries)
-            case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return not self._value(operand, fields)
-            case ast.UnaryOp(operand=operand):
-                return -self._value(operand, fields)
-            case ast.BoolOp(op=connective, values=operands):
-                stop = isinstance(connective, ast.Or)
-                for operand in operands:
-                    value = self._value(operand, fields)
-                    if bool(value) == stop:
-                        break
-                return value
-            case ast.Compare(left=left, ops=comparisons, comparators=others):
-                value = self._value(left, fields)
-                for comparison, other in zip(comparisons, others, strict=True):
-                    right = self._value(other, fields)
-                    if not _compare(comparison, value, right):
-                        return False
-                    value = right
-                return True
-        return fields.get(self._name(node))
+
+def _is_name(node: ast.expr) -> bool:
+    parts = (ast.Name, ast.Attribute, ast.Load)
+    return all(isinstance(part, parts) for part in ast.walk(node))
 
 
-def _compare(comparison: ast.cmpop, left: Any, right: Any) -> bool:
+def _connected(operands: Iterable[_ValueOf], decisive: bool, fields: RunFields) -> Any:
+    """Return the first value that decides `and` (False) or `or` (True), or else the last."""
+    value = None
+    for operand in operands:
+        value = operand(fields)
+        if bool(value) == decisive:
+            break
+    return value
+
+
+def _compared(
+    operands: Sequence[_ValueOf],
+    comparisons: Iterable[Callable[[Any, Any], bool]],
+    fields: RunFields,
+) -> bool:
+    """Return whether all comparisons of neighbors hold; what has no order doesn't."""
+    values = [operand(fields) for operand in operands]
     try:
-        return _COMPARISONS[type(comparison)](left, right)
+        return all(map(operator.call, comparisons, values, values[1:]))
     except TypeError:
         return False

@@ -1,9 +1,10 @@
 """Values and tables of runs as text that is safe to print."""
 
-import io
 import json
+import math
 import shlex
 from collections.abc import Collection, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from rich.cells import cell_len
@@ -11,16 +12,45 @@ from rich.cells import cell_len
 from resnet_sweep.runs.record import Record, duration
 
 LONGEST_VALUE = 300
-# Spaces between the columns of a table, and the width of a column that isn't folded.
-GAP, SHORT = 2, 11
+# Significant digits of a number for people, and of any number in full.
+FEW_DIGITS, ALL_DIGITS = 4, 17
+# Spaces between the columns of a table.
+GAP = 2
 
 
-def shown(value: Any) -> str:
-    """Return a value on one line as in a config, cut to 300 characters, with `escaped` text."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def shown(value: Any, digits: int = ALL_DIGITS) -> str:
+    """Return a value on one line as in a config, cut to 300 characters, with `escaped` text.
+
+    Args:
+        value: text, or a value of a config.
+        digits: significant digits of fractions, alone or in a list. Whole numbers keep all.
+    """
+    text = value
+    if not isinstance(value, str):
+        text = json.dumps(_rounded(value, digits), ensure_ascii=False)
     if len(text) > LONGEST_VALUE:
         text = f"{text[:LONGEST_VALUE]}…"
     return escaped(text)
+
+
+def shown_briefly(values: Sequence[Any]) -> list[str]:
+    """Return values as `shown` does, with four digits, or with more if different ones need them."""
+    different = len({repr(value) for value in values})
+    for digits in (FEW_DIGITS, 2 * FEW_DIGITS, ALL_DIGITS):
+        texts = [shown(value, digits) for value in values]
+        if len({*texts}) == different:
+            break
+    return texts
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, list):
+        return [_rounded(entry, digits) for entry in value]
+    if not isinstance(value, float) or digits == ALL_DIGITS:
+        return value
+    # All digits before the point are kept.
+    large = 10**digits <= abs(value) < math.inf
+    return round(value) if large else float(f"{value:.{digits}g}")
 
 
 def escaped(text: str) -> str:
@@ -38,14 +68,7 @@ def escaped(text: str) -> str:
 
 
 def number(value: float | None, digits: int, unit: str = "", sign: str = "") -> str:
-    """Return a number with so many decimals, or `unknown`.
-
-    Args:
-        value: the number; None if it isn't known.
-        digits: the number of decimals.
-        unit: appended to the number.
-        sign: "+" to show the sign of a difference.
-    """
+    """Return a number with so many decimals, or `unknown`; `sign` is "+" for differences."""
     return "unknown" if value is None else format(value, f"{sign},.{digits}f") + unit
 
 
@@ -74,58 +97,48 @@ def reproduce_command(record: Record) -> str:
 def format_table(
     rows: Sequence[Sequence[str]], right: Collection[int], width: int | None = None
 ) -> list[str]:
-    """Lay out rows of cells as lines of text with aligned columns.
+    """Lay out rows of cells in aligned columns, and return a text for each row.
 
     Args:
         rows: the first is the header; all have the same length.
         right: positions of the columns that are aligned on the right.
-        width: of the terminal, where cells are folded if a row is longer. None doesn't fold.
-
-    Returns:
-        The header, and then the lines of the table. A folded header is one text of several lines.
+        width: of the terminal, to which the widest columns are folded; None folds nothing.
     """
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    if width is not None and sum(widths) + GAP * (len(widths) - 1) > width:
-        return _folded(rows, widths, right, width)
+    if width is not None:
+        widths = _narrowed(widths, width)
+    return ["\n".join(_lines(row, widths, right)) for row in rows]
+
+
+def _narrowed(widths: Sequence[int], width: int) -> list[int]:
+    """Return widths that fit side by side; the widest columns share what the others leave."""
+    room = width - GAP * (len(widths) - 1)
+    narrowed = list(widths)
+    for place, at in enumerate(sorted(range(len(widths)), key=lambda at: widths[at])):
+        share = room // (len(widths) - place)
+        narrowed[at] = max(1, min(widths[at], share))
+        room -= narrowed[at]
+    return narrowed
+
+
+def _lines(row: Sequence[str], widths: Sequence[int], right: Collection[int]) -> list[str]:
+    """Return the lines of a row, several if a cell is wider than its column."""
     lines = []
-    for row in rows:
+    folded = (_fold(cell, width) for cell, width in zip(row, widths, strict=True))
+    for parts in zip_longest(*folded, fillvalue=""):
         cells = []
-        for at, (cell, column) in enumerate(zip(row, widths, strict=True)):
-            spaces = " " * (column - cell_len(cell))
-            cells.append(spaces + cell if at in right else cell + spaces)
+        for at, (part, width) in enumerate(zip(parts, widths, strict=True)):
+            spaces = " " * (width - cell_len(part))
+            cells.append(spaces + part if at in right else part + spaces)
         lines.append((" " * GAP).join(cells).rstrip())
     return lines
 
 
-def _folded(
-    rows: Sequence[Sequence[str]], widths: Sequence[int], right: Collection[int], width: int
-) -> list[str]:
-    """Lay out rows with the cells of the widest columns folded."""
-    # Rich takes a second for some thousand rows, so it lays out only what has to be folded.
+def _fold(text: str, width: int) -> list[str]:
+    """Break a text into lines of so many cells, between words where it is possible."""
+    if cell_len(text) <= width:
+        return [text]
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    # Short columns aren't folded, unless the others would get too narrow by that.
-    short = [column for column in widths if column <= SHORT]
-    wide = len(widths) - len(short)
-    keep_short = sum(short) + wide * SHORT + GAP * (len(widths) - 1) <= width
-    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
-    header, *body = rows
-    for at, name in enumerate(header):
-        table.add_column(
-            Text(name),
-            justify="right" if at in right else "left",
-            overflow="fold",
-            no_wrap=keep_short and widths[at] <= SHORT,
-        )
-    for row in body:
-        table.add_row(*map(Text, row))
-    console = Console(file=io.StringIO(), width=width)
-    heading: list[str] = []
-    lines: list[str] = []
-    for segments in console.render_lines(table, pad=False):
-        text = "".join(segment.text for segment in segments).rstrip()
-        bold = any(segment.style is not None and segment.style.bold for segment in segments)
-        (heading if bold else lines).append(text)
-    return ["\n".join(heading), *lines]
+    return [line.plain.rstrip() for line in Text(text).wrap(Console(), width, overflow="fold")]

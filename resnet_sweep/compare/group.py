@@ -1,10 +1,10 @@
-"""Groups of runs, such as replicates, and the statistics of their values."""
+"""Groups of runs, such as replicates: the statistics of their values, and how two groups differ."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 from resnet_sweep.compare.format import number
@@ -12,6 +12,12 @@ from resnet_sweep.compare.loaded_run import LoadedRun
 
 # The states of runs that were trained as long as was asked for.
 COMPLETE = frozenset({"finished", "stopped_early"})
+CONFIDENCE = 0.95
+# A smaller standard deviation comes from rounding.
+ROUNDING = 1e-9
+
+# Returns a value of a run; None if it isn't known.
+ValueOf = Callable[[LoadedRun], float | None]
 
 
 class Statistic(NamedTuple):
@@ -33,11 +39,7 @@ class Statistic(NamedTuple):
         known = [value for value in values if value is not None]
         if not known:
             return None
-        mean = math.fsum(known) / len(known)
-        if len(known) == 1:
-            return cls(mean, None, 1)
-        spread = math.dist(known, [mean] * len(known))
-        return cls(mean, spread / math.sqrt(len(known) - 1), len(known))
+        return cls(fmean(known), stdev(known) if len(known) > 1 else None, len(known))
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Group:
             newest.setdefault((run.replicate_key, repr(run.seed)), run)
         return list(newest.values())
 
-    def statistic(self, value_of: Callable[[LoadedRun], float | None]) -> Statistic | None:
+    def statistic(self, value_of: ValueOf) -> Statistic | None:
         """Return the statistic of a value over the counted runs; None if no run has it."""
         return Statistic.of(map(value_of, self.counted))
 
@@ -106,3 +108,83 @@ def grouped(runs: Iterable[LoadedRun], key: Callable[[LoadedRun], Hashable]) -> 
 def replicates(runs: Iterable[LoadedRun]) -> list[Group]:
     """Group the runs that differ only in their seeds."""
     return grouped(runs, lambda run: run.replicate_key)
+
+
+@dataclass(frozen=True)
+class MeanDifference:
+    """The difference between the means of a value in two groups of runs.
+
+    Attributes:
+        mean: the difference.
+        interval: its 95% confidence interval by Student's t; None for single runs, and where all
+            differences are equal but not 0, as happens on small test sets.
+        n: the number of pairs; of independent samples, the smaller number of runs.
+        paired: whether runs of the same seed are compared.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    n: int
+    paired: bool
+
+    @classmethod
+    def between(cls, group: Group, baseline: Group, value_of: ValueOf) -> "MeanDifference | None":
+        """Return by how much a value of a group exceeds that of a baseline.
+
+        Runs of the same seed see the same images in the same order. Their differences are tested as
+        pairs, over the seeds that both groups have, so that what is common to a seed cancels out.
+        Groups that share no seed, or only one of several, are compared as independent samples of
+        unequal variances (Welch, "The generalization of Student's problem when several different
+        population variances are involved", 1947).
+
+        Returns:
+            The difference between the counted runs; None if one of the groups has no value.
+        """
+        ours, theirs = (
+            {repr(run.seed): value for run in of.counted if (value := value_of(run)) is not None}
+            for of in (group, baseline)
+        )
+        if not (ours and theirs):
+            return None
+        shared = [seed for seed in ours if seed in theirs]
+        paired = len(shared) > 1 or (len(shared) == 1 and 1 in (len(ours), len(theirs)))
+        samples = [[*ours.values()], [*theirs.values()]]
+        if paired:
+            samples = [[ours[seed] - theirs[seed] for seed in shared]]
+        mean = fmean(samples[0]) - sum(map(fmean, samples[1:]))
+        return cls(mean, _interval(mean, samples), min(map(len, samples)), paired)
+
+    def verdict(self, gain: Callable[[float], float]) -> str:
+        """Return whether the difference is an improvement.
+
+        Args:
+            gain: maps a difference to a positive number if it is an improvement.
+
+        Returns:
+            "better" or "worse" if the interval leaves no other sign, "within noise" if it does,
+            and "too few runs" if there is no interval.
+        """
+        if self.interval is None:
+            return "too few runs"
+        low, high = self.interval
+        if low <= 0 <= high:
+            return "within noise"
+        return "better" if gain(self.mean) > 0 else "worse"
+
+
+def _interval(mean: float, samples: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """Return the confidence interval of the mean of a sample, or of the difference between two."""
+    if min(map(len, samples)) < 2:
+        return None
+    if all(stdev(sample) < ROUNDING for sample in samples):
+        # Nothing can be inferred from samples without any spread.
+        return (mean, mean) if abs(mean) < ROUNDING else None
+    # Importing scipy takes a second, which commands that compare nothing don't have to wait.
+    from scipy.stats import ttest_1samp, ttest_ind
+
+    if len(samples) == 1:
+        test = ttest_1samp(samples[0], 0)
+    else:
+        test = ttest_ind(*samples, equal_var=False)
+    interval = test.confidence_interval(CONFIDENCE)
+    return float(interval.low), float(interval.high)

@@ -4,13 +4,15 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from resnet_sweep.compare.collection import LOGGED_RUNS, logged_runs
-from resnet_sweep.compare.diff_columns import MISSING, variants
+from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.format import format_table, shown
 from resnet_sweep.compare.group import Group, Statistic, replicates, spread
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
+from resnet_sweep.compare.runs_table import COLUMNS
 from resnet_sweep.compare.safe_read import read_rows
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import Row
@@ -37,7 +39,7 @@ CURVES: Mapping[str, Curve] = {
 }
 
 
-def distance(rows: Sequence[Row], reference: Sequence[Row]) -> float:
+def distance(rows: Iterable[Row], reference: Iterable[Row]) -> float | None:
     """Return the distance between the curves of two runs, epoch by epoch, in points.
 
     The distance is the root of the weighted mean, over the columns of CURVES, of the mean square
@@ -48,26 +50,13 @@ def distance(rows: Sequence[Row], reference: Sequence[Row]) -> float:
     It is 0 for equal curves, and about 100 between a run that learns nothing and one that predicts
     everything from the first epoch on. A column that no epoch of both runs has is left out, and the
     weights of the others are scaled up. Runs of different lengths are compared over the epochs of
-    the shorter one, regardless of their schedules.
+    the shorter one, regardless of their schedules. If an epoch has several rows, the last counts.
 
-    Args:
-        rows, reference: the metrics of the runs, a row for each epoch.
-
-    Raises:
-        ConfigError: the runs have no epoch in common, or no column.
+    Returns:
+        The distance; None if the runs have no epoch in common, or no column.
     """
-    others = {row["epoch"]: row for row in reference}
-    # If an epoch has several rows, its last row is used.
-    pairs = [
-        (row, others[epoch])
-        for epoch, row in {row["epoch"]: row for row in rows}.items()
-        if epoch in others
-    ]
-    if not pairs:
-        raise ConfigError(
-            f"there is no epoch that the run ({_epochs(rows)}) and its reference "
-            f"({_epochs(reference)}) both have: choose another reference"
-        )
+    ours, theirs = ({row["epoch"]: row for row in run} for run in (rows, reference))
+    pairs = [(row, theirs[epoch]) for epoch, row in ours.items() if epoch in theirs]
     total = weights = 0.0
     for name, (scale, weight) in CURVES.items():
         squares = [
@@ -76,22 +65,16 @@ def distance(rows: Sequence[Row], reference: Sequence[Row]) -> float:
             if name in row and name in other
         ]
         if squares:
-            total += weight * math.fsum(squares) / len(squares)
+            total += weight * fmean(squares)
             weights += weight
-    if not weights:
-        raise ConfigError(
-            f"the run and its reference have none of {', '.join(CURVES)} in common: choose a "
-            "reference with one of these columns"
-        )
-    return math.sqrt(total / weights)
+    return math.sqrt(total / weights) if weights else None
 
 
-def read_reference(reference: str, folder: Path | None = None) -> list[Row]:
+def read_reference(reference: str) -> list[Row]:
     """Return the curves that `reference` names.
 
     Args:
         reference: the name of a logged run, a run directory, or a file called metrics.csv.
-        folder: that a relative path starts from; None for the current folder.
 
     Returns:
         A row for each epoch, at least one, with `epoch` and the columns that are known.
@@ -99,41 +82,34 @@ def read_reference(reference: str, folder: Path | None = None) -> list[Row]:
     Raises:
         ConfigError: it is none of these, or can't be read, or has no curve to compare with.
     """
-    path = Path(folder or "", reference)
-    if os.path.isdir(path):
-        directory = path
-    elif path.name == "metrics.csv":
-        directory = path.parent
-    elif reference in logged_runs():
-        directory = LOGGED_RUNS / reference
-    else:
-        raise ConfigError(
-            f"reference={shown(reference)} isn't known: name {' or '.join(logged_runs())}, a run "
-            "directory, or a metrics.csv"
-        )
+    name, directory = f"reference={shown(reference)}", Path(reference)
+    if not os.path.isdir(directory):
+        if directory.name == "metrics.csv":
+            directory = directory.parent
+        elif reference in logged_runs():
+            directory = LOGGED_RUNS / reference
+        else:
+            raise ConfigError(
+                f"{name} isn't known: name {' or '.join(logged_runs())}, a run directory, or a "
+                "metrics.csv"
+            )
     try:
         rows, problem = read_rows(directory)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"reference={shown(reference)} has no metrics.csv: name a run directory, such as "
-            "outputs/DATE/TIME, or a metrics.csv"
+            f"{name} has no metrics.csv: name a run directory, such as outputs/DATE/TIME, or a "
+            "metrics.csv"
         ) from error
     if problem:
         raise ConfigError(
-            f"reference={shown(reference)} can't be read, because {shown(problem)}: restore its "
-            "metrics.csv"
+            f"{name} can't be read, because {shown(problem)}: restore its metrics.csv"
         )
-    if not any(name in row for row in rows for name in CURVES):
+    if not any(column in row for row in rows for column in CURVES):
         raise ConfigError(
-            f"reference={shown(reference)} has no curve: its metrics.csv needs the column epoch, "
-            f"one of {', '.join(CURVES)}, and a row for each epoch"
+            f"{name} has no curve: its metrics.csv needs the column epoch, one of "
+            f"{', '.join(CURVES)}, and a row for each epoch"
         )
     return rows
-
-
-def _epochs(rows: Sequence[Row]) -> str:
-    numbers = [row["epoch"] for row in rows]
-    return f"epochs {min(numbers)} to {max(numbers)}" if numbers else "no epochs"
 
 
 class NearestRuns:
@@ -153,12 +129,11 @@ class NearestRuns:
     def __init__(
         self, runs: Iterable[LoadedRun | BrokenRun], references: Mapping[str, Sequence[Row]]
     ) -> None:
-        loaded = [run for run in runs if isinstance(run, LoadedRun)]
         found = [
             (group, [_distance_of(group, rows) for rows in references.values()])
-            for group in replicates(loaded)
+            for group in replicates(run for run in runs if isinstance(run, LoadedRun))
         ]
-        found.sort(key=lambda pair: (not pair[0].complete, min(map(_mean, pair[1]), default=0.0)))
+        found.sort(key=lambda pair: _order(*pair))
         self.groups = [group for group, _ in found]
         self.distances: dict[str, list[Statistic | None]] = {
             name: [distances[at] for _, distances in found] for at, name in enumerate(references)
@@ -167,41 +142,33 @@ class NearestRuns:
     def ranked(self, reference: str) -> list[Group]:
         """Return the groups in the order of their distances from one of the references."""
         pairs = zip(self.groups, self.distances[reference], strict=True)
-        order = sorted(pairs, key=lambda pair: (not pair[0].complete, _mean(pair[1])))
-        return [group for group, _ in order]
+        return [group for group, _ in sorted(pairs, key=lambda pair: _order(pair[0], [pair[1]]))]
 
     def lines(self, width: int | None) -> list[str]:
-        """Return the table for people: distances in points, and what differs between the runs.
+        """Return the table for people, the header first, for a terminal of a width, if any.
 
-        Args:
-            width: of the terminal; None if there is none.
+        It has the distances in points, and what differs between the runs.
         """
         columns = [
             [shown(name), *(spread(distance, 2) for distance in distances)]
             for name, distances in self.distances.items()
         ]
-        columns.append(["n", *(str(len(group.counted)) for group in self.groups)])
+        columns.append(COLUMNS["n"].cells(self.groups))
         columns.append(["epochs", *map(_epochs_of, self.groups)])
         right = range(len(columns))
-        for name, values in variants([group.runs[0] for group in self.groups]).items():
-            cells = ["" if value is MISSING else shown(value) for value in values]
-            columns.append([shown(name), *cells])
+        columns += cells(variants([group.runs[0] for group in self.groups]))
         columns.append(["run", *(shown(group.counted[0].name) for group in self.groups)])
-        return format_table(list(zip(*columns, strict=True)), right, width)
+        return format_table([*zip(*columns, strict=True)], right, width)
 
 
 def _distance_of(group: Group, reference: Sequence[Row]) -> Statistic | None:
-    def distance_of(run: LoadedRun) -> float | None:
-        try:
-            return distance(run.metrics.rows, reference)
-        except ConfigError:
-            return None
-
-    return group.statistic(distance_of)
+    return group.statistic(lambda run: distance(run.metrics.rows, reference))
 
 
-def _mean(statistic: Statistic | None) -> float:
-    return float("inf") if statistic is None else statistic.mean
+def _order(group: Group, distances: Iterable[Statistic | None]) -> tuple[bool, float]:
+    """Return a key that sorts groups by their least distance, those without complete runs last."""
+    known = [distance.mean for distance in distances if distance is not None]
+    return not group.complete, min(known, default=math.inf)
 
 
 def _epochs_of(group: Group) -> str:

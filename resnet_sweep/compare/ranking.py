@@ -1,15 +1,22 @@
 """The variants of a sweep, best first, and how each differs from the baseline."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from resnet_sweep.compare.diff_columns import MISSING, variants
+from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
-from resnet_sweep.compare.format import format_table, reproduce_command, shown, span
-from resnet_sweep.compare.group import COMPLETE, Group, Statistic, replicates, spread
+from resnet_sweep.compare.format import format_table, reproduce_command, shown
+from resnet_sweep.compare.group import (
+    COMPLETE,
+    Group,
+    MeanDifference,
+    Statistic,
+    replicates,
+    spread,
+)
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.compare.paired_test import MeanDifference
+from resnet_sweep.compare.runs_table import COLUMNS
 
 
 class Ranking:
@@ -52,46 +59,30 @@ class Ranking:
     @property
     def best(self) -> Group | None:
         """The first group, if it has a complete run and a value."""
-        first = self.groups[0] if self.groups else None
-        if first is None or not first.complete or self._statistic(first) is None:
-            return None
-        return first
+        for group in self.groups[:1]:
+            if group.complete and self._statistic(group) is not None:
+                return group
+        return None
 
     @property
     def command(self) -> str | None:
         """The command that reproduces the best run of the best group; None if there is none."""
         if self.best is None:
             return None
-        gains = [
-            (self.objective.gain(value), run)
-            for run in self.best.counted
-            if (value := self._values[run]) is not None
-        ]
-        _, best = max(gains, key=lambda pair: pair[0])
-        return reproduce_command(best.record)
+        values = {run: self._values[run] for run in self.best.counted}
+        gains = {run: self.objective.gain(v) for run, v in values.items() if v is not None}
+        return reproduce_command(max(gains, key=gains.__getitem__).record)
 
     def lines(self, width: int | None) -> list[str]:
-        """Return the table for people, the header first.
-
-        Args:
-            width: of the terminal; None if there is none.
-        """
-        columns = [
-            [shown(name), *("" if value is MISSING else shown(value) for value in values)]
-            for name, values in variants([group.runs[0] for group in self.groups]).items()
-        ]
+        """Return the table for people, the header first, for a terminal of a width, if any."""
+        columns = cells(variants([group.runs[0] for group in self.groups]))
         left = len(columns)
-        columns.append(["n", *(str(len(group.counted)) for group in self.groups)])
+        columns.append(COLUMNS["n"].cells(self.groups))
         if self.objective.name != "val_acc":
-            values = [
-                spread(self._statistic(group), self.objective.digits) for group in self.groups
-            ]
+            digits = self.objective.digits
+            values = [spread(self._statistic(group), digits) for group in self.groups]
             columns.append([self.objective.title, *values])
-        columns += [
-            ["best", *(_accuracy(group, lambda run: run.best_accuracy) for group in self.groups)],
-            ["final", *(_accuracy(group, lambda run: run.final_accuracy) for group in self.groups)],
-            ["time", *map(_time, self.groups)],
-        ]
+        columns += [COLUMNS[name].cells(self.groups) for name in ("best", "final", "seconds")]
         right = range(left, len(columns))
         if self.baseline is not None:
             columns += [
@@ -99,8 +90,8 @@ class Ranking:
                 ["verdict", *map(self.verdict, self.groups, self.effects)],
             ]
         if any(group.state not in COMPLETE for group in self.groups):
-            columns.append(["state", *(shown(group.state) for group in self.groups)])
-        return format_table(list(zip(*columns, strict=True)), right, width)
+            columns.append(COLUMNS["state"].cells(self.groups))
+        return format_table([*zip(*columns, strict=True)], right, width)
 
     def notes(self) -> list[str]:
         """Return what has to be known to read the table, a sentence each."""
@@ -139,10 +130,7 @@ class Ranking:
         return notes
 
     def verdict(self, group: Group, effect: MeanDifference | None) -> str:
-        """Return what an effect means in words.
-
-        Args:
-            group, effect: entries of `groups` and `effects` at the same position.
+        """Return in words what the effect of a group means.
 
         Returns:
             "baseline", "unstable" for a variant with seeds that diverged, what
@@ -173,12 +161,3 @@ class Ranking:
             return ""
         ends = ", ".join(map(self.objective.difference, effect.interval or ()))
         return self.objective.difference(effect.mean) + (f" [{ends}]" if ends else "")
-
-
-def _accuracy(group: Group, value_of: Callable[[LoadedRun], float | None]) -> str:
-    return spread(group.statistic(value_of), 2, "%")
-
-
-def _time(group: Group) -> str:
-    seconds = group.statistic(lambda run: run.record.seconds)
-    return span(seconds and seconds.mean)

@@ -3,10 +3,11 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
 
-from resnet_sweep.compare.diff_columns import MISSING, diff_columns
+from resnet_sweep.compare.diff_columns import MISSING, cells, diff_columns
 from resnet_sweep.compare.filter_expression import (
     FilterExpression,
     RunFields,
@@ -14,13 +15,52 @@ from resnet_sweep.compare.filter_expression import (
     run_fields,
 )
 from resnet_sweep.compare.format import format_table, shown, span
-from resnet_sweep.compare.group import Group, Statistic, grouped, replicates, spread
+from resnet_sweep.compare.group import Group, Statistic, ValueOf, grouped, replicates, spread
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 
-_VALUES: Mapping[str, Callable[[LoadedRun], float | None]] = {
-    "best": lambda run: run.best_accuracy,
-    "final": lambda run: run.final_accuracy,
-    "seconds": lambda run: run.record.seconds,
+
+class Column(NamedTuple):
+    """A column of a table with a row for each group of runs.
+
+    Attributes:
+        title: its header for people.
+        value: returns the value of a group.
+        text: formats the value for people.
+        has_spread: whether the value is a Statistic, which takes two columns in CSV.
+    """
+
+    title: str
+    value: Callable[[Group], Any]
+    text: Callable[[Any], str]
+    has_spread: bool = False
+
+    def cells(self, groups: Iterable[Group]) -> list[str]:
+        """Return the column for people, the title first."""
+        return [self.title, *(self.text(self.value(group)) for group in groups)]
+
+
+def _statistic(title: str, value_of: ValueOf, text: Callable[[Statistic | None], str]) -> Column:
+    return Column(title, lambda group: group.statistic(value_of), text, has_spread=True)
+
+
+def _accuracy(statistic: Statistic | None) -> str:
+    return spread(statistic, 2, "%")
+
+
+def _minute(time: str | None) -> str:
+    return shown(time[:16].replace("T", " ")) if time else "unknown"
+
+
+# What a table has of each group, by the names in JSON and CSV.
+COLUMNS: Mapping[str, Column] = {
+    "state": Column("state", lambda group: group.state, shown),
+    "started": Column("started", lambda group: group.runs[0].record.started, _minute),
+    "n": Column("n", lambda group: len(group.counted), str),
+    "best": _statistic("best", lambda run: run.best_accuracy, _accuracy),
+    "final": _statistic("final", lambda run: run.final_accuracy, _accuracy),
+    "seconds": _statistic(
+        "time", lambda run: run.record.seconds, lambda seconds: span(seconds and seconds.mean)
+    ),
 }
 
 
@@ -39,7 +79,7 @@ class RunsTable:
 
     Attributes:
         groups: in order.
-        columns: what differs between the groups: the values of each, by name.
+        varying: what differs between the groups: the values of each, by name.
         broken: the runs that can't be read.
 
     Raises:
@@ -56,12 +96,12 @@ class RunsTable:
     ) -> None:
         self.broken = [run for run in runs if isinstance(run, BrokenRun)]
         loaded = [run for run in runs if isinstance(run, LoadedRun)]
-        names = {*(keys or ()), *(only.names if only else ())}
-        names |= {sort.removeprefix("-")} if sort is not None else set()
+        named = [*(keys or ()), *([] if sort is None else [sort.removeprefix("-")])]
         # The fields of thousands of runs are made only where they are needed.
-        fields = {run: run_fields(run) for run in loaded} if names or only else {}
-        check_fields(names, fields.values())
+        fields = {run: run_fields(run) for run in loaded} if named or only else {}
+        check_fields(named, fields.values(), in_expression=False)
         if only is not None:
+            check_fields(only.names, fields.values())
             loaded = [run for run in loaded if only.matches(fields[run])]
         if keys is None:
             groups = replicates(loaded)
@@ -72,50 +112,34 @@ class RunsTable:
         if sort is not None:
             groups = _sorted(groups, sort, fields)
         self.groups = groups[:top]
-        self.columns = self._columns(keys, fields)
+        self.varying = self._varying(keys, fields)
 
-    def _columns(
+    def _varying(
         self, keys: Sequence[str] | None, fields: Mapping[LoadedRun, RunFields]
     ) -> dict[str, list[Any]]:
         newest = [group.runs[0] for group in self.groups]
         if keys:
             return {key: [fields[run].get(key, MISSING) for run in newest] for key in keys}
-        columns = diff_columns(newest)
+        varying = diff_columns(newest)
         if keys is None:
-            columns.pop("seed", None)
+            varying.pop("seed", None)
             seeds = [
                 sorted((run.seed for run in group.counted), key=_rank) for group in self.groups
             ]
             if len({repr(seed) for group_seeds in seeds for seed in group_seeds}) > 1:
-                columns["seed"] = [found[0] if len(found) == 1 else found for found in seeds]
-        return columns
+                varying["seed"] = [found[0] if len(found) == 1 else found for found in seeds]
+        return varying
 
     def lines(self, width: int | None) -> list[str]:
-        """Return the table for people, the header first.
-
-        Args:
-            width: of the terminal; None if there is none.
-        """
-        several = any(len(group.runs) > 1 for group in self.groups)
-        # The name of a run comes last because it is the longest.
-        header = ["state", "started", *["n"] * several, "best", "final", "time"]
-        rows = [[*header, *map(shown, self.columns), "run"]]
-        for number, group in enumerate(self.groups):
-            values = _statistics(group)
-            seconds = values["seconds"]
-            rows.append(
-                [
-                    shown(group.state),
-                    _minute(group),
-                    *[str(len(group.counted))] * several,
-                    spread(values["best"], 2, "%"),
-                    spread(values["final"], 2, "%"),
-                    span(seconds and seconds.mean),
-                    *(_cell(column[number]) for column in self.columns.values()),
-                    _name(group),
-                ]
-            )
-        return format_table(rows, range(2, 5 + several), width)
+        """Return the table for people, the header first, for a terminal of a width, if any."""
+        shown_columns = dict(COLUMNS)
+        if all(len(group.runs) == 1 for group in self.groups):
+            del shown_columns["n"]
+        outcomes = [column.cells(self.groups) for column in shown_columns.values()]
+        # The names of runs come last because they are the longest.
+        names = ["run", *map(_name, self.groups)]
+        columns = [*outcomes, *cells(self.varying), names]
+        return format_table([*zip(*columns, strict=True)], range(2, len(outcomes)), width)
 
     def errors(self) -> list[str]:
         """Return a line for each run that can't be read."""
@@ -127,16 +151,10 @@ class RunsTable:
             "runs": [
                 {
                     "names": [run.name for run in group.runs],
-                    "n": len(group.counted),
-                    "state": group.state,
-                    "started": group.runs[0].record.started,
-                    **{
-                        name: statistic and statistic._asdict()
-                        for name, statistic in _statistics(group).items()
-                    },
+                    **{name: _json_value(column, group) for name, column in COLUMNS.items()},
                     "varies": {
                         name: values[number]
-                        for name, values in self.columns.items()
+                        for name, values in self.varying.items()
                         if values[number] is not MISSING
                     },
                 }
@@ -148,36 +166,33 @@ class RunsTable:
 
     def csv(self) -> str:
         """Return the rows for spreadsheets, with all digits; broken runs are left out."""
+        columns: list[list[Any]] = [["run", *(group.runs[0].name for group in self.groups)]]
+        for name, column in COLUMNS.items():
+            values = [column.value(group) for group in self.groups]
+            if column.has_spread:
+                columns.append([name, *(value and value.mean for value in values)])
+                columns.append([f"{name}_sd", *(value and value.sd for value in values)])
+            else:
+                columns.append([name, *values])
+        columns = [[MISSING if value is None else value for value in column] for column in columns]
+        columns += [[name, *values] for name, values in self.varying.items()]
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        values = [name + end for name in _VALUES for end in ("", "_sd")]
-        header = ["run", "n", "state", "started", *values, *map(shown, self.columns)]
-        writer.writerow(map(_inert, header))
-        for number, group in enumerate(self.groups):
-            writer.writerow(
-                [
-                    _inert(shown(group.runs[0].name)),
-                    len(group.counted),
-                    _inert(shown(group.state)),
-                    _inert(shown(group.runs[0].record.started or "")),
-                    *(
-                        value
-                        for statistic in _statistics(group).values()
-                        for value in (statistic[:2] if statistic else (None, None))
-                    ),
-                    *(
-                        values[number]
-                        if _is_number(values[number])
-                        else _inert(_cell(values[number]))
-                        for values in self.columns.values()
-                    ),
-                ]
-            )
+        rows = zip(*columns, strict=True)
+        csv.writer(text, lineterminator="\n").writerows(map(_csv_cell, row) for row in rows)
         return text.getvalue().removesuffix("\n")
 
 
-def _statistics(group: Group) -> dict[str, Statistic | None]:
-    return {name: group.statistic(value_of) for name, value_of in _VALUES.items()}
+def _json_value(column: Column, group: Group) -> Any:
+    value = column.value(group)
+    return value._asdict() if isinstance(value, Statistic) else value
+
+
+def _csv_cell(value: Any) -> Any:
+    if _is_number(value):
+        return value
+    text = "" if value is MISSING else shown(value)
+    # A spreadsheet would take it for a formula.
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _sorted(
@@ -192,7 +207,7 @@ def _sorted(
         values = [fields[run].get(name) for run in group.counted]
         numbers = [value for value in values if value is not None]
         if numbers and all(map(_is_number, numbers)):
-            return sum(numbers) / len(numbers)
+            return fmean(numbers)
         return values[0]
 
     ranked = [(value_of(group), group) for group in groups]
@@ -210,24 +225,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _minute(group: Group) -> str:
-    started = group.runs[0].record.started
-    return shown(started[:16].replace("T", " ")) if started else "unknown"
-
-
 def _name(group: Group) -> str:
     others = len(group.runs) - 1
     return shown(group.runs[0].name) + (f" and {others} more" if others else "")
-
-
-def _inert(text: str) -> str:
-    """Return text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
-
-
-def _csv_cell(value: Any) -> Any:
-    return value if _is_number(value) else _inert(_cell(value))
-
-
-def _cell(value: Any) -> str:
-    return "" if value is MISSING else shown(value)
