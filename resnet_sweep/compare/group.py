@@ -182,9 +182,7 @@ def _interval(mean: float, samples: Sequence[Sequence[float]]) -> tuple[float, f
     # Importing scipy takes a second, which commands that compare nothing don't have to wait.
     from scipy.stats import ttest_1samp, ttest_ind
 
-    if len(samples) == 1:
-        test = ttest_1samp(samples[0], 0)
-    else:
-        test = ttest_ind(*samples, equal_var=False)
+    paired = len(samples) == 1
+    test = ttest_1samp(*samples, 0) if paired else ttest_ind(*samples, equal_var=False)
     interval = test.confidence_interval(CONFIDENCE)
     return float(interval.low), float(interval.high)

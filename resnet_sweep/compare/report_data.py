@@ -1,15 +1,22 @@
 """The content of the HTML report, as data that its page shows."""
 
+import base64
+import io
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from resnet_sweep.compare.comparison import environment_of
 from resnet_sweep.compare.diff_columns import MISSING, diff_columns
 from resnet_sweep.compare.format import reproduce_command, shown
 from resnet_sweep.compare.group import replicates
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
-from resnet_sweep.compare.pictures import find_pictures
+from resnet_sweep.compare.safe_read import read_limited
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.signature import INCIDENTAL
 
@@ -21,6 +28,11 @@ POINTS, MOST_POINTS_OF_RUN, FEWEST_POINTS_OF_RUN = 60_000, 400, 20
 CURVE_DIGITS, OUTCOME_DIGITS = 4, 7
 # Parts of a run of which the page has what all runs have in common only once.
 SHARED = ("settings", "choices", "environment")
+# Folders of a run directory that have figures.
+FIGURE_FOLDERS = ("evaluation", "features")
+LARGEST_FILE = 16 * 2**20
+# Pixels of the longer side, colors, and bytes of an embedded figure.
+LONGEST_SIDE, COLORS, LARGEST_EMBEDDED = 1800, 256, 150_000
 
 
 def report_data(
@@ -32,8 +44,8 @@ def report_data(
     """Return the data of a page.
 
     Args:
-        title: of the page.
-        runs: of the report, broken ones among them.
+        title: the title of the page.
+        runs: the runs of the report, broken ones among them.
         references: runs to compare them with, which aren't in the table.
         studies: the studies of which runs are trials, each with its `name`, `summary` and
             `figures`, safe to show.
@@ -60,8 +72,11 @@ def report_data(
         for run_data, value in zip(described, values, strict=True):
             if value is not MISSING:
                 run_data[parts[name]] |= _safe({name: value})
-    common = _take_common(described)
-    pictured, pictures = find_pictures(sorted(loaded, key=_best, reverse=True))
+    common = {part: _take_common([run_data[part] for run_data in described]) for part in SHARED}
+    best_first = sorted(loaded, key=lambda run: run.best_accuracy or -1.0, reverse=True)
+    # The figures are those of the best run that has any.
+    pictured = ((run, found) for run in best_first if (found := _pictures(run)))
+    best, pictures = next(pictured, (None, []))
     return {
         "title": shown(title),
         "written": datetime.now(UTC).astimezone().isoformat(timespec="seconds"),
@@ -82,7 +97,7 @@ def report_data(
         ],
         "studies": list(studies),
         "pictures": pictures,
-        "pictures_of": loaded.index(pictured) if pictured else None,
+        "pictures_of": loaded.index(best) if best else None,
     }
 
 
@@ -90,14 +105,6 @@ def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
     record, metrics = run.record, run.metrics
     notes = [*record.notes, *([f"Curves: {metrics.error}"] if metrics.error else [])]
     settings = run.config | {"precision": record.precision, "fingerprint": record.fingerprint}
-    environment = {
-        "host": record.host,
-        "device": record.device,
-        "threads": record.threads,
-        "git_commit": record.git_commit,
-        **{f"versions.{name}": version for name, version in record.versions.items()},
-    }
-    environment = {name: value for name, value in environment.items() if value is not None}
     return {
         "state": shown(run.state),
         "reason": shown(record.reason),
@@ -111,16 +118,15 @@ def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
         "command": reproduce_command(record),
         "settings": _safe(settings),
         "choices": _safe(record.choices),
-        "environment": _safe(environment),
+        "environment": _safe(environment_of(record)),
         "curves": _curves(metrics.rows, step),
     }
 
 
 def _part(name: str, values: Sequence[Any], runs: Sequence[LoadedRun]) -> str:
     """Return whether a column has choices or settings, which may have the same names."""
-    chosen = any(name in run.choices for run in runs)
-    same = values == [run.choices.get(name, MISSING) for run in runs]
-    return "choices" if chosen and same else "settings"
+    chosen = [run.choices.get(name, MISSING) for run in runs]
+    return "choices" if values == chosen else "settings"
 
 
 def _curves(rows: Sequence[Row], step: int) -> dict[str, list[float | None]]:
@@ -135,18 +141,17 @@ def _curves(rows: Sequence[Row], step: int) -> dict[str, list[float | None]]:
     }
 
 
-def _take_common(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Remove from the parts of runs, and return, what all runs have in common."""
-    common = {}
-    for part in SHARED:
-        first, *others = [run[part] for run in runs] or [{}]
-        common[part] = {
-            name: value
-            for name, value in first.items()
-            if all(name in other and other[name] == value for other in others)
-        }
-        for run in runs:
-            run[part] = {n: value for n, value in run[part].items() if n not in common[part]}
+def _take_common(mappings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Remove from mappings, and return, what all of them have in common."""
+    first, *others = mappings or [{}]
+    common = {
+        name: value
+        for name, value in first.items()
+        if all(name in other and other[name] == value for other in others)
+    }
+    for mapping in mappings:
+        for name in common:
+            del mapping[name]
     return common
 
 
@@ -162,18 +167,14 @@ def _outcome(values: Mapping[str, Any] | None) -> dict[str, float | None] | None
     if values is None:
         return None
     return {
-        name: _rounded(value, OUTCOME_DIGITS)
-        for name, value in values.items()
-        if name in ("epoch", *CURVES)
+        name: _rounded(values[name], OUTCOME_DIGITS)
+        for name in ("epoch", *CURVES)
+        if name in values
     }
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return value if value is None or isinstance(value, int) else float(f"{value:.{digits}g}")
-
-
-def _best(run: LoadedRun) -> float:
-    return -1.0 if run.best_accuracy is None else run.best_accuracy
 
 
 def _names(runs: Sequence[LoadedRun]) -> list[str]:
@@ -183,3 +184,45 @@ def _names(runs: Sequence[LoadedRun]) -> list[str]:
         top = os.path.commonpath(names) if len(names) > 1 else os.path.dirname(names[0])
         names = [os.path.relpath(name, top) if top else name for name in names]
     return list(map(shown, names))
+
+
+def _pictures(run: LoadedRun) -> list[dict[str, str]]:
+    """Return the `title` and `data`, a URI, of the figures in a run directory."""
+    folders = [run.directory / name for name in FIGURE_FOLDERS]
+    paths = [
+        path
+        for folder in folders
+        if not folder.is_symlink()
+        for path in sorted(folder.glob("*.png"))
+    ]
+    return [
+        {"title": shown(path.stem.replace("_", " ")), "data": uri}
+        for path in paths
+        if (uri := _embed(path)) is not None
+    ]
+
+
+def _embed(path: Path) -> str | None:
+    """Return a figure as a data URI, encoded anew from its pixels; None if it can't be read."""
+    try:
+        # Pillow warns of a file that decompresses to too many pixels, which is left out.
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            picture: Image.Image = Image.open(
+                io.BytesIO(read_limited(path, LARGEST_FILE)), formats=("PNG",)
+            )
+            # It is made small before it gets four channels.
+            picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+            picture = picture.convert("RGBA")
+    # Pillow raises errors of many types for a damaged file.
+    except Exception:
+        return None
+    white = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(white, picture).convert("RGB")
+    while True:
+        small = io.BytesIO()
+        picture.quantize(COLORS).save(small, format="PNG", optimize=True)
+        if small.tell() <= LARGEST_EMBEDDED:
+            break
+        side = max(picture.size) * 3 // 4
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return "data:image/png;base64," + base64.b64encode(small.getvalue()).decode()

@@ -1,15 +1,15 @@
 """The training log of one or two runs, in Markdown; its layout is in training_log.md.jinja."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from resnet_sweep.compare.format import number, percent, shown, span
+from resnet_sweep.compare.format import number, percent, shown, shown_briefly, span
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.metrics import Row, best_row
-from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.metrics import COLUMNS, best_row
 
 MOST_RUNS = 2
 # The sections of the model configuration, with the config groups that they state.
@@ -41,6 +41,11 @@ KEY_EPOCHS = (
 )
 
 
+# The values of an epoch by the columns of metrics.csv, None where they aren't known.
+Epoch = Mapping[str, Any]
+UNKNOWN: Epoch = dict.fromkeys(COLUMNS)
+
+
 @dataclass(frozen=True)
 class RunLog:
     """A run with the values that the tables of the log have.
@@ -48,15 +53,17 @@ class RunLog:
     Attributes:
         number: the number of the run in the log, from 1.
         run: the run.
-        rows: its metrics, a row for each epoch.
-        best, final: the values of the best epoch and of the last, as the record has them.
+        epochs: all epochs in `metrics.csv`.
+        calculated: the best of them.
+        best, final: the best epoch and the last, as the record has them.
     """
 
     number: int
     run: LoadedRun
-    rows: Sequence[Row]
-    best: Mapping[str, Any]
-    final: Mapping[str, Any]
+    epochs: Sequence[Epoch]
+    calculated: Epoch
+    best: Epoch
+    final: Epoch
 
     @classmethod
     def of(cls, number: int, run: LoadedRun | BrokenRun) -> "RunLog":
@@ -68,12 +75,13 @@ class RunLog:
         if isinstance(run, BrokenRun):
             problem: str | None = run.error
         else:
-            rows = run.metrics.rows
-            best: Mapping[str, Any] | None = run.record.best
-            if best is None or best["val_acc"] is None:
-                best = best_row(row for row in rows if "val_acc" in row)
-            if best is not None and any("val_acc" in row for row in rows):
-                return cls(number, run, rows, best, run.record.final or rows[-1])
+            calculated = best_row(row for row in run.metrics.rows if "val_acc" in row)
+            if calculated:
+                epochs = [{**UNKNOWN, **row} for row in run.metrics.rows]
+                best: Epoch | None = run.record.best
+                if best is None or best["val_acc"] is None:
+                    best = calculated
+                return cls(number, run, epochs, calculated, best, run.record.final or epochs[-1])
             problem = run.metrics.error
         raise ConfigError(
             f"there is no training log of {shown(run.name)}, because "
@@ -81,68 +89,44 @@ class RunLog:
         )
 
     @property
-    def record(self) -> Record:
-        """The record of the run."""
-        return self.run.record
-
-    @property
     def gap(self) -> float | None:
         """Final training accuracy minus final validation accuracy, in points."""
-        return _difference(self.final.get("val_acc"), self.final.get("train_acc"))
-
-    @property
-    def has_checkpoint(self) -> bool:
-        """Whether the run has the weights of its best epoch."""
-        return (self.run.directory / "checkpoints" / "best_model.pth").is_file()
+        return _gain(self.final["val_acc"], self.final["train_acc"])
 
     @property
     def disagreement(self) -> str | None:
         """Where the record and the metrics contradict each other; None if they don't."""
-        last, final = self.rows[-1]["epoch"], self.final["epoch"]
+        last, final = self.epochs[-1]["epoch"], self.final["epoch"]
         if final is not None and last < final:
             return f"metrics.csv ends at epoch {_whole(last)} of {_whole(final)}"
         if last != final:
             return f"metrics.csv ends at epoch {_whole(last)}, run.json at {_whole(final)}"
-        found = best_row(row for row in self.rows if "val_acc" in row) or {}
         recorded, calculated = (
-            f"{percent(row.get('val_acc'))} in epoch {_whole(row.get('epoch'))}"
-            for row in (self.best, found)
+            f"{percent(epoch['val_acc'])} in epoch {_whole(epoch['epoch'])}"
+            for epoch in (self.best, self.calculated)
         )
         if recorded != calculated:
             return f"the best is {recorded} in run.json, {calculated} in metrics.csv"
         return None
 
-    def key_epochs(self) -> Iterator[tuple[Row, str]]:
+    def key_epochs(self) -> Iterator[tuple[Epoch, str]]:
         """Yield the first, the best and the last epoch and those between, with their names."""
-        last = len(self.rows)
-        epochs = [row["epoch"] for row in self.rows]
+        last = len(self.epochs)
+        numbers = [epoch["epoch"] for epoch in self.epochs]
         names = {1: ["Initial"]}
-        names.setdefault(last, ["Final" if epochs[-1] == self.final["epoch"] else "Last known"])
+        names.setdefault(last, ["Final" if numbers[-1] == self.final["epoch"] else "Last known"])
         for share, name in KEY_EPOCHS:
             # In a short run, several shares are the same epoch.
             names.setdefault(max(1, round(share * last)), [name])
-        if self.best["epoch"] in epochs:
-            best = epochs.index(self.best["epoch"]) + 1
+        if self.best["epoch"] in numbers:
+            best = numbers.index(self.best["epoch"]) + 1
             names.setdefault(best, []).append("**Best validation**")
         for place in sorted(names):
-            yield self.rows[place - 1], ", ".join(names[place])
-
-    def cells(self, row: Row) -> list[str]:
-        """Return the cells of an epoch; the accuracy of the best one is bold."""
-        accuracy = percent(row.get("val_acc"))
-        return [
-            _whole(row["epoch"]),
-            percent(row.get("train_acc")),
-            f"**{accuracy}**" if row["epoch"] == self.best["epoch"] else accuracy,
-            _loss(row.get("train_loss")),
-        ]
+            yield self.epochs[place - 1], ", ".join(names[place])
 
 
 def write_log(runs: Sequence[LoadedRun | BrokenRun]) -> str:
     """Return the training log of one run, or of two with their comparison.
-
-    Args:
-        runs: in the order of the log.
 
     Raises:
         ConfigError: there are more than two, or one of them has no epoch.
@@ -156,6 +140,7 @@ def write_log(runs: Sequence[LoadedRun | BrokenRun]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     logs = [RunLog.of(at, run) for at, run in enumerate(runs, start=1)]
+    best = max(logs, key=lambda log: log.best["val_acc"] or 0.0)
     environment = Environment(
         loader=PackageLoader("resnet_sweep.compare", ""),
         # Markdown is no HTML; `text` escapes what Markdown would take for markup.
@@ -167,81 +152,64 @@ def write_log(runs: Sequence[LoadedRun | BrokenRun]) -> str:
     )
     environment.filters |= {
         "percent": percent,
-        "loss": _loss,
+        "loss": partial(number, digits=4),
         "whole": _whole,
         "span": span,
         "text": _text,
+        "gain": lambda before, after: number(_gain(before, after), 2, "%", sign="+"),
+        "relative_gain": lambda before, after: number(
+            _relative_gain(before, after), 1, "%", sign="+"
+        ),
     }
+    names = [" ".join(log.run.choices.get(part, "") for part in ("model", "data")) for log in logs]
     return environment.get_template("training_log.md.jinja").render(
-        title=_title(logs),
+        title=_text(" and ".join(dict.fromkeys(names)).strip() or "Run"),
         logs=logs,
-        best=max(logs, key=lambda log: log.best["val_acc"] or 0.0),
-        configuration=[(title, lines) for title in SECTIONS if (lines := _section(logs, title))],
-        comparison=list(_comparison(*logs)) if len(logs) == MOST_RUNS else [],
-        environment=[
-            *_stated("Device", [_text(log.record.device) for log in logs]),
-            *_stated("Precision", [_text(log.record.precision) for log in logs]),
-            *_stated("Framework", [_framework(log.record) for log in logs]),
-            *_stated(
-                "Training Time",
-                [span(log.record.seconds) if log.record.seconds else "Not logged" for log in logs],
-            ),
-        ],
+        best=best,
+        has_checkpoint=(best.run.directory / "checkpoints" / "best_model.pth").is_file(),
+        configuration=[(title, lines) for title in SECTIONS if (lines := [*_section(logs, title)])],
+        environment=list(_environment(logs)),
     )
 
 
-def _title(logs: Sequence[RunLog]) -> str:
-    names = dict.fromkeys(
-        " ".join(log.run.choices.get(group, "") for group in ("model", "data")) for log in logs
-    )
-    return _text(" and ".join(names).strip() or "Run")
-
-
-def _section(logs: Sequence[RunLog], title: str) -> list[str]:
-    """Return the lines of a section of the configuration; where runs differ, with all values."""
-    lines = [line for group in SECTIONS[title] for line in _group(logs, group)]
+def _section(logs: Sequence[RunLog], title: str) -> Iterator[str]:
+    """Yield the lines of a section of the configuration; where runs differ, with all values."""
+    for group in SECTIONS[title]:
+        if group != "trainer":
+            yield from _stated(TITLES[group], [_choice(log, group) for log in logs])
+        prefix = f"{group}."
+        for name in dict.fromkeys(name for log in logs for name in log.run.settings):
+            if name.startswith(prefix) and name != f"{prefix}_target_":
+                heading = name.removeprefix(prefix).removesuffix("._target_")
+                yield from _stated(_heading(heading), _values(logs, name))
+    records = [log.run.record for log in logs]
     if title == "Architecture Details":
-        lines += _stages(logs)
-        counts = [log.record.parameters for log in logs]
-        texts = ["" if count is None else _whole(count) for count in counts]
-        lines += _stated("Total Parameters", texts)
+        stages, *others = map(_stages, logs)
+        if all(other == stages for other in others):
+            yield from stages
+        counts = [record.parameters for record in records]
+        yield from _stated("Total Parameters", ["" if n is None else _whole(n) for n in counts])
     elif title == "Training Configuration":
-        lines += _stated("Seed", [_value(log.record.seed) for log in logs])
-    return lines
+        yield from _stated("Seed", [_text(record.seed) for record in records])
 
 
-def _group(logs: Sequence[RunLog], group: str) -> Iterator[str]:
-    chosen = [_text(log.run.choices.get(group)) for log in logs]
-    flat = [
-        {
-            name.removeprefix(f"{group}."): value
-            for name, value in log.run.settings.items()
-            if name.startswith(f"{group}.")
-        }
-        for log in logs
-    ]
-    classes = [_class(settings.get("_target_")) for settings in flat]
-    if group != "trainer":
-        names = zip(chosen, classes, strict=True)
-        texts = [
-            f"{choice} ({name})" if choice and name else choice or name for choice, name in names
-        ]
-        yield from _stated(TITLES[group], texts)
-    for name in dict.fromkeys(name for settings in flat for name in settings):
-        values = [settings.get(name) for settings in flat]
-        if name.endswith("._target_"):
-            yield from _stated(_heading(name.removesuffix("._target_")), map(_class, values))
-        elif name != "_target_":
-            yield from _stated(_heading(name), map(_value, values))
+def _choice(log: RunLog, group: str) -> str:
+    """Return the choice made in a config group, with the class that it names."""
+    choice = _text(log.run.choices.get(group))
+    name = _class(log.run.settings.get(f"{group}._target_"))
+    return f"{choice} ({name})" if choice and name else choice or name
 
 
-def _stages(logs: Sequence[RunLog]) -> list[str]:
-    """Return the stages of a ResNet of basic blocks, if all runs have the same."""
-    first, *others = map(_stage_lines, logs)
-    return first if all(other == first for other in others) else []
+def _values(logs: Sequence[RunLog], name: str) -> list[str]:
+    """Return a setting of each run as text, empty where it isn't set."""
+    values = [log.run.settings.get(name) for log in logs]
+    if name.endswith("._target_"):
+        return [_class(value) for value in values]
+    return [_text(text) for text in shown_briefly(["" if v in (None, {}) else v for v in values])]
 
 
-def _stage_lines(log: RunLog) -> list[str]:
+def _stages(log: RunLog) -> list[str]:
+    """Return the lines on the stages of a ResNet of basic blocks, none for other networks."""
     settings = log.run.settings
     columns = [settings.get(f"model.{name}") for name in ("widths", "blocks", "strides")]
     block = settings.get("model.block")
@@ -261,49 +229,36 @@ def _stage_lines(log: RunLog) -> list[str]:
     return lines
 
 
-def _stated(title: str, values: Iterable[str]) -> Iterator[str]:
+def _stated(title: str, values: Sequence[str]) -> Iterator[str]:
     """Yield a line of the configuration, none where no run states anything."""
-    values = list(values)
-    if len(set(values)) == 1:
-        text = values[0]
-    else:
+    text = values[0]
+    if len({*values}) > 1:
         text = ", ".join(f"{value or 'none'} (Run {n})" for n, value in enumerate(values, start=1))
     if text:
         yield f"- **{title}**: {text}"
 
 
-def _comparison(one: RunLog, other: RunLog) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of what the second run gained; the loss in percent, the rest in points."""
-
-    def accuracy(title: str, of: Callable[[RunLog], float | None], bold: bool) -> tuple[str, ...]:
-        change = number(_difference(of(one), of(other)), 2, "%", sign="+")
-        values = percent(of(one)), percent(of(other))
-        return f"**{title}**", *values, f"**{change}**" if bold else change
-
-    yield accuracy("Best Validation Accuracy", lambda log: log.best["val_acc"], True)
-    yield accuracy("Final Validation Accuracy", lambda log: log.final.get("val_acc"), True)
-    yield accuracy("Final Training Accuracy", lambda log: log.final.get("train_acc"), False)
-    before, after = one.final.get("train_loss"), other.final.get("train_loss")
-    share = 100 * (after - before) / before if before and after is not None else None
-    yield "**Final Loss**", _loss(before), _loss(after), f"**{number(share, 1, '%', sign='+')}**"
-    yield accuracy("Overfitting Gap", lambda log: log.gap, False)
-
-
-def _loss(loss: float | None) -> str:
-    return number(loss, 4)
+def _environment(logs: Sequence[RunLog]) -> Iterator[str]:
+    records = [log.run.record for log in logs]
+    torch = [record.versions.get("torch") for record in records]
+    times = [span(record.seconds) if record.seconds else "Not logged" for record in records]
+    yield from _stated("Device", [_text(record.device) for record in records])
+    yield from _stated("Precision", [_text(record.precision) for record in records])
+    yield from _stated("Framework", [f"PyTorch {_text(v)}" if v else "" for v in torch])
+    yield from _stated("Training Time", times)
 
 
 def _whole(count: float | None) -> str:
     return number(count, 0)
 
 
-def _difference(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else other - one
+def _gain(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
 
 
-def _framework(record: Record) -> str:
-    version = record.versions.get("torch")
-    return f"PyTorch {_text(version)}" if version else ""
+def _relative_gain(before: float | None, after: float | None) -> float | None:
+    """Return by how many percent a value is larger than before."""
+    return 100 * (after - before) / before if before and after is not None else None
 
 
 def _heading(name: str) -> str:
@@ -313,10 +268,6 @@ def _heading(name: str) -> str:
 
 def _class(target: Any) -> str:
     return _text(target.rpartition(".")[2]) if isinstance(target, str) else ""
-
-
-def _value(value: Any) -> str:
-    return "" if value is None or value == {} else _text(value)
 
 
 def _text(value: Any) -> str:
