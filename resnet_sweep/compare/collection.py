@@ -1,11 +1,11 @@
 """Finding the runs below some directories, or those that a command line names."""
 
-import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
@@ -14,6 +14,17 @@ from resnet_sweep.errors import ConfigError
 
 # The runs of the training log, a run directory each.
 LOGGED_RUNS = Path(__file__).parent / "logged_runs"
+
+
+class _Job(BaseModel):
+    """What is read of a job in `sweep.json`: its directory, and its choice in each group."""
+
+    directory: str
+    choices: dict[str, str] = {}
+
+
+class _Sweep(BaseModel):
+    jobs: list[_Job]
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[LoadedRun | BrokenRun]:
@@ -34,10 +45,7 @@ def find_runs(paths: Iterable[str | Path]) -> list[LoadedRun | BrokenRun]:
 
 
 def resolve_run(path: str | Path) -> Path:
-    """Return the directory of a run that a command line names.
-
-    Args:
-        path: a run directory, or the name of a logged run that comes with this package.
+    """Return the directory of a run that a command line names by it, or by a logged run's name.
 
     Raises:
         ConfigError: it is neither.
@@ -98,65 +106,49 @@ def _existing(path: str | Path) -> Path:
 
 def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[LoadedRun | BrokenRun]:
     """Yield the runs in a directory or below, each named by its path from there behind `name`."""
-    queue: list[tuple[str, str, dict[str, str]]] = [(str(top), os.path.normpath(name), {})]
-    while queue:
-        path, name, choices = queue.pop()
-        try:
-            status = os.stat(path)
-            identity = (status.st_dev, status.st_ino)
-            if identity in seen:
-                continue
-            seen.add(identity)
-            with os.scandir(path) as listing:
-                inside = list(listing)
-            folders = [
-                entry.name
-                for entry in inside
-                if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
-            ]
-        except OSError as error:
-            yield BrokenRun(Path(path), name, f"it can't be read ({error.strerror})")
-            continue
-        names = {entry.name for entry in inside}
-        if "run.json" in names:
-            run = load_run(Path(path), name)
-            yield run.with_choices(choices) if isinstance(run, LoadedRun) else run
-            continue
-        if "sweep.json" in names:
-            for place, chosen in _reused(path):
-                there, named = (os.path.normpath(os.path.join(top, place)) for top in (path, name))
-                queue.append((there, named, chosen))
-        for folder in folders:
-            below = folder if name == "." else os.path.join(name, folder)
-            queue.append((os.path.join(path, folder), below, {}))
+    errors: list[OSError] = []
+    for path, folders, files in os.walk(top, onerror=errors.append):
+        named = os.path.normpath(os.path.join(name, os.path.relpath(path, top)))
+        is_run = "run.json" in (*folders, *files)
+        folders[:] = [folder for folder in folders if not (is_run or folder.startswith("."))]
+        if not _is_new(path, seen):
+            folders.clear()
+        elif is_run:
+            yield load_run(Path(path), named)
+        elif "sweep.json" in files:
+            for place, choices in _reused(path):
+                there, known = (os.path.normpath(os.path.join(at, place)) for at in (path, named))
+                if _is_new(there, seen):
+                    run = load_run(Path(there), known)
+                    yield run.with_choices(choices) if isinstance(run, LoadedRun) else run
+    for error in errors:
+        named = os.path.join(name, os.path.relpath(error.filename, top))
+        reason = f"it can't be read ({error.strerror})"
+        yield BrokenRun(Path(error.filename), os.path.normpath(named), reason)
 
 
-def read_choices(job: Mapping[str, Any]) -> dict[str, str]:
-    """Return the choices that a sweep made for a job of its `sweep.json`; empty if it has none.
-
-    Raises:
-        TypeError: they aren't a mapping to text.
-    """
-    choices = job.get("choices", {})
-    if not isinstance(choices, dict) or not all(isinstance(name, str) for name in choices.values()):
-        raise TypeError("choices aren't a mapping to text")
-    return choices
+def _is_new(path: str, seen: set[tuple[int, int]]) -> bool:
+    """Return whether a directory hasn't been seen, under whatever path, and note that it has."""
+    status = os.stat(path)
+    identity = (status.st_dev, status.st_ino)
+    is_new = identity not in seen
+    seen.add(identity)
+    return is_new
 
 
-def _reused(sweep: str) -> list[tuple[str, dict[str, str]]]:
-    """Return the directories, from there, and choices of the runs that a sweep reuses."""
+def _reused(sweep: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the directories, from there, and choices of the runs that a sweep reuses."""
     try:
-        jobs = json.loads(read_limited(Path(sweep, "sweep.json"), LARGEST_SWEEP))["jobs"]
-        found = [(os.path.normpath(job["directory"]), read_choices(job)) for job in jobs]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        content = read_limited(Path(sweep, "sweep.json"), LARGEST_SWEEP)
+        jobs = _Sweep.model_validate_json(content).jobs
+    except (OSError, ValueError):
         # The runs in its own directory are found without sweep.json.
-        return []
-    return [
-        (place, choices)
-        for place, choices in found
-        if (place.startswith(os.pardir) or os.path.isabs(place))
-        and os.path.isfile(os.path.normpath(os.path.join(sweep, place, "run.json")))
-    ]
+        return
+    for job in jobs:
+        place = os.path.normpath(job.directory)
+        outside = place.startswith(os.pardir) or os.path.isabs(place)
+        if outside and os.path.isfile(os.path.join(sweep, place, "run.json")):
+            yield place, job.choices
 
 
 def _order(run: LoadedRun | BrokenRun) -> tuple[bool, float, list[str | int]]:

@@ -43,12 +43,9 @@ class LoadedRun:
     record: Record
 
     def with_choices(self, choices: Mapping[str, str]) -> "LoadedRun":
-        """Return this run with the choices of a sweep that reuses it.
+        """Return this run with the choices of a sweep that reuses it, if it made any.
 
         Other choices may have composed the same config, and a sweep names its jobs by its own.
-
-        Args:
-            choices: the sweep's choice in each config group; if empty, those of the run are kept.
         """
         if not choices:
             return self

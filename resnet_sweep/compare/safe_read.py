@@ -6,7 +6,6 @@ import io
 import math
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from resnet_sweep.errors import InvalidFileError
@@ -25,7 +24,10 @@ def read_record(directory: Path) -> Record:
     Raises:
         InvalidFileError: there is none, or it isn't valid.
     """
-    return Record.parse(read_limited(directory / "run.json", LARGEST_RECORD))
+    try:
+        return Record.parse(read_limited(directory / "run.json", LARGEST_RECORD))
+    except FileNotFoundError as error:
+        raise InvalidFileError("there is no run.json") from error
 
 
 def read_rows(directory: Path) -> tuple[list[Row], str | None]:
@@ -42,67 +44,49 @@ def read_rows(directory: Path) -> tuple[list[Row], str | None]:
     """
     rows: list[Row] = []
     try:
-        rows.extend(_rows(directory / "metrics.csv"))
-    except InvalidFileError as error:
-        return rows, str(error)
-    return rows, None
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    try:
-        text = read_limited(path, LARGEST_METRICS).decode()
+        text = read_limited(directory / "metrics.csv", LARGEST_METRICS).decode()
         whole, _, rest = text.rpartition("\n")
         lines = csv.reader(io.StringIO(whole, newline=""))
         header = next(lines, [])
         if "epoch" not in header:
-            raise InvalidFileError("metrics.csv has no column epoch")
+            return rows, "metrics.csv has no column epoch"
         for number, line in enumerate(lines, start=1):
+            which = f"row {number} of metrics.csv has"
             if len(line) != len(header):
-                raise InvalidFileError(
-                    f"row {number} of metrics.csv has {len(line)} values for {len(header)} columns"
-                )
+                return rows, f"{which} {len(line)} values for {len(header)} columns"
             row = {
                 name: int(value) if name == "epoch" else float(value)
                 for name, value in zip(header, line, strict=True)
                 if name in COLUMNS and value
             }
             if "epoch" not in row:
-                raise InvalidFileError(f"row {number} of metrics.csv has no epoch")
-            yield {name: value for name, value in row.items() if math.isfinite(value)}
-        if rest:
-            raise InvalidFileError("the last row of metrics.csv is cut off")
+                return rows, f"{which} no epoch"
+            rows.append({name: value for name, value in row.items() if math.isfinite(value)})
+    except InvalidFileError as error:
+        return rows, str(error)
     except (ValueError, OverflowError, csv.Error) as error:
-        if isinstance(error, InvalidFileError):
-            raise
-        raise InvalidFileError(f"metrics.csv isn't a table of numbers ({error})") from error
+        return rows, f"metrics.csv isn't a table of numbers ({error})"
+    return rows, "the last row of metrics.csv is cut off" if rest else None
 
 
 def read_limited(path: Path, limit: int) -> bytes:
     """Return the content of a file, which must not be a link, a pipe or a device.
 
     Args:
-        path: of the file.
+        path: the file.
         limit: the number of bytes that it may have.
 
     Raises:
-        FileNotFoundError: there is none, and it isn't `run.json`.
+        FileNotFoundError: there is none.
         InvalidFileError: it can't be read, or isn't such a file.
     """
     try:
-        # Opening a pipe without O_NONBLOCK would wait for its other end. Windows lacks both.
-        flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        descriptor = os.open(path, os.O_RDONLY | flags)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with open(path, "rb", opener=_open) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InvalidFileError(f"{path.name} isn't a file")
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                content = file.read(limit + 1)
-        finally:
-            os.close(descriptor)
-    except FileNotFoundError as error:
-        if path.name == "metrics.csv":
-            raise
-        raise InvalidFileError(f"there is no {path.name}") from error
+            content = file.read(limit + 1)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise InvalidFileError(
@@ -112,3 +96,9 @@ def read_limited(path: Path, limit: int) -> bytes:
     if len(content) > limit:
         raise InvalidFileError(f"{path.name} is larger than {limit // 2**20} MB")
     return content
+
+
+def _open(path: str, flags: int) -> int:
+    # Opening a pipe without O_NONBLOCK would wait for its other end. Windows lacks both.
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags)
