@@ -1,9 +1,11 @@
 """The console that this program prints to, and how its commands end."""
 
+import codecs
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import NoReturn
 
@@ -11,6 +13,9 @@ from rich.console import Console
 
 from resnet_sweep.compare.format import escaped
 from resnet_sweep.errors import ConfigError
+
+# What is printed for characters that the encoding of the output lacks; others are escaped.
+STAND_INS = {"±": "+-", "…": "...", "→": "->", "×": "x", "−": "-", "–": "-"}
 
 
 class PersistentConsole(Console):
@@ -35,6 +40,33 @@ class PersistentConsole(Console):
 console = PersistentConsole(highlight=False, soft_wrap=True)
 
 
+def _stand_ins(error: UnicodeError) -> tuple[str, int]:
+    """Encode characters that an encoding lacks, as an error handler of `codecs`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    escapes = (char.encode("ascii", "backslashreplace").decode() for char in missing)
+    texts = (STAND_INS.get(char, text) for char, text in zip(missing, escapes, strict=True))
+    return "".join(texts), error.end
+
+
+@contextmanager
+def forgiving_output() -> Iterator[None]:
+    """Print in whatever encoding the output has, and ignore that its reader leaves."""
+    codecs.register_error("stand_ins", _stand_ins)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="stand_ins")
+    try:
+        yield
+    finally:
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            console.on_broken_pipe()
+
+
 def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
     """Run a command, and exit with its status, or with 2 if the request was wrong.
 
@@ -42,13 +74,9 @@ def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
         action: returns the status; None is 0.
         crashed: the status after an unexpected exception.
     """
-    if isinstance(sys.stdout, TextIOWrapper):
-        # The name of a run may have characters that the terminal's encoding doesn't have.
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = action()
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        with forgiving_output():
+            status = action()
     except ConfigError as error:
         # The message may quote text from a run directory.
         message = "\n".join(map(escaped, str(error).split("\n")))

@@ -190,6 +190,15 @@ def test_three_runs_have_a_column_each_and_rows_of_what_varies(tmp_path: Path, d
     assert done.stdout.endswith("Notes\n  C: all well\n")
 
 
+def test_values_have_as_many_digits_as_tell_them_apart(tmp_path: Path, diff: Diff) -> None:
+    write_run(tmp_path / "a", {"optim.lr": 0.10815682765921358, "optim.momentum": 0.9})
+    write_run(tmp_path / "b", {"optim.lr": 0.2, "optim.momentum": 0.90000001})
+    settings = rows(diff("a", "b"))["Settings"]
+    assert settings["optim.lr"] == ["0.1082", "0.2"]
+    assert settings["optim.momentum"] == ["0.9", "0.90000001"]
+    assert "0.10815682765921358" in diff("a", "b", "--json").stdout
+
+
 def test_runs_under_way_and_broken_off_are_compared(tmp_path: Path, diff: Diff) -> None:
     nothing = {"best": None, "final": None, "gap": None}
     write_run(tmp_path / "a", state="running", **nothing)

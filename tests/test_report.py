@@ -309,6 +309,21 @@ class TestComparison:
         assert re.search(r"notes\tresumed once\b.*\bslow", differences)
         page.close()
 
+    def test_numbers_have_four_digits_but_where_they_would_look_the_same(
+        self, browser: Browser, tmp_path: Path
+    ) -> None:
+        for name, lr in {"a": 0.10815682765921358, "b": 0.10815999}.items():
+            write_run(tmp_path / name, [10.0], lr=lr)
+        page = Page(browser, report([str(tmp_path)], None))
+        assert "optim.lr=0.1082" in page.tab.inner_text("#legend")
+        assert "0.10815" not in page.tab.inner_text("#legend")
+        for place, name in (("#one", "a"), ("#other", "b")):
+            value = page.tab.locator(f"{place} option", has_text=re.compile(f"^{name}"))
+            page.tab.select_option(place, value.get_attribute("value"))
+        differences = page.tab.inner_text("#differences")
+        assert "optim.lr\t0.10815682765921358\t0.10815999" in differences
+        page.close()
+
     def test_any_run_is_compared_with_a_logged_one(self, opened: Page) -> None:
         opened.tab.select_option("#one", label="logged_run_2")
         opened.tab.select_option("#other", index=1)
@@ -722,6 +737,21 @@ class TestTrainingLog:
             ["1", "41.50%", "**40.00%**", "4.0000", "Initial, **Best validation**"],
             ["2", "31.50%", "30.00%", "2.0000", "Final"],
         ]
+
+    def test_values_have_four_digits(self, call: Command, tmp_path: Path) -> None:
+        write_run(tmp_path / "a", [50.0], lr=0.10815682765921358)
+        assert call(main, "report", "a", "-o", "log.md").returncode == 0
+        assert "- **Learning Rate**: 0.1082\n" in (tmp_path / "log.md").read_text()
+
+    def test_a_log_of_runs_without_some_columns_is_written(
+        self, call: Command, tmp_path: Path
+    ) -> None:
+        write_run(tmp_path / "a", [50.0], state="running", best=None, final=None, gap=None)
+        (tmp_path / "a" / "metrics.csv").write_text("epoch,val_acc\n1,50\n2,60\n")
+        done = call(main, "report", "a", "-o", "log.md")
+        assert (done.returncode, done.stderr) == (0, "")
+        summary = tables((tmp_path / "log.md").read_text())["Training Runs Summary"][2]
+        assert summary[:5] == ["1", "60.00%", "unknown", "60.00%", "unknown"]
 
     def test_figures_are_the_records_where_the_metrics_are_cut_off(
         self, call: Command, tmp_path: Path

@@ -311,3 +311,99 @@ def test_one_and_one_point_nought_are_one_group(tmp_path: Path, runs: Runs) -> N
 def test_the_headings_of_the_table_are_keys(name: str, tmp_path: Path, runs: Runs) -> None:
     write_run(tmp_path / "outputs" / "a")
     assert runs("--sort", name).returncode == 0
+
+
+LONG = 0.10815682765921358
+
+
+def test_people_get_four_digits_and_programs_all(tmp_path: Path, runs: Runs) -> None:
+    for number, dropout in enumerate((LONG, 0.2, 123456.78901234)):
+        settings = {"model.dropout": dropout, "model.rates": [dropout, 1]}
+        write_run(tmp_path / f"outputs/{number}", settings, overrides=[f"model.dropout={dropout}"])
+    for arguments in ([], ["--no-group"], ["--nearest-to", "logged_run_1"]):
+        text = runs(*arguments).stdout
+        assert "0.1082" in text and "[0.1082, 1]" in text and str(LONG) not in text
+        # No digit before the point is rounded away.
+        assert re.search(r"\b123457\b", text)
+    ranked = runs("--baseline", "model.dropout == 0.2", "--filter", "model.dropout < 0.2").stdout
+    assert f"model.dropout={LONG}" in ranked
+    assert str(LONG) in runs("--csv").stdout
+    assert str(LONG) in runs("--json").stdout
+
+
+def test_values_that_differ_never_look_the_same(tmp_path: Path, runs: Runs) -> None:
+    for number, lr in enumerate((0.1, 0.10000001, 0.3)):
+        write_run(tmp_path / f"outputs/{number}", {"optim.lr": lr})
+    header, *lines = table(runs())
+    assert {line[header.index("optim.lr")] for line in lines} == {"0.1", "0.10000001", "0.3"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("trainer.threads == null", ["a"]),
+        ("not trainer.threads == None", ["b"]),
+        ("optim.nesterov == true", ["b"]),
+        ("optim.nesterov in [false, 3]", ["a"]),
+        ("optim.nesterov == False", ["a"]),
+    ],
+)
+def test_conditions_have_the_literals_of_configs_and_of_python(
+    tmp_path: Path, runs: Runs, condition: str, expected: list[str]
+) -> None:
+    write_run(tmp_path / "outputs/a", {"optim.nesterov": False})
+    write_run(tmp_path / "outputs/b", {"optim.nesterov": True, "trainer.threads": 2})
+    done = runs("--no-group", "--json", "--filter", condition)
+    assert done.returncode == 0, done.stderr
+    assert [run["names"] for run in json.loads(done.stdout)["runs"]] == [
+        [f"outputs/{name}"] for name in expected
+    ]
+
+
+@pytest.mark.parametrize("option", ["--filter", "--baseline"])
+@pytest.mark.parametrize(
+    ("condition", "facts"),
+    [
+        ("state == finished", [r"\bfinished\b", r'"finished"']),
+        ("experimnt == 'x'", [r"\bexperimnt\b", r"\bexperiment\b"]),
+    ],
+)
+def test_a_name_in_a_condition_that_no_run_has_is_refused(
+    tmp_path: Path, runs: Runs, option: str, condition: str, facts: list[str]
+) -> None:
+    write_run(tmp_path / "outputs/a", choices={"optim": "sgd", "experiment": "y"})
+    done = runs(option, condition)
+    assert_refused(done)
+    for fact in facts:
+        assert re.search(fact, done.stderr), done.stderr
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_terminal_without_the_letters_gets_others(sweep: Path, runs: Runs) -> None:
+    write_run(sweep / "outputs/day/naïve", {"optim.lr": 0.3})
+    done = runs(**ASCII)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert " +- 2.08%" in done.stdout
+    # What has no stand-in is escaped.
+    assert "outputs/day/na\\" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["runs --help", "diff logged_run_1 logged_run_2", "report . -o -",
+     pytest.param("--help", marks=pytest.mark.slow),
+     pytest.param("--cfg job", marks=pytest.mark.slow)],
+)  # fmt: skip
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_reader_of_any_command_may_leave(sweep: Path, arguments: str, unbuffered: str) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m resnet_sweep {arguments} | true",
+        shell=True, cwd=sweep, env=clean_environment() | {"PYTHONUNBUFFERED": unbuffered},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    # A report can't be written to the standard output.
+    assert len(done.stderr.splitlines()) == ("report" in arguments)
+    assert "pipe" not in done.stderr.lower()

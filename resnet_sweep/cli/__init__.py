@@ -9,11 +9,18 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
+from resnet_sweep.console import forgiving_output
+
 SUBCOMMANDS = ("runs", "diff", "report", "evaluate", "features", "show")
 
 
 def main() -> None:
     """Run the command line, and exit with its status."""
+    with forgiving_output():
+        _run()
+
+
+def _run() -> None:
     first, *rest = sys.argv[1:] or [""]
     if first in SUBCOMMANDS:
         import_module(f"resnet_sweep.cli.{first}").main(rest)

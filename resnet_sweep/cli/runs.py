@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from resnet_sweep.compare.collection import find_runs
-from resnet_sweep.compare.filter_expression import FilterExpression
+from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
 from resnet_sweep.compare.nearest import NearestRuns, read_reference
 from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.compare.runs_table import RunsTable
@@ -106,7 +106,9 @@ def print_runs(arguments: argparse.Namespace) -> None:
     table: RunsTable | Ranking | NearestRuns = runs_table
     notes = []
     if arguments.baseline is not None:
-        ranking = Ranking(runs, FilterExpression(arguments.baseline))
+        baseline = FilterExpression(arguments.baseline)
+        check_fields(baseline.names, map(run_fields, runs))
+        ranking = Ranking(runs, baseline)
         table, notes = ranking, ranking.notes()
         if ranking.command is not None:
             notes.append(f"Reproduce the best run: {ranking.command}")

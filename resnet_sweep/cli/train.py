@@ -102,7 +102,8 @@ def _exit_status(action: Callable[[], int], words: Sequence[str] = ()) -> int:
         return action()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except RunFailed:
+    except (RunFailed, BrokenPipeError):
+        # The reader of the output may have left, as `| head` does.
         return FAILED
     except InternalError as error:
         _print(traceback.format_exception(error.__cause__), every_rank=True)

@@ -2,22 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
 from typing import Any
 
 from resnet_sweep.compare.format import shown, shown_briefly
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.signature import ORDER
 
-
-class Missing(Enum):
-    """The type of MISSING."""
-
-    MISSING = "missing"
-
-
 # Stands for the value of a setting that a run doesn't have.
-MISSING = Missing.MISSING
+MISSING: Any = object()
 
 
 def differing(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -68,11 +60,7 @@ def diff_columns(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
 def variants(runs: Sequence[LoadedRun], seed: bool = False) -> dict[str, list[Any]]:
     """Return `diff_columns` with the experiments in place of the settings that they set.
 
-    Settings that were typed beside the experiments are kept.
-
-    Args:
-        runs: the runs.
-        seed: whether to keep the seed, if it differs.
+    Settings that were typed beside the experiments are kept, and the seed if `seed` is true.
     """
     columns = diff_columns(runs)
     if not seed:
@@ -91,7 +79,7 @@ def variants(runs: Sequence[LoadedRun], seed: bool = False) -> dict[str, list[An
 
 
 def cells(columns: Mapping[str, Sequence[Any]], missing: str = "") -> list[list[str]]:
-    """Return columns of values as columns of a table for people, each with its name first."""
+    """Return columns of values as text for a table, each with its name first."""
     return [
         [shown(name), *shown_briefly([missing if value is MISSING else value for value in values])]
         for name, values in columns.items()

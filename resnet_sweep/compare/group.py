@@ -21,13 +21,7 @@ ValueOf = Callable[[LoadedRun], float | None]
 
 
 class Statistic(NamedTuple):
-    """Mean and spread of a value over several runs.
-
-    Attributes:
-        mean: the arithmetic mean.
-        sd: the standard deviation of the sample (over n - 1); None for a single run.
-        n: the number of runs.
-    """
+    """Mean of a value over n runs, and its standard deviation (over n - 1), None if n is 1."""
 
     mean: float
     sd: float | None
@@ -44,11 +38,7 @@ class Statistic(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that are shown as one row of a table.
-
-    Attributes:
-        runs: newest first; at least one.
-    """
+    """Runs that are shown as one row of a table: newest first, at least one."""
 
     runs: Sequence[LoadedRun]
 
@@ -82,10 +72,8 @@ class Group:
     @property
     def state(self) -> str:
         """The state of all runs, or the number of runs in each state."""
-        states = Counter(run.state for run in self.runs)
-        if len(states) == 1:
-            return self.runs[0].state
-        return ", ".join(f"{count} {state}" for state, count in states.most_common())
+        first, *others = Counter(run.state for run in self.runs).most_common()
+        return ", ".join(f"{n} {state}" for state, n in (first, *others)) if others else first[0]
 
 
 def spread(statistic: Statistic | None, digits: int, unit: str = "") -> str:
@@ -135,10 +123,7 @@ class MeanDifference:
         pairs, over the seeds that both groups have, so that what is common to a seed cancels out.
         Groups that share no seed, or only one of several, are compared as independent samples of
         unequal variances (Welch, "The generalization of Student's problem when several different
-        population variances are involved", 1947).
-
-        Returns:
-            The difference between the counted runs; None if one of the groups has no value.
+        population variances are involved", 1947). None if one of the groups has no value.
         """
         ours, theirs = (
             {repr(run.seed): value for run in of.counted if (value := value_of(run)) is not None}
@@ -155,10 +140,7 @@ class MeanDifference:
         return cls(mean, _interval(mean, samples), min(map(len, samples)), paired)
 
     def verdict(self, gain: Callable[[float], float]) -> str:
-        """Return whether the difference is an improvement.
-
-        Args:
-            gain: maps a difference to a positive number if it is an improvement.
+        """Return whether the difference is an improvement, for which `gain` returns a number > 0.
 
         Returns:
             "better" or "worse" if the interval leaves no other sign, "within noise" if it does,

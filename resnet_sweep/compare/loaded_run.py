@@ -16,11 +16,9 @@ from resnet_sweep.runs.signature import ORDER, augmentation_order, flatten, is_i
 
 
 class Metrics(NamedTuple):
-    """The metrics of a run.
+    """The metrics of the epochs that can be read, and why there are no more, a clause or None.
 
-    Attributes:
-        rows: a row for each epoch that can be read; an unknown value is missing from its row.
-        error: why there are no more rows, a clause; None if these are all.
+    An unknown value is missing from its row.
     """
 
     rows: list[Row]

@@ -13,7 +13,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from resnet_sweep.compare.format import format_table, reproduce_command, shown
+from resnet_sweep.compare.format import FEW_DIGITS, format_table, reproduce_command, shown
 from resnet_sweep.compare.group import Statistic
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
@@ -298,7 +298,7 @@ def _ranking(ranked: Sequence[TrialResult], planner: TrialPlanner, width: int | 
                 result.state,
                 *(objective.format(value) for objective, value in values),
                 duration(result.seconds or 0),
-                *(shown(result.parameters.get(key, "")) for key in keys),
+                *(shown(result.parameters.get(key, ""), FEW_DIGITS) for key in keys),
                 relative(result.directory),
             ]
         )

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from resnet_sweep.compare.diff_columns import MISSING, variants
+from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
 from resnet_sweep.compare.format import format_table, percent, shown
 from resnet_sweep.compare.objective import Objective
@@ -91,11 +91,10 @@ def varying_overrides(jobs: Sequence[Job]) -> dict[Job, str]:
 
 
 def _plan_table(plan: Plan, width: int | None) -> str:
-    varying = variants([job.run for job in plan.jobs], seed=True)
-    rows = [["job", "state", "best", *map(shown, varying), "where"]]
-    for index, job in enumerate(plan.jobs):
-        settings = [values[index] for values in varying.values()]
-        values = ("" if value is MISSING else shown(value) for value in settings)
+    varying = cells(variants([job.run for job in plan.jobs], seed=True))
+    rows = [["job", "state", "best", *(column[0] for column in varying), "where"]]
+    for index, job in enumerate(plan.jobs, start=1):
+        values = [column[index] for column in varying]
         where = shown(_place(job)) if job.reused or job.state != PENDING else ""
         state = f"{job.state} (reused)" if job.reused else job.state
         best = percent(job.record.best["val_acc"]) if job.record.best else ""

@@ -39,13 +39,15 @@ function differences(one, other) {
     .map((name) => [name, one[name], other[name]]);
 }
 
-function differenceTable(title, rows, show = shown) {
+function differenceTable(title, rows) {
   if (!rows.length) return "";
-  const cells = (value) =>
+  const cells = (value, digits) =>
     element(
       "td",
       {},
-      value === undefined ? element("span", { class: "spread" }, "not there") : show(value),
+      value === undefined
+        ? element("span", { class: "spread" }, "not there")
+        : rounded(value, digits),
     );
   return element(
     "div",
@@ -66,9 +68,12 @@ function differenceTable(title, rows, show = shown) {
       element(
         "tbody",
         {},
-        rows.map(([name, one, other]) =>
-          element("tr", {}, element("th", { scope: "row" }, name), cells(one), cells(other)),
-        ),
+        rows.map(([name, one, other]) => {
+          // All digits of numbers that would look the same.
+          const digits = shown(one) === shown(other) ? 17 : 4;
+          const values = [one, other].map((value) => cells(value, digits));
+          return element("tr", {}, element("th", { scope: "row" }, name), ...values);
+        }),
       ),
     ),
   );

@@ -31,9 +31,16 @@ function mapping(...parts) {
 }
 
 function shown(value) {
+  return rounded(value, 4);
+}
+
+// A value as text. Whole numbers keep all digits, and fractions those before the point.
+function rounded(value, digits) {
   if (value === undefined) return "";
   if (typeof value === "string") return value;
-  return JSON.stringify(value);
+  if (typeof value !== "number" || Number.isInteger(value)) return JSON.stringify(value);
+  const large = Math.abs(value) >= 10 ** digits;
+  return String(large ? Math.round(value) : Number(value.toPrecision(digits)));
 }
 
 function percent(value) {
