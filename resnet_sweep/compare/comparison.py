@@ -21,10 +21,10 @@ class Outcome:
     """A value of a run's outcome.
 
     Attributes:
-        name: for people.
+        name: its name for people.
         key: its name in `run.json`.
         digits: the number of decimals; None for a time.
-        unit: of the value; differences of percentages are in points, without a unit.
+        unit: the unit of values; differences of percentages are points, without a unit.
         counts: whether runs with other values have different outcomes.
     """
 
@@ -69,11 +69,7 @@ OUTCOMES = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs or more that are compared.
-
-    Attributes:
-        runs: in the order of their columns.
-    """
+    """Two runs or more that are compared, in the order of their columns."""
 
     runs: Sequence[LoadedRun]
 
@@ -84,10 +80,7 @@ class Comparison:
 
     @cached_property
     def settings(self) -> dict[str, list[Any]]:
-        """The settings that decide what is trained and differ, with the value in each run.
-
-        The value is MISSING for a setting that a run doesn't have.
-        """
+        """The settings that decide what is trained and differ, with each run's value or MISSING."""
         found = differing([run.settings for run in self.runs])
         for name in (PRECISION, "fingerprint"):
             # The training log doesn't state them, and what isn't known can't differ.
@@ -103,7 +96,7 @@ class Comparison:
         """What differs in where and how the runs were trained."""
         return differing([dict(_environment(run)) for run in self.runs])
 
-    @cached_property
+    @property
     def states(self) -> dict[str, list[Any]]:
         """The states of the runs, if they differ."""
         return differing([{"state": run.state} for run in self.runs])

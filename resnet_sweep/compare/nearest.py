@@ -19,12 +19,7 @@ from resnet_sweep.runs.metrics import Row
 
 
 class Curve(NamedTuple):
-    """The part of a metrics column in the distance.
-
-    Attributes:
-        scale: points per unit of the column.
-        weight: its share where all columns are known.
-    """
+    """A metrics column in the distance: points per unit, and its share if all are known."""
 
     scale: float
     weight: float
@@ -120,35 +115,29 @@ class NearestRuns:
         references: curves, see `read_reference`, by the names that the table gives them.
 
     Attributes:
-        groups: in the order of the distance from the nearest of the references; those without a
-            complete run come last.
-        distances: for each reference, the distances of the groups: mean and spread over the
-            counted runs, None where it isn't known.
+        groups: by the distance from the nearest reference; those without a complete run come last.
+        distances: the distances of the groups from each reference, None where it isn't known.
     """
 
     def __init__(
         self, runs: Iterable[LoadedRun | BrokenRun], references: Mapping[str, Sequence[Row]]
     ) -> None:
-        found = [
-            (group, [_distance_of(group, rows) for rows in references.values()])
-            for group in replicates(run for run in runs if isinstance(run, LoadedRun))
-        ]
-        found.sort(key=lambda pair: _order(*pair))
-        self.groups = [group for group, _ in found]
-        self.distances: dict[str, list[Statistic | None]] = {
-            name: [distances[at] for _, distances in found] for at, name in enumerate(references)
+        loaded = [run for run in runs if isinstance(run, LoadedRun)]
+        self._values = {
+            name: {run: distance(run.metrics.rows, rows) for run in loaded}
+            for name, rows in references.items()
+        }
+        self.groups = self._sorted(replicates(loaded), *references)
+        self.distances = {
+            name: [self._distance(group, name) for group in self.groups] for name in references
         }
 
     def ranked(self, reference: str) -> list[Group]:
         """Return the groups in the order of their distances from one of the references."""
-        pairs = zip(self.groups, self.distances[reference], strict=True)
-        return [group for group, _ in sorted(pairs, key=lambda pair: _order(pair[0], [pair[1]]))]
+        return self._sorted(self.groups, reference)
 
     def lines(self, width: int | None) -> list[str]:
-        """Return the table for people, the header first, for a terminal of a width, if any.
-
-        It has the distances in points, and what differs between the runs.
-        """
+        """Return the table for people, the header first, for a terminal of a width, if any."""
         columns = [
             [shown(name), *(spread(distance, 2) for distance in distances)]
             for name, distances in self.distances.items()
@@ -160,15 +149,16 @@ class NearestRuns:
         columns.append(["run", *(shown(group.counted[0].name) for group in self.groups)])
         return format_table([*zip(*columns, strict=True)], right, width)
 
+    def _distance(self, group: Group, reference: str) -> Statistic | None:
+        return group.statistic(self._values[reference].__getitem__)
 
-def _distance_of(group: Group, reference: Sequence[Row]) -> Statistic | None:
-    return group.statistic(lambda run: distance(run.metrics.rows, reference))
+    def _sorted(self, groups: Iterable[Group], *references: str) -> list[Group]:
+        def order(group: Group) -> tuple[bool, float]:
+            found = (self._distance(group, reference) for reference in references)
+            means = (statistic.mean for statistic in found if statistic is not None)
+            return not group.complete, min(means, default=math.inf)
 
-
-def _order(group: Group, distances: Iterable[Statistic | None]) -> tuple[bool, float]:
-    """Return a key that sorts groups by their least distance, those without complete runs last."""
-    known = [distance.mean for distance in distances if distance is not None]
-    return not group.complete, min(known, default=math.inf)
+        return sorted(groups, key=order)
 
 
 def _epochs_of(group: Group) -> str:

@@ -18,6 +18,7 @@ def _lowest_loss(run: LoadedRun) -> float | None:
 
 class _Kind(NamedTuple):
     direction: Direction
+    # The header of a column of its values, and their number of decimals for people.
     title: str
     digits: int
     # A distance depends on the reference, too.
@@ -42,13 +43,7 @@ class Objective:
         name: `val_acc`, the best validation accuracy in percent; `val_loss`, the lowest validation
             loss of any epoch; `distance_to_reference`, see `distance`, in points; `seconds` of
             training and evaluating; or `parameters`, the number of trained weights.
-        reference: names the curves of the distance, see `read_reference`.
-
-    Attributes:
-        name: as above.
-        title: the header of a column of its values.
-        digits: the number of decimals for people.
-        direction: "maximize" or "minimize".
+        reference: the curves of the distance, see `read_reference`.
 
     Raises:
         ConfigError: there is no such objective, or its reference is missing or can't be used.

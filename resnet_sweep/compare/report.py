@@ -26,15 +26,12 @@ ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u202
 def write_report(
     paths: Sequence[str], output: Path | None, studies: Sequence[Mapping[str, Any]] = ()
 ) -> Path:
-    """Write the report of the runs in some directories.
+    """Write the report of the runs in some directories, and return its path.
 
     Args:
         paths: directories, run directories, or names of logged runs.
         output: an HTML or a Markdown file; None for report.html in the directory.
-        studies: of which runs are trials, see `report_data`.
-
-    Returns:
-        The path of the report.
+        studies: the studies of which runs are trials, see `report_data`.
 
     Raises:
         ConfigError: there are no runs, or they can't be reported in this form, or the file can't
@@ -86,13 +83,9 @@ def write_report(
 
 
 def render_page(data: Mapping[str, Any]) -> str:
-    """Return the HTML page that shows some data.
+    """Return the HTML page, one file, that shows what `report_data` returned.
 
-    The page is one file. Its content security policy lets it load nothing, and run nothing but our
-    scripts, whatever is in the data.
-
-    Args:
-        data: as `report_data` returns it.
+    Its content security policy lets it load nothing, and run nothing but our scripts.
     """
     # These imports take a moment, which --help doesn't have to wait.
     from jinja2 import Environment, PackageLoader, StrictUndefined

@@ -23,10 +23,10 @@ class Column(NamedTuple):
     """A column of a table with a row for each group of runs.
 
     Attributes:
-        title: its header for people.
+        title: the header for people.
         value: returns the value of a group.
         text: formats the value for people.
-        has_spread: whether the value is a Statistic, which takes two columns in CSV.
+        has_spread: whether the value is a Statistic, which has two columns in CSV.
     """
 
     title: str

@@ -55,7 +55,7 @@ class RunLog:
         run: the run.
         epochs: all epochs in `metrics.csv`.
         calculated: the best of them.
-        best, final: the best epoch and the last, as the record has them.
+        best, final: the best epoch and the last in the record.
     """
 
     number: int
