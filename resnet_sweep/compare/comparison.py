@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from resnet_sweep.compare.diff_columns import MISSING, differing
+from resnet_sweep.compare.diff_columns import MISSING, differing, row
 from resnet_sweep.compare.format import number, span
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.record import Record
@@ -119,11 +119,6 @@ class Comparison:
 
     def json(self) -> str:
         """Return the comparison for programs; a setting that a run doesn't have is left out."""
-
-        def of_run(at: int, differences: dict[str, list[Any]]) -> dict[str, Any]:
-            values = {name: found[at] for name, found in differences.items()}
-            return {name: value for name, value in values.items() if value is not MISSING}
-
         outcome = ("best", "final", "gap", "parameters", "seconds", "notes")
         content = {
             "same": self.same,
@@ -132,10 +127,10 @@ class Comparison:
                 {
                     "name": run.name,
                     "state": run.state,
-                    "choices": of_run(at, self.choices),
-                    "settings": of_run(at, self.settings),
+                    "choices": row(self.choices, at),
+                    "settings": row(self.settings, at),
                     **{name: asdict(run.record)[name] for name in outcome},
-                    "environment": of_run(at, self.environment),
+                    "environment": row(self.environment, at),
                 }
                 for at, run in enumerate(self.runs)
             ],

@@ -86,6 +86,12 @@ def cells(columns: Mapping[str, Sequence[Any]], missing: str = "") -> list[list[
     ]
 
 
+def row(columns: Mapping[str, Sequence[Any]], at: int) -> dict[str, Any]:
+    """Return the values at a position of all columns that have one there."""
+    values = {name: column[at] for name, column in columns.items()}
+    return {name: value for name, value in values.items() if value is not MISSING}
+
+
 def _group(name: str) -> str:
     return "data" if name == "fingerprint" else name.partition(".")[0]
 

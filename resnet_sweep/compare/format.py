@@ -19,15 +19,10 @@ GAP = 2
 
 
 def shown(value: Any, digits: int = ALL_DIGITS) -> str:
-    """Return a value on one line as in a config, cut to 300 characters, with `escaped` text.
-
-    Args:
-        value: text, or a value of a config.
-        digits: significant digits of fractions, alone or in a list. Whole numbers keep all.
-    """
+    """Return a value on one line as in a config, `rounded`, `escaped`, cut to 300 characters."""
     text = value
     if not isinstance(value, str):
-        text = json.dumps(_rounded(value, digits), ensure_ascii=False)
+        text = json.dumps(rounded(value, digits), ensure_ascii=False)
     if len(text) > LONGEST_VALUE:
         text = f"{text[:LONGEST_VALUE]}…"
     return escaped(text)
@@ -43,9 +38,10 @@ def shown_briefly(values: Sequence[Any]) -> list[str]:
     return texts
 
 
-def _rounded(value: Any, digits: int) -> Any:
+def rounded(value: Any, digits: int) -> Any:
+    """Return a value with so many significant digits of fractions, alone or in a list."""
     if isinstance(value, list):
-        return [_rounded(entry, digits) for entry in value]
+        return [rounded(entry, digits) for entry in value]
     if not isinstance(value, float) or digits == ALL_DIGITS:
         return value
     # All digits before the point are kept.

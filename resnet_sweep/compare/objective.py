@@ -113,12 +113,12 @@ def check_directions(
         ConfigError: `asked`, the value of `hydra.sweeper.direction`, has other directions.
     """
     wanted = [objective.direction for objective in objectives]
-    if ([asked] if isinstance(asked, str) else [*asked]) != wanted:
+    given = [asked] if isinstance(asked, str) else [*asked]
+    if given != wanted:
         names = [objective.name for objective in objectives]
-        given = asked if isinstance(asked, str) else f"[{','.join(asked)}]"
         raise ConfigError(
-            f"hydra.sweeper.direction={given} contradicts objective={_override(names)}: write "
-            f"hydra.sweeper.direction={_override(wanted)}"
+            f"hydra.sweeper.direction={_override(given)} contradicts "
+            f"objective={_override(names)}: write hydra.sweeper.direction={_override(wanted)}"
         )
     return wanted
 

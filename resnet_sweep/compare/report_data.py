@@ -13,7 +13,7 @@ from PIL import Image
 
 from resnet_sweep.compare.comparison import environment_of
 from resnet_sweep.compare.diff_columns import MISSING, diff_columns
-from resnet_sweep.compare.format import reproduce_command, shown
+from resnet_sweep.compare.format import reproduce_command, rounded, shown
 from resnet_sweep.compare.group import replicates
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.safe_read import read_limited
@@ -109,11 +109,11 @@ def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
         "state": shown(run.state),
         "reason": shown(record.reason),
         "started": record.started and shown(record.started),
-        "seconds": _rounded(record.seconds, OUTCOME_DIGITS),
+        "seconds": rounded(record.seconds, OUTCOME_DIGITS),
         "parameters": record.parameters,
         "best": _outcome(record.best),
         "final": _outcome(record.final),
-        "gap": _rounded(record.gap, OUTCOME_DIGITS),
+        "gap": rounded(record.gap, OUTCOME_DIGITS),
         "notes": [shown(note) for note in notes],
         "command": reproduce_command(record),
         "settings": _safe(settings),
@@ -135,7 +135,7 @@ def _curves(rows: Sequence[Row], step: int) -> dict[str, list[float | None]]:
     kept = [row for row in rows if row["epoch"] % step == 0 or [row] in ends]
     epochs: list[float | None] = [row["epoch"] for row in kept]
     return {"epoch": epochs} | {
-        name: [_rounded(row.get(name), CURVE_DIGITS) for row in kept]
+        name: [rounded(row.get(name), CURVE_DIGITS) for row in kept]
         for name in CURVES
         if any(name in row for row in kept)
     }
@@ -167,14 +167,8 @@ def _outcome(values: Mapping[str, Any] | None) -> dict[str, float | None] | None
     if values is None:
         return None
     return {
-        name: _rounded(values[name], OUTCOME_DIGITS)
-        for name in ("epoch", *CURVES)
-        if name in values
+        name: rounded(values[name], OUTCOME_DIGITS) for name in ("epoch", *CURVES) if name in values
     }
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return value if value is None or isinstance(value, int) else float(f"{value:.{digits}g}")
 
 
 def _names(runs: Sequence[LoadedRun]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from resnet_sweep.compare.diff_columns import MISSING, cells, diff_columns
+from resnet_sweep.compare.diff_columns import MISSING, cells, diff_columns, row
 from resnet_sweep.compare.filter_expression import (
     FilterExpression,
     RunFields,
@@ -152,11 +152,7 @@ class RunsTable:
                 {
                     "names": [run.name for run in group.runs],
                     **{name: _json_value(column, group) for name, column in COLUMNS.items()},
-                    "varies": {
-                        name: values[number]
-                        for name, values in self.varying.items()
-                        if values[number] is not MISSING
-                    },
+                    "varies": row(self.varying, number),
                 }
                 for number, group in enumerate(self.groups)
             ],
@@ -177,8 +173,8 @@ class RunsTable:
         columns = [[MISSING if value is None else value for value in column] for column in columns]
         columns += [[name, *values] for name, values in self.varying.items()]
         text = io.StringIO()
-        rows = zip(*columns, strict=True)
-        csv.writer(text, lineterminator="\n").writerows(map(_csv_cell, row) for row in rows)
+        lines = zip(*columns, strict=True)
+        csv.writer(text, lineterminator="\n").writerows(map(_csv_cell, line) for line in lines)
         return text.getvalue().removesuffix("\n")
 
 
