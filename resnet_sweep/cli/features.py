@@ -1,12 +1,13 @@
-"""The subcommand `features`: figures of what the network of a run has learned."""
+"""Draw what the best checkpoint of a run has learned, into RUN/features.
+
+These are filters, activations, class activation (Grad-CAM), an embedding of the test set, and dead
+channels, each as a figure and as data; and a preview of its augmentation.
+"""
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnet_sweep.compare.collection import resolve_trained_run
-from resnet_sweep.console import run_command
 from resnet_sweep.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,25 +21,17 @@ MOST_IMAGES = 64
 AUGMENTED, DRAWS = 8, 3
 
 
-def main(words: Sequence[str]) -> None:
-    """Draw what the best checkpoint of a run has learned."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resnet_sweep features",
-        description="Draw what the best checkpoint of a run has learned, into RUN/features: "
-        "filters, activations, class activation (Grad-CAM), an embedding of the test set, and "
-        "dead channels, each as a figure and as data; and a preview of its augmentation.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `features`."""
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument(
         "--images",
         metavar="0,1,2",
         help=f"positions in the test set; by default the first image of {DEFAULT_CLASSES} classes",
     )
-    arguments = parser.parse_args(words)
-    run_command(lambda: draw_features(resolve_trained_run(arguments.run), arguments.images))
 
 
-def draw_features(directory: Path, images: str | None) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Draw what the network of a run has learned, and write it into `features/`."""
     # Importing torch, matplotlib and scikit-learn takes seconds, which --help doesn't have to wait.
     from resnet_sweep.analysis.dead_channels import table
@@ -49,8 +42,9 @@ def draw_features(directory: Path, images: str | None) -> None:
     from resnet_sweep.config.restore import restore
     from resnet_sweep.runs.files import write_folder
 
+    directory = resolve_trained_run(arguments.run)
     restored = restore(directory)
-    positions = choose_images(images, restored.dataset.test)
+    positions = choose_images(arguments.images, restored.dataset.test)
     report = FeatureReport(
         restored.model,
         restored.dataset,

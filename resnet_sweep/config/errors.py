@@ -1,9 +1,10 @@
-"""One sentence for whatever is wrong with a command line: Hydra's errors and our own."""
+"""One sentence for each error of a command line, Hydra's or our own."""
 
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 
 from hydra.errors import (
@@ -17,17 +18,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 import resnet_sweep.conf
 from resnet_sweep.compare.format import escaped
-from resnet_sweep.config.check import unknown_name
+from resnet_sweep.config.check import PRESETS, unknown_name
 from resnet_sweep.errors import ConfigError, InternalError, InvalidJobs, RunFailed
-
-# Groups whose choices set values of other groups, and so aren't in the config themselves.
-PRESETS = ("experiment", "debug", "sweep")
 
 # A choice that builds on a plugin, the package that has the plugin, and the extra that installs it.
 _FROM_PLUGINS = {
     "hydra/launcher/submitit_slurm": ("hydra/launcher=slurm", "hydra-submitit-launcher", "slurm"),
 }
 
+DIRECTORY = ("--config-dir", "-cd")
 CONF = Path(resnet_sweep.conf.__file__).parent
 # An error may quote a value of any length.
 LONGEST = 1000
@@ -37,9 +36,9 @@ COMPOSITION_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
 
 @contextlib.contextmanager
 def internal_errors() -> Iterator[None]:
-    """Mark errors that nobody expected as this program's own, within a `with` block.
+    """Raise unexpected errors as InternalError, within a `with` block.
 
-    Hydra raises errors of many kinds for what users type, and calls our code in between.
+    So they differ from Hydra's errors, which are of many kinds, for what users type.
     """
     try:
         yield
@@ -54,7 +53,7 @@ def format_error(error: Exception, overrides: Sequence[str] = ()) -> str:
 
     Args:
         error: of ours, of Hydra's or of OmegaConf's. `InvalidJobs` keeps a line for each job.
-        overrides: as typed, to find the one that an error of Hydra's doesn't name.
+        overrides: flags and overrides as typed, to find the choices in `--config-dir`.
     """
     if isinstance(error, InvalidJobs):
         return "\n".join(map(_shorten, str(error).splitlines()))
@@ -87,10 +86,12 @@ def _describe(error: Exception, overrides: Sequence[str]) -> str:
         missing = error.missing_cfg_file
         if missing in _FROM_PLUGINS:
             return missing_package(*_FROM_PLUGINS[missing])
-        group, _, _ = missing.rpartition("/")
+        group, _, choice = missing.rpartition("/")
         # Hydra lists no options for one of several choices.
-        if options := error.options or _choices(group):
-            return _unknown_choice(missing, options)
+        if options := error.options or _choices(group, overrides):
+            near = get_close_matches(choice, options, n=1)
+            hint = f"did you mean {near[0]}? There is" if near else "there is"
+            return f"there is no {group}={choice}: {hint} {', '.join(options)}"
     if isinstance(error, OverrideParseException):
         problem = text.partition("\n")[2].partition("\nSee ")[0]
         return (
@@ -103,8 +104,11 @@ def _describe(error: Exception, overrides: Sequence[str]) -> str:
             f"{override} has several values: add --multirun to sweep over them, or write "
             f"{key}=[{value}] for a list of them"
         )
-    if text.startswith("Config group override must be"):
-        return _not_a_choice(overrides) or text
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"the directory {error.filename} can't be used ({error.strerror}): choose another with "
+            "hydra.run.dir=DIRECTORY"
+        )
     # Without Hydra's list of the places that it searched.
     return _unknown_key(error) or re.split(r"\nConfig search path|\n\s*full_key:", text)[0]
 
@@ -119,32 +123,17 @@ def _unknown_key(error: Exception) -> str | None:
         return None
     prefix = str(getattr(cause, "full_key", name)).removesuffix(name)
     known = [key for key in parent if key != "hydra"] + ([] if prefix else [*PRESETS])
-    for group in known:
-        # The group is what people most often leave out.
-        if isinstance(parent.get(group), Mapping) and name in parent[group]:
-            return f"{prefix}{name} isn't a setting: did you mean {prefix}{group}.{name}?"
+    # What people most often leave out is the group, if it isn't a letter.
+    if not get_close_matches(name, known, cutoff=0.8):
+        for group in known:
+            if isinstance(parent.get(group), Mapping) and name in parent[group]:
+                return f"{prefix}{name} isn't a setting: did you mean {prefix}{group}.{name}?"
     return unknown_name(prefix, name, known)
 
 
-def _not_a_choice(overrides: Sequence[str]) -> str | None:
-    for override in overrides:
-        group, _, value = override.lstrip("+~").partition("=")
-        choices = _choices(group)
-        # Hydra's grammar reads these as something else than text.
-        if choices and re.fullmatch(r"(?i)null|true|false|nan|[-+]?inf|[-+\d.].*|\{.*", value):
-            return (
-                f"{override} chooses nothing: a Config group override must name one or several of "
-                f"{', '.join(choices)}"
-            )
-    return None
-
-
-def _choices(group: str) -> list[str]:
-    return sorted(path.stem for path in CONF.joinpath(group).glob("*.yaml")) if group else []
-
-
-def _unknown_choice(missing: str, options: Sequence[str]) -> str:
-    group, _, choice = missing.rpartition("/")
-    near = get_close_matches(choice, options, n=1)
-    hint = f"did you mean {near[0]}? There is" if near else "there is"
-    return f"there is no {group}={choice}: {hint} {', '.join(options)}"
+def _choices(group: str, words: Sequence[str]) -> list[str]:
+    """Return the choices of a config group, with those in the folder that `--config-dir` names."""
+    parts = [part for word in words for part in word.split("=", 1)]
+    folders = [CONF, *(Path(folder) for flag, folder in pairwise(parts) if flag in DIRECTORY)]
+    files = (path for folder in folders for path in folder.joinpath(group).glob("*.yaml"))
+    return sorted({path.stem for path in files}) if group else []

@@ -1,4 +1,4 @@
-"""A trained network, taken from its run directory."""
+"""A trained network, restored from its run directory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +19,9 @@ from resnet_sweep.training.evaluation import Normalize
 
 @dataclass(frozen=True)
 class Restored:
-    """A run's model with its best weights, and its data.
+    """A run's model with its best weights, on its device and in evaluation mode.
 
-    Attributes:
-        model: on the device, in evaluation mode.
-        dataset: that it was trained on.
-        normalize: to the model's input.
-        device, precision: that it is to be used with.
-        record: of the run.
-        epoch: of the checkpoint.
-        val_acc: of that epoch, percent.
+    `epoch` is the checkpoint's, and `val_acc` the validation accuracy there, in percent.
     """
 
     model: nn.Module
@@ -42,10 +35,10 @@ class Restored:
 
 
 def restore(directory: Path) -> Restored:
-    """Take the best checkpoint of a run.
+    """Load the best checkpoint of a run.
 
     Raises:
-        ConfigError: there is no run or no valid checkpoint of it, or its data aren't there.
+        ConfigError: the run, a valid checkpoint of it or its data are missing.
     """
     try:
         record = Record.read(directory)
@@ -77,16 +70,21 @@ def restore(directory: Path) -> Restored:
         )
     # The device may be another than the run's; its precision is kept where it can be.
     precision = "float32" if record.precision == "float32" else "auto"
-    changed = {"device": "auto", "precision": precision, "compile": None}
-    trainer = record.config.get("trainer", {}) | changed
-    # What the run was logged to, or held against, needn't be in reach.
-    elsewhere: dict[str, Any] = {"logger": {}, "objective": "val_acc", "reference": None}
-    planned = plan_run(record.config | elsewhere | {"trainer": trainer})
-    if planned.dataset.fingerprint != record.fingerprint:
+    trainer = {"device": "auto", "precision": precision, "compile": None}
+    changes: dict[str, Any] = {
+        "trainer": record.config.get("trainer", {}) | trainer,
+        # What the run was logged to, or compared with, needn't be in reach.
+        "logger": {},
+        "objective": "val_acc",
+        "reference": None,
+    }
+    planned = plan_run(record.config | changes)
+    dataset, device = planned.dataset, planned.device
+    if dataset.fingerprint != record.fingerprint:
         raise ConfigError(
             f"{directory} was trained on other data than are there now: put those back"
         )
-    model = build_model(record.config, planned.dataset)
+    model = build_model(record.config, dataset)
     try:
         model.load_state_dict(checkpoint["model"])
     except RuntimeError as error:
@@ -94,7 +92,6 @@ def restore(directory: Path) -> Restored:
             f"{path} doesn't fit the model in {directory / 'run.json'}: one of them was altered, "
             "so put it back"
         ) from error
-    dataset, device = planned.dataset, planned.device
     set_exactness(device, planned.precision)
     return Restored(
         model=model.to(device).eval(),
