@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
@@ -81,20 +81,10 @@ def _call_hydra(words: Sequence[str]) -> int:
         words.append("hydra.run.dir=.")
     # With this, Hydra hands over its errors instead of printing them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with _arguments(words):
-        entry()
+    # Hydra takes its arguments from nowhere else.
+    sys.argv = [sys.argv[0], *words]
+    entry()
     return 0
-
-
-@contextlib.contextmanager
-def _arguments(words: Sequence[str]) -> Iterator[None]:
-    """Set the arguments that Hydra parses, which it takes from nowhere else."""
-    before = sys.argv
-    sys.argv = [before[0], *words]
-    try:
-        yield
-    finally:
-        sys.argv = before
 
 
 def _exit_status(action: Callable[[], int], words: Sequence[str] = ()) -> int:

@@ -1,7 +1,6 @@
 """The objects that a config describes."""
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from torch import nn
 from resnet_sweep.config.check import COLLECTIONS, parameters
 from resnet_sweep.config.instantiate import instantiate, locate
 from resnet_sweep.data.dataset import Dataset
-from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.callbacks import Callback
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.optimizers import param_groups
@@ -22,14 +20,6 @@ def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     """Return the model, with an output for each class of the data."""
     model: nn.Module = instantiate("model", config["model"], num_classes=dataset.num_classes)
     return model
-
-
-def build_shape(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
-    """Return the model on the meta device."""
-    with torch.device("meta"), suppress(ConfigError):
-        return build_model(config, dataset)
-    # Some constructors read numbers from tensors, which the meta device hasn't.
-    return build_model(config, dataset).to("meta")
 
 
 def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:

@@ -45,11 +45,13 @@ def quoted(word: str) -> str:
     These are around an operator, around a path in the home directory, which is expanded, and around
     the name of a choice that reads as a number.
     """
-    key, _, value = word.partition("=")
+    key, equals, value = word.partition("=")
     name = key.lstrip("+")
+    if not equals or key.startswith("-"):
+        return word
     if name in _CONDITIONS and value not in ("", "null") and value[0] not in "'\"$":
         return f"{key}={_quote(value)}"
-    if (path := value.strip("'\"")).startswith("~/") and not key.startswith("-"):
+    if (path := value.strip("'\"")).startswith("~/"):
         return f"{key}={_quote(str(Path(path).expanduser()))}"
     if name in OBJECTS or name in COLLECTIONS or name in PRESETS:
         return f"{key}={_NOT_TEXT.sub(lambda found: _quote(found[0]), value)}"

@@ -44,12 +44,9 @@ class PlannedRun:
 
     Attributes:
         config: resolved.
-        settings: those of the trainer.
-        dataset: loaded.
         device, precision: what `trainer.device` and `trainer.precision` resolve to.
         ranks: the processes that train the run.
         parameters: number of trained weights of the model.
-        signature: the run's.
         notes: what a reader of the run's results should know, a sentence each.
     """
 
@@ -130,8 +127,9 @@ def plan_run(
             f"trainer.batch_size={settings.batch_size} is more than the {len(dataset.train)} "
             "training images: choose a smaller one"
         )
-    smoke_tests = smoke_tests or SmokeTests()
-    model = smoke_tests.model(config, settings, dataset, run.ranks.world_size)
+    model, mixed = (smoke_tests or SmokeTests()).run(
+        config, settings, dataset, run.ranks.world_size
+    )
     shares_norm = run.ranks.world_size > 1 and any(
         isinstance(module, _BatchNorm) for module in model.modules()
     )
@@ -141,9 +139,7 @@ def plan_run(
             "choose trainer.sync_batch_norm=false, by which BatchNorm's statistics are those of "
             "each process's share of a batch"
         )
-    smoke_tests.optimizer(config)
     build_schedule(config, settings, dataset)
-    mixed = smoke_tests.batch(config, dataset)
     build_loggers(config)
     Objective.all_of(config)
     return replace(

@@ -40,13 +40,7 @@ def restore(directory: Path) -> Restored:
     Raises:
         ConfigError: the run, a valid checkpoint of it or its data are missing.
     """
-    try:
-        record = Record.read(directory)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(
-            f"{directory} isn't a run directory (it has no run.json): name one, such as "
-            "outputs/DATE/TIME"
-        ) from error
+    record = Record.read(directory)
     path = directory / "checkpoints" / BEST
     try:
         checkpoint = read_checkpoint(path)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from resnet_sweep.config.build import build_augmentation, build_optimizer, build_shape
+from resnet_sweep.config.build import build_augmentation, build_model, build_optimizer
 from resnet_sweep.config.instantiate import instantiate, one_line
 from resnet_sweep.data.dataset import Batches, Dataset
 from resnet_sweep.errors import ConfigError
@@ -34,32 +34,29 @@ class SmokeTests:
     def __init__(self) -> None:
         self._results: dict[str, Any] = {}
 
-    def model(
+    def run(
         self,
         config: Mapping[str, Any],
         settings: TrainerConfig,
         dataset: Dataset,
         world_size: int,
-    ) -> nn.Module:
-        """Send the shapes of batches through the model; return it, on the meta device."""
+    ) -> tuple[nn.Module, bool]:
+        """Return the model, on the meta device, and whether the augmentation mixes labels."""
+        data = [list(dataset.train.images.shape[1:]), dataset.classes, dataset.mean]
         batches = [len(dataset.train), settings.batch_size, settings.drop_last]
-        share = [world_size, settings.sync_batch_norm]
-        model: nn.Module = self._once(
+        model = self._once(
             lambda: try_model(config, settings, dataset, world_size),
-            [config["model"], _data(dataset), batches, settings.progressive_resizing, share],
+            [config["model"], data, batches, settings.progressive_resizing],
+            [world_size, settings.sync_batch_norm],
         )
-        return model
+        self._once(lambda: try_optimizer(config), config["optim"])
+        mixed = self._once(
+            lambda: try_batch(config, dataset),
+            [config["augmentation"], config["loss"], data, len(dataset.train) > 1],
+        )
+        return model, mixed
 
-    def optimizer(self, config: Mapping[str, Any]) -> None:
-        """Make a step with the optimizer."""
-        self._once(lambda: try_optimizer(config), [config["optim"]])
-
-    def batch(self, config: Mapping[str, Any], dataset: Dataset) -> bool:
-        """Send a batch through augmentation and loss; return whether its labels are mixed."""
-        parts = [config["augmentation"], config["loss"], _data(dataset), len(dataset.train) > 1]
-        return bool(self._once(lambda: try_batch(config, dataset), parts))
-
-    def _once(self, attempt: Callable[[], Any], parts: list[Any]) -> Any:
+    def _once(self, attempt: Callable[[], Any], *parts: Any) -> Any:
         key = json.dumps(parts)
         if key not in self._results:
             try:
@@ -72,10 +69,6 @@ class SmokeTests:
         if isinstance(result, ConfigError):
             raise ConfigError(str(result))
         return result
-
-
-def _data(dataset: Dataset) -> list[Any]:
-    return [list(dataset.train.images.shape[1:]), dataset.classes, dataset.mean]
 
 
 @contextmanager
@@ -93,7 +86,12 @@ def try_model(
     config: Mapping[str, Any], settings: TrainerConfig, dataset: Dataset, world_size: int
 ) -> nn.Module:
     """Return the model on the meta device, tried with the smallest batch of each image size."""
-    model = build_shape(config, dataset)
+    try:
+        with torch.device("meta"):
+            model = build_model(config, dataset)
+    # Some constructors read numbers from tensors, which the meta device hasn't.
+    except ConfigError:
+        model = build_model(config, dataset).to("meta")
     check_memory(model)
     full = channels, _, width = tuple(dataset.train.images.shape[1:])
     failure = f"model: it can't classify images of shape {full}"
