@@ -73,6 +73,7 @@ def test_an_interrupt_before_a_command_has_begun_ends_it_silently(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("resnet_sweep.cli.import_module", interrupt)
+    monkeypatch.setattr("resnet_sweep.cli.train.main", interrupt)
     done = call(main, *words)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
@@ -91,5 +92,5 @@ def test_a_trusted_package_is_found_in_the_current_folder(tmp_path: Path) -> Non
             env=clean_environment() | {"RESNET_SWEEP_TRUSTED_PACKAGES": "mine"},
         )  # fmt: skip
         # It is found, and has no parameters.
-        assert_refused(done, "model.widths")
+        assert_refused(done, "model.attention")
         assert "mine" not in done.stderr

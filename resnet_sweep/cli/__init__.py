@@ -5,11 +5,10 @@ returns the exit status, or None for 0; the module's docstring is a part of `--h
 when it is called, so that `runs`, `diff` and `report` wait for neither torch nor Hydra.
 """
 
+# Few imports: an interrupt while they load ends with a traceback.
 import os
 import sys
-from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
 
 SUBCOMMANDS = ("runs", "diff", "report", "evaluate", "features", "show")
 INTERRUPTED = 130
@@ -36,7 +35,7 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
-def _run_subcommand(name: str, words: Sequence[str]) -> NoReturn:
+def _run_subcommand(name: str, words: list[str]) -> None:
     import argparse
 
     from resnet_sweep.console import run_command
@@ -51,7 +50,7 @@ def _run_subcommand(name: str, words: Sequence[str]) -> NoReturn:
     run_command(lambda: subcommand.run(arguments), crashed=2 if name == "diff" else 1)
 
 
-def _joined(words: Sequence[str]) -> Sequence[str]:
+def _joined(words: list[str]) -> list[str]:
     """Join `--sort -KEY` to one word, because argparse would take -KEY for an option."""
     for at in range(len(words) - 1):
         if words[at] == "--sort":
@@ -59,7 +58,7 @@ def _joined(words: Sequence[str]) -> Sequence[str]:
     return words
 
 
-def _refuse(word: str) -> NoReturn:
+def _refuse(word: str) -> None:
     from difflib import get_close_matches
 
     from resnet_sweep.compare.format import escaped

@@ -151,7 +151,7 @@ def plan_run(
 
 
 def load_planned_run(record: Record) -> PlannedRun:
-    """Return a run that was planned before, by another process or on another machine.
+    """Return a run that was planned by another process or on another machine.
 
     Raises:
         ConfigError: its device or its data aren't here.
@@ -160,9 +160,9 @@ def load_planned_run(record: Record) -> PlannedRun:
     run = _load(record.config, ProcessGroup(), record.precision)
     if run.dataset.fingerprint != record.fingerprint:
         raise ConfigError(
-            "the data have changed since the job was planned (fingerprint "
-            f"{run.dataset.fingerprint} now, {record.fingerprint} then): give the sweep's command "
-            "again"
+            "the data have changed since the run was planned (fingerprint "
+            f"{run.dataset.fingerprint} now, {record.fingerprint} then): restore them, or give the "
+            "command again"
         )
     return replace(
         run,
