@@ -94,3 +94,14 @@ def test_a_trusted_package_is_found_in_the_current_folder(tmp_path: Path) -> Non
         # It is found, and has no parameters.
         assert_refused(done, "model.attention")
         assert "mine" not in done.stderr
+
+
+@pytest.mark.parametrize(("line", "first"), [("ev", True), ("", True), ("model=resnet8", False)])
+def test_the_first_word_is_completed_as_a_subcommand_too(
+    line: str, first: bool, call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_LINE", f"resnet-sweep {'' if first else 'seed=1 '}{line}")
+    found = call(main, "-sc", "query=bash").stdout.split()
+    assert set(SUBCOMMANDS).issubset(found) == first
+    assert ("model=" in found) == (line == "")
+    assert ("model=resnet8v2" in found) == (not first)

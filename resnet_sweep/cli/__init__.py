@@ -24,6 +24,9 @@ def main() -> None:
         if first in SUBCOMMANDS:
             _run_subcommand(first, rest)
         elif not first or "=" in first or first.startswith(("-", "~")):
+            if first == "-sc" and os.environ.get("COMP_LINE", "").count(" ") == 1:
+                # The shell completes the first word; Hydra adds the overrides.
+                print(*SUBCOMMANDS)
             # Overrides and flags are Hydra's.
             from resnet_sweep.cli.train import main as train
 

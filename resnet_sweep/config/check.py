@@ -92,13 +92,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def check_object(path: str, node: Any, supplied: Set[str]) -> None:
-    """Check a part of a config that describes an object, to which the program supplies arguments.
-
-    Args:
-        path: the part's name.
-        node: the part.
-        supplied: names of those arguments.
-    """
+    """Check a part of a config that describes an object; `supplied` are the program's arguments."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(
             f"{path}={node} has no _target_: choose one of the files in conf/{path.split('.')[0]}/"

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
@@ -17,15 +18,13 @@ _NOT_TEXT = re.compile(
 )
 
 
-def command(words: Iterable[str], setting: str, directory: Path, processes: int = 1) -> str:
-    """Return a command of this program as it is typed in a shell.
-
-    Args:
-        words: flags and overrides.
-        setting: "hydra.run.dir" or "hydra.sweep.dir".
-        directory: its value.
-        processes: how many share the run.
-    """
+def command(
+    words: Iterable[str],
+    setting: Literal["hydra.run.dir", "hydra.sweep.dir"],
+    directory: Path,
+    processes: int = 1,
+) -> str:
+    """Return a command of this program as it is typed in a shell, for a number of processes."""
     program = f"torchrun --nproc_per_node={processes}" if processes > 1 else "python"
     path = relative(directory)
     if not re.fullmatch(r"[\w./:+@%-]+", path):

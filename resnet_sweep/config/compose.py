@@ -44,15 +44,9 @@ class ComposedConfig:
 def composed_job(
     loader: ConfigLoader, master: DictConfig, overrides: list[str]
 ) -> Iterator[DictConfig]:
-    """Compose the config of a job of a sweep; within the `with` block, `${hydra:...}` is its own.
+    """Compose the config of a job from its overrides, or raise ConfigError.
 
-    Args:
-        loader: Hydra's.
-        master: the config of the sweep as a whole.
-        overrides: the job's.
-
-    Raises:
-        ConfigError: it can't be composed.
+    Within the `with` block, `${hydra:...}` is the job's; `master` is the config of the whole sweep.
     """
     try:
         config = loader.load_sweep_config(master, [*map(quoted, overrides)])
@@ -71,11 +65,7 @@ def composed_job(
 
 
 def resolve(config: DictConfig, key: str) -> Any:
-    """Return a setting or a group of a composed config, resolved.
-
-    Raises:
-        ConfigError: a value is missing, or an interpolation can't be resolved.
-    """
+    """Return a setting or a group of a composed config, resolved, or raise ConfigError."""
     try:
         node = config[key]
         if OmegaConf.is_config(node):

@@ -22,11 +22,7 @@ from resnet_sweep.config.check import PRESETS, unknown_name
 from resnet_sweep.errors import ConfigError, InternalError, InvalidJobs, RunFailed
 
 # A choice that builds on a plugin, the package that has the plugin, and the extra that installs it.
-_FROM_PLUGINS = {
-    "hydra/launcher/submitit_slurm": ("hydra/launcher=slurm", "hydra-submitit-launcher", "slurm"),
-}
-
-DIRECTORY = ("--config-dir", "-cd")
+_SLURM = ("hydra/launcher=slurm", "hydra-submitit-launcher", "slurm")
 CONF = Path(resnet_sweep.conf.__file__).parent
 # An error may quote a value of any length.
 LONGEST = 1000
@@ -36,10 +32,7 @@ COMPOSITION_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
 
 @contextlib.contextmanager
 def internal_errors() -> Iterator[None]:
-    """Raise unexpected errors as InternalError, within a `with` block.
-
-    So they differ from Hydra's errors, which are of many kinds, for what users type.
-    """
+    """Raise unexpected errors as InternalError, since Hydra raises any kind for what users type."""
     try:
         yield
     except (*COMPOSITION_ERRORS, RunFailed):
@@ -48,16 +41,16 @@ def internal_errors() -> Iterator[None]:
         raise InternalError(str(error)) from error
 
 
-def format_error(error: Exception, overrides: Sequence[str] = ()) -> str:
-    """Format an error as one line: what was wrong, with the value, and what to do.
+def format_error(error: Exception, words: Sequence[str] = ()) -> str:
+    """Format an error as one line, or, for `InvalidJobs`, as a line for each job.
 
     Args:
-        error: of ours, of Hydra's or of OmegaConf's. `InvalidJobs` keeps a line for each job.
-        overrides: flags and overrides as typed, to find the choices in `--config-dir`.
+        error: ours, Hydra's or OmegaConf's.
+        words: flags and overrides as typed, to find the choices in `--config-dir`.
     """
     if isinstance(error, InvalidJobs):
         return "\n".join(map(_shorten, str(error).splitlines()))
-    return _shorten(_one_line(_describe(error, overrides))) or type(error).__name__
+    return _shorten(_one_line(_describe(error, words))) or type(error).__name__
 
 
 def missing_package(choice: str, package: str, extra: str) -> str:
@@ -76,7 +69,7 @@ def _one_line(text: str) -> str:
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _describe(error: Exception, overrides: Sequence[str]) -> str:
+def _describe(error: Exception, words: Sequence[str]) -> str:
     text = str(error)
     if isinstance(error, ConfigError):
         return text
@@ -84,11 +77,11 @@ def _describe(error: Exception, overrides: Sequence[str]) -> str:
         return f"{text.splitlines()[0]}: {error.__cause__}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         missing = error.missing_cfg_file
-        if missing in _FROM_PLUGINS:
-            return missing_package(*_FROM_PLUGINS[missing])
+        if missing == "hydra/launcher/submitit_slurm":
+            return missing_package(*_SLURM)
         group, _, choice = missing.rpartition("/")
         # Hydra lists no options for one of several choices.
-        if options := error.options or _choices(group, overrides):
+        if options := error.options or _choices(group, words):
             near = get_close_matches(choice, options, n=1)
             hint = f"did you mean {near[0]}? There is" if near else "there is"
             return f"there is no {group}={choice}: {hint} {', '.join(options)}"
@@ -134,6 +127,7 @@ def _unknown_key(error: Exception) -> str | None:
 def _choices(group: str, words: Sequence[str]) -> list[str]:
     """Return the choices of a config group, with those in the folder that `--config-dir` names."""
     parts = [part for word in words for part in word.split("=", 1)]
-    folders = [CONF, *(Path(folder) for flag, folder in pairwise(parts) if flag in DIRECTORY)]
+    added = (part for flag, part in pairwise(parts) if flag in ("--config-dir", "-cd"))
+    folders = [CONF, *map(Path, added)]
     files = (path for folder in folders for path in folder.joinpath(group).glob("*.yaml"))
     return sorted({path.stem for path in files}) if group else []

@@ -27,11 +27,7 @@ def execution_whitelist() -> list[str]:
 
 
 def locate(path: str, target: Any) -> Callable[..., Any]:
-    """Return what a `_target_` names.
-
-    Args:
-        path: name of the part of the config that has it, for the message.
-        target: its value.
+    """Return what the `_target_` of a part of a config names.
 
     Raises:
         ConfigError: it isn't trusted, or doesn't exist.
