@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.core.plugins import Plugins
-from hydra.errors import InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -81,10 +81,20 @@ def _call_hydra(words: Sequence[str]) -> int:
         words.append("hydra.run.dir=.")
     # With this, Hydra hands over its errors instead of printing them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        _run_entry(words)
+    except ConfigCompositionException:
+        left = leave_to_jobs(words)
+        if left == words:
+            raise
+        _run_entry(left)
+    return 0
+
+
+def _run_entry(words: Sequence[str]) -> None:
     # Hydra takes its arguments from nowhere else.
     sys.argv = [sys.argv[0], *words]
     entry()
-    return 0
 
 
 def _exit_status(action: Callable[[], int], words: Sequence[str] = ()) -> int:
@@ -151,22 +161,22 @@ def prepare(words: Sequence[str]) -> list[str]:
     several = re.compile(r"sweep=(?!'?null'?$|default$)|replicates=0*([2-9]|[1-9]\d+)$")
     asked = {name for name, value in vars(flags).items() if value} - PLACES - {"overrides"}
     if not asked and any(map(several.match, flags.overrides)):
-        flags.multirun, words = True, ["--multirun", *words]
-    left = left_to_jobs(flags.overrides) if flags.multirun else {}
-    return [left.get(word, word) for word in words]
+        return ["--multirun", *words]
+    return words
 
 
-def left_to_jobs(words: Sequence[str]) -> dict[str, str]:
-    """Return how to write the overrides that Hydra has to leave to the jobs of a sweep.
+def leave_to_jobs(words: Sequence[str]) -> list[str]:
+    """Have the jobs of a sweep apply the settings of a group whose choice varies.
 
-    It would look for a setting of a group in the default choice, even if the choice varies. It
-    leaves to the sweeper what has several values, or a choice of one.
+    Hydra looks for them in the default choice, unless they have several values, or a choice of one.
     """
-    overrides = OverridesParser.create().parse_overrides(list(words))
+    flags = get_args_parser().parse_intermixed_args(words)
+    overrides = OverridesParser.create().parse_overrides(flags.overrides)
     varied = {override.key_or_group for override in overrides if override.is_sweep_override()}
-    return {
-        str(override.input_line): f"{key}=choice({override.get_value_element_as_str()})"
+    left = {
+        override.input_line: f"{key}=choice({override.get_value_element_as_str()})"
         for override in overrides
         if override.type is OverrideType.CHANGE and not override.is_sweep_override()
         if (key := override.key_or_group).partition(".")[0] in varied
     }
+    return [left.get(word, word) for word in words] if flags.multirun else list(words)
