@@ -106,24 +106,23 @@ def _exit_status(action: Callable[[], int], words: Sequence[str] = ()) -> int:
     except RunFailed:
         return FAILED
     except InternalError as error:
-        _print(traceback.format_exception(error.__cause__), every_rank=True)
+        _print("".join(traceback.format_exception(error.__cause__)), every_rank=True)
         return FAILED
     # Hydra has errors of many kinds for what a user types.
     except Exception as error:
         from resnet_sweep.config.errors import format_error
 
-        _print([f"error: {format_error(error, words)}\n"])
+        _print(f"error: {format_error(error, words)}\n")
         # An installation that isn't complete isn't the request's fault.
         return FAILED if isinstance(error, InstantiationException) else REFUSED
 
 
-def _print(lines: Sequence[str], every_rank: bool = False) -> None:
+def _print(text: str, every_rank: bool = False) -> None:
     torchrun = Torchrun.here()
     if every_rank or torchrun is None or torchrun.rank == 0:
         # The reader may have closed the pipe.
         with contextlib.suppress(OSError):
-            sys.stderr.write("".join(lines))
-            sys.stderr.flush()
+            print(text, end="", file=sys.stderr, flush=True)
 
 
 def prepare(words: Sequence[str]) -> list[str]:

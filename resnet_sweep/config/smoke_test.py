@@ -93,40 +93,43 @@ def try_model(
     except ConfigError:
         model = build_model(config, dataset).to("meta")
     check_memory(model)
-    full = channels, _, width = tuple(dataset.train.images.shape[1:])
-    failure = f"model: it can't classify images of shape {full}"
+    shape = tuple(dataset.train.images.shape[1:])
+    failure = f"model: it can't classify images of shape {shape}"
     with _explained(failure, "choose another model"), torch.device("meta"):
-        logits = model.eval()(torch.empty(2, *full))
+        logits = model.eval()(torch.empty(2, *shape))
         if logits.shape != (2, dataset.num_classes):
             raise ValueError(f"its output has shape {tuple(logits.shape)}")
-    count = smallest_batch(settings, dataset, world_size)
-    sizes, stride = settings.progressive_resizing, getattr(model, "stride", 1)
-    setting = f"trainer.progressive_resizing={sizes}"
-    shapes = {full: "choose another trainer.batch_size, or trainer.drop_last=true"}
+    count, sizes = smallest_batch(settings, dataset, world_size), settings.progressive_resizing
+    check_sizes(settings, shape[-1], getattr(model, "stride", 1))
+    advice = "choose another trainer.batch_size, or trainer.drop_last=true"
+    if sizes is not None:
+        advice += f", or other sizes than trainer.progressive_resizing={sizes}"
+    for part in (shape, *((shape[0], size, size) for size in sizes or ())):
+        failure = f"model: it can't be trained on a batch of {count} of shape {part}"
+        with _explained(failure, advice), torch.device("meta"):
+            model.train()(torch.empty(count, *part))
+    return model
+
+
+def check_sizes(settings: TrainerConfig, width: int, stride: Any) -> None:
+    """See that images of some width can be resized as asked for, for a model with some stride."""
+    sizes = settings.progressive_resizing
     for size in sizes or ():
         if size > width:
             raise ConfigError(
-                f"{setting}: {size} is more than the {width} pixels of the images: choose sizes "
-                "up to that"
+                f"trainer.progressive_resizing={sizes}: {size} is more than the {width} pixels of "
+                "the images: choose sizes up to that"
             )
         if isinstance(stride, int) and size % stride:
             raise ConfigError(
-                f"{setting}: {size} isn't divisible by {stride}, the product of model.strides: "
-                "choose a multiple of that"
+                f"trainer.progressive_resizing={sizes}: {size} isn't divisible by {stride}, the "
+                "product of model.strides: choose a multiple of that"
             )
-        shapes[channels, size, size] = (
-            f"choose another size than {size} in {setting}, or another trainer.batch_size"
-        )
     if sizes is not None:
         try:
             ProgressiveResizing(sizes, settings.epochs)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    for shape, advice in shapes.items():
-        failure = f"model: it can't be trained on a batch of {count} of shape {shape}"
-        with _explained(failure, advice), torch.device("meta"):
-            model.train()(torch.empty(count, *shape))
-    return model
 
 
 def check_memory(model: nn.Module) -> None:
