@@ -1,8 +1,9 @@
 """The command line: training with Hydra's overrides, or a subcommand.
 
 A subcommand is a module of this package with `add_arguments(parser)` and `run(arguments)`, which
-returns the exit status, or None for 0; the module's docstring is a part of `--help`. It is imported
-when it is called, so that `runs`, `diff` and `report` wait for neither torch nor Hydra.
+returns the exit status, or None for 0, and raises ConfigError for a wrong request. The module's
+docstring is a part of `--help`. It is imported when it is called, so that `runs`, `diff` and
+`report` wait for neither torch nor Hydra.
 """
 
 # Few imports: an interrupt while they load ends with a traceback.

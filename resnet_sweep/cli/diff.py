@@ -39,11 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what differs between runs; return 0 if they are the same, else 1.
-
-    Raises:
-        ConfigError: a run can't be read, or the figure can't be written.
-    """
+    """Print what differs between runs; return 0 if they are the same, else 1."""
     if len(arguments.runs) < 2:
         raise ConfigError(
             f"there is nothing to compare {arguments.runs[0]} with: name two runs or more"

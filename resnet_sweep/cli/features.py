@@ -44,14 +44,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     directory = resolve_trained_run(arguments.run)
     restored = restore(directory)
-    positions = choose_images(arguments.images, restored.dataset.test)
+    dataset, record = restored.dataset, restored.record
+    positions = choose_images(arguments.images, dataset.test)
     report = FeatureReport(
-        restored.model,
-        restored.dataset,
-        restored.normalize,
-        restored.device,
-        restored.precision,
-        positions,
+        restored.model, dataset, restored.normalize, restored.device, restored.precision, positions
     )
     contents: dict[str, bytes] = {}
     lines: list[str] = []
@@ -63,10 +59,9 @@ def run(arguments: argparse.Namespace) -> None:
         else:
             contents |= files
             lines.append(f"{part}: {', '.join(files)}")
-    record = restored.record
-    if operations := build_augmentation(record.config, restored.dataset):
+    if operations := build_augmentation(record.config, dataset):
         contents["augmentation.png"] = draw_augmentation(
-            operations, restored.dataset, AUGMENTED, DRAWS, record.seed or 0
+            operations, dataset, AUGMENTED, DRAWS, record.seed or 0
         )
         lines.append("augmentation: augmentation.png")
     write_folder(directory / "features", contents)
@@ -80,11 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def choose_images(text: str | None, test: "Split") -> list[int]:
-    """Return the positions that `--images` names, or the first image of each of some classes.
-
-    Raises:
-        ConfigError: they aren't positions in the test set, or there are too many.
-    """
+    """Return the positions that `--images` names, or the first image of each of some classes."""
     if text is None:
         labels = test.labels[test.indices].tolist()
         return [labels.index(label) for label in sorted(set(labels))[:DEFAULT_CLASSES]]

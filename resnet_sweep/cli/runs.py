@@ -8,7 +8,7 @@ host); best and final alone are the validation accuracies.
 """
 
 import argparse
-from pathlib import Path
+import os
 
 from rich.text import Text
 
@@ -68,14 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the table that the arguments ask for.
-
-    Raises:
-        ConfigError: there are no directories, or an argument is wrong.
-    """
-    directories = arguments.directories or [
-        name for name in DEFAULT_DIRECTORIES if Path(name).is_dir()
-    ]
+    """Print the table that the arguments ask for."""
+    directories = arguments.directories or [*filter(os.path.isdir, DEFAULT_DIRECTORIES)]
     if not directories:
         raise ConfigError(
             f"there is no {' and no '.join(DEFAULT_DIRECTORIES)} here: name a directory with runs"

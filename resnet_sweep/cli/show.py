@@ -33,11 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the preview, and print its path.
-
-    Raises:
-        ConfigError: an argument is wrong, or the file can't be written.
-    """
+    """Write the preview, and print its path."""
     # Importing torch takes seconds, which --help doesn't have to wait.
     from hydra import compose, initialize_config_module
     from hydra.core.hydra_config import HydraConfig
@@ -52,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     overrides, path = [*map(quoted, arguments.overrides)], arguments.output
     images, draws = arguments.images, arguments.draws
-    for name, count in (("images", images), ("draws", draws)):
+    for name, count in {"images": images, "draws": draws}.items():
         if not 1 <= count <= MOST:
             raise ConfigError(f"--{name} must be a whole number from 1 to {MOST}, but is {count}")
     if path is not None and path.suffix != ".png":

@@ -38,13 +38,9 @@ PLACES = {"config_dir", "config_name", "config_path"}
     execution_whitelist=execution_whitelist(),
 )
 def entry(config: DictConfig) -> None:
-    """Train a single run.
-
-    Raises:
-        SystemExit: it didn't finish. Hydra would print a line of its own for other exceptions.
-    """
-    status = _exit_status(lambda: _train(config))
-    if status:
+    """Train a single run."""
+    # Hydra would print a line of its own for other exceptions.
+    if status := _exit_status(lambda: _train(config)):
         raise SystemExit(status)
 
 
@@ -126,10 +122,9 @@ def _print(text: str, every_rank: bool = False) -> None:
 
 
 def prepare(words: Sequence[str]) -> list[str]:
-    """Return a command line as Hydra has to get it.
+    """Return a command line as Hydra has to get it, or raise ConfigError.
 
-    Raises:
-        ConfigError: a word in it is wrong, or would make Hydra write files before a run is planned.
+    Refused is also what would make Hydra write files before a run is planned.
     """
     words = [*map(quoted, words)]
     flags, unknown = get_args_parser().parse_known_intermixed_args(words)

@@ -165,10 +165,7 @@ def load_planned_run(record: Record) -> PlannedRun:
             "command again"
         )
     return replace(
-        run,
-        parameters=record.parameters or 0,
-        signature=record.signature,
-        notes=record.notes,
+        run, parameters=record.parameters or 0, signature=record.signature, notes=record.notes
     )
 
 

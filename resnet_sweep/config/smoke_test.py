@@ -35,11 +35,7 @@ class SmokeTests:
         self._results: dict[str, Any] = {}
 
     def run(
-        self,
-        config: Mapping[str, Any],
-        settings: TrainerConfig,
-        dataset: Dataset,
-        world_size: int,
+        self, config: Mapping[str, Any], settings: TrainerConfig, dataset: Dataset, world_size: int
     ) -> tuple[nn.Module, bool]:
         """Return the model, on the meta device, and whether the augmentation mixes labels."""
         data = [list(dataset.train.images.shape[1:]), dataset.classes, dataset.mean]
