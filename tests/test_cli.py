@@ -63,3 +63,45 @@ def test_overrides_and_flags_are_left_to_hydra(
     monkeypatch.setattr("resnet_sweep.cli.train.main", reached.append)
     assert call(main, word, "seed=1").returncode == 0
     assert reached == [[word, "seed=1"]]
+
+
+@pytest.mark.parametrize("words", [["seed=1"], ["runs", "logged_run_1"]])
+def test_an_interrupt_before_a_command_has_begun_ends_it_silently(
+    words: list[str], call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("resnet_sweep.cli.import_module", interrupt)
+    monkeypatch.setattr("resnet_sweep.cli.train.main", interrupt)
+    done = call(main, *words)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_trusted_package_is_found_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Network:\n    pass\n")
+    words = ["data=digits", "model._target_=mine.Network"]
+    # The console script's folder takes the place of the current one.
+    script = tmp_path / "bin" / "resnet-sweep"
+    script.parent.mkdir()
+    script.write_text("from resnet_sweep.__main__ import main\nmain()\n")
+    for program in (["-m", "resnet_sweep"], [str(script)]):
+        done = subprocess.run(
+            [sys.executable, *program, *words],
+            cwd=tmp_path, capture_output=True, text=True, timeout=120,
+            env=clean_environment() | {"RESNET_SWEEP_TRUSTED_PACKAGES": "mine"},
+        )  # fmt: skip
+        # It is found, and has no parameters.
+        assert_refused(done, "model.attention")
+        assert "mine" not in done.stderr
+
+
+@pytest.mark.parametrize(("line", "first"), [("ev", True), ("", True), ("model=resnet8", False)])
+def test_the_first_word_is_completed_as_a_subcommand_too(
+    line: str, first: bool, call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_LINE", f"resnet-sweep {'' if first else 'seed=1 '}{line}")
+    found = call(main, "-sc", "query=bash").stdout.split()
+    assert set(SUBCOMMANDS).issubset(found) == first
+    assert ("model=" in found) == (line == "")
+    assert ("model=resnet8v2" in found) == (not first)

@@ -10,8 +10,7 @@ import yaml
 from small_run import CONF, choices, composed
 
 from resnet_sweep.config.build import build_augmentation
-from resnet_sweep.config.check import COLLECTIONS, OBJECTS, SETTINGS, check_config
-from resnet_sweep.config.errors import PRESETS
+from resnet_sweep.config.check import COLLECTIONS, OBJECTS, PRESETS, SETTINGS, check_config
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import INCIDENTAL, flatten, sign

@@ -10,7 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from processes import names
 
-from resnet_sweep.cli.train import as_multirun, quoted
+from resnet_sweep.cli.train import prepare
+from resnet_sweep.config.command import quoted
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.sweeps.grid import expand, pairs_of, preset_overrides
 
@@ -114,7 +115,7 @@ def test_the_values_of_a_named_sweep_are_typed_as_on_the_command_line() -> None:
         (["optim.lr=0.1", "sweep=logged_runs", "--config-dir", "mine"], True),
         (["replicates=3"], True),
         (["replicates=1"], False),
-        (["sweep=null"], False),
+        (["sweep=default"], False),
         (["sweep=recommended", "--cfg", "job"], False),
         (["sweep=recommended", "--multirun"], False),
         (["sweep=recommended", "-m"], False),
@@ -123,7 +124,7 @@ def test_the_values_of_a_named_sweep_are_typed_as_on_the_command_line() -> None:
     ],
 )
 def test_a_named_sweep_or_replicates_are_several_runs(words: list[str], several: bool) -> None:
-    assert as_multirun(words) == (["--multirun", *words] if several else words)
+    assert prepare(words) == (["--multirun", *words] if several else words)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,11 @@ REFUSALS = [
     ("sweep_filter=seed < 1", "sweep_filter=seed < 1", "--multirun"),
     ("zip=[a,b]", "zip=['a', 'b']", "--multirun"),
     ("data.holdout=5000", "data.holdout=5000", "1437", "data.holdout=null"),
+    ("trainer.epoch=5", "trainer.epoch", "trainer.epochs"),
+    ("experiment={a:1}", "experiment={a:1}", "quickstart"),
+    ("--optim.lr=0.02", "--optim.lr=0.02", "optim.lr=0.02"),
+    ("--config-path=old/.hydra", "old/.hydra", "old/.hydra/overrides.yaml"),
+    ("--config-dir=old/.hydra", "old/.hydra", "old/.hydra/overrides.yaml"),
 ]  # fmt: skip
 
 
@@ -49,6 +54,48 @@ def test_request_is_refused_and_leaves_nothing(
     done = call(main, *SMALL, override)
     processes.assert_refused(done, *facts)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_choice_may_be_named_by_a_number(call: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    for name, epochs in (("2024", 3), ("1e3", 4), ("true", 5)):
+        preset = f"# @package _global_\ntrainer:\n  epochs: {epochs}\n"
+        (tmp_path / "mine" / "experiment" / f"{name}.yaml").write_text(preset)
+        done = call(main, "--config-dir", "mine", f"experiment={name}", "--cfg", "job")
+        assert f"\n  epochs: {epochs}\n" in done.stdout
+    words = ("--config-dir=mine", *SMALL, "dry_run=true", "-m")
+    done = call(main, *words, "experiment=2024,1e3")
+    assert done.returncode == 0, done.stderr
+    assert "2 jobs" in done.stdout
+    listed = ("1e3", "2024", "quickstart")
+    processes.assert_refused(call(main, *words[:2], "experiment=1e4"), *listed)
+    processes.assert_refused(call(main, *words[:2], "experiment=[2024,nope]"), "nope", *listed)
+    processes.assert_refused(call(main, *words, "experiment=[2024,nope]"), "nope", *listed)
+
+
+def test_several_choices_of_a_preset_are_named_in_the_table(call: Command) -> None:
+    done = call(main, *SMALL, "-m", "experiment=[cutout,se_attention],mixup", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert "cutout+se_attention" in done.stdout
+
+
+def test_a_setting_is_checked_against_the_choices_of_the_jobs(call: Command) -> None:
+    # The default model has no name.
+    words = ("data=digits", "model=glob(torchvision*)", "dry_run=true")
+    done = call(main, "--multirun", *words, "model.name=resnet34", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    assert "2 jobs" in done.stdout
+    wrong = call(main, "--multirun", *words, "model.nam=resnet34")
+    processes.assert_refused(wrong, "model.nam", "model.name")
+
+
+def test_a_directory_may_be_in_the_home_directory(
+    call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/some where")
+    for value in ("~/runs/x", "'~/runs/x'"):
+        done = call(main, f"hydra.run.dir={value}", "--cfg", "hydra", "-p", "hydra.run")
+        assert "dir: /some where/runs/x\n" in done.stdout
 
 
 def test_directory_of_a_single_run_is_refused_for_a_sweep(call: Command, tmp_path: Path) -> None:

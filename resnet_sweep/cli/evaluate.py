@@ -1,21 +1,16 @@
-"""The subcommand `evaluate`: the best checkpoint of a run on its test set."""
+"""Evaluate the best checkpoint of a run on its test set.
+
+The metrics are printed, and written with figures into RUN/evaluation.
+"""
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
 
 from resnet_sweep.compare.collection import resolve_trained_run
 from resnet_sweep.compare.format import escaped, shown
-from resnet_sweep.console import run_command
 
 
-def main(words: Sequence[str]) -> None:
-    """Evaluate the best checkpoint of a run on its test set."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resnet_sweep evaluate",
-        description="Evaluate the best checkpoint of a run on its test set. The metrics are "
-        "printed, and written with figures into RUN/evaluation.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `evaluate`."""
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument(
         "--flip",
@@ -23,11 +18,9 @@ def main(words: Sequence[str]) -> None:
         help="flip test-time augmentation: average the probabilities of each image and its mirror "
         "image",
     )
-    arguments = parser.parse_args(words)
-    run_command(lambda: evaluate(resolve_trained_run(arguments.run), arguments.flip))
 
 
-def evaluate(directory: Path, flip: bool) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Evaluate a run, print its metrics and write `evaluation/`."""
     # Importing torch and matplotlib takes seconds, which --help doesn't have to wait.
     from resnet_sweep.analysis.calibration import BINS, draw_reliability
@@ -38,6 +31,7 @@ def evaluate(directory: Path, flip: bool) -> None:
     from resnet_sweep.runs.files import write_folder
     from resnet_sweep.training.evaluation import FlipAverage, predict
 
+    directory, flip = resolve_trained_run(arguments.run), arguments.flip
     restored = restore(directory)
     dataset = restored.dataset
     logits, labels = predict(

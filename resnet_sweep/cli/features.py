@@ -1,12 +1,13 @@
-"""The subcommand `features`: figures of what the network of a run has learned."""
+"""Draw what the best checkpoint of a run has learned, into RUN/features.
+
+These are filters, activations, class activation (Grad-CAM), an embedding of the test set, and dead
+channels, each as a figure and as data; and a preview of its augmentation.
+"""
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnet_sweep.compare.collection import resolve_trained_run
-from resnet_sweep.console import run_command
 from resnet_sweep.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,25 +21,17 @@ MOST_IMAGES = 64
 AUGMENTED, DRAWS = 8, 3
 
 
-def main(words: Sequence[str]) -> None:
-    """Draw what the best checkpoint of a run has learned."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resnet_sweep features",
-        description="Draw what the best checkpoint of a run has learned, into RUN/features: "
-        "filters, activations, class activation (Grad-CAM), an embedding of the test set, and "
-        "dead channels, each as a figure and as data; and a preview of its augmentation.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `features`."""
     parser.add_argument("run", metavar="RUN", help="a run directory")
     parser.add_argument(
         "--images",
         metavar="0,1,2",
         help=f"positions in the test set; by default the first image of {DEFAULT_CLASSES} classes",
     )
-    arguments = parser.parse_args(words)
-    run_command(lambda: draw_features(resolve_trained_run(arguments.run), arguments.images))
 
 
-def draw_features(directory: Path, images: str | None) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Draw what the network of a run has learned, and write it into `features/`."""
     # Importing torch, matplotlib and scikit-learn takes seconds, which --help doesn't have to wait.
     from resnet_sweep.analysis.dead_channels import table
@@ -49,15 +42,12 @@ def draw_features(directory: Path, images: str | None) -> None:
     from resnet_sweep.config.restore import restore
     from resnet_sweep.runs.files import write_folder
 
+    directory = resolve_trained_run(arguments.run)
     restored = restore(directory)
-    positions = choose_images(images, restored.dataset.test)
+    dataset, record = restored.dataset, restored.record
+    positions = choose_images(arguments.images, dataset.test)
     report = FeatureReport(
-        restored.model,
-        restored.dataset,
-        restored.normalize,
-        restored.device,
-        restored.precision,
-        positions,
+        restored.model, dataset, restored.normalize, restored.device, restored.precision, positions
     )
     contents: dict[str, bytes] = {}
     lines: list[str] = []
@@ -69,10 +59,9 @@ def draw_features(directory: Path, images: str | None) -> None:
         else:
             contents |= files
             lines.append(f"{part}: {', '.join(files)}")
-    record = restored.record
-    if operations := build_augmentation(record.config, restored.dataset):
+    if operations := build_augmentation(record.config, dataset):
         contents["augmentation.png"] = draw_augmentation(
-            operations, restored.dataset, AUGMENTED, DRAWS, record.seed or 0
+            operations, dataset, AUGMENTED, DRAWS, record.seed or 0
         )
         lines.append("augmentation: augmentation.png")
     write_folder(directory / "features", contents)
@@ -86,11 +75,7 @@ def draw_features(directory: Path, images: str | None) -> None:
 
 
 def choose_images(text: str | None, test: "Split") -> list[int]:
-    """Return the positions that `--images` names, or the first image of each of some classes.
-
-    Raises:
-        ConfigError: they aren't positions in the test set, or there are too many.
-    """
+    """Return the positions that `--images` names, or the first image of each of some classes."""
     if text is None:
         labels = test.labels[test.indices].tolist()
         return [labels.index(label) for label in sorted(set(labels))[:DEFAULT_CLASSES]]

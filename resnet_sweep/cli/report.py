@@ -1,4 +1,7 @@
-"""The subcommand `report`: runs as one HTML page, or as a training log."""
+"""Write a report of runs: one HTML page, or, of one or two runs, a training log in Markdown.
+
+The page needs no network, and has the runs' table, curves, differences and figures.
+"""
 
 import argparse
 import os
@@ -7,17 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from resnet_sweep.compare.report import write_report
-from resnet_sweep.console import run_command
 
 
-def main(words: Sequence[str]) -> None:
-    """Write a report of the runs in some directories."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resnet_sweep report",
-        description="Write a report of runs: one HTML page that needs no network, with their "
-        "table, curves, differences and figures; or, of one or two runs, a training log in "
-        "Markdown.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `report`."""
     parser.add_argument(
         "paths",
         metavar="DIR",
@@ -31,8 +27,11 @@ def main(words: Sequence[str]) -> None:
         type=Path,
         help="FILE.html for the page, FILE.md for the log (default: DIR/report.html)",
     )
-    arguments = parser.parse_args(words)
-    run_command(lambda: print(report(arguments.paths, arguments.output)))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write a report of the runs in some directories, and print its path."""
+    print(report(arguments.paths, arguments.output))
 
 
 def report(paths: Sequence[str], output: Path | None) -> Path:

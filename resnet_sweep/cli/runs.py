@@ -1,8 +1,14 @@
-"""The subcommand `runs`: a table of runs."""
+"""Print a table of runs, newest first.
+
+It has their state, start, best and final validation accuracy, time, and the settings that differ.
+Runs that differ only in their seed are one row, with the mean and the standard deviation (of the
+sample) over the n of them that are complete and repeat no other. KEY is a setting (optim.lr), a
+config group for the choice made there (optim), or a key of run.json (best.val_acc, seconds, state,
+host); best and final alone are the validation accuracies.
+"""
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
+import os
 
 from rich.text import Text
 
@@ -11,24 +17,15 @@ from resnet_sweep.compare.filter_expression import FilterExpression, check_field
 from resnet_sweep.compare.nearest import NearestRuns, read_reference
 from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.compare.runs_table import RunsTable
-from resnet_sweep.console import console, run_command
+from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
 
 # Where runs are written by default.
 DEFAULT_DIRECTORIES = ("outputs", "multirun")
 
 
-def main(words: Sequence[str]) -> None:
-    """Print a table of the runs below some directories."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resnet_sweep runs",
-        description="Print a table of runs, newest first: state, start, best and final validation "
-        "accuracy, time, and the settings that differ. Runs that differ only in their seed are one "
-        "row, with the mean and the standard deviation (of the sample) over the n of them that are "
-        "complete and repeat no other. KEY is a setting (optim.lr), a config group for the choice "
-        "made there (optim), or a key of run.json (best.val_acc, seconds, state, host); best and "
-        "final alone are the validation accuracies.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `runs`."""
     parser.add_argument(
         "directories",
         metavar="DIR",
@@ -68,19 +65,11 @@ def main(words: Sequence[str]) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
     form.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args(_joined(words))
-    run_command(lambda: print_runs(arguments))
 
 
-def print_runs(arguments: argparse.Namespace) -> None:
-    """Print the table that the arguments ask for.
-
-    Raises:
-        ConfigError: there are no directories, or an argument is wrong.
-    """
-    directories = arguments.directories or [
-        name for name in DEFAULT_DIRECTORIES if Path(name).is_dir()
-    ]
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table that the arguments ask for."""
+    directories = arguments.directories or [*filter(os.path.isdir, DEFAULT_DIRECTORIES)]
     if not directories:
         raise ConfigError(
             f"there is no {' and no '.join(DEFAULT_DIRECTORIES)} here: name a directory with runs"
@@ -133,11 +122,3 @@ def _keys(text: str) -> list[str]:
     if not all(keys):
         raise argparse.ArgumentTypeError("name one key or several, with commas between")
     return keys
-
-
-def _joined(words: Sequence[str]) -> Sequence[str]:
-    """Join `--sort -KEY` to one word, because argparse would take -KEY for an option."""
-    for at in range(len(words) - 1):
-        if words[at] == "--sort":
-            return [*words[:at], f"--sort={words[at + 1]}", *words[at + 2 :]]
-    return words

@@ -1,22 +1,16 @@
-"""The subcommand `show`: a preview of augmented training images."""
+"""Draw training images before and after the augmentation of a run."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from resnet_sweep.console import run_command
 from resnet_sweep.errors import ConfigError
 
 # A figure with more images or rows is too large to be shown.
 MOST = 32
 
 
-def main(words: Sequence[str]) -> None:
-    """Draw training images before and after the augmentation of a run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resnet_sweep show",
-        description="Draw training images before and after the augmentation of a run.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `show`."""
     parser.add_argument(
         "overrides",
         metavar="OVERRIDE",
@@ -36,41 +30,25 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument(
         "--draws", type=int, default=4, help=f"of each image, up to {MOST} (default: 4)"
     )
-    arguments = parser.parse_intermixed_args(words)
-    run_command(
-        lambda: print(
-            show(arguments.overrides, arguments.output, arguments.images, arguments.draws)
-        )
-    )
 
 
-def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Path:
-    """Write the preview.
-
-    Args:
-        overrides: of the config, as for training.
-        path: of the PNG file; None names it after the choice of augmentation.
-        images: the number of images, side by side.
-        draws: the number of rows of augmented images, below the row of the images themselves.
-
-    Returns:
-        The path of the PNG file.
-
-    Raises:
-        ConfigError: an argument is wrong, or the file can't be written.
-    """
+def run(arguments: argparse.Namespace) -> None:
+    """Write the preview, and print its path."""
     # Importing torch takes seconds, which --help doesn't have to wait.
     from hydra import compose, initialize_config_module
     from hydra.core.hydra_config import HydraConfig
 
     from resnet_sweep.augmentation.preview import draw_augmentation
     from resnet_sweep.config.build import build_augmentation
+    from resnet_sweep.config.command import quoted
     from resnet_sweep.config.compose import ComposedConfig
     from resnet_sweep.config.errors import format_error
     from resnet_sweep.config.plan import plan_run
     from resnet_sweep.runs.files import write_atomically
 
-    for name, count in (("images", images), ("draws", draws)):
+    overrides, path = [*map(quoted, arguments.overrides)], arguments.output
+    images, draws = arguments.images, arguments.draws
+    for name, count in {"images": images, "draws": draws}.items():
         if not 1 <= count <= MOST:
             raise ConfigError(f"--{name} must be a whole number from 1 to {MOST}, but is {count}")
     if path is not None and path.suffix != ".png":
@@ -84,13 +62,13 @@ def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Pa
     HydraConfig.instance().set_config(config)
     composed = ComposedConfig.of(config, config.hydra)
     planned = plan_run(composed.settings | {"logger": {}})
-    dataset, seed = planned.dataset, planned.config["seed"]
+    dataset = planned.dataset
     if images > len(dataset.train):
         raise ConfigError(
             f"--images={images} is more than the {len(dataset.train)} training images: choose fewer"
         )
     operations = build_augmentation(planned.config, dataset)
-    picture = draw_augmentation(operations, dataset, images, draws, seed)
+    picture = draw_augmentation(operations, dataset, images, draws, planned.config["seed"])
     if path is None:
         path = Path(f"augmentation_{composed.choices['augmentation']}.png")
     try:
@@ -99,4 +77,4 @@ def show(overrides: list[str], path: Path | None, images: int, draws: int) -> Pa
         raise ConfigError(
             f"{path} can't be written ({error.strerror}): name another file with -o"
         ) from error
-    return path
+    print(path)

@@ -5,24 +5,31 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from hydra.core.plugins import Plugins
-from hydra.errors import InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from resnet_sweep.cli import INTERRUPTED
+from resnet_sweep.config.command import quoted
 from resnet_sweep.config.instantiate import execution_whitelist
 from resnet_sweep.errors import ConfigError, InternalError, RunFailed
 from resnet_sweep.studies.sweeper import OptunaSweeper
 from resnet_sweep.sweeps.grid import GridSweeper
 from resnet_sweep.training.torchrun import Torchrun
 
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+FAILED, REFUSED = 1, 2
 SWEEPERS = ("grid", "optuna")
+# Flags of Hydra's that say where configs are; the others ask for something else than a run.
+PLACES = {"config_dir", "config_name", "config_path"}
 
 
 @hydra.main(
@@ -31,13 +38,9 @@ SWEEPERS = ("grid", "optuna")
     execution_whitelist=execution_whitelist(),
 )
 def entry(config: DictConfig) -> None:
-    """Train a single run.
-
-    Raises:
-        SystemExit: it didn't finish. Hydra would print a line of its own for other exceptions.
-    """
-    status = _exit_status(lambda: _train(config))
-    if status:
+    """Train a single run."""
+    # Hydra would print a line of its own for other exceptions.
+    if status := _exit_status(lambda: _train(config)):
         raise SystemExit(status)
 
 
@@ -67,33 +70,27 @@ def _unknown_sweeper(name: str) -> ConfigError:
 
 
 def _call_hydra(words: Sequence[str]) -> int:
-    check_flags(words)
-    for word in words:
-        name, _, sweeper = word.partition("=")
-        # Hydra's own sweepers write files before they train anything.
-        if name == "hydra/sweeper" and sweeper not in SWEEPERS:
-            raise _unknown_sweeper(sweeper)
-    words = as_multirun([*map(quoted, words)])
+    words = prepare(words)
     torchrun = Torchrun.here()
     if torchrun and torchrun.rank:
         # The directory of the run is made by rank 0.
-        words = [*words, "hydra.run.dir=."]
+        words.append("hydra.run.dir=.")
     # With this, Hydra hands over its errors instead of printing them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with _arguments(words):
-        entry()
+    try:
+        _run_entry(words)
+    except ConfigCompositionException:
+        left = leave_to_jobs(words)
+        if left == words:
+            raise
+        _run_entry(left)
     return 0
 
 
-@contextlib.contextmanager
-def _arguments(words: Sequence[str]) -> Iterator[None]:
-    """Set the arguments that Hydra parses, which it takes from nowhere else."""
-    before = sys.argv
-    sys.argv = [before[0], *words]
-    try:
-        yield
-    finally:
-        sys.argv = before
+def _run_entry(words: Sequence[str]) -> None:
+    # Hydra takes its arguments from nowhere else.
+    sys.argv = [sys.argv[0], *words]
+    entry()
 
 
 def _exit_status(action: Callable[[], int], words: Sequence[str] = ()) -> int:
@@ -106,77 +103,75 @@ def _exit_status(action: Callable[[], int], words: Sequence[str] = ()) -> int:
         # The reader of the output may have left, as `| head` does.
         return FAILED
     except InternalError as error:
-        _print(traceback.format_exception(error.__cause__), every_rank=True)
+        _print("".join(traceback.format_exception(error.__cause__)), every_rank=True)
         return FAILED
     # Hydra has errors of many kinds for what a user types.
     except Exception as error:
         from resnet_sweep.config.errors import format_error
 
-        _print([f"error: {format_error(_explain(error, words), words)}\n"])
+        _print(f"error: {format_error(error, words)}\n")
         # An installation that isn't complete isn't the request's fault.
         return FAILED if isinstance(error, InstantiationException) else REFUSED
 
 
-def _explain(error: Exception, words: Sequence[str]) -> Exception:
-    """Say of a run directory that Hydra can't make how to choose another."""
-    if isinstance(error, OSError) and error.filename:
-        return ConfigError(
-            f"the directory {error.filename} can't be used ({error.strerror}): choose another with "
-            "hydra.run.dir=DIRECTORY"
-        )
-    for word in words:
-        if "\0" in word and "null byte" in str(error):
-            return ConfigError(f"{word} has a null byte, which no file name can have: remove it")
-    return error
-
-
-def _print(lines: Sequence[str], every_rank: bool = False) -> None:
+def _print(text: str, every_rank: bool = False) -> None:
     torchrun = Torchrun.here()
     if every_rank or torchrun is None or torchrun.rank == 0:
         # The reader may have closed the pipe.
         with contextlib.suppress(OSError):
-            sys.stderr.write("".join(lines))
-            sys.stderr.flush()
+            print(text, end="", file=sys.stderr, flush=True)
 
 
-def check_flags(words: Sequence[str]) -> None:
-    """Refuse the flag that takes the next word away from the run.
+def prepare(words: Sequence[str]) -> list[str]:
+    """Return a command line as Hydra has to get it, or raise ConfigError.
 
-    Hydra knows -p PACKAGE for --cfg alone, and says nothing elsewhere.
-
-    Raises:
-        ConfigError: it is among the words.
+    Refused is also what would make Hydra write files before a run is planned.
     """
-    package = next((word for word in words if word.startswith(("-p", "--p"))), None)
-    # The other flags that begin like -c say where configs are.
-    shows = re.compile(r"-c(?![dnp]$|[dnp]=)|--cfg")
-    if package and not any(map(shows.match, words)):
+    words = [*map(quoted, words)]
+    flags, unknown = get_args_parser().parse_known_intermixed_args(words)
+    for word in unknown:
         raise ConfigError(
-            f"{package} is a flag of --cfg, and would take the next word for itself: leave it out, "
-            "or put --cfg job before it"
+            f"{word} isn't a flag: leave out the dashes of an override ({word.lstrip('-')}), or "
+            "see --hydra-help for the flags"
         )
+    if flags.package and not flags.cfg:
+        raise ConfigError(
+            f"-p {flags.package} is a flag of --cfg, which takes the next word for itself: leave "
+            "it out, or put --cfg job before it"
+        )
+    for folder in filter(None, (flags.config_path, flags.config_dir)):
+        if Path(folder).name == ".hydra":
+            raise ConfigError(
+                f"{folder} has the config of a run without Hydra's own part: to repeat the run, "
+                f"give the words in {Path(folder) / 'overrides.yaml'} again"
+            )
+    for word in flags.overrides:
+        name, _, value = word.partition("=")
+        # Hydra's own sweepers write files before they train anything.
+        if name == "hydra/sweeper" and value not in SWEEPERS:
+            raise _unknown_sweeper(value)
+        if "\0" in word:
+            raise ConfigError(f"{word} has a null byte: remove it")
+    # A preset can't set Hydra's mode, so these imply the flag.
+    several = re.compile(r"sweep=(?!'?null'?$|default$)|replicates=0*([2-9]|[1-9]\d+)$")
+    asked = {name for name, value in vars(flags).items() if value} - PLACES - {"overrides"}
+    if not asked and any(map(several.match, flags.overrides)):
+        return ["--multirun", *words]
+    return words
 
 
-def quoted(word: str) -> str:
-    """Return an override with quotes around its value, if that is a filter expression.
+def leave_to_jobs(words: Sequence[str]) -> list[str]:
+    """Have the jobs of a sweep apply the settings of a group whose choice varies.
 
-    Hydra needs them around an operator, and the shell removes those that people write.
+    Hydra looks for them in the default choice, unless they have several values, or a choice of one.
     """
-    name, _, value = word.partition("=")
-    if name not in ("sweep_filter", "baseline") or value in ("", "null") or value[0] in "'\"$":
-        return word
-    return f"{name}={QuotedString(value, Quote.single).with_quotes()}"
-
-
-def as_multirun(words: Sequence[str]) -> list[str]:
-    """Return the words with --multirun before them, if they ask for several runs.
-
-    A preset can't set Hydra's mode, so `sweep=...` and `replicates=...` imply the flag.
-    """
-    several = re.compile(r"sweep=(?!null$|default$)|replicates=0*([2-9]|[1-9]\d+)$")
-    flags = {word.partition("=")[0] for word in words if word.startswith("-")}
-    # Other flags of Hydra's ask for something else than a run.
-    places = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
-    if flags - places or not any(map(several.match, words)):
-        return list(words)
-    return ["--multirun", *words]
+    flags = get_args_parser().parse_intermixed_args(words)
+    overrides = OverridesParser.create().parse_overrides(flags.overrides)
+    varied = {override.key_or_group for override in overrides if override.is_sweep_override()}
+    left = {
+        override.input_line: f"{key}=choice({override.get_value_element_as_str()})"
+        for override in overrides
+        if override.type is OverrideType.CHANGE and not override.is_sweep_override()
+        if (key := override.key_or_group).partition(".")[0] in varied
+    }
+    return [left.get(word, word) for word in words] if flags.multirun else list(words)

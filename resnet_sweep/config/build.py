@@ -1,7 +1,6 @@
-"""What a config describes, built."""
+"""The objects that a config describes."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from torch import nn
 from resnet_sweep.config.check import COLLECTIONS, parameters
 from resnet_sweep.config.instantiate import instantiate, locate
 from resnet_sweep.data.dataset import Dataset
-from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.callbacks import Callback
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.optimizers import param_groups
@@ -19,21 +17,13 @@ from resnet_sweep.training.trainer import steps_per_epoch
 
 
 def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
-    """The model, with an output for each class of the data."""
+    """Return the model, with an output for each class of the data."""
     model: nn.Module = instantiate("model", config["model"], num_classes=dataset.num_classes)
     return model
 
 
-def build_shape(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
-    """The model on the meta device."""
-    with torch.device("meta"), suppress(ConfigError):
-        return build_model(config, dataset)
-    # Some constructors read numbers from tensors, which the meta device hasn't.
-    return build_model(config, dataset).to("meta")
-
-
 def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of all weights of a model."""
+    """Return the optimizer of all weights of a model."""
     settings = dict(config["optim"])
     groups = param_groups(model, settings.pop("decay_norm_and_bias", True))
     optimizer: torch.optim.Optimizer = instantiate("optim", settings, params=groups)
@@ -41,7 +31,7 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.
 
 
 def build_schedule(config: Mapping[str, Any], settings: TrainerConfig, dataset: Dataset) -> Any:
-    """The function from a step to its learning rate."""
+    """Return the function from a step to its learning rate."""
     return instantiate(
         "schedule",
         config["schedule"],
@@ -52,29 +42,19 @@ def build_schedule(config: Mapping[str, Any], settings: TrainerConfig, dataset: 
 
 
 def build_augmentation(config: Mapping[str, Any], dataset: Dataset) -> list[Any]:
-    """The operations on training batches, in order."""
-    supplied = {name: getattr(dataset, name) for name in COLLECTIONS["augmentation"]}
-    return build_collection("augmentation", config, supplied)
+    """Return the operations on training batches, in order."""
+    return _collection(config, "augmentation", lambda name: getattr(dataset, name))
 
 
 def build_loggers(config: Mapping[str, Any]) -> list[Callback]:
-    """The callbacks that the logger group names."""
-    return build_collection("logger", config, {"folder": Path.cwd()})
+    """Return the callbacks that the logger group names; their folder is the current one."""
+    return _collection(config, "logger", {"folder": Path.cwd()}.get)
 
 
-def build_collection(
-    group: str, config: Mapping[str, Any], supplied: Mapping[str, Any]
-) -> list[Any]:
-    """The objects of a group that describes any number of them, in order.
-
-    Args:
-        group: its name.
-        config: the whole one.
-        supplied: arguments for those that take them.
-    """
+def _collection(config: Mapping[str, Any], group: str, argument: Callable[[str], Any]) -> list[Any]:
     built = []
     for name, node in config[group].items():
         path = f"{group}.{name}"
-        taken = supplied.keys() & parameters(locate(path, node["_target_"])).keys()
-        built.append(instantiate(path, node, **{each: supplied[each] for each in taken}))
+        taken = COLLECTIONS[group] & parameters(locate(path, node["_target_"])).keys()
+        built.append(instantiate(path, node, **{word: argument(word) for word in taken}))
     return built

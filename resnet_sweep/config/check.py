@@ -1,14 +1,18 @@
-"""Validation of the names and values of a config, before anything is built from it."""
+"""Validation of the names and values of a config, before anything is built from it.
+
+What is wrong is raised as a `ConfigError`, with the name, the value and what is allowed instead.
+"""
 
 import functools
 import inspect
 import json
 import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -16,7 +20,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from resnet_sweep.config.instantiate import locate
 from resnet_sweep.errors import ConfigError
 
-# The groups that describe one object, with the arguments that the program supplies.
+# The groups that describe one object, with the arguments that the program supplies to it.
 OBJECTS: dict[str, set[str]] = {
     "model": {"num_classes"},
     "data": set(),
@@ -26,9 +30,10 @@ OBJECTS: dict[str, set[str]] = {
     "trainer": set(),
 }
 # The groups that describe any number of objects, each under a name, with the arguments that the
-# program supplies to those that take them: attributes of the dataset, or the folder in which the
-# command was started.
+# program supplies to those that take them.
 COLLECTIONS = {"augmentation": {"num_classes", "mean"}, "logger": {"folder"}}
+# Groups whose choices set values of other groups, and so aren't in the config themselves.
+PRESETS = ("experiment", "debug", "sweep")
 # Settings outside of the groups.
 Objective = Literal["val_acc", "val_loss", "distance_to_reference"]
 Judged = Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
@@ -58,54 +63,50 @@ LIBRARIES: dict[str, Any] = {
 }
 # Whole numbers of torch have 64 bits.
 MAX_INTEGER = 2**63 - 1
-TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"), (Lt, "lt", "below"))
+TYPES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    types.NoneType: "null",
+    None: "null",
+}
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Check a resolved config against the parameters of the classes that it names.
-
-    Raises:
-        ConfigError: a name or a value is wrong.
-    """
+    """Check a resolved config against the parameters of the classes that it names."""
     required = {*OBJECTS, *COLLECTIONS, "seed"}
-    check_names("", config, {*required, *SETTINGS})
-    for name in sorted(required - config.keys()):
-        raise ConfigError(f"{name} is missing: give it with {name}=...")
+    check_names("", config, {*required, *SETTINGS}, required)
     for name in config.keys() & SETTINGS.keys():
         check_value(name, config[name], SETTINGS[name])
     for group, supplied in OBJECTS.items():
-        check_object(group, config[group], supplied, EXTRA.get(group, {}))
-    if "lr" not in config["optim"]:
-        # The schedule starts from it, so the optimizer's default isn't enough.
-        raise ConfigError("optim.lr is missing: give it with optim.lr=...")
+        check_object(group, config[group], supplied)
+    # The schedule starts from it, so the optimizer's default isn't enough.
+    check_names("optim.", config["optim"], config["optim"], {"lr"})
     for group, supplied in COLLECTIONS.items():
-        node = config[group]
-        if not isinstance(node, Mapping):
-            raise ConfigError(f"{group}={node} isn't a choice of that group")
-        for name, entry in node.items():
-            check_object(f"{group}.{name}", entry, supplied, {})
+        if not isinstance(config[group], Mapping):
+            raise ConfigError(f"{group}={config[group]} isn't a choice of that group")
+        for name, node in config[group].items():
+            check_object(f"{group}.{name}", node, supplied)
 
 
-def check_object(path: str, node: Any, supplied: set[str], extra: Mapping[str, Any]) -> None:
-    """Check a part of a config that describes an object.
-
-    Args:
-        path: the part's name.
-        node: the part.
-        supplied: parameters that the program supplies.
-        extra: further settings, with their annotations.
-
-    Raises:
-        ConfigError: it names no class, or a parameter that the class doesn't have, or gives an
-            invalid value, or leaves out a parameter without a default.
-    """
+def check_object(path: str, node: Any, supplied: Set[str]) -> None:
+    """Check a part of a config that describes an object; `supplied` are the program's arguments."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(
             f"{path}={node} has no _target_: choose one of the files in conf/{path.split('.')[0]}/"
         )
-    target = locate(path, node["_target_"])
-    annotations = dict(extra)
+    settings = dict(node)
+    target = locate(path, settings.pop("_target_"))
+    check_arguments(path, settings, target, supplied)
+
+
+def check_arguments(
+    path: str, settings: Mapping[str, Any], target: Any, supplied: Set[str] = frozenset()
+) -> None:
+    """Check settings against the parameters of a class or function; see `check_object`."""
+    annotations = dict(EXTRA.get(path, {}))
     required, open_ended = set(), False
     for name, parameter in parameters(target).items():
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -116,39 +117,21 @@ def check_object(path: str, node: Any, supplied: set[str], extra: Mapping[str, A
                 required.add(name)
     if not target.__module__.startswith("resnet_sweep."):
         annotations |= {name: LIBRARIES[name] for name in annotations.keys() & LIBRARIES.keys()}
-    if not open_ended:
-        check_names(f"{path}.", node.keys() - {"_target_"}, annotations)
-    for name in sorted(required - node.keys()):
-        raise ConfigError(f"{path}.{name} is missing: give it with {path}.{name}=...")
-    for name, value in node.items():
-        if name != "_target_":
-            check_value(f"{path}.{name}", value, annotations.get(name, Any))
+    known = settings.keys() | annotations.keys() if open_ended else annotations.keys()
+    check_names(f"{path}.", settings, known, required)
+    for name, value in settings.items():
+        check_value(f"{path}.{name}", value, annotations.get(name, Any))
 
 
-def check_fields(path: str, node: Any, kind: type) -> None:
-    """Check a part of a config that describes a dataclass.
-
-    Raises:
-        ConfigError: it has a setting that the dataclass doesn't have, or an invalid value.
-    """
-    if not isinstance(node, Mapping):
-        raise ConfigError(f"{path}={node} has no settings: give them with {path}.NAME=...")
-    annotations = get_type_hints(kind, include_extras=True)
-    check_names(f"{path}.", node, annotations)
-    for name, value in node.items():
-        check_value(f"{path}.{name}", value, annotations[name])
-
-
-def check_names(prefix: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse an unknown name, and suggest the nearest known one.
-
-    Raises:
-        ConfigError: of the first unknown one.
-    """
-    known = {*known}
-    for name in sorted(names):
-        if name not in known:
-            raise ConfigError(unknown_name(prefix, str(name), known))
+def check_names(
+    prefix: str, names: Iterable[str], known: Iterable[str], required: Set[str] = frozenset()
+) -> None:
+    """Refuse an unknown name, with the nearest known one, and the lack of a required one."""
+    names, known = {*map(str, names)}, {*known}
+    for name in sorted(names - known):
+        raise ConfigError(unknown_name(prefix, name, known))
+    for name in sorted(required - names):
+        raise ConfigError(f"{prefix}{name} is missing: give it with {prefix}{name}=...")
 
 
 def unknown_name(prefix: str, name: str, known: Iterable[str]) -> str:
@@ -162,19 +145,14 @@ def unknown_name(prefix: str, name: str, known: Iterable[str]) -> str:
 
 
 def check_value(path: str, value: Any, annotation: Any) -> None:
-    """Check a value of a config against an annotation.
+    """Check a setting against a type that pydantic knows, or a dataclass.
 
-    Args:
-        path: the setting's full name.
-        value: of the setting.
-        annotation: a type that pydantic knows, or a dataclass; any other one allows all values.
-
-    Raises:
-        ConfigError: the value is invalid.
+    Any other annotation allows all values.
     """
     if is_dataclass(annotation):
-        assert isinstance(annotation, type)
-        check_fields(path, value, annotation)
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}={value} has no settings: give them with {path}.NAME=...")
+        check_arguments(path, value, annotation)
     elif not is_valid(value, annotation):
         near = get_close_matches(str(value), choices(annotation), n=1)
         # A value that is only valid in a list is its own nearest choice.
@@ -186,26 +164,20 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
 
 def is_valid(value: Any, annotation: Any) -> bool:
     """Return whether pydantic finds a value valid: an int for a float, otherwise no conversion."""
-    adapter = _adapter(annotation)
-    if adapter is None:
-        return True
     try:
         # As JSON, in which a tuple is a list too.
-        adapter.validate_json(json.dumps(value, default=str))
+        _adapter(annotation).validate_json(json.dumps(value, default=str))
     except ValidationError:
         return False
     return True
 
 
 @functools.cache
-def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
-    """Return what validates values; None for an annotation that pydantic doesn't know."""
-    if isinstance(annotation, str) or annotation is inspect.Parameter.empty:
-        return None
-    try:
-        return TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
-    except (PydanticUserError, NameError):
-        return None
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    if not isinstance(annotation, str):
+        with suppress(PydanticUserError, NameError):
+            return TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
+    return TypeAdapter(Any)
 
 
 def choices(annotation: Any) -> list[str]:
@@ -219,13 +191,13 @@ def describe(annotation: Any) -> str:
     """Return an annotation in words: "a whole number at least 1, or null"."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        bounds = [
+        bounds = " and ".join(
             f"{word} {getattr(entry, attribute)}"
             for entry in arguments[1:]
-            for bound, attribute, word in BOUNDS
-            if isinstance(entry, bound)
-        ]
-        return f"{describe(arguments[0])} {' and '.join(bounds)}".rstrip()
+            for attribute, word in BOUNDS.items()
+            if hasattr(entry, attribute)
+        )
+        return f"{describe(arguments[0])} {bounds}".rstrip()
     if origin in (Union, types.UnionType):
         # "Or null" reads better at the end.
         ordered = sorted(arguments, key=lambda argument: argument is types.NoneType)
@@ -234,8 +206,6 @@ def describe(annotation: Any) -> str:
         return f"one of {', '.join(map(str, arguments))}"
     if origin in (list, tuple, Sequence):
         return "a list" + (f", each entry {describe(arguments[0])}" if arguments else "")
-    if annotation in (None, types.NoneType):
-        return "null"
     return TYPES.get(annotation, str(annotation))
 
 

@@ -1,6 +1,7 @@
 """Composed configs, and what is recorded of the command that they were composed from."""
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_sweep.config.check import COLLECTIONS
+from resnet_sweep.config.check import COLLECTIONS, PRESETS
+from resnet_sweep.config.command import quoted
 from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
 from resnet_sweep.errors import ConfigError
 
@@ -21,10 +23,9 @@ class ComposedConfig:
 
     Attributes:
         settings: the config without Hydra's own part.
-        choices: the choice made in each config group; of several at once, all of them, joined
-            with "+".
+        choices: the choice made in each config group; see `group_choices`.
         overrides: as typed, without those of Hydra's own settings.
-        flags: Hydra's flags that a command has to repeat, such as `--config-dir`.
+        flags: see `flags_of`.
     """
 
     settings: dict[str, Any]
@@ -34,15 +35,7 @@ class ComposedConfig:
 
     @classmethod
     def of(cls, config: DictConfig, hydra: DictConfig) -> "ComposedConfig":
-        """Resolve a config.
-
-        Args:
-            config: as Hydra composed it, with or without its own part.
-            hydra: Hydra's own part.
-
-        Raises:
-            ConfigError: a value is missing, or an interpolation can't be resolved.
-        """
+        """Resolve a config, which may include Hydra's own part; see `resolve`."""
         settings = {str(key): resolve(config, str(key)) for key in config if key != "hydra"}
         return cls(settings, group_choices(hydra, settings), overrides_of(hydra), flags_of(hydra))
 
@@ -51,23 +44,15 @@ class ComposedConfig:
 def composed_job(
     loader: ConfigLoader, master: DictConfig, overrides: list[str]
 ) -> Iterator[DictConfig]:
-    """Compose the config of a job of a sweep; within the `with` block, `${hydra:...}` is its own.
+    """Compose the config of a job from its overrides, or raise ConfigError.
 
-    Args:
-        loader: Hydra's.
-        master: the config of the sweep as a whole.
-        overrides: of the job.
-
-    Raises:
-        ConfigError, HydraException, OmegaConfBaseException: it can't be composed.
+    Within the `with` block, `${hydra:...}` is the job's; `master` is the config of the whole sweep.
     """
     try:
-        config = loader.load_sweep_config(master, overrides)
-    except ValueError as error:
-        # Hydra raises a plain ValueError for a group whose value isn't a name.
-        if isinstance(error, COMPOSITION_ERRORS):
-            raise
-        raise ConfigError(format_error(error, overrides)) from error
+        config = loader.load_sweep_config(master, [*map(quoted, overrides)])
+    # Hydra raises a plain ValueError for a group whose value isn't a name.
+    except (*COMPOSITION_ERRORS, ValueError) as error:
+        raise ConfigError(format_error(error, [*flags_of(master.hydra), *overrides])) from error
     OmegaConf.set_struct(config, False)
     outer = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
@@ -80,11 +65,7 @@ def composed_job(
 
 
 def resolve(config: DictConfig, key: str) -> Any:
-    """Return a setting or a group of a composed config, resolved.
-
-    Raises:
-        ConfigError: a value is missing, or an interpolation can't be resolved.
-    """
+    """Return a setting or a group of a composed config, resolved, or raise ConfigError."""
     try:
         node = config[key]
         if OmegaConf.is_config(node):
@@ -98,13 +79,13 @@ def resolve(config: DictConfig, key: str) -> Any:
 
 
 def unresolved(config: DictConfig) -> dict[str, Any]:
-    """Return a part of a config as a plain dictionary, with the interpolations as they stand."""
+    """Return a part of a config as a plain dictionary, with its interpolations."""
     container: Any = OmegaConf.to_container(config, resolve=False)
     return dict(container)
 
 
 def overrides_of(hydra: DictConfig, part: str = "task") -> list[str]:
-    """Return the overrides as they were typed; Hydra's own if `part` is "hydra"."""
+    """Return the overrides as they were typed; those of Hydra's settings if `part` is "hydra"."""
     # Iterating over the list itself would resolve an override like `seed=${trainer.epochs}`.
     return [str(override) for override in unresolved(hydra.overrides)[part]]
 
@@ -131,20 +112,15 @@ def group_choices(hydra: DictConfig, settings: Mapping[str, Any]) -> dict[str, s
     }
     # Hydra doesn't record several choices of one group. Where a preset made them, only the names
     # of what they describe are known.
-    several = {
-        group: "+".join(settings.get(group) or ()) for group in COLLECTIONS if group not in choices
-    }
+    for group in COLLECTIONS.keys() - choices.keys():
+        choices[group] = "+".join(settings.get(group) or ())
     for override in overrides_of(hydra):
         group, _, value = override.partition("=")
-        if group in several and value.startswith("[") and value.endswith("]"):
-            several[group] = "+".join(choice.strip() for choice in value[1:-1].split(","))
-    return choices | several
+        if (group in COLLECTIONS or group in PRESETS) and re.fullmatch(r"\[.*\]", value):
+            choices[group] = "+".join(choice.strip(" '") for choice in value[1:-1].split(","))
+    return choices
 
 
 def is_named_by_time(destination: DictConfig) -> bool:
-    """Return whether `hydra.run.dir` or `hydra.sweep.dir` has the time in it, so that it is new.
-
-    Args:
-        destination: `hydra.run` or `hydra.sweep`.
-    """
+    """Return whether the directory in `hydra.run` or `hydra.sweep` has the time in its name."""
     return "${now:" in unresolved(destination)["dir"]

@@ -1,9 +1,10 @@
-"""One sentence for whatever is wrong with a command line: Hydra's errors and our own."""
+"""One sentence for each error of a command line, Hydra's or our own."""
 
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 
 from hydra.errors import (
@@ -17,17 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 import resnet_sweep.conf
 from resnet_sweep.compare.format import escaped
-from resnet_sweep.config.check import unknown_name
+from resnet_sweep.config.check import PRESETS, unknown_name
 from resnet_sweep.errors import ConfigError, InternalError, InvalidJobs, RunFailed
 
-# Groups whose choices set values of other groups, and so aren't in the config themselves.
-PRESETS = ("experiment", "debug", "sweep")
-
 # A choice that builds on a plugin, the package that has the plugin, and the extra that installs it.
-_FROM_PLUGINS = {
-    "hydra/launcher/submitit_slurm": ("hydra/launcher=slurm", "hydra-submitit-launcher", "slurm"),
-}
-
+_SLURM = ("hydra/launcher=slurm", "hydra-submitit-launcher", "slurm")
 CONF = Path(resnet_sweep.conf.__file__).parent
 # An error may quote a value of any length.
 LONGEST = 1000
@@ -37,10 +32,7 @@ COMPOSITION_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
 
 @contextlib.contextmanager
 def internal_errors() -> Iterator[None]:
-    """Mark errors that nobody expected as this program's own, within a `with` block.
-
-    Hydra raises errors of many kinds for what users type, and calls our code in between.
-    """
+    """Raise unexpected errors as InternalError, since Hydra raises any kind for what users type."""
     try:
         yield
     except (*COMPOSITION_ERRORS, RunFailed):
@@ -49,16 +41,16 @@ def internal_errors() -> Iterator[None]:
         raise InternalError(str(error)) from error
 
 
-def format_error(error: Exception, overrides: Sequence[str] = ()) -> str:
-    """Format an error as one line: what was wrong, with the value, and what to do.
+def format_error(error: Exception, words: Sequence[str] = ()) -> str:
+    """Format an error as one line, or, for `InvalidJobs`, as a line for each job.
 
     Args:
-        error: of ours, of Hydra's or of OmegaConf's. `InvalidJobs` keeps a line for each job.
-        overrides: as typed, to find the one that an error of Hydra's doesn't name.
+        error: ours, Hydra's or OmegaConf's.
+        words: flags and overrides as typed, to find the choices in `--config-dir`.
     """
     if isinstance(error, InvalidJobs):
         return "\n".join(map(_shorten, str(error).splitlines()))
-    return _shorten(_one_line(_describe(error, overrides))) or type(error).__name__
+    return _shorten(_one_line(_describe(error, words))) or type(error).__name__
 
 
 def missing_package(choice: str, package: str, extra: str) -> str:
@@ -77,7 +69,7 @@ def _one_line(text: str) -> str:
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _describe(error: Exception, overrides: Sequence[str]) -> str:
+def _describe(error: Exception, words: Sequence[str]) -> str:
     text = str(error)
     if isinstance(error, ConfigError):
         return text
@@ -85,12 +77,14 @@ def _describe(error: Exception, overrides: Sequence[str]) -> str:
         return f"{text.splitlines()[0]}: {error.__cause__}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         missing = error.missing_cfg_file
-        if missing in _FROM_PLUGINS:
-            return missing_package(*_FROM_PLUGINS[missing])
-        group, _, _ = missing.rpartition("/")
+        if missing == "hydra/launcher/submitit_slurm":
+            return missing_package(*_SLURM)
+        group, _, choice = missing.rpartition("/")
         # Hydra lists no options for one of several choices.
-        if options := error.options or _choices(group):
-            return _unknown_choice(missing, options)
+        if options := error.options or _choices(group, words):
+            near = get_close_matches(choice, options, n=1)
+            hint = f"did you mean {near[0]}? There is" if near else "there is"
+            return f"there is no {group}={choice}: {hint} {', '.join(options)}"
     if isinstance(error, OverrideParseException):
         problem = text.partition("\n")[2].partition("\nSee ")[0]
         return (
@@ -103,8 +97,11 @@ def _describe(error: Exception, overrides: Sequence[str]) -> str:
             f"{override} has several values: add --multirun to sweep over them, or write "
             f"{key}=[{value}] for a list of them"
         )
-    if text.startswith("Config group override must be"):
-        return _not_a_choice(overrides) or text
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"the directory {error.filename} can't be used ({error.strerror}): choose another with "
+            "hydra.run.dir=DIRECTORY"
+        )
     # Without Hydra's list of the places that it searched.
     return _unknown_key(error) or re.split(r"\nConfig search path|\n\s*full_key:", text)[0]
 
@@ -119,32 +116,18 @@ def _unknown_key(error: Exception) -> str | None:
         return None
     prefix = str(getattr(cause, "full_key", name)).removesuffix(name)
     known = [key for key in parent if key != "hydra"] + ([] if prefix else [*PRESETS])
-    for group in known:
-        # The group is what people most often leave out.
-        if isinstance(parent.get(group), Mapping) and name in parent[group]:
-            return f"{prefix}{name} isn't a setting: did you mean {prefix}{group}.{name}?"
+    # What people most often leave out is the group, if it isn't a letter.
+    if not get_close_matches(name, known, cutoff=0.8):
+        for group in known:
+            if isinstance(parent.get(group), Mapping) and name in parent[group]:
+                return f"{prefix}{name} isn't a setting: did you mean {prefix}{group}.{name}?"
     return unknown_name(prefix, name, known)
 
 
-def _not_a_choice(overrides: Sequence[str]) -> str | None:
-    for override in overrides:
-        group, _, value = override.lstrip("+~").partition("=")
-        choices = _choices(group)
-        # Hydra's grammar reads these as something else than text.
-        if choices and re.fullmatch(r"(?i)null|true|false|nan|[-+]?inf|[-+\d.].*|\{.*", value):
-            return (
-                f"{override} chooses nothing: a Config group override must name one or several of "
-                f"{', '.join(choices)}"
-            )
-    return None
-
-
-def _choices(group: str) -> list[str]:
-    return sorted(path.stem for path in CONF.joinpath(group).glob("*.yaml")) if group else []
-
-
-def _unknown_choice(missing: str, options: Sequence[str]) -> str:
-    group, _, choice = missing.rpartition("/")
-    near = get_close_matches(choice, options, n=1)
-    hint = f"did you mean {near[0]}? There is" if near else "there is"
-    return f"there is no {group}={choice}: {hint} {', '.join(options)}"
+def _choices(group: str, words: Sequence[str]) -> list[str]:
+    """Return the choices of a config group, with those in the folder that `--config-dir` names."""
+    parts = [part for word in words for part in word.split("=", 1)]
+    added = (part for flag, part in pairwise(parts) if flag in ("--config-dir", "-cd"))
+    folders = [CONF, *map(Path, added)]
+    files = (path for folder in folders for path in folder.joinpath(group).glob("*.yaml"))
+    return sorted({path.stem for path in files}) if group else []

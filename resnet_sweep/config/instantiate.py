@@ -1,4 +1,4 @@
-"""The classes that a config may name with `_target_`."""
+"""The classes and functions that a config may name with `_target_`."""
 
 import os
 import pkgutil
@@ -17,23 +17,20 @@ WHITELIST = (
     # Hydra asks for the class of what a function returns, too.
     "timm.models.*",
 )
+TRUSTED = "RESNET_SWEEP_TRUSTED_PACKAGES"
 
 
 def execution_whitelist() -> list[str]:
     """Return WHITELIST and the packages in $RESNET_SWEEP_TRUSTED_PACKAGES, separated by commas."""
-    trusted = os.environ.get("RESNET_SWEEP_TRUSTED_PACKAGES", "").replace(",", " ").split()
+    trusted = os.environ.get(TRUSTED, "").replace(",", " ").split()
     return [*WHITELIST, *(f"{package}.*" for package in trusted)]
 
 
 def locate(path: str, target: Any) -> Callable[..., Any]:
-    """What a `_target_` names.
-
-    Args:
-        path: the part of the config that has it, for the message.
-        target: its value.
+    """Return what the `_target_` of a part of a config names.
 
     Raises:
-        ConfigError: it may not be named, or doesn't exist.
+        ConfigError: it isn't trusted, or doesn't exist.
     """
     whitelist = execution_whitelist()
     if not isinstance(target, str) or not any(
@@ -42,7 +39,7 @@ def locate(path: str, target: Any) -> Callable[..., Any]:
     ):
         raise ConfigError(
             f"{path}._target_={target} isn't trusted: name something of {', '.join(whitelist)}, or "
-            "trust a package of yours with RESNET_SWEEP_TRUSTED_PACKAGES=PACKAGE"
+            f"trust a package of yours with {TRUSTED}=PACKAGE"
         )
     try:
         found: object = pkgutil.resolve_name(target)
@@ -54,28 +51,20 @@ def locate(path: str, target: Any) -> Callable[..., Any]:
 
 
 def instantiate(path: str, node: Mapping[str, Any], **supplied: Any) -> Any:
-    """Make what a part of a config describes.
-
-    Args:
-        path: the part's name, for the message.
-        node: with `_target_` and arguments.
-        supplied: further arguments.
+    """Make the object that a part of a config describes, with further arguments.
 
     Raises:
-        ConfigError: it can't be made like that.
+        ConfigError: it can't be made from these settings.
     """
     from hydra.utils import instantiate as hydra_instantiate
 
     try:
         return hydra_instantiate(
-            dict(node),
-            **supplied,
-            _execution_whitelist_=execution_whitelist(),
-            _convert_="all",
+            dict(node), **supplied, _execution_whitelist_=execution_whitelist(), _convert_="all"
         )
-    # The settings come from a user, so whatever a constructor makes of them is for the user.
+    # The settings are a user's, so any error that a constructor raises is for the user.
     except Exception as error:
-        sentence = " ".join(str(error).split()) or type(error).__name__
+        sentence = one_line(error)
         if found := re.search(r"got an unexpected keyword argument '(\w+)'", sentence):
             name = f"{path}.{found[1]}"
             raise ConfigError(
@@ -83,3 +72,8 @@ def instantiate(path: str, node: Mapping[str, Any], **supplied: Any) -> Any:
                 f"(~{name} takes away what a preset sets)"
             ) from error
         raise ConfigError(f"{path}: {sentence}") from error
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error without line breaks, or its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,13 +44,10 @@ class PlannedRun:
 
     Attributes:
         config: resolved.
-        settings: of the trainer.
-        dataset: loaded.
         device, precision: what `trainer.device` and `trainer.precision` resolve to.
+        ranks: the processes that train the run.
         parameters: number of trained weights of the model.
-        signature: of the run.
         notes: what a reader of the run's results should know, a sentence each.
-        ranks: the processes that train it.
     """
 
     config: Mapping[str, Any]
@@ -58,17 +55,13 @@ class PlannedRun:
     dataset: Dataset
     device: torch.device
     precision: str
-    parameters: int
-    signature: str
-    notes: list[str]
     ranks: ProcessGroup
+    parameters: int = 0
+    signature: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def record(self, composed: ComposedConfig) -> Record:
-        """Return the record of the run, in state `pending`.
-
-        Args:
-            composed: what the run was planned from.
-        """
+        """Return the record of the run, in state `pending`, with what it was composed from."""
         return Record(
             signature=self.signature,
             state=PENDING,
@@ -126,85 +119,80 @@ def plan_run(
         ConfigError: the run can't be trained.
     """
     check_config(config)
+    run = _load(config, ranks or ProcessGroup())
+    settings, dataset, device = run.settings, run.dataset, run.device
+    check_compile(settings.compile, device, run.ranks)
+    if settings.batch_size > len(dataset.train):
+        raise ConfigError(
+            f"trainer.batch_size={settings.batch_size} is more than the {len(dataset.train)} "
+            "training images: choose a smaller one"
+        )
+    model, mixed = (smoke_tests or SmokeTests()).run(
+        config, settings, dataset, run.ranks.world_size
+    )
+    shares_norm = run.ranks.world_size > 1 and any(
+        isinstance(module, _BatchNorm) for module in model.modules()
+    )
+    if shares_norm and settings.sync_batch_norm and device.type != "cuda":
+        raise ConfigError(
+            f"trainer.sync_batch_norm=true works on GPUs alone, but this is a {device.type}: "
+            "choose trainer.sync_batch_norm=false, by which BatchNorm's statistics are those of "
+            "each process's share of a batch"
+        )
+    build_schedule(config, settings, dataset)
+    build_loggers(config)
+    Objective.all_of(config)
+    return replace(
+        run,
+        parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        signature=sign(config, run.precision, dataset.fingerprint),
+        notes=[*_notes(run, mixed, shares_norm)],
+    )
+
+
+def load_planned_run(record: Record) -> PlannedRun:
+    """Return a run that was planned by another process or on another machine.
+
+    Raises:
+        ConfigError: its device or its data aren't here.
+    """
+    # Planned on another machine, the precision is a part of what the run is.
+    run = _load(record.config, ProcessGroup(), record.precision)
+    if run.dataset.fingerprint != record.fingerprint:
+        raise ConfigError(
+            "the data have changed since the run was planned (fingerprint "
+            f"{run.dataset.fingerprint} now, {record.fingerprint} then): restore them, or give the "
+            "command again"
+        )
+    return replace(
+        run, parameters=record.parameters or 0, signature=record.signature, notes=record.notes
+    )
+
+
+def _load(
+    config: Mapping[str, Any], ranks: ProcessGroup, precision: str | None = None
+) -> PlannedRun:
+    """Return a run with its data, on the device of this process, but not signed."""
     settings: TrainerConfig = instantiate("trainer", config["trainer"])
-    ranks = ranks or ProcessGroup()
-    smoke_tests = smoke_tests or SmokeTests()
     if ranks.world_size > 1 and not settings.distributed:
         raise ConfigError(
             f"torchrun started {ranks.world_size} processes, but trainer.distributed=false has no "
             "run shared: choose trainer=ddp, or start it without torchrun"
         )
     device = place_rank(resolve_device(settings.device), ranks)
-    precision = resolve_precision(settings.precision, device)
-    check_compile(settings.compile, device, ranks)
+    precision = resolve_precision(precision or settings.precision, device)
     dataset: Dataset = instantiate("data", config["data"]).load(config["seed"])
-    if settings.batch_size > len(dataset.train):
-        raise ConfigError(
-            f"trainer.batch_size={settings.batch_size} is more than the {len(dataset.train)} "
-            "training images: choose a smaller one"
-        )
-    model = smoke_tests.model(config, settings, dataset, ranks.world_size)
-    normed = any(isinstance(module, _BatchNorm) for module in model.modules())
-    if ranks.world_size > 1 and settings.sync_batch_norm and normed and device.type != "cuda":
-        raise ConfigError(
-            f"trainer.sync_batch_norm=true works on GPUs alone, but this is a {device.type}: "
-            "choose trainer.sync_batch_norm=false, by which BatchNorm's statistics are those of "
-            "each process's share of a batch"
-        )
-    smoke_tests.optimizer(config)
-    build_schedule(config, settings, dataset)
-    mixed = smoke_tests.batch(config, dataset)
-    build_loggers(config)
-    Objective.all_of(config)
-    return PlannedRun(
-        config=config,
-        settings=settings,
-        dataset=dataset,
-        device=device,
-        precision=precision,
-        parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-        signature=sign(config, precision, dataset.fingerprint),
-        notes=[*_notes(settings, dataset, mixed), *_distributed_notes(settings, ranks, normed)],
-        ranks=ranks,
-    )
+    return PlannedRun(config, settings, dataset, device, precision, ranks)
 
 
-def load_planned_run(record: Record) -> PlannedRun:
-    """Return a run that was planned before, by another process or on another machine.
-
-    Raises:
-        ConfigError: its device or its data aren't here.
-    """
-    config = record.config
-    settings: TrainerConfig = instantiate("trainer", config["trainer"])
-    device = resolve_device(settings.device)
-    # Planned on another machine, the precision is a part of what the run is.
-    precision = resolve_precision(record.precision or settings.precision, device)
-    dataset: Dataset = instantiate("data", config["data"]).load(config["seed"])
-    if dataset.fingerprint != record.fingerprint:
-        raise ConfigError(
-            f"the data have changed since the job was planned (fingerprint {dataset.fingerprint} "
-            f"now, {record.fingerprint} then): give the sweep's command again"
-        )
-    return PlannedRun(
-        config=config,
-        settings=settings,
-        dataset=dataset,
-        device=device,
-        precision=precision,
-        parameters=record.parameters or 0,
-        signature=record.signature,
-        notes=record.notes,
-        ranks=ProcessGroup(),
-    )
-
-
-def _notes(settings: TrainerConfig, dataset: Dataset, mixed: bool) -> Iterator[str]:
+def _notes(run: PlannedRun, mixed: bool, shares_norm: bool) -> Iterator[str]:
+    settings = run.settings
     epochs, stopping = settings.epochs, settings.early_stopping
     if settings.max_steps is not None:
-        steps = steps_per_epoch(len(dataset.train), settings)
+        steps = steps_per_epoch(len(run.dataset.train), settings)
         epochs = min(epochs, math.ceil(settings.max_steps / steps))
-    for name, last in (("epoch", stopping.epoch), ("patience", stopping.patience)):
+    for name in ("epoch", "patience"):
+        last = getattr(stopping, name)
         if last is not None and last >= epochs:
             yield (
                 f"trainer.early_stopping.{name}={last} has no effect, since the run ends after "
@@ -217,11 +205,8 @@ def _notes(settings: TrainerConfig, dataset: Dataset, mixed: bool) -> Iterator[s
         yield "val_acc and val_loss are those of the averaged weights (trainer.ema_decay)"
     if mixed:
         yield "in train_acc, an image with a mixed label counts by the predicted class's share"
-
-
-def _distributed_notes(settings: TrainerConfig, ranks: ProcessGroup, normed: bool) -> Iterator[str]:
-    if ranks.world_size > 1 and normed and not settings.sync_batch_norm:
+    if shares_norm and not settings.sync_batch_norm:
         yield (
             "BatchNorm's statistics in training were those of each of "
-            f"{ranks.world_size} processes' share of a batch (trainer.sync_batch_norm=false)"
+            f"{run.ranks.world_size} processes' share of a batch (trainer.sync_batch_norm=false)"
         )

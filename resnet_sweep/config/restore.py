@@ -1,14 +1,14 @@
-"""A trained network, taken from its run directory."""
+"""A trained network, restored from its run directory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from resnet_sweep.config.build import build_model
-from resnet_sweep.config.plan import plan_run
+from resnet_sweep.config.check import check_config
+from resnet_sweep.config.plan import load_planned_run
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import Record
@@ -19,16 +19,9 @@ from resnet_sweep.training.evaluation import Normalize
 
 @dataclass(frozen=True)
 class Restored:
-    """A run's model with its best weights, and its data.
+    """A run's model with its best weights, on its device and in evaluation mode.
 
-    Attributes:
-        model: on the device, in evaluation mode.
-        dataset: that it was trained on.
-        normalize: to the model's input.
-        device, precision: that it is to be used with.
-        record: of the run.
-        epoch: of the checkpoint.
-        val_acc: of that epoch, percent.
+    `epoch` is the checkpoint's, and `val_acc` the validation accuracy there, in percent.
     """
 
     model: nn.Module
@@ -42,51 +35,37 @@ class Restored:
 
 
 def restore(directory: Path) -> Restored:
-    """Take the best checkpoint of a run.
+    """Load the best checkpoint of a run.
 
     Raises:
-        ConfigError: there is no run or no valid checkpoint of it, or its data aren't there.
+        ConfigError: the run, a valid checkpoint of it or its data are missing.
     """
-    try:
-        record = Record.read(directory)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    record = Record.read(directory)
+    if record.best is None:
         raise ConfigError(
-            f"{directory} isn't a run directory (it has no run.json): name one, such as "
-            "outputs/DATE/TIME"
-        ) from error
+            f"{directory} has no checkpoint to evaluate: its run ({record.state}) hasn't ended an "
+            "epoch"
+        )
     path = directory / "checkpoints" / BEST
+    advice = "put the run's own back, or train the run anew with trainer.resume=false"
     try:
         checkpoint = read_checkpoint(path)
     except FileNotFoundError as error:
-        if record.best is None:
+        raise ConfigError(f"{path} is missing: {advice}") from error
+    expected = {**record.best, "signature": record.signature}
+    for name in ("signature", "epoch", "val_acc"):
+        if checkpoint.get(name) != expected.get(name):
             raise ConfigError(
-                f"{directory} has no checkpoint to evaluate: its run ({record.state}) hasn't "
-                "ended an epoch"
-            ) from error
-        raise ConfigError(
-            f"{path} is missing: put it back, or train the run anew with trainer.resume=false"
-        ) from error
-    if checkpoint.get("signature") != record.signature:
-        raise ConfigError(f"{path} belongs to another run: put the run's own checkpoint back")
-    if "val_acc" not in checkpoint:
-        raise ConfigError(f"{path} isn't a checkpoint of a best epoch: put the run's own back")
-    if record.best is None or checkpoint["epoch"] != record.best.get("epoch"):
-        raise ConfigError(
-            f"{path} is of epoch {checkpoint['epoch']}, which isn't the run's best: put the right "
-            "one back, or train the run anew with trainer.resume=false"
-        )
+                f"{path} isn't the run's best checkpoint (its {name} is {checkpoint.get(name)}, "
+                f"and the run's {expected.get(name)}): {advice}"
+            )
     # The device may be another than the run's; its precision is kept where it can be.
     precision = "float32" if record.precision == "float32" else "auto"
-    changed = {"device": "auto", "precision": precision, "compile": None}
-    trainer = record.config.get("trainer", {}) | changed
-    # What the run was logged to, or held against, needn't be in reach.
-    elsewhere: dict[str, Any] = {"logger": {}, "objective": "val_acc", "reference": None}
-    planned = plan_run(record.config | elsewhere | {"trainer": trainer})
-    if planned.dataset.fingerprint != record.fingerprint:
-        raise ConfigError(
-            f"{directory} was trained on other data than are there now: put those back"
-        )
-    model = build_model(record.config, planned.dataset)
+    trainer = {**record.config.get("trainer", {}), "device": "auto"}
+    config = {**record.config, "trainer": trainer}
+    check_config(config)
+    run = load_planned_run(replace(record, config=config, precision=precision))
+    model = build_model(config, run.dataset)
     try:
         model.load_state_dict(checkpoint["model"])
     except RuntimeError as error:
@@ -94,14 +73,13 @@ def restore(directory: Path) -> Restored:
             f"{path} doesn't fit the model in {directory / 'run.json'}: one of them was altered, "
             "so put it back"
         ) from error
-    dataset, device = planned.dataset, planned.device
-    set_exactness(device, planned.precision)
+    set_exactness(run.device, run.precision)
     return Restored(
-        model=model.to(device).eval(),
-        dataset=dataset,
-        normalize=Normalize(dataset.mean, dataset.std, device),
-        device=device,
-        precision=planned.precision,
+        model=model.to(run.device).eval(),
+        dataset=run.dataset,
+        normalize=Normalize(run.dataset.mean, run.dataset.std, run.device),
+        device=run.device,
+        precision=run.precision,
         record=record,
         epoch=checkpoint["epoch"],
         val_acc=checkpoint["val_acc"],
