@@ -1,4 +1,4 @@
-"""The console that this program prints to, and how its commands end."""
+"""The console that this program prints to, and the exit status of its commands."""
 
 import os
 import sys
@@ -40,7 +40,7 @@ def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
 
     Args:
         action: returns the status; None is 0.
-        crashed: the status after an unexpected exception.
+        crashed: the status after an exception that nobody expected.
     """
     if isinstance(sys.stdout, TextIOWrapper):
         # The name of a run may have characters that the terminal's encoding doesn't have.

@@ -61,10 +61,10 @@ class Run:
     Attributes:
         directory: absolute.
         record: the content of its `run.json`.
-        progress: of the training; it is written with the next heartbeat.
+        progress: that of the training; it is written with the next heartbeat.
     """
 
-    def __init__(self, directory: Path, record: Record, lock: DirectoryLock | None) -> None:
+    def __init__(self, directory: Path, record: Record, lock: contextlib.ExitStack) -> None:
         self.directory = directory
         self.record = record
         self.progress = Progress()
@@ -78,47 +78,38 @@ class Run:
 
         Args:
             directory: made if it doesn't exist.
-            record: of the run that is asked for.
+            record: that of the run that is asked for.
 
         Raises:
             ConfigError: the directory belongs to another run or to something else, is in use,
                 or can't be written to.
         """
         directory = Path(os.path.abspath(directory))
-        with _usable(directory):
+        with _usable(directory), contextlib.ExitStack() as lock:
             # A run that has ended is returned even from a directory that is read-only.
             earlier = find_record(directory, record)
-            if earlier is not None and _is_done(directory, earlier):
-                return cls(directory, earlier, lock=None)
-            make_directory(directory)
-            lock, earlier = _lock(directory, record)
-            try:
-                if earlier is not None:
-                    if _is_done(directory, earlier):
-                        lock.release()
-                        return cls(directory, earlier, lock=None)
-                    if earlier.ended_for_good:
-                        log.warning(
-                            "warning: %s isn't what the run wrote; the run is resumed from its "
-                            "last checkpoint, to write it again",
-                            " and ".join(earlier.altered(directory)),
-                        )
-                    for name in _OUTCOME:
-                        setattr(record, name, getattr(earlier, name))
-                remove_unfinished(directory, *_ATOMIC)
-                run = cls(directory, record, lock)
-                run._start()
-            except BaseException:
-                lock.release()
-                raise
+            if earlier is None or not _is_done(directory, earlier):
+                directory.mkdir(parents=True, exist_ok=True)
+                earlier = lock.enter_context(_locked(directory, record))
+            if earlier is not None:
+                if _is_done(directory, earlier):
+                    return cls(directory, earlier, contextlib.ExitStack())
+                if earlier.ended_for_good:
+                    log.warning(
+                        "warning: %s isn't what the run wrote; the run is resumed from its "
+                        "last checkpoint, to write it again",
+                        " and ".join(earlier.altered(directory)),
+                    )
+                for name in _OUTCOME:
+                    setattr(record, name, getattr(earlier, name))
+            remove_unfinished(directory, *_ATOMIC)
+            record.state, record.reason, record.ended = "running", "", None
+            record.started = record.started or now()
+            record.heartbeat = new_heartbeat()
+            record.write(directory)
+            run = cls(directory, record, lock.pop_all())
+        threading.Thread(target=run._renew_heartbeat, daemon=True).start()
         return run
-
-    def _start(self) -> None:
-        self.record.state, self.record.reason, self.record.ended = "running", "", None
-        self.record.started = self.record.started or now()
-        self.record.heartbeat = new_heartbeat()
-        self.record.write(self.directory)
-        threading.Thread(target=self._renew_heartbeat, daemon=True).start()
 
     def _renew_heartbeat(self) -> None:
         while not self._closed.wait(HEARTBEAT_SECONDS):
@@ -148,7 +139,7 @@ class Run:
         """
         try:
             heartbeat = Record.read(self.directory).heartbeat
-        except (FileNotFoundError, ConfigError):
+        except (OSError, ConfigError):
             # No process that took it over would leave it like that.
             return
         if heartbeat is None:
@@ -185,13 +176,9 @@ class Run:
         Raises:
             LockLostError: another process took over the run.
         """
-        try:
-            with self._changing:
-                self._closed.set()
-                self.update(state=state, reason=reason, ended=now(), heartbeat=None)
-        finally:
-            if self._lock is not None:
-                self._lock.release()
+        with self._lock, self._changing:
+            self._closed.set()
+            self.update(state=state, reason=reason, ended=now(), heartbeat=None)
 
 
 def write_plan(directory: Path, record: Record) -> None:
@@ -202,33 +189,23 @@ def write_plan(directory: Path, record: Record) -> None:
 
     Args:
         directory: made if it doesn't exist.
-        record: of the planned run; it isn't changed.
+        record: that of the planned run; it isn't changed.
 
     Raises:
         ConfigError: the directory belongs to another run or to something else, is in use, or
             can't be written to.
     """
-    with _usable(directory):
-        make_directory(directory)
-        lock, earlier = _lock(directory, record)
-        try:
-            plan = replace(record, state=PENDING, reason="", heartbeat=None)
-            if earlier is not None:
-                if earlier.ended_for_good:
-                    return
-                for name in (*_OUTCOME, "digests"):
-                    setattr(plan, name, getattr(earlier, name))
-                if earlier.state == "running":
-                    plan.state, plan.reason = "interrupted", "its process exited"
-                elif earlier.state != PENDING:
-                    plan.state, plan.reason, plan.ended = (
-                        earlier.state,
-                        earlier.reason,
-                        earlier.ended,
-                    )
-            plan.write(directory)
-        finally:
-            lock.release()
+    make_directory(directory)
+    with _usable(directory), _locked(directory, record) as earlier:
+        plan = replace(record, state=PENDING, reason="", heartbeat=None)
+        if earlier is not None:
+            if earlier.ended_for_good:
+                return
+            for name in (*_OUTCOME, "digests", "state", "reason", "ended"):
+                setattr(plan, name, getattr(earlier, name))
+            if earlier.state == "running":
+                plan.state, plan.reason = "interrupted", "its process exited"
+        plan.write(directory)
 
 
 def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
@@ -237,30 +214,27 @@ def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
     A run in another state, or that another process has taken over, stays as it is.
 
     Args:
-        directory: of the run; nothing is done if it has no record.
+        directory: nothing is done if it has no record.
         reason: why its process exited.
         resuming: whether it was an attempt to resume the run that failed, so that one that was
             interrupted before has failed, too.
     """
     failing = (PENDING, "running", "interrupted") if resuming else (PENDING, "running")
-    with contextlib.suppress(OSError, ConfigError):
-        record = Record.read(directory)
-        lock, earlier = _lock(directory, record)
-        try:
-            if earlier is not None and earlier.state in failing:
-                replace(earlier, state="failed", reason=reason, ended=now(), heartbeat=None).write(
-                    directory
-                )
-        finally:
-            lock.release()
+    with (
+        contextlib.suppress(OSError, ConfigError),
+        _locked(directory, Record.read(directory)) as record,
+    ):
+        if record is not None and record.state in failing:
+            failed = replace(record, state="failed", reason=reason, ended=now(), heartbeat=None)
+            failed.write(directory)
 
 
 def reset_run(directory: Path, record: Record) -> None:
     """Remove the results of a run, so that it starts anew when it is opened.
 
     Args:
-        directory: of the run; nothing is done if it has no record.
-        record: of the run that is asked for.
+        directory: nothing is done if it has no record.
+        record: that of the run that is asked for, without results.
 
     Raises:
         ConfigError: the directory belongs to another run or to something else, is in use, or
@@ -269,43 +243,24 @@ def reset_run(directory: Path, record: Record) -> None:
     with _usable(directory):
         if find_record(directory, record) is None:
             return
-        lock, earlier = _lock(directory, record)
-        try:
-            if earlier is None:
-                return
+        with _locked(directory, record):
             # First of all, so that without its results the run doesn't count as ended.
-            replace(
-                earlier,
-                state="interrupted",
-                reason="it was reset, to start anew",
-                best=None,
-                final=None,
-                gap=None,
-                seconds=0.0,
-                started=None,
-                ended=None,
-                digests={},
-                heartbeat=None,
-            ).write(directory)
+            reset = replace(record, state="interrupted", reason="it was reset, to start anew")
+            reset.write(directory)
             for name in RESULTS:
                 path = directory / name
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
-        finally:
-            lock.release()
 
 
 def find_record(directory: Path, record: Record) -> Record | None:
-    """Return the record in a directory, which must be of the run that is asked for.
-
-    Args:
-        directory: of the run; it may not exist.
-        record: of the run that is asked for.
+    """Return the record in a directory; None if there is none, or no directory.
 
     Raises:
-        ConfigError: it is of another run, or the directory is something else's.
+        ConfigError: it isn't that of the run that is asked for, whose record is given; or the
+            directory is something else's.
     """
     try:
         earlier = Record.read(directory)
@@ -354,20 +309,24 @@ def make_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
 
 
-def make_unique_directory(directory: Path) -> Path:
+def make_unique_directory(directory: Path, mark: str = "") -> Path:
     """Make a new directory that no other run has: this one, or one with -2, -3 behind its name.
+
+    Args:
+        directory: its wanted path.
+        mark: a folder in it. If it is given, the process that makes this folder has the directory,
+            which may exist already.
 
     Raises:
         ConfigError: it can't be made.
     """
     with _usable(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
         for number in count(1):
             candidate = directory
             if number > 1:
                 candidate = directory.with_name(f"{directory.name}-{number}")
             with contextlib.suppress(FileExistsError):
-                candidate.mkdir()
+                (candidate / mark).mkdir(parents=True)
                 break
     return candidate
 
@@ -377,11 +336,9 @@ def now() -> str:
     return datetime.now(UTC).astimezone().isoformat(timespec="seconds")
 
 
-def _lock(directory: Path, record: Record) -> tuple[DirectoryLock, Record | None]:
-    """Lock the directory of a run.
-
-    Returns:
-        The lock, and the record in the directory, if there is one.
+@contextlib.contextmanager
+def _locked(directory: Path, record: Record) -> Iterator[Record | None]:
+    """Lock the directory of a run, within a `with` block; the value is the record in it, if any.
 
     Raises:
         ConfigError: the directory is another run's or something else's, or is in use.
@@ -393,10 +350,9 @@ def _lock(directory: Path, record: Record) -> tuple[DirectoryLock, Record | None
         earlier = find_record(directory, record)
         if earlier is not None and lock.contradicts(earlier.heartbeat):
             raise in_use(directory, earlier.heartbeat)
-    except BaseException:
+        yield earlier
+    finally:
         lock.release()
-        raise
-    return lock, earlier
 
 
 def _is_done(directory: Path, record: Record) -> bool:

@@ -62,9 +62,9 @@ def relevant(config: Mapping[str, Any], precision: str, fingerprint: str) -> dic
     """Return everything that decides what is trained, flat.
 
     Args:
-        config: the resolved config of a run.
+        config: resolved.
         precision: what `trainer.precision` resolves to on the device.
-        fingerprint: of the data.
+        fingerprint: identifies the data.
     """
     settings = {name: plain(value) for name, value in flatten(config) if not is_incidental(name)}
     # The order of other settings has no effect.
