@@ -33,10 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def train_job(directory: Path) -> str:
-    """Train the planned run of a job's directory; see `train_planned`.
-
-    Returns:
-        The state of the run.
+    """Train the planned run of a job's directory, and return its state; see `train_planned`.
 
     Raises:
         SystemExit: the process was asked to stop; the state of the run is saved.
@@ -60,21 +57,18 @@ def train_planned(
     planned: PlannedRun | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> str:
-    """Train the planned run of a directory, until it ends or is asked to stop.
+    """Train the planned run of a directory until it ends, and return its state.
 
     What happens to it is written into its record, and nowhere else.
 
     Args:
         directory: the run directory, with the plan in its record and with `.hydra/`.
-        stop: whether to stop.
+        stop: signals that stop the run.
         planned: the run, if this process has planned it.
         callbacks: further ones, called last.
 
-    Returns:
-        The state of the run.
-
     Raises:
-        Interrupted: it was asked to stop; the state of the run is saved.
+        Interrupted: a signal stopped it; its state is saved.
     """
     with logging_to(directory / LOG, console=False):
         try:
@@ -107,18 +101,18 @@ def train(
     bar: bool = True,
     chdir: bool = False,
 ) -> None:
-    """Train a run until it is finished, pruned or has diverged, or is asked to stop.
+    """Train a run in its open directory until it is finished, is pruned or has diverged.
 
     Args:
-        planned: what to train.
-        run: its directory, opened.
-        stop: whether to stop.
+        planned: the run.
+        run: its directory.
+        stop: signals that stop the run.
         callbacks: further ones, called last.
         bar: show a progress bar on a terminal.
         chdir: have the run directory as the working directory during training (hydra.job.chdir).
 
     Raises:
-        Interrupted: it was asked to stop; its state is saved.
+        Interrupted: a signal stopped it; its state is saved.
         RunFailed: an error ended it.
     """
     active: list[Callback] = []
@@ -170,7 +164,7 @@ def train(
                 reason,
                 relative(run.directory),
             )
-        _log_to_file("the run failed", error)
+        _log_traceback(error)
         # What ended the run, such as a full disk, may keep its end from being written, too.
         with contextlib.suppress(Exception):
             _end(run, active, "failed", reason)
@@ -213,7 +207,7 @@ def complete(record: Record, planned: PlannedRun) -> Record:
 
 
 def introduction(planned: PlannedRun, record: Record, directory: Path) -> str:
-    """Return what is trained, where and for how long, in a few lines."""
+    """Return a few lines on what is trained, where and for how long."""
     data, settings, choices = planned.dataset, planned.settings, record.choices
     held_out = "held-out " if data.validation is not data.test else ""
     steps, ranks = steps_per_epoch(len(data.train), settings), planned.ranks.world_size
@@ -259,12 +253,7 @@ def resume_command(run: Run) -> str:
 
 @contextlib.contextmanager
 def logging_to(path: Path, console: bool = True) -> Iterator[None]:
-    """Append log messages to a file, within a `with` block.
-
-    Args:
-        path: the file.
-        console: leave the other handlers of messages in place.
-    """
+    """Append log messages to a file within a `with` block, and print them if `console`."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     file = LogFileHandler(path, delay=True)
@@ -295,11 +284,10 @@ def environment(variables: Mapping[str, object]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _log_to_file(message: str, error: BaseException) -> None:
+def _log_traceback(error: BaseException) -> None:
     """Write a traceback into the log file alone, since the terminal has the sentence."""
-    record = log.makeRecord(
-        log.name, logging.ERROR, __file__, 0, message, (), (type(error), error, error.__traceback__)
-    )
+    details = (type(error), error, error.__traceback__)
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "the run failed", (), details)
     for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
+        if isinstance(handler, LogFileHandler):
             handler.handle(record)

@@ -40,7 +40,10 @@ class RemoveEmptyDirectory(Callback):
 
 
 def train_config(config: DictConfig) -> int:
-    """Train the single run that a composed config describes, in Hydra's run directory.
+    """Train the run that a config describes, or print what would be trained (`dry_run`).
+
+    Args:
+        config: as Hydra composed it, without Hydra's own part.
 
     Returns:
         The exit status.
@@ -49,22 +52,18 @@ def train_config(config: DictConfig) -> int:
         ConfigError: the run can't be trained; nothing was written.
         RunFailed: an error ended the run.
     """
-    command = SingleRun(config)
+    run = SingleRun(config)
     # With hydra.job.chdir, Hydra has changed it. Paths in a config mean the folder of the command.
-    os.chdir(command.hydra.runtime.cwd)
-    command.ranks.initialize()
+    os.chdir(run.hydra.runtime.cwd)
+    run.ranks.initialize()
     try:
-        return command.train()
+        return run.train()
     finally:
-        command.ranks.destroy()
+        run.ranks.destroy()
 
 
 class SingleRun:
-    """A command that trains a single run, or this process's share of it under torchrun.
-
-    Args:
-        config: as Hydra composed it, without Hydra's own part.
-    """
+    """A single run, or this process's share of it under torchrun; see `train_config`."""
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
@@ -74,7 +73,7 @@ class SingleRun:
         self.torchrun = Torchrun.here()
 
     def train(self) -> int:
-        """Train the run, or print what would be trained (`dry_run`); return the exit status."""
+        """Train the run, or print what would be trained; return the exit status."""
         planned, composed = self._on_all_ranks(self._plan)
         if composed.settings.get("dry_run"):
             self._on_all_ranks(lambda: self._preview(planned, composed))
@@ -84,7 +83,10 @@ class SingleRun:
             run = self._on_all_ranks(lambda: self._open(planned, composed))
             ended = self.ranks.broadcast(run is not None and run.record.ended_for_good)
             if run is None:
-                return 0 if ended else self._train_share(planned, stop)
+                if not ended:
+                    configure(planned.device, planned.precision, planned.settings.threads)
+                    planned.training().fit(None, (), stop)
+                return 0
             if ended:
                 text = f"This run has ended already; there is nothing to train.\n{summary(run)}"
                 console.print(text, markup=False)
@@ -92,17 +94,15 @@ class SingleRun:
                 with logging_to(run.directory / LOG):
                     train(planned, run, stop, chdir=bool(self.hydra.job.chdir))
             return int(run.record.state == "diverged")
+        except Diverged:
+            return 1
         except Interrupted as interruption:
             return exit_status(interruption.signal)
         finally:
             stop.release()
 
     def _on_all_ranks(self, action: Callable[[], Result]) -> Result:
-        """Return what an action returns on this rank.
-
-        Raises:
-            ConfigError: the action raised it on this rank, or on another one.
-        """
+        """Return what an action returns; raise its ConfigError on all ranks if one raises it."""
         error = None
         try:
             result = action()
@@ -128,22 +128,14 @@ class SingleRun:
         return plan_run(composed.settings, self.ranks), composed
 
     def _directory(self, new: Callable[[Path], Path]) -> Path:
-        """Return the directory that the command names, or else a new one.
-
-        Args:
-            new: maps the path that Hydra made to that of a new directory.
-        """
+        """Return the directory that the command names, or else what `new` makes of Hydra's."""
         made = Path(self.hydra.runtime.output_dir)
         if not is_named_by_time(self.hydra.run):
             return made
         return self.torchrun.directory(lambda: new(made)) if self.torchrun else new(made)
 
     def _preview(self, planned: PlannedRun, composed: ComposedConfig) -> None:
-        """Print what would be trained.
-
-        Raises:
-            ConfigError: the directory is another run's or something else's.
-        """
+        """Print what would be trained."""
         if not self.ranks.is_main:
             return
         record = complete(planned.record(composed), planned)
@@ -154,11 +146,7 @@ class SingleRun:
         console.print(f"dry run: nothing is trained or written. The run is {state}.", markup=False)
 
     def _open(self, planned: PlannedRun, composed: ComposedConfig) -> Run | None:
-        """Open the directory of the run; None on the ranks that write nothing.
-
-        Raises:
-            ConfigError: the directory can't be used for this run; nothing in it was changed.
-        """
+        """Open the directory of the run; None on the ranks that write nothing."""
         if not self.ranks.is_main:
             return None
         record = complete(planned.record(composed), planned)
@@ -184,12 +172,3 @@ class SingleRun:
                 run.close("failed", f"{type(error).__name__}: {error}")
             raise
         return run
-
-    def _train_share(self, planned: PlannedRun, stop: StopSignal) -> int:
-        """Train this rank's share of a run whose directory rank 0 has; return the exit status."""
-        configure(planned.device, planned.precision, planned.settings.threads)
-        try:
-            planned.training().fit(None, (), stop)
-        except Diverged:
-            return 1
-        return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 # pydantic can't use the TypedDict of typing before Python 3.12.
@@ -55,7 +55,6 @@ Count = Annotated[int, Ge(1), Le(10**15)]
 Number = Annotated[float, Ge(-1e100), Le(1e100)]
 
 
-@with_config(STRICT)
 class BestEpoch(TypedDict):
     """The epoch with the best validation accuracy; accuracies are in percent."""
 
@@ -64,7 +63,6 @@ class BestEpoch(TypedDict):
     val_loss: Number | None
 
 
-@with_config(STRICT)
 class FinalEpoch(BestEpoch):
     """The last epoch."""
 
@@ -72,7 +70,6 @@ class FinalEpoch(BestEpoch):
     train_loss: Number | None
 
 
-@with_config(STRICT)
 class Progress(TypedDict, total=False):
     """How far the training has come: `step` of the `steps` of an epoch."""
 
@@ -82,7 +79,6 @@ class Progress(TypedDict, total=False):
     images_per_second: Number
 
 
-@with_config(STRICT)
 class Heartbeat(Progress):
     """The process that trains a run, and the time when it last said so, in seconds since 1970."""
 

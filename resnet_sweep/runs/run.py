@@ -1,4 +1,10 @@
-"""The run that a process trains: its directory, its record and its lock."""
+"""The run that a process trains: its directory, its record and its lock.
+
+A function here raises a ConfigError if the directory belongs to another run or to something else,
+is in use by another process, or can't be written to. It gets the record of the run that is asked
+for, which must have the signature of the record in the directory. A change to a `Run` raises a
+LockLostError if another process took over the run.
+"""
 
 import contextlib
 import logging
@@ -33,16 +39,9 @@ log = logging.getLogger(__name__)
 
 # Files with metrics of the epochs. A checkpoint holds the same metrics.
 METRICS_FILES = ("layer_norms.csv", "metrics.csv")
+_FOLDERS = ("checkpoints", "evaluation", "features", "plots", "tensorboard")
 # What a run that starts anew removes.
-RESULTS = (
-    *METRICS_FILES,
-    "checkpoints",
-    "evaluation",
-    "features",
-    "mlflow_run_id",
-    "plots",
-    "tensorboard",
-)
+RESULTS = (*METRICS_FILES, *_FOLDERS, "mlflow_run_id")
 # The files that are written under another name first, which a killed process leaves behind.
 _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.png")
 # What a process that was killed at its start leaves in the directory.
@@ -74,22 +73,12 @@ class Run:
 
     @classmethod
     def open(cls, directory: Path, record: Record) -> Self:
-        """Start a run, or resume it; nothing is written before everything is validated.
-
-        Args:
-            directory: made if it doesn't exist.
-            record: that of the run that is asked for.
-
-        Raises:
-            ConfigError: the directory belongs to another run or to something else, is in use,
-                or can't be written to.
-        """
+        """Start a run, or resume it; nothing is written before everything is validated."""
         directory = Path(os.path.abspath(directory))
         with _usable(directory), contextlib.ExitStack() as lock:
             # A run that has ended is returned even from a directory that is read-only.
             earlier = find_record(directory, record)
             if earlier is None or not _is_done(directory, earlier):
-                directory.mkdir(parents=True, exist_ok=True)
                 earlier = lock.enter_context(_locked(directory, record))
             if earlier is not None:
                 if _is_done(directory, earlier):
@@ -120,11 +109,7 @@ class Run:
                     self.update(heartbeat=new_heartbeat(self.progress))
 
     def update(self, **changes: Any) -> None:
-        """Change attributes of the record, and write it.
-
-        Raises:
-            LockLostError: another process took over the run.
-        """
+        """Change attributes of the record, and write it."""
         with self._changing:
             self.verify_ownership()
             for name, value in changes.items():
@@ -132,11 +117,7 @@ class Run:
             self.record.write(self.directory)
 
     def verify_ownership(self) -> None:
-        """Check that no other process took over the run.
-
-        Raises:
-            LockLostError: one did.
-        """
+        """Raise a LockLostError if another process took over the run."""
         try:
             heartbeat = Record.read(self.directory).heartbeat
         except (OSError, ConfigError):
@@ -153,11 +134,7 @@ class Run:
             )
 
     def write_metrics(self, rows: list[Row]) -> None:
-        """Write `metrics.csv`, and the best and the last epoch into the record.
-
-        Raises:
-            LockLostError: another process took over the run.
-        """
+        """Write `metrics.csv`, and the best and the last epoch into the record."""
         write_metrics(self.directory, rows)
         best, final = best_row(rows), rows[-1] if rows else None
         digests = {name: digest_file(self.directory / name) for name in METRICS_FILES}
@@ -171,11 +148,7 @@ class Run:
         )
 
     def close(self, state: State, reason: str = "") -> None:
-        """Write the state of the run and release its lock.
-
-        Raises:
-            LockLostError: another process took over the run.
-        """
+        """Write the state of the run and release its lock."""
         with self._lock, self._changing:
             self._closed.set()
             self.update(state=state, reason=reason, ended=now(), heartbeat=None)
@@ -185,17 +158,9 @@ def write_plan(directory: Path, record: Record) -> None:
     """Write the record of a planned run into its directory, in state `pending`.
 
     Of an earlier run with the same signature, the state and the outcome are kept: one that was
-    running when its process exited is `interrupted`, and one that has ended stays as it is.
-
-    Args:
-        directory: made if it doesn't exist.
-        record: that of the planned run; it isn't changed.
-
-    Raises:
-        ConfigError: the directory belongs to another run or to something else, is in use, or
-            can't be written to.
+    running when its process exited is `interrupted`, and one that has ended stays as it is. The
+    given record isn't changed.
     """
-    make_directory(directory)
     with _usable(directory), _locked(directory, record) as earlier:
         plan = replace(record, state=PENDING, reason="", heartbeat=None)
         if earlier is not None:
@@ -216,8 +181,7 @@ def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
     Args:
         directory: nothing is done if it has no record.
         reason: why its process exited.
-        resuming: whether it was an attempt to resume the run that failed, so that one that was
-            interrupted before has failed, too.
+        resuming: mark one that was interrupted, too, because an attempt to resume it failed.
     """
     failing = (PENDING, "running", "interrupted") if resuming else (PENDING, "running")
     with (
@@ -230,38 +194,27 @@ def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
 
 
 def reset_run(directory: Path, record: Record) -> None:
-    """Remove the results of a run, so that it starts anew when it is opened.
+    """Remove the results of a run, if there is one, so that it starts anew when it is opened.
 
     Args:
-        directory: nothing is done if it has no record.
-        record: that of the run that is asked for, without results.
-
-    Raises:
-        ConfigError: the directory belongs to another run or to something else, is in use, or
-            can't be written to; nothing in it was changed.
+        directory: the run directory.
+        record: without results.
     """
-    with _usable(directory):
-        if find_record(directory, record) is None:
-            return
-        with _locked(directory, record):
-            # First of all, so that without its results the run doesn't count as ended.
-            reset = replace(record, state="interrupted", reason="it was reset, to start anew")
-            reset.write(directory)
-            for name in RESULTS:
-                path = directory / name
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+    if find_record(directory, record) is None:
+        return
+    with _usable(directory), _locked(directory, record):
+        # First of all, so that without its results the run doesn't count as ended.
+        replace(record, state="interrupted", reason="it was reset, to start anew").write(directory)
+        for name in RESULTS:
+            path = directory / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def find_record(directory: Path, record: Record) -> Record | None:
-    """Return the record in a directory; None if there is none, or no directory.
-
-    Raises:
-        ConfigError: it isn't that of the run that is asked for, whose record is given; or the
-            directory is something else's.
-    """
+    """Return the record in a directory; None if there is none, or no directory."""
     try:
         earlier = Record.read(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -300,11 +253,7 @@ def unexpected_file(directory: Path) -> str | None:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory, unless it exists.
-
-    Raises:
-        ConfigError: it can't be made.
-    """
+    """Make a directory, unless it exists."""
     with _usable(directory):
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -312,13 +261,8 @@ def make_directory(directory: Path) -> None:
 def make_unique_directory(directory: Path, mark: str = "") -> Path:
     """Make a new directory that no other run has: this one, or one with -2, -3 behind its name.
 
-    Args:
-        directory: its wanted path.
-        mark: a folder in it. If it is given, the process that makes this folder has the directory,
-            which may exist already.
-
-    Raises:
-        ConfigError: it can't be made.
+    If `mark` is given, a directory that exists is new, too, as long as it has no folder of that
+    name; the process that makes this folder has the directory.
     """
     with _usable(directory):
         for number in count(1):
@@ -338,12 +282,9 @@ def now() -> str:
 
 @contextlib.contextmanager
 def _locked(directory: Path, record: Record) -> Iterator[Record | None]:
-    """Lock the directory of a run, within a `with` block; the value is the record in it, if any.
-
-    Raises:
-        ConfigError: the directory is another run's or something else's, or is in use.
-    """
+    """Make and lock a run directory within a `with` block, whose value is the record in it."""
     earlier = find_record(directory, record)
+    directory.mkdir(parents=True, exist_ok=True)
     lock = DirectoryLock(directory, None if earlier is None else earlier.heartbeat)
     try:
         # Read again, since another process may have changed it before it was locked.
@@ -356,10 +297,10 @@ def _locked(directory: Path, record: Record) -> Iterator[Record | None]:
 
 
 def _is_done(directory: Path, record: Record) -> bool:
-    """Return whether a run has ended and its files with metrics are intact.
+    """Return whether a run has ended, and nothing is left to write.
 
-    A run that was trained to its end is resumed if they aren't: from its last checkpoint, with
-    nothing left to train, it writes them again.
+    A run that was trained to its end is resumed if its files with metrics were altered: from its
+    last checkpoint, with nothing left to train, it writes them again.
     """
     resumable = record.state in ("finished", "stopped_early", "diverged")
     return record.ended_for_good and not (resumable and record.altered(directory))
