@@ -4,9 +4,12 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hydra.core.utils import env_override
+
+from resnet_sweep.compare.format import number, percent, span
 from resnet_sweep.config.build import build_loggers
 from resnet_sweep.config.command import command, relative
 from resnet_sweep.config.plan import PlannedRun, load_planned_run
@@ -73,7 +76,7 @@ def train_planned(
     with logging_to(directory / LOG, console=False):
         try:
             job = read_hydra_job(directory)
-            with environment(job.get("env_set") or {}):
+            with env_override(job.get("env_set") or {}):
                 record = Record.read(directory)
                 planned = planned or load_planned_run(record)
                 run = Run.open(directory, complete(record, planned))
@@ -149,21 +152,13 @@ def train(
         raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
-        if os.path.exists(run.directory):
-            log.error(
-                "the run failed (%s); %s has the traceback. Retry from its last checkpoint "
-                "with:\n  %s",
-                reason,
-                LOG,
-                resume_command(run),
+        advice = "Retry from its last checkpoint with:\n  " + resume_command(run)
+        if not os.path.exists(run.directory):
+            advice = (
+                f"Its directory {relative(run.directory)} is gone. If it was renamed, give the "
+                "command again with hydra.run.dir=NEW_NAME; if it was removed, the run is lost"
             )
-        else:
-            log.error(
-                "the run failed (%s): its directory %s is gone. If it was renamed, give the "
-                "command again with hydra.run.dir=NEW_NAME; if it was removed, the run is lost",
-                reason,
-                relative(run.directory),
-            )
+        log.error("the run failed (%s); %s has the traceback. %s", reason, LOG, advice)
         _log_traceback(error)
         # What ended the run, such as a full disk, may keep its end from being written, too.
         with contextlib.suppress(Exception):
@@ -210,25 +205,21 @@ def introduction(planned: PlannedRun, record: Record, directory: Path) -> str:
     """Return a few lines on what is trained, where and for how long."""
     data, settings, choices = planned.dataset, planned.settings, record.choices
     held_out = "held-out " if data.validation is not data.test else ""
-    steps, ranks = steps_per_epoch(len(data.train), settings), planned.ranks.world_size
+    validation = f"{len(data.validation):,} {held_out}to validate on"
+    steps = steps_per_epoch(len(data.train), settings)
     length = f"{settings.epochs} epochs of {steps} steps of {settings.batch_size} images"
     if settings.max_steps:
         length += f", cut off after {min(settings.max_steps, settings.epochs * steps)} steps"
+    device = f"{record.device}, {record.threads} threads, {record.precision}"
+    if planned.ranks.world_size > 1:
+        device += f", each of {planned.ranks.world_size} processes"
     groups = ("optim", "schedule", "augmentation", "loss")
     lines = [
         ("Model", f"{choices.get('model')}, {planned.parameters:,} parameters"),
-        (
-            "Data",
-            f"{choices.get('data')}, {len(data.train):,} images to train on, "
-            f"{len(data.validation):,} {held_out}to validate on",
-        ),
+        ("Data", f"{choices.get('data')}, {len(data.train):,} images to train on, {validation}"),
         ("Recipe", ", ".join(f"{group} {choices.get(group)}" for group in groups)),
         ("Length", length),
-        (
-            "Device",
-            f"{record.device}, {record.threads} threads, {record.precision}"
-            + (f", each of {ranks} processes" if ranks > 1 else ""),
-        ),
+        ("Device", device),
         ("Seed", record.seed),
         ("Run directory", relative(directory)),
         *(("Note", note) for note in planned.notes),
@@ -238,7 +229,22 @@ def introduction(planned: PlannedRun, record: Record, directory: Path) -> str:
 
 def summary(run: Run) -> str:
     """Return the outcome of a run, in the terms of the training log."""
-    return f"{run.record.summary()}\n  {'Run directory:':27}{relative(run.directory)}"
+    record, best, final = run.record, run.record.best, run.record.final
+    lines = []
+    if record.state != "finished":
+        lines.append(("State", f"{record.state}: {record.reason}"))
+    if best is not None and final is not None:
+        lines += [
+            ("Best validation accuracy", f"{percent(best['val_acc'])} (epoch {best['epoch']})"),
+            ("Final training accuracy", percent(final["train_acc"])),
+            ("Final validation accuracy", percent(final["val_acc"])),
+            ("Final training loss", number(final["train_loss"], 4)),
+            ("Overfitting gap", percent(record.gap)),
+            ("Time", span(record.seconds)),
+        ]
+    lines += [("Note", note) for note in record.notes]
+    lines.append(("Run directory", relative(run.directory)))
+    return "\n".join(f"  {name + ':':27}{value}" for name, value in lines)
 
 
 def resume_command(run: Run) -> str:
@@ -267,21 +273,6 @@ def logging_to(path: Path, console: bool = True) -> Iterator[None]:
         root.handlers = handlers
         root.setLevel(level)
         file.close()
-
-
-@contextlib.contextmanager
-def environment(variables: Mapping[str, object]) -> Iterator[None]:
-    """Set environment variables, such as those of `hydra.job.env_set`, within a `with` block."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update({name: str(value) for name, value in variables.items()})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _log_traceback(error: BaseException) -> None:

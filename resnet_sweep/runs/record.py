@@ -205,25 +205,6 @@ class Record:
         epochs: int = trainer["epochs"]
         return epochs if last is None else min(epochs, last)
 
-    def summary(self) -> str:
-        """Return the outcome in the terms of the training log, a few lines."""
-        if self.best is None or self.final is None:
-            return f"{self.state}: {self.reason}" if self.reason else self.state
-        loss = self.final["train_loss"]
-        best = f"{_percent(self.best['val_acc'])} (epoch {self.best['epoch']})"
-        lines = [
-            ("Best validation accuracy", best),
-            ("Final training accuracy", _percent(self.final["train_acc"])),
-            ("Final validation accuracy", _percent(self.final["val_acc"])),
-            ("Final training loss", "unknown" if loss is None else f"{loss:.4f}"),
-            ("Overfitting gap", _percent(self.gap)),
-            ("Time", "unknown" if self.seconds is None else duration(self.seconds)),
-        ]
-        if self.state != "finished":
-            lines.insert(0, ("State", f"{self.state}: {self.reason}"))
-        lines += [("Note", note) for note in self.notes]
-        return "\n".join(f"  {name + ':':27}{value}" for name, value in lines)
-
 
 _ADAPTER = TypeAdapter(Record)
 _ENCODER = json.JSONEncoder(sort_keys=True)
@@ -256,7 +237,3 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
     return f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def _percent(accuracy: float | None) -> str:
-    return "unknown" if accuracy is None else f"{accuracy:.2f}%"

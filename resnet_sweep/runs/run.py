@@ -22,6 +22,7 @@ from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import digest_file, remove_unfinished
 from resnet_sweep.runs.lock import RUN_LOCK, DirectoryLock, in_use
 from resnet_sweep.runs.metrics import Row, best_row, write_metrics
+from resnet_sweep.runs.provenance import HYDRA_FOLDER
 from resnet_sweep.runs.record import (
     HEARTBEAT_SECONDS,
     NAME,
@@ -218,7 +219,9 @@ def find_record(directory: Path, record: Record) -> Record | None:
     try:
         earlier = Record.read(directory)
     except (FileNotFoundError, NotADirectoryError):
-        if (name := unexpected_file(directory)) is not None:
+        with _usable(directory):
+            name = unexpected_file(directory)
+        if name is not None:
             raise ConfigError(
                 f"{directory} isn't a run directory and isn't empty (it holds {name}): choose "
                 "another hydra.run.dir"
@@ -235,21 +238,14 @@ def find_record(directory: Path, record: Record) -> Record | None:
 
 def unexpected_file(directory: Path) -> str | None:
     """Return the name of a file that keeps a directory without a record from being a run's."""
-    try:
+    if not directory.is_dir():
+        return directory.name if directory.exists() else None
+    for path in sorted(directory.iterdir()):
         # An empty `.hydra/` reserves a directory; with files it is another program's.
-        names = sorted(
-            path.name
-            for path in directory.iterdir()
-            if path.name != ".hydra" or any(path.iterdir())
-        )
-    except NotADirectoryError:
-        return directory.name
-    except FileNotFoundError:
-        return None
-    return next(
-        (name for name in names if name not in _FIRST_FILES and not name.startswith(f".{NAME}-")),
-        None,
-    )
+        reserved = path.name == HYDRA_FOLDER and not any(path.iterdir())
+        if not (reserved or path.name in _FIRST_FILES or path.name.startswith(f".{NAME}-")):
+            return path.name
+    return None
 
 
 def make_directory(directory: Path) -> None:
@@ -302,8 +298,7 @@ def _is_done(directory: Path, record: Record) -> bool:
     A run that was trained to its end is resumed if its files with metrics were altered: from its
     last checkpoint, with nothing left to train, it writes them again.
     """
-    resumable = record.state in ("finished", "stopped_early", "diverged")
-    return record.ended_for_good and not (resumable and record.altered(directory))
+    return record.ended_for_good and (record.state == "pruned" or not record.altered(directory))
 
 
 def _describe_difference(earlier: Record, record: Record) -> str:
