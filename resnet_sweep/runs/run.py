@@ -238,9 +238,13 @@ def find_record(directory: Path, record: Record) -> Record | None:
 
 def unexpected_file(directory: Path) -> str | None:
     """Return the name of a file that keeps a directory without a record from being a run's."""
-    if not directory.is_dir():
-        return directory.name if directory.exists() else None
-    for path in sorted(directory.iterdir()):
+    try:
+        paths = sorted(directory.iterdir())
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        return directory.name
+    for path in paths:
         # An empty `.hydra/` reserves a directory; with files it is another program's.
         reserved = path.name == HYDRA_FOLDER and not any(path.iterdir())
         if not (reserved or path.name in _FIRST_FILES or path.name.startswith(f".{NAME}-")):
