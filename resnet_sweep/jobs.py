@@ -152,13 +152,14 @@ def train(
         raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
-        advice = "Retry from its last checkpoint with:\n  " + resume_command(run)
+        retry = f"Retry from its last checkpoint with:\n  {resume_command(run)}"
+        advice = f"{LOG} has the traceback. {retry}"
         if not os.path.exists(run.directory):
             advice = (
                 f"Its directory {relative(run.directory)} is gone. If it was renamed, give the "
                 "command again with hydra.run.dir=NEW_NAME; if it was removed, the run is lost"
             )
-        log.error("the run failed (%s); %s has the traceback. %s", reason, LOG, advice)
+        log.error("the run failed (%s). %s", reason, advice)
         _log_traceback(error)
         # What ended the run, such as a full disk, may keep its end from being written, too.
         with contextlib.suppress(Exception):

@@ -17,7 +17,7 @@ def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> 
 
     Args:
         path: the file, in an existing directory.
-        content: its content.
+        content: its bytes.
         backup: where to move the file that is at `path` now, if there is one.
     """
     # It is opened as any new file is, so that the umask decides who may read it.
@@ -60,12 +60,7 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def remove_unfinished(directory: Path, *patterns: str) -> None:
-    """Remove the files that a killed process had not finished writing.
-
-    Args:
-        directory: where `write_atomically` wrote them.
-        patterns: their names when finished, such as `checkpoints/*.pth`.
-    """
+    """Remove files that a killed process had not finished writing, such as `checkpoints/*.pth`."""
     for pattern in patterns:
         path = directory / pattern
         for unfinished in path.parent.glob(f".{path.name}-*"):

@@ -25,14 +25,8 @@ class DirectoryLock:
 
     Between processes of one machine a file lock decides, which the system takes back when a process
     is killed. Where a file system has no locks, or doesn't share them between machines, the
-    heartbeat in the record (`run.json`, `sweep.json`) decides.
-
-    Args:
-        heartbeat: the one in the record, to name the holder in the error.
-        name: the name of the lock file.
-
-    Raises:
-        ConfigError: another process of this machine holds the lock.
+    heartbeat in the record (`run.json`, `sweep.json`) decides. It also names the holder in the
+    ConfigError that is raised if another process of this machine holds the lock.
     """
 
     def __init__(
@@ -59,8 +53,7 @@ class DirectoryLock:
 def exclusive(path: Path) -> Iterator[None]:
     """Wait until no other process is inside of this context with the same lock file.
 
-    The file is in an existing directory, and is removed at the end. On a file system without locks
-    all processes are let in.
+    The file is removed at the end. On a file system without locks, nothing is waited for.
     """
     lock = _acquire(path, wait=-1)
     try:
@@ -104,12 +97,8 @@ def in_use(
 def _acquire(path: Path, wait: float) -> FileLock | None:
     """Return the lock on a file; None if the file system has no locks.
 
-    Args:
-        path: the lock file.
-        wait: seconds; -1 to wait without a limit.
-
     Raises:
-        Timeout: another process holds it.
+        Timeout: another process holds it after `wait` seconds; -1 waits without a limit.
     """
     lock = FileLock(
         path, timeout=wait, poll_interval=POLL_SECONDS, thread_local=False, fallback_to_soft=False

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 from resnet_sweep.runs.files import write_atomically
 
-# The columns of metrics.csv, each with the format in which it is written: "" keeps all digits. A
-# reader has no use for more digits of times. Accuracies are in percent.
+# The columns of metrics.csv, with the formats of their values: "" keeps all digits, which nobody
+# needs of times. Accuracies are in percent.
 COLUMNS = {
     "epoch": "d",
     "lr": "",

@@ -25,14 +25,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def write_hydra_folder(
     directory: Path, settings: Mapping[str, Any], hydra: Mapping[str, Any], overrides: Sequence[str]
 ) -> None:
-    """Write `.hydra/` into a run directory.
-
-    Args:
-        directory: the run directory.
-        settings: the config without Hydra's own part.
-        hydra: Hydra's own part.
-        overrides: as typed.
-    """
+    """Write `.hydra/` into a run directory: the config, Hydra's own part of it, the overrides."""
     folder = directory / HYDRA_FOLDER
     folder.mkdir(exist_ok=True)
     contents = {"config": settings, "hydra": {"hydra": hydra}, "overrides": list(overrides)}
@@ -42,7 +35,7 @@ def write_hydra_folder(
 
 
 def read_hydra_job(directory: Path) -> dict[str, Any]:
-    """Return `hydra.job` from `.hydra/` in a run directory."""
+    """Return the settings in `hydra.job` from `.hydra/` in a run directory."""
     text = (directory / HYDRA_FOLDER / "hydra.yaml").read_text(encoding="utf-8")
     job: dict[str, Any] = yaml.load(text, Loader=_Loader)["hydra"]["job"]
     return job
