@@ -1,4 +1,4 @@
-"""The console that this program prints to, and how its commands end."""
+"""The console that this program prints to, and the exit status of its commands."""
 
 import codecs
 import os
@@ -72,7 +72,7 @@ def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
 
     Args:
         action: returns the status; None is 0.
-        crashed: the status after an unexpected exception.
+        crashed: the status after an exception that nobody expected.
     """
     try:
         with forgiving_output():

@@ -1,5 +1,6 @@
 """The errors of the package, and the errors of pydantic in one sentence."""
 
+import json
 import reprlib
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,9 @@ MAX_ERRORS = 3
 class ConfigError(ValueError):
     """What was asked for can't be done.
 
-    Its message is one sentence that says what is wrong, with the value, and what to do. It is
-    raised before anything of a run is trained or written. The command line prints it and exits
-    with status 2; a running sweep marks the run as failed, continues, and exits with status 1.
+    Its message is one sentence: what is wrong, with the value, and what to do. It is raised before
+    anything of a run is trained or written. The command line prints it and exits with status 2; a
+    running sweep marks the run as failed, continues, and exits with status 1.
     """
 
 
@@ -36,10 +37,9 @@ class InvalidFileError(ValueError):
 
 
 def describe_errors(error: "ValidationError") -> str:
-    """Return pydantic's errors as one line: each key with its value and what is allowed.
+    """Return pydantic's errors in one line.
 
-    Returns:
-        For example "seconds is -1, but it must be greater than or equal to 0".
+    For example, "seconds is -1, but it must be greater than or equal to 0".
     """
     errors = error.errors(include_url=False)
     clauses = []
@@ -57,6 +57,4 @@ def describe_errors(error: "ValidationError") -> str:
 
 def format_value(value: Any) -> str:
     """Return a value as JSON has it, shortened."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return reprlib.repr(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else reprlib.repr(value)

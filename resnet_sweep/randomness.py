@@ -4,13 +4,10 @@ from hashlib import blake2b
 
 
 def derive_seed(seed: int, *place: str | int) -> int:
-    """A seed for one place of a run, such as `derive_seed(seed, "crop", epoch, step)`.
+    """Return a seed of 63 bits for one place, such as `derive_seed(seed, "crop", epoch, step)`.
 
-    Being a function of the place and not of what was drawn before, it gives a run that was
-    stopped and resumed the very numbers of the run that never stopped.
-
-    Returns:
-        An integer of 63 bits.
+    It doesn't depend on what was drawn before, so a run that was stopped and resumed draws the
+    numbers of the run that never stopped.
     """
     digest = blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

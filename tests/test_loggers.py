@@ -345,6 +345,18 @@ class TestMLflow:
         assert (kept, status) == ("run", "FINISHED")
         assert (Path(unquote(urlsplit(place).path)) / "run.json").exists()
 
+    def test_a_relative_store_is_in_the_folder_of_the_command(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking_uri: str
+    ) -> None:
+        """With hydra.job.chdir, too."""
+        monkeypatch.chdir(tmp_path)
+        planned = plan_run(mlflow(tracking_uri="sqlite:///mlflow.db"))
+        record = planned.record(ComposedConfig(dict(planned.config), {}, [], []))
+        train(planned, Run.open(tmp_path / "run", record), StopSignal(), chdir=True)
+        ((client, entry),) = runs(tracking_uri)
+        assert_holds_metrics(client, entry.info.run_id, tmp_path / "run")
+        assert not list((tmp_path / "run").glob("*.db"))
+
     def test_another_store_gets_all_epochs(self, tmp_path: Path, tracking_uri: str) -> None:
         (tmp_path / "other").mkdir()
         shutil.copy(tmp_path / "mlflow.db", tmp_path / "other")

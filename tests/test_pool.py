@@ -16,6 +16,7 @@ from resnet_sweep.config.compose import ComposedConfig
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import RunFailed
 from resnet_sweep.runs.files import remove_if_empty
+from resnet_sweep.runs.provenance import write_hydra_folder
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import write_plan
 from resnet_sweep.sweeps.launchers.pool import PoolLauncher
@@ -104,7 +105,7 @@ def test_a_failed_job_keeps_nothing_of_its_training(
 
     planned = plan_run(config())
     write_plan(tmp_path, planned.record(ComposedConfig(config(), {}, [], [])))
-    jobs.write_hydra_folder(tmp_path, config(), {"job": {}}, [])
+    write_hydra_folder(tmp_path, config(), {"job": {}}, [])
     monkeypatch.setattr(jobs, "train", train)
     gc.disable()
     try:
@@ -123,6 +124,7 @@ def test_an_interrupted_job_that_cannot_be_resumed_has_failed(
     record.state, record.reason = "interrupted", "stopped by SIGTERM"
     record.config["trainer"] = record.config["trainer"] | {"device": "cuda:7"}
     record.write(tmp_path)
+    write_hydra_folder(tmp_path, config(), {"job": {}}, [])
     assert jobs.train_job(tmp_path) == "failed"
     found = Record.read(tmp_path)
     assert found.state == "failed"

@@ -1,15 +1,20 @@
 """Requests that only a generator or an adversary would make are refused with one line, too."""
 
 import os
+import re
 from pathlib import Path
 
 import processes
 import pytest
 from conftest import Command
+from small_run import composed
 
 from resnet_sweep.__main__ import main
+from resnet_sweep.config.compose import ComposedConfig
 from resnet_sweep.config.errors import LONGEST, format_error
+from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
+from resnet_sweep.runs.run import write_plan
 from resnet_sweep.training.device import memory_bytes
 
 SMALL = (
@@ -31,7 +36,7 @@ REFUSALS = [
     ("replicates=1001", "replicates", "1", "1000", "1001"),
     ("seed=1,2", "seed=1,2", "--multirun", "seed=[1,2]"),
     ("augmentation=[cutmix,foo]", "augmentation=foo", "color_jitter", "trivial_augment"),
-    ("dry_run=true", "dry_run=true", "--multirun"),
+    ("retry_failed=false", "retry_failed=False", "--multirun"),
     ("sweep_filter=seed < 1", "sweep_filter=seed < 1", "--multirun"),
     ("zip=[a,b]", "zip=['a', 'b']", "--multirun"),
     ("data.holdout=5000", "data.holdout=5000", "1437", "data.holdout=null"),
@@ -127,12 +132,52 @@ def test_a_flag_that_takes_the_next_word_is_refused(call: Command, tmp_path: Pat
     assert shown.stdout.startswith("# @package optim\n")
 
 
-def test_log_that_cannot_be_set_up_is_refused_and_leaves_no_file(
-    call: Command, tmp_path: Path
+@pytest.mark.parametrize("directory", ["run", "outputs/${now:%Y-%m-%d}/run"])
+def test_log_that_cannot_be_set_up_is_refused_and_leaves_nothing(
+    call: Command, tmp_path: Path, directory: str
 ) -> None:
-    done = call(main, *SMALL, "hydra.job_logging.version=2", "hydra.run.dir=run")
+    done = call(main, *SMALL, "hydra.job_logging.version=2", f"hydra.run.dir={directory}")
     processes.assert_refused(done, "version", "2")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.iterdir())
+
+
+class TestDryRun:
+    def test_it_prints_what_would_be_trained_and_leaves_nothing(
+        self, call: Command, tmp_path: Path
+    ) -> None:
+        done = call(main, *SMALL, "trainer.epochs=7", "trainer.max_steps=3", "dry_run=true")
+        assert done.returncode == 0, done.stderr
+        facts = {
+            "Model": ("resnet8v2", "77,850"), "Data": ("digits", "1,437", "50"),
+            "Recipe": ("optim sgd", "schedule cosine"), "Length": ("7", "12", "128", "3"),
+            "Device": ("cpu", "1", "float32"), "Seed": ("0",), "Run directory": ("outputs",),
+        }  # fmt: skip
+        lines = dict(re.findall(r"^\s*([\w ]+): +(.*)$", done.stdout, re.MULTILINE))
+        for name, values in facts.items():
+            for value in values:
+                assert re.search(rf"(?<![\d.,]){value}(?!\d|,\d)", lines[name]), (name, value)
+        assert not list(tmp_path.iterdir())
+
+    def test_what_could_not_be_trained_is_refused(self, call: Command, tmp_path: Path) -> None:
+        done = call(main, *SMALL, "dry_run=true", "trainer.device=cuda:7")
+        processes.assert_refused(done, "trainer.device=cuda:7")
+        (tmp_path / "thesis").mkdir()
+        (tmp_path / "thesis" / "thesis.tex").touch()
+        done = call(main, *SMALL, "dry_run=true", "hydra.run.dir=thesis")
+        processes.assert_refused(done, "thesis.tex", "hydra.run.dir")
+        assert [path.name for path in tmp_path.rglob("*")] == ["thesis", "thesis.tex"]
+
+    def test_a_run_stays_as_it_is(self, call: Command, tmp_path: Path) -> None:
+        words = (*SMALL, "hydra.run.dir=run")
+        planned = plan_run(composed(*SMALL))
+        record = planned.record(ComposedConfig(composed(*SMALL), {}, [], []))
+        write_plan(tmp_path / "run", record)
+        before = (tmp_path / "run" / "run.json").read_bytes()
+        done = call(main, *words, "dry_run=true")
+        assert done.returncode == 0, done.stderr
+        assert "pending" in done.stdout
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+        assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
 def test_wrong_name_is_refused_beside_a_value_that_cannot_be_resolved(call: Command) -> None:

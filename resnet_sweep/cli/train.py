@@ -57,7 +57,7 @@ def _train(config: DictConfig) -> int:
         raise _unknown_sweeper(str(hydra_config.runtime.choices.get("hydra/sweeper")))
     # Imported here because torch takes seconds that --cfg and --help needn't wait.
     from resnet_sweep.config.errors import internal_errors
-    from resnet_sweep.jobs import train_config
+    from resnet_sweep.single_run import train_config
 
     with internal_errors():
         return train_config(config)

@@ -16,8 +16,8 @@ def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> 
     When this returns, the content is on the disk, and not only in the system's cache.
 
     Args:
-        path: of the file, in an existing directory.
-        content: of the file.
+        path: the file, in an existing directory.
+        content: its bytes.
         backup: where to move the file that is at `path` now, if there is one.
     """
     # It is opened as any new file is, so that the umask decides who may read it.
@@ -33,15 +33,17 @@ def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> 
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    # The directory has the file's name. Windows can't open a directory.
+    if os.name != "nt":
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files into a folder, with `write_atomically`.
-
-    Args:
-        folder: in an existing directory; it is made if it doesn't exist.
-        contents: by the name of the file.
+    """Write files, by their names, into a folder that is made if it doesn't exist.
 
     Raises:
         ConfigError: the folder can't be written to.
@@ -58,12 +60,7 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def remove_unfinished(directory: Path, *patterns: str) -> None:
-    """Remove the files that a killed process had not finished writing.
-
-    Args:
-        directory: in which `write_atomically` wrote them.
-        patterns: of the files, such as `checkpoints/*.pth`.
-    """
+    """Remove files that a killed process had not finished writing, such as `checkpoints/*.pth`."""
     for pattern in patterns:
         path = directory / pattern
         for unfinished in path.parent.glob(f".{path.name}-*"):
@@ -78,26 +75,11 @@ def digest_file(path: Path) -> str | None:
         return None
 
 
-def sync_directory(directory: Path) -> None:
-    """Write the names in a directory from the system's cache to the disk."""
-    if os.name == "nt":
-        # Windows can't open a directory.
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def remove_if_empty(directory: Path) -> None:
     """Remove a directory, and its parents below the current one, as far as they are empty."""
-    here = Path.cwd()
-    if directory.absolute() == here:
-        return
+    here, directory = Path.cwd(), directory.absolute()
     with contextlib.suppress(OSError, ValueError):
-        directory.rmdir()
-        for parent in directory.absolute().parents:
-            if parent == here or not parent.is_relative_to(here):
+        for folder in (directory, *directory.parents):
+            if folder == here or (folder != directory and not folder.is_relative_to(here)):
                 return
-            parent.rmdir()
+            folder.rmdir()

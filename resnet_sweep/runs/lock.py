@@ -21,19 +21,12 @@ _NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 
 class DirectoryLock:
-    """A lock on a directory, held until it is released or the process ends.
+    """A lock on an existing directory, held until it is released or the process ends.
 
     Between processes of one machine a file lock decides, which the system takes back when a process
     is killed. Where a file system has no locks, or doesn't share them between machines, the
-    heartbeat in the record (`run.json`, `sweep.json`) decides.
-
-    Args:
-        directory: an existing directory.
-        heartbeat: the one in its record, to name the holder in the error.
-        name: the name of the lock file.
-
-    Raises:
-        ConfigError: another process of this machine holds the lock.
+    heartbeat in the record (`run.json`, `sweep.json`) decides. It also names the holder in the
+    ConfigError that is raised if another process of this machine holds the lock.
     """
 
     def __init__(
@@ -46,11 +39,8 @@ class DirectoryLock:
 
     def contradicts(self, heartbeat: Mapping[str, Any] | None) -> bool:
         """Return whether a heartbeat is that of a live process which the lock can't keep out."""
-        return (
-            heartbeat is not None
-            and (self._lock is None or heartbeat.get("host") != socket.gethostname())
-            and is_fresh(heartbeat)
-        )
+        elsewhere = self._lock is None or (heartbeat or {}).get("host") != socket.gethostname()
+        return elsewhere and is_fresh(heartbeat)
 
     def release(self) -> None:
         """Release the lock and remove its file. Calling it again is harmless."""
@@ -63,10 +53,7 @@ class DirectoryLock:
 def exclusive(path: Path) -> Iterator[None]:
     """Wait until no other process is inside of this context with the same lock file.
 
-    On a file system without locks it lets all processes in.
-
-    Args:
-        path: the lock file, in an existing directory; it is removed at the end.
+    The file is removed at the end. On a file system without locks, nothing is waited for.
     """
     lock = _acquire(path, wait=-1)
     try:
@@ -76,49 +63,10 @@ def exclusive(path: Path) -> Iterator[None]:
             _release(lock)
 
 
-def _acquire(path: Path, wait: float) -> FileLock | None:
-    """Return the lock on a file; None if the file system has no locks.
-
-    Args:
-        path: of the lock file.
-        wait: seconds; -1 to wait without a limit.
-
-    Raises:
-        Timeout: another process holds it.
-    """
-    lock = FileLock(
-        path, timeout=wait, poll_interval=POLL_SECONDS, thread_local=False, fallback_to_soft=False
-    )
-    try:
-        lock.acquire()
-    except Timeout:
-        raise
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        return None
-    return lock
-
-
-def _release(lock: FileLock) -> None:
-    # The file is removed while it is locked: a process that waits for it finds by its number of
-    # links that it has locked a removed file, and starts again with a new one. Windows can't
-    # remove a file that is open.
-    with contextlib.suppress(OSError):
-        Path(lock.lock_file).unlink()
-    lock.release()
-
-
 def is_held(directory: Path, heartbeat: Mapping[str, Any] | None) -> bool:
-    """Return whether a live process has a run directory.
-
-    Args:
-        directory: of the run.
-        heartbeat: the one in its record.
-    """
-    if not is_fresh(heartbeat):
+    """Return whether a live process has a run directory, whose record has this heartbeat."""
+    if heartbeat is None or not is_fresh(heartbeat):
         return False
-    assert heartbeat is not None
     if heartbeat.get("host") != socket.gethostname():
         return True
     path = directory / RUN_LOCK
@@ -144,3 +92,31 @@ def in_use(
     return ConfigError(
         f"{directory} is in use by {holder}: wait for it to end, or choose another {setting}"
     )
+
+
+def _acquire(path: Path, wait: float) -> FileLock | None:
+    """Return the lock on a file; None if the file system has no locks.
+
+    Raises:
+        Timeout: another process holds it after `wait` seconds; -1 waits without a limit.
+    """
+    lock = FileLock(
+        path, timeout=wait, poll_interval=POLL_SECONDS, thread_local=False, fallback_to_soft=False
+    )
+    try:
+        lock.acquire()
+    except OSError as error:
+        # A timeout is an OSError, too.
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return lock
+
+
+def _release(lock: FileLock) -> None:
+    # The file is removed while it is locked: a process that waits for it finds by its number of
+    # links that it has locked a removed file, and starts again with a new one. Windows can't
+    # remove a file that is open.
+    with contextlib.suppress(OSError):
+        Path(lock.lock_file).unlink()
+    lock.release()

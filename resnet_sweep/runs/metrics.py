@@ -9,30 +9,30 @@ from typing import Literal, NamedTuple
 
 from resnet_sweep.runs.files import write_atomically
 
-COLUMNS = (
-    "epoch",
-    "lr",
-    "train_loss",
-    "train_acc",
-    "val_loss",
-    "val_acc",
-    "grad_norm",
-    "seconds",
-    "images_per_second",
-)
+# The columns of metrics.csv, with the formats of their values: "" keeps all digits, which nobody
+# needs of times. Accuracies are in percent.
+COLUMNS = {
+    "epoch": "d",
+    "lr": "",
+    "train_loss": "",
+    "train_acc": "",
+    "val_loss": "",
+    "val_acc": "",
+    "grad_norm": "",
+    "seconds": ".3f",
+    "images_per_second": ".1f",
+}
+# A row by its columns, of which some may be missing.
 Row = Mapping[str, float]
 # The metrics that a schedule, early stopping and pruning can watch.
 Metric = Literal["train_loss", "train_acc", "val_loss", "val_acc"]
-
-# A reader has no use for more digits. The other columns keep all of them.
-_FORMATS = {"epoch": "d", "seconds": ".3f", "images_per_second": ".1f"}
 
 
 class LayerNorms(NamedTuple):
     """The norms of a layer at the end of an epoch, each the Euclidean one.
 
     Attributes:
-        name: of the layer's filters or matrix in the model.
+        name: the layer's filters or matrix in the model.
         grad_norm: of the gradient, the mean over the epoch's steps.
         weight_norm: of the weights.
         update_norm: of the change by the last step of the epoch.
@@ -56,15 +56,11 @@ def gain(metric: Metric, value: float, other: float) -> float:
 
 def write_metrics(directory: Path, rows: Iterable[Row]) -> None:
     """Write `metrics.csv`; a column that a row doesn't have stays empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow(
-            format(row[column], _FORMATS.get(column, "")) if column in row else ""
-            for column in COLUMNS
-        )
-    write_atomically(directory / "metrics.csv", text.getvalue().encode())
+    lines = (
+        [format(row[name], form) if name in row else "" for name, form in COLUMNS.items()]
+        for row in rows
+    )
+    _write_table(directory / "metrics.csv", COLUMNS, lines)
 
 
 def read_metrics(directory: Path) -> list[dict[str, float]]:
@@ -87,11 +83,17 @@ def read_metrics(directory: Path) -> list[dict[str, float]]:
 
 def write_layer_norms(directory: Path, epochs: Iterable[Iterable[LayerNorms]]) -> None:
     """Write `layer_norms.csv`; the first epoch has number 1, and a norm that is NaN stays empty."""
+    lines = (
+        [str(epoch), name, *("" if math.isnan(norm) else f"{norm:.6g}" for norm in norms)]
+        for epoch, layers in enumerate(epochs, start=1)
+        for name, *norms in layers
+    )
+    _write_table(directory / "layer_norms.csv", ("epoch", "layer", *LayerNorms._fields[1:]), lines)
+
+
+def _write_table(path: Path, header: Iterable[str], lines: Iterable[Iterable[str]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("epoch", "layer", *LayerNorms._fields[1:]))
-    for epoch, layers in enumerate(epochs, start=1):
-        for name, *norms in layers:
-            cells = ("" if math.isnan(norm) else f"{norm:.6g}" for norm in norms)
-            writer.writerow((epoch, name, *cells))
-    write_atomically(directory / "layer_norms.csv", text.getvalue().encode())
+    writer.writerow(header)
+    writer.writerows(lines)
+    write_atomically(path, text.getvalue().encode())

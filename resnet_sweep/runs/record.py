@@ -1,7 +1,6 @@
 """The record of a run: `run.json`."""
 
 import json
-import math
 import os
 import socket
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 # pydantic can't use the TypedDict of typing before Python 3.12.
@@ -31,7 +30,7 @@ else:
 State = Literal[
     "pending", "running", "finished", "stopped_early", "pruned", "interrupted", "diverged", "failed"
 ]
-# A run that is planned and hasn't started.
+# The state of a run that is planned and hasn't started.
 PENDING: State = "pending"
 # A run in one of these states is complete: started again, it only prints its outcome.
 ENDED: frozenset[State] = frozenset({"finished", "stopped_early", "pruned", "diverged"})
@@ -56,7 +55,6 @@ Count = Annotated[int, Ge(1), Le(10**15)]
 Number = Annotated[float, Ge(-1e100), Le(1e100)]
 
 
-@with_config(STRICT)
 class BestEpoch(TypedDict):
     """The epoch with the best validation accuracy; accuracies are in percent."""
 
@@ -65,18 +63,13 @@ class BestEpoch(TypedDict):
     val_loss: Number | None
 
 
-@with_config(STRICT)
-class FinalEpoch(TypedDict):
-    """The last epoch; accuracies are in percent."""
+class FinalEpoch(BestEpoch):
+    """The last epoch."""
 
-    epoch: Count
     train_acc: Number | None
     train_loss: Number | None
-    val_acc: Number | None
-    val_loss: Number | None
 
 
-@with_config(STRICT)
 class Progress(TypedDict, total=False):
     """How far the training has come: `step` of the `steps` of an epoch."""
 
@@ -86,7 +79,6 @@ class Progress(TypedDict, total=False):
     images_per_second: Number
 
 
-@with_config(STRICT)
 class Heartbeat(Progress):
     """The process that trains a run, and the time when it last said so, in seconds since 1970."""
 
@@ -101,24 +93,20 @@ class Record:
 
     Attributes:
         signature: identifies the training, see `signature.sign`.
-        state: of the run.
         reason: why the run isn't simply running or finished; empty otherwise.
         config: resolved.
         choices: the choice made in each config group.
-        overrides: as typed.
-        flags: Hydra's flags as typed, such as `--config-dir`.
+        overrides, flags: as typed; Hydra's flags, such as `--config-dir`.
         parameters: number of trained weights.
-        best: the epoch with the best validation accuracy; accuracies are in percent.
-        final: the last epoch.
         gap: final training accuracy less final validation accuracy, in points.
         seconds: spent training and evaluating, including before interruptions; None if unknown.
         started, ended: times in ISO 8601.
-        fingerprint: of the data.
         ranks: number of processes that share the run.
+        fingerprint: identifies the data.
         notes: what a reader of the results should know, a sentence each.
-        digests: of the files with metrics, to find altered ones.
-        heartbeat: of the process that trains the run; None without one.
-        digest: of the rest of `run.json`.
+        digests: those of the files with metrics, to find altered ones.
+        heartbeat: None if no process trains the run.
+        digest: that of the rest of `run.json`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -189,13 +177,14 @@ class Record:
 
     def write(self, directory: Path) -> None:
         """Write `run.json`."""
-        # Through JSON once, which turns every key into text, as it will be read. Bytes of a file
-        # name that aren't UTF-8 can't be read from JSON, so a question mark takes their place.
-        text = json.dumps(_finite(asdict(self)), ensure_ascii=False)
-        content = json.loads(text.encode(errors="replace"))
+        # Through JSON once, which turns every key into text, as it will be read. JSON has neither
+        # NaN and infinities, which become null, nor bytes of a file name that aren't UTF-8, for
+        # which it gets a question mark.
+        text = json.dumps(asdict(self), ensure_ascii=False).encode(errors="replace")
+        content = json.loads(text, parse_constant=lambda number: None)
         content["digest"] = digest_record(content)
-        text = json.dumps(content, indent=2, allow_nan=False)
-        write_atomically(directory / NAME, text.encode() + b"\n")
+        written = json.dumps(content, indent=2, allow_nan=False)
+        write_atomically(directory / NAME, written.encode() + b"\n")
 
     def altered(self, directory: Path) -> list[str]:
         """Return the names of the files with metrics that changed since the run wrote them."""
@@ -215,25 +204,6 @@ class Record:
         last: int | None = (trainer.get("early_stopping") or {}).get("epoch")
         epochs: int = trainer["epochs"]
         return epochs if last is None else min(epochs, last)
-
-    def summary(self) -> str:
-        """Return the outcome in the terms of the training log, a few lines."""
-        if self.best is None or self.final is None:
-            return f"{self.state}: {self.reason}" if self.reason else self.state
-        loss = self.final["train_loss"]
-        best = f"{_percent(self.best['val_acc'])} (epoch {self.best['epoch']})"
-        lines = [
-            ("Best validation accuracy", best),
-            ("Final training accuracy", _percent(self.final["train_acc"])),
-            ("Final validation accuracy", _percent(self.final["val_acc"])),
-            ("Final training loss", "unknown" if loss is None else f"{loss:.4f}"),
-            ("Overfitting gap", _percent(self.gap)),
-            ("Time", "unknown" if self.seconds is None else duration(self.seconds)),
-        ]
-        if self.state != "finished":
-            lines.insert(0, ("State", f"{self.state}: {self.reason}"))
-        lines += [("Note", note) for note in self.notes]
-        return "\n".join(f"  {name + ':':27}{value}" for name, value in lines)
 
 
 _ADAPTER = TypeAdapter(Record)
@@ -267,16 +237,3 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
     return f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def _percent(accuracy: float | None) -> str:
-    return "unknown" if accuracy is None else f"{accuracy:.2f}%"
-
-
-def _finite(value: Any) -> Any:
-    """Return the same content with None for the numbers that JSON lacks: NaN and infinities."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,10 @@
-"""The run that a process trains: its directory, its record and its lock."""
+"""The run that a process trains: its directory, its record and its lock.
+
+A function here raises a ConfigError if the directory belongs to another run or to something else,
+is in use by another process, or can't be written to. It gets the record of the run that is asked
+for, which must have the signature of the record in the directory. A change to a `Run` raises a
+LockLostError if another process took over the run.
+"""
 
 import contextlib
 import logging
@@ -16,6 +22,7 @@ from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import digest_file, remove_unfinished
 from resnet_sweep.runs.lock import RUN_LOCK, DirectoryLock, in_use
 from resnet_sweep.runs.metrics import Row, best_row, write_metrics
+from resnet_sweep.runs.provenance import HYDRA_FOLDER
 from resnet_sweep.runs.record import (
     HEARTBEAT_SECONDS,
     NAME,
@@ -33,16 +40,9 @@ log = logging.getLogger(__name__)
 
 # Files with metrics of the epochs. A checkpoint holds the same metrics.
 METRICS_FILES = ("layer_norms.csv", "metrics.csv")
+_FOLDERS = ("checkpoints", "evaluation", "features", "plots", "tensorboard")
 # What a run that starts anew removes.
-RESULTS = (
-    *METRICS_FILES,
-    "checkpoints",
-    "evaluation",
-    "features",
-    "mlflow_run_id",
-    "plots",
-    "tensorboard",
-)
+RESULTS = (*METRICS_FILES, *_FOLDERS, "mlflow_run_id")
 # The files that are written under another name first, which a killed process leaves behind.
 _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.png")
 # What a process that was killed at its start leaves in the directory.
@@ -61,10 +61,10 @@ class Run:
     Attributes:
         directory: absolute.
         record: the content of its `run.json`.
-        progress: of the training; it is written with the next heartbeat.
+        progress: that of the training; it is written with the next heartbeat.
     """
 
-    def __init__(self, directory: Path, record: Record, lock: DirectoryLock | None) -> None:
+    def __init__(self, directory: Path, record: Record, lock: contextlib.ExitStack) -> None:
         self.directory = directory
         self.record = record
         self.progress = Progress()
@@ -74,51 +74,32 @@ class Run:
 
     @classmethod
     def open(cls, directory: Path, record: Record) -> Self:
-        """Start a run, or resume it; nothing is written before everything is validated.
-
-        Args:
-            directory: made if it doesn't exist.
-            record: of the run that is asked for.
-
-        Raises:
-            ConfigError: the directory belongs to another run or to something else, is in use,
-                or can't be written to.
-        """
+        """Start a run, or resume it; nothing is written before everything is validated."""
         directory = Path(os.path.abspath(directory))
-        with _usable(directory):
+        with _usable(directory), contextlib.ExitStack() as lock:
             # A run that has ended is returned even from a directory that is read-only.
             earlier = find_record(directory, record)
-            if earlier is not None and _is_done(directory, earlier):
-                return cls(directory, earlier, lock=None)
-            make_directory(directory)
-            lock, earlier = _lock(directory, record)
-            try:
-                if earlier is not None:
-                    if _is_done(directory, earlier):
-                        lock.release()
-                        return cls(directory, earlier, lock=None)
-                    if earlier.ended_for_good:
-                        log.warning(
-                            "warning: %s isn't what the run wrote; the run is resumed from its "
-                            "last checkpoint, to write it again",
-                            " and ".join(earlier.altered(directory)),
-                        )
-                    for name in _OUTCOME:
-                        setattr(record, name, getattr(earlier, name))
-                remove_unfinished(directory, *_ATOMIC)
-                run = cls(directory, record, lock)
-                run._start()
-            except BaseException:
-                lock.release()
-                raise
+            if earlier is None or not _is_done(directory, earlier):
+                earlier = lock.enter_context(_locked(directory, record))
+            if earlier is not None:
+                if _is_done(directory, earlier):
+                    return cls(directory, earlier, contextlib.ExitStack())
+                if earlier.ended_for_good:
+                    log.warning(
+                        "warning: %s isn't what the run wrote; the run is resumed from its "
+                        "last checkpoint, to write it again",
+                        " and ".join(earlier.altered(directory)),
+                    )
+                for name in _OUTCOME:
+                    setattr(record, name, getattr(earlier, name))
+            remove_unfinished(directory, *_ATOMIC)
+            record.state, record.reason, record.ended = "running", "", None
+            record.started = record.started or now()
+            record.heartbeat = new_heartbeat()
+            record.write(directory)
+            run = cls(directory, record, lock.pop_all())
+        threading.Thread(target=run._renew_heartbeat, daemon=True).start()
         return run
-
-    def _start(self) -> None:
-        self.record.state, self.record.reason, self.record.ended = "running", "", None
-        self.record.started = self.record.started or now()
-        self.record.heartbeat = new_heartbeat()
-        self.record.write(self.directory)
-        threading.Thread(target=self._renew_heartbeat, daemon=True).start()
 
     def _renew_heartbeat(self) -> None:
         while not self._closed.wait(HEARTBEAT_SECONDS):
@@ -129,11 +110,7 @@ class Run:
                     self.update(heartbeat=new_heartbeat(self.progress))
 
     def update(self, **changes: Any) -> None:
-        """Change attributes of the record, and write it.
-
-        Raises:
-            LockLostError: another process took over the run.
-        """
+        """Change attributes of the record, and write it."""
         with self._changing:
             self.verify_ownership()
             for name, value in changes.items():
@@ -141,14 +118,10 @@ class Run:
             self.record.write(self.directory)
 
     def verify_ownership(self) -> None:
-        """Check that no other process took over the run.
-
-        Raises:
-            LockLostError: one did.
-        """
+        """Raise a LockLostError if another process took over the run."""
         try:
             heartbeat = Record.read(self.directory).heartbeat
-        except (FileNotFoundError, ConfigError):
+        except (OSError, ConfigError):
             # No process that took it over would leave it like that.
             return
         if heartbeat is None:
@@ -162,11 +135,7 @@ class Run:
             )
 
     def write_metrics(self, rows: list[Row]) -> None:
-        """Write `metrics.csv`, and the best and the last epoch into the record.
-
-        Raises:
-            LockLostError: another process took over the run.
-        """
+        """Write `metrics.csv`, and the best and the last epoch into the record."""
         write_metrics(self.directory, rows)
         best, final = best_row(rows), rows[-1] if rows else None
         digests = {name: digest_file(self.directory / name) for name in METRICS_FILES}
@@ -180,55 +149,29 @@ class Run:
         )
 
     def close(self, state: State, reason: str = "") -> None:
-        """Write the state of the run and release its lock.
-
-        Raises:
-            LockLostError: another process took over the run.
-        """
-        try:
-            with self._changing:
-                self._closed.set()
-                self.update(state=state, reason=reason, ended=now(), heartbeat=None)
-        finally:
-            if self._lock is not None:
-                self._lock.release()
+        """Write the state of the run and release its lock."""
+        with self._lock, self._changing:
+            self._closed.set()
+            self.update(state=state, reason=reason, ended=now(), heartbeat=None)
 
 
 def write_plan(directory: Path, record: Record) -> None:
     """Write the record of a planned run into its directory, in state `pending`.
 
     Of an earlier run with the same signature, the state and the outcome are kept: one that was
-    running when its process exited is `interrupted`, and one that has ended stays as it is.
-
-    Args:
-        directory: made if it doesn't exist.
-        record: of the planned run; it isn't changed.
-
-    Raises:
-        ConfigError: the directory belongs to another run or to something else, is in use, or
-            can't be written to.
+    running when its process exited is `interrupted`, and one that has ended stays as it is. The
+    given record isn't changed.
     """
-    with _usable(directory):
-        make_directory(directory)
-        lock, earlier = _lock(directory, record)
-        try:
-            plan = replace(record, state=PENDING, reason="", heartbeat=None)
-            if earlier is not None:
-                if earlier.ended_for_good:
-                    return
-                for name in (*_OUTCOME, "digests"):
-                    setattr(plan, name, getattr(earlier, name))
-                if earlier.state == "running":
-                    plan.state, plan.reason = "interrupted", "its process exited"
-                elif earlier.state != PENDING:
-                    plan.state, plan.reason, plan.ended = (
-                        earlier.state,
-                        earlier.reason,
-                        earlier.ended,
-                    )
-            plan.write(directory)
-        finally:
-            lock.release()
+    with _usable(directory), _locked(directory, record) as earlier:
+        plan = replace(record, state=PENDING, reason="", heartbeat=None)
+        if earlier is not None:
+            if earlier.ended_for_good:
+                return
+            for name in (*_OUTCOME, "digests", "state", "reason", "ended"):
+                setattr(plan, name, getattr(earlier, name))
+            if earlier.state == "running":
+                plan.state, plan.reason = "interrupted", "its process exited"
+        plan.write(directory)
 
 
 def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
@@ -237,80 +180,48 @@ def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
     A run in another state, or that another process has taken over, stays as it is.
 
     Args:
-        directory: of the run; nothing is done if it has no record.
+        directory: nothing is done if it has no record.
         reason: why its process exited.
-        resuming: whether it was an attempt to resume the run that failed, so that one that was
-            interrupted before has failed, too.
+        resuming: mark one that was interrupted, too, because an attempt to resume it failed.
     """
     failing = (PENDING, "running", "interrupted") if resuming else (PENDING, "running")
-    with contextlib.suppress(OSError, ConfigError):
-        record = Record.read(directory)
-        lock, earlier = _lock(directory, record)
-        try:
-            if earlier is not None and earlier.state in failing:
-                replace(earlier, state="failed", reason=reason, ended=now(), heartbeat=None).write(
-                    directory
-                )
-        finally:
-            lock.release()
+    with (
+        contextlib.suppress(OSError, ConfigError),
+        _locked(directory, Record.read(directory)) as record,
+    ):
+        if record is not None and record.state in failing:
+            failed = replace(record, state="failed", reason=reason, ended=now(), heartbeat=None)
+            failed.write(directory)
 
 
 def reset_run(directory: Path, record: Record) -> None:
-    """Remove the results of a run, so that it starts anew when it is opened.
+    """Remove the results of a run, if there is one, so that it starts anew when it is opened.
 
     Args:
-        directory: of the run; nothing is done if it has no record.
-        record: of the run that is asked for.
-
-    Raises:
-        ConfigError: the directory belongs to another run or to something else, is in use, or
-            can't be written to; nothing in it was changed.
+        directory: the run directory.
+        record: without results.
     """
-    with _usable(directory):
-        if find_record(directory, record) is None:
-            return
-        lock, earlier = _lock(directory, record)
-        try:
-            if earlier is None:
-                return
-            # First of all, so that without its results the run doesn't count as ended.
-            replace(
-                earlier,
-                state="interrupted",
-                reason="it was reset, to start anew",
-                best=None,
-                final=None,
-                gap=None,
-                seconds=0.0,
-                started=None,
-                ended=None,
-                digests={},
-                heartbeat=None,
-            ).write(directory)
-            for name in RESULTS:
-                path = directory / name
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-        finally:
-            lock.release()
+    if find_record(directory, record) is None:
+        return
+    with _usable(directory), _locked(directory, record):
+        # First of all, so that without its results the run doesn't count as ended.
+        replace(record, state="interrupted", reason="it was reset, to start anew").write(directory)
+        for name in RESULTS:
+            path = directory / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def find_record(directory: Path, record: Record) -> Record | None:
-    """Return the record in a directory, which must be of the run that is asked for.
-
-    Args:
-        directory: of the run; it may not exist.
-        record: of the run that is asked for.
-
-    Raises:
-        ConfigError: it is of another run, or the directory is something else's.
-    """
+    """Return the record in a directory; None if there is none, or no directory."""
     try:
         earlier = Record.read(directory)
     except (FileNotFoundError, NotADirectoryError):
-        if (name := unexpected_file(directory)) is not None:
+        with _usable(directory):
+            name = unexpected_file(directory)
+        if name is not None:
             raise ConfigError(
                 f"{directory} isn't a run directory and isn't empty (it holds {name}): choose "
                 "another hydra.run.dir"
@@ -328,46 +239,38 @@ def find_record(directory: Path, record: Record) -> Record | None:
 def unexpected_file(directory: Path) -> str | None:
     """Return the name of a file that keeps a directory without a record from being a run's."""
     try:
-        # An empty `.hydra/` reserves a directory; with files it is another program's.
-        names = sorted(
-            path.name
-            for path in directory.iterdir()
-            if path.name != ".hydra" or any(path.iterdir())
-        )
-    except NotADirectoryError:
-        return directory.name
+        paths = sorted(directory.iterdir())
     except FileNotFoundError:
         return None
-    return next(
-        (name for name in names if name not in _FIRST_FILES and not name.startswith(f".{NAME}-")),
-        None,
-    )
+    except NotADirectoryError:
+        return directory.name
+    for path in paths:
+        # An empty `.hydra/` reserves a directory; with files it is another program's.
+        reserved = path.name == HYDRA_FOLDER and not any(path.iterdir())
+        if not (reserved or path.name in _FIRST_FILES or path.name.startswith(f".{NAME}-")):
+            return path.name
+    return None
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory, unless it exists.
-
-    Raises:
-        ConfigError: it can't be made.
-    """
+    """Make a directory, unless it exists."""
     with _usable(directory):
         directory.mkdir(parents=True, exist_ok=True)
 
 
-def make_unique_directory(directory: Path) -> Path:
+def make_unique_directory(directory: Path, mark: str = "") -> Path:
     """Make a new directory that no other run has: this one, or one with -2, -3 behind its name.
 
-    Raises:
-        ConfigError: it can't be made.
+    If `mark` is given, a directory that exists is new, too, as long as it has no folder of that
+    name; the process that makes this folder has the directory.
     """
     with _usable(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
         for number in count(1):
             candidate = directory
             if number > 1:
                 candidate = directory.with_name(f"{directory.name}-{number}")
             with contextlib.suppress(FileExistsError):
-                candidate.mkdir()
+                (candidate / mark).mkdir(parents=True)
                 break
     return candidate
 
@@ -377,36 +280,29 @@ def now() -> str:
     return datetime.now(UTC).astimezone().isoformat(timespec="seconds")
 
 
-def _lock(directory: Path, record: Record) -> tuple[DirectoryLock, Record | None]:
-    """Lock the directory of a run.
-
-    Returns:
-        The lock, and the record in the directory, if there is one.
-
-    Raises:
-        ConfigError: the directory is another run's or something else's, or is in use.
-    """
+@contextlib.contextmanager
+def _locked(directory: Path, record: Record) -> Iterator[Record | None]:
+    """Make and lock a run directory within a `with` block, whose value is the record in it."""
     earlier = find_record(directory, record)
+    directory.mkdir(parents=True, exist_ok=True)
     lock = DirectoryLock(directory, None if earlier is None else earlier.heartbeat)
     try:
         # Read again, since another process may have changed it before it was locked.
         earlier = find_record(directory, record)
         if earlier is not None and lock.contradicts(earlier.heartbeat):
             raise in_use(directory, earlier.heartbeat)
-    except BaseException:
+        yield earlier
+    finally:
         lock.release()
-        raise
-    return lock, earlier
 
 
 def _is_done(directory: Path, record: Record) -> bool:
-    """Return whether a run has ended and its files with metrics are intact.
+    """Return whether a run has ended, and nothing is left to write.
 
-    A run that was trained to its end is resumed if they aren't: from its last checkpoint, with
-    nothing left to train, it writes them again.
+    A run that was trained to its end is resumed if its files with metrics were altered: from its
+    last checkpoint, with nothing left to train, it writes them again.
     """
-    resumable = record.state in ("finished", "stopped_early", "diverged")
-    return record.ended_for_good and not (resumable and record.altered(directory))
+    return record.ended_for_good and (record.state == "pruned" or not record.altered(directory))
 
 
 def _describe_difference(earlier: Record, record: Record) -> str:

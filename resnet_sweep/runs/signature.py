@@ -8,29 +8,14 @@ from typing import Any
 # Counted up by a change of this package that changes the results of a run.
 NUMERICS = 1
 
+_SWEEP_SETTINGS = ("baseline", "replicates", "retry_failed", "reuse", "sweep_filter", "zip")
+_TRAINER_SETTINGS = ("compile", "device", "distributed", "precision", "resume", "threads")
 # Settings (or groups of them) that say where and how a run is trained, not what is trained.
 # `trainer.precision` is among them because the precision that it resolves to counts instead;
 # `trainer.compile`, like device and threads, because it changes the last bits at the most.
 INCIDENTAL = frozenset(
-    {
-        "baseline",
-        "data.root",
-        "dry_run",
-        "logger",
-        "objective",
-        "reference",
-        "replicates",
-        "retry_failed",
-        "reuse",
-        "sweep_filter",
-        "trainer.compile",
-        "trainer.device",
-        "trainer.distributed",
-        "trainer.precision",
-        "trainer.resume",
-        "trainer.threads",
-        "zip",
-    }
+    {"data.root", "dry_run", "logger", "objective", "reference"}
+    | {*_SWEEP_SETTINGS, *(f"trainer.{name}" for name in _TRAINER_SETTINGS)}
 )
 _INCIDENTAL_GROUPS = tuple(f"{name}." for name in INCIDENTAL)
 
@@ -62,9 +47,9 @@ def relevant(config: Mapping[str, Any], precision: str, fingerprint: str) -> dic
     """Return everything that decides what is trained, flat.
 
     Args:
-        config: the resolved config of a run.
+        config: resolved.
         precision: what `trainer.precision` resolves to on the device.
-        fingerprint: of the data.
+        fingerprint: identifies the data.
     """
     settings = {name: plain(value) for name, value in flatten(config) if not is_incidental(name)}
     # The order of other settings has no effect.

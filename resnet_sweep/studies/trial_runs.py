@@ -25,7 +25,7 @@ from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
 from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.config.smoke_test import SmokeTests
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.jobs import write_hydra_folder
+from resnet_sweep.runs.provenance import write_hydra_folder
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import write_plan
 from resnet_sweep.runs.signature import flatten

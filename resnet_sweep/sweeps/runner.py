@@ -21,9 +21,10 @@ from resnet_sweep.config.command import command, relative
 from resnet_sweep.config.compose import flags_of, is_named_by_time, overrides_of, unresolved
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.jobs import LOG, train_job, write_hydra_folder
+from resnet_sweep.jobs import LOG, train_job
 from resnet_sweep.runs.files import remove_unfinished, write_atomically
 from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use
+from resnet_sweep.runs.provenance import write_hydra_folder
 from resnet_sweep.runs.record import PENDING, new_heartbeat
 from resnet_sweep.runs.run import (
     make_directory,

@@ -16,7 +16,7 @@ from small_run import composed
 
 from faults.recipes import SMALL
 from resnet_sweep import __main__ as command_line
-from resnet_sweep import jobs  # noqa: F401
+from resnet_sweep import single_run  # noqa: F401
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.picture import png
 

@@ -22,7 +22,7 @@ from faults.recipes import SMALL
 from faults.sandbox import Sandbox
 from faults.tally import Tally
 from faults.words import UNKNOWN, Generator, Word
-from resnet_sweep import jobs
+from resnet_sweep import jobs, single_run
 from resnet_sweep.errors import RunFailed
 from resnet_sweep.runs.signature import flatten
 
@@ -107,7 +107,7 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
             raise RunFailed("it began")
         run.close("interrupted")
 
-    jobs.train = begin
+    jobs.train = single_run.train = begin
     environment = dict(os.environ)
     os.environ["RESNET_SWEEP_DATA"] = str(place / "data")
     folder = place / "a" / "b"
@@ -135,9 +135,6 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
         os.environ.update(environment)
     told = f"{texts!r:.400}: "
     left = [path for path in place.rglob("*") if path != folder and path != folder.parent]
-    if any("job_logging" in text for text in texts):
-        # Hydra makes the run directory before it sets up its logging.
-        left = [path for path in left if path.is_file()]
     if "Traceback" in output + errors or not isinstance(status, int):
         return "", f"{told}status {status}\n{output[-1000:]}{errors[-3000:]}"
     # A directory that was typed may be anywhere; it is only not made here.
@@ -147,6 +144,8 @@ def _type(words: list[Word], place: Path, sandbox: Sandbox) -> tuple[str, str | 
         return "answered a question about the command", None
     if status == 2 and errors.startswith("usage:") and not left:
         return "refused as no flag of the command", None
+    if status == 0 and any("dry_run" in text for text in texts) and not (started or left):
+        return "started nothing in a dry run", None
     if status == 1 and any("hydra" in text for text in texts) and errors.count("\n") == 1:
         # Hydra's own parts are the user's to take apart.
         states = [json.loads(path.read_text())["state"] for path in place.rglob("run.json")]

@@ -24,7 +24,7 @@ MARK = "executed"
 TARGETS = (
     "os.system", "builtins.eval", "builtins.exec", "subprocess.run", "pathlib.Path.touch",
     "hydra.utils.instantiate", "hydra.utils.call", "torch.load", "torch.hub.load", "pickle.loads",
-    "resnet_sweep.runs.run.shutil.rmtree", "resnet_sweep.jobs.subprocess.run",
+    "resnet_sweep.runs.run.shutil.rmtree", "resnet_sweep.runs.provenance.subprocess.run",
     "torch.nn.modules.module.os.system", "torch.optim.optimizer.torch.load",
     "torchvision.models._api.sys.exit", "resnet_sweep.training.trainer.os.replace",
 )  # fmt: skip

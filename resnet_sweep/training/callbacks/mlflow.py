@@ -97,6 +97,9 @@ class MLflow(Callback):
             # The file itself is made when training starts, because nothing is written before.
             elif not os.access(self.file.parent, os.W_OK):
                 raise OSError(f"{self.file.parent} isn't a folder to write into")
+            else:
+                # The working directory is another one during training with hydra.job.chdir.
+                self.tracking_uri = with_absolute_path(self.tracking_uri, self.file)
         except Exception as error:
             raise ValueError(
                 f"the MLflow store {self.tracking_uri} can't be reached ({reason(error)}): start "
@@ -278,6 +281,14 @@ def sqlite_file(tracking_uri: str) -> Path | None:
 
     database = make_url(tracking_uri).database
     return Path(os.path.abspath(database)) if database else None
+
+
+def with_absolute_path(tracking_uri: str, file: Path) -> str:
+    """Return the URI of the SQLite store in a file with the absolute path of the file."""
+    from sqlalchemy.engine import make_url
+
+    url = make_url(tracking_uri)
+    return tracking_uri if url.database == str(file) else str(url.set(database=str(file)))
 
 
 def reason(error: Exception) -> str:

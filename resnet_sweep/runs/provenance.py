@@ -1,0 +1,67 @@
+"""What a run was made from: the command's config in `.hydra/`, the packages, the git commit."""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HYDRA_FOLDER = ".hydra"
+PACKAGES = ("resnet-sweep", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
+
+
+# mypy accepts no base class that is chosen when the module is imported.
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes what a config may contain beside plain values as text."""
+
+
+_Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(str(value)))
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def write_hydra_folder(
+    directory: Path, settings: Mapping[str, Any], hydra: Mapping[str, Any], overrides: Sequence[str]
+) -> None:
+    """Write `.hydra/` into a run directory: the config, Hydra's own part of it, the overrides."""
+    folder = directory / HYDRA_FOLDER
+    folder.mkdir(exist_ok=True)
+    contents = {"config": settings, "hydra": {"hydra": hydra}, "overrides": list(overrides)}
+    for name, content in contents.items():
+        text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def read_hydra_job(directory: Path) -> dict[str, Any]:
+    """Return the settings in `hydra.job` from `.hydra/` in a run directory."""
+    text = (directory / HYDRA_FOLDER / "hydra.yaml").read_text(encoding="utf-8")
+    job: dict[str, Any] = yaml.load(text, Loader=_Loader)["hydra"]["job"]
+    return job
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide what a run computes."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the commit of the clone that this program runs from, with "+" if it was changed."""
+    clone = Path(__file__).parents[2]
+    if not (clone / ".git").exists():
+        return None
+    git = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        described = subprocess.run(
+            git, cwd=clone, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

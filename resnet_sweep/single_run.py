@@ -1,0 +1,174 @@
+"""The single run of a command, in the directory that Hydra made, also in processes of torchrun."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from resnet_sweep.config.compose import ComposedConfig, is_named_by_time, resolve, unresolved
+from resnet_sweep.config.plan import PlannedRun, plan_run
+from resnet_sweep.console import console
+from resnet_sweep.errors import ConfigError
+from resnet_sweep.jobs import LOG, complete, introduction, logging_to, summary, train
+from resnet_sweep.runs.files import remove_if_empty
+from resnet_sweep.runs.provenance import HYDRA_FOLDER, write_hydra_folder
+from resnet_sweep.runs.run import Run, find_record, make_unique_directory, reset_run
+from resnet_sweep.training.device import configure
+from resnet_sweep.training.distributed import ProcessGroup
+from resnet_sweep.training.signals import Interrupted, StopSignal, exit_status
+from resnet_sweep.training.torchrun import Torchrun
+from resnet_sweep.training.trainer import Diverged
+
+# The settings of a sweep, with the value that leaves a single run as it is.
+SWEEP_SETTINGS: dict[str, object] = {"retry_failed": True, "sweep_filter": None, "zip": []}
+
+Result = TypeVar("Result")
+
+
+class RemoveEmptyDirectory(Callback):
+    """Removes the directory that Hydra made for a single run, if nothing was written to it."""
+
+    def on_run_end(self, config: DictConfig, **details: Any) -> None:
+        """Called by Hydra after the run, and after an error of its own."""
+        if not OmegaConf.is_missing(config.hydra.runtime, "output_dir"):
+            remove_if_empty(Path(config.hydra.runtime.output_dir))
+
+
+def train_config(config: DictConfig) -> int:
+    """Train the run that a config describes, or print what would be trained (`dry_run`).
+
+    Args:
+        config: as Hydra composed it, without Hydra's own part.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: the run can't be trained; nothing was written.
+        RunFailed: an error ended the run.
+    """
+    run = SingleRun(config)
+    # With hydra.job.chdir, Hydra has changed it. Paths in a config mean the folder of the command.
+    os.chdir(run.hydra.runtime.cwd)
+    run.ranks.initialize()
+    try:
+        return run.train()
+    finally:
+        run.ranks.destroy()
+
+
+class SingleRun:
+    """A single run, or this process's share of it under torchrun; see `train_config`."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        # HydraConfig.get() is annotated with the schema of Hydra's settings, but returns a config.
+        self.hydra: Any = HydraConfig.get()
+        self.ranks = ProcessGroup.current()
+        self.torchrun = Torchrun.here()
+
+    def train(self) -> int:
+        """Train the run, or print what would be trained; return the exit status."""
+        planned, composed = self._on_all_ranks(self._plan)
+        if composed.settings.get("dry_run"):
+            self._on_all_ranks(lambda: self._preview(planned, composed))
+            return 0
+        stop = StopSignal(ignore_repeats=self.ranks.world_size > 1).listen()
+        try:
+            run = self._on_all_ranks(lambda: self._open(planned, composed))
+            ended = self.ranks.broadcast(run is not None and run.record.ended_for_good)
+            if run is None:
+                if not ended:
+                    configure(planned.device, planned.precision, planned.settings.threads)
+                    planned.training().fit(None, (), stop)
+                return 0
+            if ended:
+                text = f"This run has ended already; there is nothing to train.\n{summary(run)}"
+                console.print(text, markup=False)
+            else:
+                with logging_to(run.directory / LOG):
+                    train(planned, run, stop, chdir=bool(self.hydra.job.chdir))
+            return int(run.record.state == "diverged")
+        except Diverged:
+            return 1
+        except Interrupted as interruption:
+            return exit_status(interruption.signal)
+        finally:
+            stop.release()
+
+    def _on_all_ranks(self, action: Callable[[], Result]) -> Result:
+        """Return what an action returns; raise its ConfigError on all ranks if one raises it."""
+        error = None
+        try:
+            result = action()
+        except ConfigError as refusal:
+            error = refusal
+        messages = self.ranks.all_gather(error and str(error))
+        if error is not None:
+            raise error
+        for rank, message in enumerate(messages):
+            if message is not None:
+                raise ConfigError(f"process {rank} of {len(messages)} can't take part: {message}")
+        return result
+
+    def _plan(self) -> tuple[PlannedRun, ComposedConfig]:
+        for name, neutral in SWEEP_SETTINGS.items():
+            value = resolve(self.config, name)
+            if value != neutral:
+                raise ConfigError(
+                    f"{name}={value} is a setting of a sweep, but this is a single run: add "
+                    "--multirun, or leave it out"
+                )
+        composed = ComposedConfig.of(self.config, self.hydra)
+        return plan_run(composed.settings, self.ranks), composed
+
+    def _directory(self, new: Callable[[Path], Path]) -> Path:
+        """Return the directory that the command names, or else what `new` makes of Hydra's."""
+        made = Path(self.hydra.runtime.output_dir)
+        if not is_named_by_time(self.hydra.run):
+            return made
+        return self.torchrun.directory(lambda: new(made)) if self.torchrun else new(made)
+
+    def _preview(self, planned: PlannedRun, composed: ComposedConfig) -> None:
+        """Print what would be trained."""
+        if not self.ranks.is_main:
+            return
+        record = complete(planned.record(composed), planned)
+        directory = self._directory(lambda made: made)
+        earlier = find_record(directory, record)
+        state = "new" if earlier is None else earlier.state
+        console.print(introduction(planned, record, directory), markup=False)
+        console.print(f"dry run: nothing is trained or written. The run is {state}.", markup=False)
+
+    def _open(self, planned: PlannedRun, composed: ComposedConfig) -> Run | None:
+        """Open the directory of the run; None on the ranks that write nothing."""
+        if not self.ranks.is_main:
+            return None
+        record = complete(planned.record(composed), planned)
+        directory = self._directory(lambda made: make_unique_directory(made, HYDRA_FOLDER))
+        try:
+            # Starting over was asked for once, and not for each restart by torchrun.
+            if not planned.settings.resume and not (self.torchrun and self.torchrun.restarts):
+                reset_run(directory, record)
+            run = Run.open(directory, record)
+        except BaseException:
+            remove_if_empty(directory / HYDRA_FOLDER)
+            remove_if_empty(directory)
+            raise
+        if run.record.ended_for_good:
+            return run
+        hydra = unresolved(self.hydra)
+        hydra["runtime"]["output_dir"] = str(run.directory)
+        try:
+            write_hydra_folder(run.directory, unresolved(self.config), hydra, composed.overrides)
+        except BaseException as error:
+            # The disk that is full may keep this from being written, too.
+            with contextlib.suppress(Exception):
+                run.close("failed", f"{type(error).__name__}: {error}")
+            raise
+        return run
