@@ -70,7 +70,7 @@ def expand(
         values[key] = _values(override)
         (swept.add if override.is_sweep_override() else swept.discard)(key)
     # Of each key, the keys whose values change together with its own.
-    axes = {key: (key,) for key in values}
+    axes: dict[str, tuple[str, ...]] = {key: (key,) for key in values}
     for group in pairs:
         if len(group) == 1:
             raise ConfigError(
