@@ -341,7 +341,7 @@ class TestResuming:
     def test_a_sweep_that_another_process_changed_meanwhile_is_refused(
         self, call: Command, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        plan_sweep = runner.plan_sweep
+        plan_sweep = runner.SweepPlan
         changed = {}
 
         def plan_and_be_late(*arguments: object) -> object:
@@ -351,7 +351,7 @@ class TestResuming:
             changed.update(snapshot(tmp_path / "sweep"))
             return plan
 
-        monkeypatch.setattr(runner, "plan_sweep", plan_and_be_late)
+        monkeypatch.setattr(runner, "SweepPlan", plan_and_be_late)
         assert_refused(call(main, *SHORT, "seed=100,101"), str(tmp_path / "sweep"))
         assert changed
         # The file that locks the sweep is removed again.

@@ -20,7 +20,7 @@ class Job:
     Args:
         number: in the sweep; it never changes.
         planned: the record of the run, in state `pending`.
-        directory: of the run, absolute.
+        directory: the run directory, absolute.
         hydra: `hydra.job` of its config.
 
     Attributes:
@@ -36,7 +36,7 @@ class Job:
         self.number, self.planned, self.directory = number, planned, directory
         self.hydra = hydra or {}
         self.reused = False
-        self.run = LoadedRun(directory, relative(directory), record=planned)
+        self.run = LoadedRun(directory, relative(directory), planned)
         self.error: str | None = None
         self.changes = 0
         self._seen: tuple[int, ...] | None = None
@@ -84,15 +84,10 @@ class Job:
         """Whether a process is training the run."""
         return self.state == "running" and is_held(self.directory, self.record.heartbeat)
 
-    def move(self, directory: Path) -> None:
-        """Have another directory, in which there is no run yet."""
-        self.directory = directory
-        self.run = LoadedRun(directory, relative(directory), record=self.planned)
-
     def reuse(self, other: LoadedRun) -> None:
         """Take the run that was trained elsewhere."""
         self.directory, self.reused = Path(os.path.abspath(other.directory)), True
-        reused = LoadedRun(self.directory, relative(self.directory), record=other.record)
+        reused = LoadedRun(self.directory, relative(self.directory), other.record)
         self.run = reused.with_choices(self.planned.choices)
 
     def look(self) -> bool:
@@ -104,16 +99,16 @@ class Job:
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         if seen == self._seen:
             return False
-        name = relative(self.directory)
-        run, error = load_run(self.directory, name), None
-        if isinstance(run, BrokenRun):
-            error = run.error
-        elif run.record.signature != self.planned.signature:
+        found, error = load_run(self.directory, self.run.name), None
+        run = LoadedRun(self.directory, self.run.name, self.planned)
+        if isinstance(found, BrokenRun):
+            error = found.error
+        elif found.record.signature != self.planned.signature:
             error = "it is of a run with another configuration"
-        if isinstance(run, BrokenRun) or error is not None:
-            run = LoadedRun(self.directory, name, self.planned)
+        else:
+            run = found.with_choices(self.planned.choices)
         # Another thread that sees the change must find the run that it is a change to.
-        self.run, self.error = run.with_choices(self.planned.choices), error
+        self.run, self.error = run, error
         self._seen = seen
         self.changes += 1
         return True

@@ -10,6 +10,7 @@ from resnet_sweep.compare.group import COMPLETE
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import sign, typed
+from resnet_sweep.sweeps.job import Job
 
 
 class RunCache:
@@ -38,10 +39,19 @@ class RunCache:
         actual = sign(record.config, record.precision or "", record.fingerprint or "")
         return run if actual == signature else None
 
-    def seconds(self, planned: Record, epochs: float) -> float | None:
-        """Return how long epochs of a run take, by the median of runs like it; None without any."""
-        times = self._epochs.get(_cost(planned))
-        return median(times) * epochs if times else None
+    def estimate(self, jobs: Iterable[Job]) -> float | None:
+        """Return how many seconds jobs take one after another, by the median of runs like each.
+
+        Returns:
+            None if there is no run like one of them.
+        """
+        total = 0.0
+        for job in jobs:
+            times = self._epochs.get(_cost(job.planned))
+            if times is None:
+                return None
+            total += median(times) * job.epochs_to_train
+        return total
 
     @cached_property
     def _complete(self) -> dict[str, LoadedRun]:
