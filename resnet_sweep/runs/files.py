@@ -10,15 +10,17 @@ from pathlib import Path
 from resnet_sweep.errors import ConfigError
 
 
-def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> None:
+def write_atomically(
+    path: Path, content: bytes, backup: Path | None = None, durable: bool = True
+) -> None:
     """Write a file so that a reader sees all of it, or what was there before.
-
-    When this returns, the content is on the disk, and not only in the system's cache.
 
     Args:
         path: of the file, in an existing directory.
         content: of the file.
         backup: where to move the file that is at `path` now, if there is one.
+        durable: whether the content is on the disk when this returns, and not only in the system's
+            cache. If it isn't, a power cut may leave an empty file.
     """
     # It is opened as any new file is, so that the umask decides who may read it.
     unfinished = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
@@ -26,14 +28,16 @@ def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> 
         with unfinished.open("xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         if backup is not None and path.exists():
             os.replace(path, backup)
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:

@@ -179,7 +179,10 @@ class Record:
         """
         path = directory / NAME
         try:
-            return cls.parse(path.read_bytes())
+            content = path.read_bytes()
+            if not content:
+                raise FileNotFoundError(f"{path} is empty, as a power cut leaves the plan of a run")
+            return cls.parse(content)
         except (FileNotFoundError, NotADirectoryError):
             raise
         except (OSError, InvalidFileError) as error:
@@ -187,15 +190,15 @@ class Record:
                 f"{path} can't be read ({error}): restore it, or choose another hydra.run.dir"
             ) from error
 
-    def write(self, directory: Path) -> None:
-        """Write `run.json`."""
+    def write(self, directory: Path, durable: bool = True) -> None:
+        """Write `run.json`; see `write_atomically`."""
         # Through JSON once, which turns every key into text, as it will be read. Bytes of a file
         # name that aren't UTF-8 can't be read from JSON, so a question mark takes their place.
         text = json.dumps(_finite(asdict(self)), ensure_ascii=False)
         content = json.loads(text.encode(errors="replace"))
         content["digest"] = digest_record(content)
         text = json.dumps(content, indent=2, allow_nan=False)
-        write_atomically(directory / NAME, text.encode() + b"\n")
+        write_atomically(directory / NAME, text.encode() + b"\n", durable=durable)
 
     def altered(self, directory: Path) -> list[str]:
         """Return the names of the files with metrics that changed since the run wrote them."""
