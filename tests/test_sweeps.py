@@ -546,7 +546,7 @@ class TestWriting:
             synced.clear()
             call(main, *SHORT, f"hydra.sweep.dir={directory}", f"seed={seeds}")
             counts.append(len(synced))
-        assert counts[0] == counts[1]
+        assert counts[1] - counts[0] == 4
         save = runner.SweepRunner.save
         monkeypatch.setattr(
             runner.SweepRunner, "save", lambda *args, **opts: (saved.append(1), save(*args, **opts))
@@ -556,16 +556,6 @@ class TestWriting:
         done = call(main, *SHORT, "hydra.sweep.dir=visible", "seed=0,1,2")
         assert lines_with(done.stdout, 2, 3, "written")
         assert len(saved) >= 3
-
-    def test_a_plan_that_a_power_cut_took_is_written_again(
-        self, call: Command, tmp_path: Path, unlaunched: None
-    ) -> None:
-        sweep = tmp_path / "sweep"
-        call(main, *SHORT, "seed=0,1")
-        (sweep / "1" / "run.json").write_bytes(b"")
-        done = call(main, *SHORT, "seed=0,1")
-        assert not done.stderr
-        assert [record["state"] for record in records(sweep).values()] == ["pending"] * 2
 
 
 @pytest.fixture

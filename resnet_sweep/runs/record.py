@@ -179,10 +179,7 @@ class Record:
         """
         path = directory / NAME
         try:
-            content = path.read_bytes()
-            if not content:
-                raise FileNotFoundError(f"{path} is empty, as a power cut leaves the plan of a run")
-            return cls.parse(content)
+            return cls.parse(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise
         except (OSError, InvalidFileError) as error:

@@ -45,8 +45,8 @@ RESULTS = (
 )
 # The files that are written under another name first, which a killed process leaves behind.
 _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.png")
-# What a process that was killed at its start leaves in the directory, and a power cut then.
-_FIRST_FILES = frozenset({NAME, RUN_LOCK, "train.log"})
+# What a process that was killed at its start leaves in the directory.
+_FIRST_FILES = frozenset({RUN_LOCK, "train.log"})
 # What a run keeps when another process resumes it.
 _OUTCOME = ("started", "best", "final", "gap", "seconds", "parameters")
 
@@ -329,13 +329,11 @@ def find_record(directory: Path, record: Record) -> Record | None:
 def unexpected_file(directory: Path) -> str | None:
     """Return the name of a file that keeps a directory without a record from being a run's."""
     try:
-        # An empty `.hydra/` reserves a directory. With files it is another program's, unless a power
-        # cut left an empty record beside it.
-        planned = (directory / NAME).exists()
+        # An empty `.hydra/` reserves a directory; with files it is another program's.
         names = sorted(
             path.name
             for path in directory.iterdir()
-            if path.name != ".hydra" or (any(path.iterdir()) and not planned)
+            if path.name != ".hydra" or any(path.iterdir())
         )
     except NotADirectoryError:
         return directory.name

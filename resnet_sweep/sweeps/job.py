@@ -96,9 +96,6 @@ class Job:
             status = os.stat(self.directory / "run.json")
         except OSError:
             return False
-        if not status.st_size:
-            # A power cut left nothing of the plan.
-            return False
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         if seen == self._seen:
             return False
