@@ -15,19 +15,18 @@ BROKEN = frozenset({"failed", "diverged"})
 
 
 class Job:
-    """A job of a sweep.
+    """A job of a sweep, which keeps its number.
 
     Args:
-        number: in the sweep; it never changes.
         planned: the record of the run, in state `pending`.
-        directory: the run directory, absolute.
-        hydra: `hydra.job` of its config.
+        directory: absolute.
+        hydra: what Hydra's own part of its config doesn't share with the sweep's.
 
     Attributes:
         reused: whether the run was trained elsewhere; its directory is the one there.
         run: the run as its directory has it, or as it is planned.
         error: why the directory can't be read; None if it can.
-        changes: how often its record was seen to change.
+        seen: identifies the content of the record that was read last.
     """
 
     def __init__(
@@ -38,8 +37,7 @@ class Job:
         self.reused = False
         self.run = LoadedRun(directory, relative(directory), planned)
         self.error: str | None = None
-        self.changes = 0
-        self._seen: tuple[int, ...] | None = None
+        self.seen: tuple[int, ...] | None = None
 
     @property
     def record(self) -> Record:
@@ -97,7 +95,7 @@ class Job:
         except OSError:
             return False
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if seen == self._seen:
+        if seen == self.seen:
             return False
         found, error = load_run(self.directory, self.run.name), None
         run = LoadedRun(self.directory, self.run.name, self.planned)
@@ -107,8 +105,7 @@ class Job:
             error = "it is of a run with another configuration"
         else:
             run = found.with_choices(self.planned.choices)
-        # Another thread that sees the change must find the run that it is a change to.
+        # Another thread that sees the change must find the new run.
         self.run, self.error = run, error
-        self._seen = seen
-        self.changes += 1
+        self.seen = seen
         return True

@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -77,11 +77,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
-        """Read `sweep.json`; where it is missing or damaged, list the runs in the directory.
-
-        Raises:
-            ConfigError: the directory is that of a single run.
-        """
+        """Read `sweep.json`; where it is missing or damaged, list the runs in the directory."""
         try:
             return cls.model_validate_json((directory / MANIFEST).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -95,69 +91,46 @@ class Manifest(BaseModel):
             pass
         return cls(jobs=_find_jobs(directory))
 
-    @classmethod
-    def of(
-        cls,
-        jobs: Sequence[Job],
-        directory: Path,
-        objective: Objective,
-        definition: Mapping[str, Any],
-        heartbeat: Mapping[str, Any] | None,
-    ) -> Self:
-        """Return the manifest of a sweep.
-
-        Args:
-            jobs: in order of their numbers.
-            directory: the sweep's.
-            objective: what the jobs are judged by.
-            definition: what there is to say of the sweep as a whole.
-            heartbeat: that of this process, while it is at work.
-        """
-        flat = [dict(flatten(job.planned.config)) for job in jobs]
-        common = {
-            name: value
-            for name, value in flat[0].items()
-            if all(name in settings and settings[name] == value for settings in flat)
-        }
-        entries = [
-            JobEntry(
-                number=job.number,
-                overrides=job.planned.overrides,
-                signature=job.planned.signature,
-                directory=os.path.relpath(job.directory, directory),
-                reused=job.reused,
-                state=job.state,
-                value=objective.value(job.run),
-                reason=job.reason,
-                settings={name: settings[name] for name in settings if name not in common},
-                choices=job.planned.choices if job.reused else {},
-            )
-            for job, settings in zip(jobs, flat, strict=True)
-        ]
-        return cls(
-            definition=Definition(**{**definition, "settings": common}),
-            jobs=entries,
-            heartbeat=None if heartbeat is None else dict(heartbeat),
-        )
-
-    @property
-    def is_study(self) -> bool:
-        """Whether the sweep is a study, which names itself in its definition."""
-        return "study" in (self.definition.model_extra or {})
-
-    @property
-    def identities(self) -> set[tuple[int, str]]:
-        """The numbers and signatures of the jobs."""
-        return {(job.number, job.signature) for job in self.jobs}
-
-    @property
-    def next_number(self) -> int:
-        """The first number that no job has or had."""
-        return 1 + max((job.number for job in self.jobs), default=-1)
-
     def write(self, directory: Path) -> None:
         """Write `sweep.json`."""
         write_atomically(directory / MANIFEST, self.model_dump_json(indent=1).encode() + b"\n")
+
+
+def write_manifest(
+    directory: Path,
+    jobs: Sequence[Job],
+    objective: Objective,
+    definition: Mapping[str, Any],
+    heartbeat: Mapping[str, Any] | None,
+) -> None:
+    """Write `sweep.json` of a grid; see `Definition` and `Manifest`."""
+    flat = [dict(flatten(job.planned.config)) for job in jobs]
+    common = {
+        name: value
+        for name, value in flat[0].items()
+        if all(name in settings and settings[name] == value for settings in flat)
+    }
+    entries = [
+        JobEntry(
+            number=job.number,
+            overrides=job.planned.overrides,
+            signature=job.planned.signature,
+            directory=os.path.relpath(job.directory, directory),
+            reused=job.reused,
+            state=job.state,
+            value=objective.value(job.run),
+            reason=job.reason,
+            settings={name: settings[name] for name in settings if name not in common},
+            choices=job.planned.choices if job.reused else {},
+        )
+        for job, settings in zip(jobs, flat, strict=True)
+    ]
+    manifest = Manifest(
+        definition=Definition(**{**definition, "settings": common}),
+        jobs=entries,
+        heartbeat=None if heartbeat is None else dict(heartbeat),
+    )
+    manifest.write(directory)
 
 
 def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) -> None:

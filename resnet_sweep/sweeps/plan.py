@@ -40,17 +40,7 @@ from resnet_sweep.sweeps.run_cache import RunCache
 Item = TypeVar("Item")
 
 # Settings of a sweep as a whole.
-SWEEP_SETTINGS = (
-    "replicates",
-    "objective",
-    "reference",
-    "dry_run",
-    "retry_failed",
-    "sweep_filter",
-    "zip",
-    "baseline",
-    "reuse",
-)
+SWEEP_SETTINGS = tuple(name for name in SETTINGS if name != "seed")
 # Overrides that a job's own command leaves out. A preset for sweeps sets nothing else of jobs.
 _OF_SWEEP = {"sweep", *SWEEP_SETTINGS} - {"objective", "reference"}
 # How many wrong jobs, and how many differences, are listed.
@@ -95,7 +85,7 @@ class SweepPlan:
         self.objective = Objective.of(self.settings)
         self.pairs = pairs_of(self.settings["zip"])
         self.manifest = Manifest.read(directory)
-        if self.manifest.is_study:
+        if "study" in (self.manifest.definition.model_extra or {}):
             raise ConfigError(
                 f"{relative(directory)} is the directory of a study: resume that with "
                 "hydra/sweeper=optuna, or choose another hydra.sweep.dir"
@@ -104,7 +94,7 @@ class SweepPlan:
         self.duplicates: list[tuple[str, Job]] = []
         self.filtered = 0
         self._known = {job.signature: job.number for job in self.manifest.jobs}
-        self._next_number = self.manifest.next_number
+        self._next_number = 1 + max(self._known.values(), default=-1)
         self._smoke_tests = SmokeTests()
         self._planned: dict[str, Job] = {}
         self._directories: set[Path] = set()
@@ -140,12 +130,9 @@ class SweepPlan:
         ]
 
     def check_unchanged(self) -> None:
-        """Check that the directory still says what the plan was made from.
-
-        Raises:
-            ConfigError: it says something else.
-        """
-        if Manifest.read(self.directory).identities != self.manifest.identities:
+        """Refuse a directory that doesn't say any more what the plan was made from."""
+        now = Manifest.read(self.directory)
+        if {job.signature: job.number for job in now.jobs} != self._known:
             raise ConfigError(
                 f"{self.directory} was changed by another process while the jobs were composed: "
                 "give the command again"
@@ -169,8 +156,8 @@ class SweepPlan:
         for name, value in self.settings.items():
             if composed.settings[name] != value:
                 raise ConfigError(
-                    f"{name}={composed.settings[name]} in a job, {value} in others: it is of the "
-                    "whole sweep, so give it one value"
+                    f"{name}={composed.settings[name]} in a job, {value} in others: it applies to "
+                    "the whole sweep, so give it one value"
                 )
         if self.filter is not None:
             record = Record("", config=composed.settings, choices=composed.choices)
@@ -196,12 +183,12 @@ class SweepPlan:
         hydra = config.hydra
         hydra.job.num, hydra.job.id, hydra.sweep.dir = number, str(number), str(self.directory)
         _refresh(config)
-        subdirectory = str(hydra.sweep.subdir)
+        subdirectory = hydra.sweep.subdir = str(hydra.sweep.subdir)
         directory = Path(os.path.abspath(self.directory / subdirectory))
         inside = directory.is_relative_to(self.directory)
         if not inside or directory == self.directory:
             raise ConfigError(
-                f"hydra.sweep.subdir={subdirectory} isn't inside of the sweep's directory: choose "
+                f"hydra.sweep.subdir={subdirectory} isn't inside the sweep's directory: choose "
                 "another"
             )
         if directory in self._directories:
@@ -210,10 +197,12 @@ class SweepPlan:
                 "differ between jobs, as ${hydra.job.num} does"
             )
         self._directories.add(directory)
-        hydra.runtime.output_dir = str(directory)
+        hydra.runtime.output_dir, hydra.overrides.task = str(directory), record.overrides
         _refresh(config)
-        environment = {name: resolve(hydra.job, name) for name in ("env_set", "chdir")}
-        job = Job(number, record, directory, unresolved(hydra.job) | environment)
+        own = {part: unresolved(hydra[part]) for part in ("job", "overrides", "sweep", "runtime")}
+        own["job"] |= {name: resolve(hydra.job, name) for name in ("env_set", "chdir")}
+        own["runtime"]["choices"] |= record.choices
+        job = Job(number, record, directory, own)
         found = job.look()
         if found and job.error:
             raise ConfigError(
@@ -232,11 +221,7 @@ class SweepPlan:
         return job
 
     def _refuse_other_runs(self) -> None:
-        """Refuse a directory with runs that aren't asked for.
-
-        Raises:
-            ConfigError: with where each run differs from the nearest job that is asked for.
-        """
+        """Refuse a directory with runs that aren't asked for."""
         others = [
             job
             for job in self.manifest.jobs
@@ -274,11 +259,7 @@ class SweepPlan:
 
 
 def sweep_settings(master: DictConfig) -> dict[str, Any]:
-    """Return the settings of a sweep as a whole.
-
-    Raises:
-        ConfigError: one of them is wrong.
-    """
+    """Return the settings of a sweep as a whole, checked."""
     settings = {name: resolve(master, name) for name in SWEEP_SETTINGS}
     for name, value in settings.items():
         check_value(name, value, SETTINGS[name])
@@ -289,13 +270,13 @@ def invalid_jobs(wrong: Mapping[str, Sequence[str]], count: int, noun: str) -> C
     """Return one error that names every wrong job.
 
     Args:
-        wrong: by what is wrong, the overrides of the jobs.
-        count: of all jobs.
+        wrong: the overrides of the jobs, by what is wrong.
+        count: how many jobs there are.
         noun: what they are called.
     """
     (reason, jobs), *others = wrong.items()
     if not others and len(jobs) == count:
-        # What is wrong with all of them is said once.
+        # A cause that all jobs share is printed once, without them.
         return ConfigError(reason)
     lines = [
         f"{sum(map(len, wrong.values()))} of {count} {noun} are wrong, so nothing was started:"
@@ -319,12 +300,7 @@ def key_of(override: str) -> str:
 
 
 def counted(jobs: Sequence[Item], done: str) -> Iterator[Item]:
-    """Yield jobs, and show how many are done: a bar on a terminal, a line at times in a pipe.
-
-    Args:
-        jobs: whatever stands for one.
-        done: what is done with each, a participle.
-    """
+    """Yield jobs, and show how many are done: a bar on a terminal, a line at times in a pipe."""
     if console.is_terminal:
         yield from track(jobs, f"jobs {done}", console=console, transient=True)
         return
@@ -337,7 +313,7 @@ def counted(jobs: Sequence[Item], done: str) -> Iterator[Item]:
 
 
 def _refresh(config: DictConfig) -> None:
-    """Have `${hydra:...}`, which reads a copy of Hydra's settings, read those of a config now."""
+    """Update the copy of Hydra's settings that `${hydra:...}` reads."""
     HydraConfig.instance().set_config(config)
-    # Setting it there makes it read-only.
+    # That has made them read-only.
     OmegaConf.set_readonly(config.hydra, False)

@@ -35,11 +35,6 @@ class Progress:
     """Reads the jobs' records twice a second, prints what changed, and saves the sweep's files.
 
     Within a `with` block. On a terminal it is one view of all that runs, in a pipe plain lines.
-
-    Args:
-        plan: all jobs of the sweep.
-        to_train: the jobs that have something left to train.
-        save: writes the sweep's files.
     """
 
     def __init__(
@@ -146,11 +141,7 @@ class Progress:
         return text
 
     def left(self, running: int) -> float | None:
-        """Estimate the seconds until the sweep has ended; None without anything to go by.
-
-        Args:
-            running: how many jobs run side by side.
-        """
+        """Estimate the seconds until the sweep has ended, with so many jobs side by side."""
         passed = time.monotonic() - self.begun
         to_train = self._epochs_to_train()
         trained = self.epochs_to_train - to_train

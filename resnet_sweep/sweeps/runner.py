@@ -1,10 +1,12 @@
-"""A sweep that this process runs: from its plan to the table of its results."""
+"""A sweep that this process runs: from its plan to the table of its results.
+
+`config` is always that of the sweep as a whole, with Hydra's own part.
+"""
 
 import contextlib
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.jobs import HYDRA_FOLDER, LOG, train_job, write_hydra_folder
 from resnet_sweep.runs.files import remove_if_empty, remove_unfinished, write_atomically
-from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use
+from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use, is_held
 from resnet_sweep.runs.record import HEARTBEAT_SECONDS, NAME, PENDING, new_heartbeat
 from resnet_sweep.runs.run import (
     make_directory,
@@ -33,7 +35,14 @@ from resnet_sweep.runs.run import (
 )
 from resnet_sweep.sweeps.job import BROKEN, Job
 from resnet_sweep.sweeps.launchers import Launcher, build_launcher
-from resnet_sweep.sweeps.manifest import MANIFEST, MULTIRUN, RESULTS, Manifest, write_results
+from resnet_sweep.sweeps.manifest import (
+    MANIFEST,
+    MULTIRUN,
+    RESULTS,
+    Manifest,
+    write_manifest,
+    write_results,
+)
 from resnet_sweep.sweeps.plan import SweepPlan, counted
 from resnet_sweep.sweeps.progress import Progress
 from resnet_sweep.sweeps.summary import print_plan, print_summary, summarize_plan
@@ -45,15 +54,12 @@ HELD_SECONDS = 0.5
 
 
 def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str]) -> int:
-    """Plan a sweep and train its jobs, or print its plan in a dry run.
+    """Plan a sweep and train its jobs, or print its plan in a dry run; return the exit status.
 
     Args:
         context: Hydra's.
-        config: the config of the sweep as a whole.
+        config: see above.
         overrides: some with several values.
-
-    Returns:
-        The exit status.
 
     Raises:
         ConfigError: the sweep can't be started; nothing was written.
@@ -112,11 +118,6 @@ def new_sweep_directory(config: DictConfig) -> Path:
 class SweepRunner:
     """Trains what is left of a sweep, in the sweep's directory, which it locks.
 
-    Args:
-        plan: the jobs.
-        config: the config of the sweep as a whole.
-        context: Hydra's.
-
     Raises:
         ConfigError: there can't be such a launcher here.
     """
@@ -124,20 +125,11 @@ class SweepRunner:
     def __init__(self, plan: SweepPlan, config: DictConfig, context: HydraContext) -> None:
         self.plan, self.config = plan, config
         self.jobs, self.directory = plan.jobs, plan.directory
-        self._writing = threading.RLock()
         self._by_directory = {job.directory: job for job in plan.jobs}
         self.launcher: Launcher = build_launcher(context, config, self._launcher_overrides)
 
     def run(self) -> int:
-        """Train what is left to train.
-
-        Returns:
-            The exit status.
-
-        Raises:
-            ConfigError: the sweep's directory can't be used, or is in use.
-            SystemExit: it was stopped from outside; the state of what ran is saved.
-        """
+        """Train what is left to train; return the exit status. It raises what `run_sweep` does."""
         to_train = self.plan.to_train(self.config.retry_failed)
         summary = "\n".join(summarize_plan(self.plan, self.config.retry_failed))
         console.print(summary, markup=False)
@@ -172,19 +164,12 @@ class SweepRunner:
         command = resume_command(self.config, self.directory)
         definition = {"command": command, "baseline": self.config.baseline}
         heartbeat = None if ended else new_heartbeat()
-        objective = self.plan.objective
-        with self._writing:
-            write_results(self.directory, self.jobs, objective)
-            manifest = Manifest.of(self.jobs, self.directory, objective, definition, heartbeat)
-            manifest.write(self.directory)
+        write_results(self.directory, self.jobs, self.plan.objective)
+        write_manifest(self.directory, self.jobs, self.plan.objective, definition, heartbeat)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Lock the sweep's directory, within a `with` block.
-
-        Raises:
-            ConfigError: another process is at work in it, or has changed it.
-        """
+        """Lock the sweep's directory, unless another process is at work in it or has changed it."""
         heartbeat = Manifest.read(self.directory).heartbeat
         lock = DirectoryLock(self.directory, heartbeat, SWEEP_LOCK)
         try:
@@ -199,9 +184,12 @@ class SweepRunner:
     def _start(self, to_train: Sequence[Job]) -> None:
         """Write the files of the sweep, and remove jobs that aren't asked for any more."""
         for job in to_train:
-            if job.starts_over:
-                _check_unused(job)
-        # Before sweep.json is written without them, since their numbers are given away then.
+            job.look()
+            # A process has the lock before its heartbeat is in the record.
+            held = job.held or is_held(job.directory, new_heartbeat())
+            if job.starts_over and held:
+                raise in_use(job.directory, job.record.heartbeat, SWEEP_LOCK)
+        # Before sweep.json is written without them, since other jobs may have their numbers then.
         asked = {job.directory for job in self.jobs}
         for entry in self.plan.manifest.jobs:
             directory = Path(os.path.abspath(self.directory / entry.directory))
@@ -213,11 +201,7 @@ class SweepRunner:
         self.save()
 
     def _train(self, jobs: Sequence[Job]) -> str | None:
-        """Write the directories of jobs, and launch them.
-
-        Returns:
-            Why the launcher failed; None if it didn't.
-        """
+        """Write the directories of jobs, and launch them; return why the launcher failed, if so."""
         hydra = unresolved(self.config.hydra)
         saved = time.monotonic()
         for job in counted(jobs, "written"):
@@ -229,12 +213,7 @@ class SweepRunner:
             return self._launch_all(jobs)
 
     def _write(self, job: Job, hydra: dict[str, Any]) -> None:
-        """Write the directory of a job.
-
-        Args:
-            job: to be trained.
-            hydra: Hydra's own part of the sweep's config.
-        """
+        """Write the directory of a job; `hydra` is Hydra's own part of the sweep's config."""
         # Another process may have started it since it was planned.
         job.look()
         if job.held:
@@ -242,17 +221,8 @@ class SweepRunner:
         if job.starts_over:
             reset_run(job.directory, job.planned)
         write_plan(job.directory, job.planned)
-        choices = {**hydra["runtime"]["choices"], **job.planned.choices}
-        runtime = {"choices": choices, "output_dir": str(job.directory)}
-        subdirectory = os.path.relpath(job.directory, self.directory)
-        own = {
-            **hydra,
-            "job": job.hydra,
-            "overrides": {**hydra["overrides"], "task": job.planned.overrides},
-            "sweep": {**hydra["sweep"], "dir": str(self.directory), "subdir": subdirectory},
-            "runtime": {**hydra["runtime"], **runtime},
-        }
-        write_hydra_folder(job.directory, job.planned.config, own, job.planned.overrides)
+        settings, overrides = job.planned.config, job.planned.overrides
+        write_hydra_folder(job.directory, settings, {**hydra, **job.hydra}, overrides)
         job.look()
 
     def _launcher_overrides(self, directory: Path) -> list[str]:
@@ -265,8 +235,8 @@ class SweepRunner:
         """Train jobs; those that another process is training, when it has ended."""
         rest, printed = list(jobs), set()
         while rest:
-            free = {job: job.changes for job in rest if not job.held}
-            if error := self._launch([*free]):
+            free = {job: job.seen for job in rest if not job.held}
+            if free and (error := self._launch([*free])):
                 return error
             # A job is interrupted when only its process was stopped, and not the sweep. A job whose
             # record didn't change can't be trained where it was launched.
@@ -274,7 +244,7 @@ class SweepRunner:
                 job
                 for job in rest
                 if job.state in ("running", "interrupted")
-                and (job.held or job.changes != free.get(job))
+                and (job.held or job.seen != free.get(job))
             ]
             for job in rest:
                 if job.held and job not in printed and (holder := job.record.heartbeat):
@@ -290,8 +260,6 @@ class SweepRunner:
         return None
 
     def _launch(self, jobs: Sequence[Job]) -> str | None:
-        if not jobs:
-            return None
         error = None
         try:
             self.launcher.launch(train_job, [job.directory for job in jobs], LOG, self._on_end)
@@ -329,12 +297,7 @@ class SweepRunner:
 
 
 def resume_command(config: DictConfig, directory: Path) -> str:
-    """Return the command that resumes a sweep or a study.
-
-    Args:
-        config: the config of the sweep as a whole.
-        directory: the sweep's.
-    """
+    """Return the command that resumes a sweep or a study in its directory."""
     # Leaving out what failed, or starting over, was asked for once.
     once = ("dry_run=", "retry_failed=", "trainer.resume=", "hydra.mode=", "hydra.sweep.dir=")
     words = [*overrides_of(config.hydra), *overrides_of(config.hydra, "hydra")]
@@ -352,10 +315,12 @@ def terminable() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(exit_status(number))
 
-    numbers = [signal.SIGTERM, signal.SIGUSR2]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, leave) for number in numbers}
+    # nohup starts a process with a signal ignored, which has to stay so.
+    before = {
+        number: signal.signal(number, leave)
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:
@@ -363,33 +328,10 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _check_unused(job: Job) -> None:
-    """Refuse to start a job over that another process has.
-
-    Raises:
-        ConfigError: one has it.
-    """
-    if not job.directory.is_dir():
-        return
-    job.look()
-    heartbeat = job.record.heartbeat
-    try:
-        lock = DirectoryLock(job.directory, heartbeat)
-        held = lock.contradicts(heartbeat)
-        lock.release()
-    except ConfigError:
-        held = True
-    if held:
-        raise in_use(job.directory, heartbeat, SWEEP_LOCK)
-
-
 def _remove_pending(directory: Path) -> None:
     """Remove the directory of a job that never started.
 
     Its record goes last, so that a kill in between leaves a pending job.
-
-    Raises:
-        ConfigError: another process is about to start it.
     """
     if load_run(directory, "").state != PENDING:
         return

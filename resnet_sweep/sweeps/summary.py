@@ -76,12 +76,7 @@ def varying_overrides(jobs: Sequence[Job]) -> dict[Job, str]:
 
 
 def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
-    """Yield a few lines on a plan.
-
-    Args:
-        plan: the plan.
-        retry_failed: whether jobs that failed are trained again.
-    """
+    """Yield a few lines on a plan."""
     jobs = plan.jobs
     varying = variants([job.run for job in jobs], seed=True)
     vary = f", which vary in {', '.join(map(shown, varying))}" if varying else ""

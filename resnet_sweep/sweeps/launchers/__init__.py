@@ -27,7 +27,7 @@ Work = Callable[[Path], Any]
 # Called in the launching process when the work in a directory has ended, with the reason if its
 # process was lost.
 OnEnd = Callable[[Path, str | None], None]
-# Returns the overrides of the job in a directory.
+# Returns the overrides of the job in a directory, for a plugin of Hydra's to show and compose.
 OverridesOf = Callable[[Path], Sequence[str]]
 
 
@@ -62,11 +62,6 @@ class HydraLauncher:
 
     The plugin composes a config for each directory. Only Hydra's part of it has an effect, since
     what is trained was planned before.
-
-    Args:
-        context: Hydra's.
-        config: the config of the sweep as a whole.
-        overrides_of: for the plugin to show and compose.
     """
 
     def __init__(
@@ -103,14 +98,8 @@ class HydraLauncher:
 
 
 def work_in_output_dir(work: Work, folder: str, config: DictConfig) -> None:
-    """Do the work in Hydra's output directory, in a process of a plugin of Hydra's.
-
-    Args:
-        work: see `Launcher.launch`.
-        folder: in which the command was given, and to which relative paths belong. With
-            `hydra.job.chdir`, Hydra has left it.
-        config: as the plugin has composed it.
-    """
+    """Do the work in Hydra's output directory, which a plugin of Hydra's calls with a config."""
+    # In which the command was given. Relative paths mean it, and hydra.job.chdir leaves it.
     os.chdir(folder)
     work(Path(HydraConfig.get().runtime.output_dir))
 
@@ -118,7 +107,7 @@ def work_in_output_dir(work: Work, folder: str, config: DictConfig) -> None:
 def build_launcher(
     context: HydraContext, config: DictConfig, overrides_of: OverridesOf
 ) -> Launcher:
-    """Build the launcher that `hydra/launcher` chooses; see `HydraLauncher`.
+    """Build the launcher that `hydra/launcher` chooses in the config of a sweep or a study.
 
     Raises:
         ConfigError: there can't be such a launcher here, or not with these settings.

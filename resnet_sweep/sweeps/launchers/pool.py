@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from resnet_sweep.config.check import check_value
@@ -31,9 +30,6 @@ class PoolLauncher:
         workers: processes at once; None for as many as there are GPUs, or else CPU cores.
         jobs_per_gpu: how many processes share a GPU.
         device: `trainer.device`.
-
-    Raises:
-        ConfigError: one of these is less than 1.
     """
 
     def __init__(
@@ -54,10 +50,10 @@ class PoolLauncher:
                 if stop.received and not stopping:
                     stopping = True
                     for worker in busy:
-                        worker.stop()
+                        worker.process.terminate()
                 while free and waiting and not stopping:
+                    free[0].start(work, waiting.pop(0), log)
                     busy.append(free.pop(0))
-                    busy[-1].start(work, waiting.pop(0), log)
                 ends = [end for worker in busy for end in worker.ends]
                 ready = {*wait(ends, timeout=POLL_SECONDS)}
                 for worker in [worker for worker in busy if ready.intersection(worker.ends)]:
@@ -70,7 +66,7 @@ class PoolLauncher:
                     on_end(worker.directory, reason if state is None and not stopping else None)
         except BaseException:
             for worker in busy:
-                worker.kill()
+                worker.process.kill()
             raise
         finally:
             for worker in (*busy, *free):
@@ -80,11 +76,7 @@ class PoolLauncher:
             raise SystemExit(stop.exit_status)
 
     def environments(self, count: int) -> list[dict[str, str]]:
-        """Return the environment variables of each process.
-
-        Args:
-            count: how many directories there are.
-        """
+        """Return the environment variables of each process, for `count` directories."""
         import torch
 
         device = self.device
@@ -104,30 +96,24 @@ class PoolLauncher:
 
 
 class _Worker:
-    """A place in the pool, with the process that works there.
-
-    Args:
-        environment: variables that are set in the process before torch is imported.
-
-    Attributes:
-        directory: in which the process works, or worked last.
-    """
+    """A place in the pool, with the process that works there, in a directory after the other."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self.directory = Path()
-        self._process: SpawnProcess | None = None
+        # It is started with the first work.
+        self.process = _CONTEXT.Process()
 
     def start(self, work: Work, directory: Path, log: str) -> None:
         """Start the work in a directory, in a new process if there is none, or it was killed."""
-        if self._process is None or not self._process.is_alive():
+        if not self.process.is_alive():
             self.end()
             self._connection, theirs = _CONTEXT.Pipe()
-            self._process = _CONTEXT.Process(target=_serve, args=(theirs, self.environment))
+            self.process = _CONTEXT.Process(target=_serve, args=(theirs, self.environment))
             # Until it has a session of its own, Ctrl-C on the terminal would reach it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
-                self._process.start()
+                self.process.start()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
@@ -137,8 +123,7 @@ class _Worker:
     @property
     def ends(self) -> tuple[Connection, int]:
         """What `wait` finds ready when the work has ended, or the process has."""
-        assert self._process is not None
-        return self._connection, self._process.sentinel
+        return self._connection, self.process.sentinel
 
     def receive(self) -> str | None:
         """Return what the work returned, as text; None if the process ended without a result."""
@@ -147,31 +132,22 @@ class _Worker:
         except (EOFError, OSError):
             return None
 
-    def stop(self) -> None:
-        """Ask the process to save its state and to exit."""
-        assert self._process is not None
-        self._process.terminate()
-
-    def kill(self) -> None:
-        """Kill the process."""
-        assert self._process is not None
-        self._process.kill()
-
     def end(self) -> str:
         """Wait until the process has exited; return how, as a sentence without a period."""
-        if self._process is None:
-            return ""
+        if self.process.pid is None:
+            return "its process never started"
         self._connection.close()
-        self._process.join()
-        code, self._process = self._process.exitcode, None
-        if code is not None and code < 0:
-            reason = f"its process was killed by {signal.Signals(-code).name}"
-            return reason + (", as when memory runs out" if code == -signal.SIGKILL else "")
-        return f"its process exited with status {code}"
+        self.process.join()
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"its process exited with status {code}"
+        hint = ", as when memory runs out" if code == -signal.SIGKILL else ""
+        return f"its process was killed by {signal.Signals(-code).name}{hint}"
 
 
 def _serve(connection: Connection, environment: Mapping[str, str]) -> None:
     """Work in one directory after the other, in a process of the pool."""
+    # Before torch is imported.
     os.environ.update(environment)
     # Ctrl-C on the terminal is for the parent, which stops its processes itself.
     os.setsid()
@@ -187,7 +163,7 @@ def _serve(connection: Connection, environment: Mapping[str, str]) -> None:
 
 
 def redirect_output(path: Path) -> None:
-    """Write what this process prints from now on into a file."""
+    """Append what this process prints from now on to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)

@@ -35,16 +35,13 @@ class RayLauncher:
     resumes from its checkpoint: the sweep's directory must be on a disk that all machines share.
 
     Args:
-        address: of a cluster; None for the one that runs on this machine, or else for a Ray of
-            this command's own, which ends with it.
+        address: a cluster's; None for the one that runs on this machine, or else for a Ray of this
+            command's own, which ends with it.
         cpus: cores that a job takes.
         gpus: GPUs that a job takes, of which a fraction shares one; None for one, where there are
             some and the job may use them.
         retries: how often a job is started again whose process died; -1 for any number.
         device: `trainer.device`.
-
-    Raises:
-        ConfigError: one of these is invalid, or Ray isn't installed.
     """
 
     def __init__(
