@@ -142,3 +142,30 @@ def test_a_launcher_without_its_cluster_is_refused_before_anything_is_written(
 def test_a_wrong_setting_of_ray_is_refused(word: str, call: Command) -> None:
     done = call(main, "--multirun", *TINY, "hydra/launcher=ray", word)
     assert_refused(done, *word.split("="))
+
+
+NEEDY = """
+from pathlib import Path
+
+from resnet_sweep.data import Digits
+
+
+class Needy(Digits):
+    def load(self, seed):
+        assert Path("needed.txt").exists(), Path.cwd()
+        return super().load(seed)
+"""
+
+
+def test_paths_mean_the_commands_folder_with_a_plugin_of_hydras_that_leaves_it(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "needy.py").write_text(NEEDY)
+    (tmp_path / "needed.txt").touch()
+    done = command(
+        "--multirun", *TINY, "trainer.max_steps=1", "data._target_=needy.Needy",
+        "hydra.sweep.dir=sweep", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1",
+        "hydra.job.chdir=true", PYTHONPATH=str(tmp_path), RESNET_SWEEP_TRUSTED_PACKAGES="needy",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert records(tmp_path / "sweep")["0"]["state"] == "finished"

@@ -36,7 +36,8 @@ def reach(job: Job, epoch: int, **changes: Any) -> None:
 
 
 def begun(to_train: list[Job], history: RunCache, seconds: float) -> Progress:
-    progress = Progress(SimpleNamespace(jobs=to_train), to_train, history)
+    plan = SimpleNamespace(jobs=to_train, cache=history)
+    progress = Progress(plan, to_train, save=lambda: None)
     progress.begun = time.monotonic() - seconds
     return progress
 

@@ -7,11 +7,13 @@ import shlex
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import processes
 import pytest
 from conftest import Command, Once
+from filelock import FileLock
 from omegaconf import OmegaConf
 from processes import assert_refused
 from small_sweep import (
@@ -35,7 +37,9 @@ from small_sweep import (
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.compare.collection import find_runs
-from resnet_sweep.sweeps import runner
+from resnet_sweep.runs.lock import DirectoryLock
+from resnet_sweep.sweeps import plan, runner
+from resnet_sweep.sweeps.manifest import Definition, Manifest
 
 SWEEP = ("--multirun", *TINY, "hydra.sweep.dir=sweep")
 SHORT = (*SWEEP, "trainer.max_steps=1")
@@ -341,17 +345,17 @@ class TestResuming:
     def test_a_sweep_that_another_process_changed_meanwhile_is_refused(
         self, call: Command, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        plan_sweep = runner.plan_sweep
+        plan_sweep = runner.SweepPlan
         changed = {}
 
         def plan_and_be_late(*arguments: object) -> object:
-            plan = plan_sweep(*arguments)
+            planned = plan_sweep(*arguments)
             done = command(*SHORT, "seed=5")
             assert done.returncode == 0, done.stderr
             changed.update(snapshot(tmp_path / "sweep"))
-            return plan
+            return planned
 
-        monkeypatch.setattr(runner, "plan_sweep", plan_and_be_late)
+        monkeypatch.setattr(runner, "SweepPlan", plan_and_be_late)
         assert_refused(call(main, *SHORT, "seed=100,101"), str(tmp_path / "sweep"))
         assert changed
         # The file that locks the sweep is removed again.
@@ -375,7 +379,10 @@ class TestResuming:
         assert "hydra.sweep.dir" in done.stderr
         assert not (tmp_path / "sweep" / "0").exists()
 
-    def test_sigterm_while_jobs_are_composed_leaves_nothing(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+    def test_a_signal_while_jobs_are_composed_leaves_nothing(
+        self, tmp_path: Path, number: int
+    ) -> None:
         (tmp_path / "slow.py").write_text(
             "import time\n"
             "from pathlib import Path\n"
@@ -385,11 +392,11 @@ class TestResuming:
             "        time.sleep(300)\n"
         )
         process = start(
-            tmp_path, *SWEEP, "seed=0,1", "+augmentation.mine._target_=slow.Slow",
+            tmp_path, "--multirun", *TINY, "seed=0,1", "+augmentation.mine._target_=slow.Slow",
             PYTHONPATH=str(tmp_path), RESNET_SWEEP_TRUSTED_PACKAGES="slow",
         )  # fmt: skip
         wait_for(process, tmp_path / "composing")
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         output = finish(process)
         assert process.returncode == 75, output
         assert {path.name for path in tmp_path.iterdir()} <= {"slow.py", "composing", "__pycache__"}
@@ -415,6 +422,140 @@ class TestResuming:
         output = finish(process)
         assert process.returncode == 0, output
         assert_same_runs(tmp_path / "sweep", undisturbed)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def unlaunched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have sweeps write their jobs, and launch none."""
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.SweepRunner, "_launch_all", lambda self, jobs: None)
+        yield
+
+
+class TestWriting:
+    """What a sweep writes before its first job starts."""
+
+    def test_a_jobs_environment_is_resolved(
+        self, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unlaunched: None
+    ) -> None:
+        monkeypatch.setenv("KIND", "cheap")
+        call(
+            main, *SHORT, "seed=0,1", "hydra.sweep.subdir='job ${hydra:job.num}'",
+            "+hydra.job.env_set.KIND=${oc.env:KIND}", "hydra.job.chdir=${reuse}",
+            "+hydra.job.env_set.PLACE=${hydra:runtime.output_dir}",
+        )  # fmt: skip
+        for name in ("job 0", "job 1"):
+            directory = tmp_path / "sweep" / name
+            written = OmegaConf.to_container(OmegaConf.load(directory / ".hydra" / "hydra.yaml"))
+            assert written["hydra"]["job"]["chdir"] is True
+            assert written["hydra"]["job"]["env_set"] == {"KIND": "cheap", "PLACE": str(directory)}
+
+    def test_jobs_in_a_directory_named_by_the_time_know_it(
+        self, call: Command, tmp_path: Path, unlaunched: None
+    ) -> None:
+        words = ("--multirun", *TINY, "+hydra.job.env_set.PLACE=${hydra:runtime.output_dir}")
+        call(main, *words, "hydra.sweep.dir=at_${now:%Y}")
+        call(main, *words, "hydra.sweep.dir=at_${now:%Y}")
+        places = sorted(tmp_path.glob("at_*/0"))
+        assert len(places) == 2
+        for place in places:
+            written = OmegaConf.load(place / ".hydra" / "hydra.yaml")
+            assert str(place) == written.hydra.job.env_set.PLACE
+
+    @pytest.mark.parametrize("place", ["_remove_pending", "remove_unfinished"])
+    def test_a_kill_while_pending_jobs_are_removed_blocks_no_number(
+        self,
+        call: Command,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        unlaunched: None,
+        place: str,
+    ) -> None:
+        def kill(*arguments: object) -> None:
+            raise Killed
+
+        sweep = tmp_path / "sweep"
+        call(main, *SHORT, "seed=0,1,2")
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(runner, place, kill)
+            call(main, *SHORT, "seed=0")
+        # What is half removed is still known as a pending job.
+        assert {record["state"] for record in records(sweep).values()} == {"pending"}
+        assert list(records(sweep)) == ["0", "1", "2"]
+        done = call(main, *SHORT, "seed=0,7")
+        assert not done.stderr
+        assert [job["number"] for job in manifest(sweep)] == [0, 3]
+        assert sorted(path.name for path in sweep.glob("*/")) == ["0", "3"]
+
+    def test_none_starts_over_while_one_is_in_use(self, call: Command, sweep: Path) -> None:
+        before = snapshot(sweep)
+        lock = DirectoryLock(sweep / "2")
+        try:
+            assert_refused(call(main, *GRID, "trainer.resume=false"), str(sweep / "2"))
+        finally:
+            lock.release()
+        assert snapshot(sweep) == before
+
+    @pytest.mark.parametrize(("words", "status"), [((), 0), (("seed=0,1,2",), 2)])
+    def test_a_directory_that_is_read_only(
+        self,
+        call: Command,
+        sweep: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        words: tuple[str, ...],
+        status: int,
+    ) -> None:
+        def refuse(lock: FileLock, *arguments: object, **options: object) -> None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), lock.lock_file)
+
+        before = snapshot(sweep)
+        # The tests may be run by root, who may write anywhere.
+        monkeypatch.setattr(FileLock, "acquire", refuse)
+        done = call(main, *GRID, *words)
+        assert done.returncode == status
+        if status:
+            assert_refused(done, str(sweep), os.strerror(errno.EACCES), "hydra.sweep.dir")
+        else:
+            assert lines_with(done.stdout, "optim.lr", "best", "final")
+        assert snapshot(sweep) == before
+
+    @pytest.mark.parametrize("words", [(), ("dry_run=true",)])
+    def test_the_directory_of_a_study_is_refused(
+        self, call: Command, tmp_path: Path, words: tuple[str, ...]
+    ) -> None:
+        sweep = tmp_path / "sweep"
+        sweep.mkdir()
+        Manifest(definition=Definition(study="resnet_sweep")).write(sweep)
+        before = snapshot(sweep)
+        done = call(main, *SWEEP, *words)
+        assert_refused(done, "sweep", "hydra/sweeper=optuna", "hydra.sweep.dir")
+        assert snapshot(sweep) == before
+
+    def test_many_jobs_are_written_fast_and_visibly(
+        self, call: Command, monkeypatch: pytest.MonkeyPatch, unlaunched: None
+    ) -> None:
+        fsync, saved = os.fsync, []
+        synced: list[int] = []
+        monkeypatch.setattr(os, "fsync", lambda file: (synced.append(file), fsync(file)))
+        counts = []
+        for directory, seeds in (("few", "0,1"), ("many", "range(0,6)")):
+            synced.clear()
+            call(main, *SHORT, f"hydra.sweep.dir={directory}", f"seed={seeds}")
+            counts.append(len(synced))
+        assert counts[1] - counts[0] == 4
+        save = runner.SweepRunner.save
+        monkeypatch.setattr(
+            runner.SweepRunner, "save", lambda *args, **opts: (saved.append(1), save(*args, **opts))
+        )
+        monkeypatch.setattr(runner, "HEARTBEAT_SECONDS", 0)
+        monkeypatch.setattr(plan, "PLAIN_SECONDS", 0)
+        done = call(main, *SHORT, "hydra.sweep.dir=visible", "seed=0,1,2")
+        assert lines_with(done.stdout, 2, 3, "written")
+        assert len(saved) >= 3
 
 
 @pytest.fixture

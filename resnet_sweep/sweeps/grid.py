@@ -20,9 +20,6 @@ from resnet_sweep.runs.signature import typed
 class GridSweeper(Sweeper):
     """Hydra's basic sweeper and more: a dry run, resume after anything, tolerance of failures.
 
-    All jobs are planned before the first one starts. Those that are finished, here or elsewhere,
-    aren't trained again; those that were interrupted are resumed.
-
     Args:
         params: what is swept, by key, in the grammar of the command line, which overrides it.
     """
@@ -37,13 +34,9 @@ class GridSweeper(Sweeper):
         self.context, self.composed = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> None:
-        """Train the jobs of the sweep.
-
-        Args:
-            arguments: overrides of the command line.
+        """Train the jobs of the sweep; see `run_sweep`.
 
         Raises:
-            ConfigError: the sweep can't be started; nothing was written.
             SystemExit: not all jobs reached what was asked for.
         """
         # Imported here because torch takes seconds that --help needn't wait.
@@ -68,29 +61,40 @@ def expand(
         loader: knows the choices of a group, for `model=glob(resnet*)`.
 
     Raises:
-        ConfigError: a key has values that can't be counted, is paired and has none, or is paired
-            with one that has another number of them.
+        ConfigError: a key has values that can't be counted, or can't be paired.
     """
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     values: dict[str, list[str]] = {}
     swept: set[str] = set()
-    for override in parsed:
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
         key = override.get_key_element()
         values[key] = _values(override)
         (swept.add if override.is_sweep_override() else swept.discard)(key)
-    axes: list[list[tuple[str, ...]]] = []
-    for keys in _axes(list(values), pairs):
-        for key in keys[1:]:
-            if len(values[key]) != len(values[keys[0]]):
+    # Of each key, the keys whose values change together with its own.
+    axes: dict[str, tuple[str, ...]] = {key: (key,) for key in values}
+    for group in pairs:
+        if len(group) == 1:
+            raise ConfigError(
+                f"zip has {group[0]} alone: name two keys or more whose values belong together, or "
+                "leave it out of zip"
+            )
+        for key in group:
+            if key not in swept:
                 raise ConfigError(
-                    f"zip pairs {keys[0]} ({len(values[keys[0]])} values) with {key} "
+                    f"zip pairs {key}, which this sweep doesn't vary: give it several values, or "
+                    "leave it out of zip"
+                )
+            if len(axes[key]) > 1:
+                raise ConfigError(f"zip has {key} twice: pair each key once")
+            if len(values[key]) != len(values[group[0]]):
+                raise ConfigError(
+                    f"zip pairs {group[0]} ({len(values[group[0]])} values) with {key} "
                     f"({len(values[key])}): give both equally many"
                 )
-        if len(keys) > 1 and not swept.issuperset(keys):
-            missing = next(key for key in keys if key not in swept)
-            raise ConfigError(f"zip pairs {missing}, which has one value: give it several")
-        axes.append(list(zip(*(values[key] for key in keys), strict=True)))
-    return [[word for part in combination for word in part] for combination in product(*axes)]
+            axes[key] = tuple(group)
+    choices = [
+        zip(*map(values.__getitem__, keys), strict=True) for keys in dict.fromkeys(axes.values())
+    ]
+    return [[word for part in combination for word in part] for combination in product(*choices)]
 
 
 def pairs_of(zipped: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
@@ -108,6 +112,7 @@ def preset_overrides(params: Mapping[str, Any] | None) -> list[str]:
 
 
 def _values(override: Override) -> list[str]:
+    """Return an override once for each of its values."""
     key = override.get_key_element()
     if override.is_delete():
         return [override.input_line or key]
@@ -119,29 +124,3 @@ def _values(override: Override) -> list[str]:
             "search with hydra/sweeper=optuna"
         )
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
-
-
-def _axes(keys: Sequence[str], paired: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return the keys in order, those that are paired in one list."""
-    partners: dict[str, list[str]] = {}
-    for group in paired:
-        if len(group) == 1:
-            raise ConfigError(
-                f"zip has {group[0]} alone: name two keys or more whose values belong together, or "
-                "leave it out of zip"
-            )
-        for key in group:
-            if key not in keys:
-                raise ConfigError(
-                    f"zip pairs {key}, which this sweep doesn't vary: give it several values, or "
-                    "leave it out of zip"
-                )
-            if key in partners:
-                raise ConfigError(f"zip has {key} twice: pair each key once")
-            partners[key] = list(group)
-    axes, done = [], set()
-    for key in keys:
-        if key not in done:
-            axes.append(partners.get(key, [key]))
-            done.update(axes[-1])
-    return axes

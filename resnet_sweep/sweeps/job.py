@@ -15,19 +15,18 @@ BROKEN = frozenset({"failed", "diverged"})
 
 
 class Job:
-    """A job of a sweep.
+    """A job of a sweep, which keeps its number.
 
     Args:
-        number: in the sweep; it never changes.
         planned: the record of the run, in state `pending`.
-        directory: of the run, absolute.
-        hydra: `hydra.job` of its config.
+        directory: absolute.
+        hydra: what Hydra's own part of its config doesn't share with the sweep's.
 
     Attributes:
         reused: whether the run was trained elsewhere; its directory is the one there.
         run: the run as its directory has it, or as it is planned.
         error: why the directory can't be read; None if it can.
-        changes: how often its record was seen to change.
+        seen: identifies the content of the record that was read last.
     """
 
     def __init__(
@@ -36,10 +35,9 @@ class Job:
         self.number, self.planned, self.directory = number, planned, directory
         self.hydra = hydra or {}
         self.reused = False
-        self.run = LoadedRun(directory, relative(directory), record=planned)
+        self.run = LoadedRun(directory, relative(directory), planned)
         self.error: str | None = None
-        self.changes = 0
-        self._seen: tuple[int, ...] | None = None
+        self.seen: tuple[int, ...] | None = None
 
     @property
     def record(self) -> Record:
@@ -84,15 +82,10 @@ class Job:
         """Whether a process is training the run."""
         return self.state == "running" and is_held(self.directory, self.record.heartbeat)
 
-    def move(self, directory: Path) -> None:
-        """Have another directory, in which there is no run yet."""
-        self.directory = directory
-        self.run = LoadedRun(directory, relative(directory), record=self.planned)
-
     def reuse(self, other: LoadedRun) -> None:
         """Take the run that was trained elsewhere."""
         self.directory, self.reused = Path(os.path.abspath(other.directory)), True
-        reused = LoadedRun(self.directory, relative(self.directory), record=other.record)
+        reused = LoadedRun(self.directory, relative(self.directory), other.record)
         self.run = reused.with_choices(self.planned.choices)
 
     def look(self) -> bool:
@@ -102,18 +95,17 @@ class Job:
         except OSError:
             return False
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if seen == self._seen:
+        if seen == self.seen:
             return False
-        name = relative(self.directory)
-        run, error = load_run(self.directory, name), None
-        if isinstance(run, BrokenRun):
-            error = run.error
-        elif run.record.signature != self.planned.signature:
+        found, error = load_run(self.directory, self.run.name), None
+        run = LoadedRun(self.directory, self.run.name, self.planned)
+        if isinstance(found, BrokenRun):
+            error = found.error
+        elif found.record.signature != self.planned.signature:
             error = "it is of a run with another configuration"
-        if isinstance(run, BrokenRun) or error is not None:
-            run = LoadedRun(self.directory, name, self.planned)
-        # Another thread that sees the change must find the run that it is a change to.
-        self.run, self.error = run.with_choices(self.planned.choices), error
-        self._seen = seen
-        self.changes += 1
+        else:
+            run = found.with_choices(self.planned.choices)
+        # Another thread that sees the change must find the new run.
+        self.run, self.error = run, error
+        self.seen = seen
         return True

@@ -27,14 +27,11 @@ class JobEntry(BaseModel):
     """A job in `sweep.json`.
 
     Attributes:
-        number: in the sweep.
-        overrides: of the job.
-        signature: of its run.
-        directory: of its run, relative to the sweep's.
+        directory: relative to the sweep's.
         reused: whether the run was trained elsewhere.
         state, value, reason: what the run had reached when the file was written.
         settings: by dotted name; in the file those that not all jobs have in common.
-        choices: made by the sweep in each config group, of a reused job.
+        choices: of a reused job, those that the sweep makes in each config group.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -52,7 +49,11 @@ class JobEntry(BaseModel):
 
 
 class Definition(BaseModel):
-    """What `sweep.json` says of the sweep as a whole; a study has further keys."""
+    """What `sweep.json` says of the sweep as a whole; a study has further keys.
+
+    Attributes:
+        settings: those that all jobs have in common, by dotted name.
+    """
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -64,7 +65,6 @@ class Manifest(BaseModel):
     """The content of `sweep.json`.
 
     Attributes:
-        definition: the command, and the settings that all jobs have in common.
         jobs: in order of their numbers.
         heartbeat: of the process that is at work on the sweep, or was.
     """
@@ -77,11 +77,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
-        """Read `sweep.json`; where it is missing or damaged, list the runs in the directory.
-
-        Raises:
-            ConfigError: the directory is that of a single run.
-        """
+        """Read `sweep.json`; where it is missing or damaged, list the runs in the directory."""
         try:
             return cls.model_validate_json((directory / MANIFEST).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -95,41 +91,19 @@ class Manifest(BaseModel):
             pass
         return cls(jobs=_find_jobs(directory))
 
-    @property
-    def identities(self) -> set[tuple[int, str]]:
-        """The numbers and signatures of the jobs."""
-        return {(job.number, job.signature) for job in self.jobs}
-
-    @property
-    def next_number(self) -> int:
-        """The first number that no job has or had."""
-        return 1 + max((job.number for job in self.jobs), default=-1)
-
-    def settings(self, job: JobEntry) -> dict[str, Any]:
-        """Return all settings of a job, by dotted name."""
-        return {**self.definition.settings, **job.settings}
-
     def write(self, directory: Path) -> None:
         """Write `sweep.json`."""
         write_atomically(directory / MANIFEST, self.model_dump_json(indent=1).encode() + b"\n")
 
 
-def manifest_of(
-    jobs: Sequence[Job],
+def write_manifest(
     directory: Path,
+    jobs: Sequence[Job],
     objective: Objective,
     definition: Mapping[str, Any],
     heartbeat: Mapping[str, Any] | None,
-) -> Manifest:
-    """Return the manifest of a sweep.
-
-    Args:
-        jobs: of the sweep.
-        directory: of the sweep.
-        objective: what the jobs are judged by.
-        definition: what there is to say of the sweep as a whole.
-        heartbeat: of this process.
-    """
+) -> None:
+    """Write `sweep.json` of a grid; see `Definition` and `Manifest`."""
     flat = [dict(flatten(job.planned.config)) for job in jobs]
     common = {
         name: value
@@ -151,11 +125,12 @@ def manifest_of(
         )
         for job, settings in zip(jobs, flat, strict=True)
     ]
-    return Manifest(
+    manifest = Manifest(
         definition=Definition(**{**definition, "settings": common}),
         jobs=entries,
         heartbeat=None if heartbeat is None else dict(heartbeat),
     )
+    manifest.write(directory)
 
 
 def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) -> None:
@@ -163,17 +138,12 @@ def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) ->
 
     Accuracies are percent. The last columns are the mean, the standard deviation (over n - 1) and
     the number n of what a job and its complete replicates are judged by.
-
-    Args:
-        directory: of the sweep.
-        jobs: of the sweep.
-        objective: what they are judged by; if it isn't the best accuracy, it has a column.
     """
-    entries = [job.run for job in jobs]
-    varying = variants(entries, seed=True)
+    runs = [job.run for job in jobs]
+    varying = variants(runs, seed=True)
     statistics: dict[object, Statistic | None] = {}
-    for group in replicates(entries):
-        values = (objective.value(entry) for entry in group.counted if entry.state in COMPLETE)
+    for group in replicates(runs):
+        values = (objective.value(run) for run in group.counted if run.state in COMPLETE)
         statistics |= dict.fromkeys(group.runs, Statistic.of(values))
     judged = [] if objective.name == "val_acc" else [objective.name]
     header = ["number", "state", "directory", "best_val_acc", "final_val_acc", "seconds"]
@@ -181,16 +151,15 @@ def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) ->
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*header, *judged, *varying, "mean", "sd", "n"])
     for index, job in enumerate(jobs):
-        record = job.record
         settings = (values[index] for values in varying.values())
         writer.writerow(
             [
                 job.number,
                 job.state,
                 os.path.relpath(job.directory, directory),
-                record.best and record.best["val_acc"],
-                record.final and record.final["val_acc"],
-                record.seconds or None,
+                job.run.best_accuracy,
+                job.run.final_accuracy,
+                job.record.seconds or None,
                 *(objective.value(job.run) for _ in judged),
                 *("" if value is MISSING else typed(value) for value in settings),
                 *(statistics[job.run] or (None, None, 0)),
@@ -200,20 +169,20 @@ def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) ->
 
 
 def _find_jobs(directory: Path) -> list[JobEntry]:
-    if not directory.is_dir():
-        return []
+    """Return the jobs whose directories have their numbers as names."""
     jobs = []
-    for run in find_runs([directory]):
-        name = run.directory.relative_to(directory).parts[0]
-        if isinstance(run, LoadedRun) and name.isdecimal():
+    for run in find_runs([directory]) if directory.is_dir() else ():
+        place = os.path.relpath(run.directory, directory)
+        number = Path(place).parts[0]
+        if isinstance(run, LoadedRun) and number.isdecimal():
             jobs.append(
                 JobEntry(
-                    number=int(name),
+                    number=int(number),
                     signature=run.record.signature,
                     overrides=run.record.overrides,
-                    directory=os.path.relpath(run.directory, directory),
+                    directory=place,
                     state=run.record.state,
-                    settings=dict(flatten(run.record.config)),
+                    settings=run.config,
                 )
             )
     return jobs

@@ -2,14 +2,15 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig
-from rich.progress import Progress
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import track
 
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
@@ -30,66 +31,94 @@ from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError, InvalidJobs
 from resnet_sweep.runs.record import PENDING, Record
 from resnet_sweep.runs.run import unexpected_file
-from resnet_sweep.runs.signature import differences, flatten, is_incidental, typed
+from resnet_sweep.runs.signature import differences, is_incidental, typed
 from resnet_sweep.sweeps.grid import expand, pairs_of
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.manifest import JobEntry, Manifest
 from resnet_sweep.sweeps.run_cache import RunCache
 
+Item = TypeVar("Item")
+
 # Settings of a sweep as a whole.
-SWEEP_SETTINGS = (
-    "replicates",
-    "objective",
-    "reference",
-    "dry_run",
-    "retry_failed",
-    "sweep_filter",
-    "zip",
-    "baseline",
-    "reuse",
-)
+SWEEP_SETTINGS = tuple(name for name in SETTINGS if name != "seed")
 # Overrides that a job's own command leaves out. A preset for sweeps sets nothing else of jobs.
 _OF_SWEEP = {"sweep", *SWEEP_SETTINGS} - {"objective", "reference"}
 # How many wrong jobs, and how many differences, are listed.
 MOST_LISTED = 20
-# In a pipe, planning many jobs prints a line this often.
+# In a pipe, progress is printed this often.
 PLAIN_SECONDS = 10
 
 
-@dataclass
-class Plan:
-    """The jobs of a sweep.
+class SweepPlan:
+    """The jobs of a sweep, planned and compared with the runs that there are.
+
+    Args:
+        loader: Hydra's.
+        master: the config of the sweep as a whole.
+        directory: the sweep's, absolute; it needn't exist.
+        overrides: some with several values; those of the command line last.
 
     Attributes:
-        directory: of the sweep.
-        cache: of runs, for estimates.
         manifest: what the directory said when the plan was made.
+        cache: runs that can be reused, and that show how long runs take.
         objective: what the jobs are judged by.
         baseline: holds for the jobs that the others are compared with; None compares none.
+        pairs: lists of keys whose values are paired.
         jobs: in order of their numbers.
         duplicates: the overrides of jobs that another one trains as well, with that one.
         filtered: how many combinations `sweep_filter` leaves out.
-        pairs: lists of keys whose values are paired.
+
+    Raises:
+        ConfigError: jobs are wrong, all of which are named; or the directory is another sweep's;
+            nothing was written.
     """
 
-    directory: Path
-    cache: RunCache
-    manifest: Manifest
-    objective: Objective
-    baseline: FilterExpression | None
-    jobs: list[Job] = field(default_factory=list)
-    duplicates: list[tuple[str, Job]] = field(default_factory=list)
-    filtered: int = 0
-    pairs: list[list[str]] = field(default_factory=list)
-
-    def move(self, directory: Path) -> None:
-        """Have another directory, in which there is nothing yet; the same one changes nothing."""
-        if directory == self.directory:
-            return
-        for job in self.jobs:
-            if not job.reused:
-                job.move(directory / job.directory.relative_to(self.directory))
+    def __init__(
+        self, loader: ConfigLoader, master: DictConfig, directory: Path, overrides: Sequence[str]
+    ) -> None:
         self.directory = directory
+        self.settings = sweep_settings(master)
+        self.filter, self.baseline = (
+            None if self.settings[name] is None else FilterExpression(self.settings[name])
+            for name in ("sweep_filter", "baseline")
+        )
+        self.objective = Objective.of(self.settings)
+        self.pairs = pairs_of(self.settings["zip"])
+        self.manifest = Manifest.read(directory)
+        if "study" in (self.manifest.definition.model_extra or {}):
+            raise ConfigError(
+                f"{relative(directory)} is the directory of a study: resume that with "
+                "hydra/sweeper=optuna, or choose another hydra.sweep.dir"
+            )
+        self.cache = RunCache.here()
+        self.duplicates: list[tuple[str, Job]] = []
+        self.filtered = 0
+        self._known = {job.signature: job.number for job in self.manifest.jobs}
+        self._next_number = 1 + max(self._known.values(), default=-1)
+        self._smoke_tests = SmokeTests()
+        self._planned: dict[str, Job] = {}
+        self._directories: set[Path] = set()
+        combinations = expand(overrides, self.pairs, loader)
+        wrong: dict[str, list[str]] = {}
+        for combination in counted(combinations, "composed"):
+            try:
+                self._plan_combination(loader, master, combination)
+            except COMPOSITION_ERRORS as error:
+                job = " ".join(word for word in combination if key_of(word) not in _OF_SWEEP)
+                wrong.setdefault(format_error(error, combination), []).append(job)
+        if wrong:
+            # Another process may have written what is in the way meanwhile.
+            self.check_unchanged()
+            raise invalid_jobs(wrong, len(combinations), "jobs")
+        self.jobs = sorted(self._planned.values(), key=lambda job: job.number)
+        if not self.jobs:
+            raise ConfigError(
+                f"sweep_filter={self.settings['sweep_filter']} leaves none of the "
+                f"{self.filtered} combinations: change it, or leave it out"
+            )
+        if self.baseline is not None:
+            check_fields(self.baseline.names, [run_fields(job.run) for job in self.jobs])
+        self._refuse_other_runs()
 
     def to_train(self, retry_failed: bool = True) -> list[Job]:
         """Return the jobs that have something left to train, or are to start over."""
@@ -100,163 +129,90 @@ class Plan:
             or not (job.ended or job.reused or (not retry_failed and job.state == "failed"))
         ]
 
-
-def plan_sweep(
-    loader: ConfigLoader, master: DictConfig, directory: Path, new: bool, overrides: Sequence[str]
-) -> Plan:
-    """Plan every job of a sweep, and look at what there is of it.
-
-    Args:
-        loader: Hydra's.
-        master: the config of the sweep as a whole.
-        directory: of the sweep, absolute; it needn't exist.
-        new: nothing can be in the directory yet.
-        overrides: some with several values.
-
-    Raises:
-        ConfigError: jobs are wrong, all of which are named, or the directory is another sweep's;
-            nothing was written.
-    """
-    manifest = Manifest() if new else Manifest.read(directory)
-    planner = Planner(loader, master, directory, manifest, RunCache.here())
-    with _PlanningBar() as bar:
-        return planner.make(overrides, bar.advance)
-
-
-class Planner:
-    """Makes the plan of a sweep.
-
-    Args:
-        loader: Hydra's.
-        master: the config of the sweep as a whole.
-        directory: of the sweep, absolute; it needn't exist.
-        manifest: what it says already.
-        cache: runs that can be reused.
-
-    Raises:
-        ConfigError: a setting of the sweep is wrong.
-    """
-
-    def __init__(
-        self,
-        loader: ConfigLoader,
-        master: DictConfig,
-        directory: Path,
-        manifest: Manifest,
-        cache: RunCache,
-    ) -> None:
-        self.loader, self.master = loader, master
-        self.settings = sweep_settings(master)
-        self.filter, baseline = (
-            None if self.settings[name] is None else FilterExpression(self.settings[name])
-            for name in ("sweep_filter", "baseline")
-        )
-        self.known = {job.signature: job for job in manifest.jobs}
-        self.next_number = manifest.next_number
-        self.plan = Plan(directory, cache, manifest, Objective.of(self.settings), baseline)
-        self.plan.pairs = pairs_of(self.settings["zip"])
-        self.smoke_tests = SmokeTests()
-        self.jobs: dict[str, Job] = {}
-        self.directories: set[Path] = set()
-        self.wrong: dict[str, list[str]] = {}
-
-    def make(self, overrides: Sequence[str], advance: Callable[[int, int], None]) -> Plan:
-        """Plan every job.
-
-        Args:
-            overrides: those of the command line last.
-            advance: is called with how many combinations are done, of how many.
-
-        Raises:
-            ConfigError: jobs are wrong, all of which are named; or the directory has runs that
-                this sweep doesn't ask for.
-        """
-        combinations = expand(overrides, self.plan.pairs, self.loader)
-        for done, combination in enumerate(combinations):
-            advance(done, len(combinations))
-            self._plan_combination(combination)
-        advance(len(combinations), len(combinations))
-        directory = self.plan.directory
-        if self.wrong:
-            # Another process may have written what is in the way meanwhile.
-            check_unchanged(self.plan.manifest, directory)
-            raise invalid_jobs(self.wrong, len(combinations), "jobs")
-        if not self.jobs:
+    def check_unchanged(self) -> None:
+        """Refuse a directory that doesn't say any more what the plan was made from."""
+        now = Manifest.read(self.directory)
+        if {job.signature: job.number for job in now.jobs} != self._known:
             raise ConfigError(
-                f"sweep_filter={self.settings['sweep_filter']} leaves none of the "
-                f"{self.plan.filtered} combinations: change it, or leave it out"
+                f"{self.directory} was changed by another process while the jobs were composed: "
+                "give the command again"
             )
-        if self.plan.baseline is not None:
-            known = [run_fields(job.run) for job in self.jobs.values()]
-            check_fields(self.plan.baseline.names, known)
-        self._refuse_other_runs()
-        self.plan.jobs = sorted(self.jobs.values(), key=lambda job: job.number)
-        return self.plan
 
-    def _plan_combination(self, overrides: list[str]) -> None:
-        try:
-            with composed_job(self.loader, self.master, overrides) as config:
-                typed_overrides = overrides_of(config.hydra)
-                seed = resolve(config, "seed")
-                check_value("seed", seed, SETTINGS["seed"])
-                for replicate in range(self.settings["replicates"]):
-                    if replicate:
-                        config.seed = seed + replicate
-                        config.hydra.overrides.task = with_seed(typed_overrides, config.seed)
-                    self._plan_job(config)
-        except COMPOSITION_ERRORS as error:
-            job = " ".join(word for word in overrides if key_of(word) not in _OF_SWEEP)
-            self.wrong.setdefault(format_error(error, overrides), []).append(job)
+    def _plan_combination(
+        self, loader: ConfigLoader, master: DictConfig, overrides: list[str]
+    ) -> None:
+        with composed_job(loader, master, overrides) as config:
+            typed_overrides = overrides_of(config.hydra)
+            seed = resolve(config, "seed")
+            check_value("seed", seed, SETTINGS["seed"])
+            for replicate in range(self.settings["replicates"]):
+                if replicate:
+                    config.seed = seed + replicate
+                    config.hydra.overrides.task = with_seed(typed_overrides, config.seed)
+                self._plan_job(config)
 
     def _plan_job(self, config: DictConfig) -> None:
         composed = ComposedConfig.of(config, config.hydra)
         for name, value in self.settings.items():
             if composed.settings[name] != value:
                 raise ConfigError(
-                    f"{name}={composed.settings[name]} in a job, {value} in others: it is of the "
-                    "whole sweep, so give it one value"
+                    f"{name}={composed.settings[name]} in a job, {value} in others: it applies to "
+                    "the whole sweep, so give it one value"
                 )
-        if self.filter is not None and not self._passes_filter(composed):
-            self.plan.filtered += 1
-            return
+        if self.filter is not None:
+            record = Record("", config=composed.settings, choices=composed.choices)
+            fields = run_fields(LoadedRun(Path(), "", record))
+            check_fields(self.filter.names, [fields])
+            if not self.filter.matches(fields):
+                self.filtered += 1
+                return
         overrides = [word for word in composed.overrides if key_of(word) not in _OF_SWEEP]
-        planned = plan_run(composed.settings, smoke_tests=self.smoke_tests)
+        planned = plan_run(composed.settings, smoke_tests=self._smoke_tests)
         record = planned.record(replace(composed, overrides=overrides))
-        if record.signature in self.jobs:
-            self.plan.duplicates.append((" ".join(overrides), self.jobs[record.signature]))
-            return
-        self.jobs[record.signature] = self._place(record, config.hydra)
+        if record.signature in self._planned:
+            self.duplicates.append((" ".join(overrides), self._planned[record.signature]))
+        else:
+            self._planned[record.signature] = self._place(record, config)
 
-    def _place(self, record: Record, hydra: DictConfig) -> Job:
+    def _place(self, record: Record, config: DictConfig) -> Job:
         """Give a job its number and its directory, and look at what there is of it."""
-        known = self.known.get(record.signature)
-        number = self.next_number if known is None else known.number
-        if known is None:
-            self.next_number += 1
-        hydra.job.num, hydra.job.id = number, str(number)
-        subdirectory = str(hydra.sweep.subdir)
-        directory = Path(os.path.abspath(self.plan.directory / subdirectory))
-        inside = directory.is_relative_to(self.plan.directory)
-        if not inside or directory == self.plan.directory:
+        number = self._known.get(record.signature)
+        if number is None:
+            number = self._next_number
+            self._next_number += 1
+        hydra = config.hydra
+        hydra.job.num, hydra.job.id, hydra.sweep.dir = number, str(number), str(self.directory)
+        _refresh(config)
+        subdirectory = hydra.sweep.subdir = str(hydra.sweep.subdir)
+        directory = Path(os.path.abspath(self.directory / subdirectory))
+        inside = directory.is_relative_to(self.directory)
+        if not inside or directory == self.directory:
             raise ConfigError(
-                f"hydra.sweep.subdir={subdirectory} isn't inside of the sweep's directory: choose "
+                f"hydra.sweep.subdir={subdirectory} isn't inside the sweep's directory: choose "
                 "another"
             )
-        if directory in self.directories:
+        if directory in self._directories:
             raise ConfigError(
-                f"hydra.sweep.subdir={subdirectory} would be the directory of two jobs: have it "
-                "tell them apart, as ${hydra.job.num} does"
+                f"hydra.sweep.subdir={subdirectory} would be the directory of two jobs: make it "
+                "differ between jobs, as ${hydra.job.num} does"
             )
-        self.directories.add(directory)
-        job = Job(number, record, directory, unresolved(hydra.job))
+        self._directories.add(directory)
+        hydra.runtime.output_dir, hydra.overrides.task = str(directory), record.overrides
+        _refresh(config)
+        own = {part: unresolved(hydra[part]) for part in ("job", "overrides", "sweep", "runtime")}
+        own["job"] |= {name: resolve(hydra.job, name) for name in ("env_set", "chdir")}
+        own["runtime"]["choices"] |= record.choices
+        job = Job(number, record, directory, own)
         found = job.look()
         if found and job.error:
             raise ConfigError(
                 f"{directory} can't be resumed ({job.error}): restore it, or choose another "
                 "hydra.sweep.dir"
             )
-        if not found or job.state == PENDING:
-            self._reuse(job)
+        if job.state == PENDING and self.settings["reuse"] and not job.starts_over:
+            elsewhere = self.cache.complete(record.signature)
+            if elsewhere is not None:
+                job.reuse(elsewhere)
         if not found and not job.reused and (there := unexpected_file(directory)) is not None:
             raise ConfigError(
                 f"{directory} can't be the directory of a job, since {there} is there: choose "
@@ -264,82 +220,63 @@ class Planner:
             )
         return job
 
-    def _reuse(self, job: Job) -> None:
-        if self.settings["reuse"] and not job.starts_over:
-            found = self.plan.cache.complete(job.planned.signature)
-            if found is not None:
-                job.reuse(found)
-
-    def _passes_filter(self, composed: ComposedConfig) -> bool:
-        assert self.filter is not None
-        record = Record("", config=composed.settings, choices=composed.choices)
-        known = run_fields(LoadedRun(Path(), "", record=record))
-        check_fields(self.filter.names, [known])
-        return self.filter.matches(known)
-
     def _refuse_other_runs(self) -> None:
-        """See that every run in the directory is one that is asked for.
-
-        Raises:
-            ConfigError: one isn't; with where it differs from the nearest job that is.
-        """
-        manifest, directory = self.plan.manifest, self.plan.directory
+        """Refuse a directory with runs that aren't asked for."""
         others = [
             job
-            for job in manifest.jobs
-            if job.signature not in self.jobs and _is_started(job, directory)
+            for job in self.manifest.jobs
+            if job.signature not in self._planned and self._is_started(job)
         ]
         if not others:
             return
-        settings = [dict(flatten(job.planned.config)) for job in self.jobs.values()]
-        listed = [
-            f"job {job.number} ({_describe(job, manifest.settings(job), settings)})"
-            for job in others[:MOST_LISTED]
-        ]
+        listed = [f"job {job.number} ({self._describe(job)})" for job in others[:MOST_LISTED]]
         more = f", and {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
         raise ConfigError(
-            f"{relative(directory)} has runs that this command doesn't ask for: "
+            f"{relative(self.directory)} has runs that this command doesn't ask for: "
             f"{', '.join(listed)}{more}; ask for them as well, or choose another hydra.sweep.dir, "
             "where those that are finished are reused"
         )
 
+    def _is_started(self, job: JobEntry) -> bool:
+        """Return whether the sweep has a run of a job, and not only its plan."""
+        directory = self.directory / job.directory
+        if job.reused or not (directory / "run.json").exists():
+            return False
+        return load_run(directory, "").state != PENDING
+
+    def _describe(self, job: JobEntry) -> str:
+        """Return a job's overrides, and where it differs from the nearest that is asked for."""
+        settings = self.manifest.definition.settings | job.settings
+        found = (
+            [
+                f"{name}: {typed(there)} there, {typed(here)} here"
+                for name, (there, here) in differences(settings, planned.run.config).items()
+                if not is_incidental(name)
+            ]
+            for planned in self.jobs
+        )
+        return f"{' '.join(job.overrides)}; {', '.join(min(found, key=len)[:5])}"
+
 
 def sweep_settings(master: DictConfig) -> dict[str, Any]:
-    """Return the settings of a sweep as a whole.
-
-    Raises:
-        ConfigError: one of them is wrong.
-    """
+    """Return the settings of a sweep as a whole, checked."""
     settings = {name: resolve(master, name) for name in SWEEP_SETTINGS}
     for name, value in settings.items():
         check_value(name, value, SETTINGS[name])
     return settings
 
 
-def check_unchanged(manifest: Manifest, directory: Path) -> None:
-    """See that a sweep's directory still says what a plan was made from.
-
-    Raises:
-        ConfigError: it says something else.
-    """
-    if Manifest.read(directory).identities != manifest.identities:
-        raise ConfigError(
-            f"{directory} was changed by another process while the jobs were composed: give the "
-            "command again"
-        )
-
-
 def invalid_jobs(wrong: Mapping[str, Sequence[str]], count: int, noun: str) -> ConfigError:
     """Return one error that names every wrong job.
 
     Args:
-        wrong: by what is wrong, the overrides of the jobs.
-        count: of all jobs.
+        wrong: the overrides of the jobs, by what is wrong.
+        count: how many jobs there are.
         noun: what they are called.
     """
     (reason, jobs), *others = wrong.items()
     if not others and len(jobs) == count:
-        # What is wrong with all of them is said once.
+        # A cause that all jobs share is printed once, without them.
         return ConfigError(reason)
     lines = [
         f"{sum(map(len, wrong.values()))} of {count} {noun} are wrong, so nothing was started:"
@@ -362,46 +299,21 @@ def key_of(override: str) -> str:
     return override.partition("=")[0]
 
 
-def _is_started(job: JobEntry, directory: Path) -> bool:
-    """Return whether the sweep has a run of a job, and not only its plan."""
-    if job.reused:
-        return False
-    if not (directory / job.directory / "run.json").exists():
-        return False
-    return load_run(directory / job.directory, "").state != PENDING
+def counted(jobs: Sequence[Item], done: str) -> Iterator[Item]:
+    """Yield jobs, and show how many are done: a bar on a terminal, a line at times in a pipe."""
+    if console.is_terminal:
+        yield from track(jobs, f"jobs {done}", console=console, transient=True)
+        return
+    printed = time.monotonic()
+    for number, job in enumerate(jobs):
+        if time.monotonic() - printed > PLAIN_SECONDS:
+            printed = time.monotonic()
+            console.print(f"{number} of {len(jobs)} jobs {done}")
+        yield job
 
 
-def _describe(
-    job: JobEntry, settings: Mapping[str, Any], asked: Iterable[Mapping[str, Any]]
-) -> str:
-    """Return a job's overrides, and where it differs from the nearest that is asked for."""
-    found = (
-        [
-            f"{name}: {typed(there)} there, {typed(here)} here"
-            for name, (there, here) in differences(settings, other).items()
-            if not is_incidental(name)
-        ]
-        for other in asked
-    )
-    nearest = min(found, key=len)
-    return f"{' '.join(job.overrides)}; {', '.join(nearest[:5])}"
-
-
-class _PlanningBar:
-    """Shows how many jobs are planned; within a `with` block."""
-
-    def __enter__(self) -> Self:
-        self._printed = time.monotonic()
-        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._bar.add_task("composing", total=None)
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def advance(self, done: int, total: int) -> None:
-        self._bar.update(self._task, completed=done, total=total)
-        if not console.is_terminal and time.monotonic() - self._printed > PLAIN_SECONDS:
-            self._printed = time.monotonic()
-            console.print(f"{done} of {total} jobs composed")
+def _refresh(config: DictConfig) -> None:
+    """Update the copy of Hydra's settings that `${hydra:...}` reads."""
+    HydraConfig.instance().set_config(config)
+    # That has made them read-only.
+    OmegaConf.set_readonly(config.hydra, False)

@@ -4,19 +4,18 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
 
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
 from resnet_sweep.compare.format import percent
-from resnet_sweep.compare.objective import Objective
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import HEARTBEAT_SECONDS, PENDING, duration
 from resnet_sweep.sweeps.job import Job
-from resnet_sweep.sweeps.run_cache import RunCache
+from resnet_sweep.sweeps.plan import SweepPlan
 from resnet_sweep.sweeps.summary import describe, varying_overrides
 
 # Reading the status of thousands of pending jobs takes a little each time.
@@ -32,33 +31,17 @@ MOST_RUNNING = 20
 log = logging.getLogger(__name__)
 
 
-class RunningSweep(Protocol):
-    """What the progress needs to know of a sweep."""
-
-    jobs: list[Job]
-
-    @property
-    def objective(self) -> Objective:
-        """What the jobs are judged by."""
-
-    def save(self) -> None:
-        """Write the files of the sweep."""
-
-
 class Progress:
     """Reads the jobs' records twice a second, prints what changed, and saves the sweep's files.
 
     Within a `with` block. On a terminal it is one view of all that runs, in a pipe plain lines.
-
-    Args:
-        sweep: that runs.
-        to_train: the jobs that have something left to train.
-        cache: of runs, to estimate the time that is left until an epoch has ended.
     """
 
-    def __init__(self, sweep: RunningSweep, to_train: Sequence[Job], cache: RunCache) -> None:
-        self.sweep, self.cache = sweep, cache
-        self.words = varying_overrides(sweep.jobs)
+    def __init__(
+        self, plan: SweepPlan, to_train: Sequence[Job], save: Callable[[], object]
+    ) -> None:
+        self.plan, self.jobs, self.save = plan, plan.jobs, save
+        self.words = varying_overrides(plan.jobs)
         # The jobs that are left to train, in order.
         self.rest = dict.fromkeys(to_train)
         self.epochs_to_train = self._epochs_to_train()
@@ -106,22 +89,22 @@ class Progress:
 
     def line(self, job: Job) -> str:
         """Return the summary of a job, with how many have ended."""
-        total = len(self.sweep.jobs)
+        total = len(self.jobs)
         done = "" if job in self.rest else f"[{total - len(self.rest)}/{total}] "
         return f"{done}{describe(job)}  {self.words[job]}".rstrip()
 
     def summary(self) -> str:
         """Return the state of the sweep in one line."""
-        states = Counter(job.state for job in self.sweep.jobs)
-        running = [job for job in self.sweep.jobs if job.state == "running"]
+        states = Counter(job.state for job in self.jobs)
+        running = [job for job in self.jobs if job.state == "running"]
         parts = [f"{states.total() - len(self.rest)} of {states.total()} done"]
         parts += [
             f"{states[state]} {state}"
             for state in ("running", PENDING, "interrupted", "failed", "diverged")
             if states[state]
         ]
-        objective = self.sweep.objective
-        values = {job: objective.value(job.run) for job in self.sweep.jobs if job.record.best}
+        objective = self.plan.objective
+        values = {job: objective.value(job.run) for job in self.jobs if job.record.best}
         known = {job: value for job, value in values.items() if value is not None}
         if known:
             best = max(known, key=lambda job: objective.gain(known[job]))
@@ -135,7 +118,7 @@ class Progress:
 
     def view(self) -> Group:
         """Return all that runs, for a terminal."""
-        running = [job for job in self.sweep.jobs if job.state == "running"]
+        running = [job for job in self.jobs if job.state == "running"]
         lines = [f"  {self.position(job)}  {self.words[job]}" for job in running[:MOST_RUNNING]]
         return Group(
             *(Text(line, no_wrap=True, overflow="ellipsis") for line in (*lines, self.summary()))
@@ -158,21 +141,14 @@ class Progress:
         return text
 
     def left(self, running: int) -> float | None:
-        """Estimate the seconds until the sweep has ended; None without anything to go by.
-
-        Args:
-            running: how many jobs run side by side.
-        """
+        """Estimate the seconds until the sweep has ended, with so many jobs side by side."""
         passed = time.monotonic() - self.begun
         to_train = self._epochs_to_train()
         trained = self.epochs_to_train - to_train
         if trained >= 1:
             return passed / trained * to_train
-        estimates = [self.cache.seconds(job.planned, job.epochs_to_train) for job in self.rest]
-        known = [seconds for seconds in estimates if seconds is not None]
-        if not known or len(known) < len(estimates):
-            return None
-        return max(0.0, sum(known) / max(1, running) - passed)
+        estimate = self.plan.cache.estimate(self.rest)
+        return None if estimate is None else max(0.0, estimate / max(1, running) - passed)
 
     def _epochs_to_train(self) -> float:
         return sum(job.epochs_to_train for job in self.rest)
@@ -182,7 +158,7 @@ class Progress:
         console.print(line, markup=False)
 
     def _watch(self) -> None:
-        pause = max(POLL_SECONDS, POLL_SECONDS_PER_JOB * len(self.sweep.jobs))
+        pause = max(POLL_SECONDS, POLL_SECONDS_PER_JOB * len(self.jobs))
         while not self._over.wait(pause):
             self.look()
 
@@ -193,7 +169,7 @@ class Progress:
             return
         begun = self._saved = time.monotonic()
         try:
-            self.sweep.save()
+            self.save()
         except OSError as error:
             # A disk that is full now may have room later, and the jobs' own files are what counts.
             if not self._save_error:

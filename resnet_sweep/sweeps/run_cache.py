@@ -10,17 +10,11 @@ from resnet_sweep.compare.group import COMPLETE
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import sign, typed
-
-# The groups that decide how long an epoch takes.
-_COSTLY = ("model", "data", "augmentation")
+from resnet_sweep.sweeps.job import Job
 
 
 class RunCache:
-    """The runs below some directories, read when they are first asked for.
-
-    Args:
-        roots: directories; one that doesn't exist has no runs.
-    """
+    """The runs below some directories, read when they are first asked for."""
 
     def __init__(self, roots: Iterable[Path]) -> None:
         self.roots = [root for root in roots if root.is_dir()]
@@ -36,7 +30,7 @@ class RunCache:
         return [run for run in find_runs(self.roots) if isinstance(run, LoadedRun)]
 
     def complete(self, signature: str) -> LoadedRun | None:
-        """Return a run that trained all that a signature stands for, the newest of several."""
+        """Return the newest run that trained all that a signature stands for."""
         run = self._complete.get(signature)
         if run is None:
             return None
@@ -45,14 +39,19 @@ class RunCache:
         actual = sign(record.config, record.precision or "", record.fingerprint or "")
         return run if actual == signature else None
 
-    def seconds(self, planned: Record, epochs: float) -> float | None:
-        """Estimate how long epochs of a run take, by the median of runs like it.
+    def estimate(self, jobs: Iterable[Job]) -> float | None:
+        """Return how many seconds jobs take one after another, by the median of runs like each.
 
         Returns:
-            Seconds; None if there are no such runs.
+            None if there is no run like one of them.
         """
-        times = self._epochs.get(_cost(planned))
-        return median(times) * epochs if times else None
+        total = 0.0
+        for job in jobs:
+            times = self._epochs.get(_cost(job.planned))
+            if times is None:
+                return None
+            total += median(times) * job.epochs_to_train
+        return total
 
     @cached_property
     def _complete(self) -> dict[str, LoadedRun]:
@@ -71,6 +70,6 @@ class RunCache:
 def _cost(record: Record) -> str:
     """Return a key that two runs share if their epochs take equally long on one machine."""
     trainer = record.config.get("trainer", {})
-    parts = [record.config.get(group) for group in _COSTLY]
+    parts = [record.config.get(group) for group in ("model", "data", "augmentation")]
     sizes = [trainer.get(name) for name in ("batch_size", "max_steps", "progressive_resizing")]
     return typed([*parts, *sizes, record.precision])

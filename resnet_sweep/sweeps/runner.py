@@ -1,31 +1,32 @@
-"""A sweep that this process runs: from its plan to the table of its outcome."""
+"""A sweep that this process runs: from its plan to the table of its results.
+
+`config` is always that of the sweep as a whole, with Hydra's own part.
+"""
 
 import contextlib
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Self
+from typing import Any
 
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.loaded_run import load_run
-from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.command import command, relative
 from resnet_sweep.config.compose import flags_of, is_named_by_time, overrides_of, unresolved
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.jobs import LOG, train_job
-from resnet_sweep.runs.files import remove_unfinished, write_atomically
-from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use
-from resnet_sweep.runs.provenance import write_hydra_folder
-from resnet_sweep.runs.record import PENDING, new_heartbeat
+from resnet_sweep.runs.files import remove_if_empty, remove_unfinished, write_atomically
+from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use, is_held
+from resnet_sweep.runs.provenance import HYDRA_FOLDER, write_hydra_folder
+from resnet_sweep.runs.record import HEARTBEAT_SECONDS, NAME, PENDING, new_heartbeat
 from resnet_sweep.runs.run import (
     make_directory,
     make_unique_directory,
@@ -40,10 +41,10 @@ from resnet_sweep.sweeps.manifest import (
     MULTIRUN,
     RESULTS,
     Manifest,
-    manifest_of,
+    write_manifest,
     write_results,
 )
-from resnet_sweep.sweeps.plan import Plan, check_unchanged, plan_sweep
+from resnet_sweep.sweeps.plan import SweepPlan, counted
 from resnet_sweep.sweeps.progress import Progress
 from resnet_sweep.sweeps.summary import print_plan, print_summary, summarize_plan
 from resnet_sweep.training.signals import INTERRUPTED, exit_status
@@ -54,33 +55,32 @@ HELD_SECONDS = 0.5
 
 
 def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str]) -> int:
-    """Plan a sweep and train its jobs, or print its plan in a dry run.
+    """Plan a sweep and train its jobs, or print its plan in a dry run; return the exit status.
 
     Args:
-        context: of Hydra's.
-        config: of the sweep as a whole.
+        context: Hydra's.
+        config: see above.
         overrides: some with several values.
-
-    Returns:
-        The exit status.
 
     Raises:
         ConfigError: the sweep can't be started; nothing was written.
         SystemExit: it was stopped from outside; the state of what ran is saved.
     """
     check_sweep(config)
-    new = is_named_by_time(config.hydra.sweep)
-    directory = Path(os.path.abspath(config.hydra.sweep.dir))
-    with terminable():
-        plan = plan_sweep(context.config_loader, config, directory, new, overrides)
-    if config.dry_run:
-        print_plan(plan)
-        return 0
-    console.print(summarize_plan(plan, config.retry_failed), markup=False)
-    runner = SweepRunner(plan, config, context)
-    if new:
-        runner.move(new_sweep_directory(config))
-    return runner.run()
+    made = None
+    try:
+        with terminable():
+            if is_named_by_time(config.hydra.sweep) and not config.dry_run:
+                made = new_sweep_directory(config)
+            directory = Path(os.path.abspath(config.hydra.sweep.dir))
+            plan = SweepPlan(context.config_loader, config, directory, overrides)
+        if config.dry_run:
+            print_plan(plan)
+            return 0
+        return SweepRunner(plan, config, context).run()
+    finally:
+        if made is not None:
+            remove_if_empty(made)
 
 
 def check_sweep(config: DictConfig) -> None:
@@ -119,147 +119,112 @@ def new_sweep_directory(config: DictConfig) -> Path:
 class SweepRunner:
     """Trains what is left of a sweep, in the sweep's directory, which it locks.
 
-    Args:
-        plan: of the sweep.
-        config: of the sweep as a whole.
-        context: of Hydra's.
-
     Raises:
         ConfigError: there can't be such a launcher here.
     """
 
-    def __init__(self, plan: Plan, config: DictConfig, context: HydraContext) -> None:
+    def __init__(self, plan: SweepPlan, config: DictConfig, context: HydraContext) -> None:
         self.plan, self.config = plan, config
-        self.jobs: list[Job] = plan.jobs
-        self.retry_failed = config.retry_failed
-        self._writing = threading.RLock()
+        self.jobs, self.directory = plan.jobs, plan.directory
+        self._by_directory = {job.directory: job for job in plan.jobs}
         self.launcher: Launcher = build_launcher(context, config, self._launcher_overrides)
-        self._by_directory = {job.directory: job for job in self.jobs}
-
-    def move(self, directory: Path) -> None:
-        """Have another directory, in which there is nothing yet."""
-        self.plan.move(directory)
-        self._by_directory = {job.directory: job for job in self.jobs}
-
-    @property
-    def objective(self) -> Objective:
-        """What the jobs are judged by."""
-        return self.plan.objective
-
-    @property
-    def directory(self) -> Path:
-        """The directory of the sweep, absolute."""
-        return self.plan.directory
-
-    def command(self) -> str:
-        """Return the command that resumes the sweep."""
-        return resume_command(self.config, self.directory)
 
     def run(self) -> int:
-        """Train what is left to train.
-
-        Returns:
-            The exit status.
-
-        Raises:
-            ConfigError: the sweep's directory can't be used, or is in use.
-            SystemExit: it was stopped from outside; the state of what ran is saved.
-        """
-        with self, terminable():
-            console.print(f"Sweep directory: {relative(self.directory)}", markup=False)
-            to_train = self.plan.to_train(self.retry_failed)
-            self._write_jobs(to_train)
-            error, stopped = None, None
-            with Progress(self, to_train, self.plan.cache) as progress:
-                self.progress = progress
-                try:
-                    error = self._launch_all(to_train)
-                except (KeyboardInterrupt, SystemExit) as stop:
-                    stopped = INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code
-            if stopped is not None:
-                done = sum(job.ended for job in self.jobs)
-                console.print(
-                    f"stopped; {done} of {len(self.jobs)} jobs are done. Resume with:\n"
-                    f"  {self.command()}",
-                    markup=False,
-                )
-                raise SystemExit(stopped)
-            return self._print_end(error)
-
-    def __enter__(self) -> Self:
+        """Train what is left to train; return the exit status. It raises what `run_sweep` does."""
+        to_train = self.plan.to_train(self.config.retry_failed)
+        summary = "\n".join(summarize_plan(self.plan, self.config.retry_failed))
+        console.print(summary, markup=False)
         make_directory(self.directory)
-        self._lock = DirectoryLock(
-            self.directory, Manifest.read(self.directory).heartbeat, SWEEP_LOCK
-        )
-        try:
-            now = Manifest.read(self.directory)
-            if self._lock.contradicts(now.heartbeat):
-                raise in_use(self.directory, now.heartbeat, SWEEP_LOCK)
-            check_unchanged(self.plan.manifest, self.directory)
-            remove_unfinished(self.directory, MANIFEST, RESULTS, MULTIRUN)
-            text = OmegaConf.to_yaml(self.config)
-            write_atomically(self.directory / MULTIRUN, text.encode())
-            self.save()
-        except OSError as error:
-            self._lock.release()
-            raise ConfigError(
-                f"the directory {self.directory} can't be used ({error.strerror or error}): make "
-                "it writable, or choose another with hydra.sweep.dir=DIRECTORY"
-            ) from error
-        except BaseException:
-            self._lock.release()
-            raise
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        try:
-            self.save(ended=True)
-        finally:
-            self._lock.release()
+        with terminable(), contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._locked())
+                self._start(to_train)
+                stack.callback(self.save, ended=True)
+            except OSError as error:
+                if to_train:
+                    raise ConfigError(
+                        f"the directory {self.directory} can't be used "
+                        f"({error.strerror or error}): make it writable, or choose another with "
+                        "hydra.sweep.dir=DIRECTORY"
+                    ) from error
+            console.print(f"Sweep directory: {relative(self.directory)}", markup=False)
+            try:
+                return self._print_end(self._train(to_train))
+            except (KeyboardInterrupt, SystemExit) as stop:
+                status = stop.code if isinstance(stop, SystemExit) else INTERRUPTED
+            done = sum(job.ended for job in self.jobs)
+            console.print(
+                f"stopped; {done} of {len(self.jobs)} jobs are done. Resume with:\n"
+                f"  {resume_command(self.config, self.directory)}",
+                markup=False,
+            )
+            raise SystemExit(status)
 
     def save(self, ended: bool = False) -> None:
-        """Write `results.csv` and `sweep.json`.
-
-        Args:
-            ended: whether this process is done with the sweep.
-        """
-        objective = self.plan.objective
-        definition = {"command": self.command(), "baseline": self.config.baseline}
+        """Write `results.csv` and `sweep.json`, with a heartbeat unless the sweep has ended."""
+        command = resume_command(self.config, self.directory)
+        definition = {"command": command, "baseline": self.config.baseline}
         heartbeat = None if ended else new_heartbeat()
-        with self._writing:
-            write_results(self.directory, self.jobs, objective)
-            manifest_of(self.jobs, self.directory, objective, definition, heartbeat).write(
-                self.directory
-            )
+        write_results(self.directory, self.jobs, self.plan.objective)
+        write_manifest(self.directory, self.jobs, self.plan.objective, definition, heartbeat)
 
-    def _write_jobs(self, jobs: Sequence[Job]) -> None:
-        """Write the directories of the jobs that are to be trained."""
-        asked = {job.directory for job in jobs}
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Lock the sweep's directory, unless another process is at work in it or has changed it."""
+        heartbeat = Manifest.read(self.directory).heartbeat
+        lock = DirectoryLock(self.directory, heartbeat, SWEEP_LOCK)
+        try:
+            heartbeat = Manifest.read(self.directory).heartbeat
+            if lock.contradicts(heartbeat):
+                raise in_use(self.directory, heartbeat, SWEEP_LOCK)
+            self.plan.check_unchanged()
+            yield
+        finally:
+            lock.release()
+
+    def _start(self, to_train: Sequence[Job]) -> None:
+        """Write the files of the sweep, and remove jobs that aren't asked for any more."""
+        for job in to_train:
+            job.look()
+            # A process has the lock before its heartbeat is in the record.
+            held = job.held or is_held(job.directory, new_heartbeat())
+            if job.starts_over and held:
+                raise in_use(job.directory, job.record.heartbeat, SWEEP_LOCK)
+        # Before sweep.json is written without them, since other jobs may have their numbers then.
+        asked = {job.directory for job in self.jobs}
         for entry in self.plan.manifest.jobs:
             directory = Path(os.path.abspath(self.directory / entry.directory))
             if not entry.reused and directory not in asked:
                 _remove_pending(directory)
+        remove_unfinished(self.directory, MANIFEST, RESULTS, MULTIRUN)
+        text = OmegaConf.to_yaml(self.config)
+        write_atomically(self.directory / MULTIRUN, text.encode())
+        self.save()
+
+    def _train(self, jobs: Sequence[Job]) -> str | None:
+        """Write the directories of jobs, and launch them; return why the launcher failed, if so."""
         hydra = unresolved(self.config.hydra)
-        for job in jobs:
-            # Another process may have started it since it was planned.
-            job.look()
-            if job.held:
-                continue
-            if job.starts_over:
-                reset_run(job.directory, job.planned)
-            write_plan(job.directory, job.planned)
-            choices = {**hydra["runtime"]["choices"], **job.planned.choices}
-            runtime = {"choices": choices, "output_dir": str(job.directory)}
-            subdirectory = os.path.relpath(job.directory, self.directory)
-            own = {
-                **hydra,
-                "job": job.hydra,
-                "overrides": {**hydra["overrides"], "task": job.planned.overrides},
-                "sweep": {**hydra["sweep"], "dir": str(self.directory), "subdir": subdirectory},
-                "runtime": {**hydra["runtime"], **runtime},
-            }
-            write_hydra_folder(job.directory, job.planned.config, own, job.planned.overrides)
-            job.look()
+        saved = time.monotonic()
+        for job in counted(jobs, "written"):
+            self._write(job, hydra)
+            if time.monotonic() - saved > HEARTBEAT_SECONDS:
+                self.save()
+                saved = time.monotonic()
+        with Progress(self.plan, jobs, self.save) as self.progress:
+            return self._launch_all(jobs)
+
+    def _write(self, job: Job, hydra: dict[str, Any]) -> None:
+        """Write the directory of a job; `hydra` is Hydra's own part of the sweep's config."""
+        # Another process may have started it since it was planned.
+        job.look()
+        if job.held:
+            return
+        if job.starts_over:
+            reset_run(job.directory, job.planned)
+        write_plan(job.directory, job.planned)
+        settings, overrides = job.planned.config, job.planned.overrides
+        write_hydra_folder(job.directory, settings, {**hydra, **job.hydra}, overrides)
+        job.look()
 
     def _launcher_overrides(self, directory: Path) -> list[str]:
         """Return the overrides with which a launcher of Hydra's composes a job."""
@@ -268,20 +233,20 @@ class SweepRunner:
         return [*preset, *self._by_directory[directory].planned.overrides]
 
     def _launch_all(self, jobs: Sequence[Job]) -> str | None:
-        """Train jobs; those that another process is training, when it has ended.
-
-        Returns:
-            Why the launcher failed; None if it didn't.
-        """
+        """Train jobs; those that another process is training, when it has ended."""
         rest, printed = list(jobs), set()
         while rest:
-            free = {job: job.changes for job in rest if not job.held}
-            if error := self._launch([*free]):
+            free = {job: job.seen for job in rest if not job.held}
+            if free and (error := self._launch([*free])):
                 return error
-            # A job is interrupted when only its process was stopped, and not the sweep.
-            rest = [job for job in rest if job.state in ("running", "interrupted")]
-            # A job whose record didn't change can't be trained where it was launched.
-            rest = [job for job in rest if job.held or job.changes != free.get(job)]
+            # A job is interrupted when only its process was stopped, and not the sweep. A job whose
+            # record didn't change can't be trained where it was launched.
+            rest = [
+                job
+                for job in rest
+                if job.state in ("running", "interrupted")
+                and (job.held or job.seen != free.get(job))
+            ]
             for job in rest:
                 if job.held and job not in printed and (holder := job.record.heartbeat):
                     printed.add(job)
@@ -296,8 +261,6 @@ class SweepRunner:
         return None
 
     def _launch(self, jobs: Sequence[Job]) -> str | None:
-        if not jobs:
-            return None
         error = None
         try:
             self.launcher.launch(train_job, [job.directory for job in jobs], LOG, self._on_end)
@@ -318,8 +281,8 @@ class SweepRunner:
         self.progress.look([self._by_directory[directory]])
 
     def _print_end(self, error: str | None) -> int:
-        """Print the outcome of all jobs; return the exit status."""
-        print_summary(self.jobs, self.progress.words, self.plan.baseline, self.plan.objective)
+        """Print what the jobs have reached; return the exit status."""
+        print_summary(self.plan)
         broken = [job for job in self.jobs if job.state in BROKEN]
         pending = [job for job in self.jobs if not job.ended and job not in broken]
         if error:
@@ -329,17 +292,13 @@ class SweepRunner:
             )
         if pending or any(job.state == "failed" for job in broken):
             what = "Run the pending jobs" if pending else "Retry the failed jobs"
-            console.print(f"{what} with:\n  {self.command()}", markup=False)
+            command = resume_command(self.config, self.directory)
+            console.print(f"{what} with:\n  {command}", markup=False)
         return int(bool(broken or pending or error))
 
 
 def resume_command(config: DictConfig, directory: Path) -> str:
-    """Return the command that resumes a sweep or a study.
-
-    Args:
-        config: of the sweep as a whole.
-        directory: of the sweep.
-    """
+    """Return the command that resumes a sweep or a study in its directory."""
     # Leaving out what failed, or starting over, was asked for once.
     once = ("dry_run=", "retry_failed=", "trainer.resume=", "hydra.mode=", "hydra.sweep.dir=")
     words = [*overrides_of(config.hydra), *overrides_of(config.hydra, "hydra")]
@@ -349,7 +308,7 @@ def resume_command(config: DictConfig, directory: Path) -> str:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Have SIGTERM and the hang-up of a terminal raise SystemExit, within a `with` block.
+    """Have SIGTERM, SIGUSR2 and the hang-up of a terminal raise SystemExit, in a `with` block.
 
     A job that runs in this process handles them itself.
     """
@@ -357,10 +316,12 @@ def terminable() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(exit_status(number))
 
-    numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, leave) for number in numbers}
+    # nohup starts a process with a signal ignored, which has to stay so.
+    before = {
+        number: signal.signal(number, leave)
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:
@@ -369,6 +330,19 @@ def terminable() -> Iterator[None]:
 
 
 def _remove_pending(directory: Path) -> None:
-    """Remove the directory of a job that was planned, never started, and isn't asked for now."""
-    if load_run(directory, "").state == PENDING:
-        shutil.rmtree(directory, ignore_errors=True)
+    """Remove the directory of a job that never started.
+
+    Its record goes last, so that a kill in between leaves a pending job.
+    """
+    if load_run(directory, "").state != PENDING:
+        return
+    lock = DirectoryLock(directory)
+    try:
+        if load_run(directory, "").state == PENDING:
+            shutil.rmtree(directory / HYDRA_FOLDER, ignore_errors=True)
+            remove_unfinished(directory, NAME)
+            for name in (LOG, NAME):
+                (directory / name).unlink(missing_ok=True)
+    finally:
+        lock.release()
+    remove_if_empty(directory)

@@ -1,71 +1,55 @@
-"""What is printed of a sweep: its plan before it starts, and its outcome at the end."""
+"""What is printed of a sweep: its plan before it starts, and its results at the end."""
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from resnet_sweep.compare.diff_columns import cells, variants
-from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
+from resnet_sweep.compare.filter_expression import run_fields
 from resnet_sweep.compare.format import format_table, percent, shown
-from resnet_sweep.compare.objective import Objective
 from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.config.command import relative
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import PENDING, duration
 from resnet_sweep.sweeps.job import BROKEN, Job
-from resnet_sweep.sweeps.plan import Plan
+from resnet_sweep.sweeps.plan import SweepPlan
 
 MOST_DUPLICATES = 5
 
 
-def print_plan(plan: Plan) -> None:
-    """Print the jobs of a plan, and what there is of them."""
-    console.print(_plan_table(plan, console.width if console.is_terminal else None), markup=False)
-    console.print(summarize_plan(plan), markup=False)
-
-
-def summarize_plan(plan: Plan, retry_failed: bool = True) -> str:
-    """Return a plan in a few lines.
-
-    Args:
-        plan: of the sweep.
-        retry_failed: whether jobs that failed are trained again.
-    """
-    return "\n".join(_plan_lines(plan, retry_failed))
+def print_plan(plan: SweepPlan) -> None:
+    """Print a table of the jobs, and the summary of the plan."""
+    varying = cells(variants([job.run for job in plan.jobs], seed=True))
+    rows = [["job", "state", "best", *(column[0] for column in varying), "where"]]
+    for index, job in enumerate(plan.jobs, start=1):
+        values = [column[index] for column in varying]
+        where = shown(job.run.name) if job.reused or job.state != PENDING else ""
+        state = f"{job.state} (reused)" if job.reused else job.state
+        best = percent(job.run.best_accuracy) if job.record.best else ""
+        rows.append([str(job.number), state, best, *values, where])
+    width = console.width if console.is_terminal else None
+    lines = [*format_table(rows, frozenset({0, 2}), width), *summarize_plan(plan)]
+    console.print("\n".join(lines), markup=False)
 
 
 def describe(job: Job) -> str:
     """Return a one-line summary of a job."""
-    record = job.record
-    text = f"job {job.number} {job.state}"
+    run, text = job.run, f"job {job.number} {job.state}"
     if job.reason:
         text += f" ({shown(job.reason)})"
-    if record.best is not None:
-        final = record.final and record.final["val_acc"]
-        text += f": best {percent(record.best['val_acc'])}, final {percent(final)}"
-        text += f", {duration(record.seconds or 0)}"
+    if run.record.best is not None:
+        text += f": best {percent(run.best_accuracy)}, final {percent(run.final_accuracy)}"
+        text += f", {duration(run.record.seconds or 0)}"
     return text
 
 
-def print_summary(
-    jobs: Sequence[Job],
-    overrides: Mapping[Job, str],
-    baseline: FilterExpression | None,
-    objective: Objective,
-) -> None:
-    """Print the ranking of a sweep's variants, and the jobs that failed.
-
-    Args:
-        jobs: of the sweep.
-        overrides: of each job, those that not all have.
-        baseline: holds for the runs that the others are compared with.
-        objective: what they are judged by.
-    """
+def print_summary(plan: SweepPlan) -> None:
+    """Print the ranking of a sweep's variants, and the jobs that failed."""
+    jobs, overrides = plan.jobs, varying_overrides(plan.jobs)
     runs = [job.run for job in jobs if job.state != PENDING and job.error is None]
     lines = []
     if any(run.record.best for run in runs):
-        ranking = Ranking(runs, baseline, objective)
+        ranking = Ranking(runs, plan.baseline, plan.objective)
         width = console.width if console.is_terminal else None
         lines += ["", *ranking.lines(width), *(f"note: {note}" for note in ranking.notes())]
         if ranking.command is not None:
@@ -90,19 +74,8 @@ def varying_overrides(jobs: Sequence[Job]) -> dict[Job, str]:
     }
 
 
-def _plan_table(plan: Plan, width: int | None) -> str:
-    varying = cells(variants([job.run for job in plan.jobs], seed=True))
-    rows = [["job", "state", "best", *(column[0] for column in varying), "where"]]
-    for index, job in enumerate(plan.jobs, start=1):
-        values = [column[index] for column in varying]
-        where = shown(_place(job)) if job.reused or job.state != PENDING else ""
-        state = f"{job.state} (reused)" if job.reused else job.state
-        best = percent(job.record.best["val_acc"]) if job.record.best else ""
-        rows.append([str(job.number), state, best, *values, where])
-    return "\n".join(format_table(rows, frozenset({0, 2}), width))
-
-
-def _plan_lines(plan: Plan, retry_failed: bool) -> Iterator[str]:
+def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
+    """Yield a few lines on a plan."""
     jobs = plan.jobs
     varying = variants([job.run for job in jobs], seed=True)
     vary = f", which vary in {', '.join(map(shown, varying))}" if varying else ""
@@ -121,7 +94,7 @@ def _plan_lines(plan: Plan, retry_failed: bool) -> Iterator[str]:
         )
     if len(plan.duplicates) > MOST_DUPLICATES:
         yield f"  and {len(plan.duplicates) - MOST_DUPLICATES} more that train the same as others"
-    reused = Counter(os.path.dirname(_place(job)) for job in jobs if job.reused)
+    reused = Counter(os.path.dirname(job.run.name) for job in jobs if job.reused)
     for place, count in reused.items():
         yield f"  {_count(count, 'job')} reused from {shown(place)}, finished there already"
     states = Counter(job.state for job in jobs if not job.reused)
@@ -143,24 +116,18 @@ def _plan_lines(plan: Plan, retry_failed: bool) -> Iterator[str]:
                 f"{shown(holder['host'])}"
             )
     to_train = plan.to_train(retry_failed)
-    times = [plan.cache.seconds(job.planned, job.epochs_to_train) for job in to_train]
-    known = [seconds for seconds in times if seconds is not None]
+    seconds = plan.cache.estimate(to_train)
     if not to_train:
         yield "  nothing to train"
-    elif len(known) < len(times):
+    elif seconds is None:
         yield (
             f"  {_count(len(to_train), 'job')} to train (no earlier runs to estimate the time from)"
         )
     else:
         yield (
-            f"  {_count(len(to_train), 'job')} to train, about {duration(sum(known))} one after "
+            f"  {_count(len(to_train), 'job')} to train, about {duration(seconds)} one after "
             "another, estimated from earlier runs"
         )
-
-
-def _place(job: Job) -> str:
-    path = os.path.relpath(job.directory)
-    return str(job.directory) if Path(path).parts[0] == os.pardir else path
 
 
 def _count(number: int, noun: str) -> str:

@@ -4,8 +4,10 @@
 a study. All that it needs is in its directory; all that it reports is written there.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +27,8 @@ Work = Callable[[Path], Any]
 # Called in the launching process when the work in a directory has ended, with the reason if its
 # process was lost.
 OnEnd = Callable[[Path, str | None], None]
+# Returns the overrides of the job in a directory, for a plugin of Hydra's to show and compose.
+OverridesOf = Callable[[Path], Sequence[str]]
 
 
 class Launcher(Protocol):
@@ -58,21 +62,14 @@ class HydraLauncher:
 
     The plugin composes a config for each directory. Only Hydra's part of it has an effect, since
     what is trained was planned before.
-
-    Args:
-        context: of Hydra's.
-        config: of the sweep as a whole.
-        overrides_of: the overrides of the job in a directory, for the plugin to show and compose.
     """
 
     def __init__(
-        self,
-        context: HydraContext,
-        config: DictConfig,
-        overrides_of: Callable[[Path], Sequence[str]],
+        self, context: HydraContext, config: DictConfig, overrides_of: OverridesOf
     ) -> None:
         self.context, self.config, self.overrides_of = context, config, overrides_of
-        self._plugin(_nothing)
+        # Its settings are checked before anything is written.
+        self._plugin(Path.exists)
 
     def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
         overrides = [
@@ -85,34 +82,32 @@ class HydraLauncher:
         ]
         returned = self._plugin(work).launch(overrides, initial_job_idx=0)
         for directory, job in zip(directories, returned, strict=False):
-            failed = getattr(job, "status", None) is JobStatus.FAILED
-            on_end(directory, _describe(job) if failed else None)
+            reason = None
+            if getattr(job, "status", None) is JobStatus.FAILED:
+                # The public attribute prints a line, and raises the error.
+                error = job._return_value
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            on_end(directory, reason)
 
     def _plugin(self, work: Work) -> Any:
         return Plugins.instance().instantiate_launcher(
-            hydra_context=self.context, task_function=_Task(work), config=self.config
+            hydra_context=self.context,
+            task_function=partial(work_in_output_dir, work, os.getcwd()),
+            config=self.config,
         )
 
 
-class _Task:
-    """What a plugin of Hydra's calls with a config: the work in the config's directory."""
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-
-    def __call__(self, config: DictConfig) -> None:
-        self.work(Path(HydraConfig.get().runtime.output_dir))
+def work_in_output_dir(work: Work, folder: str, config: DictConfig) -> None:
+    """Do the work in Hydra's output directory, which a plugin of Hydra's calls with a config."""
+    # In which the command was given. Relative paths mean it, and hydra.job.chdir leaves it.
+    os.chdir(folder)
+    work(Path(HydraConfig.get().runtime.output_dir))
 
 
 def build_launcher(
-    context: HydraContext, config: DictConfig, overrides_of: Callable[[Path], Sequence[str]]
+    context: HydraContext, config: DictConfig, overrides_of: OverridesOf
 ) -> Launcher:
-    """Build the launcher that `hydra/launcher` chooses.
-
-    Args:
-        context: of Hydra's.
-        config: of the sweep as a whole.
-        overrides_of: the overrides of the job in a directory.
+    """Build the launcher that `hydra/launcher` chooses in the config of a sweep or a study.
 
     Raises:
         ConfigError: there can't be such a launcher here, or not with these settings.
@@ -137,13 +132,3 @@ def build_launcher(
 
 def _override(setting: str, value: object) -> str:
     return f"{setting}={QuotedString(str(value), Quote.single).with_quotes()}"
-
-
-def _describe(job: Any) -> str:
-    # JobReturn hands its error out by raising it, and prints a line first.
-    error = job._return_value
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _nothing(directory: Path) -> None:
-    return

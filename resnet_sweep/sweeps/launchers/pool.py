@@ -8,7 +8,8 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from resnet_sweep.errors import ConfigError
+from resnet_sweep.config.check import check_value
+from resnet_sweep.ranges import Count
 from resnet_sweep.sweeps.launchers import OnEnd, Work
 from resnet_sweep.training.signals import StopSignal
 
@@ -20,90 +21,62 @@ _CONTEXT = get_context("spawn")
 class PoolLauncher:
     """A pool of processes, each of which takes the next directory as soon as it is free.
 
-    A process that dies takes only its job with it, and another takes its place, as one does of a
-    process whose job failed: an error of a GPU stays with the process that met it. On a machine
-    with GPUs each process has one, or shares it with others; without, the CPU's cores are divided
-    among the processes.
+    A process that dies takes only its job with it, and another takes its place. A process whose job
+    failed is replaced as well, since an error of a GPU stays with the process that met it. On a
+    machine with GPUs each process has one, or shares it with others; without, the CPU's cores are
+    divided among the processes.
 
     Args:
         workers: processes at once; None for as many as there are GPUs, or else CPU cores.
         jobs_per_gpu: how many processes share a GPU.
         device: `trainer.device`.
-
-    Raises:
-        ConfigError: one of these is less than 1.
     """
 
     def __init__(
         self, workers: int | None = None, jobs_per_gpu: int = 1, device: str = "auto"
     ) -> None:
-        for name, value in (("workers", workers), ("jobs_per_gpu", jobs_per_gpu)):
-            if name == "workers" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(
-                    f"hydra.launcher.{name} must be a whole number at least 1, but is {value}"
-                )
+        check_value("hydra.launcher.workers", workers, Count | None)
+        check_value("hydra.launcher.jobs_per_gpu", jobs_per_gpu, Count)
         self.workers, self.jobs_per_gpu, self.device = workers, jobs_per_gpu, device
 
     def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
         stop = StopSignal().listen()
         waiting = [*directories]
-        environments = self.environments(len(waiting))
+        free = [_Worker(environment) for environment in self.environments(len(waiting))]
         busy: list[_Worker] = []
-        idle: list[_Worker] = []
         stopping = False
         try:
             while busy or (waiting and not stopping):
                 if stop.received and not stopping:
                     stopping = True
                     for worker in busy:
-                        worker.stop()
-                for worker in idle[:]:
-                    # Idle processes can be killed from outside, too.
-                    if wait([worker.sentinel], timeout=0):
-                        idle.remove(worker)
-                        environments.append(worker.environment)
-                        worker.end()
-                while waiting and not stopping and (idle or environments):
-                    worker = idle.pop() if idle else _Worker(environments.pop(0))
-                    worker.start(work, waiting.pop(0), log)
-                    busy.append(worker)
-                ready = {
-                    *wait(
-                        [end for worker in busy for end in (worker.connection, worker.sentinel)],
-                        timeout=POLL_SECONDS,
-                    )
-                }
-                for worker in busy[:]:
-                    if not {worker.connection, worker.sentinel} & ready:
-                        continue
+                        worker.process.terminate()
+                while free and waiting and not stopping:
+                    free[0].start(work, waiting.pop(0), log)
+                    busy.append(free.pop(0))
+                ends = [end for worker in busy for end in worker.ends]
+                ready = {*wait(ends, timeout=POLL_SECONDS)}
+                for worker in [worker for worker in busy if ready.intersection(worker.ends)]:
                     busy.remove(worker)
-                    directory, state, reason = worker.directory, worker.receive(), None
-                    if state is None or state == "failed":
-                        environments.append(worker.environment)
+                    free.append(worker)
+                    state, reason = worker.receive(), None
+                    if state in (None, "failed"):
                         reason = worker.end()
-                    else:
-                        idle.append(worker)
                     # A process that was stopped before its work began has lost nothing.
-                    on_end(directory, reason if state is None and not stopping else None)
+                    on_end(worker.directory, reason if state is None and not stopping else None)
         except BaseException:
             for worker in busy:
-                worker.kill()
+                worker.process.kill()
             raise
         finally:
-            for worker in (*busy, *idle):
+            for worker in (*busy, *free):
                 worker.end()
             stop.release()
         if stop.received:
             raise SystemExit(stop.exit_status)
 
     def environments(self, count: int) -> list[dict[str, str]]:
-        """Return the environment variables of each process.
-
-        Args:
-            count: how many directories there are.
-        """
+        """Return the environment variables of each process, for `count` directories."""
         import torch
 
         device = self.device
@@ -123,67 +96,58 @@ class PoolLauncher:
 
 
 class _Worker:
-    """A process of the pool, as its parent sees it.
-
-    Args:
-        environment: variables that are set there before torch is imported.
-
-    Attributes:
-        directory: that it works in.
-        connection: has something to receive when the work has ended.
-    """
+    """A place in the pool, with the process that works there, in a directory after the other."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.environment = dict(environment)
+        self.environment = environment
         self.directory = Path()
-        self.connection, theirs = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(target=_serve, args=(theirs, self.environment))
-        # Until it has a session of its own, Ctrl-C on the terminal would reach it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
-
-    @property
-    def sentinel(self) -> int:
-        """Ready, for `wait`, when the process has ended."""
-        return self._process.sentinel
+        # It is started with the first work.
+        self.process = _CONTEXT.Process()
 
     def start(self, work: Work, directory: Path, log: str) -> None:
-        """Start the work in a directory."""
+        """Start the work in a directory, in a new process if there is none, or it was killed."""
+        if not self.process.is_alive():
+            self.end()
+            self._connection, theirs = _CONTEXT.Pipe()
+            self.process = _CONTEXT.Process(target=_serve, args=(theirs, self.environment))
+            # Until it has a session of its own, Ctrl-C on the terminal would reach it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self.process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
         self.directory = directory
-        self.connection.send((work, directory, log))
+        self._connection.send((work, directory, log))
+
+    @property
+    def ends(self) -> tuple[Connection, int]:
+        """What `wait` finds ready when the work has ended, or the process has."""
+        return self._connection, self.process.sentinel
 
     def receive(self) -> str | None:
         """Return what the work returned, as text; None if the process ended without a result."""
         try:
-            return str(self.connection.recv())
+            return str(self._connection.recv())
         except (EOFError, OSError):
             return None
 
-    def stop(self) -> None:
-        """Ask the process to save its state and to exit."""
-        self._process.terminate()
-
-    def kill(self) -> None:
-        """Kill the process."""
-        self._process.kill()
-
     def end(self) -> str:
         """Wait until the process has exited; return how, as a sentence without a period."""
-        self.connection.close()
-        self._process.join()
-        code = self._process.exitcode
-        if code is not None and code < 0:
-            reason = f"its process was killed by {signal.Signals(-code).name}"
-            return reason + (", as when memory runs out" if code == -signal.SIGKILL else "")
-        return f"its process exited with status {code}"
+        if self.process.pid is None:
+            return "its process never started"
+        self._connection.close()
+        self.process.join()
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"its process exited with status {code}"
+        hint = ", as when memory runs out" if code == -signal.SIGKILL else ""
+        return f"its process was killed by {signal.Signals(-code).name}{hint}"
 
 
 def _serve(connection: Connection, environment: Mapping[str, str]) -> None:
     """Work in one directory after the other, in a process of the pool."""
+    # Before torch is imported.
     os.environ.update(environment)
     # Ctrl-C on the terminal is for the parent, which stops its processes itself.
     os.setsid()
@@ -199,7 +163,7 @@ def _serve(connection: Connection, environment: Mapping[str, str]) -> None:
 
 
 def redirect_output(path: Path) -> None:
-    """Write what this process prints from now on into a file."""
+    """Append what this process prints from now on to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)

@@ -7,10 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge
+
+from resnet_sweep.config.check import check_value
 from resnet_sweep.config.errors import missing_package
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.lock import is_held
@@ -22,6 +24,8 @@ from resnet_sweep.training.signals import StopSignal
 HELD_SECONDS = 1
 # Variables with this prefix are set for the work elsewhere as well.
 ENVIRONMENT = "RESNET_SWEEP_"
+# Of a resource; a part of one, too.
+Amount = Annotated[float, Ge(0)]
 
 
 class RayLauncher:
@@ -31,16 +35,13 @@ class RayLauncher:
     resumes from its checkpoint: the sweep's directory must be on a disk that all machines share.
 
     Args:
-        address: of a cluster; None for the one that runs on this machine, or else for a Ray of
-            this command's own, which ends with it.
+        address: a cluster's; None for the one that runs on this machine, or else for a Ray of this
+            command's own, which ends with it.
         cpus: cores that a job takes.
         gpus: GPUs that a job takes, of which a fraction shares one; None for one, where there are
             some and the job may use them.
         retries: how often a job is started again whose process died; -1 for any number.
         device: `trainer.device`.
-
-    Raises:
-        ConfigError: one of these can't be, or Ray isn't installed.
     """
 
     def __init__(
@@ -53,13 +54,10 @@ class RayLauncher:
     ) -> None:
         if importlib.util.find_spec("ray") is None:
             raise ConfigError(missing_package("hydra/launcher=ray", "ray", "ray"))
-        for name, value, least in (("cpus", cpus, 0), ("gpus", gpus, 0), ("retries", retries, -1)):
-            number = isinstance(value, Real) and not isinstance(value, bool) and value >= least
-            if not number and not (name == "gpus" and value is None):
-                raise ConfigError(
-                    f"hydra.launcher.{name} must be a number at least {least}, but is {value}"
-                )
-        self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, int(retries)
+        check_value("hydra.launcher.cpus", cpus, Amount)
+        check_value("hydra.launcher.gpus", gpus, Amount | None)
+        check_value("hydra.launcher.retries", retries, Annotated[int, Ge(-1)])
+        self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, retries
         self.device = device
 
     def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
@@ -67,11 +65,23 @@ class RayLauncher:
         import ray
 
         stop = StopSignal().listen()
-        self._connect()
+        handler = signal.getsignal(signal.SIGTERM)
         stopping = False
         try:
+            ray.init(
+                self.address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            # Ray has installed its own.
+            signal.signal(signal.SIGTERM, handler)
+            gpus = self.gpus
+            if gpus is None:
+                there = ray.cluster_resources().get("GPU", 0)
+                gpus = int(there > 0 and self.device in ("auto", "cuda"))
             remote = ray.remote(_work).options(
-                num_cpus=self.cpus, num_gpus=self._gpus(), max_retries=self.retries
+                num_cpus=self.cpus, num_gpus=gpus, max_retries=self.retries
             )
             environment = {
                 name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)
@@ -97,29 +107,6 @@ class RayLauncher:
             stop.release()
         if stop.received:
             raise SystemExit(stop.exit_status)
-
-    def _connect(self) -> None:
-        import ray
-
-        # Ray installs its own handler of the signal, which the sweep handles itself.
-        before = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(
-                self.address,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    def _gpus(self) -> float:
-        import ray
-
-        if self.gpus is not None:
-            return self.gpus
-        there = ray.cluster_resources().get("GPU", 0)
-        return int(there > 0 and self.device in ("auto", "cuda"))
 
 
 def _work(
