@@ -13,8 +13,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from resnet_sweep.compare.format import shown
-from resnet_sweep.studies.results import STATES
 from resnet_sweep.studies.storage import find_storage
+from resnet_sweep.studies.trial_queue import STATES, count_states
 
 # Points of a plot take room on the page, and time of the browser that opens it.
 MOST_STUDIES, MOST_TRIALS, MOST_KEYS = 5, 2000, 12
@@ -51,15 +51,9 @@ def _studies(storage: BaseStorage) -> Iterator[dict[str, Any]]:
                 study.add_trials(trials[-MOST_TRIALS:])
             yield {
                 "name": shown(summary.study_name),
-                "summary": _summary(trials),
+                "summary": count_states(STATES[trial.state] for trial in trials),
                 "figures": list(_figures(study, names)),
             }
-
-
-def _summary(trials: Sequence[FrozenTrial]) -> str:
-    states = [STATES[trial.state] for trial in trials]
-    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
-    return f"{len(trials)} trials: {', '.join(counts)}"
 
 
 def _figures(study: optuna.Study, names: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -3,27 +3,41 @@
 import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from resnet_sweep.compare.format import shown
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.lock import DirectoryLock
-from resnet_sweep.runs.record import HEARTBEAT_SECONDS, STALE_SECONDS, Record, new_heartbeat
-from resnet_sweep.studies.storage import exclusive
+from resnet_sweep.runs.record import (
+    HEARTBEAT_SECONDS,
+    PENDING,
+    STALE_SECONDS,
+    Record,
+    new_heartbeat,
+)
+from resnet_sweep.studies.storage import STORAGE_ERRORS, exclusive
 
 # User attributes of a trial: the signature of its first run, the number of the trial that trains
 # the same, the state and the reason in this program's words, the directory of its run, those of
 # replicates that were found elsewhere, and the heartbeat of its worker.
 SIGNATURE, SAME_AS, STATE, REASON = "signature", "same_as", "state", "reason"
 PLACE, FOUND, HEARTBEAT = "directory", "found", "heartbeat"
+# Optuna's states in this program's words, where the run itself doesn't say.
+STATES = {
+    TrialState.WAITING: PENDING,
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
 # How long a worker waits to see whether one on another machine took the same trial over.
 DOUBT_SECONDS = 1.0
 
@@ -36,7 +50,6 @@ class TrialLock:
     is renewed every 20 seconds, and stale after two minutes.
 
     Args:
-        storage: of the study.
         trial_id: the storage's.
         number: of the trial, which waits, or whose worker may be gone.
         directory: of the sweep.
@@ -50,11 +63,10 @@ class TrialLock:
 
     def __init__(self, storage: BaseStorage, trial_id: int, number: int, directory: Path) -> None:
         self.storage, self.id, self.number = storage, trial_id, number
-        self._directory = directory
         self._lock = DirectoryLock(directory, name=f".trial-{number}.lock")
         self._released = threading.Event()
         try:
-            self._take()
+            self._take(directory / str(number))
         except BaseException:
             self._lock.release()
             raise
@@ -75,7 +87,9 @@ class TrialLock:
         self._stop_renewing()
         if saved:
             self._entry |= {"epochs": None, "crashes": 0}
-            self._write(renewed=0.0)
+            # Without it, workers on other machines wait until the heartbeat is stale.
+            with contextlib.suppress(*STORAGE_ERRORS):
+                self._write(renewed=0.0)
         self._lock.release()
 
     def undo(self) -> None:
@@ -85,18 +99,19 @@ class TrialLock:
             self.storage.set_trial_user_attr(self.id, HEARTBEAT, self._found)
         self._lock.release()
 
-    def _take(self) -> None:
+    def _take(self, directory: Path) -> None:
         trial = self.storage.get_trial(self.id)
         found: Mapping[str, Any] | None = trial.user_attrs.get(HEARTBEAT)
+        taken = ConfigError(f"trial {self.number} is another worker's, or has ended")
+        if trial.state.is_finished() or self._lock.contradicts(found):
+            raise taken
+        if trial.state is TrialState.WAITING:
+            if not self.storage.set_trial_state_values(self.id, TrialState.RUNNING):
+                raise taken
         # One that was taken a moment ago, on another machine, may have no heartbeat yet.
-        fresh = found is None and trial.state is TrialState.RUNNING and _is_new(trial)
-        if trial.state.is_finished() or self._lock.contradicts(found) or fresh:
-            raise ConfigError(f"trial {self.number} is another worker's, or has ended")
-        if trial.state is TrialState.WAITING and not self.storage.set_trial_state_values(
-            self.id, TrialState.RUNNING
-        ):
-            raise ConfigError(f"trial {self.number} was taken by another worker")
-        epochs = _trained_epochs(self._directory / str(self.number))
+        elif found is None and _is_new(trial):
+            raise taken
+        epochs = _trained_epochs(directory)
         crashed = found is not None and found.get("epochs") == epochs
         self.crashes = found["crashes"] + 1 if found is not None and crashed else 0
         self._found = found
@@ -106,7 +121,7 @@ class TrialLock:
             # Locks don't reach other machines, so two may have found it free at once.
             time.sleep(DOUBT_SECONDS)
             if not self.is_ours():
-                raise ConfigError(f"trial {self.number} was taken by another worker")
+                raise taken
 
     def _write(self, **changes: Any) -> None:
         self.storage.set_trial_user_attr(
@@ -132,23 +147,16 @@ class TrialQueue:
     a waiting trial is granted to one worker alone by every one of them.
 
     Args:
-        study: Optuna's, with a sampler and a pruner.
+        study: Optuna's, with a pruner.
         storage: of the study.
         directory: of the sweep.
         total: how many trials there are to be.
-        distributions: of the keys that are searched.
     """
 
     def __init__(
-        self,
-        study: optuna.Study,
-        storage: BaseStorage,
-        directory: Path,
-        total: int,
-        distributions: Mapping[str, BaseDistribution],
+        self, study: optuna.Study, storage: BaseStorage, directory: Path, total: int
     ) -> None:
         self.study, self.storage, self.directory, self.total = study, storage, directory, total
-        self.distributions = distributions
         self._study_id = storage.get_study_id_from_name(study.study_name)
 
     def trials(self) -> list[FrozenTrial]:
@@ -173,11 +181,6 @@ class TrialQueue:
         """Whether all trials have ended."""
         return self.ended >= self.total
 
-    @property
-    def failures(self) -> int:
-        """How many trials failed."""
-        return sum(trial.state is TrialState.FAIL for trial in self.trials())
-
     def take(self) -> TrialLock | None:
         """Take the next trial: one that has lost its worker, or one that waits.
 
@@ -198,28 +201,23 @@ class TrialQueue:
             self.study.add_trial(create_trial(state=TrialState.WAITING))
         return self.take()
 
-    def sample(self, lock: TrialLock) -> Trial:
-        """Return a trial that was taken, with parameters: those it has already, or new ones."""
-        # `Study.ask` takes any waiting trial, and never one that is running already.
-        trial = Trial(self.study, lock.id)
-        for key, distribution in self.distributions.items():
-            _suggest(trial, key, distribution)
-        return trial
-
     def is_same(self, trial: Trial, signature: str) -> bool:
         """Return whether another trial trains the very same; this one then has its outcome."""
         with exclusive(self.directory):
             attributes = trial.user_attrs
             for other in self.trials():
-                if other.number == trial.number or other.state is TrialState.FAIL:
-                    continue
                 theirs = other.user_attrs
-                if theirs.get(SIGNATURE) == signature and theirs.get(SAME_AS) is None:
+                if (
+                    other.number == trial.number
+                    or other.state is TrialState.FAIL
+                    or theirs.get(SIGNATURE) != signature
+                    or theirs.get(SAME_AS) is not None
                     # Where there are no locks, two may start at once: the first one trains.
-                    if SIGNATURE in attributes and trial.number < other.number:
-                        continue
-                    trial.set_user_attr(SAME_AS, other.number)
-                    return True
+                    or (SIGNATURE in attributes and trial.number < other.number)
+                ):
+                    continue
+                trial.set_user_attr(SAME_AS, other.number)
+                return True
             trial.set_user_attr(SIGNATURE, signature)
             if SAME_AS in attributes:
                 # The trial that was to train it has failed.
@@ -227,7 +225,7 @@ class TrialQueue:
         return False
 
     def end(self, trial: Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
-        """Record how a trial ended; an end that another worker has recorded stays."""
+        """Store how a trial ended; an end that another worker has stored stays."""
         try:
             self.study.tell(trial, values, state)
         except (UpdateFinishedTrialError, ValueError):
@@ -259,16 +257,21 @@ class TrialQueue:
         return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
 
-def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> None:
-    if isinstance(distribution, FloatDistribution):
-        lowest, highest = distribution.low, distribution.high
-        trial.suggest_float(key, lowest, highest, step=distribution.step, log=distribution.log)
-    elif isinstance(distribution, IntDistribution):
-        low, high = distribution.low, distribution.high
-        trial.suggest_int(key, low, high, step=distribution.step, log=distribution.log)
-    else:
-        assert isinstance(distribution, optuna.distributions.CategoricalDistribution)
-        trial.suggest_categorical(key, distribution.choices)
+def count_states(states: Iterable[str]) -> str:
+    """Return how many trials there are, and how many in each state."""
+    listed = list(states)
+    counts = [f"{listed.count(state)} {state}" for state in dict.fromkeys(listed)]
+    return f"{len(listed)} trials: {', '.join(counts)}"
+
+
+def brief(value: Any) -> str:
+    """Return a parameter for people: of a number four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else shown(value)
+
+
+def brief_parameters(parameters: Mapping[str, Any]) -> str:
+    """Return the parameters of a trial for people."""
+    return " ".join(f"{key}={brief(value)}" for key, value in parameters.items())
 
 
 def _trained_epochs(directory: Path) -> int:
@@ -282,6 +285,6 @@ def _trained_epochs(directory: Path) -> int:
 
 
 def _is_new(trial: FrozenTrial) -> bool:
-    """Return whether a trial was taken so lately that its worker may be about to say so."""
+    """Return whether a trial was taken so lately that its worker may not have a heartbeat yet."""
     started = trial.datetime_start
     return started is not None and (datetime.now() - started).total_seconds() < STALE_SECONDS
