@@ -486,9 +486,9 @@ def test_a_trial_whose_like_failed_is_the_one_that_trains(memory: Queue, tmp_pat
     assert queue.is_same(second, "s")
     study.tell(first.number, state=optuna.trial.TrialState.FAIL)
     assert not queue.is_same(second, "s")
-    assert TrialResult.of(study.trials[1], tmp_path, Objective()).reason == ""
+    assert TrialResult(study.trials[1], tmp_path, Objective()).reason == ""
     assert queue.is_same(third, "s")
-    assert TrialResult.of(study.trials[2], tmp_path, Objective()).reason == "the same as trial 1"
+    assert TrialResult(study.trials[2], tmp_path, Objective()).reason == "the same as trial 1"
 
 
 def test_a_preset_chooses_the_sweeper_and_the_command_line_wins(
@@ -575,9 +575,9 @@ def test_results_of_ended_trials_are_read_once_and_files_written_at_a_limited_ra
     plan = SimpleNamespace(objectives=[Objective()], space=SearchSpace(["optim.lr=0.1,0.2"]))
     results = StudyResults(queue, plan, {"command": "", "settings": {}})
     read = []
-    of = TrialResult.of
     monkeypatch.setattr(
-        TrialResult, "of", lambda trial, *rest: read.append(trial.number) or of(trial, *rest)
+        "resnet_sweep.studies.results.TrialResult",
+        lambda trial, *rest: read.append(trial.number) or TrialResult(trial, *rest),
     )
     for number in range(3):
         trial = study.ask()

@@ -52,7 +52,7 @@ from resnet_sweep.studies.storage import (
     open_storage,
     open_study,
 )
-from resnet_sweep.studies.trial_queue import FOUND, PLACE, SIGNATURE, STATE, TrialQueue
+from resnet_sweep.studies.trial_queue import FOUND, SIGNATURE, TrialQueue
 from resnet_sweep.sweeps.grid import preset_overrides
 from resnet_sweep.sweeps.manifest import Manifest
 from resnet_sweep.sweeps.plan import (
@@ -345,7 +345,7 @@ class StudyPlan:
                 queue = self._queue(directory)
         except OSError as error:
             # A finished study can be looked at where nothing can be written.
-            if found is None or not (queue := self._queue(directory)).is_done:
+            if found is None or not (queue := self._queue(directory)).is_done():
                 raise ConfigError(
                     f"the directory {directory} can't be used ({error.strerror or error}): make it "
                     "writable, or choose another with hydra.sweep.dir=DIRECTORY"
@@ -400,14 +400,13 @@ class StudyPlan:
             known = [[value for value in column if value is not None] for column in values]
             if any(len(column) < len(signatures) for column in known):
                 continue
-            first, *others = [os.path.abspath(run.directory) for run in runs]
-            attributes = {SIGNATURE: signatures[0], STATE: "finished", PLACE: first}
+            places = [os.path.abspath(run.directory) for run in runs]
             trial = create_trial(
                 state=TrialState.COMPLETE,
                 values=[*map(fmean, known)],
                 params=dict(parameters),
                 distributions=self.space.distributions,
-                user_attrs=attributes | ({FOUND: others} if others else {}),
+                user_attrs={SIGNATURE: signatures[0], FOUND: places},
             )
             found.setdefault(signatures[0], trial)
         return list(found.values())

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from resnet_sweep.studies.plan import StudyPlan
 from resnet_sweep.studies.storage import exclusive
 from resnet_sweep.studies.trial_queue import (
     FOUND,
-    PLACE,
     REASON,
     SAME_AS,
     SIGNATURE,
@@ -44,9 +43,13 @@ PAUSE_SECONDS, PAUSE_FACTOR = 1.0, 20
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class TrialResult:
     """What a trial has reached.
+
+    Args:
+        trial: as the storage has it.
+        sweep: the sweep's directory.
+        objective: the first one.
 
     Attributes:
         state: in this program's words; of a running trial, that of its run.
@@ -54,60 +57,38 @@ class TrialResult:
         directory: of its run, or of its replicates; absolute.
         values: of the objectives, a mean over the replicates; of a pruned trial, that of its last
             epoch; None while it runs.
-        signature: of its first run.
         best_val_acc, final_val_acc: means over its runs, in percent.
         seconds: of all its runs together.
         statistic: of the first objective, over its runs.
     """
 
-    number: int
-    state: str
-    reason: str
-    directory: Path
-    parameters: Mapping[str, Any]
-    values: Sequence[float] | None
-    signature: str
-    best_val_acc: float | None
-    final_val_acc: float | None
-    seconds: float | None
-    statistic: Statistic | None
-
-    @classmethod
-    def of(cls, trial: FrozenTrial, sweep: Path, objective: Objective) -> "TrialResult":
-        """Read the runs of a trial.
-
-        Args:
-            sweep: the sweep's directory.
-            objective: the first one.
-        """
+    def __init__(self, trial: FrozenTrial, sweep: Path, objective: Objective) -> None:
         attributes = trial.user_attrs
-        directory = Path(os.path.abspath(sweep / attributes.get(PLACE, str(trial.number))))
-        places = [directory, *directory.glob("*/"), *map(Path, attributes.get(FOUND, ()))]
-        runs = [load_run(place, str(place)) for place in places if (place / "run.json").exists()]
+        self.number, self.parameters = trial.number, trial.params
+        self.values = trial.values if trial.state.is_finished() else None
+        self.signature: str = attributes.get(SIGNATURE, "")
+        same = attributes.get(SAME_AS)
+        own = Path(os.path.abspath(sweep / str(trial.number if same is None else same)))
+        elsewhere = [*map(Path, attributes.get(FOUND, ()))]
+        self.directory = elsewhere[0] if elsewhere and not own.exists() else own
+        self.places = [
+            place
+            for place in (own, *sorted(own.glob("*/")), *elsewhere)
+            if (place / "run.json").exists()
+        ]
+        runs = [load_run(place, str(place)) for place in self.places]
         records = [run.record for run in runs if isinstance(run, LoadedRun)]
-        state = attributes.get(STATE, STATES[trial.state])
+        self.state: str = attributes.get(STATE, STATES[trial.state])
         if trial.state is TrialState.RUNNING:
             interrupted = bool(runs) and runs[-1].state == "interrupted"
-            state = "interrupted" if interrupted else "running"
-        reason = attributes.get(REASON, "")
-        if attributes.get(SAME_AS) is not None:
-            same = f"the same as trial {attributes[SAME_AS]}"
-            reason = f"{same}: {reason}" if reason else same
+            self.state = "interrupted" if interrupted else "running"
+        reasons = [] if same is None else [f"the same as trial {same}"]
+        self.reason = ": ".join([*reasons, *filter(None, [attributes.get(REASON)])])
         best = Statistic.of(record.best["val_acc"] for record in records if record.best)
         final = Statistic.of(record.final["val_acc"] for record in records if record.final)
-        return cls(
-            number=trial.number,
-            state=state,
-            reason=reason,
-            directory=directory,
-            parameters=trial.params,
-            values=trial.values if trial.state.is_finished() else None,
-            signature=attributes.get(SIGNATURE, ""),
-            best_val_acc=best and best.mean,
-            final_val_acc=final and final.mean,
-            seconds=sum(record.seconds or 0.0 for record in records) if records else None,
-            statistic=Statistic.of(map(objective.value, runs)),
-        )
+        self.best_val_acc, self.final_val_acc = best and best.mean, final and final.mean
+        self.seconds = sum(record.seconds or 0.0 for record in records) if records else None
+        self.statistic = Statistic.of(map(objective.value, runs))
 
     def describe(self, objectives: Sequence[Objective]) -> str:
         """Return a one-line summary."""
@@ -143,7 +124,7 @@ class StudyResults:
         """Return the result of a trial."""
         if trial.number in self._ended:
             return self._ended[trial.number]
-        result = TrialResult.of(trial, self.queue.directory, self.plan.objectives[0])
+        result = TrialResult(trial, self.queue.directory, self.plan.objectives[0])
         if trial.state.is_finished():
             self._ended[trial.number] = result
         return result
@@ -221,11 +202,7 @@ class StudyResults:
         return Manifest(definition=Definition(**self.definition), jobs=jobs)
 
     def summary(self, width: int | None) -> list[str]:
-        """Return the best trials, how many there are in each state, and those that failed.
-
-        Args:
-            width: of the terminal; None if there is none.
-        """
+        """Return the best trials, how many there are in each state, and those that failed."""
         results, objective = self.all(), self.plan.objectives[0]
         complete = [
             (objective.gain(result.values[0]), result)
@@ -268,15 +245,13 @@ class StudyResults:
 
     def _best_command(self, result: TrialResult) -> str | None:
         """Return the command that trains a trial's runs again, in a new directory."""
-        for directory in (result.directory, *sorted(result.directory.glob("*/"))):
-            run = load_run(directory, str(directory))
-            if not isinstance(run, LoadedRun):
-                continue
-            record, several = run.record, self.plan.replicates
-            if several > 1:
-                words = [word for word in record.overrides if not word.startswith("seed=")]
-                # The first seed, if one was typed.
-                seed = [word for key, word in self.plan.space.fixed.items() if key == "seed"]
-                record = replace(record, overrides=[*words, f"replicates={several}", *seed])
-            return reproduce_command(record)
+        for run in (load_run(place, str(place)) for place in result.places):
+            if isinstance(run, LoadedRun):
+                record, several = run.record, self.plan.replicates
+                if several > 1:
+                    words = [word for word in record.overrides if not word.startswith("seed=")]
+                    # The first seed, if one was typed.
+                    seed = [word for key, word in self.plan.space.fixed.items() if key == "seed"]
+                    record = replace(record, overrides=[*words, f"replicates={several}", *seed])
+                return reproduce_command(record)
         return None

@@ -97,9 +97,6 @@ class SearchSpace:
     def parameters(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return settings as parameters of this space, where 64.0 and "64" are the number 64.
 
-        Args:
-            settings: a value of each key that is searched.
-
         Raises:
             ConfigError: a value is outside of this space.
         """
@@ -129,8 +126,6 @@ class TrialSampler:
 
     Args:
         node: `hydra.sweeper.sampler`.
-        space: what is searched.
-        directions: of the study.
 
     Attributes:
         size: number of points of a grid; None with other samplers.
@@ -152,8 +147,8 @@ class TrialSampler:
         self.size = math.prod(map(len, self._grid.values())) if self._grid is not None else None
         study = optuna.create_study(directions=list(directions))
         try:
-            for _ in range(DRAWS if self.size is None else 1):
-                study.sampler = self.of(len(study.get_trials(deepcopy=False)))
+            for number in range(DRAWS if self.size is None else 1):
+                study.sampler = self._of(number)
                 trial = study.ask(space.distributions)
                 study.tell(trial, [0.0] * len(directions))
         except ConfigError:
@@ -165,8 +160,7 @@ class TrialSampler:
                 f"({one_line(error)}): choose another sampler"
             ) from error
 
-    def of(self, number: int) -> BaseSampler:
-        """Return the sampler of a trial."""
+    def _of(self, number: int) -> BaseSampler:
         seed = self.node.get("seed")
         if self._grid is not None:
             return _WholeGrid(self._grid, seed=seed or 0)
@@ -176,14 +170,14 @@ class TrialSampler:
             if seed is not None and not isinstance(sampler, QMCSampler):
                 own = derive_seed(seed, "sampler", number) % 2**32
                 sampler = _instantiate({**self.node, "seed": own}, SAMPLERS)
-        # Users choose a sampler's arguments, and it refuses them in any way.
+        # Samplers refuse arguments in any way.
         except Exception as error:
             raise ConfigError(f"hydra.sweeper.sampler: {one_line(error)}") from error
         return sampler
 
     def sample(self, study: optuna.Study, trial_id: int, number: int) -> Trial:
         """Return a running trial of a study, with the parameters that it has, or new ones."""
-        study.sampler = self.of(number)
+        study.sampler = self._of(number)
         # `Study.ask` takes any waiting trial, and never one that is running already.
         trial = Trial(study, trial_id)
         for key, distribution in self.space.distributions.items():
@@ -204,7 +198,7 @@ def build_pruner(node: Mapping[str, Any] | None, objectives: int, epochs: int) -
 
     Args:
         node: `hydra.sweeper.pruner`; None is Hyperband with one objective, and else no pruner.
-        objectives: how many there are.
+        objectives: the number of them.
         epochs: of a whole trial, over all its replicates.
 
     Raises:
@@ -219,7 +213,7 @@ def build_pruner(node: Mapping[str, Any] | None, objectives: int, epochs: int) -
         pruner = _instantiate(node, PRUNERS)
         if not isinstance(pruner, BasePruner):
             raise ValueError(f"_target_={node.get('_target_')} isn't a pruner")
-    # Users choose a pruner's arguments, and it refuses them in any way.
+    # Pruners refuse arguments in any way.
     except Exception as error:
         raise ConfigError(f"hydra.sweeper.pruner: {one_line(error)}") from error
     if objectives > 1 and not isinstance(pruner, NopPruner):
@@ -246,30 +240,24 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     try:
         sweep = override.value()
         if isinstance(sweep, IntervalSweep):
-            return _interval(key, override, sweep)
+            return _interval(sweep)
         if isinstance(sweep, RangeSweep) and not (sweep.shuffle or sweep.transformers):
             return _range(sweep)
         if isinstance(sweep, (ChoiceSweep, RangeSweep)):
             choices: Any = override.sweep_iterator(transformer=Transformer.encode)
             return CategoricalDistribution(list(choices))
         raise ValueError("it isn't a range or a list of values")
-    except ConfigError:
-        raise
     except (ValueError, TypeError, OverflowError) as error:
         raise ConfigError(f"{text} can't be searched: {one_line(error)}") from error
 
 
-def _interval(key: str, override: Override, sweep: IntervalSweep) -> BaseDistribution:
-    start, end = sweep.start, sweep.end
+def _interval(sweep: IntervalSweep) -> BaseDistribution:
+    start, end, log = sweep.start, sweep.end, "log" in sweep.tags
     assert start is not None and end is not None
-    if start > end:
-        raise ConfigError(
-            f"{override.input_line} is empty: write the lower end first, as "
-            f"{key}=interval({end},{start})"
-        )
+    if not start <= end:
+        raise ValueError(f"its lower end comes first, as in interval({end},{start})")
     if not math.isfinite(end - start):
         raise ValueError("its ends aren't finite")
-    log = "log" in sweep.tags
     if isinstance(start, int) and isinstance(end, int):
         return IntDistribution(start, end, log=log)
     return FloatDistribution(start, end, log=log)

@@ -41,14 +41,7 @@ WATCH_SECONDS = 2
 
 
 def run_study(context: HydraContext, config: DictConfig) -> int:
-    """Work on a study until it has ended, or print it in a dry run.
-
-    Args:
-        context: of Hydra's.
-        config: of the study as a whole.
-
-    Returns:
-        The exit status.
+    """Work on a study until it has ended, or print it in a dry run; return the exit status.
 
     Raises:
         ConfigError: the study can't be started; nothing was written.
@@ -64,24 +57,13 @@ def run_study(context: HydraContext, config: DictConfig) -> int:
             return 0
         launcher = _launcher(context, plan)
         session = StudySession(plan, plan.open())
-    if launcher is None or session.queue.is_done:
+    if launcher is None or session.queue.is_done():
         return session.work()
     return session.attend(launcher)
 
 
 def work_on_study(directory: Path) -> int:
-    """Join a study as a launched worker, and train trials until none is left.
-
-    Args:
-        directory: of the worker, with its config.
-
-    Returns:
-        The exit status, which is 1 if not all trials reached what was asked for.
-
-    Raises:
-        ConfigError: the study can't be joined from here.
-        SystemExit: as in `run_study`.
-    """
+    """Work on a study as a launched worker, with its own directory; see `run_study`."""
     set_up_optuna()
     worker = json.loads((directory / WORKER_CONFIG).read_text(encoding="utf-8"))
     os.chdir(worker["folder"])
@@ -91,15 +73,7 @@ def work_on_study(directory: Path) -> int:
 
 
 def worker_config(config: DictConfig) -> dict[str, Any]:
-    """Return what a worker composes the config of its study from.
-
-    Args:
-        config: of the study as a whole, whose directory is known.
-
-    Returns:
-        The folder in which the command was given, the sources of configs that Hydra found, the name
-        of the primary config, and the overrides.
-    """
+    """Return what a worker composes the config of its study from."""
     hydra = config.hydra
     directory = QuotedString(str(hydra.sweep.dir), Quote.single).with_quotes()
     # Of two overrides of one key, the later holds.
@@ -150,19 +124,12 @@ class StudySession:
         self.results = StudyResults(queue, plan, definition)
 
     def work(self) -> int:
-        """Train trials until none is left.
-
-        Returns:
-            The exit status.
-
-        Raises:
-            SystemExit: as in `run_study`.
-        """
+        """Train trials until none is left; return the exit status."""
         stop = StopSignal().listen()
         worker = StudyWorker(self.plan, self.queue, stop, self._print_trial)
         try:
             with self._reporting(stop):
-                while not (self.queue.is_done or self._too_many_failures()):
+                while not (self.queue.is_done() or self._too_many_failures()):
                     stop.raise_if_stopped()
                     lock = self.queue.take()
                     if lock is None:
@@ -175,14 +142,7 @@ class StudySession:
         return self._print_end()
 
     def attend(self, launcher: Launcher) -> int:
-        """Launch workers, and print how each trial ends, until no worker is left.
-
-        Returns:
-            The exit status.
-
-        Raises:
-            SystemExit: as in `run_study`.
-        """
+        """Launch workers, and print how trials end until none is left; return the exit status."""
         lost: list[str] = []
         numbers = range(self.plan.settings["n_jobs"])
         directories = [self.directory / WORKERS / str(number) for number in numbers]
@@ -203,7 +163,7 @@ class StudySession:
                 except Exception as error:
                     reason = shown(f"{type(error).__name__}: {one_line(error)}")
                     lost.append(f"the launcher failed ({reason}); workers may still run")
-        if not (self.queue.is_done or self._too_many_failures()):
+        if not (self.queue.is_done() or self._too_many_failures()):
             lost.append(
                 f"no worker is left here; {relative(self.directory)}/{WORKERS}/*/{WORKER_LOG} may "
                 f"say why. Resume with:\n  {self.command}"
@@ -215,7 +175,7 @@ class StudySession:
     def _too_many_failures(self) -> str:
         """Return why the study ends before all trials have ended; empty if it doesn't."""
         limit = self.plan.max_failures
-        failed = sum(trial.state is TrialState.FAIL for trial in self.queue.trials())
+        failed = sum(trial.state is TrialState.FAIL for trial in self.queue.ended())
         if limit is None or failed < limit:
             return ""
         return (
@@ -257,7 +217,7 @@ class StudySession:
             # The storage may be away as well.
             with contextlib.suppress(*STORAGE_ERRORS):
                 self.results.save(now=True)
-                done = f"{self.queue.ended} of {self.queue.total} trials are done"
+                done = f"{len(self.queue.ended())} of {self.queue.total} trials are done"
                 text = f"stopped; {done}. Resume"
         console.print(f"{text} with:\n  {self.command}", markup=False)
         raise SystemExit(status)
@@ -266,11 +226,11 @@ class StudySession:
     def _watching(self) -> Iterator[None]:
         """Print how each trial ends from another thread, within a `with` block."""
         done = threading.Event()
-        printed = {trial.number for trial in self.queue.trials() if trial.state.is_finished()}
+        printed = {trial.number for trial in self.queue.ended()}
 
         def look() -> None:
-            for trial in self.queue.trials():
-                if trial.state.is_finished() and trial.number not in printed:
+            for trial in self.queue.ended():
+                if trial.number not in printed:
                     printed.add(trial.number)
                     self._print_trial(trial, len(printed))
 
@@ -290,14 +250,14 @@ class StudySession:
         look()
 
     def _print_trial(self, trial: FrozenTrial, ended: int | None = None) -> None:
-        count = self.queue.ended if ended is None else ended
+        count = len(self.queue.ended()) if ended is None else ended
         text = self.results.of(trial).describe(self.plan.objectives)
         console.print(f"[{count}/{self.queue.total}] {text}", markup=False)
 
     def _print_end(self) -> int:
         """Print what the study has reached; return the exit status."""
         lines = ["", *self.results.summary(console.width if console.is_terminal else None)]
-        done = self.queue.is_done
+        done = self.queue.is_done()
         if not done and (reason := self._too_many_failures()):
             lines.append(reason)
         lines.append(f"Its report: python -m resnet_sweep report {relative(self.directory)}")
@@ -307,11 +267,7 @@ class StudySession:
 
 
 def _launcher(context: HydraContext, plan: StudyPlan) -> Launcher | None:
-    """Return the launcher of the workers; None if this process works itself.
-
-    Raises:
-        ConfigError: there can't be such a launcher here.
-    """
+    """Return the launcher of the workers; None if this process works itself."""
     config, count = plan.config, plan.settings["n_jobs"]
     if config.hydra.runtime.choices["hydra/launcher"] != "basic":
         fixed: Sequence[str] = list(plan.space.fixed.values())

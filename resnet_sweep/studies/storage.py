@@ -92,14 +92,10 @@ def find_storage(directory: Path) -> BaseStorage | None:
 
 
 def find_study(url: str | None, directory: Path, name: str) -> Mapping[str, Any] | None:
-    """Return the attributes of a study; None if the storage hasn't got it. No file is made.
+    """Return the attributes of a study; None if there is none, in which case no file is made.
 
     Args:
-        url, directory: see `open_storage`.
-        name: of the study.
-
-    Raises:
-        ConfigError: the storage can't be reached.
+        url, directory: see `open_storage`, which raises.
     """
     file = _file_of(_full_url(url, directory))
     if file is not None and not file.exists():
@@ -142,7 +138,8 @@ def open_study(
         except DuplicatedStudyError:
             known = True
     study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
-    if known and not (_has(study, directions) and _is_abandoned(study)):
+    found = [direction.name.lower() for direction in study.directions]
+    if known and not (found == list(directions) and _is_abandoned(study)):
         _check_fingerprint(study, fingerprint)
         return study
     study.set_metric_names(fingerprint["objective"])
@@ -164,23 +161,14 @@ def _check_fingerprint(study: optuna.Study, asked: Mapping[str, Any]) -> None:
     if not isinstance(found, Mapping):
         raise ConfigError(f"{which} was made by another program: {other}")
     # As JSON has it, where lists and tuples are the same.
-    there_here = differences(found, json.loads(json.dumps(asked)))
     listed = [
-        f"{shown(name)}: {_shown(there)} there, {_shown(here)} here"
-        for name, (there, here) in there_here.items()
+        f"{shown(name)}: {shown(there)} there, {shown(here)} here"
+        for name, (there, here) in differences(found, json.loads(json.dumps(asked))).items()
     ]
     if listed:
         raise ConfigError(
             f"{which} has other settings ({'; '.join(listed[:MOST_DIFFERENCES])}): {other}"
         )
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else shown(value)
-
-
-def _has(study: optuna.Study, directions: Sequence[str]) -> bool:
-    return [direction.name.lower() for direction in study.directions] == list(directions)
 
 
 def _is_abandoned(study: optuna.Study) -> bool:

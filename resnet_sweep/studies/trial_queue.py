@@ -26,10 +26,10 @@ from resnet_sweep.runs.record import (
 from resnet_sweep.studies.storage import STORAGE_ERRORS, exclusive
 
 # User attributes of a trial: the signature of its first run, the number of the trial that trains
-# the same, the state and the reason in this program's words, the directory of its run, those of
-# replicates that were found elsewhere, and the heartbeat of its worker.
+# the same, the state and the reason in this program's words, the directories of its runs that were
+# found finished elsewhere, and the heartbeat of its worker.
 SIGNATURE, SAME_AS, STATE, REASON = "signature", "same_as", "state", "reason"
-PLACE, FOUND, HEARTBEAT = "directory", "found", "heartbeat"
+FOUND, HEARTBEAT = "found", "heartbeat"
 # Optuna's states in this program's words, where the run itself doesn't say.
 STATES = {
     TrialState.WAITING: PENDING,
@@ -48,11 +48,6 @@ class TrialLock:
     Workers on one machine are kept apart by the system's lock on a file in the sweep's directory,
     which even a killed process releases. Between machines the heartbeat in the storage decides: it
     is renewed every 20 seconds, and stale after two minutes.
-
-    Args:
-        trial_id: the storage's.
-        number: of the trial, which waits, or whose worker may be gone.
-        directory: of the sweep.
 
     Attributes:
         crashes: how many workers in a row were lost at this trial without completing an epoch.
@@ -79,22 +74,19 @@ class TrialLock:
         return all(entry.get(name) == new_heartbeat()[name] for name in ("host", "process"))
 
     def release(self, saved: bool = False) -> None:
-        """Let other workers in. Doing so twice is harmless.
-
-        Args:
-            saved: the trial hasn't ended, but its state is saved, so that any worker can resume it.
-        """
-        self._stop_renewing()
+        """Let other workers in; if the state of the trial is `saved`, any of them can resume it."""
+        self._released.set()
+        self._thread.join()
         if saved:
-            self._entry |= {"epochs": None, "crashes": 0}
             # Without it, workers on other machines wait until the heartbeat is stale.
             with contextlib.suppress(*STORAGE_ERRORS):
-                self._write(renewed=0.0)
+                self._write(renewed=0.0, epochs=None, crashes=0)
         self._lock.release()
 
     def undo(self) -> None:
         """Let other workers in to a trial that is another one's, as if it hadn't been taken."""
-        self._stop_renewing()
+        self._released.set()
+        self._thread.join()
         if self.is_ours():
             self.storage.set_trial_user_attr(self.id, HEARTBEAT, self._found)
         self._lock.release()
@@ -128,10 +120,6 @@ class TrialLock:
             self.id, HEARTBEAT, new_heartbeat() | self._entry | changes
         )
 
-    def _stop_renewing(self) -> None:
-        self._released.set()
-        self._thread.join()
-
     def _renew(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
             # A database that can't be reached now may be back in 20 seconds.
@@ -141,16 +129,10 @@ class TrialLock:
 
 
 class TrialQueue:
-    """The trials of a study, numbered from 0.
+    """The trials of a study, numbered from 0, of which there are to be `total`.
 
     Each is added as a waiting trial before a worker takes it: of all that storages do, only taking
     a waiting trial is granted to one worker alone by every one of them.
-
-    Args:
-        study: Optuna's, with a pruner.
-        storage: of the study.
-        directory: of the sweep.
-        total: how many trials there are to be.
     """
 
     def __init__(
@@ -171,22 +153,16 @@ class TrialQueue:
         """Return a trial as the storage has it now."""
         return self.storage.get_trial(self._id(number))
 
-    @property
-    def ended(self) -> int:
-        """How many trials have ended."""
-        return sum(trial.state.is_finished() for trial in self.trials())
+    def ended(self) -> list[FrozenTrial]:
+        """Return the trials that have ended."""
+        return [trial for trial in self.trials() if trial.state.is_finished()]
 
-    @property
     def is_done(self) -> bool:
-        """Whether all trials have ended."""
-        return self.ended >= self.total
+        """Return whether all trials have ended."""
+        return len(self.ended()) >= self.total
 
     def take(self) -> TrialLock | None:
-        """Take the next trial: one that has lost its worker, or one that waits.
-
-        Returns:
-            None if there is none at the moment.
-        """
+        """Take a trial that has lost its worker, or that waits; None if there is none now."""
         trials = self.trials()
         for state in (TrialState.RUNNING, TrialState.WAITING):
             for trial in trials:
@@ -243,10 +219,8 @@ class TrialQueue:
         if other.state.is_finished():
             trial_id = self._id(trial.number)
             with contextlib.suppress(UpdateFinishedTrialError):
-                theirs = {PLACE: str(other.number), **other.user_attrs}
-                for name in (STATE, REASON, PLACE, FOUND):
-                    if name in theirs:
-                        self.storage.set_trial_user_attr(trial_id, name, theirs[name])
+                for name in {STATE, REASON, FOUND} & other.user_attrs.keys():
+                    self.storage.set_trial_user_attr(trial_id, name, other.user_attrs[name])
                 for step, value in other.intermediate_values.items():
                     if step not in trial.intermediate_values:
                         self.storage.set_trial_intermediate_value(trial_id, step, value)

@@ -22,7 +22,6 @@ from resnet_sweep.studies.plan import StudyPlan, TrialRun
 from resnet_sweep.studies.storage import STORAGE_ERRORS, one_line
 from resnet_sweep.studies.trial_queue import (
     FOUND,
-    PLACE,
     REASON,
     STATE,
     TrialLock,
@@ -244,7 +243,9 @@ class StudyWorker:
             if found is not None:
                 if callback is not None:
                     callback.report_run(found.directory)
-                self._note_found(trial, str(found.directory.absolute()))
+                others = trial.user_attrs.get(FOUND, [])
+                place = str(found.directory.absolute())
+                trial.set_user_attr(FOUND, [*others, *({place} - {*others})])
                 return found
         reason = ""
         try:
@@ -265,13 +266,6 @@ class StudyWorker:
         if _is_held(directory) or not lock.is_ours():
             raise TrialTakenOver
         raise TrialFailed(reason)
-
-    def _note_found(self, trial: Trial, place: str) -> None:
-        if self.plan.replicates == 1:
-            trial.set_user_attr(PLACE, place)
-        elif place not in (places := trial.user_attrs.get(FOUND, [])):
-            # Other replicates may be trained here.
-            trial.set_user_attr(FOUND, [*places, place])
 
 
 def _is_held(directory: Path) -> bool:
