@@ -1,7 +1,9 @@
 """Studies through the command line: what they try, prune, refuse and resume."""
 
 import csv
+import errno
 import json
+import os
 import re
 import shlex
 import signal
@@ -16,12 +18,13 @@ from typing import NamedTuple
 import optuna
 import processes
 import pytest
+import yaml
 from conftest import Command, Once
 from omegaconf import DictConfig
 from optuna.exceptions import StorageInternalError
 from processes import assert_refused, names
 from run_directories import write_run
-from small_sweep import commands, finish, start, wait_for
+from small_sweep import commands, finish, snapshot, start, wait_for
 from sqlalchemy.exc import SQLAlchemyError
 from test_study_workers import SMALL, STUDY, check_complete, load, rows
 
@@ -33,6 +36,7 @@ from resnet_sweep.studies.results import StudyResults, TrialResult
 from resnet_sweep.studies.search_space import SearchSpace, TrialSampler
 from resnet_sweep.studies.trial_queue import TrialLock, TrialQueue
 from resnet_sweep.sweeps.runner import new_sweep_directory
+from resnet_sweep.training.signals import Interrupted
 
 
 def trials(directory: Path) -> list[optuna.trial.FrozenTrial]:
@@ -387,6 +391,17 @@ class TestSearchSpace:
     ) -> None:
         assert [corner["a"] for corner in SearchSpace([word]).corners()] == corners
 
+    def test_values_of_another_type_are_converted_where_that_is_exact(self) -> None:
+        space = SearchSpace(["a=range(16,129,16)", "b=interval(0.01,1.0)", "c=0.1,x"])
+        found = space.parameters({"a": 64.0, "b": "0.1", "c": 0.1})
+        assert found == {"a": 64, "b": 0.1, "c": 0.1}
+        assert type(found["a"]) is int
+        assert type(space.parameters({"a": "64", "b": 1, "c": "x"})["b"]) is float
+        for wrong in ({"a": 64.5}, {"a": 65}, {"a": "many"}, {"a": True}, {"b": float("nan")}):
+            ((key, value),) = wrong.items()
+            with pytest.raises(ConfigError, match=rf"(?i){key}=.*{value}"):
+                space.parameters(found | wrong)
+
     def test_the_later_word_holds(self) -> None:
         assert SearchSpace(["a=1,2", "b=1,2", "a=3"]).fixed == {"a": "a=3"}
         assert [*SearchSpace(["a=3", "a=1,2"]).distributions] == ["a"]
@@ -657,3 +672,116 @@ def test_a_storage_that_goes_away_ends_a_worker_without_a_traceback(
     assert "file is not a database" in done.stdout
     assert {*STUDY} < {*resuming_command(done.stdout)}
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("lost", ["while it is stopped", "before it is"])
+def test_a_study_that_is_stopped_while_its_storage_is_away_says_so_by_its_status(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    def lose(*arguments: object) -> None:
+        (tmp_path / "study" / "study.db").write_bytes(b"no database any more" * 100)
+        if lost == "while it is stopped":
+            raise Interrupted(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        raise StorageInternalError from SQLAlchemyError("the server is starting up")
+
+    target = {
+        "while it is stopped": "resnet_sweep.studies.worker.train_planned",
+        "before it is": "optuna.Trial.report",
+    }[lost]
+    monkeypatch.setattr(target, lose)
+    done = call(main, *STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1")
+    assert done.returncode == 75, done.stdout
+    assert {*STUDY} < {*resuming_command(done.stdout)}
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_full_disk_that_keeps_results_from_being_written_ends_no_study(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for module in ("results", "session"):
+        monkeypatch.setattr(f"resnet_sweep.studies.{module}.write_atomically", fail)
+    words = (*STUDY, "hydra.sweep.dir=study", "trainer.epochs=1", "hydra.sweeper.n_trials=2")
+    done = call(main, *words)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count(os.strerror(errno.ENOSPC)) == 1
+    assert not (tmp_path / "study" / "results.csv").exists()
+    monkeypatch.undo()
+    assert call(main, *words).returncode == 0
+    assert [row["state"] for row in rows(tmp_path / "study")] == ["finished"] * 2
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "hydra.sweeper.study_name=other",
+        "hydra.sweeper.storage=journal",
+        "hydra.sweeper.storage=sqlite:///other.db",
+    ],
+)
+def test_a_directory_of_another_study_is_refused(
+    call: Command, tmp_path: Path, whole: Path, word: str, dry_run: bool
+) -> None:
+    directory = whole / "study"
+    before = snapshot(directory)
+    words = (*STUDY, f"hydra.sweep.dir={directory}", f"dry_run={dry_run}", word)
+    assert_refused(call(main, *words), str(directory), "resnet_sweep", "hydra.sweep.dir")
+    assert snapshot(directory) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_of_a_grid_is_refused(call: Command, tmp_path: Path) -> None:
+    done = call(main, "--multirun", *SMALL, "trainer.epochs=1", "hydra.sweep.dir=both")
+    assert done.returncode == 0, done.stderr
+    before = snapshot(tmp_path)
+    for dry_run in (True, False):
+        done = call(main, *STUDY, "hydra.sweep.dir=both", f"dry_run={dry_run}")
+        assert_refused(done, str(tmp_path / "both"), "grid", "hydra.sweep.dir")
+        assert snapshot(tmp_path) == before
+
+
+def test_a_finished_study_is_shown_where_nothing_can_be_written(
+    call: Command, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    directory = whole / "study"
+    before = snapshot(directory)
+    for module in ("studies.results", "studies.session", "runs.files"):
+        monkeypatch.setattr(f"resnet_sweep.{module}.write_atomically", fail)
+    monkeypatch.setattr("resnet_sweep.runs.lock._acquire", fail)
+    words = (*STUDY, f"hydra.sweep.dir={directory}")
+    done = call(main, *words, "hydra.sweeper.n_trials=3")
+    assert done.returncode == 0, done.stderr
+    assert len(commands(done.stdout)) == 1
+    done = call(main, *words, "hydra.sweeper.n_trials=4")
+    assert_refused(done, str(directory), os.strerror(errno.EROFS), "hydra.sweep.dir")
+    assert snapshot(directory) == before
+
+
+def test_numbers_have_four_digits_for_people_and_all_of_them_in_files_and_commands(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORD", "found")
+    done = call(
+        main,
+        *STUDY, "trainer.epochs=1", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
+        "+hydra.job.env_set.OTHER=${oc.env:WORD}", "hydra.job.chdir=${dry_run}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (trial,) = trials(tmp_path / "study")
+    value = trial.params["optim.lr"]
+    assert f"optim.lr={value}" in commands(done.stdout)[0]
+    assert float(rows(tmp_path / "study")[0]["optim.lr"]) == value
+    table = [line for line in done.stdout.splitlines() if "python -m" not in line]
+    assert not [line for line in table if re.search(r"\d\.\d{7}", line)]
+    assert sum(f"{value:.4g}" in line for line in table) == 3
+    # What the job's environment is made of is stored as it was when the trial was planned.
+    text = (tmp_path / "study" / "0" / ".hydra" / "hydra.yaml").read_text()
+    job = yaml.safe_load(text)["hydra"]["job"]
+    assert (job["env_set"], job["chdir"]) == ({"OTHER": "found"}, False)

@@ -103,11 +103,7 @@ class TrialRun:
     hydra: Mapping[str, Any]
 
     def write(self) -> None:
-        """Write the directory of the run, unless it is there.
-
-        Raises:
-            ConfigError: the directory is another run's or something else's, or is in use.
-        """
+        """Write the directory of the run, unless it is there; raises as `write_plan` does."""
         write_plan(self.directory, self.record)
         record = self.record
         write_hydra_folder(self.directory, record.config, self.hydra, record.overrides)
@@ -123,7 +119,8 @@ class StudyPlan:
     Attributes:
         settings: of the sweeper.
         whole: settings of the sweep as a whole, such as `replicates`.
-        space, objectives, directions, sampler, pruner: what is searched, and how.
+        n_trials: how many trials are to be sampled.
+        max_failures: after how many failed trials the study ends; None for any number.
         corners: a planned run at each corner of the space.
         enqueued: the parameters that are tried first.
         fingerprint: the settings that mustn't change while the study is resumed.
@@ -134,39 +131,29 @@ class StudyPlan:
 
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
         self.loader, self.config = loader, config
-        self.settings = _sweeper_settings(config)
-        self.name: str = self.settings["study_name"] or NAME
+        self.settings = settings = _sweeper_settings(config)
+        self.name: str = settings["study_name"] or NAME
+        self._check_directory()
         self.whole = sweep_settings(config)
         _check_settings(config, self.whole)
         self.replicates: int = self.whole["replicates"]
         self.space = SearchSpace(
-            [*preset_overrides(self.settings["params"]), *overrides_of(config.hydra)]
+            [*preset_overrides(settings["params"]), *overrides_of(config.hydra)]
         )
         self.objectives = Objective.all_of(self.whole)
-        self.directions = check_directions(self.objectives, self.settings["direction"])
-        self.sampler = TrialSampler(self.settings["sampler"], self.space, self.directions)
+        self.directions = check_directions(self.objectives, settings["direction"])
+        self.sampler = TrialSampler(settings["sampler"], self.space, self.directions)
+        count: int = settings["n_trials"]
+        self.n_trials = min(count, self.sampler.size or count)
+        rate: float | None = settings["max_failure_rate"]
+        limits = [settings["max_failures"], None if rate is None else int(rate * count) + 1]
+        self.max_failures = min((limit for limit in limits if limit is not None), default=None)
         self.smoke_tests = SmokeTests()
         self.corners = self._plan_corners()
         epochs = max(corner.record.epochs for corner in self.corners) * self.replicates
-        self.pruner = build_pruner(self.settings["pruner"], len(self.objectives), epochs)
+        self.pruner = build_pruner(settings["pruner"], len(self.objectives), epochs)
         self.enqueued = self._enqueued()
         self.fingerprint = self._fingerprint()
-        self._check_directory()
-
-    @property
-    def n_trials(self) -> int:
-        """How many trials are to be sampled."""
-        size, asked = self.sampler.size, int(self.settings["n_trials"])
-        return asked if size is None else min(size, asked)
-
-    @property
-    def max_failures(self) -> int | None:
-        """After how many failed trials the study ends; None for any number."""
-        rate, count = self.settings["max_failure_rate"], self.settings["max_failures"]
-        if rate is None:
-            return None if count is None else int(count)
-        by_rate = int(rate * self.settings["n_trials"]) + 1
-        return by_rate if count is None else min(count, by_rate)
 
     def describe(self) -> str:
         """Return what would be searched, in some lines."""
@@ -179,10 +166,6 @@ class StudyPlan:
         lines.append(f"  {len(self.corners)} corners of this space are valid")
         lines += [f"  first: {_words(parameters)}" for parameters in self.enqueued]
         return "\n".join(lines)
-
-    def cache(self, directory: Path) -> RunCache | None:
-        """Return the finished runs that trials may reuse; None if they are to reuse none."""
-        return RunCache.here(directory) if self.whole["reuse"] else None
 
     def plan_trial(self, parameters: Parameters, number: int = 0) -> list[TrialRun]:
         """Plan the runs of a trial, one for each replicate.
@@ -247,11 +230,7 @@ class StudyPlan:
         return corners
 
     def _searched(self, settings: Mapping[str, Any], choices: Mapping[str, str]) -> Parameters:
-        """Return the parameters that a composed config has.
-
-        Raises:
-            ConfigError: it is outside of the search space.
-        """
+        """Return the parameters that a config has; raises as `SearchSpace.parameters` does."""
         known = {**dict(flatten(settings)), **choices}
         return self.space.parameters(
             {key: known.get(key.lstrip("+")) for key in self.space.distributions}
@@ -298,11 +277,7 @@ class StudyPlan:
         }
 
     def _check_directory(self) -> None:
-        """Refuse a directory that a grid sweep or another study has.
-
-        Raises:
-            ConfigError: it has; or it is the directory of a run.
-        """
+        """Refuse the directory of a run, a grid sweep or another study."""
         sweep = self.config.hydra.sweep
         if is_named_by_time(sweep):
             return
@@ -311,12 +286,10 @@ class StudyPlan:
         theirs = (there.model_extra or {}).get("study")
         if not there.command or (theirs == self.name and self._find(directory) is not None):
             return
-        what = "a grid sweep" if theirs is None else f"the study {shown(theirs)}"
-        which = f", and the study {shown(self.name)} of this storage isn't there"
-        raise ConfigError(
-            f"{directory} has {what}{'' if theirs is None else which}: choose another "
-            "hydra.sweep.dir"
-        )
+        what = "a grid sweep"
+        if theirs is not None:
+            what = f"the study {shown(theirs)}, whose name or storage is another"
+        raise ConfigError(f"{directory} has {what}: choose another hydra.sweep.dir")
 
     def _find(self, directory: Path) -> Mapping[str, Any] | None:
         return find_study(self.settings["storage"], directory, self.name)
@@ -444,11 +417,6 @@ def _words(parameters: Parameters) -> str:
 
 def _home(name: str, attributes: Mapping[str, Any], asked: Path | None) -> Path | None:
     """Return the directory that a study was made with; None if it was moved.
-
-    Args:
-        name: of the study.
-        attributes: of the study.
-        asked: the directory that the command names, if it does.
 
     Raises:
         ConfigError: it isn't the one that is asked for. Workers in two directories couldn't see

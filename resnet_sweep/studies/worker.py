@@ -28,6 +28,7 @@ from resnet_sweep.studies.trial_queue import (
     TrialQueue,
     brief_parameters,
 )
+from resnet_sweep.sweeps.run_cache import RunCache
 from resnet_sweep.training.callbacks import Callback, Pruned
 from resnet_sweep.training.signals import StopSignal
 
@@ -123,11 +124,7 @@ class PruningCallback(Callback):
 
 
 class StudyWorker:
-    """Trains trials of a study, which any number of other workers share.
-
-    Args:
-        on_end: called with each trial that this worker has ended.
-    """
+    """Trains trials of a study, and calls `on_end` with each that it has ended."""
 
     def __init__(
         self,
@@ -138,7 +135,7 @@ class StudyWorker:
     ) -> None:
         self.plan, self.queue, self.stop, self.on_end = plan, queue, stop, on_end
         self.objectives = plan.objectives
-        self.cache = plan.cache(queue.directory)
+        self.cache = RunCache.here(queue.directory) if plan.whole["reuse"] else None
 
     def work_on(self, lock: TrialLock) -> None:
         """Train a trial, store how it ended, and release it.
@@ -173,11 +170,7 @@ class StudyWorker:
         self.on_end(self.queue.read(trial.number))
 
     def _train_trial(self, trial: Trial, lock: TrialLock) -> TrialEnd | None:
-        """Train the runs of a trial; return None if another trial trains the same.
-
-        Raises:
-            TrialFailed, TrialTakenOver: the trial isn't trained to its end here.
-        """
+        """Train the runs of a trial; return None if another trial trains the same."""
         limit = self.plan.settings["max_worker_crashes"]
         if limit is not None and lock.crashes >= limit:
             raise TrialFailed(
