@@ -32,6 +32,7 @@ from resnet_sweep.__main__ import main
 from resnet_sweep.cli.report import report
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.errors import ConfigError
+from resnet_sweep.studies.plots import plot_studies
 from resnet_sweep.studies.results import StudyResults, TrialResult
 from resnet_sweep.studies.search_space import SearchSpace, TrialSampler
 from resnet_sweep.studies.trial_queue import TrialLock, TrialQueue
@@ -365,6 +366,20 @@ def test_another_study_in_its_directory_is_refused(
     pattern = rf"{re.escape(name)}\b.*\b{there}\b.*\b{here}\b"
     assert re.search(pattern, done.stderr), done.stderr
     assert (directory / "results.csv").read_bytes() == before
+
+
+def test_texts_of_plots_have_four_digits(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(directions=["maximize", "minimize"], storage=storage)
+    for _ in range(3):
+        trial = study.ask({"lr": optuna.distributions.FloatDistribution(0.1, 0.3)})
+        study.tell(trial, [trial.params["lr"] / 3, 2.0])
+    (plotted,) = plot_studies([tmp_path])
+    front = json.dumps(plotted["figures"][0])
+    assert plotted["figures"][0]["title"] == "Pareto front"
+    for trial in study.trials:
+        assert f"{trial.params['lr']:.4g}" in front
+    assert not re.search(r"[a-z\"]+: \d\.\d{5}", front)
 
 
 def test_the_report_of_a_study_has_its_plots(whole: Path, tmp_path: Path) -> None:

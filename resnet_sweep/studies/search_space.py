@@ -106,11 +106,7 @@ class SearchSpace:
         }
 
     def grid(self) -> dict[str, list[Any]]:
-        """Return all values of each key.
-
-        Raises:
-            ConfigError: a key has an interval, whose values can't be counted.
-        """
+        """Return all values of each key; a ConfigError is raised if one has an interval."""
         return {key: _values(distribution) for key, distribution in self.distributions.items()}
 
     def descriptions(self) -> dict[str, str]:
@@ -119,7 +115,7 @@ class SearchSpace:
 
 
 class TrialSampler:
-    """Makes a sampler for each trial, seeded by the study's seed and the trial's number.
+    """Samples each trial by a sampler of its own, seeded by the study's seed and its number.
 
     So workers with one seed don't sample the same parameters, and a study that is resumed doesn't
     repeat those that it began with.
@@ -131,8 +127,7 @@ class TrialSampler:
         size: number of points of a grid; None with other samplers.
 
     Raises:
-        ConfigError: there is no such sampler, or it can't search this space, or in these
-            directions.
+        ConfigError: there is no such sampler, or it can't search this space in these directions.
     """
 
     def __init__(
@@ -194,11 +189,10 @@ class _WholeGrid(GridSampler):
 
 
 def build_pruner(node: Mapping[str, Any] | None, objectives: int, epochs: int) -> BasePruner:
-    """Build the pruner of a study.
+    """Build the pruner of a study with a number of objectives.
 
     Args:
         node: `hydra.sweeper.pruner`; None is Hyperband with one objective, and else no pruner.
-        objectives: the number of them.
         epochs: of a whole trial, over all its replicates.
 
     Raises:
@@ -240,7 +234,13 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     try:
         sweep = override.value()
         if isinstance(sweep, IntervalSweep):
-            return _interval(sweep)
+            start, end, log = sweep.start, sweep.end, "log" in sweep.tags
+            assert start is not None and end is not None
+            if not math.isfinite(end - start):
+                raise ValueError("its ends aren't finite")
+            if isinstance(start, int) and isinstance(end, int):
+                return IntDistribution(start, end, log=log)
+            return FloatDistribution(start, end, log=log)
         if isinstance(sweep, RangeSweep) and not (sweep.shuffle or sweep.transformers):
             return _range(sweep)
         if isinstance(sweep, (ChoiceSweep, RangeSweep)):
@@ -249,18 +249,6 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
         raise ValueError("it isn't a range or a list of values")
     except (ValueError, TypeError, OverflowError) as error:
         raise ConfigError(f"{text} can't be searched: {one_line(error)}") from error
-
-
-def _interval(sweep: IntervalSweep) -> BaseDistribution:
-    start, end, log = sweep.start, sweep.end, "log" in sweep.tags
-    assert start is not None and end is not None
-    if not start <= end:
-        raise ValueError(f"its lower end comes first, as in interval({end},{start})")
-    if not math.isfinite(end - start):
-        raise ValueError("its ends aren't finite")
-    if isinstance(start, int) and isinstance(end, int):
-        return IntDistribution(start, end, log=log)
-    return FloatDistribution(start, end, log=log)
 
 
 def _range(sweep: RangeSweep) -> BaseDistribution:

@@ -156,13 +156,18 @@ class StudySession:
             for directory in directories:
                 directory.mkdir(parents=True, exist_ok=True)
                 write_atomically(directory / WORKER_CONFIG, content)
-            with self._watching():
-                try:
-                    launcher.launch(work_on_study, directories, WORKER_LOG, on_end)
-                # A launcher can fail in any way, with its workers in any state.
-                except Exception as error:
-                    reason = shown(f"{type(error).__name__}: {one_line(error)}")
-                    lost.append(f"the launcher failed ({reason}); workers may still run")
+            printed, done = {trial.number for trial in self.queue.ended()}, threading.Event()
+            watcher = threading.Thread(target=self._watch, args=[printed, done], daemon=True)
+            watcher.start()
+            try:
+                launcher.launch(work_on_study, directories, WORKER_LOG, on_end)
+            # A launcher can fail in any way, with its workers in any state.
+            except Exception as error:
+                reason = shown(f"{type(error).__name__}: {one_line(error)}")
+                lost.append(f"the launcher failed ({reason}); workers may still run")
+            finally:
+                done.set()
+                watcher.join()
         if not (self.queue.is_done() or self._too_many_failures()):
             lost.append(
                 f"no worker is left here; {relative(self.directory)}/{WORKERS}/*/{WORKER_LOG} may "
@@ -187,13 +192,12 @@ class StudySession:
     def _reporting(self, stop: StopSignal | None = None) -> Iterator[None]:
         """Write the results at both ends, and print why work ends early, within a `with` block."""
         console.print(f"Sweep directory: {relative(self.directory)}", markup=False)
-        text = ""
+        text, multirun = "", self.directory / MULTIRUN
         try:
             # A full disk may have space later.
             with contextlib.suppress(OSError):
-                if not (self.directory / MULTIRUN).exists():
-                    text_of_config = OmegaConf.to_yaml(self.plan.config)
-                    write_atomically(self.directory / MULTIRUN, text_of_config.encode())
+                if not multirun.exists():
+                    write_atomically(multirun, OmegaConf.to_yaml(self.plan.config).encode())
             # From here on, no other sweep is let into the directory.
             self.results.save(now=True)
             yield
@@ -222,32 +226,17 @@ class StudySession:
         console.print(f"{text} with:\n  {self.command}", markup=False)
         raise SystemExit(status)
 
-    @contextlib.contextmanager
-    def _watching(self) -> Iterator[None]:
-        """Print how each trial ends from another thread, within a `with` block."""
-        done = threading.Event()
-        printed = {trial.number for trial in self.queue.ended()}
-
-        def look() -> None:
-            for trial in self.queue.ended():
-                if trial.number not in printed:
-                    printed.add(trial.number)
-                    self._print_trial(trial, len(printed))
-
-        def watch() -> None:
-            while not done.wait(WATCH_SECONDS):
-                # The workers print what is wrong with the storage.
-                with contextlib.suppress(*STORAGE_ERRORS):
-                    look()
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-        look()
+    def _watch(self, printed: set[int], done: threading.Event) -> None:
+        """Print how each trial ends that wasn't printed, until no worker is left."""
+        over = False
+        while not over:
+            over = done.wait(WATCH_SECONDS)
+            # The workers print what is wrong with the storage.
+            with contextlib.suppress(*STORAGE_ERRORS):
+                for trial in self.queue.ended():
+                    if trial.number not in printed:
+                        printed.add(trial.number)
+                        self._print_trial(trial, len(printed))
 
     def _print_trial(self, trial: FrozenTrial, ended: int | None = None) -> None:
         count = len(self.queue.ended()) if ended is None else ended

@@ -45,13 +45,7 @@ class TrialTakenOver(Exception):
 
 
 class TrialEnd(NamedTuple):
-    """How a trial ended.
-
-    Attributes:
-        kind: its state for Optuna.
-        state, reason: in this program's words.
-        values: of the objectives; None if the trial isn't complete.
-    """
+    """How a trial ended, for Optuna and in this program's words; only a complete one has values."""
 
     kind: TrialState
     state: str
@@ -227,8 +221,7 @@ class StudyWorker:
         Raises:
             TrialFailed: the run couldn't be started, or an error ended it.
             TrialTakenOver: another worker is training it.
-            StorageInternalError, SQLAlchemyError, OSError: an epoch couldn't be reported.
-            Interrupted: the process was asked to stop; the state of the run is saved.
+            Interrupted, StorageInternalError, SQLAlchemyError, OSError: as in `work_on`.
         """
         directory = run.directory
         if self.cache is not None and not (directory / "run.json").exists():
