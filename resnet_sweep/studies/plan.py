@@ -305,13 +305,10 @@ class StudyPlan:
         asked = None if is_named_by_time(sweep) else directory
         found = self._find(directory)
         home = _home(self.name, found or {}, asked) if shared else None
-        if home is not None:
-            directory = home
-        elif shared:
+        if shared and home is None:
             # Before a directory is made for a study that has nowhere to be stored.
             open_storage(self.settings["storage"], directory)
-        if home is None and asked is None:
-            directory = new_sweep_directory(self.config)
+        directory = home or asked or new_sweep_directory(self.config)
         make_directory(directory)
         try:
             with exclusive(directory):
@@ -336,14 +333,9 @@ class StudyPlan:
     def _queue(self, directory: Path) -> TrialQueue:
         storage = open_storage(self.settings["storage"], directory)
         study = open_study(
-            storage,
-            self.name,
-            self.directions,
-            self.pruner,
-            self.fingerprint,
-            directory,
-            self._fill,
+            storage, self.name, self.directions, self.fingerprint, directory, self._fill
         )
+        study.pruner = self.pruner
         total = self.n_trials + study.user_attrs.get(WARM, 0)
         return TrialQueue(study, storage, directory, total)
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
-from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
@@ -116,7 +115,6 @@ def open_study(
     storage: BaseStorage,
     name: str,
     directions: Sequence[Direction],
-    pruner: BasePruner,
     fingerprint: Mapping[str, Any],
     directory: Path,
     fill: Callable[[optuna.Study], int],
@@ -137,7 +135,7 @@ def open_study(
             optuna.create_study(storage=storage, study_name=name, directions=list(directions))
         except DuplicatedStudyError:
             known = True
-    study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+    study = optuna.load_study(study_name=name, storage=storage)
     found = [direction.name.lower() for direction in study.directions]
     if known and not (found == list(directions) and _is_abandoned(study)):
         _check_fingerprint(study, fingerprint)
