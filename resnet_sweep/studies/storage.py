@@ -31,8 +31,8 @@ BUSY_SECONDS = 120
 REACH_SECONDS = 10
 # How long another worker may take to describe the study that it has just made.
 PATIENCE_SECONDS = 5
-# User attributes of a study: its fingerprint, the sweep's directory, and how many trials it began
-# with that had an outcome.
+# User attributes of a study: its fingerprint, the sweep's directory, and how many of its trials had
+# an outcome when it was made.
 FINGERPRINT, DIRECTORY, WARM = "resnet_sweep", "directory", "warm_started"
 MOST_DIFFERENCES = 5
 
@@ -64,20 +64,15 @@ def open_storage(url: str | None, directory: Path) -> BaseStorage:
         if url.startswith("journal:"):
             return JournalStorage(JournalFileBackend(str(_file_of(url))))
         return RDBStorage(url, engine_kwargs=_engine_options(url))
-    except ArgumentError as error:
+    except (SQLAlchemyError, ImportError, OSError, RuntimeError) as error:
+        advice = "start it, or choose another"
+        if isinstance(error, ArgumentError):
+            advice = "give a URL such as postgresql://USER@HOST/DATABASE, or journal:///FILE"
+        elif isinstance(error, ImportError):
+            advice = "install its driver: pip install 'psycopg[binary]' or pip install pymysql"
+        reason = one_line(getattr(error, "orig", None) or error)
         raise ConfigError(
-            f"hydra.sweeper.storage={url} isn't the address of a storage: give a URL such as "
-            "postgresql://USER@HOST/DATABASE, or journal:///FILE"
-        ) from error
-    except ImportError as error:
-        raise ConfigError(
-            f"hydra.sweeper.storage={_without_password(url)} needs a driver that isn't installed "
-            f"({error}): install it, as with pip install 'psycopg[binary]' or pip install pymysql"
-        ) from error
-    except (SQLAlchemyError, OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"hydra.sweeper.storage={_without_password(url)} can't be reached "
-            f"({one_line(getattr(error, 'orig', None) or error)}): start it, or choose another"
+            f"hydra.sweeper.storage={_without_password(url)} can't be opened ({reason}): {advice}"
         ) from error
 
 
@@ -210,4 +205,6 @@ def _engine_options(url: str) -> dict[str, Any]:
 
 
 def _without_password(url: str) -> str:
-    return url if url.startswith("journal:") else make_url(url).render_as_string()
+    with contextlib.suppress(ArgumentError):
+        return make_url(url).render_as_string()
+    return url
