@@ -141,23 +141,21 @@ def follow_study(count: int) -> Iterator[str]:
     """The time that a worker needs around each trial, whose runs are made by script."""
     set_up_optuna()
     space = SearchSpace(["optim.lr=interval(0.01,0.3)"])
-    planner: Any = SimpleNamespace(space=space, objectives=[Objective()], replicates=1)
+    plan: Any = SimpleNamespace(space=space, objectives=[Objective()], replicates=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_runs(folder, count)
         storage = open_storage(None, folder)
         sampler = TrialSampler({"_target_": "optuna.samplers.RandomSampler", "seed": 0}, space)
-        study = optuna.create_study(
-            storage=storage, direction="maximize", sampler=sampler, pruner=MedianPruner()
-        )
-        queue = TrialQueue(study, storage, folder, count, space.distributions)
-        results = StudyResults(queue, planner, {})
+        study = optuna.create_study(storage=storage, direction="maximize", pruner=MedianPruner())
+        queue = TrialQueue(study, storage, folder, count)
+        results = StudyResults(queue, plan, {})
         seconds = []
         for number in range(count):
             begun = time.monotonic()
             lock = queue.take()
             assert lock is not None
-            trial = queue.sample(lock)
+            trial = sampler.sample(study, lock.id, lock.number)
             queue.is_same(trial, f"{number:016x}")
             for epoch in range(1, 4):
                 trial.report(50.0 + epoch, epoch)
@@ -167,7 +165,7 @@ def follow_study(count: int) -> Iterator[str]:
             lock.release()
             results.save()
             seconds.append(time.monotonic() - begun)
-        results.close()
+        results.save(now=True)
     yield f"| up to trial | ms for each of the last {WINDOW}: median | mean |"
     yield "|---|---|---|"
     for end in sorted({WINDOW, 1000, count}):

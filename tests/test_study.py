@@ -1,7 +1,9 @@
 """Studies through the command line: what they try, prune, refuse and resume."""
 
 import csv
+import errno
 import json
+import os
 import re
 import shlex
 import signal
@@ -16,12 +18,13 @@ from typing import NamedTuple
 import optuna
 import processes
 import pytest
+import yaml
 from conftest import Command, Once
 from omegaconf import DictConfig
 from optuna.exceptions import StorageInternalError
 from processes import assert_refused, names
 from run_directories import write_run
-from small_sweep import commands, finish, start, wait_for
+from small_sweep import commands, finish, snapshot, start, wait_for
 from sqlalchemy.exc import SQLAlchemyError
 from test_study_workers import SMALL, STUDY, check_complete, load, rows
 
@@ -29,10 +32,12 @@ from resnet_sweep.__main__ import main
 from resnet_sweep.cli.report import report
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.errors import ConfigError
+from resnet_sweep.studies.plots import plot_studies
 from resnet_sweep.studies.results import StudyResults, TrialResult
 from resnet_sweep.studies.search_space import SearchSpace, TrialSampler
 from resnet_sweep.studies.trial_queue import TrialLock, TrialQueue
 from resnet_sweep.sweeps.runner import new_sweep_directory
+from resnet_sweep.training.signals import Interrupted
 
 
 def trials(directory: Path) -> list[optuna.trial.FrozenTrial]:
@@ -154,7 +159,8 @@ class TestResuming:
 
         done = call(main, *words, "hydra.sweeper.n_trials=2")
         assert done.returncode == 0, done.stdout
-        assert f"optim.lr={stopped.params['optim.lr']}" in done.stdout
+        # For people, four digits are enough; the command has all of them.
+        assert re.search(rf"optim\.lr={stopped.params['optim.lr']:.4g}\b", done.stdout)
         # Their times are the same, so that none of these epochs was trained once more.
         assert metrics(run)[: len(curve)] == curve
         assert len(metrics(run)) == 6
@@ -362,6 +368,20 @@ def test_another_study_in_its_directory_is_refused(
     assert (directory / "results.csv").read_bytes() == before
 
 
+def test_texts_of_plots_have_four_digits(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(directions=["maximize", "minimize"], storage=storage)
+    for _ in range(3):
+        trial = study.ask({"lr": optuna.distributions.FloatDistribution(0.1, 0.3)})
+        study.tell(trial, [trial.params["lr"] / 3, 2.0])
+    (plotted,) = plot_studies([tmp_path])
+    front = json.dumps(plotted["figures"][0])
+    assert plotted["figures"][0]["title"] == "Pareto front"
+    for trial in study.trials:
+        assert f"{trial.params['lr']:.4g}" in front
+    assert not re.search(r"[a-z\"]+: \d\.\d{5}", front)
+
+
 def test_the_report_of_a_study_has_its_plots(whole: Path, tmp_path: Path) -> None:
     page = report([str(whole / "study")], tmp_path / "page.html").read_text()
     content = json.loads(page.split('id="report">')[1].split("</script>")[0])
@@ -385,6 +405,17 @@ class TestSearchSpace:
         self, word: str, corners: list
     ) -> None:
         assert [corner["a"] for corner in SearchSpace([word]).corners()] == corners
+
+    def test_values_of_another_type_are_converted_where_that_is_exact(self) -> None:
+        space = SearchSpace(["a=range(16,129,16)", "b=interval(0.01,1.0)", "c=0.1,x"])
+        found = space.parameters({"a": 64.0, "b": "0.1", "c": 0.1})
+        assert found == {"a": 64, "b": 0.1, "c": 0.1}
+        assert type(found["a"]) is int
+        assert type(space.parameters({"a": "64", "b": 1, "c": "x"})["b"]) is float
+        for wrong in ({"a": 64.5}, {"a": 65}, {"a": "many"}, {"a": True}, {"b": float("nan")}):
+            ((key, value),) = wrong.items()
+            with pytest.raises(ConfigError, match=rf"(?i){key}=.*{value}"):
+                space.parameters(found | wrong)
 
     def test_the_later_word_holds(self) -> None:
         assert SearchSpace(["a=1,2", "b=1,2", "a=3"]).fixed == {"a": "a=3"}
@@ -413,8 +444,13 @@ def test_the_sampler_repeats_a_trial_and_no_other() -> None:
     node = {"_target_": "optuna.samplers.RandomSampler", "seed": 1}
 
     def sample(count: int) -> list[dict]:
-        study = optuna.create_study(sampler=TrialSampler(node, space))
-        return [study.ask(space.distributions).params for _ in range(count)]
+        storage = optuna.storages.InMemoryStorage()
+        study = optuna.create_study(storage=storage)
+        sampler = TrialSampler(node, space)
+        return [
+            sampler.sample(study, start_trial(study, storage), number).params
+            for number in range(count)
+        ]
 
     first = sample(4)
     assert sample(4) == first
@@ -434,15 +470,17 @@ def test_a_grid_has_all_values_of_a_key(word: str, values: list) -> None:
     assert space.grid() == {"a": values}
     sampler = TrialSampler({"_target_": "optuna.samplers.GridSampler", "seed": None}, space)
     assert sampler.size == len(values)
-    study = optuna.create_study(sampler=sampler)
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage)
     sampled = []
-    for _ in values:
-        trial = study.ask(space.distributions)
+    for number, _ in enumerate(values):
+        trial = sampler.sample(study, start_trial(study, storage), number)
         sampled.append(trial.params["a"])
         study.tell(trial, 0.0)
     assert sorted(sampled) == values
     assert all(space.parameters({"a": value}) == {"a": value} for value in values)
-    assert space.parameters({"a": 0.25}) is None
+    with pytest.raises(ConfigError):
+        space.parameters({"a": 0.25})
 
 
 class Queue(NamedTuple):
@@ -458,7 +496,7 @@ def memory(tmp_path: Path) -> Queue:
     """Return a study with an empty search space, three trials long."""
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(storage=storage)
-    return Queue(study, storage, TrialQueue(study, storage, tmp_path, 3, {}))
+    return Queue(study, storage, TrialQueue(study, storage, tmp_path, 3))
 
 
 def start_trial(study: optuna.Study, storage: optuna.storages.BaseStorage) -> int:
@@ -478,9 +516,9 @@ def test_a_trial_whose_like_failed_is_the_one_that_trains(memory: Queue, tmp_pat
     assert queue.is_same(second, "s")
     study.tell(first.number, state=optuna.trial.TrialState.FAIL)
     assert not queue.is_same(second, "s")
-    assert TrialResult.of(study.trials[1], tmp_path, Objective()).reason == ""
+    assert TrialResult(study.trials[1], tmp_path, Objective()).reason == ""
     assert queue.is_same(third, "s")
-    assert TrialResult.of(study.trials[2], tmp_path, Objective()).reason == "the same as trial 1"
+    assert TrialResult(study.trials[2], tmp_path, Objective()).reason == "the same as trial 1"
 
 
 def test_a_preset_chooses_the_sweeper_and_the_command_line_wins(
@@ -564,18 +602,18 @@ def test_results_of_ended_trials_are_read_once_and_files_written_at_a_limited_ra
     memory: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, _, queue = memory
-    planner = SimpleNamespace(objectives=[Objective()], space=SearchSpace(["optim.lr=0.1,0.2"]))
-    results = StudyResults(queue, planner, {"command": "", "settings": {}})
+    plan = SimpleNamespace(objectives=[Objective()], space=SearchSpace(["optim.lr=0.1,0.2"]))
+    results = StudyResults(queue, plan, {"command": "", "settings": {}})
     read = []
-    of = TrialResult.of
     monkeypatch.setattr(
-        TrialResult, "of", lambda trial, *rest: read.append(trial.number) or of(trial, *rest)
+        "resnet_sweep.studies.results.TrialResult",
+        lambda trial, *rest: read.append(trial.number) or TrialResult(trial, *rest),
     )
     for number in range(3):
         trial = study.ask()
         study.tell(trial, float(number))
         results.save()
-    results.close()
+    results.save(now=True)
     assert read == [0, 1, 2]
     assert [row["value"] for row in rows(tmp_path)] == ["0.0", "1.0", "2.0"]
     results.save()
@@ -583,7 +621,6 @@ def test_results_of_ended_trials_are_read_once_and_files_written_at_a_limited_ra
     results.save()
     results.save()
     assert (tmp_path / "results.csv").stat().st_mtime_ns == before
-    results.close()
 
 
 @SLOW
@@ -650,3 +687,116 @@ def test_a_storage_that_goes_away_ends_a_worker_without_a_traceback(
     assert "file is not a database" in done.stdout
     assert {*STUDY} < {*resuming_command(done.stdout)}
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("lost", ["while it is stopped", "before it is"])
+def test_a_study_that_is_stopped_while_its_storage_is_away_says_so_by_its_status(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    def lose(*arguments: object) -> None:
+        (tmp_path / "study" / "study.db").write_bytes(b"no database any more" * 100)
+        if lost == "while it is stopped":
+            raise Interrupted(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        raise StorageInternalError from SQLAlchemyError("the server is starting up")
+
+    target = {
+        "while it is stopped": "resnet_sweep.studies.worker.train_planned",
+        "before it is": "optuna.Trial.report",
+    }[lost]
+    monkeypatch.setattr(target, lose)
+    done = call(main, *STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1")
+    assert done.returncode == 75, done.stdout
+    assert {*STUDY} < {*resuming_command(done.stdout)}
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_full_disk_that_keeps_results_from_being_written_ends_no_study(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for module in ("results", "session"):
+        monkeypatch.setattr(f"resnet_sweep.studies.{module}.write_atomically", fail)
+    words = (*STUDY, "hydra.sweep.dir=study", "trainer.epochs=1", "hydra.sweeper.n_trials=2")
+    done = call(main, *words)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count(os.strerror(errno.ENOSPC)) == 1
+    assert not (tmp_path / "study" / "results.csv").exists()
+    monkeypatch.undo()
+    assert call(main, *words).returncode == 0
+    assert [row["state"] for row in rows(tmp_path / "study")] == ["finished"] * 2
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "hydra.sweeper.study_name=other",
+        "hydra.sweeper.storage=journal",
+        "hydra.sweeper.storage=sqlite:///other.db",
+    ],
+)
+def test_a_directory_of_another_study_is_refused(
+    call: Command, tmp_path: Path, whole: Path, word: str, dry_run: bool
+) -> None:
+    directory = whole / "study"
+    before = snapshot(directory)
+    words = (*STUDY, f"hydra.sweep.dir={directory}", f"dry_run={dry_run}", word)
+    assert_refused(call(main, *words), str(directory), "resnet_sweep", "hydra.sweep.dir")
+    assert snapshot(directory) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_of_a_grid_is_refused(call: Command, tmp_path: Path) -> None:
+    done = call(main, "--multirun", *SMALL, "trainer.epochs=1", "hydra.sweep.dir=both")
+    assert done.returncode == 0, done.stderr
+    before = snapshot(tmp_path)
+    for dry_run in (True, False):
+        done = call(main, *STUDY, "hydra.sweep.dir=both", f"dry_run={dry_run}")
+        assert_refused(done, str(tmp_path / "both"), "grid", "hydra.sweep.dir")
+        assert snapshot(tmp_path) == before
+
+
+def test_a_finished_study_is_shown_where_nothing_can_be_written(
+    call: Command, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    directory = whole / "study"
+    before = snapshot(directory)
+    for module in ("studies.results", "studies.session", "runs.files"):
+        monkeypatch.setattr(f"resnet_sweep.{module}.write_atomically", fail)
+    monkeypatch.setattr("resnet_sweep.runs.lock._acquire", fail)
+    words = (*STUDY, f"hydra.sweep.dir={directory}")
+    done = call(main, *words, "hydra.sweeper.n_trials=3")
+    assert done.returncode == 0, done.stderr
+    assert len(commands(done.stdout)) == 1
+    done = call(main, *words, "hydra.sweeper.n_trials=4")
+    assert_refused(done, str(directory), os.strerror(errno.EROFS), "hydra.sweep.dir")
+    assert snapshot(directory) == before
+
+
+def test_numbers_have_four_digits_for_people_and_all_of_them_in_files_and_commands(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORD", "found")
+    done = call(
+        main,
+        *STUDY, "trainer.epochs=1", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
+        "+hydra.job.env_set.OTHER=${oc.env:WORD}", "hydra.job.chdir=${dry_run}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (trial,) = trials(tmp_path / "study")
+    value = trial.params["optim.lr"]
+    assert f"optim.lr={value}" in commands(done.stdout)[0]
+    assert float(rows(tmp_path / "study")[0]["optim.lr"]) == value
+    table = [line for line in done.stdout.splitlines() if "python -m" not in line]
+    assert not [line for line in table if re.search(r"\d\.\d{7}", line)]
+    assert sum(f"{value:.4g}" in line for line in table) == 3
+    # What the job's environment is made of is stored as it was when the trial was planned.
+    text = (tmp_path / "study" / "0" / ".hydra" / "hydra.yaml").read_text()
+    job = yaml.safe_load(text)["hydra"]["job"]
+    assert (job["env_set"], job["chdir"]) == ({"OTHER": "found"}, False)

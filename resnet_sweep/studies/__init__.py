@@ -8,9 +8,8 @@ SQLITE, JOURNAL = "study.db", "study.journal"
 
 def study_directories(top: Path) -> list[Path]:
     """Return a directory and those up to two levels below it that hold a study's storage."""
-    directories = [top, *sorted(top.glob("*/")), *sorted(top.glob("*/*/"))]
     return [
         directory
-        for directory in directories
+        for directory in (top, *sorted(top.glob("*/")), *sorted(top.glob("*/*/")))
         if any((directory / name).is_file() for name in (SQLITE, JOURNAL))
     ]

@@ -2,25 +2,42 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import optuna
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf, read_write
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from resnet_sweep.compare.format import shown
-from resnet_sweep.compare.objective import check_directions
+from resnet_sweep.compare.group import COMPLETE, replicates
+from resnet_sweep.compare.objective import Objective, check_directions
+from resnet_sweep.config.check import SETTINGS as CONFIG_SETTINGS
 from resnet_sweep.config.check import check_names, check_value
-from resnet_sweep.config.compose import is_named_by_time, overrides_of
+from resnet_sweep.config.compose import (
+    ComposedConfig,
+    composed_job,
+    flags_of,
+    is_named_by_time,
+    overrides_of,
+    resolve,
+    unresolved,
+)
+from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
+from resnet_sweep.config.plan import PlannedRun, plan_run
+from resnet_sweep.config.smoke_test import SmokeTests
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.ranges import Count
 from resnet_sweep.runs.files import remove_if_empty
-from resnet_sweep.runs.run import make_directory
-from resnet_sweep.runs.signature import relevant
+from resnet_sweep.runs.provenance import write_hydra_folder
+from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.run import make_directory, write_plan
+from resnet_sweep.runs.signature import flatten, relevant
 from resnet_sweep.studies.search_space import (
-    Direction,
+    Parameters,
     SearchSpace,
     TrialSampler,
     build_pruner,
@@ -28,16 +45,23 @@ from resnet_sweep.studies.search_space import (
 from resnet_sweep.studies.storage import (
     DIRECTORY,
     WARM,
+    Direction,
     exclusive,
+    find_study,
     is_shared,
     open_storage,
     open_study,
-    study_fingerprint,
 )
-from resnet_sweep.studies.trial_queue import FOUND, PLACE, SIGNATURE, STATE, TrialQueue
-from resnet_sweep.studies.trial_runs import TrialPlanner, find_finished_trials
+from resnet_sweep.studies.trial_queue import FOUND, SIGNATURE, TrialQueue
 from resnet_sweep.sweeps.grid import preset_overrides
 from resnet_sweep.sweeps.manifest import Manifest
+from resnet_sweep.sweeps.plan import (
+    SWEEP_SETTINGS,
+    invalid_jobs,
+    key_of,
+    sweep_settings,
+    with_seed,
+)
 from resnet_sweep.sweeps.run_cache import RunCache
 from resnet_sweep.sweeps.runner import new_sweep_directory
 
@@ -59,10 +83,34 @@ SETTINGS = {
 }
 NAME = "resnet_sweep"
 SUBDIRECTORIES = ("${hydra.job.num}", "${hydra:job.num}", "${hydra.job.id}")
+# Overrides that a run's own command leaves out.
+_OF_STUDY = {"sweep", *SWEEP_SETTINGS} - {"objective", "reference"}
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """A planned run of a trial, which differs from the trial's others in the seed alone.
+
+    Attributes:
+        directory: absolute.
+        record: in state `pending`.
+        hydra: Hydra's own part of its config.
+    """
+
+    planned: PlannedRun
+    directory: Path
+    record: Record
+    hydra: Mapping[str, Any]
+
+    def write(self) -> None:
+        """Write the directory of the run, unless it is there; raises as `write_plan` does."""
+        write_plan(self.directory, self.record)
+        record = self.record
+        write_hydra_folder(self.directory, record.config, self.hydra, record.overrides)
 
 
 class StudyPlan:
-    """A study, validated in all that can be known before a trial starts.
+    """A study, validated in all that can be known before a trial starts; it plans the trials.
 
     Args:
         loader: Hydra's.
@@ -70,125 +118,125 @@ class StudyPlan:
 
     Attributes:
         settings: of the sweeper.
-        space, planner, directions, sampler, pruner: what is searched, and how.
+        whole: settings of the sweep as a whole, such as `replicates`.
+        n_trials: how many trials are to be sampled.
+        max_failures: after how many failed trials the study ends; None for any number.
         corners: a planned run at each corner of the space.
         enqueued: the parameters that are tried first.
-        fingerprint: what mustn't change while the study is resumed.
+        fingerprint: the settings that mustn't change while the study is resumed.
 
     Raises:
         ConfigError: something is wrong; nothing was written.
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
-        self.config = config
-        self.settings = _sweeper_settings(config)
-        _check_subdirectory(config)
+        self.loader, self.config = loader, config
+        self.settings = settings = _sweeper_settings(config)
+        self.name: str = settings["study_name"] or NAME
+        self._check_directory()
+        self.whole = sweep_settings(config)
+        _check_settings(config, self.whole)
+        self.replicates: int = self.whole["replicates"]
         self.space = SearchSpace(
-            [*preset_overrides(self.settings["params"]), *overrides_of(config.hydra)]
+            [*preset_overrides(settings["params"]), *overrides_of(config.hydra)]
         )
-        self.planner = TrialPlanner(loader, config, self.space)
-        objectives = self.planner.objectives
-        self.directions = check_directions(objectives, self.settings["direction"])
-        self.sampler = TrialSampler(self.settings["sampler"], self.space)
-        self.sampler.check(self.directions)
-        self.corners = self.planner.plan_corners()
-        epochs = max(corner.epochs for corner in self.corners) * self.planner.replicates
-        self.pruner = build_pruner(self.settings["pruner"], len(objectives), epochs)
+        self.objectives = Objective.all_of(self.whole)
+        self.directions = check_directions(self.objectives, settings["direction"])
+        self.sampler = TrialSampler(settings["sampler"], self.space, self.directions)
+        count: int = settings["n_trials"]
+        self.n_trials = min(count, self.sampler.size or count)
+        rate: float | None = settings["max_failure_rate"]
+        limits = [settings["max_failures"], None if rate is None else int(rate * count) + 1]
+        self.max_failures = min((limit for limit in limits if limit is not None), default=None)
+        self.smoke_tests = SmokeTests()
+        self.corners = self._plan_corners()
+        epochs = max(corner.record.epochs for corner in self.corners) * self.replicates
+        self.pruner = build_pruner(settings["pruner"], len(self.objectives), epochs)
         self.enqueued = self._enqueued()
-        record = self.corners[0].record
-        self.fingerprint = study_fingerprint(
-            [objective.name for objective in objectives],
-            self.planner.settings,
-            self.space,
-            relevant(record.config, record.precision or "", record.fingerprint or ""),
-        )
-
-    @property
-    def name(self) -> str:
-        """The name of the study in its storage."""
-        return self.settings["study_name"] or NAME
-
-    @property
-    def n_trials(self) -> int:
-        """How many trials are to be sampled."""
-        size, asked = self.sampler.size, int(self.settings["n_trials"])
-        return asked if size is None else min(size, asked)
-
-    @property
-    def max_failures(self) -> int | None:
-        """After how many failed trials the study ends; None for any number."""
-        rate, count = self.settings["max_failure_rate"], self.settings["max_failures"]
-        if rate is None:
-            return None if count is None else int(count)
-        by_rate = int(rate * self.settings["n_trials"]) + 1
-        return by_rate if count is None else min(count, by_rate)
+        self.fingerprint = self._fingerprint()
 
     def describe(self) -> str:
         """Return what would be searched, in some lines."""
         sampler = str(self.settings["sampler"].get("_target_", "")).rpartition(".")[2]
         pruner = type(self.pruner).__name__.removesuffix("Pruner")
-        goals = zip(self.planner.objectives, self.directions, strict=True)
+        goals = zip(self.objectives, self.directions, strict=True)
         lines = [f"{self.n_trials} trials, sampled by {sampler}, pruned by {pruner}"]
         lines += [f"  {objective.name}: {direction}" for objective, direction in goals]
-        lines += [f"  {line}" for line in self.space.lines()]
+        lines += [f"  {shown(key)}: {text}" for key, text in self.space.descriptions().items()]
         lines.append(f"  {len(self.corners)} corners of this space are valid")
-        lines += [
-            f"  first: {' '.join(f'{key}={value}' for key, value in parameters.items())}"
-            for parameters in self.enqueued
-        ]
+        lines += [f"  first: {_words(parameters)}" for parameters in self.enqueued]
         return "\n".join(lines)
 
-    def cache(self, directory: Path) -> RunCache | None:
-        """Return the finished runs that trials may reuse; None if they are to reuse none."""
-        return RunCache.here(directory) if self.planner.settings["reuse"] else None
-
-    def open(self) -> TrialQueue:
-        """Make the study, or join the one that there is.
+    def plan_trial(self, parameters: Parameters, number: int = 0) -> list[TrialRun]:
+        """Plan the runs of a trial, one for each replicate.
 
         Raises:
-            ConfigError: its directory or its storage can't be used, or has another study.
+            ConfigError: they can't be trained.
         """
-        url, sweep = self.settings["storage"], self.config.hydra.sweep
-        directory, new = Path(os.path.abspath(sweep.dir)), is_named_by_time(sweep)
-        if not new:
-            # Refuses the directory of a run.
-            Manifest.read(directory)
-        storage = None
-        if is_shared(url):
-            # Before a directory is made for a study that can't be had, or has one already.
-            storage = open_storage(url, directory)
-            known = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
-            home = _home(self.name, known.get(self.name, {}), None if new else directory)
-            if home is not None:
-                directory, new = home, False
-        if new:
-            directory = new_sweep_directory(self.config)
-        make_directory(directory)
-        with exclusive(directory):
-            storage = storage or open_storage(url, directory)
-            study = open_study(
-                storage,
-                self.name,
-                self.directions,
-                self.sampler,
-                self.pruner,
-                self.fingerprint,
-                directory,
-                self._fill,
-            )
-        if is_shared(url):
-            # Another worker may have made the study, with its own directory, meanwhile.
-            home = _home(self.name, study.user_attrs, None if new else directory)
-            if home not in (None, directory):
-                assert home is not None
-                remove_if_empty(directory)
-                directory = home
-        with read_write(sweep):
-            sweep.dir = str(directory)
-        total = self.n_trials + study.user_attrs.get(WARM, 0)
-        return TrialQueue(study, storage, directory, total, self.space.distributions)
+        overrides = self.space.overrides(parameters)
+        try:
+            with composed_job(self.loader, self.config, overrides) as config:
+                config.hydra.job.num, config.hydra.job.id = number, str(number)
+                typed = [
+                    word for word in overrides_of(config.hydra) if key_of(word) not in _OF_STUDY
+                ]
+                seed = resolve(config, "seed")
+                check_value("seed", seed, CONFIG_SETTINGS["seed"])
+                return [
+                    self._plan_run(config, typed, str(number), seed + replicate)
+                    for replicate in range(self.replicates)
+                ]
+        except COMPOSITION_ERRORS as error:
+            raise ConfigError(format_error(error, overrides)) from error
 
-    def _enqueued(self) -> list[dict[str, Any]]:
+    def _plan_run(
+        self, config: DictConfig, overrides: list[str], subdirectory: str, seed: int
+    ) -> TrialRun:
+        if self.replicates > 1:
+            overrides = with_seed(overrides, seed)
+            subdirectory = f"{subdirectory}/{seed}"
+        config.seed = seed
+        config.hydra.overrides.task = overrides
+        # The flags of the command, which a worker composes without.
+        composed = replace(
+            ComposedConfig.of(config, config.hydra), flags=flags_of(self.config.hydra)
+        )
+        planned = plan_run(composed.settings, smoke_tests=self.smoke_tests)
+        if not planned.settings.resume:
+            raise ConfigError(
+                "trainer.resume=false would train a trial anew whenever a worker resumes it: leave "
+                "it out, or start another study with another hydra.sweep.dir"
+            )
+        sweep = os.path.abspath(self.config.hydra.sweep.dir)
+        directory = Path(sweep, subdirectory)
+        hydra = unresolved(config.hydra)
+        # Resolved here, as the settings are, and not in the process that reads the file.
+        hydra["job"] |= {name: resolve(config.hydra.job, name) for name in ("env_set", "chdir")}
+        hydra["sweep"] |= {"dir": sweep, "subdir": subdirectory}
+        hydra["runtime"]["output_dir"] = str(directory)
+        return TrialRun(planned, directory, planned.record(composed), hydra)
+
+    def _plan_corners(self) -> list[TrialRun]:
+        corners: list[TrialRun] = []
+        wrong: dict[str, list[str]] = {}
+        for parameters in self.space.corners():
+            try:
+                corners.append(self.plan_trial(parameters)[0])
+            except ConfigError as error:
+                wrong.setdefault(str(error), []).append(_words(parameters))
+        if wrong:
+            count = len(corners) + sum(map(len, wrong.values()))
+            raise invalid_jobs(wrong, count, "corners of the search space")
+        return corners
+
+    def _searched(self, settings: Mapping[str, Any], choices: Mapping[str, str]) -> Parameters:
+        """Return the parameters that a config has; raises as `SearchSpace.parameters` does."""
+        known = {**dict(flatten(settings)), **choices}
+        return self.space.parameters(
+            {key: known.get(key.lstrip("+")) for key in self.space.distributions}
+        )
+
+    def _enqueued(self) -> list[Parameters]:
         asked = self.settings["enqueue"]
         if asked is None:
             return []
@@ -197,43 +245,136 @@ class StudyPlan:
                 "hydra.sweeper.enqueue says what is tried first, and a grid is tried whole in any "
                 "case: leave it out, or choose another hydra/sweeper/sampler"
             )
-        found = []
-        for values in [self.planner.current_config()] if asked == "current_config" else asked:
-            if not isinstance(values, Mapping) or values.keys() != self.space.distributions.keys():
+        keys = self.space.distributions.keys()
+        try:
+            if asked == "current_config":
+                fixed = list(self.space.fixed.values())
+                with composed_job(self.loader, self.config, fixed) as config:
+                    composed = ComposedConfig.of(config, config.hydra)
+                return [self._searched(composed.settings, composed.choices)]
+            for values in asked:
+                if not isinstance(values, Mapping) or values.keys() != keys:
+                    raise ConfigError(
+                        f"{shown(values)} hasn't a value of each key that is searched "
+                        f"({', '.join(keys)})"
+                    )
+            return [self.space.parameters(values) for values in asked]
+        except ConfigError as error:
+            raise ConfigError(
+                f"hydra.sweeper.enqueue: {error}: change that, or leave it out"
+            ) from error
+
+    def _fingerprint(self) -> dict[str, Any]:
+        record = self.corners[0].record
+        settings = relevant(record.config, record.precision or "", record.fingerprint or "")
+        searched = self.space.descriptions().items()
+        return {
+            **settings,
+            **{key.lstrip("+"): f"searched, {text}" for key, text in searched},
+            "objective": [objective.name for objective in self.objectives],
+            "reference": self.whole["reference"],
+            "replicates": self.replicates,
+        }
+
+    def _check_directory(self) -> None:
+        """Refuse the directory of a run, a grid sweep or another study."""
+        sweep = self.config.hydra.sweep
+        if is_named_by_time(sweep):
+            return
+        directory = Path(os.path.abspath(sweep.dir))
+        there = Manifest.read(directory).definition
+        theirs = (there.model_extra or {}).get("study")
+        if not there.command or (theirs == self.name and self._find(directory) is not None):
+            return
+        what = "a grid sweep"
+        if theirs is not None:
+            what = f"the study {shown(theirs)}, whose name or storage is another"
+        raise ConfigError(f"{directory} has {what}: choose another hydra.sweep.dir")
+
+    def _find(self, directory: Path) -> Mapping[str, Any] | None:
+        return find_study(self.settings["storage"], directory, self.name)
+
+    def open(self) -> TrialQueue:
+        """Make the study, or join the one that there is.
+
+        Raises:
+            ConfigError: its directory or its storage can't be used, or has another study.
+        """
+        sweep, shared = self.config.hydra.sweep, is_shared(self.settings["storage"])
+        directory = Path(os.path.abspath(sweep.dir))
+        asked = None if is_named_by_time(sweep) else directory
+        found = self._find(directory)
+        home = _home(self.name, found or {}, asked) if shared else None
+        if shared and home is None:
+            # Before a directory is made for a study that has nowhere to be stored.
+            open_storage(self.settings["storage"], directory)
+        directory = home or asked or new_sweep_directory(self.config)
+        make_directory(directory)
+        try:
+            with exclusive(directory):
+                queue = self._queue(directory)
+        except OSError as error:
+            # A finished study can be looked at where nothing can be written.
+            if found is None or not (queue := self._queue(directory)).is_done():
                 raise ConfigError(
-                    f"hydra.sweeper.enqueue has {shown(values)}: give each key that is searched "
-                    f"({', '.join(self.space.distributions)}) a value, or say current_config"
-                )
-            parameters = self.space.parameters(values)
-            if parameters is None:
-                listed = ", ".join(f"{key}={shown(value)}" for key, value in values.items())
-                raise ConfigError(
-                    f"hydra.sweeper.enqueue: {listed} is outside of the search space: widen that, "
-                    "or leave it out"
-                )
-            found.append(parameters)
-        return found
+                    f"the directory {directory} can't be used ({error.strerror or error}): make it "
+                    "writable, or choose another with hydra.sweep.dir=DIRECTORY"
+                ) from error
+        if shared:
+            # Another worker may have made the study, with its own directory, meanwhile.
+            home = _home(self.name, queue.study.user_attrs, asked)
+            if home is not None and home != directory:
+                remove_if_empty(directory)
+                queue.directory = directory = home
+        with read_write(sweep):
+            sweep.dir = str(directory)
+        return queue
+
+    def _queue(self, directory: Path) -> TrialQueue:
+        storage = open_storage(self.settings["storage"], directory)
+        study = open_study(
+            storage, self.name, self.directions, self.fingerprint, directory, self._fill
+        )
+        study.pruner = self.pruner
+        total = self.n_trials + study.user_attrs.get(WARM, 0)
+        return TrialQueue(study, storage, directory, total)
 
     def _fill(self, study: optuna.Study) -> int:
         """Add the first trials to a new study; return how many have an outcome already."""
-        finished = []
-        if self.settings["warm_start"]:
-            finished = find_finished_trials(RunCache.here(), self.planner)
-        for trial in finished:
-            first, *others = trial.directories
-            attributes = {SIGNATURE: trial.signature, STATE: "finished", PLACE: first}
-            study.add_trial(
-                create_trial(
-                    state=TrialState.COMPLETE,
-                    values=trial.values,
-                    params=dict(trial.parameters),
-                    distributions=self.space.distributions,
-                    user_attrs=attributes | ({FOUND: others} if others else {}),
-                )
-            )
+        finished = self._finished_trials(RunCache.here()) if self.settings["warm_start"] else []
+        study.add_trials(finished)
         for parameters in self.enqueued:
-            study.enqueue_trial(parameters)
+            study.enqueue_trial(dict(parameters))
         return len(finished)
+
+    def _finished_trials(self, cache: RunCache) -> list[FrozenTrial]:
+        """Return the trials whose runs are finished already, oldest first."""
+        found: dict[str, FrozenTrial] = {}
+        for group in reversed(replicates(cache.runs)):
+            complete = next((run for run in group.counted if run.state in COMPLETE), None)
+            if complete is None:
+                continue
+            try:
+                parameters = self._searched(complete.record.config, complete.choices)
+                # Whatever else the run may be, it must be just what the study would train.
+                signatures = [run.planned.signature for run in self.plan_trial(parameters)]
+            except ConfigError:
+                continue
+            runs = [run for name in signatures if (run := cache.complete(name)) is not None]
+            values = [[goal.value(run) for run in runs] for goal in self.objectives]
+            known = [[value for value in column if value is not None] for column in values]
+            if any(len(column) < len(signatures) for column in known):
+                continue
+            places = [os.path.abspath(run.directory) for run in runs]
+            trial = create_trial(
+                state=TrialState.COMPLETE,
+                values=[*map(fmean, known)],
+                params=dict(parameters),
+                distributions=self.space.distributions,
+                user_attrs={SIGNATURE: signatures[0], FOUND: places},
+            )
+            found.setdefault(signatures[0], trial)
+        return list(found.values())
 
 
 def _sweeper_settings(config: DictConfig) -> dict[str, Any]:
@@ -246,26 +387,28 @@ def _sweeper_settings(config: DictConfig) -> dict[str, Any]:
     return full
 
 
-def _check_subdirectory(config: DictConfig) -> None:
-    sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-    pattern = sweep["subdir"]
+def _check_settings(config: DictConfig, whole: Mapping[str, Any]) -> None:
+    """Refuse settings of a grid."""
+    pattern = unresolved(config.hydra.sweep)["subdir"]
     if pattern not in SUBDIRECTORIES:
         raise ConfigError(
             f"hydra.sweep.subdir={pattern} isn't possible in a study, whose directories are named "
             "by the numbers of its trials: leave it out"
         )
+    for name in ("sweep_filter", "zip", "baseline"):
+        if whole[name]:
+            raise ConfigError(
+                f"{name}={whole[name]} is of a grid's combinations, which a study doesn't have: "
+                "leave it out, or use hydra/sweeper=grid"
+            )
+
+
+def _words(parameters: Parameters) -> str:
+    return " ".join(f"{key}={value}" for key, value in parameters.items())
 
 
 def _home(name: str, attributes: Mapping[str, Any], asked: Path | None) -> Path | None:
-    """Return the directory that a study was made with.
-
-    Args:
-        name: of the study.
-        attributes: of the study.
-        asked: the directory that the command names, if it does.
-
-    Returns:
-        None if there is none here: nobody has made the study, or its directory was moved.
+    """Return the directory that a study was made with; None if it was moved.
 
     Raises:
         ConfigError: it isn't the one that is asked for. Workers in two directories couldn't see

@@ -1,7 +1,7 @@
 """A study in Optuna's own plots, as data for the page of a report."""
 
-import functools
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,21 +10,20 @@ from typing import Any
 import optuna
 from optuna import visualization
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from resnet_sweep.compare.format import shown
-from resnet_sweep.studies.results import STATES
+from resnet_sweep.compare.format import FEW_DIGITS, shown
 from resnet_sweep.studies.storage import find_storage
+from resnet_sweep.studies.trial_queue import STATES, count_states
 
 # Points of a plot take room on the page, and time of the browser that opens it.
 MOST_STUDIES, MOST_TRIALS, MOST_KEYS = 5, 2000, 12
+# In the texts of a plot, such as those that appear beside the mouse.
+LONG_NUMBER = re.compile(r"\b\d+\.\d{5,}(e[-+]\d+)?\b")
 
 
 def plot_studies(directories: Sequence[Path]) -> list[dict[str, Any]]:
-    """Plot the studies whose storages are in some directories.
-
-    Args:
-        directories: of sweeps.
+    """Plot the studies whose storages are in the directories of some sweeps.
 
     Returns:
         Of each study its `name`, `summary` and `figures`, each with a `title`, `data` and `layout`
@@ -51,15 +50,9 @@ def _studies(storage: BaseStorage) -> Iterator[dict[str, Any]]:
                 study.add_trials(trials[-MOST_TRIALS:])
             yield {
                 "name": shown(summary.study_name),
-                "summary": _summary(trials),
+                "summary": count_states(STATES[trial.state] for trial in trials),
                 "figures": list(_figures(study, names)),
             }
-
-
-def _summary(trials: Sequence[FrozenTrial]) -> str:
-    states = [STATES[trial.state] for trial in trials]
-    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
-    return f"{len(trials)} trials: {', '.join(counts)}"
 
 
 def _figures(study: optuna.Study, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -72,7 +65,7 @@ def _figures(study: optuna.Study, names: Sequence[str]) -> Iterator[dict[str, An
         name = names[index] if index < len(names) else f"objective {index}"
         target: dict[str, Any] = {"target_name": name}
         if several:
-            target["target"] = functools.partial(_value, index)
+            target["target"] = lambda trial, index=index: trial.values[index]
         for title, plot, options in (
             ("Optimisation history", visualization.plot_optimization_history, {}),
             ("Parameter importances", visualization.plot_param_importances, {}),
@@ -85,10 +78,6 @@ def _figures(study: optuna.Study, names: Sequence[str]) -> Iterator[dict[str, An
         yield from _figure("Epochs of each trial", visualization.plot_intermediate_values, study)
 
 
-def _value(index: int, trial: FrozenTrial) -> float:
-    return float(trial.values[index])
-
-
 def _figure(
     title: str, plot: Callable[..., Any], study: optuna.Study, **options: Any
 ) -> Iterator[dict[str, Any]]:
@@ -97,13 +86,10 @@ def _figure(
     # Some need more trials than there are, or parameters that vary, and raise all sorts of errors.
     except Exception:
         return
-    layout = {
-        name: value
-        for name, value in figure["layout"].items()
+    for name in ("template", "title"):
         # The page has its own.
-        if name not in ("template", "title")
-    }
-    yield {"title": title, "data": _safe(figure["data"]), "layout": _safe(layout)}
+        figure["layout"].pop(name, None)
+    yield {"title": title, "data": _safe(figure["data"]), "layout": _safe(figure["layout"])}
 
 
 def _safe(value: Any) -> Any:
@@ -121,6 +107,8 @@ def _safe(value: Any) -> Any:
     if isinstance(value, (int, float)):
         return value if math.isfinite(value) else None
     # A plot's own line breaks stay.
-    texts = str(value).split("<br>")
+    texts = LONG_NUMBER.sub(lambda number: shown(float(number[0]), FEW_DIGITS), str(value)).split(
+        "<br>"
+    )
     parts = (shown(text).replace("<", "&lt;").replace(">", "&gt;") for text in texts)
     return "<br>".join(parts)

@@ -1,120 +1,93 @@
 """What the trials of a study reached: `results.csv`, `sweep.json`, and the printed summary."""
 
-import contextlib
 import csv
 import io
+import logging
 import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from resnet_sweep.compare.format import FEW_DIGITS, format_table, reproduce_command, shown
-from resnet_sweep.compare.group import Statistic
+from resnet_sweep.compare.group import COMPLETE, Statistic
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.command import relative
 from resnet_sweep.runs.files import write_atomically
-from resnet_sweep.runs.record import PENDING, duration
+from resnet_sweep.runs.record import duration
+from resnet_sweep.studies.plan import StudyPlan
 from resnet_sweep.studies.storage import exclusive
 from resnet_sweep.studies.trial_queue import (
     FOUND,
-    PLACE,
     REASON,
     SAME_AS,
     SIGNATURE,
     STATE,
+    STATES,
     TrialQueue,
+    brief_parameters,
+    count_states,
 )
-from resnet_sweep.studies.trial_runs import TrialPlanner
 from resnet_sweep.sweeps.manifest import RESULTS, Definition, JobEntry, Manifest
 
-# Optuna's states in this program's words, where the run itself doesn't say.
-STATES = {
-    TrialState.WAITING: PENDING,
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "finished",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
 MOST_LISTED = 10
 # The files are written after this many seconds, and after this many times what writing them took,
 # so that their share of the time doesn't grow with the number of trials.
 PAUSE_SECONDS, PAUSE_FACTOR = 1.0, 20
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
+
 class TrialResult:
     """What a trial has reached.
 
+    Args:
+        trial: as the storage has it.
+        sweep: the sweep's directory.
+        objective: the first one.
+
     Attributes:
-        number: of the trial.
         state: in this program's words; of a running trial, that of its run.
         reason: why it isn't simply running or finished; empty otherwise.
         directory: of its run, or of its replicates; absolute.
-        parameters: of the trial.
         values: of the objectives, a mean over the replicates; of a pruned trial, that of its last
             epoch; None while it runs.
-        signature: of its first run.
         best_val_acc, final_val_acc: means over its runs, in percent.
         seconds: of all its runs together.
         statistic: of the first objective, over its runs.
     """
 
-    number: int
-    state: str
-    reason: str
-    directory: Path
-    parameters: Mapping[str, Any]
-    values: Sequence[float] | None
-    signature: str
-    best_val_acc: float | None
-    final_val_acc: float | None
-    seconds: float | None
-    statistic: Statistic | None
-
-    @classmethod
-    def of(cls, trial: FrozenTrial, sweep: Path, objective: Objective) -> "TrialResult":
-        """Read the runs of a trial.
-
-        Args:
-            trial: as the storage has it.
-            sweep: the sweep's directory.
-            objective: the first one.
-        """
+    def __init__(self, trial: FrozenTrial, sweep: Path, objective: Objective) -> None:
         attributes = trial.user_attrs
-        directory = Path(os.path.abspath(sweep / attributes.get(PLACE, str(trial.number))))
-        places = [directory, *sorted(directory.glob("*/")), *map(Path, attributes.get(FOUND, ()))]
-        runs = [load_run(place, str(place)) for place in places if (place / "run.json").exists()]
+        self.number, self.parameters = trial.number, trial.params
+        self.values = trial.values if trial.state.is_finished() else None
+        self.signature: str = attributes.get(SIGNATURE, "")
+        same = attributes.get(SAME_AS)
+        own = Path(os.path.abspath(sweep / str(trial.number if same is None else same)))
+        elsewhere = [*map(Path, attributes.get(FOUND, ()))]
+        self.directory = elsewhere[0] if elsewhere and not own.exists() else own
+        self.places = [
+            place
+            for place in (own, *sorted(own.glob("*/")), *elsewhere)
+            if (place / "run.json").exists()
+        ]
+        runs = [load_run(place, str(place)) for place in self.places]
         records = [run.record for run in runs if isinstance(run, LoadedRun)]
-        state = attributes.get(STATE, STATES[trial.state])
+        self.state: str = attributes.get(STATE, STATES[trial.state])
         if trial.state is TrialState.RUNNING:
-            state = "running"
-            if runs and runs[-1].state == "interrupted":
-                state = "interrupted"
-        reason = attributes.get(REASON, "")
-        if attributes.get(SAME_AS) is not None:
-            same = f"the same as trial {attributes[SAME_AS]}"
-            reason = f"{same}: {reason}" if reason else same
+            interrupted = bool(runs) and runs[-1].state == "interrupted"
+            self.state = "interrupted" if interrupted else "running"
+        reasons = [] if same is None else [f"the same as trial {same}"]
+        self.reason = ": ".join([*reasons, *filter(None, [attributes.get(REASON)])])
         best = Statistic.of(record.best["val_acc"] for record in records if record.best)
         final = Statistic.of(record.final["val_acc"] for record in records if record.final)
-        return cls(
-            number=trial.number,
-            state=state,
-            reason=reason,
-            directory=directory,
-            parameters=trial.params,
-            values=trial.values if trial.state.is_finished() else None,
-            signature=attributes.get(SIGNATURE, ""),
-            best_val_acc=best and best.mean,
-            final_val_acc=final and final.mean,
-            seconds=sum(record.seconds or 0.0 for record in records) if records else None,
-            statistic=Statistic.of(map(objective.value, runs)),
-        )
+        self.best_val_acc, self.final_val_acc = best and best.mean, final and final.mean
+        self.seconds = sum(record.seconds or 0.0 for record in records) if records else None
+        self.statistic = Statistic.of(map(objective.value, runs))
 
     def describe(self, objectives: Sequence[Objective]) -> str:
         """Return a one-line summary."""
@@ -128,8 +101,7 @@ class TrialResult:
             )
         if self.seconds:
             text += f", {duration(self.seconds)}"
-        words = " ".join(f"{key}={value}" for key, value in self.parameters.items())
-        return f"{shown(text)}  {words}"
+        return f"{shown(text)}  {brief_parameters(self.parameters)}"
 
 
 class StudyResults:
@@ -138,25 +110,20 @@ class StudyResults:
     A trial that has ended is read once. The files are written at a limited rate.
 
     Args:
-        queue: the trials.
-        planner: of their runs.
         definition: what `sweep.json` says of the study as a whole.
     """
 
-    def __init__(
-        self, queue: TrialQueue, planner: TrialPlanner, definition: Mapping[str, Any]
-    ) -> None:
-        self.queue, self.planner, self.definition = queue, planner, definition
+    def __init__(self, queue: TrialQueue, plan: StudyPlan, definition: Mapping[str, Any]) -> None:
+        self.queue, self.plan, self.definition = queue, plan, definition
         self._ended: dict[int, TrialResult] = {}
-        self._writing = threading.Lock()
-        self._timer: threading.Timer | None = None
         self._due = 0.0
+        self._warned = False
 
     def of(self, trial: FrozenTrial) -> TrialResult:
         """Return the result of a trial."""
         if trial.number in self._ended:
             return self._ended[trial.number]
-        result = TrialResult.of(trial, self.queue.directory, self.planner.objectives[0])
+        result = TrialResult(trial, self.queue.directory, self.plan.objectives[0])
         if trial.state.is_finished():
             self._ended[trial.number] = result
         return result
@@ -165,47 +132,35 @@ class StudyResults:
         """Return the results of all trials, by number."""
         return [self.of(trial) for trial in self.queue.trials()]
 
-    def save(self) -> None:
-        """Write the files now, or as soon as they are due."""
-        pause = self._due - time.monotonic()
-        if pause <= 0:
-            self._write()
-        elif self._timer is None:
-            self._timer = threading.Timer(pause, self._write_later)
-            self._timer.daemon = True
-            self._timer.start()
+    def save(self, now: bool = False) -> None:
+        """Write the files; unless it is `now`, only if they weren't written a moment ago.
 
-    def close(self) -> None:
-        """Write the files now, for the last time."""
-        # Another thread may set it to None at any moment.
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-            timer.join()
-        self._write()
-
-    def _write_later(self) -> None:
-        self._timer = None
-        # An error is met again, and reported, when the worker saves.
-        with contextlib.suppress(Exception):
-            self._write()
-
-    def _write(self) -> None:
+        A disk that is full now may have space later, and all that they say is elsewhere, too.
+        """
+        started = time.monotonic()
+        if started < self._due and not now:
+            return
         directory = self.queue.directory
-        with self._writing:
-            started = time.monotonic()
+        try:
             # Read within the lock, so that the last process to write has the newest state.
             with exclusive(directory):
                 results = self.all()
                 write_atomically(directory / RESULTS, self._table(results).encode())
                 self._manifest(results).write(directory)
-            ended = time.monotonic()
-            self._due = ended + max(PAUSE_SECONDS, PAUSE_FACTOR * (ended - started))
+        except OSError as error:
+            if not self._warned:
+                log.warning(
+                    "warning: results.csv and sweep.json can't be written (%s)",
+                    error.strerror or error,
+                )
+            self._warned = True
+        ended = time.monotonic()
+        self._due = ended + max(PAUSE_SECONDS, PAUSE_FACTOR * (ended - started))
 
     def _table(self, results: Sequence[TrialResult]) -> str:
-        names = [objective.name for objective in self.planner.objectives]
+        names = [objective.name for objective in self.plan.objectives]
         values = ["value"] if len(names) == 1 else [f"value_{name}" for name in names]
-        keys = list(self.planner.space.distributions)
+        keys = list(self.plan.space.distributions)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         header = ["number", "state", "directory", "best_val_acc", "final_val_acc", "seconds"]
@@ -245,78 +200,57 @@ class StudyResults:
         ]
         return Manifest(definition=Definition(**self.definition), jobs=jobs)
 
+    def summary(self, width: int | None) -> list[str]:
+        """Return the best trials, how many there are in each state, and those that failed."""
+        results, objective = self.all(), self.plan.objectives[0]
+        complete = [
+            (objective.gain(result.values[0]), result)
+            for result in results
+            if result.values and result.state in COMPLETE
+        ]
+        if len(self.plan.objectives) > 1:
+            front = {trial.number for trial in self.queue.study.best_trials}
+            complete = [(gain, result) for gain, result in complete if result.number in front]
+        complete.sort(key=lambda pair: pair[0], reverse=True)
+        ranked = [result for _, result in complete]
+        lines = self._ranking(ranked[:MOST_LISTED], width) if ranked else []
+        lines.append(count_states(result.state for result in results))
+        if ranked and (command := self._best_command(ranked[0])) is not None:
+            lines.append(f"Reproduce the best run:\n  {command}")
+        broken = [result for result in results if result.state in ("failed", "diverged")]
+        lines += [
+            f"trial {result.number} {result.state}: {shown(result.reason)}"
+            for result in broken[:MOST_LISTED]
+        ]
+        return lines
 
-def summary_lines(
-    results: Sequence[TrialResult],
-    planner: TrialPlanner,
-    front: Sequence[int] | None,
-    width: int | None,
-) -> list[str]:
-    """Return the best trials of a study, how many there are of each state, and those that failed.
+    def _ranking(self, ranked: Sequence[TrialResult], width: int | None) -> list[str]:
+        objectives, keys = self.plan.objectives, list(self.plan.space.distributions)
+        titles = [objective.title for objective in objectives]
+        rows = [["trial", "state", *titles, "time", *map(shown, keys), "directory"]]
+        for result in ranked:
+            values = zip(objectives, result.values or (), strict=True)
+            rows.append(
+                [
+                    str(result.number),
+                    result.state,
+                    *(objective.format(value) for objective, value in values),
+                    duration(result.seconds or 0),
+                    *(shown(result.parameters.get(key, ""), FEW_DIGITS) for key in keys),
+                    relative(result.directory),
+                ]
+            )
+        return format_table(rows, frozenset({0, *range(2, 3 + len(objectives))}), width)
 
-    Args:
-        results: of all trials.
-        planner: of their runs.
-        front: of a study with several objectives, the numbers of the Pareto-optimal trials.
-        width: of the terminal; None if there is none.
-    """
-    first = planner.objectives[0]
-    complete = [
-        (result, result.values)
-        for result in results
-        if result.values is not None
-        and result.state in ("finished", "stopped_early")
-        and (front is None or result.number in front)
-    ]
-    complete.sort(key=lambda pair: -first.gain(pair[1][0]))
-    ranked = [result for result, _ in complete]
-    states = [result.state for result in results]
-    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
-    lines = _ranking(ranked[:MOST_LISTED], planner, width)
-    lines.append(f"{len(results)} trials: {', '.join(counts)}")
-    if ranked and (command := _best_command(ranked[0], planner)) is not None:
-        lines.append(f"Reproduce the best run:\n  {command}")
-    broken = [result for result in results if result.state in ("failed", "diverged")]
-    lines += [
-        f"trial {result.number} {result.state}: {shown(result.reason)}"
-        for result in broken[:MOST_LISTED]
-    ]
-    return lines
-
-
-def _ranking(ranked: Sequence[TrialResult], planner: TrialPlanner, width: int | None) -> list[str]:
-    if not ranked:
-        return []
-    objectives, keys = planner.objectives, list(planner.space.distributions)
-    titles = [objective.title for objective in objectives]
-    rows = [["trial", "state", *titles, "time", *map(shown, keys), "directory"]]
-    for result in ranked:
-        values = zip(objectives, result.values or (), strict=True)
-        rows.append(
-            [
-                str(result.number),
-                result.state,
-                *(objective.format(value) for objective, value in values),
-                duration(result.seconds or 0),
-                *(shown(result.parameters.get(key, ""), FEW_DIGITS) for key in keys),
-                relative(result.directory),
-            ]
-        )
-    return format_table(rows, frozenset({0, *range(2, 3 + len(objectives))}), width)
-
-
-def _best_command(result: TrialResult, planner: TrialPlanner) -> str | None:
-    """Return the command that trains a trial's runs again, in a new directory."""
-    for directory in (result.directory, *sorted(result.directory.glob("*/"))):
-        run = load_run(directory, str(directory))
-        if not isinstance(run, LoadedRun):
-            continue
-        record = run.record
-        if planner.replicates > 1:
-            words = [word for word in record.overrides if not word.startswith("seed=")]
-            # The first seed, if one was typed.
-            seed = [word for key, word in planner.space.fixed.items() if key == "seed"]
-            several = f"replicates={planner.replicates}"
-            record = replace(record, overrides=[*words, several, *seed])
-        return reproduce_command(record)
-    return None
+    def _best_command(self, result: TrialResult) -> str | None:
+        """Return the command that trains a trial's runs again, in a new directory."""
+        for run in (load_run(place, str(place)) for place in result.places):
+            if isinstance(run, LoadedRun):
+                record, several = run.record, self.plan.replicates
+                if several > 1:
+                    words = [word for word in record.overrides if not word.startswith("seed=")]
+                    # The first seed, if one was typed.
+                    seed = [word for key, word in self.plan.space.fixed.items() if key == "seed"]
+                    record = replace(record, overrides=[*words, f"replicates={several}", *seed])
+                return reproduce_command(record)
+        return None

@@ -1,9 +1,10 @@
-"""What a study searches, in the grammar of Hydra's Optuna sweeper, and what searches it."""
+"""The space that a study searches, in the grammar of Hydra's Optuna sweeper; samplers, pruners."""
 
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,30 +16,36 @@ from hydra.core.override_parser.types import (
     Transformer,
 )
 from hydra.utils import instantiate
-from optuna import Study
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
+    distribution_to_json,
 )
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import Trial
 
 from resnet_sweep.compare.format import shown
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.randomness import derive_seed
+from resnet_sweep.studies.storage import Direction, one_line
 from resnet_sweep.sweeps.plan import SWEEP_SETTINGS
 
 Parameters = Mapping[str, Any]
-Direction = Literal["minimize", "maximize"]
 # Of a choice with more values than this, the first and the last are planned as corners.
 MOST_CORNERS = 50
 SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
 PRUNERS = ("optuna.pruners.*",)
 # How many points are sampled to try a sampler out.
 DRAWS = 3
+# How a trial samples a parameter from a distribution, by its name.
+SUGGEST: Mapping[str, Callable[..., Any]] = {
+    "CategoricalDistribution": Trial.suggest_categorical,
+    "FloatDistribution": Trial.suggest_float,
+    "IntDistribution": Trial.suggest_int,
+}
 
 
 class SearchSpace:
@@ -80,140 +87,112 @@ class SearchSpace:
 
     def corners(self) -> Iterator[dict[str, Any]]:
         """Yield each end of each range and each value of each choice, other keys at their first."""
-        first = {key: _ends(values)[0] for key, values in self.distributions.items()}
+        ends = {key: _ends(values) for key, values in self.distributions.items()}
+        first = {key: values[0] for key, values in ends.items()}
         yield first
-        for key, distribution in self.distributions.items():
-            for value in _ends(distribution)[1:]:
+        for key, values in ends.items():
+            for value in values[1:]:
                 yield first | {key: value}
 
-    def parameters(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return settings as parameters of this space; None if they are outside of it.
-
-        Args:
-            settings: a value of each key that is searched.
-        """
-        found = {}
-        for key, distribution in self.distributions.items():
-            value = _within(distribution, settings[key])
-            if value is None:
-                return None
-            found[key] = value[0]
-        return found
-
-    def grid(self) -> dict[str, list[Any]]:
-        """Return all values of each key.
+    def parameters(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings as parameters of this space, where 64.0 and "64" are the number 64.
 
         Raises:
-            ConfigError: a key has an interval, whose values can't be counted.
+            ConfigError: a value is outside of this space.
         """
+        return {
+            key: _parameter(key, distribution, settings[key])
+            for key, distribution in self.distributions.items()
+        }
+
+    def grid(self) -> dict[str, list[Any]]:
+        """Return all values of each key; a ConfigError is raised if one has an interval."""
         return {key: _values(distribution) for key, distribution in self.distributions.items()}
 
-    def lines(self) -> list[str]:
-        """Return a description of the space, a line for each key."""
-        return [f"{shown(key)}: {_describe(values)}" for key, values in self.distributions.items()]
+    def descriptions(self) -> dict[str, str]:
+        """Return the range of each key in words."""
+        return {key: _describe(distribution) for key, distribution in self.distributions.items()}
 
 
-class TrialSampler(BaseSampler):
-    """Samples each trial with a sampler of its own, seeded by the study's seed and its number.
+class TrialSampler:
+    """Samples each trial by a sampler of its own, seeded by the study's seed and its number.
 
     So workers with one seed don't sample the same parameters, and a study that is resumed doesn't
     repeat those that it began with.
 
     Args:
         node: `hydra.sweeper.sampler`.
-        space: what is searched.
 
     Attributes:
         size: number of points of a grid; None with other samplers.
 
     Raises:
-        ConfigError: there is no such sampler, or it can't search this space.
+        ConfigError: there is no such sampler, or it can't search this space in these directions.
     """
 
-    def __init__(self, node: Mapping[str, Any], space: SearchSpace) -> None:
+    def __init__(
+        self,
+        node: Mapping[str, Any],
+        space: SearchSpace,
+        directions: Sequence[Direction] = ("maximize",),
+    ) -> None:
         self.node, self.space = node, space
         is_grid = node.get("_target_") == "optuna.samplers.GridSampler"
         self._grid = space.grid() if is_grid else None
         self.size = math.prod(map(len, self._grid.values())) if self._grid is not None else None
-        self._number: int | None = None
-        self._sampler: BaseSampler = self._make(0)
-
-    def check(self, directions: Sequence[Direction]) -> None:
-        """Sample a few points of the space.
-
-        Raises:
-            ConfigError: the sampler can't search this space, or in these directions.
-        """
+        study = optuna.create_study(directions=list(directions))
         try:
-            study = optuna.create_study(directions=list(directions), sampler=self)
-            for _ in range(DRAWS if self.size is None else 1):
-                trial = study.ask(self.space.distributions)
+            for number in range(DRAWS if self.size is None else 1):
+                study.sampler = self._of(number)
+                trial = study.ask(space.distributions)
                 study.tell(trial, [0.0] * len(directions))
         except ConfigError:
             raise
         # A sampler can refuse a space in any way.
         except Exception as error:
             raise ConfigError(
-                f"hydra.sweeper.sampler: {self.node['_target_'].rpartition('.')[2]} can't search "
-                f"this ({' '.join(str(error).split()).rstrip('.')}): choose another sampler"
+                f"hydra.sweeper.sampler: {node['_target_'].rpartition('.')[2]} can't search this "
+                f"({one_line(error)}): choose another sampler"
             ) from error
 
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self._of(trial).infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self._of(trial).sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._of(trial).before_trial(study, trial)
-
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        # At its end, a grid stops Optuna's own loop, which isn't used here.
-        if self._grid is None:
-            self._of(trial).after_trial(study, trial, state, values)
-
-    def _of(self, trial: FrozenTrial) -> BaseSampler:
-        if trial.number != self._number:
-            self._number, self._sampler = trial.number, self._make(trial.number)
-        return self._sampler
-
-    def _make(self, number: int) -> BaseSampler:
+    def _of(self, number: int) -> BaseSampler:
         seed = self.node.get("seed")
         if self._grid is not None:
-            return GridSampler(self._grid, seed=seed or 0)
+            return _WholeGrid(self._grid, seed=seed or 0)
         try:
             sampler: BaseSampler = _instantiate(self.node, SAMPLERS)
             # The points of a sequence are those of one seed.
             if seed is not None and not isinstance(sampler, QMCSampler):
                 own = derive_seed(seed, "sampler", number) % 2**32
                 sampler = _instantiate({**self.node, "seed": own}, SAMPLERS)
-        # Users choose a sampler's arguments, and it refuses them in any way.
+        # Samplers refuse arguments in any way.
         except Exception as error:
-            raise ConfigError(f"hydra.sweeper.sampler: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"hydra.sweeper.sampler: {one_line(error)}") from error
         return sampler
+
+    def sample(self, study: optuna.Study, trial_id: int, number: int) -> Trial:
+        """Return a running trial of a study, with the parameters that it has, or new ones."""
+        study.sampler = self._of(number)
+        # `Study.ask` takes any waiting trial, and never one that is running already.
+        trial = Trial(study, trial_id)
+        for key, distribution in self.space.distributions.items():
+            described = json.loads(distribution_to_json(distribution))
+            SUGGEST[described["name"]](trial, key, **described["attributes"])
+        return trial
+
+
+class _WholeGrid(GridSampler):
+    """A grid that doesn't stop Optuna's own loop at its end, since that loop isn't used here."""
+
+    def after_trial(self, *arguments: Any) -> None:
+        pass
 
 
 def build_pruner(node: Mapping[str, Any] | None, objectives: int, epochs: int) -> BasePruner:
-    """Build the pruner of a study.
+    """Build the pruner of a study with a number of objectives.
 
     Args:
         node: `hydra.sweeper.pruner`; None is Hyperband with one objective, and else no pruner.
-        objectives: how many there are.
         epochs: of a whole trial, over all its replicates.
 
     Raises:
@@ -228,9 +207,9 @@ def build_pruner(node: Mapping[str, Any] | None, objectives: int, epochs: int) -
         pruner = _instantiate(node, PRUNERS)
         if not isinstance(pruner, BasePruner):
             raise ValueError(f"_target_={node.get('_target_')} isn't a pruner")
-    # Users choose a pruner's arguments, and it refuses them in any way.
+    # Pruners refuse arguments in any way.
     except Exception as error:
-        raise ConfigError(f"hydra.sweeper.pruner: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"hydra.sweeper.pruner: {one_line(error)}") from error
     if objectives > 1 and not isinstance(pruner, NopPruner):
         raise ConfigError(
             f"{type(pruner).__name__} can't prune by {objectives} objectives: search with one "
@@ -255,34 +234,21 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     try:
         sweep = override.value()
         if isinstance(sweep, IntervalSweep):
-            return _interval(key, override, sweep)
+            start, end, log = sweep.start, sweep.end, "log" in sweep.tags
+            assert start is not None and end is not None
+            if not math.isfinite(end - start):
+                raise ValueError("its ends aren't finite")
+            if isinstance(start, int) and isinstance(end, int):
+                return IntDistribution(start, end, log=log)
+            return FloatDistribution(start, end, log=log)
         if isinstance(sweep, RangeSweep) and not (sweep.shuffle or sweep.transformers):
             return _range(sweep)
         if isinstance(sweep, (ChoiceSweep, RangeSweep)):
             choices: Any = override.sweep_iterator(transformer=Transformer.encode)
             return CategoricalDistribution(list(choices))
         raise ValueError("it isn't a range or a list of values")
-    except ConfigError:
-        raise
     except (ValueError, TypeError, OverflowError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ConfigError(f"{text} can't be searched: {reason}") from error
-
-
-def _interval(key: str, override: Override, sweep: IntervalSweep) -> BaseDistribution:
-    start, end = sweep.start, sweep.end
-    assert start is not None and end is not None
-    if start > end:
-        raise ConfigError(
-            f"{override.input_line} is empty: write the lower end first, as "
-            f"{key}=interval({end},{start})"
-        )
-    if not math.isfinite(end - start):
-        raise ValueError("its ends aren't finite")
-    log = "log" in sweep.tags
-    if isinstance(start, int) and isinstance(end, int):
-        return IntDistribution(start, end, log=log)
-    return FloatDistribution(start, end, log=log)
+        raise ConfigError(f"{text} can't be searched: {one_line(error)}") from error
 
 
 def _range(sweep: RangeSweep) -> BaseDistribution:
@@ -322,19 +288,23 @@ def _values(distribution: BaseDistribution) -> list[Any]:
     return [float(low + index * step) for index in range(count)]
 
 
-def _within(distribution: BaseDistribution, value: Any) -> tuple[Any] | None:
-    """Return the value as the distribution has it; None if it hasn't."""
+def _parameter(key: str, distribution: BaseDistribution, setting: Any) -> Any:
+    value = _parsed(setting)
     if isinstance(distribution, CategoricalDistribution):
         for choice in distribution.choices:
-            if _parsed(choice) == _parsed(value):
-                return (choice,)
-        return None
-    assert isinstance(distribution, (FloatDistribution, IntDistribution))
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    steps = 0.0 if not distribution.step else (value - distribution.low) / distribution.step
-    inside = distribution.low <= value <= distribution.high
-    return (value,) if inside and math.isclose(steps, round(steps), abs_tol=1e-8) else None
+            if _parsed(choice) == value:
+                return choice
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        assert isinstance(distribution, (FloatDistribution, IntDistribution))
+        low, high, step = distribution.low, distribution.high, distribution.step
+        if low <= value <= high:
+            steps = (value - low) / step if step else 0.0
+            converted = int(value) if isinstance(distribution, IntDistribution) else float(value)
+            if converted == value and math.isclose(steps, round(steps), abs_tol=1e-8):
+                return converted
+    raise ConfigError(
+        f"{key}={shown(setting)} is outside of the search space ({_describe(distribution)})"
+    )
 
 
 def _parsed(value: Any) -> Any:
@@ -352,9 +322,7 @@ def _describe(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
         return f"one of {', '.join(map(shown, distribution.choices))}"
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
-    text = f"{distribution.low:g} to {distribution.high:g}"
+    text = f"{shown(distribution.low)} to {shown(distribution.high)}"
     if distribution.log:
         return f"{text}, by its logarithm"
-    step = distribution.step
-    unit = isinstance(distribution, IntDistribution) and step == 1
-    return text if step is None or unit else f"{text} in steps of {step:g}"
+    return text if distribution.step is None else f"{text} in steps of {shown(distribution.step)}"

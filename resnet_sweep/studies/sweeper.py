@@ -8,14 +8,10 @@ from omegaconf import DictConfig
 
 
 class OptunaSweeper(Sweeper):
-    """Searches with Optuna: prunes trials, shares them among workers, resumes after anything.
-
-    Args:
-        settings: see conf/hydra/sweeper/optuna.yaml; they are read from the config.
-    """
+    """Searches with Optuna: prunes trials, shares them among workers, resumes after anything."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = settings
+        """Ignore the settings in conf/hydra/sweeper/optuna.yaml, which the config has as well."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -24,15 +20,7 @@ class OptunaSweeper(Sweeper):
         self.context, self.composed = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> None:
-        """Work on the study until it has ended.
-
-        Args:
-            arguments: overrides of the command line, which the config has as well.
-
-        Raises:
-            ConfigError: the study can't be started; nothing was written.
-            SystemExit: not all trials reached what was asked for.
-        """
+        """Work on the study until it has ended; see `run_study`."""
         # Imported here because Optuna and torch take seconds that --help needn't wait.
         from resnet_sweep.config.errors import internal_errors
         from resnet_sweep.studies.session import run_study

@@ -3,27 +3,41 @@
 import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from resnet_sweep.compare.format import FEW_DIGITS, shown
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.lock import DirectoryLock
-from resnet_sweep.runs.record import HEARTBEAT_SECONDS, STALE_SECONDS, Record, new_heartbeat
-from resnet_sweep.studies.storage import exclusive
+from resnet_sweep.runs.record import (
+    HEARTBEAT_SECONDS,
+    PENDING,
+    STALE_SECONDS,
+    Record,
+    new_heartbeat,
+)
+from resnet_sweep.studies.storage import STORAGE_ERRORS, exclusive
 
 # User attributes of a trial: the signature of its first run, the number of the trial that trains
-# the same, the state and the reason in this program's words, the directory of its run, those of
-# replicates that were found elsewhere, and the heartbeat of its worker.
+# the same, the state and the reason in this program's words, the directories of its runs that were
+# found finished elsewhere, and the heartbeat of its worker.
 SIGNATURE, SAME_AS, STATE, REASON = "signature", "same_as", "state", "reason"
-PLACE, FOUND, HEARTBEAT = "directory", "found", "heartbeat"
+FOUND, HEARTBEAT = "found", "heartbeat"
+# Optuna's states in this program's words, where the run itself doesn't say.
+STATES = {
+    TrialState.WAITING: PENDING,
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
 # How long a worker waits to see whether one on another machine took the same trial over.
 DOUBT_SECONDS = 1.0
 
@@ -35,12 +49,6 @@ class TrialLock:
     which even a killed process releases. Between machines the heartbeat in the storage decides: it
     is renewed every 20 seconds, and stale after two minutes.
 
-    Args:
-        storage: of the study.
-        trial_id: the storage's.
-        number: of the trial, which waits, or whose worker may be gone.
-        directory: of the sweep.
-
     Attributes:
         crashes: how many workers in a row were lost at this trial without completing an epoch.
 
@@ -50,11 +58,10 @@ class TrialLock:
 
     def __init__(self, storage: BaseStorage, trial_id: int, number: int, directory: Path) -> None:
         self.storage, self.id, self.number = storage, trial_id, number
-        self._directory = directory
         self._lock = DirectoryLock(directory, name=f".trial-{number}.lock")
         self._released = threading.Event()
         try:
-            self._take()
+            self._take(directory / str(number))
         except BaseException:
             self._lock.release()
             raise
@@ -67,36 +74,36 @@ class TrialLock:
         return all(entry.get(name) == new_heartbeat()[name] for name in ("host", "process"))
 
     def release(self, saved: bool = False) -> None:
-        """Let other workers in. Doing so twice is harmless.
-
-        Args:
-            saved: the trial hasn't ended, but its state is saved, so that any worker can resume it.
-        """
-        self._stop_renewing()
+        """Let other workers in; if the state of the trial is `saved`, any of them can resume it."""
+        self._released.set()
+        self._thread.join()
         if saved:
-            self._entry |= {"epochs": None, "crashes": 0}
-            self._write(renewed=0.0)
+            # Without it, workers on other machines wait until the heartbeat is stale.
+            with contextlib.suppress(*STORAGE_ERRORS):
+                self._write(renewed=0.0, epochs=None, crashes=0)
         self._lock.release()
 
     def undo(self) -> None:
         """Let other workers in to a trial that is another one's, as if it hadn't been taken."""
-        self._stop_renewing()
+        self._released.set()
+        self._thread.join()
         if self.is_ours():
             self.storage.set_trial_user_attr(self.id, HEARTBEAT, self._found)
         self._lock.release()
 
-    def _take(self) -> None:
+    def _take(self, directory: Path) -> None:
         trial = self.storage.get_trial(self.id)
         found: Mapping[str, Any] | None = trial.user_attrs.get(HEARTBEAT)
+        taken = ConfigError(f"trial {self.number} is another worker's, or has ended")
+        if trial.state.is_finished() or self._lock.contradicts(found):
+            raise taken
+        if trial.state is TrialState.WAITING:
+            if not self.storage.set_trial_state_values(self.id, TrialState.RUNNING):
+                raise taken
         # One that was taken a moment ago, on another machine, may have no heartbeat yet.
-        fresh = found is None and trial.state is TrialState.RUNNING and _is_new(trial)
-        if trial.state.is_finished() or self._lock.contradicts(found) or fresh:
-            raise ConfigError(f"trial {self.number} is another worker's, or has ended")
-        if trial.state is TrialState.WAITING and not self.storage.set_trial_state_values(
-            self.id, TrialState.RUNNING
-        ):
-            raise ConfigError(f"trial {self.number} was taken by another worker")
-        epochs = _trained_epochs(self._directory / str(self.number))
+        elif found is None and _is_new(trial):
+            raise taken
+        epochs = _trained_epochs(directory)
         crashed = found is not None and found.get("epochs") == epochs
         self.crashes = found["crashes"] + 1 if found is not None and crashed else 0
         self._found = found
@@ -106,16 +113,12 @@ class TrialLock:
             # Locks don't reach other machines, so two may have found it free at once.
             time.sleep(DOUBT_SECONDS)
             if not self.is_ours():
-                raise ConfigError(f"trial {self.number} was taken by another worker")
+                raise taken
 
     def _write(self, **changes: Any) -> None:
         self.storage.set_trial_user_attr(
             self.id, HEARTBEAT, new_heartbeat() | self._entry | changes
         )
-
-    def _stop_renewing(self) -> None:
-        self._released.set()
-        self._thread.join()
 
     def _renew(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
@@ -126,29 +129,16 @@ class TrialLock:
 
 
 class TrialQueue:
-    """The trials of a study, numbered from 0.
+    """The trials of a study, numbered from 0, of which there are to be `total`.
 
     Each is added as a waiting trial before a worker takes it: of all that storages do, only taking
     a waiting trial is granted to one worker alone by every one of them.
-
-    Args:
-        study: Optuna's, with a sampler and a pruner.
-        storage: of the study.
-        directory: of the sweep.
-        total: how many trials there are to be.
-        distributions: of the keys that are searched.
     """
 
     def __init__(
-        self,
-        study: optuna.Study,
-        storage: BaseStorage,
-        directory: Path,
-        total: int,
-        distributions: Mapping[str, BaseDistribution],
+        self, study: optuna.Study, storage: BaseStorage, directory: Path, total: int
     ) -> None:
         self.study, self.storage, self.directory, self.total = study, storage, directory, total
-        self.distributions = distributions
         self._study_id = storage.get_study_id_from_name(study.study_name)
 
     def trials(self) -> list[FrozenTrial]:
@@ -163,27 +153,16 @@ class TrialQueue:
         """Return a trial as the storage has it now."""
         return self.storage.get_trial(self._id(number))
 
-    @property
-    def ended(self) -> int:
-        """How many trials have ended."""
-        return sum(trial.state.is_finished() for trial in self.trials())
+    def ended(self) -> list[FrozenTrial]:
+        """Return the trials that have ended."""
+        return [trial for trial in self.trials() if trial.state.is_finished()]
 
-    @property
     def is_done(self) -> bool:
-        """Whether all trials have ended."""
-        return self.ended >= self.total
-
-    @property
-    def failures(self) -> int:
-        """How many trials failed."""
-        return sum(trial.state is TrialState.FAIL for trial in self.trials())
+        """Return whether all trials have ended."""
+        return len(self.ended()) >= self.total
 
     def take(self) -> TrialLock | None:
-        """Take the next trial: one that has lost its worker, or one that waits.
-
-        Returns:
-            None if there is none at the moment.
-        """
+        """Take a trial that has lost its worker, or that waits; None if there is none now."""
         trials = self.trials()
         for state in (TrialState.RUNNING, TrialState.WAITING):
             for trial in trials:
@@ -198,28 +177,23 @@ class TrialQueue:
             self.study.add_trial(create_trial(state=TrialState.WAITING))
         return self.take()
 
-    def sample(self, lock: TrialLock) -> Trial:
-        """Return a trial that was taken, with parameters: those it has already, or new ones."""
-        # `Study.ask` takes any waiting trial, and never one that is running already.
-        trial = Trial(self.study, lock.id)
-        for key, distribution in self.distributions.items():
-            _suggest(trial, key, distribution)
-        return trial
-
     def is_same(self, trial: Trial, signature: str) -> bool:
         """Return whether another trial trains the very same; this one then has its outcome."""
         with exclusive(self.directory):
             attributes = trial.user_attrs
             for other in self.trials():
-                if other.number == trial.number or other.state is TrialState.FAIL:
-                    continue
                 theirs = other.user_attrs
-                if theirs.get(SIGNATURE) == signature and theirs.get(SAME_AS) is None:
+                if (
+                    other.number == trial.number
+                    or other.state is TrialState.FAIL
+                    or theirs.get(SIGNATURE) != signature
+                    or theirs.get(SAME_AS) is not None
                     # Where there are no locks, two may start at once: the first one trains.
-                    if SIGNATURE in attributes and trial.number < other.number:
-                        continue
-                    trial.set_user_attr(SAME_AS, other.number)
-                    return True
+                    or (SIGNATURE in attributes and trial.number < other.number)
+                ):
+                    continue
+                trial.set_user_attr(SAME_AS, other.number)
+                return True
             trial.set_user_attr(SIGNATURE, signature)
             if SAME_AS in attributes:
                 # The trial that was to train it has failed.
@@ -227,7 +201,7 @@ class TrialQueue:
         return False
 
     def end(self, trial: Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
-        """Record how a trial ended; an end that another worker has recorded stays."""
+        """Store how a trial ended; an end that another worker has stored stays."""
         try:
             self.study.tell(trial, values, state)
         except (UpdateFinishedTrialError, ValueError):
@@ -245,10 +219,8 @@ class TrialQueue:
         if other.state.is_finished():
             trial_id = self._id(trial.number)
             with contextlib.suppress(UpdateFinishedTrialError):
-                theirs = {PLACE: str(other.number), **other.user_attrs}
-                for name in (STATE, REASON, PLACE, FOUND):
-                    if name in theirs:
-                        self.storage.set_trial_user_attr(trial_id, name, theirs[name])
+                for name in {STATE, REASON, FOUND} & other.user_attrs.keys():
+                    self.storage.set_trial_user_attr(trial_id, name, other.user_attrs[name])
                 for step, value in other.intermediate_values.items():
                     if step not in trial.intermediate_values:
                         self.storage.set_trial_intermediate_value(trial_id, step, value)
@@ -259,16 +231,16 @@ class TrialQueue:
         return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
 
-def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> None:
-    if isinstance(distribution, FloatDistribution):
-        lowest, highest = distribution.low, distribution.high
-        trial.suggest_float(key, lowest, highest, step=distribution.step, log=distribution.log)
-    elif isinstance(distribution, IntDistribution):
-        low, high = distribution.low, distribution.high
-        trial.suggest_int(key, low, high, step=distribution.step, log=distribution.log)
-    else:
-        assert isinstance(distribution, optuna.distributions.CategoricalDistribution)
-        trial.suggest_categorical(key, distribution.choices)
+def count_states(states: Iterable[str]) -> str:
+    """Return how many trials there are, and how many in each state."""
+    listed = list(states)
+    counts = [f"{listed.count(state)} {state}" for state in dict.fromkeys(listed)]
+    return f"{len(listed)} trials: {', '.join(counts)}"
+
+
+def brief_parameters(parameters: Mapping[str, Any]) -> str:
+    """Return the parameters of a trial for people."""
+    return " ".join(f"{key}={shown(value, FEW_DIGITS)}" for key, value in parameters.items())
 
 
 def _trained_epochs(directory: Path) -> int:
@@ -282,6 +254,6 @@ def _trained_epochs(directory: Path) -> int:
 
 
 def _is_new(trial: FrozenTrial) -> bool:
-    """Return whether a trial was taken so lately that its worker may be about to say so."""
+    """Return whether a trial was taken so lately that its worker may not have a heartbeat yet."""
     started = trial.datetime_start
     return started is not None and (datetime.now() - started).total_seconds() < STALE_SECONDS

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -17,10 +18,17 @@ from resnet_sweep.jobs import train_planned
 from resnet_sweep.runs.lock import is_held
 from resnet_sweep.runs.metrics import LayerNorms, Row, read_metrics
 from resnet_sweep.runs.record import ENDED, Record
-from resnet_sweep.studies.plan import StudyPlan
-from resnet_sweep.studies.storage import STORAGE_ERRORS
-from resnet_sweep.studies.trial_queue import FOUND, PLACE, REASON, STATE, TrialLock, TrialQueue
-from resnet_sweep.studies.trial_runs import TrialRun
+from resnet_sweep.studies.plan import StudyPlan, TrialRun
+from resnet_sweep.studies.storage import STORAGE_ERRORS, one_line
+from resnet_sweep.studies.trial_queue import (
+    FOUND,
+    REASON,
+    STATE,
+    TrialLock,
+    TrialQueue,
+    brief_parameters,
+)
+from resnet_sweep.sweeps.run_cache import RunCache
 from resnet_sweep.training.callbacks import Callback, Pruned
 from resnet_sweep.training.signals import StopSignal
 
@@ -36,12 +44,19 @@ class TrialTakenOver(Exception):
     """Another worker has the trial."""
 
 
+class TrialEnd(NamedTuple):
+    """How a trial ended, for Optuna and in this program's words; only a complete one has values."""
+
+    kind: TrialState
+    state: str
+    reason: str = ""
+    values: Sequence[float] | None = None
+
+
 class PruningCallback(Callback):
     """Reports each epoch's value of the objective to a trial, and ends a run that Optuna prunes.
 
     Args:
-        trial: that the run is of.
-        objective: what it is judged by.
         epochs: of the run; after the last one there is nothing left to save.
         reported: the steps that the storage has a value of, which are added to.
 
@@ -52,27 +67,25 @@ class PruningCallback(Callback):
     def __init__(self, trial: Trial, objective: Objective, epochs: int, reported: set[int]) -> None:
         self.trial, self.objective, self.epochs = trial, objective, epochs
         self.reported = reported
+        self.rows: list[Row] = []
         self.storage_error: Exception | None = None
 
     def on_train_start(self, directory: Path, step: int) -> None:
         # A worker that was killed may have ended an epoch without reporting it.
         with self._storage():
-            rows = self.report_run(directory)
-            if rows:
-                self._judge(rows[-1])
+            self.report_run(directory)
+            if self.rows:
+                self._judge(self.rows[-1])
 
     def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
         with self._storage():
             self._report(row)
             self._judge(row)
 
-    def report_run(self, directory: Path) -> Sequence[Row]:
-        """Report the epochs of a run that aren't reported yet, and return all of them."""
-        self.directory = directory
-        self.rows: list[Row] = []
+    def report_run(self, directory: Path) -> None:
+        """Report the epochs of a run that aren't reported yet."""
         for row in read_metrics(directory):
             self._report(row)
-        return self.rows
 
     def _report(self, row: Row) -> None:
         self.rows.append(row)
@@ -82,11 +95,10 @@ class PruningCallback(Callback):
             return
         value = row.get(self.objective.name)
         if value is None:
-            run = load_run(self.directory, str(self.directory))
-            if isinstance(run, LoadedRun):
-                # On a GPU, metrics.csv is still being written.
-                run.metrics = Metrics(self.rows, None)
-                value = self.objective.value(run)
+            # Made of what is in memory, since metrics.csv may still be being written.
+            run = LoadedRun(Path(), "", Record(""))
+            run.metrics = Metrics(self.rows, None)
+            value = self.objective.value(run)
         if value is not None:
             self.trial.report(value, epoch)
             self.reported.add(epoch)
@@ -106,14 +118,7 @@ class PruningCallback(Callback):
 
 
 class StudyWorker:
-    """Trains trials of a study, which any number of other workers share.
-
-    Args:
-        plan: of the study.
-        queue: its trials.
-        stop: whether this process was asked to stop.
-        on_end: called with each trial that this worker has ended.
-    """
+    """Trains trials of a study, and calls `on_end` with each that it has ended."""
 
     def __init__(
         self,
@@ -123,22 +128,24 @@ class StudyWorker:
         on_end: Callable[[FrozenTrial], None],
     ) -> None:
         self.plan, self.queue, self.stop, self.on_end = plan, queue, stop, on_end
-        self.objectives = plan.planner.objectives
-        self.cache = plan.cache(queue.directory)
+        self.objectives = plan.objectives
+        self.cache = RunCache.here(queue.directory) if plan.whole["reuse"] else None
 
     def work_on(self, lock: TrialLock) -> None:
-        """Train a trial, record how it ended, and release it.
+        """Train a trial, store how it ended, and release it.
 
         Raises:
-            StorageInternalError, SQLAlchemyError: the storage can't be reached.
+            StorageInternalError, SQLAlchemyError, OSError: the storage can't be reached.
             Interrupted: the process was asked to stop; the state of the trial is saved.
         """
         try:
-            trial = self.queue.sample(lock)
+            trial = self.plan.sampler.sample(self.queue.study, lock.id, lock.number)
             try:
-                self._train_trial(trial, lock)
+                end = self._train_trial(trial, lock)
             except TrialFailed as failure:
-                self._end(trial, TrialState.FAIL, "failed", str(failure))
+                end = TrialEnd(TrialState.FAIL, "failed", str(failure))
+            if end is not None:
+                self._store(trial, end)
         except TrialTakenOver:
             # Where a machine was lost, its run's heartbeat may outlive that of its trial a little.
             lock.undo()
@@ -149,7 +156,15 @@ class StudyWorker:
         else:
             lock.release()
 
-    def _train_trial(self, trial: Trial, lock: TrialLock) -> None:
+    def _store(self, trial: Trial, end: TrialEnd) -> None:
+        trial.set_user_attr(STATE, end.state)
+        if end.reason:
+            trial.set_user_attr(REASON, end.reason)
+        self.queue.end(trial, end.kind, end.values)
+        self.on_end(self.queue.read(trial.number))
+
+    def _train_trial(self, trial: Trial, lock: TrialLock) -> TrialEnd | None:
+        """Train the runs of a trial; return None if another trial trains the same."""
         limit = self.plan.settings["max_worker_crashes"]
         if limit is not None and lock.crashes >= limit:
             raise TrialFailed(
@@ -157,14 +172,13 @@ class StudyWorker:
                 "when memory runs out"
             )
         try:
-            runs = self.plan.planner.plan(trial.params, trial.number)
+            runs = self.plan.plan_trial(trial.params, trial.number)
         except ConfigError as error:
             raise TrialFailed(str(error)) from error
         if self.queue.is_same(trial, runs[0].planned.signature):
-            return
-        resumed = (self.queue.directory / runs[0].subdirectory / "run.json").exists()
-        words = " ".join(f"{key}={value}" for key, value in trial.params.items())
-        verb = "resumed" if resumed else "started"
+            return None
+        verb = "resumed" if (runs[0].directory / "run.json").exists() else "started"
+        words = brief_parameters(trial.params)
         console.print(f"trial {trial.number} {verb}  {words}", markup=False)
         single = len(self.objectives) == 1
         reported = {*self.queue.read(trial.number).intermediate_values}
@@ -172,32 +186,32 @@ class StudyWorker:
         state = "finished"
         for run in runs:
             # Epochs of the first replicate alone are compared, with those of other trials' first.
-            callback = PruningCallback(trial, self.objectives[0], run.epochs, reported)
-            trained = self._train_run(trial, run, lock, callback if single and not values else None)
+            epochs = run.record.epochs
+            callback = None
+            if single and not values:
+                callback = PruningCallback(trial, self.objectives[0], epochs, reported)
+            trained = self._train_run(trial, run, lock, callback)
             record = trained.record
-            if record.state == "diverged":
+            if record.state in ("diverged", "pruned"):
                 # Of several objectives, Optuna knows no pruned trial.
                 kind = TrialState.PRUNED if single else TrialState.FAIL
-                return self._end(trial, kind, "diverged", record.reason)
-            if record.state == "pruned":
-                return self._end(trial, TrialState.PRUNED, "pruned", record.reason)
+                return TrialEnd(kind, record.state, record.reason)
             found = [objective.value(trained) for objective in self.objectives]
             values.append([value for value in found if value is not None])
             if len(values[-1]) < len(found):
                 raise TrialFailed("there is nothing to judge it by")
             if len(runs) == 1:
                 state = record.state
-            if not single or len(runs) == 1:
-                continue
-            step = len(values) * run.epochs
-            if len(values) > 1 and step not in reported:
-                trial.report(fmean(value for (value,) in values), step)
-            if len(values) < len(runs) and trial.should_prune():
-                name = type(self.queue.study.pruner).__name__
-                reason = f"by {name} after {len(values)} of {len(runs)} replicates"
-                return self._end(trial, TrialState.PRUNED, "pruned", reason)
+            elif single:
+                step = len(values) * epochs
+                if len(values) > 1 and step not in reported:
+                    trial.report(fmean(value for (value,) in values), step)
+                if len(values) < len(runs) and trial.should_prune():
+                    name = type(self.queue.study.pruner).__name__
+                    reason = f"by {name} after {len(values)} of {len(runs)} replicates"
+                    return TrialEnd(TrialState.PRUNED, "pruned", reason)
         means = [fmean(column) for column in zip(*values, strict=True)]
-        return self._end(trial, TrialState.COMPLETE, state, "", means)
+        return TrialEnd(TrialState.COMPLETE, state, values=means)
 
     def _train_run(
         self, trial: Trial, run: TrialRun, lock: TrialLock, callback: PruningCallback | None
@@ -207,60 +221,37 @@ class StudyWorker:
         Raises:
             TrialFailed: the run couldn't be started, or an error ended it.
             TrialTakenOver: another worker is training it.
-            StorageInternalError, SQLAlchemyError: an epoch couldn't be reported.
-            Interrupted: the process was asked to stop; the state of the run is saved.
+            Interrupted, StorageInternalError, SQLAlchemyError, OSError: as in `work_on`.
         """
-        directory = self.queue.directory / run.subdirectory
-        found = None
+        directory = run.directory
         if self.cache is not None and not (directory / "run.json").exists():
             found = self.cache.complete(run.planned.signature)
-        if found is not None:
-            if callback is not None:
-                callback.report_run(found.directory)
-            self._note_found(trial, str(found.directory.absolute()))
-            return found
+            if found is not None:
+                if callback is not None:
+                    callback.report_run(found.directory)
+                others = trial.user_attrs.get(FOUND, [])
+                place = str(found.directory.absolute())
+                trial.set_user_attr(FOUND, [*others, *({place} - {*others})])
+                return found
         reason = ""
         try:
-            run.write(self.queue.directory)
-            callbacks = [] if callback is None else [callback]
-            train_planned(directory, self.stop, run.planned, callbacks)
+            run.write()
+            train_planned(directory, self.stop, run.planned, [] if callback is None else [callback])
         except (ConfigError, OSError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
         trained = load_run(directory, relative(directory))
-        if isinstance(trained, LoadedRun) and trained.record.state in ENDED and not reason:
-            return trained
+        if isinstance(trained, LoadedRun):
+            if trained.record.state in ENDED and not reason:
+                return trained
+            reason = reason or trained.record.reason or f"its run is {trained.record.state}"
+        else:
+            reason = reason or trained.error
         if callback is not None and callback.storage_error is not None:
             # It says nothing about the trial.
             raise callback.storage_error
         if _is_held(directory) or not lock.is_ours():
             raise TrialTakenOver
-        if isinstance(trained, LoadedRun):
-            reason = reason or trained.record.reason or f"its run is {trained.record.state}"
-        else:
-            reason = reason or trained.error
         raise TrialFailed(reason)
-
-    def _note_found(self, trial: Trial, place: str) -> None:
-        if self.plan.planner.replicates == 1:
-            trial.set_user_attr(PLACE, place)
-        else:
-            # Other replicates may be trained here.
-            places = trial.user_attrs.get(FOUND, [])
-            trial.set_user_attr(FOUND, [*places, *({place} - {*places})])
-
-    def _end(
-        self,
-        trial: Trial,
-        kind: TrialState,
-        state: str,
-        reason: str,
-        values: Sequence[float] | None = None,
-    ) -> None:
-        trial.set_user_attr(STATE, state)
-        if reason:
-            trial.set_user_attr(REASON, reason)
-        self.queue.end(trial, kind, values)
-        self.on_end(self.queue.read(trial.number))
 
 
 def _is_held(directory: Path) -> bool:
