@@ -74,7 +74,7 @@ def steps_of(training: Trainer, count: int) -> Iterator[Callable[[], None]]:
 
         def make(step: int = step) -> None:
             images, labels = take(order[step * size : (step + 1) * size])
-            training.train_step(images, labels, 0, step, step, 0.1, None, last=False)
+            training.train_step(images, labels, 0, step, step, 0.1, images.shape[-1], last=False)
 
         yield make
 

@@ -4,9 +4,9 @@ import io
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,14 @@ class RunCheckpoints:
 
     Args:
         run: the run directory.
-        in_thread: write beside the training, see `AsyncWriter`.
+        in_thread: write in a thread, while a GPU trains; otherwise `save` waits.
     """
 
     def __init__(self, run: Run, in_thread: bool) -> None:
         self.run = run
         self.directory = run.directory / "checkpoints"
-        self.in_thread = in_thread
-        self._writer = AsyncWriter(in_thread)
+        self._thread = ThreadPoolExecutor(1, "writer") if in_thread else None
+        self._unfinished: Future[None] | None = None
 
     def load(self) -> State | None:
         """Return the newest valid state of the run, or None if there is none."""
@@ -67,10 +67,10 @@ class RunCheckpoints:
             layers: norms of each layer at the end of its epochs.
         """
         best = best_row(rows)
-        best_epoch = None if best is None else int(best["epoch"])
-        commit_best(self.directory, best_epoch)
-        signature = self.run.record.signature
-        if rows and (error := check_best(self.directory, signature, best_epoch)):
+        epoch = None if best is None else int(best["epoch"])
+        commit_best(self.directory, epoch)
+        error = check_best(self.directory, self.run.record.signature, epoch)
+        if rows and error:
             log.warning(
                 "warning: %s can't be used (%s); unless a later epoch is better, there will be "
                 "none, and only trainer.resume=false trains it anew",
@@ -82,7 +82,7 @@ class RunCheckpoints:
     def save(
         self, state: State, best: State | None, layers: Sequence[Sequence[LayerNorms]]
     ) -> None:
-        """Save a state, and the metrics that it has.
+        """Save a state, and the metrics that it has, when the save before is finished.
 
         Args:
             state: of the trainer.
@@ -99,13 +99,18 @@ class RunCheckpoints:
         if best is not None:
             metrics = {name: state["rows"][-1][name] for name in ("epoch", "val_acc", "val_loss")}
             best = {**metrics, "signature": signature, "model": best}
-        if self.in_thread:
+        self.wait()
+        if self._thread is None:
+            self._write(state, best, layers)
+        else:
             state, best = copy_state(state), copy_state(best)
-        self._writer(partial(self._write, state, best, layers))
+            self._unfinished = self._thread.submit(self._write, state, best, layers)
 
     def wait(self) -> None:
         """Wait until everything is written, and raise what that raised."""
-        self._writer.wait()
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            unfinished.result()
 
     def _write(
         self, state: State, best: State | None, layers: Sequence[Sequence[LayerNorms]]
@@ -124,38 +129,10 @@ class RunCheckpoints:
         self.run.write_metrics([*rows])
 
 
-class AsyncWriter:
-    """Writes files in the order of the calls.
-
-    Args:
-        in_thread: write in a thread, while a GPU trains. What is written must not be changed
-            meanwhile. Otherwise the caller waits.
-    """
-
-    def __init__(self, in_thread: bool) -> None:
-        self._thread = ThreadPoolExecutor(1, "writer") if in_thread else None
-        self._unfinished: Future[None] | None = None
-
-    def __call__(self, write: Callable[[], None]) -> None:
-        """Call `write` when the call before has finished, and raise what that raised."""
-        self.wait()
-        if self._thread is None:
-            write()
-        else:
-            self._unfinished = self._thread.submit(write)
-
-    def wait(self) -> None:
-        """Wait until everything is written, and raise what that raised."""
-        unfinished, self._unfinished = self._unfinished, None
-        if unfinished is not None:
-            unfinished.result()
-
-
 def write_checkpoint(path: Path, state: State, backup: Path | None = None) -> None:
     """Write a checkpoint atomically.
 
     Args:
-        path: the file.
         state: tensors, numbers, strings, None, and lists and dicts of these.
         backup: where an older file at `path` is kept.
     """
@@ -165,12 +142,15 @@ def write_checkpoint(path: Path, state: State, backup: Path | None = None) -> No
     write_atomically(path, buffer.getvalue(), backup)
 
 
-def read_checkpoint(path: Path) -> State:
+def read_checkpoint(path: Path, signature: str | None = None) -> State:
     """Read a checkpoint onto the CPU. Nothing in it is executed.
+
+    Args:
+        signature: of the run that it must belong to; None for any run.
 
     Raises:
         FileNotFoundError: the file doesn't exist.
-        DamagedCheckpointError: the file is damaged.
+        DamagedCheckpointError: the file is damaged, or belongs to another run.
     """
     content = path.read_bytes()
     try:
@@ -178,47 +158,34 @@ def read_checkpoint(path: Path) -> State:
         stored = state.pop("digest")
     # A damaged file can raise nearly anything.
     except Exception as error:
-        reason = f"it can't be read: {type(error).__name__}"
-    else:
-        if stored == digest(state):
-            return state
-        reason = "its content isn't what was written"
-    raise DamagedCheckpointError(path, reason)
+        raise DamagedCheckpointError(path, f"it can't be read: {type(error).__name__}") from error
+    if stored != digest(state):
+        raise DamagedCheckpointError(path, "its content isn't what was written")
+    if signature not in (None, state.get("signature")):
+        raise DamagedCheckpointError(path, "it belongs to another run")
+    return state
 
 
 def write_last(directory: Path, state: State) -> None:
-    """Write the last checkpoint of a run, and keep the one before it.
-
-    Args:
-        directory: `checkpoints/` of the run.
-        state: as for `write_checkpoint`.
-    """
+    """Write the last checkpoint of a run into `checkpoints/`, and keep the one before it."""
     write_checkpoint(directory / LAST, state, backup=directory / PREVIOUS)
 
 
 def read_last(directory: Path, signature: str) -> State | None:
-    """Return the newest valid checkpoint of a run, or None if there is none.
+    """Return the newest valid checkpoint in `checkpoints/` of a run, or None if there is none.
 
     One that can't be used is renamed, so that it can't replace a valid one as the backup.
-
-    Args:
-        directory: `checkpoints/` of the run.
-        signature: of the run; a checkpoint of another run isn't used.
     """
     for path in (directory / LAST, directory / PREVIOUS):
         try:
-            state = read_checkpoint(path)
+            state = read_checkpoint(path, signature)
+            if "rows" in state:
+                return state
+            reason = "it has weights alone"
         except FileNotFoundError:
             continue
         except DamagedCheckpointError as error:
             reason = error.reason
-        else:
-            if state.get("signature") != signature:
-                reason = "it belongs to another run"
-            elif "rows" not in state:
-                reason = "it has weights alone"
-            else:
-                return state
         renamed = path.with_name(f"{path.name}.damaged")
         path.replace(renamed)
         log.warning(
@@ -239,16 +206,10 @@ def commit_best(directory: Path, epoch: int | None) -> None:
         epoch: best epoch of those that the last checkpoint includes.
     """
     path = directory / NEXT_BEST
-    if not path.exists():
-        return
-    try:
-        included = read_checkpoint(path).get("epoch") == epoch
-    except DamagedCheckpointError:
-        included = False
-    if included:
-        path.replace(directory / BEST)
-    else:
-        path.unlink()
+    with suppress(FileNotFoundError, DamagedCheckpointError):
+        if read_checkpoint(path).get("epoch") == epoch:
+            path.replace(directory / BEST)
+    path.unlink(missing_ok=True)
 
 
 def check_best(directory: Path, signature: str, epoch: int | None) -> str | None:
@@ -256,18 +217,15 @@ def check_best(directory: Path, signature: str, epoch: int | None) -> str | None
 
     Args:
         directory: `checkpoints/` of the run.
-        signature: of the run.
         epoch: best epoch of those that the last checkpoint includes.
     """
     try:
-        state = read_checkpoint(directory / BEST)
+        found = read_checkpoint(directory / BEST, signature).get("epoch")
     except FileNotFoundError:
         return "it is missing"
     except DamagedCheckpointError as error:
         return error.reason
-    if state.get("signature") != signature:
-        return "it belongs to another run"
-    return None if state.get("epoch") == epoch else "it isn't of the best epoch"
+    return None if found == epoch else "it isn't of the best epoch"
 
 
 def copy_state(state: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Device, precision and threads of a run."""
+"""Device, precision, threads and memory of a run."""
 
 import ctypes
 import os
@@ -25,23 +25,21 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ConfigError: there is no such device here.
     """
+    available = {
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
+    present = [kind for kind, count in available.items() if count]
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(present[0])
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(
             f"trainer.device={name} is no device: choose auto, cpu, cuda, cuda:1 or mps"
         ) from error
-    available = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
     if (device.index or 0) >= available.get(device.type, 0):
-        present = [kind for kind, count in available.items() if count]
         raise ConfigError(
             f"trainer.device={name} isn't there: this machine has {' and '.join(present)}, so "
             "choose one of these, or auto"
@@ -153,7 +151,7 @@ def keep_freed_memory() -> None:
     """Set glibc to keep the memory that a training step frees, for the rest of this process.
 
     Otherwise it returns much of it to the system, which has to clear every page before the next
-    step. Other C libraries don't have such a setting, and aren't changed.
+    step. Other C libraries have no such setting.
     """
     if sys.platform == "win32":
         return
@@ -165,11 +163,9 @@ def keep_freed_memory() -> None:
 
 
 def memory_bytes() -> int:
-    """Return how much memory this process may use: the machine's, or a lower limit.
-
-    On Windows, where Python can't read it, the number is too large to be a limit.
-    """
+    """Return how much memory this process may use: the machine's, or a lower limit."""
     if sys.platform == "win32":
+        # Python can't read it there.
         return sys.maxsize
     import resource
 

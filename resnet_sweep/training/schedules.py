@@ -63,7 +63,7 @@ class Schedule:
 
 @dataclass
 class Constant(Schedule):
-    """A constant learning rate, after a linear warm-up."""
+    """A constant learning rate."""
 
     def after_warmup(self, step: int) -> float:
         return self.lr
@@ -71,17 +71,13 @@ class Constant(Schedule):
 
 @dataclass
 class Cosine(Schedule):
-    """Half a cosine from lr down to min_lr, after a linear warm-up.
+    """Half a cosine from lr down to min_lr.
 
     The rate is min_lr + (lr - min_lr) * (1 + cos(pi * t)) / 2 with t from 0 to 1 over the steps
     (Loshchilov and Hutter, 2017, "SGDR", equation 5 without restarts).
 
-    Args:
-        lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
-        min_lr: the lowest rate.
-
     Raises:
-        ValueError: min_lr is above lr, or the warm-up is longer than the run.
+        ValueError: min_lr is above lr.
     """
 
     min_lr: Rate = 0.0
@@ -99,7 +95,6 @@ class CosineWarmRestarts(Cosine):
     """Half cosines from lr down to min_lr, one after another (Loshchilov and Hutter, 2017, "SGDR").
 
     Args:
-        lr, epochs, steps_per_epoch, warmup_epochs, min_lr: as for `Cosine`.
         T_0: length of the first cosine, as a fraction of the run after the warm-up.
         T_mult: how many times as long as the one before it each further cosine is.
     """
@@ -126,12 +121,10 @@ class MultiStep(Schedule):
     at a half and at three quarters of the run.
 
     Args:
-        lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
         milestones: fractions of the run after the warm-up.
-        gamma: factor at each milestone.
 
     Raises:
-        ValueError: the milestones aren't ascending, or the warm-up is longer than the run.
+        ValueError: the milestones aren't ascending.
     """
 
     milestones: Sequence[Fraction] = (0.5, 0.75)
@@ -145,8 +138,8 @@ class MultiStep(Schedule):
             )
 
     def after_warmup(self, step: int) -> float:
-        behind = sum(step >= round(milestone * self.steps) for milestone in self.milestones)
-        return self.lr * self.gamma**behind
+        passed = sum(step >= round(milestone * self.steps) for milestone in self.milestones)
+        return self.lr * self.gamma**passed
 
 
 @dataclass
@@ -157,7 +150,6 @@ class OneCycle(Schedule):
     constant momentum.
 
     Args:
-        lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
         pct_start: fraction of the run in which the rate rises.
         div_factor: lr divided by the rate of the first step.
         final_div_factor: the rate of the first step divided by that of the last.
@@ -181,19 +173,12 @@ class Plateau(Schedule):
     """A rate that is reduced when a metric has stopped improving.
 
     An epoch is an improvement if it is better than the best so far by `threshold` times that. After
-    more than `patience` epochs in a row without one, the rate is multiplied by `factor`, as in
-    torch.optim.lr_scheduler.ReduceLROnPlateau. The epochs of the warm-up don't count.
-
-    Args:
-        lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
-        min_lr: the lowest rate.
-        metric: the metric that has to improve.
-        factor: factor of each reduction.
-        patience: epochs without an improvement before a reduction.
-        threshold: smallest improvement, as a fraction of the best value.
+    more than `patience` epochs in a row without one, the rate is multiplied by `factor`, but it
+    stays above `min_lr`, as in torch.optim.lr_scheduler.ReduceLROnPlateau. The epochs of the
+    warm-up don't count.
 
     Raises:
-        ValueError: min_lr is above lr, or the warm-up is longer than the run.
+        ValueError: min_lr is above lr.
     """
 
     min_lr: Rate = 0.0
