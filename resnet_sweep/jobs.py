@@ -27,12 +27,7 @@ from resnet_sweep.runs.record import Record, State
 from resnet_sweep.runs.run import Run, make_directory, mark_failed, reset_run
 from resnet_sweep.training.callbacks import Callback, Pruned
 from resnet_sweep.training.callbacks.plots import Plots
-from resnet_sweep.training.callbacks.progress import (
-    GradientWarnings,
-    Heartbeat,
-    LogFileHandler,
-    ProgressLog,
-)
+from resnet_sweep.training.callbacks.progress import GradientWarnings, LogFileHandler, ProgressLog
 from resnet_sweep.training.device import configure, set_threads
 from resnet_sweep.training.distributed import ProcessGroup
 from resnet_sweep.training.signals import Interrupted, StopSignal, exit_status
@@ -201,9 +196,8 @@ def train(
         log.info("%s", _introduction(planned, run, training))
         active += [
             ProgressLog(
-                training.total_steps, training.steps_per_epoch, planned.settings.epochs, bar
+                run, training.total_steps, training.steps_per_epoch, planned.settings.epochs, bar
             ),
-            Heartbeat(run, training.steps_per_epoch),
             GradientWarnings(),
             # Before the loggers, which may keep the pictures.
             Plots(),

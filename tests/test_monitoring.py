@@ -13,7 +13,7 @@ from resnet_sweep.config.plan import plan_run
 from resnet_sweep.runs.metrics import LayerNorms
 from resnet_sweep.training.callbacks.progress import EXPLODING, GradientWarnings
 from resnet_sweep.training.signals import StopSignal
-from resnet_sweep.training.train_step import StepMetrics
+from resnet_sweep.training.step_metrics import StepMetrics
 from resnet_sweep.training.trainer import Diverged
 
 

@@ -288,7 +288,7 @@ def test_randomness_of_each_step_follows_from_seed_epoch_and_step(tmp_path: Path
 
     prepared = plan_run(config(trainer__epochs=2))
     training = prepared.training()
-    training.train_step.augmentation = [look]
+    training.augmentation = [look]
     run = open_run(prepared, tmp_path)
     training.fit(run, [], StopSignal())
     run.close("finished")
@@ -314,7 +314,7 @@ class Slow:
 def test_times_and_speeds_are_those_of_the_clock(tmp_path: Path) -> None:
     prepared = plan_run(config())
     training = prepared.training()
-    training.train_step.augmentation = [Slow()]
+    training.augmentation = [Slow()]
     run = open_run(prepared, tmp_path)
     begun = time.monotonic()
     training.fit(run, [], StopSignal())

@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.config import CompileMode
 from resnet_sweep.training.distributed import ProcessGroup
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # From glibc's malloc.h. It maps blocks larger than 32 MB separately in any case.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_THRESHOLD = 32 * 2**20
@@ -108,6 +108,24 @@ def check_compile(
             f"trainer.compile={compile} needs a C++ compiler on a CPU, and there is no {compiler}: "
             "install it, name another in $CXX, or choose trainer.compile=null"
         )
+
+
+def compile_model(model: nn.Module, mode: CompileMode) -> nn.Module:
+    """Return a module that runs a model's forward and backward pass compiled by `torch.compile`.
+
+    It has the weights of `model` itself, so `model` is what is saved, averaged and evaluated.
+    Compilation takes seconds to minutes in the first step of each shape: a whole batch, the last,
+    smaller batch of an epoch, and each size of progressive resizing. Dropout and stochastic depth
+    draw the same random numbers as without compilation, so results differ by rounding alone.
+    """
+    # Models that earlier runs of this process compiled count against a limit on recompilations.
+    torch.compiler.reset()
+    # torch.compile takes a mode or options, and the random numbers are an option.
+    options = {**torch._inductor.list_mode_options(mode), "fallback_random": True}
+    compiled = torch.compile(model, dynamic=False, options=options)
+    # torch declares a function, and returns a module for a module.
+    assert isinstance(compiled, nn.Module)
+    return compiled
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

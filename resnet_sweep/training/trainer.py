@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_
 
 from resnet_sweep.data.dataset import Batches, Dataset
 from resnet_sweep.randomness import derive_seed
@@ -18,13 +19,20 @@ from resnet_sweep.runs.run import Run
 from resnet_sweep.training.callbacks import Callback, Step
 from resnet_sweep.training.checkpoint import RunCheckpoints
 from resnet_sweep.training.config import TrainerConfig
+from resnet_sweep.training.device import compile_model
 from resnet_sweep.training.distributed import ProcessGroup
-from resnet_sweep.training.evaluation import Normalize, accuracy, cross_entropy, predict
+from resnet_sweep.training.evaluation import (
+    Normalize,
+    accuracy,
+    autocast,
+    cross_entropy,
+    predict,
+)
 from resnet_sweep.training.optimizers import ExponentialMovingAverage
-from resnet_sweep.training.progressive_resizing import ProgressiveResizing
+from resnet_sweep.training.progressive_resizing import ProgressiveResizing, resize
 from resnet_sweep.training.schedules import Schedule
 from resnet_sweep.training.signals import Interrupted, StopSignal
-from resnet_sweep.training.train_step import StepMetrics, TrainStep
+from resnet_sweep.training.step_metrics import StepMetrics
 
 # Reading metrics from a GPU waits for it, so callbacks get the steps only this often.
 REPORT_SECONDS = 0.5
@@ -59,6 +67,7 @@ class Trainer:
 
     Attributes:
         model: on the device.
+        optimizer: a group's `lr_scale` multiplies the learning rate.
         augmentation: operations on training batches, in order; see `resnet_sweep.augmentation`.
         loss: maps logits (B, classes) and labels, (B,) or (B, classes) if the augmentation mixes
             them, to a scalar.
@@ -69,6 +78,8 @@ class Trainer:
         seconds: time that these steps took.
         total_steps: steps in the whole run.
         evaluated: the model that is evaluated: the averaged one, if there is one.
+        wrapped_model: the same weights as `model`, compiled, and with gradients that are averaged
+            over the processes.
     """
 
     model: nn.Module
@@ -112,20 +123,11 @@ class Trainer:
         self.evaluated = self.ema.model if self.ema else self.model
         # On a CPU, a thread that writes would only take time from the training.
         self.saves_in_thread = self.device.type != "cpu"
-        self.train_step = TrainStep(
-            self.model,
-            self.optimizer,
-            self.augmentation,
-            self.loss,
-            self.normalize,
-            config,
-            self.seed,
-            self.device,
-            self.precision,
-            self.process_group,
-            self.step_metrics,
-            self.ema,
+        compiled = (
+            self.model if config.compile is None else compile_model(self.model, config.compile)
         )
+        self.wrapped_model = self.process_group.wrap(compiled, self.device)
+        self.generator = torch.Generator(self.device)
 
     @property
     def global_step(self) -> int:
@@ -172,7 +174,9 @@ class Trainer:
                 self.model.train()
                 for indices in self._remaining_batches(epoch):
                     report_due, checkpoint_due = self._poll()
-                    self._train_step(*self.train_batches.take(indices))
+                    self.train_step(*self.train_batches.take(indices))
+                    self.step += 1
+                    self.seconds = time.monotonic() - self._epoch_start
                     if report_due or checkpoint_due:
                         self._report_steps()
                     if checkpoint_due:
@@ -191,51 +195,6 @@ class Trainer:
             if self.checkpoints is not None:
                 self.checkpoints.wait()
         return None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that `load_state_dict` needs to continue from here."""
-        return {
-            "model": self.model.state_dict(),
-            "ema": self.ema and self.ema.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rows": [*self.rows],
-            "layers": torch.tensor(
-                [[layer[1:] for layer in layers] for layers in self.layers], dtype=torch.float64
-            ),
-            "step": self.step,
-            "seconds": self.seconds,
-            "step_metrics": self.step_metrics.state_dict(self.step),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from where `state` was taken."""
-        self.model.load_state_dict(state["model"])
-        if self.ema:
-            self.ema.model.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.rows, self.step, self.seconds = state["rows"], state["step"], state["seconds"]
-        names = self.step_metrics.layers
-        self.layers = [
-            [LayerNorms(name, *norms) for name, norms in zip(names, layers, strict=True)]
-            for layers in state["layers"].tolist()
-        ]
-        self.step_metrics.load_state_dict(state["step_metrics"], self.step)
-        for row in self.rows:
-            self.schedule.observe(row)
-
-    def notes(self) -> list[str]:
-        """Return what the run has shown about its own settings, a sentence each."""
-        images = sum(self._images_in(step) for step in range(self.steps_per_epoch))
-        notes = self.progressive_resizing.notes(self.rows, images)
-        last, classes = self.rows[-1], self.dataset.num_classes
-        loss, accuracy = math.log(classes), 100 / classes
-        if last["val_loss"] > FAR_ABOVE * loss and last["val_acc"] < 2 * accuracy:
-            notes.append(
-                f"val_loss {last['val_loss']:.4g} of the last epoch is far above the {loss:.2f} of "
-                f"guessing, and val_acc {last['val_acc']:.2f}% is near the {accuracy:.2f}% of "
-                "guessing: the model has learned nothing, so choose a lower optim.lr"
-            )
-        return notes
 
     def _remaining_batches(self, epoch: int) -> Iterator[Tensor]:
         """Yield the indices of the training images of each step that is left of an epoch."""
@@ -273,20 +232,53 @@ class Trainer:
         if self.process_group.world_size == 1:
             self.stop.raise_if_stopped()
 
-    def _train_step(self, images: Tensor, labels: Tensor) -> None:
-        epoch = len(self.rows)
-        self.train_step(
-            images,
-            labels,
-            epoch,
-            self.step,
-            self.global_step,
-            lr=self.schedule(self.global_step),
-            size=self.progressive_resizing.size(epoch),
-            last=self.step + 1 == self.steps_this_epoch,
-        )
-        self.step += 1
-        self.seconds = time.monotonic() - self._epoch_start
+    def train_step(self, images: Tensor, labels: Tensor) -> None:
+        """Augmentation, forward pass, backward pass and update.
+
+        It doesn't wait for a GPU, except for augmentation that does (TrivialAugment).
+
+        Args:
+            images: (B, 3, H, W), uint8; the whole batch, of which this process takes its share.
+            labels: (B,), int64.
+        """
+        epoch, ranks, metrics = len(self.rows), self.process_group, self.step_metrics
+        self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, self.step))
+        # Ranks drop different features; rank 0 drops those of a run in a single process.
+        rank = () if ranks.is_main else (ranks.rank,)
+        torch.manual_seed(derive_seed(self.seed, "model", epoch, self.step, *rank))
+        lr = self.schedule(self.global_step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+
+        for operation in self.augmentation:
+            images, labels = operation(images, labels, self.generator)
+        batch = len(images)
+        share = ranks.share(batch)
+        images, labels = images[share], labels[share]
+        size = self.progressive_resizing.size(epoch)
+        if size != images.shape[-1]:
+            images = resize(images, size)
+
+        # A compiled step in a CUDA graph reuses the memory of the last gradients.
+        self.optimizer.zero_grad()
+        with autocast(self.device, self.precision):
+            logits = self.wrapped_model(self.normalize(images))
+            loss = self.loss(logits, labels)
+        if ranks.world_size > 1:
+            # So that its mean over the ranks is the mean over the batch.
+            loss = loss * (len(images) * ranks.world_size / batch)
+        torch.autograd.backward(loss)
+
+        grad_norm = metrics.update(self.step, loss, logits, labels)
+        if self.config.clip_grad_norm is not None:
+            clip_grads_with_norm_(metrics.parameters, self.config.clip_grad_norm, grad_norm)
+        is_last = self.step + 1 == self.steps_this_epoch
+        before = metrics.copy_layer_weights() if is_last else None
+        self.optimizer.step()
+        if before is not None:
+            metrics.measure_update(before)
+        if self.ema:
+            self.ema.update(self.global_step + 1)
 
     def _report_steps(self) -> None:
         """Call the callbacks with the steps since the last report.
@@ -410,3 +402,48 @@ class Trainer:
             log.warning("SIGTERM announced the end of the job: saved, and training continues")
         elif self.global_step >= self.total_steps:
             self.checkpoints.wait()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that `load_state_dict` needs to continue from here."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema and self.ema.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rows": [*self.rows],
+            "layers": torch.tensor(
+                [[layer[1:] for layer in layers] for layers in self.layers], dtype=torch.float64
+            ),
+            "step": self.step,
+            "seconds": self.seconds,
+            "step_metrics": self.step_metrics.state_dict(self.step),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from where `state` was taken."""
+        self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.model.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rows, self.step, self.seconds = state["rows"], state["step"], state["seconds"]
+        names = self.step_metrics.layers
+        self.layers = [
+            [LayerNorms(name, *norms) for name, norms in zip(names, layers, strict=True)]
+            for layers in state["layers"].tolist()
+        ]
+        self.step_metrics.load_state_dict(state["step_metrics"], self.step)
+        for row in self.rows:
+            self.schedule.observe(row)
+
+    def notes(self) -> list[str]:
+        """Return what the run has shown about its own settings, a sentence each."""
+        images = sum(self._images_in(step) for step in range(self.steps_per_epoch))
+        notes = self.progressive_resizing.notes(self.rows, images)
+        last, classes = self.rows[-1], self.dataset.num_classes
+        loss, accuracy = math.log(classes), 100 / classes
+        if last["val_loss"] > FAR_ABOVE * loss and last["val_acc"] < 2 * accuracy:
+            notes.append(
+                f"val_loss {last['val_loss']:.4g} of the last epoch is far above the {loss:.2f} of "
+                f"guessing, and val_acc {last['val_acc']:.2f}% is near the {accuracy:.2f}% of "
+                "guessing: the model has learned nothing, so choose a lower optim.lr"
+            )
+        return notes

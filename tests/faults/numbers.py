@@ -16,7 +16,7 @@ from faults.tally import Tally
 from resnet_sweep.compare.loaded_run import BrokenRun, load_run
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.training import evaluation
-from resnet_sweep.training.train_step import StepMetrics
+from resnet_sweep.training.step_metrics import StepMetrics
 
 NUMBERS = (math.nan, math.inf, -math.inf, 1e38)
 

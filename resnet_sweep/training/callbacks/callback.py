@@ -9,18 +9,13 @@ from resnet_sweep.runs.record import Record
 
 @dataclass(frozen=True)
 class Step:
-    """A training step.
+    """A training step; see `StepMetrics` for its metrics.
 
     Attributes:
         epoch: from 1.
         step: within its epoch, from 0.
         global_step: within the run, from 0.
-        lr: learning rate.
-        loss: mean loss of the batch, in training mode.
-        correct: correctly classified images of the batch; an image with a mixed label counts by
-            the share of the predicted class.
-        images: images in the batch.
-        grad_norm: Euclidean norm of the gradient of all weights, before clipping.
+        images: number of images in the batch.
         steepest_layer, steepest_norm: the layer with the largest gradient, and its norm.
     """
 
@@ -45,16 +40,13 @@ class Pruned(Exception):
 
 
 class Callback:
-    """Base class of callbacks. Its methods do nothing.
-
-    An exception of a callback ends the run.
-    """
+    """Base class of callbacks. Its methods do nothing. An exception of a callback ends the run."""
 
     def on_train_start(self, directory: Path, step: int) -> None:
         """Called before the first step.
 
         Args:
-            directory: of the run.
+            directory: the run directory.
             step: steps of the run that are done already, if it is resumed.
         """
 
@@ -66,7 +58,6 @@ class Callback:
 
         Args:
             row: the epoch's row of `metrics.csv`.
-            layers: norms of each layer.
             step: steps of the run that are done.
         """
 

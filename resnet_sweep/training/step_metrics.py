@@ -1,20 +1,12 @@
-"""A training step, and the metrics of the steps of an epoch."""
+"""Metrics of the steps of an epoch."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_
 
-from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.metrics import LayerNorms
-from resnet_sweep.training.config import CompileMode, TrainerConfig
-from resnet_sweep.training.distributed import ProcessGroup
-from resnet_sweep.training.evaluation import Normalize, autocast
-from resnet_sweep.training.optimizers import ExponentialMovingAverage
-from resnet_sweep.training.progressive_resizing import resize
 
 
 class StepMetrics:
@@ -40,13 +32,12 @@ class StepMetrics:
     SAVED = ("losses", "correct", "grad_norms", "layer_grad_norms")
 
     def __init__(self, model: nn.Module, steps: int, device: torch.device) -> None:
-        named = [
-            (name, weight) for name, weight in model.named_parameters() if weight.requires_grad
-        ]
-        layers = [(name, weight) for name, weight in named if weight.ndim >= 2]
-        self.parameters = [weight for _, weight in named]
-        self.layers = [name.removesuffix(".weight") for name, _ in layers]
-        self._layer_weights: list[Tensor] = [weight for _, weight in layers]
+        parameters: dict[str, Tensor] = dict(model.named_parameters())
+        trained = {name: weight for name, weight in parameters.items() if weight.requires_grad}
+        layers = {name: weight for name, weight in trained.items() if weight.ndim >= 2}
+        self.parameters = [*trained.values()]
+        self.layers = [name.removesuffix(".weight") for name in layers]
+        self._layer_weights = [*layers.values()]
         self._zero = torch.zeros((), device=device)
         self.losses = torch.zeros(steps, device=device)
         self.correct = torch.zeros(steps, device=device)
@@ -141,111 +132,3 @@ class StepMetrics:
         for name in self.SAVED:
             getattr(self, name)[:steps] = state[name]
         self.update_norms[:] = state["update_norms"]
-
-
-@dataclass(eq=False)
-class TrainStep:
-    """Augmentation, forward pass, backward pass and update.
-
-    It doesn't wait for a GPU, except for augmentation that does (TrivialAugment).
-
-    Attributes:
-        model: on the device, in training mode; it is compiled by `config.compile`.
-        optimizer: a group's `lr_scale` multiplies the learning rate.
-        augmentation, loss, precision: as for `Trainer`.
-        metrics: stores the metrics of the step.
-        ema: updated after each step.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    augmentation: Sequence[Callable[..., tuple[Tensor, Tensor]]]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    normalize: Normalize
-    config: TrainerConfig
-    seed: int
-    device: torch.device
-    precision: str
-    process_group: ProcessGroup
-    metrics: StepMetrics
-    ema: ExponentialMovingAverage | None
-
-    def __post_init__(self) -> None:
-        if self.config.compile is not None:
-            self.model = compile_model(self.model, self.config.compile)
-        self.model = self.process_group.wrap(self.model, self.device)
-        self.generator = torch.Generator(self.device)
-
-    def __call__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        epoch: int,
-        step: int,
-        global_step: int,
-        lr: float,
-        size: int,
-        last: bool,
-    ) -> None:
-        """Train on a batch.
-
-        Args:
-            images: (B, 3, H, W), uint8; the whole batch, of which this process takes its share.
-            labels: (B,), int64.
-            epoch, step, global_step: position in the run, from 0.
-            size: height and width to which the images are resized.
-            last: whether this is the epoch's last step, whose update is measured.
-        """
-        self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, step))
-        # Ranks drop different features; rank 0 drops those of a run in a single process.
-        rank = () if self.process_group.is_main else (self.process_group.rank,)
-        torch.manual_seed(derive_seed(self.seed, "model", epoch, step, *rank))
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
-
-        for operation in self.augmentation:
-            images, labels = operation(images, labels, self.generator)
-        batch = len(images)
-        share = self.process_group.share(batch)
-        images, labels = images[share], labels[share]
-        if size != images.shape[-1]:
-            images = resize(images, size)
-
-        # A compiled step in a CUDA graph reuses the memory of the last gradients.
-        self.optimizer.zero_grad()
-        with autocast(self.device, self.precision):
-            logits = self.model(self.normalize(images))
-            loss = self.loss(logits, labels)
-        ranks = self.process_group.world_size
-        if ranks > 1:
-            # So that its mean over the ranks is the mean over the batch.
-            loss = loss * (len(images) * ranks / batch)
-        torch.autograd.backward(loss)
-
-        grad_norm = self.metrics.update(step, loss, logits, labels)
-        if self.config.clip_grad_norm is not None:
-            clip_grads_with_norm_(self.metrics.parameters, self.config.clip_grad_norm, grad_norm)
-        before = self.metrics.copy_layer_weights() if last else None
-        self.optimizer.step()
-        if before is not None:
-            self.metrics.measure_update(before)
-        if self.ema:
-            self.ema.update(global_step + 1)
-
-
-def compile_model(model: nn.Module, mode: CompileMode) -> nn.Module:
-    """Return a module that runs a model's forward and backward pass compiled by `torch.compile`.
-
-    It has the weights of `model` itself, so `model` is what is saved, averaged and evaluated.
-    Compilation takes seconds to minutes in the first step of each shape: a whole batch, the last,
-    smaller batch of an epoch, and each size of progressive resizing. Dropout and stochastic depth
-    draw the same random numbers as without compilation, so results differ by rounding alone.
-    """
-    # Models that earlier runs of this process compiled count against a limit on recompilations.
-    torch.compiler.reset()
-    # torch.compile takes a mode or options, and the random numbers are an option.
-    options = {**torch._inductor.list_mode_options(mode), "fallback_random": True}
-    compiled = torch.compile(model, dynamic=False, options=options)
-    # torch declares a function, and returns a module for a module.
-    assert isinstance(compiled, nn.Module)
-    return compiled
