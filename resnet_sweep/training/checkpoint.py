@@ -2,11 +2,9 @@
 
 import io
 import logging
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,16 @@ import torch
 
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
-from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, write_layer_norms
+from resnet_sweep.runs.metrics import LayerNorms, best_row, write_layer_norms
 from resnet_sweep.runs.run import Run
 
 BEST = "best_model.pth"
-# A new best model, until the last checkpoint includes its epoch.
-NEXT_BEST = "next_best_model.pth"
 LAST = "last_model.pth"
 # The last checkpoint but one, in case the last one is damaged.
 PREVIOUS = "previous_model.pth"
 
 State = dict[str, Any]
+Layers = Sequence[Sequence[LayerNorms]]
 
 log = logging.getLogger(__name__)
 
@@ -59,52 +56,36 @@ class RunCheckpoints:
         """Return the newest valid state of the run, or None if there is none."""
         return read_last(self.directory, self.run.record.signature)
 
-    def synchronize(self, rows: Sequence[Row], layers: Sequence[Sequence[LayerNorms]]) -> None:
-        """Make the best model and the files of metrics agree with the state that was loaded.
+    def synchronize(self, state: State, layers: Layers) -> None:
+        """Make the best model and the files of metrics agree with the state that was loaded."""
+        best = best_row(state["rows"])
+        if best is not None and not self._write_best(state):
+            error = check_best(self.directory, self.run.record.signature, int(best["epoch"]))
+            if error is not None:
+                log.warning(
+                    "warning: %s can't be used (%s); unless a later epoch is better, there will be "
+                    "none, and only trainer.resume=false trains it anew",
+                    self.directory / BEST,
+                    error,
+                )
+        self._write_metrics(state, layers)
 
-        Args:
-            rows: metrics of its epochs.
-            layers: norms of each layer at the end of its epochs.
-        """
-        best = best_row(rows)
-        epoch = None if best is None else int(best["epoch"])
-        commit_best(self.directory, epoch)
-        error = check_best(self.directory, self.run.record.signature, epoch)
-        if rows and error:
-            log.warning(
-                "warning: %s can't be used (%s); unless a later epoch is better, there will be "
-                "none, and only trainer.resume=false trains it anew",
-                self.directory / BEST,
-                error,
-            )
-        self._write_metrics(rows, layers)
-
-    def save(
-        self, state: State, best: State | None, layers: Sequence[Sequence[LayerNorms]]
-    ) -> None:
+    def save(self, state: State, layers: Layers) -> None:
         """Save a state, and the metrics that it has, when the save before is finished.
 
         Args:
             state: of the trainer.
-            best: weights of the model that was evaluated in the last epoch, if they are the best
-                ones.
             layers: norms of each layer at the end of each epoch.
 
         Raises:
             OSError: this or the save before it failed.
             LockLostError: another process has taken over the run.
         """
-        signature = self.run.record.signature
-        state = {"signature": signature, **state}
-        if best is not None:
-            metrics = {name: state["rows"][-1][name] for name in ("epoch", "val_acc", "val_loss")}
-            best = {**metrics, "signature": signature, "model": best}
         self.wait()
         if self._thread is None:
-            self._write(state, best, layers)
+            self._write(state, layers)
         else:
-            state, best = copy_state(state), copy_state(best)
-            self._unfinished = self._thread.submit(self._write, state, best, layers)
+            self._unfinished = self._thread.submit(self._write, copy_state(state), layers)
 
     def wait(self) -> None:
         """Wait until everything is written, and raise what that raised."""
@@ -112,21 +93,26 @@ class RunCheckpoints:
         if unfinished is not None:
             unfinished.result()
 
-    def _write(
-        self, state: State, best: State | None, layers: Sequence[Sequence[LayerNorms]]
-    ) -> None:
+    def _write(self, state: State, layers: Layers) -> None:
         self.run.verify_ownership()
-        if best is not None:
-            write_checkpoint(self.directory / NEXT_BEST, best)
-        write_last(self.directory, state)
-        # The run resumes after this epoch only now, so until now the old best is the right one.
-        if best is not None:
-            os.replace(self.directory / NEXT_BEST, self.directory / BEST)
-        self._write_metrics(state["rows"], layers)
+        write_last(self.directory, {"signature": self.run.record.signature, **state})
+        # Second, since a killed process can write it again from the last checkpoint.
+        self._write_best(state)
+        self._write_metrics(state, layers)
 
-    def _write_metrics(self, rows: Sequence[Row], layers: Sequence[Sequence[LayerNorms]]) -> None:
+    def _write_best(self, state: State) -> bool:
+        """Write the best model, if a state is that at the end of the best epoch."""
+        best = best_row(state["rows"])
+        if best is None or best is not state["rows"][-1] or state["step"]:
+            return False
+        metrics = {name: best[name] for name in ("epoch", "val_acc", "val_loss")}
+        model = {"signature": self.run.record.signature, "model": state["ema"] or state["model"]}
+        write_checkpoint(self.directory / BEST, metrics | model)
+        return True
+
+    def _write_metrics(self, state: State, layers: Layers) -> None:
         write_layer_norms(self.run.directory, layers)
-        self.run.write_metrics([*rows])
+        self.run.write_metrics([*state["rows"]])
 
 
 def write_checkpoint(path: Path, state: State, backup: Path | None = None) -> None:
@@ -198,27 +184,8 @@ def read_last(directory: Path, signature: str) -> State | None:
     return None
 
 
-def commit_best(directory: Path, epoch: int | None) -> None:
-    """Finish or undo the change to a new best model that a killed process started.
-
-    Args:
-        directory: `checkpoints/` of the run.
-        epoch: best epoch of those that the last checkpoint includes.
-    """
-    path = directory / NEXT_BEST
-    with suppress(FileNotFoundError, DamagedCheckpointError):
-        if read_checkpoint(path).get("epoch") == epoch:
-            path.replace(directory / BEST)
-    path.unlink(missing_ok=True)
-
-
-def check_best(directory: Path, signature: str, epoch: int | None) -> str | None:
-    """Return why the best model of a run can't be used, as a clause, or None if it can.
-
-    Args:
-        directory: `checkpoints/` of the run.
-        epoch: best epoch of those that the last checkpoint includes.
-    """
+def check_best(directory: Path, signature: str, epoch: int) -> str | None:
+    """Return why the best model in `checkpoints/` can't be used, as a clause, or None if it can."""
     try:
         found = read_checkpoint(directory / BEST, signature).get("epoch")
     except FileNotFoundError:

@@ -22,7 +22,6 @@ def param_groups(model: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, 
     """Return all trained weights of a model, as an optimizer takes them.
 
     Args:
-        model: a model with weights that need gradients.
         decay_norm_and_bias: False makes a second group of biases and the weights of
             normalisations, with weight_decay 0 (He et al., 2019, "Bag of Tricks", section 3.1).
     """
@@ -109,10 +108,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
     """Approximate the nearest (semi-)orthogonal matrix: U V' of the decomposition U S V'.
 
-    Args:
-        matrix: (rows, columns).
-        steps: steps of the Newton-Schulz iteration; with 5, singular values end between 0.7 and
-            1.2.
+    After 5 steps of the Newton-Schulz iteration, singular values are between 0.7 and 1.2.
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]

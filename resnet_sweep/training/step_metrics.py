@@ -14,10 +14,6 @@ class StepMetrics:
 
     Reading a number from a GPU waits for it, so only the methods that return numbers do.
 
-    Args:
-        model: the model in training.
-        steps: steps in a whole epoch.
-
     Attributes:
         parameters: the model's trained weights.
         layers: names of the weights that have two or more dimensions: filters and matrices.
@@ -87,14 +83,13 @@ class StepMetrics:
             norms = torch._foreach_norm(torch._foreach_sub(self._layer_weights, before))
             self.update_norms.copy_(torch.stack(norms))
 
-    def largest_gradients(self, first: int, last: int) -> list[tuple[str, float]]:
-        """Return the layer with the largest gradient, and that gradient's norm, for each step from
-        `first` up to, but not including, `last`."""
+    def largest_gradients(self, first: int, last: int) -> tuple[list[str], list[float]]:
+        """Return the layer with the largest gradient in each step from `first` up to, but not
+        including, `last`, and the norm of that gradient."""
         if not self.layers:
-            return [("", 0.0)] * (last - first)
+            return [""] * (last - first), [0.0] * (last - first)
         largest = self.layer_grad_norms[first:last].nan_to_num(nan=torch.inf).max(1)
-        layers, norms = largest.indices.tolist(), largest.values.tolist()
-        return [(self.layers[layer], norm) for layer, norm in zip(layers, norms, strict=True)]
+        return [self.layers[layer] for layer in largest.indices.tolist()], largest.values.tolist()
 
     @torch.no_grad()
     def layer_norms(self, steps: int) -> list[LayerNorms]:

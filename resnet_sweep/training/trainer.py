@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from resnet_sweep.data.dataset import Batches, Dataset
 from resnet_sweep.randomness import derive_seed
-from resnet_sweep.runs.metrics import LayerNorms, best_row
+from resnet_sweep.runs.metrics import LayerNorms
 from resnet_sweep.runs.run import Run
 from resnet_sweep.training.callbacks import Callback, Step
 from resnet_sweep.training.checkpoint import RunCheckpoints
@@ -123,9 +123,7 @@ class Trainer:
         self.evaluated = self.ema.model if self.ema else self.model
         # On a CPU, a thread that writes would only take time from the training.
         self.saves_in_thread = self.device.type != "cpu"
-        compiled = (
-            self.model if config.compile is None else compile_model(self.model, config.compile)
-        )
+        compiled = compile_model(self.model, config.compile) if config.compile else self.model
         self.wrapped_model = self.process_group.wrap(compiled, self.device)
         self.generator = torch.Generator(self.device)
 
@@ -162,7 +160,7 @@ class Trainer:
         if state is not None:
             self.load_state_dict(state)
         if self.checkpoints is not None:
-            self.checkpoints.synchronize(self.rows, self.layers)
+            self.checkpoints.synchronize(self.state_dict(), self.layers)
         if run is not None:
             for callback in callbacks:
                 callback.on_train_start(run.directory, self.global_step)
@@ -183,10 +181,9 @@ class Trainer:
                         self._save_checkpoint()
                 self._report_steps()
                 self._evaluate()
-                row, layers = self.rows[-1], self.layers[-1]
-                self._save_checkpoint(best=best_row(self.rows) is row)
+                self._save_checkpoint()
                 for callback in callbacks:
-                    callback.on_epoch_end(row, layers, self.global_step)
+                    callback.on_epoch_end(self.rows[-1], self.layers[-1], self.global_step)
         except Interrupted:
             self._report_steps()
             self._save_checkpoint()
@@ -309,28 +306,23 @@ class Trainer:
         self.process_group.all_reduce_sum(losses)
         self.process_group.all_reduce_sum(counts)
         losses /= self.process_group.world_size
-        values = zip(
+        columns = (
             losses.tolist(),
             counts.tolist(),
             metrics.grad_norms[first:last].tolist(),
-            metrics.largest_gradients(first, last),
-            strict=True,
+            *metrics.largest_gradients(first, last),
         )
-        epoch_start = len(self.rows) * self.steps_per_epoch
+        start = len(self.rows) * self.steps_per_epoch
         return [
             Step(
+                *values,
                 epoch=len(self.rows) + 1,
                 step=step,
-                global_step=epoch_start + step,
-                lr=self.schedule(epoch_start + step),
-                loss=loss,
-                correct=correct,
+                global_step=start + step,
+                lr=self.schedule(start + step),
                 images=self._images_in(step),
-                grad_norm=grad_norm,
-                steepest_layer=layer,
-                steepest_norm=norm,
             )
-            for step, (loss, correct, grad_norm, (layer, norm)) in enumerate(values, first)
+            for step, values in enumerate(zip(*columns, strict=True), first)
         ]
 
     def _images_in(self, step: int) -> int:
@@ -341,13 +333,13 @@ class Trainer:
     def _diverged(self, what: str, step: int) -> Diverged:
         """Return the error of a loss that isn't finite in, or after, a step of this epoch."""
         # In this step all gradients are NaN, so those of the step before are named.
-        layer, norm = self.step_metrics.largest_gradients(max(step - 1, 0), step + 1)[0]
+        layers, norms = self.step_metrics.largest_gradients(max(step - 1, 0), step + 1)
         lr = self.schedule(len(self.rows) * self.steps_per_epoch + step)
         return Diverged(
             f"{what} epoch {len(self.rows) + 1}, step {step + 1} of "
             f"{self.steps_this_epoch}, at learning rate {lr:g} and gradient norm "
             f"{self.step_metrics.grad_norms[step].item():g}; the largest gradient before was that "
-            f"of layer {layer}, {norm:g}"
+            f"of layer {layers[0]}, {norms[0]:g}"
         )
 
     def _evaluate(self) -> None:
@@ -389,13 +381,11 @@ class Trainer:
         self.schedule.observe(row)
         self.step, self.seconds = 0, 0.0
 
-    def _save_checkpoint(self, best: bool = False) -> None:
-        """Save the state, and the model that was evaluated if its epoch is the best one."""
+    def _save_checkpoint(self) -> None:
         self._saved = time.monotonic()
         if self.checkpoints is None:
             return
-        best_model = self.evaluated.state_dict() if best else None
-        self.checkpoints.save(self.state_dict(), best_model, [*self.layers])
+        self.checkpoints.save(self.state_dict(), [*self.layers])
         if self.stop.checkpoint_requested:
             self.checkpoints.wait()
             self.stop.checkpoint_requested = False

@@ -12,23 +12,23 @@ class Step:
     """A training step; see `StepMetrics` for its metrics.
 
     Attributes:
+        steepest_layer, steepest_norm: the layer with the largest gradient, and its norm.
         epoch: from 1.
         step: within its epoch, from 0.
         global_step: within the run, from 0.
         images: number of images in the batch.
-        steepest_layer, steepest_norm: the layer with the largest gradient, and its norm.
     """
 
+    loss: float
+    correct: float
+    grad_norm: float
+    steepest_layer: str
+    steepest_norm: float
     epoch: int
     step: int
     global_step: int
     lr: float
-    loss: float
-    correct: float
     images: int
-    grad_norm: float
-    steepest_layer: str
-    steepest_norm: float
 
 
 class Pruned(Exception):
