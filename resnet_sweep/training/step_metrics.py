@@ -16,7 +16,8 @@ class StepMetrics:
 
     Attributes:
         parameters: the model's trained weights.
-        layers: names of the weights that have two or more dimensions: filters and matrices.
+        layers: names of the weights that have two or more dimensions: filters and matrices; of all
+            weights if none has.
         losses: (steps,), mean loss of a batch, in training mode.
         correct: (steps,), correctly classified images of a batch; an image with a mixed label
             counts by the share of the predicted class.
@@ -28,18 +29,19 @@ class StepMetrics:
     SAVED = ("losses", "correct", "grad_norms", "layer_grad_norms")
 
     def __init__(self, model: nn.Module, steps: int, device: torch.device) -> None:
-        parameters: dict[str, Tensor] = dict(model.named_parameters())
-        trained = {name: weight for name, weight in parameters.items() if weight.requires_grad}
-        layers = {name: weight for name, weight in trained.items() if weight.ndim >= 2}
-        self.parameters = [*trained.values()]
-        self.layers = [name.removesuffix(".weight") for name in layers]
-        self._layer_weights = [*layers.values()]
+        weights: dict[str, Tensor] = dict(model.named_parameters())
+        weights = {name: weight for name, weight in weights.items() if weight.requires_grad}
+        names, self.parameters = [*weights], [*weights.values()]
+        every = range(len(names))
+        self._layer_indices = [i for i in every if self.parameters[i].ndim >= 2] or [*every]
+        self._layer_weights = [self.parameters[index] for index in self._layer_indices]
+        self.layers = [names[index].removesuffix(".weight") for index in self._layer_indices]
         self._zero = torch.zeros((), device=device)
         self.losses = torch.zeros(steps, device=device)
         self.correct = torch.zeros(steps, device=device)
         self.grad_norms = torch.zeros(steps, device=device)
-        self.layer_grad_norms = torch.zeros(steps, len(layers), device=device)
-        self.update_norms = torch.zeros(len(layers), device=device)
+        self.layer_grad_norms = torch.zeros(steps, len(self.layers), device=device)
+        self.update_norms = torch.zeros(len(self.layers), device=device)
 
     def update(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Store the metrics of a step after its backward pass.
@@ -58,18 +60,16 @@ class StepMetrics:
             correct = (predicted == labels).sum()
         else:
             correct = labels.gather(1, predicted[:, None]).sum()
-        gradients = {weight: weight.grad for weight in self.parameters if weight.grad is not None}
-        norms = torch._foreach_norm([*gradients.values()])
+        gradients = [weight.grad for weight in self.parameters]
+        norms = torch._foreach_norm([gradient for gradient in gradients if gradient is not None])
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         self.losses[step] = loss.detach()
         self.correct[step] = correct.float()
         self.grad_norms[step] = norm
-        if self.layers:
-            # A weight that the loss doesn't depend on has no gradient.
-            found = dict(zip(gradients, norms, strict=True))
-            self.layer_grad_norms[step] = torch.stack(
-                [found.get(weight, self._zero) for weight in self._layer_weights]
-            )
+        found = iter(norms)
+        # A weight that the loss doesn't depend on has no gradient.
+        all_norms = [self._zero if gradient is None else next(found) for gradient in gradients]
+        self.layer_grad_norms[step] = torch.stack([all_norms[i] for i in self._layer_indices])
         return norm
 
     def copy_layer_weights(self) -> list[Tensor]:
@@ -79,23 +79,18 @@ class StepMetrics:
     @torch.no_grad()
     def measure_update(self, before: list[Tensor]) -> None:
         """Store how far a step moved the layers' weights from what they were before it."""
-        if self.layers:
-            norms = torch._foreach_norm(torch._foreach_sub(self._layer_weights, before))
-            self.update_norms.copy_(torch.stack(norms))
+        norms = torch._foreach_norm(torch._foreach_sub(self._layer_weights, before))
+        self.update_norms.copy_(torch.stack(norms))
 
     def largest_gradients(self, first: int, last: int) -> tuple[list[str], list[float]]:
         """Return the layer with the largest gradient in each step from `first` up to, but not
         including, `last`, and the norm of that gradient."""
-        if not self.layers:
-            return [""] * (last - first), [0.0] * (last - first)
         largest = self.layer_grad_norms[first:last].nan_to_num(nan=torch.inf).max(1)
         return [self.layers[layer] for layer in largest.indices.tolist()], largest.values.tolist()
 
     @torch.no_grad()
     def layer_norms(self, steps: int) -> list[LayerNorms]:
         """Return the norms of each layer at the end of an epoch of this many steps."""
-        if not self.layers:
-            return []
         columns = (
             self.layer_grad_norms[:steps].cpu().double().mean(0).tolist(),
             torch.stack(torch._foreach_norm(self._layer_weights)).tolist(),

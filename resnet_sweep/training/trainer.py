@@ -174,7 +174,6 @@ class Trainer:
                     report_due, checkpoint_due = self._poll()
                     self.train_step(*self.train_batches.take(indices))
                     self.step += 1
-                    self.seconds = time.monotonic() - self._epoch_start
                     if report_due or checkpoint_due:
                         self._report_steps()
                     if checkpoint_due:
@@ -295,7 +294,7 @@ class Trainer:
         if len(finite) < len(steps):
             loss = steps[len(finite)].loss
             raise self._diverged(f"the loss became {loss} in", self._reported)
-        # Only now has a GPU finished the steps.
+        # Reading the metrics has waited for a GPU.
         self.seconds = time.monotonic() - self._epoch_start
 
     def _read_steps(self, first: int, last: int) -> list[Step]:

@@ -155,32 +155,26 @@ class GradientWarnings(Callback):
     """
 
     def __init__(self) -> None:
-        self.exploded: set[str] = set()
-        self.vanished: set[str] = set()
+        self.warned: set[tuple[str, str]] = set()
 
     def on_steps(self, steps: list[Step]) -> None:
         for step in steps:
-            layer, norm = step.steepest_layer, step.steepest_norm
-            if norm > EXPLODING and layer not in self.exploded:
-                self.exploded.add(layer)
-                log.warning(
+            if step.steepest_norm > EXPLODING:
+                self._warn_once(
                     "warning: the gradient of layer %s explodes: its norm is %.3g in epoch %d, "
                     "step %d; a lower optim.lr, a longer schedule.warmup_epochs or "
                     "trainer.clip_grad_norm may help",
-                    layer,
-                    norm,
+                    step.steepest_layer,
+                    step.steepest_norm,
                     step.epoch,
                     step.step + 1,
                 )
 
     def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
-        if row["epoch"] == 1 or not layers:
-            return
         largest = max(layers, key=lambda layer: layer.grad_norm)
         for layer in layers:
-            if layer.grad_norm <= VANISHING * largest.grad_norm and layer.name not in self.vanished:
-                self.vanished.add(layer.name)
-                log.warning(
+            if row["epoch"] > 1 and layer.grad_norm <= VANISHING * largest.grad_norm:
+                self._warn_once(
                     "warning: the gradient of layer %s vanishes: its mean norm is %.3g in epoch "
                     "%d, where that of layer %s is %.3g",
                     layer.name,
@@ -189,3 +183,8 @@ class GradientWarnings(Callback):
                     largest.name,
                     largest.grad_norm,
                 )
+
+    def _warn_once(self, message: str, layer: str, *values: object) -> None:
+        if (message, layer) not in self.warned:
+            self.warned.add((message, layer))
+            log.warning(message, layer, *values)
