@@ -13,7 +13,7 @@ import torch
 
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
-from resnet_sweep.runs.metrics import LayerNorms, best_row, write_layer_norms
+from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, write_layer_norms
 from resnet_sweep.runs.run import Run
 
 BEST = "best_model.pth"
@@ -22,7 +22,6 @@ LAST = "last_model.pth"
 PREVIOUS = "previous_model.pth"
 
 State = dict[str, Any]
-Layers = Sequence[Sequence[LayerNorms]]
 
 log = logging.getLogger(__name__)
 
@@ -42,25 +41,29 @@ class RunCheckpoints:
     """The checkpoints of a run, and the files of metrics that have to agree with them.
 
     Args:
-        run: the run directory.
+        layers: names of the layers whose norms are in a state.
         in_thread: write in a thread, while a GPU trains; otherwise `save` waits.
     """
 
-    def __init__(self, run: Run, in_thread: bool) -> None:
-        self.run = run
+    def __init__(self, run: Run, layers: Sequence[str], in_thread: bool) -> None:
+        self.run, self.layers = run, layers
         self.directory = run.directory / "checkpoints"
         self._thread = ThreadPoolExecutor(1, "writer") if in_thread else None
         self._unfinished: Future[None] | None = None
 
     def load(self) -> State | None:
-        """Return the newest valid state of the run, or None if there is none."""
-        return read_last(self.directory, self.run.record.signature)
+        """Return the newest valid state of the run, or None if there is none.
 
-    def synchronize(self, state: State, layers: Layers) -> None:
-        """Make the best model and the files of metrics agree with the state that was loaded."""
+        The best model and the files of metrics are made to agree with it.
+        """
+        signature = self.run.record.signature
+        state = read_last(self.directory, signature)
+        if state is None:
+            self._write_metrics([], [])
+            return None
         best = best_row(state["rows"])
         if best is not None and not self._write_best(state):
-            error = check_best(self.directory, self.run.record.signature, int(best["epoch"]))
+            error = check_best(self.directory, signature, int(best["epoch"]))
             if error is not None:
                 log.warning(
                     "warning: %s can't be used (%s); unless a later epoch is better, there will be "
@@ -68,14 +71,11 @@ class RunCheckpoints:
                     self.directory / BEST,
                     error,
                 )
-        self._write_metrics(state, layers)
+        self._write_metrics(state["rows"], state["layers"].tolist())
+        return state
 
-    def save(self, state: State, layers: Layers) -> None:
-        """Save a state, and the metrics that it has, when the save before is finished.
-
-        Args:
-            state: of the trainer.
-            layers: norms of each layer at the end of each epoch.
+    def save(self, state: State) -> None:
+        """Save a state of the trainer when the save before is finished.
 
         Raises:
             OSError: this or the save before it failed.
@@ -83,9 +83,9 @@ class RunCheckpoints:
         """
         self.wait()
         if self._thread is None:
-            self._write(state, layers)
+            self._write(state)
         else:
-            self._unfinished = self._thread.submit(self._write, copy_state(state), layers)
+            self._unfinished = self._thread.submit(self._write, copy_state(state))
 
     def wait(self) -> None:
         """Wait until everything is written, and raise what that raised."""
@@ -93,12 +93,12 @@ class RunCheckpoints:
         if unfinished is not None:
             unfinished.result()
 
-    def _write(self, state: State, layers: Layers) -> None:
+    def _write(self, state: State) -> None:
         self.run.verify_ownership()
         write_last(self.directory, {"signature": self.run.record.signature, **state})
         # Second, since a killed process can write it again from the last checkpoint.
         self._write_best(state)
-        self._write_metrics(state, layers)
+        self._write_metrics(state["rows"], state["layers"].tolist())
 
     def _write_best(self, state: State) -> bool:
         """Write the best model, if a state is that at the end of the best epoch."""
@@ -110,9 +110,13 @@ class RunCheckpoints:
         write_checkpoint(self.directory / BEST, metrics | model)
         return True
 
-    def _write_metrics(self, state: State, layers: Layers) -> None:
+    def _write_metrics(self, rows: list[Row], epochs: list[list[list[float]]]) -> None:
+        layers = [
+            [LayerNorms(name, *norms) for name, norms in zip(self.layers, epoch, strict=True)]
+            for epoch in epochs
+        ]
         write_layer_norms(self.run.directory, layers)
-        self.run.write_metrics([*state["rows"]])
+        self.run.write_metrics(rows)
 
 
 def write_checkpoint(path: Path, state: State, backup: Path | None = None) -> None:
@@ -135,7 +139,6 @@ def read_checkpoint(path: Path, signature: str | None = None) -> State:
         signature: of the run that it must belong to; None for any run.
 
     Raises:
-        FileNotFoundError: the file doesn't exist.
         DamagedCheckpointError: the file is damaged, or belongs to another run.
     """
     content = path.read_bytes()

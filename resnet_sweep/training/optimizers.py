@@ -21,9 +21,8 @@ Tensors = list[Tensor] | tuple[Tensor, ...]
 def param_groups(model: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
     """Return all trained weights of a model, as an optimizer takes them.
 
-    Args:
-        decay_norm_and_bias: False makes a second group of biases and the weights of
-            normalisations, with weight_decay 0 (He et al., 2019, "Bag of Tricks", section 3.1).
+    Without `decay_norm_and_bias`, biases and the weights of normalisations are a second group, with
+    weight_decay 0 (He et al., 2019, "Bag of Tricks", section 3.1).
     """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     if decay_norm_and_bias:

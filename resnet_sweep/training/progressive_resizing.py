@@ -51,7 +51,6 @@ class ProgressiveResizing:
         """Return how much time smaller sizes saved, as one sentence, or none if none was used.
 
         Args:
-            rows: metrics of the epochs.
             images: training images in an epoch.
         """
         last = self.sizes[-1]
@@ -77,13 +76,6 @@ class ProgressiveResizing:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Resize images, bilinearly with antialiasing.
-
-    Args:
-        images: (B, C, H, W), uint8 or floating.
-        size: height and width, in pixels.
-
-    Returns:
-        (B, C, size, size), float32.
-    """
+    """Resize (B, C, H, W), uint8 or floating, to (B, C, size, size), float32, bilinearly with
+    antialiasing."""
     return F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)

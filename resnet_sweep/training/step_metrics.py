@@ -48,12 +48,11 @@ class StepMetrics:
 
         Args:
             step: of the epoch, from 0.
-            loss: a scalar.
             logits: (B, classes).
             labels: (B,), or (B, classes) as probabilities.
 
         Returns:
-            A scalar, the norm of the gradient of all weights.
+            The norm of the gradient of all weights, a scalar.
         """
         predicted = logits.detach().argmax(1)
         if labels.ndim == 1:
@@ -99,12 +98,8 @@ class StepMetrics:
         return [LayerNorms(*values) for values in zip(self.layers, *columns, strict=True)]
 
     def epoch_means(self, batch_sizes: Sequence[int]) -> tuple[float, float, float]:
-        """Return means over an epoch whose steps had batches of these sizes.
-
-        Returns:
-            Mean loss over the images, percent of correctly classified images, and mean norm of the
-            gradient over the steps.
-        """
+        """Return the means over an epoch whose steps had batches of these sizes: loss of an image,
+        percent of correctly classified images, and norm of the gradient of a step."""
         steps, images = len(batch_sizes), sum(batch_sizes)
         losses, correct, norms = (
             values[:steps].cpu().double() for values in (self.losses, self.correct, self.grad_norms)

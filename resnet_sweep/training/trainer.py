@@ -21,13 +21,7 @@ from resnet_sweep.training.checkpoint import RunCheckpoints
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.device import compile_model
 from resnet_sweep.training.distributed import ProcessGroup
-from resnet_sweep.training.evaluation import (
-    Normalize,
-    accuracy,
-    autocast,
-    cross_entropy,
-    predict,
-)
+from resnet_sweep.training.evaluation import Normalize, accuracy, autocast, cross_entropy, predict
 from resnet_sweep.training.optimizers import ExponentialMovingAverage
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing, resize
 from resnet_sweep.training.schedules import Schedule
@@ -73,7 +67,7 @@ class Trainer:
             them, to a scalar.
         precision: of the forward pass, "float32" or "bfloat16".
         rows: metrics of the epochs so far, a row of `metrics.csv` each.
-        layers: norms of each layer at the end of the epochs so far.
+        layers: numbers of the `LayerNorms` at the end of the epochs so far.
         step: steps of the present epoch that are done.
         seconds: time that these steps took.
         total_steps: steps in the whole run.
@@ -113,7 +107,7 @@ class Trainer:
         )
 
         self.rows: list[dict[str, float]] = []
-        self.layers: list[list[LayerNorms]] = []
+        self.layers: list[list[tuple[float, ...]]] = []
         self.step = 0
         self.seconds = 0.0
         self.step_metrics = StepMetrics(self.model, self.steps_per_epoch, self.device)
@@ -155,12 +149,11 @@ class Trainer:
             Pruned: a callback found the run not worth continuing.
         """
         self.callbacks, self.stop = callbacks, stop
-        self.checkpoints = None if run is None else RunCheckpoints(run, self.saves_in_thread)
+        layers, in_thread = self.step_metrics.layers, self.saves_in_thread
+        self.checkpoints = None if run is None else RunCheckpoints(run, layers, in_thread)
         state = self.process_group.broadcast(self.checkpoints and self.checkpoints.load())
         if state is not None:
             self.load_state_dict(state)
-        if self.checkpoints is not None:
-            self.checkpoints.synchronize(self.state_dict(), self.layers)
         if run is not None:
             for callback in callbacks:
                 callback.on_train_start(run.directory, self.global_step)
@@ -179,10 +172,10 @@ class Trainer:
                     if checkpoint_due:
                         self._save_checkpoint()
                 self._report_steps()
-                self._evaluate()
+                layer_norms = self._evaluate()
                 self._save_checkpoint()
                 for callback in callbacks:
-                    callback.on_epoch_end(self.rows[-1], self.layers[-1], self.global_step)
+                    callback.on_epoch_end(self.rows[-1], layer_norms, self.global_step)
         except Interrupted:
             self._report_steps()
             self._save_checkpoint()
@@ -341,8 +334,8 @@ class Trainer:
             f"of layer {layers[0]}, {norms[0]:g}"
         )
 
-    def _evaluate(self) -> None:
-        """Evaluate the model after the last step of an epoch, and end the epoch.
+    def _evaluate(self) -> list[LayerNorms]:
+        """Evaluate the model after the last step of an epoch, end the epoch, and return its norms.
 
         Raises:
             Diverged: the validation loss isn't finite.
@@ -376,15 +369,17 @@ class Trainer:
         # Use rank 0's row on all ranks, so that timing and rounding can't make them diverge.
         row = self.process_group.broadcast(row)
         self.rows.append(row)
-        self.layers.append(self.step_metrics.layer_norms(self.step))
+        layer_norms = self.step_metrics.layer_norms(self.step)
+        self.layers.append([layer[1:] for layer in layer_norms])
         self.schedule.observe(row)
         self.step, self.seconds = 0, 0.0
+        return layer_norms
 
     def _save_checkpoint(self) -> None:
         self._saved = time.monotonic()
         if self.checkpoints is None:
             return
-        self.checkpoints.save(self.state_dict(), [*self.layers])
+        self.checkpoints.save(self.state_dict())
         if self.stop.checkpoint_requested:
             self.checkpoints.wait()
             self.stop.checkpoint_requested = False
@@ -399,9 +394,7 @@ class Trainer:
             "ema": self.ema and self.ema.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rows": [*self.rows],
-            "layers": torch.tensor(
-                [[layer[1:] for layer in layers] for layers in self.layers], dtype=torch.float64
-            ),
+            "layers": torch.tensor(self.layers, dtype=torch.float64),
             "step": self.step,
             "seconds": self.seconds,
             "step_metrics": self.step_metrics.state_dict(self.step),
@@ -414,11 +407,7 @@ class Trainer:
             self.ema.model.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rows, self.step, self.seconds = state["rows"], state["step"], state["seconds"]
-        names = self.step_metrics.layers
-        self.layers = [
-            [LayerNorms(name, *norms) for name, norms in zip(names, layers, strict=True)]
-            for layers in state["layers"].tolist()
-        ]
+        self.layers = state["layers"].tolist()
         self.step_metrics.load_state_dict(state["step_metrics"], self.step)
         for row in self.rows:
             self.schedule.observe(row)

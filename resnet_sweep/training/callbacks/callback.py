@@ -34,8 +34,7 @@ class Step:
 class Pruned(Exception):
     """The run isn't worth continuing; raised by a callback when training starts or an epoch ends.
 
-    The state of the run is saved by then. Callbacks after the one that raises it don't get that
-    event.
+    Its state is saved by then. Callbacks after the one that raises it don't get that event.
     """
 
 
@@ -43,23 +42,15 @@ class Callback:
     """Base class of callbacks. Its methods do nothing. An exception of a callback ends the run."""
 
     def on_train_start(self, directory: Path, step: int) -> None:
-        """Called before the first step.
-
-        Args:
-            directory: the run directory.
-            step: steps of the run that are done already, if it is resumed.
-        """
+        """Called before the first step, with the run directory and the steps of the run that are
+        done already, if it is resumed."""
 
     def on_steps(self, steps: list[Step]) -> None:
         """Called about twice a second with the steps since the last call."""
 
     def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
-        """Called when an epoch is trained, evaluated and saved.
-
-        Args:
-            row: the epoch's row of `metrics.csv`.
-            step: steps of the run that are done.
-        """
+        """Called when an epoch is trained, evaluated and saved, with its row of `metrics.csv` and
+        the steps of the run that are done."""
 
     def on_train_end(self, record: Record) -> None:
         """Called when the run has ended, in the state that its record has."""
