@@ -25,6 +25,7 @@ from small_run import (
 )
 from torch import Tensor, nn
 
+from resnet_sweep import jobs
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.metrics import read_metrics
@@ -259,6 +260,21 @@ def test_a_validation_loss_that_is_no_number_is_divergence(tmp_path: Path) -> No
         training.fit(run, [], StopSignal())
     run.close("diverged")
     assert_names(diverged, "validation loss", "nan", "epoch 1", "step 7", "0.1")
+
+
+def test_a_run_that_learned_nothing_says_so(tmp_path: Path) -> None:
+    """Its loss is finite, but far above that of guessing."""
+    changes = {"trainer__epochs": 1, "trainer__max_steps": 5, "schedule__warmup_epochs": 0}
+    prepared = plan_run(config(**changes, optim__lr=1000.0))
+    jobs.train(prepared, open_run(prepared, tmp_path / "run"), StopSignal())
+    record = Record.read(tmp_path / "run")
+    assert record.state == "finished"
+    (note,) = record.notes
+    loss, accuracy = record.best["val_loss"], record.best["val_acc"]
+    for fact in (f"{loss:.4g}", f"{math.log(10):.2f}", f"{accuracy:.2f}%", "10.00%", "optim.lr"):
+        assert fact in note
+    assert note in record.summary()
+    assert train(plan_run(config(**changes)), tmp_path / "sane").notes() == []
 
 
 def test_long_epochs_are_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ from resnet_sweep.training.step_metrics import StepMetrics
 REPORT_SECONDS = 0.5
 # A run that is killed in a long epoch loses at most this much.
 CHECKPOINT_SECONDS = 300
-# A validation loss so many times that of guessing is noted.
+# A validation loss this many times that of guessing is noted.
 FAR_ABOVE = 10
 
 log = logging.getLogger(__name__)
@@ -418,7 +418,7 @@ class Trainer:
         notes = self.progressive_resizing.notes(self.rows, images)
         last, classes = self.rows[-1], self.dataset.num_classes
         loss, accuracy = math.log(classes), 100 / classes
-        if last["val_loss"] > FAR_ABOVE * loss and last["val_acc"] < 2 * accuracy:
+        if last["val_loss"] > FAR_ABOVE * loss and last["val_acc"] < 1.5 * accuracy:
             notes.append(
                 f"val_loss {last['val_loss']:.4g} of the last epoch is far above the {loss:.2f} of "
                 f"guessing, and val_acc {last['val_acc']:.2f}% is near the {accuracy:.2f}% of "
