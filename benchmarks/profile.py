@@ -73,17 +73,16 @@ def steps_of(training: Trainer, count: int) -> Iterator[Callable[[], None]]:
     for step in range(count):
 
         def make(step: int = step) -> None:
-            images, labels = take(order[step * size : (step + 1) * size])
-            training.train_step(images, labels, 0, step, step, 0.1, None, last=False)
+            training.step = step
+            training.train_step(*take(order[step * size : (step + 1) * size]))
 
         yield make
 
 
 def profile_steps(training: Trainer, count: int) -> Counter[str]:
     """Seconds of the parts of a step, on average over `count` after two that aren't counted."""
-    step = training.train_step
-    step.augmentation = [marked("augmentation", each) for each in step.augmentation]
-    step.normalize = marked("augmentation", step.normalize)
+    training.augmentation = [marked("augmentation", each) for each in training.augmentation]
+    training.normalize = marked("augmentation", training.normalize)
     training.step_metrics.update = marked("figures of the step", training.step_metrics.update)
     training.model.train()
     first, second, *others = steps_of(training, count + 2)
@@ -153,7 +152,7 @@ def time_epoch(prepared: PlannedRun, folder: Path) -> Counter[str]:
     spent: Counter[str] = Counter()
     with ExitStack() as watched:
         for owner, name in (
-            (Trainer, "_train_step"),
+            (Trainer, "train_step"),
             (Trainer, "_report_steps"),
             (Trainer, "_evaluate"),
             (trainer, "predict"),
@@ -167,7 +166,7 @@ def time_epoch(prepared: PlannedRun, folder: Path) -> Counter[str]:
     run.close("finished")
     larger = TRAINING_IMAGES / len(prepared.dataset.train)
     saving = spent["write_checkpoint"]
-    steps = spent["_train_step"] + spent["_report_steps"] - spent["on_steps"]
+    steps = spent["train_step"] + spent["_report_steps"] - spent["on_steps"]
     logging = spent["_evaluate"] - spent["predict"] + spent["save"] - saving + spent["on_epoch_end"]
     return Counter(
         {

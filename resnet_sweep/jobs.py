@@ -19,12 +19,7 @@ from resnet_sweep.runs.record import Record, State
 from resnet_sweep.runs.run import Run, mark_failed
 from resnet_sweep.training.callbacks import Callback, Pruned
 from resnet_sweep.training.callbacks.plots import Plots
-from resnet_sweep.training.callbacks.progress import (
-    GradientWarnings,
-    Heartbeat,
-    LogFileHandler,
-    ProgressLog,
-)
+from resnet_sweep.training.callbacks.progress import GradientWarnings, LogFileHandler, ProgressLog
 from resnet_sweep.training.device import configure, set_threads
 from resnet_sweep.training.signals import Interrupted, StopSignal, exit_status
 from resnet_sweep.training.trainer import Diverged, Trainer, steps_per_epoch
@@ -126,8 +121,7 @@ def train(
         log.info("%s", introduction(planned, run.record, run.directory))
         steps = training.steps_per_epoch
         active += [
-            ProgressLog(training.total_steps, steps, settings.epochs, bar),
-            Heartbeat(run, steps),
+            ProgressLog(run, training.total_steps, steps, settings.epochs, bar),
             GradientWarnings(),
             # Before the loggers, which may keep the pictures.
             Plots(),

@@ -7,12 +7,9 @@ import pytest
 import torch
 
 from resnet_sweep.training.checkpoint import (
-    BEST,
     LAST,
-    NEXT_BEST,
     PREVIOUS,
     DamagedCheckpointError,
-    commit_best,
     read_checkpoint,
     read_last,
     write_checkpoint,
@@ -129,17 +126,6 @@ def test_a_full_disk_leaves_the_last_checkpoint_where_it_was(
     assert read_checkpoint(tmp_path / LAST)["number"] == 2
     assert read_checkpoint(tmp_path / PREVIOUS)["number"] == 1
     assert len(list(tmp_path.iterdir())) == 2
-
-
-@pytest.mark.parametrize(("epoch", "number"), [(5, 2), (4, 1), (None, 1)])
-def test_a_new_best_counts_if_the_run_has_its_epoch(
-    tmp_path: Path, epoch: int | None, number: int
-) -> None:
-    write_checkpoint(tmp_path / BEST, state(1) | {"epoch": 4})
-    write_checkpoint(tmp_path / NEXT_BEST, state(2) | {"epoch": 5})
-    commit_best(tmp_path, epoch)
-    assert read_checkpoint(tmp_path / BEST)["number"] == number
-    assert not (tmp_path / NEXT_BEST).exists()
 
 
 def test_killed_between_its_two_renames_the_one_before_is_there(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_resumed_run_equals_uninterrupted_run_whatever_is_chosen(
     layers = [(tmp_path / name / "layer_norms.csv").read_bytes() for name in ("stopped", "whole")]
     assert layers[0] == layers[1]
     if whole.ema:
-        ours, theirs = resumed.ema.state_dict(), whole.ema.state_dict()
+        ours, theirs = resumed.ema.model.state_dict(), whole.ema.model.state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

@@ -80,7 +80,7 @@ def test_checkpoints_of_a_compiled_run_are_those_of_the_plain_model(
     eager = train(small(None), tmp_path / "eager")
     run, stop = open_run(small(), tmp_path / "resumed"), StopSignal()
     training = small().training()
-    assert training.train_step.model is not training.model
+    assert training.wrapped_model is not training.model
     with pytest.raises(Interrupted):
         training.fit(run, [StopAt(stop, 8)], stop)
     run.close("interrupted")

@@ -9,8 +9,7 @@ from small_run import RESNET, Recorder, StopAt, assert_same_bits, config, open_r
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.checkpoint import BEST, read_checkpoint
-from resnet_sweep.training.ema import ExponentialMovingAverage
-from resnet_sweep.training.optimizers import Muon, orthogonalize
+from resnet_sweep.training.optimizers import ExponentialMovingAverage, Muon, orthogonalize
 from resnet_sweep.training.signals import Interrupted, StopSignal
 
 # Those that need more than gradients, or another kind of weights.
@@ -190,7 +189,7 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
     assert not torch.equal(best["stem.weight"], weights(averaged)["stem.weight"])
     assert best.keys() == weights(averaged).keys()
     if max(averaged.rows, key=lambda row: row["val_acc"])["epoch"] == 3:
-        assert torch.equal(best["stem.weight"], averaged.average.model.state_dict()["stem.weight"])
+        assert torch.equal(best["stem.weight"], averaged.ema.model.state_dict()["stem.weight"])
 
 
 def test_resnet_has_filters_for_muon() -> None:

@@ -25,6 +25,7 @@ from small_run import (
 )
 from torch import Tensor, nn
 
+from resnet_sweep import jobs
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.metrics import read_metrics
@@ -34,6 +35,7 @@ from resnet_sweep.training import checkpoint
 from resnet_sweep.training.checkpoint import (
     BEST,
     LAST,
+    digest,
     read_checkpoint,
     write_last,
 )
@@ -260,6 +262,21 @@ def test_a_validation_loss_that_is_no_number_is_divergence(tmp_path: Path) -> No
     assert_names(diverged, "validation loss", "nan", "epoch 1", "step 7", "0.1")
 
 
+def test_a_run_that_learned_nothing_says_so(tmp_path: Path) -> None:
+    """Its loss is finite, but far above that of guessing."""
+    changes = {"trainer__epochs": 1, "trainer__max_steps": 5, "schedule__warmup_epochs": 0}
+    prepared = plan_run(config(**changes, optim__lr=1000.0))
+    jobs.train(prepared, open_run(prepared, tmp_path / "run"), StopSignal())
+    record = Record.read(tmp_path / "run")
+    assert record.state == "finished"
+    (note,) = record.notes
+    loss, accuracy = record.best["val_loss"], record.best["val_acc"]
+    for fact in (f"{loss:.4g}", f"{math.log(10):.2f}", f"{accuracy:.2f}%", "10.00%", "optim.lr"):
+        assert fact in note
+    assert note in record.summary()
+    assert train(plan_run(config(**changes)), tmp_path / "sane").notes() == []
+
+
 def test_long_epochs_are_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resnet_sweep.training.trainer.CHECKPOINT_SECONDS", 0)
     prepared = plan_run(config())
@@ -288,7 +305,7 @@ def test_randomness_of_each_step_follows_from_seed_epoch_and_step(tmp_path: Path
 
     prepared = plan_run(config(trainer__epochs=2))
     training = prepared.training()
-    training.train_step.augmentation = [look]
+    training.augmentation = [look]
     run = open_run(prepared, tmp_path)
     training.fit(run, [], StopSignal())
     run.close("finished")
@@ -314,7 +331,7 @@ class Slow:
 def test_times_and_speeds_are_those_of_the_clock(tmp_path: Path) -> None:
     prepared = plan_run(config())
     training = prepared.training()
-    training.train_step.augmentation = [Slow()]
+    training.augmentation = [Slow()]
     run = open_run(prepared, tmp_path)
     begun = time.monotonic()
     training.fit(run, [], StopSignal())
@@ -327,19 +344,25 @@ def test_times_and_speeds_are_those_of_the_clock(tmp_path: Path) -> None:
         assert 7 * Slow.SECONDS < trained < row["seconds"]
 
 
+@pytest.mark.parametrize(("written", "ema_decay"), [(False, None), (True, None), (True, 0.5)])
 def test_a_new_best_counts_once_the_last_checkpoint_has_its_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool, ema_decay: float | None
 ) -> None:
-    """Killed between the two, the run has the best checkpoint of the epochs it resumes after."""
-    prepared = plan_run(config())
+    """Killed before or after that is written, the run has the best model of its epochs."""
+    easy = {"model__dropout": 0.0, "augmentation": {}, "data__limit_train": 300}
+    prepared = plan_run(config(**easy, trainer__ema_decay=ema_decay))
     whole = train(prepared, tmp_path / "whole")
+    theirs = read_checkpoint(tmp_path / "whole" / "checkpoints" / BEST)
+    assert theirs["epoch"] == 2
     run = open_run(prepared, tmp_path / "killed")
     training = prepared.training()
 
     def killed(directory: Path, state: dict) -> None:
-        if len(state["rows"]) == 2:
+        power_cut = len(state["rows"]) == 2
+        if written or not power_cut:
+            write_last(directory, state)
+        if power_cut:
             raise RuntimeError("power cut")
-        write_last(directory, state)
 
     with monkeypatch.context() as patches, pytest.raises(RuntimeError):
         patches.setattr(checkpoint, "write_last", killed)
@@ -348,8 +371,7 @@ def test_a_new_best_counts_once_the_last_checkpoint_has_its_epoch(
     best = tmp_path / "killed" / "checkpoints" / BEST
     assert read_checkpoint(best)["epoch"] == 1
     assert_same_bits(train(prepared, tmp_path / "killed"), whole)
-    theirs = read_checkpoint(tmp_path / "whole" / "checkpoints" / BEST)
-    assert read_checkpoint(best)["epoch"] == theirs["epoch"]
+    assert digest(read_checkpoint(best)) == digest(theirs)
     assert sorted(path.name for path in best.parent.iterdir()) == sorted(
         path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()
     )
@@ -361,11 +383,11 @@ def test_run_taken_over_by_another_process_writes_nothing_more(tmp_path: Path) -
     training = prepared.training()
     save = training._save_checkpoint
 
-    def overtaken(**best: nn.Module | None) -> None:
+    def overtaken() -> None:
         other = Record.read(tmp_path)
         other.heartbeat = {"host": "elsewhere", "process": 1, "renewed": time.time()}
         other.write(tmp_path)
-        save(**best)
+        save()
 
     training._save_checkpoint = overtaken
     with pytest.raises(LockLostError) as lost:

@@ -2,11 +2,9 @@
 
 import io
 import logging
-import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,6 @@ from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, write_layer_nor
 from resnet_sweep.runs.run import Run
 
 BEST = "best_model.pth"
-# A new best model, until the last checkpoint includes its epoch.
-NEXT_BEST = "next_best_model.pth"
 LAST = "last_model.pth"
 # The last checkpoint but one, in case the last one is damaged.
 PREVIOUS = "previous_model.pth"
@@ -45,104 +41,51 @@ class RunCheckpoints:
     """The checkpoints of a run, and the files of metrics that have to agree with them.
 
     Args:
-        run: the run directory.
-        in_thread: write beside the training, see `AsyncWriter`.
+        layers: names of the layers whose norms are in a state.
+        in_thread: write in a thread, while a GPU trains; otherwise `save` waits.
     """
 
-    def __init__(self, run: Run, in_thread: bool) -> None:
-        self.run = run
+    def __init__(self, run: Run, layers: Sequence[str], in_thread: bool) -> None:
+        self.run, self.layers = run, layers
         self.directory = run.directory / "checkpoints"
-        self.in_thread = in_thread
-        self._writer = AsyncWriter(in_thread)
+        self._thread = ThreadPoolExecutor(1, "writer") if in_thread else None
+        self._unfinished: Future[None] | None = None
 
     def load(self) -> State | None:
-        """Return the newest valid state of the run, or None if there is none."""
-        return read_last(self.directory, self.run.record.signature)
+        """Return the newest valid state of the run, or None if there is none.
 
-    def synchronize(self, rows: Sequence[Row], layers: Sequence[Sequence[LayerNorms]]) -> None:
-        """Make the best model and the files of metrics agree with the state that was loaded.
-
-        Args:
-            rows: metrics of its epochs.
-            layers: norms of each layer at the end of its epochs.
+        The best model and the files of metrics are made to agree with it.
         """
-        best = best_row(rows)
-        best_epoch = None if best is None else int(best["epoch"])
-        commit_best(self.directory, best_epoch)
         signature = self.run.record.signature
-        if rows and (error := check_best(self.directory, signature, best_epoch)):
-            log.warning(
-                "warning: %s can't be used (%s); unless a later epoch is better, there will be "
-                "none, and only trainer.resume=false trains it anew",
-                self.directory / BEST,
-                error,
-            )
-        self._write_metrics(rows, layers)
+        state = read_last(self.directory, signature)
+        if state is None:
+            self._write_metrics([], [])
+            return None
+        best = best_row(state["rows"])
+        if best is not None and not self._write_best(state):
+            error = check_best(self.directory, signature, int(best["epoch"]))
+            if error is not None:
+                log.warning(
+                    "warning: %s can't be used (%s); unless a later epoch is better, there will be "
+                    "none, and only trainer.resume=false trains it anew",
+                    self.directory / BEST,
+                    error,
+                )
+        self._write_metrics(state["rows"], state["layers"].tolist())
+        return state
 
-    def save(
-        self, state: State, best: State | None, layers: Sequence[Sequence[LayerNorms]]
-    ) -> None:
-        """Save a state, and the metrics that it has.
-
-        Args:
-            state: of the trainer.
-            best: weights of the model that was evaluated in the last epoch, if they are the best
-                ones.
-            layers: norms of each layer at the end of each epoch.
+    def save(self, state: State) -> None:
+        """Save a state of the trainer when the save before is finished.
 
         Raises:
             OSError: this or the save before it failed.
             LockLostError: another process has taken over the run.
         """
-        signature = self.run.record.signature
-        state = {"signature": signature, **state}
-        if best is not None:
-            metrics = {name: state["rows"][-1][name] for name in ("epoch", "val_acc", "val_loss")}
-            best = {**metrics, "signature": signature, "model": best}
-        if self.in_thread:
-            state, best = copy_state(state), copy_state(best)
-        self._writer(partial(self._write, state, best, layers))
-
-    def wait(self) -> None:
-        """Wait until everything is written, and raise what that raised."""
-        self._writer.wait()
-
-    def _write(
-        self, state: State, best: State | None, layers: Sequence[Sequence[LayerNorms]]
-    ) -> None:
-        self.run.verify_ownership()
-        if best is not None:
-            write_checkpoint(self.directory / NEXT_BEST, best)
-        write_last(self.directory, state)
-        # The run resumes after this epoch only now, so until now the old best is the right one.
-        if best is not None:
-            os.replace(self.directory / NEXT_BEST, self.directory / BEST)
-        self._write_metrics(state["rows"], layers)
-
-    def _write_metrics(self, rows: Sequence[Row], layers: Sequence[Sequence[LayerNorms]]) -> None:
-        write_layer_norms(self.run.directory, layers)
-        self.run.write_metrics([*rows])
-
-
-class AsyncWriter:
-    """Writes files in the order of the calls.
-
-    Args:
-        in_thread: write in a thread, while a GPU trains. What is written must not be changed
-            meanwhile. Otherwise the caller waits.
-    """
-
-    def __init__(self, in_thread: bool) -> None:
-        self._thread = ThreadPoolExecutor(1, "writer") if in_thread else None
-        self._unfinished: Future[None] | None = None
-
-    def __call__(self, write: Callable[[], None]) -> None:
-        """Call `write` when the call before has finished, and raise what that raised."""
         self.wait()
         if self._thread is None:
-            write()
+            self._write(state)
         else:
-            self._unfinished = self._thread.submit(write)
+            self._unfinished = self._thread.submit(self._write, copy_state(state))
 
     def wait(self) -> None:
         """Wait until everything is written, and raise what that raised."""
@@ -150,12 +93,36 @@ class AsyncWriter:
         if unfinished is not None:
             unfinished.result()
 
+    def _write(self, state: State) -> None:
+        self.run.verify_ownership()
+        write_last(self.directory, {"signature": self.run.record.signature, **state})
+        # Second, since a killed process can write it again from the last checkpoint.
+        self._write_best(state)
+        self._write_metrics(state["rows"], state["layers"].tolist())
+
+    def _write_best(self, state: State) -> bool:
+        """Write the best model, if a state is that at the end of the best epoch."""
+        best = best_row(state["rows"])
+        if best is None or best is not state["rows"][-1] or state["step"]:
+            return False
+        metrics = {name: best[name] for name in ("epoch", "val_acc", "val_loss")}
+        model = {"signature": self.run.record.signature, "model": state["ema"] or state["model"]}
+        write_checkpoint(self.directory / BEST, metrics | model)
+        return True
+
+    def _write_metrics(self, rows: list[Row], epochs: list[list[list[float]]]) -> None:
+        layers = [
+            [LayerNorms(name, *norms) for name, norms in zip(self.layers, epoch, strict=True)]
+            for epoch in epochs
+        ]
+        write_layer_norms(self.run.directory, layers)
+        self.run.write_metrics(rows)
+
 
 def write_checkpoint(path: Path, state: State, backup: Path | None = None) -> None:
     """Write a checkpoint atomically.
 
     Args:
-        path: the file.
         state: tensors, numbers, strings, None, and lists and dicts of these.
         backup: where an older file at `path` is kept.
     """
@@ -165,12 +132,14 @@ def write_checkpoint(path: Path, state: State, backup: Path | None = None) -> No
     write_atomically(path, buffer.getvalue(), backup)
 
 
-def read_checkpoint(path: Path) -> State:
+def read_checkpoint(path: Path, signature: str | None = None) -> State:
     """Read a checkpoint onto the CPU. Nothing in it is executed.
 
+    Args:
+        signature: of the run that it must belong to; None for any run.
+
     Raises:
-        FileNotFoundError: the file doesn't exist.
-        DamagedCheckpointError: the file is damaged.
+        DamagedCheckpointError: the file is damaged, or belongs to another run.
     """
     content = path.read_bytes()
     try:
@@ -178,47 +147,34 @@ def read_checkpoint(path: Path) -> State:
         stored = state.pop("digest")
     # A damaged file can raise nearly anything.
     except Exception as error:
-        reason = f"it can't be read: {type(error).__name__}"
-    else:
-        if stored == digest(state):
-            return state
-        reason = "its content isn't what was written"
-    raise DamagedCheckpointError(path, reason)
+        raise DamagedCheckpointError(path, f"it can't be read: {type(error).__name__}") from error
+    if stored != digest(state):
+        raise DamagedCheckpointError(path, "its content isn't what was written")
+    if signature not in (None, state.get("signature")):
+        raise DamagedCheckpointError(path, "it belongs to another run")
+    return state
 
 
 def write_last(directory: Path, state: State) -> None:
-    """Write the last checkpoint of a run, and keep the one before it.
-
-    Args:
-        directory: `checkpoints/` of the run.
-        state: as for `write_checkpoint`.
-    """
+    """Write the last checkpoint of a run into `checkpoints/`, and keep the one before it."""
     write_checkpoint(directory / LAST, state, backup=directory / PREVIOUS)
 
 
 def read_last(directory: Path, signature: str) -> State | None:
-    """Return the newest valid checkpoint of a run, or None if there is none.
+    """Return the newest valid checkpoint in `checkpoints/` of a run, or None if there is none.
 
     One that can't be used is renamed, so that it can't replace a valid one as the backup.
-
-    Args:
-        directory: `checkpoints/` of the run.
-        signature: of the run; a checkpoint of another run isn't used.
     """
     for path in (directory / LAST, directory / PREVIOUS):
         try:
-            state = read_checkpoint(path)
+            state = read_checkpoint(path, signature)
+            if "rows" in state:
+                return state
+            reason = "it has weights alone"
         except FileNotFoundError:
             continue
         except DamagedCheckpointError as error:
             reason = error.reason
-        else:
-            if state.get("signature") != signature:
-                reason = "it belongs to another run"
-            elif "rows" not in state:
-                reason = "it has weights alone"
-            else:
-                return state
         renamed = path.with_name(f"{path.name}.damaged")
         path.replace(renamed)
         log.warning(
@@ -231,43 +187,15 @@ def read_last(directory: Path, signature: str) -> State | None:
     return None
 
 
-def commit_best(directory: Path, epoch: int | None) -> None:
-    """Finish or undo the change to a new best model that a killed process started.
-
-    Args:
-        directory: `checkpoints/` of the run.
-        epoch: best epoch of those that the last checkpoint includes.
-    """
-    path = directory / NEXT_BEST
-    if not path.exists():
-        return
+def check_best(directory: Path, signature: str, epoch: int) -> str | None:
+    """Return why the best model in `checkpoints/` can't be used, as a clause, or None if it can."""
     try:
-        included = read_checkpoint(path).get("epoch") == epoch
-    except DamagedCheckpointError:
-        included = False
-    if included:
-        path.replace(directory / BEST)
-    else:
-        path.unlink()
-
-
-def check_best(directory: Path, signature: str, epoch: int | None) -> str | None:
-    """Return why the best model of a run can't be used, as a clause, or None if it can.
-
-    Args:
-        directory: `checkpoints/` of the run.
-        signature: of the run.
-        epoch: best epoch of those that the last checkpoint includes.
-    """
-    try:
-        state = read_checkpoint(directory / BEST)
+        found = read_checkpoint(directory / BEST, signature).get("epoch")
     except FileNotFoundError:
         return "it is missing"
     except DamagedCheckpointError as error:
         return error.reason
-    if state.get("signature") != signature:
-        return "it belongs to another run"
-    return None if state.get("epoch") == epoch else "it isn't of the best epoch"
+    return None if found == epoch else "it isn't of the best epoch"
 
 
 def copy_state(state: Any) -> Any:

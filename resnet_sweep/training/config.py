@@ -14,21 +14,20 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Criteria that end a run before its schedule does. The schedule keeps its length."""
+    """Criteria that end a run before its schedule does. The schedule keeps its length.
+
+    Attributes:
+        epoch: last epoch to train; None sets no limit.
+        patience: epochs in a row without an improvement after which the run ends (Prechelt, 1998,
+            "Early Stopping - But When?"); None allows any number of them.
+        metric: metric that has to improve.
+        min_delta: smallest improvement, exclusive, in the metric's unit.
+    """
 
     epoch: Count | None = None
-    """Last epoch to train. None, the default, sets no such limit."""
-
     patience: Count | None = None
-    """Epochs in a row without an improvement after which the run ends (Prechelt, 1998, "Early
-    Stopping - But When?"). None, the default, allows any number of them."""
-
     metric: Metric = "val_acc"
-    """Metric that has to improve."""
-
     min_delta: Annotated[float, Ge(0)] = 0.0
-    """A change of the metric counts as an improvement if it is larger than this, in the metric's
-    unit."""
 
     def reason(self, rows: Sequence[Row]) -> str | None:
         """Return why training ends after these epochs, or None if it continues."""
@@ -38,10 +37,9 @@ class EarlyStopping:
             return None
         best, waited = rows[0], 0
         for row in rows[1:]:
+            waited += 1
             if gain(self.metric, row[self.metric], best[self.metric]) > self.min_delta:
                 best, waited = row, 0
-            else:
-                waited += 1
         if waited < self.patience:
             return None
         return (
@@ -52,60 +50,49 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """Length of a run, batch size, and where and how it is computed."""
+    """Length of a run, batch size, and where and how it is computed.
+
+    Attributes:
+        epochs: passes over the training images; the schedule spans them.
+        batch_size: images in a step.
+        drop_last: leave out the last batch of an epoch if it is smaller than `batch_size`.
+        max_steps: stop after this many steps, without shortening the schedule.
+        clip_grad_norm: largest norm of the gradient of all weights together; a larger one is scaled
+            down to it (Pascanu et al., 2013, "On the difficulty of training Recurrent Neural
+            Networks").
+        ema_decay: decay of `ExponentialMovingAverage`, which is then evaluated and kept as the best
+            model.
+        early_stopping: when the run ends before its last epoch; by default never.
+        progressive_resizing: sizes of the training images, see `ProgressiveResizing`; None for the
+            images' own size.
+        device: as torch names it, such as "cuda:1", or "auto": a GPU if there is one.
+        threads: CPU threads; None for torch's own choice.
+        precision: of the forward pass; weights are always float32. "auto" chooses bfloat16 where
+            the device is faster with it.
+        compile: mode of `torch.compile`, see `resnet_sweep.training.device.compile_model`; None
+            doesn't compile.
+        resume: continue from the last checkpoint of the run directory; False starts over.
+        distributed: share every batch among the processes that torchrun starts.
+        sync_batch_norm: in distributed training, compute BatchNorm's statistics over the whole
+            batch; False computes them over each process's share.
+    """
 
     epochs: Count = 100
-    """Passes over the training images; the schedule spans them."""
-
     batch_size: Count = 128
-    """Images in a step."""
-
     drop_last: bool = False
-    """Leave out the last batch of an epoch if it is smaller than `batch_size`."""
-
     max_steps: Count | None = None
-    """Stop after this many steps, without shortening the schedule. None: no such limit."""
-
     clip_grad_norm: Annotated[float, Gt(0)] | None = None
-    """Largest norm of the gradient of all weights together; a larger one is scaled down to it
-    (Pascanu et al., 2013, "On the difficulty of training Recurrent Neural Networks"). None: no
-    clipping."""
-
     ema_decay: Annotated[float, Ge(0), Lt(1)] | None = None
-    """Decay of an exponential moving average of the weights, which is then evaluated and kept as
-    the best model; see `ExponentialMovingAverage`. None: no average."""
-
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
-    """When the run ends before its last epoch; by default never."""
-
     progressive_resizing: list[Count] | None = None
-    """Sizes of the training images, ascending, which share the run; see `ProgressiveResizing`.
-    None: the images' own size."""
-
     device: str = "auto"
-    """Device as torch names it, such as "cuda:1", or "auto": a GPU if there is one."""
-
     # More than any machine has would only make torch fail.
     threads: Annotated[int, Ge(1), Le(4096)] | None = None
-    """CPU threads. None: as many as torch chooses."""
-
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the forward pass; weights are always float32. "auto": bfloat16 where the device
-    is faster with it."""
-
     compile: CompileMode | None = None
-    """Mode of `torch.compile`, by which the model's forward and backward pass are compiled; see
-    `resnet_sweep.training.train_step.compile_model`. None: no compilation."""
-
     resume: bool = True
-    """Continue from the last checkpoint of the run directory. False: start from the beginning."""
-
     distributed: bool = False
-    """Share every batch among the processes that torchrun starts."""
-
     sync_batch_norm: bool = True
-    """In distributed training, compute BatchNorm's statistics over the whole batch. False: each
-    process computes those of its own share."""
 
     def __post_init__(self) -> None:
         # Hydra passes a nested config as a dict.

@@ -1,19 +1,21 @@
-"""Device, precision and threads of a run."""
+"""Device, precision, threads and memory of a run."""
 
+import contextlib
 import ctypes
 import os
 import shutil
 import sys
-from functools import cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.config import CompileMode
 from resnet_sweep.training.distributed import ProcessGroup
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# torch's own choice, before anything changes it.
+_DEFAULT_THREADS = torch.get_num_threads()
 # From glibc's malloc.h. It maps blocks larger than 32 MB separately in any case.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_THRESHOLD = 32 * 2**20
@@ -25,23 +27,21 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ConfigError: there is no such device here.
     """
+    available = {
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
+    present = [kind for kind, count in available.items() if count]
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(present[0])
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(
             f"trainer.device={name} is no device: choose auto, cpu, cuda, cuda:1 or mps"
         ) from error
-    available = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
     if (device.index or 0) >= available.get(device.type, 0):
-        present = [kind for kind, count in available.items() if count]
         raise ConfigError(
             f"trainer.device={name} isn't there: this machine has {' and '.join(present)}, so "
             "choose one of these, or auto"
@@ -71,6 +71,15 @@ def place_rank(device: torch.device, process_group: ProcessGroup) -> torch.devic
     return torch.device("cuda", process_group.local_rank)
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 matrices faster than float32 ones."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # On a CPU, bfloat16 is faster with AMX; AVX-512 alone isn't enough.
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
 def resolve_precision(name: str, device: torch.device) -> str:
     """Return the precision of `trainer.precision` on a device: "float32" or "bfloat16".
 
@@ -89,7 +98,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def check_compile(
-    compile: CompileMode | None, device: torch.device, process_group: ProcessGroup
+    mode: CompileMode | None, device: torch.device, process_group: ProcessGroup
 ) -> None:
     """Check that `trainer.compile` can compile for a device.
 
@@ -97,28 +106,37 @@ def check_compile(
         ConfigError: there is no C++ compiler, which torch needs for a CPU, or several processes
             share the run.
     """
-    if compile is None:
+    if mode is None:
         return
     if process_group.world_size > 1:
         raise ConfigError(
-            f"trainer.compile={compile} works in one process, but {process_group.world_size} share "
+            f"trainer.compile={mode} works in one process, but {process_group.world_size} share "
             "this run: choose trainer.compile=null"
         )
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
         raise ConfigError(
-            f"trainer.compile={compile} needs a C++ compiler on a CPU, and there is no {compiler}: "
+            f"trainer.compile={mode} needs a C++ compiler on a CPU, and there is no {compiler}: "
             "install it, name another in $CXX, or choose trainer.compile=null"
         )
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Return whether a device multiplies bfloat16 matrices faster than float32 ones."""
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # On a CPU, bfloat16 is faster with AMX; AVX-512 alone isn't enough.
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+def compile_model(model: nn.Module, mode: CompileMode) -> nn.Module:
+    """Return a module that runs a model's forward and backward pass compiled by `torch.compile`.
+
+    It has the weights of `model` itself. Compilation takes seconds to minutes in the first step of
+    each shape: a whole batch, the last, smaller batch of an epoch, and each size of progressive
+    resizing. Dropout and stochastic depth draw the same random numbers as without compilation, so
+    results differ by rounding alone.
+    """
+    # Models that earlier runs of this process compiled count against a limit on recompilations.
+    torch.compiler.reset()
+    # torch.compile takes a mode or options, and the random numbers are an option.
+    options = {**torch._inductor.list_mode_options(mode), "fallback_random": True}
+    compiled = torch.compile(model, dynamic=False, options=options)
+    # torch declares a function, and returns a module for a module.
+    assert isinstance(compiled, nn.Module)
+    return compiled
 
 
 def configure(device: torch.device, precision: str, threads: int | None) -> None:
@@ -138,14 +156,7 @@ def set_exactness(device: torch.device, precision: str) -> None:
 
 def set_threads(threads: int | None) -> int:
     """Set torch's number of CPU threads, None for its own choice, and return the number."""
-    default = _default_threads()
-    torch.set_num_threads(threads or default)
-    return torch.get_num_threads()
-
-
-@cache
-def _default_threads() -> int:
-    """Return torch's own choice, which can be read only before the first change."""
+    torch.set_num_threads(threads or _DEFAULT_THREADS)
     return torch.get_num_threads()
 
 
@@ -153,7 +164,7 @@ def keep_freed_memory() -> None:
     """Set glibc to keep the memory that a training step frees, for the rest of this process.
 
     Otherwise it returns much of it to the system, which has to clear every page before the next
-    step. Other C libraries don't have such a setting, and aren't changed.
+    step. Other C libraries have no such setting.
     """
     if sys.platform == "win32":
         return
@@ -165,10 +176,8 @@ def keep_freed_memory() -> None:
 
 
 def memory_bytes() -> int:
-    """Return how much memory this process may use: the machine's, or a lower limit.
-
-    On Windows, where Python can't read it, the number is too large to be a limit.
-    """
+    """Return how much memory this process may use: the machine's, or a lower limit."""
+    # Python can't read it on Windows.
     if sys.platform == "win32":
         return sys.maxsize
     import resource
@@ -177,10 +186,8 @@ def memory_bytes() -> int:
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if address_space != resource.RLIM_INFINITY:
         limits.append(address_space)
-    # The memory limits of cgroup version 2 and 1, which containers set.
+    # The memory limits of cgroup version 2 and 1, which containers set; "max" is none.
     for path in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             limits.append(int(Path("/sys/fs/cgroup", path).read_text()))
-        except (OSError, ValueError):
-            continue
     return min(limits)

@@ -15,7 +15,11 @@ from resnet_sweep.training.torchrun import Torchrun
 class ProcessGroup:
     """The processes of a run, each of which trains on a share of every batch.
 
-    This class is a group of a single process, in which every operation does nothing.
+    They are those that torchrun started, on one machine or several. Tensors on a GPU are exchanged
+    by NCCL, and everything else by Gloo. In a group of a single process, nothing is exchanged.
+
+    Args:
+        torchrun: the torchrun that started this process; None for a single process.
 
     Attributes:
         rank: number of this process, from 0. Rank 0 alone writes into the run directory.
@@ -23,16 +27,16 @@ class ProcessGroup:
         local_rank: number of this process among those of its machine.
     """
 
-    rank, world_size, local_rank = 0, 1, 0
+    def __init__(self, torchrun: Torchrun | None = None) -> None:
+        self.torchrun = torchrun or Torchrun(rank=0, size=1, local_rank=0, run_id="none")
+        self.rank, self.world_size = self.torchrun.rank, self.torchrun.size
+        self.local_rank = self.torchrun.local_rank
 
     @staticmethod
     @cache
     def current() -> "ProcessGroup":
         """Return the group that this process belongs to."""
-        torchrun = Torchrun.here()
-        if torchrun is None or torchrun.size == 1:
-            return ProcessGroup()
-        return TorchrunProcessGroup(torchrun)
+        return ProcessGroup(Torchrun.here())
 
     @property
     def is_main(self) -> bool:
@@ -40,76 +44,9 @@ class ProcessGroup:
         return self.rank == 0
 
     def initialize(self) -> None:
-        """Connect to the other processes. Rank 0 may come later, with all checks behind it."""
-
-    def destroy(self) -> None:
-        """Disconnect from the other processes. Calling it twice is harmless."""
-
-    def share(self, count: int) -> slice:
-        """Return this process's part of `count` entries.
-
-        The parts are in the order of the ranks, and their sizes differ by one at most.
-        """
-        size, remainder = divmod(count, self.world_size)
-        first = self.rank * size + min(self.rank, remainder)
-        return slice(first, first + size + (self.rank < remainder))
-
-    def scale_loss(self, loss: Tensor, images: int, batch: int) -> Tensor:
-        """Scale the mean loss over a share, so that its mean over the processes is the mean over
-        the batch.
-
-        Args:
-            loss: a scalar.
-            images: images in the share.
-            batch: images in the batch.
-        """
-        return loss
-
-    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Return a model whose backward pass averages the gradients over all processes."""
-        return model
-
-    def all_reduce_max(self, *values: int) -> tuple[int, ...]:
-        """Return the largest of each value over all processes."""
-        return values
-
-    def all_reduce_sum(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over all processes."""
-
-    def all_reduce_mean(self, tensor: Tensor) -> None:
-        """Replace a tensor by its mean over all processes."""
-
-    def all_gather(self, value: Any) -> list[Any]:
-        """Return the value of each process, in the order of the ranks."""
-        return [value]
-
-    def all_gather_tensor(self, share: Tensor) -> Tensor:
-        """Concatenate the shares of all processes along the first dimension, on the CPU."""
-        return share
-
-    def broadcast(self, value: Any = None) -> Any:
-        """Return rank 0's value; tensors in it have to be on the CPU."""
-        return value
-
-    def broadcast_buffers(self, model: nn.Module) -> None:
-        """Replace a model's buffers, such as BatchNorm's statistics, by rank 0's."""
-
-
-class TorchrunProcessGroup(ProcessGroup):
-    """The processes that torchrun started, on one machine or several.
-
-    Tensors on a GPU are exchanged by NCCL, and everything else by Gloo.
-
-    Args:
-        torchrun: the torchrun that started this process.
-    """
-
-    def __init__(self, torchrun: Torchrun) -> None:
-        self.torchrun = torchrun
-        self.rank, self.world_size = torchrun.rank, torchrun.size
-        self.local_rank = torchrun.local_rank
-
-    def initialize(self) -> None:
+        """Connect to the other processes."""
+        if self.world_size == 1:
+            return
         store = self.torchrun.meeting()
         # Rank 0 connects only after it has checked the config and loaded the data.
         store.set_timeout(default_pg_timeout)
@@ -121,43 +58,57 @@ class TorchrunProcessGroup(ProcessGroup):
         )
 
     def destroy(self) -> None:
+        """Disconnect from the other processes. Calling it twice is harmless."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def scale_loss(self, loss: Tensor, images: int, batch: int) -> Tensor:
-        return loss * (images * self.world_size / batch)
+    def share(self, count: int) -> slice:
+        """Return this process's part of `count` entries.
+
+        The parts are in the order of the ranks, and their sizes differ by one at most.
+        """
+        size, remainder = divmod(count, self.world_size)
+        first = self.rank * size + min(self.rank, remainder)
+        return slice(first, first + size + (self.rank < remainder))
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Return a model whose backward pass averages the gradients over all processes."""
+        if self.world_size == 1:
+            return model
         if device.type != "cuda":
             return DistributedDataParallel(model)
         torch.cuda.set_device(device)
         return DistributedDataParallel(model, device_ids=[device.index])
 
     def all_reduce_max(self, *values: int) -> tuple[int, ...]:
+        """Return the largest of each value over all processes."""
+        if self.world_size == 1:
+            return values
         reduced = torch.tensor(values)
         dist.all_reduce(reduced, dist.ReduceOp.MAX)
         return tuple(reduced.tolist())
 
     def all_reduce_sum(self, tensor: Tensor) -> None:
-        dist.all_reduce(tensor)
-
-    def all_reduce_mean(self, tensor: Tensor) -> None:
-        dist.all_reduce(tensor)
-        tensor /= self.world_size
+        """Replace a tensor by its sum over all processes."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
 
     def all_gather(self, value: Any) -> list[Any]:
-        values = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        """Return the value of each process, in the order of the ranks."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
         return values
 
-    def all_gather_tensor(self, share: Tensor) -> Tensor:
-        return torch.cat(self.all_gather(share.cpu()))
-
     def broadcast(self, value: Any = None) -> Any:
+        """Return rank 0's value; tensors in it have to be on the CPU."""
         values = [value]
-        dist.broadcast_object_list(values, 0)
+        if self.world_size > 1:
+            dist.broadcast_object_list(values, 0)
         return values[0]
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
+        """Replace a model's buffers, such as BatchNorm's statistics, by rank 0's."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)

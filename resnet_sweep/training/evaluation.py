@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_sweep.data.dataset import Batches
-from resnet_sweep.training.device import PRECISIONS
 
 # Large enough to keep a GPU busy, small enough for the caches of a CPU.
 BATCH_SIZE = 250
@@ -34,7 +33,7 @@ class Normalize:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return a context in which a forward pass computes in "float32" or "bfloat16"."""
-    return torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "float32")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def predict(
@@ -49,7 +48,6 @@ def predict(
     Args:
         model: put into evaluation mode, and left there.
         batches: n images.
-        normalize: maps images to the model's input.
         precision: "float32" or "bfloat16".
         check: called before each batch; may raise to stop the evaluation.
 
@@ -88,10 +86,7 @@ class FlipAverage(nn.Module):
     2015, section 3.2; Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural
     Networks", 2012, section 4.1, which average over crops, too.
 
-    Shapes: (N, 3, H, W) to the logarithms of the means, (N, classes), whose softmax they are.
-
-    Args:
-        model: maps images to logits.
+    It maps (N, 3, H, W) to the logarithms of the means, (N, classes).
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -1,5 +1,6 @@
-"""Parameter groups, and the Muon optimizer."""
+"""Parameter groups, the Muon optimizer, and the moving average of weights."""
 
+import copy
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -20,10 +21,8 @@ Tensors = list[Tensor] | tuple[Tensor, ...]
 def param_groups(model: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
     """Return all trained weights of a model, as an optimizer takes them.
 
-    Args:
-        model: a model with weights that need gradients.
-        decay_norm_and_bias: False makes a second group of biases and the weights of
-            normalisations, with weight_decay 0 (He et al., 2019, "Bag of Tricks", section 3.1).
+    Without `decay_norm_and_bias`, biases and the weights of normalisations are a second group, with
+    weight_decay 0 (He et al., 2019, "Bag of Tricks", section 3.1).
     """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     if decay_norm_and_bias:
@@ -48,7 +47,6 @@ class Muon(torch.optim.Optimizer):
     sqrt(max(1, rows / columns)). torch.optim.Muon does the same for two-dimensional weights only.
 
     Args:
-        params: weights, or groups of them.
         lr: learning rate of the filters.
         momentum: of all weights, in Nesterov's form.
         weight_decay: decoupled for the filters, and as in SGD for other weights.
@@ -93,46 +91,23 @@ class Muon(torch.optim.Optimizer):
             gradients: Tensors = [weight.grad for weight in weights]
             if not group["filters"] and group["weight_decay"]:
                 gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
-            averages = [self._average(weight) for weight in weights]
+            for weight in weights:
+                if not self.state[weight]:
+                    self.state[weight]["momentum"] = torch.zeros_like(weight)
+            averages = [self.state[weight]["momentum"] for weight in weights]
             torch._foreach_mul_(averages, group["momentum"])
             torch._foreach_add_(averages, gradients)
             updates: Tensors = torch._foreach_add(gradients, averages, alpha=group["momentum"])
             if group["filters"]:
-                updates = [orthogonal_filters(update, group["ns_steps"]) for update in updates]
+                updates = [_orthogonal_filters(update, group["ns_steps"]) for update in updates]
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(weights, updates, alpha=-group["lr"])
-
-    def _average(self, weight: Tensor) -> Tensor:
-        state = self.state[weight]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight)
-        average: Tensor = state["momentum"]
-        return average
-
-
-def orthogonal_filters(update: Tensor, steps: int) -> Tensor:
-    """Bring all singular values of an update of filters near each other.
-
-    Args:
-        update: (out, in, height, width).
-        steps: steps of the Newton-Schulz iteration.
-
-    Returns:
-        The same shape, scaled by sqrt(max(1, out / (in * height * width))).
-    """
-    rows = len(update)
-    matrix = orthogonalize(update.reshape(rows, -1), steps)
-    scale = max(1.0, rows / matrix.shape[1]) ** 0.5
-    return matrix.view(update.shape).mul_(scale)
 
 
 def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
     """Approximate the nearest (semi-)orthogonal matrix: U V' of the decomposition U S V'.
 
-    Args:
-        matrix: (rows, columns).
-        steps: steps of the Newton-Schulz iteration; with 5, singular values end between 0.7 and
-            1.2.
+    After 5 steps of the Newton-Schulz iteration, singular values are between 0.7 and 1.2.
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
@@ -142,3 +117,48 @@ def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.T.contiguous() if tall else x
+
+
+def _orthogonal_filters(update: Tensor, steps: int) -> Tensor:
+    """Orthogonalize (out, in, height, width) as a matrix, and scale it by its shape."""
+    rows = len(update)
+    matrix = orthogonalize(update.reshape(rows, -1), steps)
+    scale = max(1.0, rows / matrix.shape[1]) ** 0.5
+    return matrix.view(update.shape).mul_(scale)
+
+
+class ExponentialMovingAverage:
+    """An exponential moving average of weights and of BatchNorm's statistics.
+
+    Polyak and Juditsky, 1992, "Acceleration of Stochastic Approximation by Averaging". After
+    step t, counted from 1, the average moves towards the model by 1 - min(decay, t / (t + 9)), as
+    in TensorFlow's ExponentialMovingAverage, so that the weights of the first steps are soon
+    forgotten.
+
+    Attributes:
+        model: a copy of the model, with averaged weights.
+        decay: weight of the old average in each step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self._averaged, self._averaged_counts = _tensors(self.model)
+        self._trained, self._trained_counts = _tensors(model)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Include the model's weights after a step, counted from 1."""
+        weight = 1 - min(self.decay, step / (step + 9))
+        torch._foreach_lerp_(self._averaged, self._trained, weight)
+        if self._averaged_counts:
+            torch._foreach_copy_(self._averaged_counts, self._trained_counts)
+
+
+def _tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Return all tensors of a model's state: floating ones, and counters."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return (
+        [tensor for tensor in tensors if tensor.is_floating_point()],
+        [tensor for tensor in tensors if not tensor.is_floating_point()],
+    )

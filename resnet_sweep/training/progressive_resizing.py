@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from statistics import median
 
 import torch.nn.functional as F
@@ -39,57 +40,42 @@ class ProgressiveResizing:
 
     def __str__(self) -> str:
         """Return the sizes with their epochs, counted from 1."""
-        sizes = [self.size(epoch) for epoch in range(self.epochs)]
-        spans = [
-            (size, sizes.index(size) + 1, self.epochs - sizes[::-1].index(size))
-            for size in dict.fromkeys(sizes)
-        ]
-        return ", ".join(
-            f"{size} pixels in epoch" + (f" {first}" if first == last else f"s {first} to {last}")
-            for size, first, last in spans
-        )
+        parts = []
+        for size, group in groupby(range(self.epochs), key=self.size):
+            epochs = [epoch + 1 for epoch in group]
+            span = f" {epochs[0]}" if len(epochs) == 1 else f"s {epochs[0]} to {epochs[-1]}"
+            parts.append(f"{size} pixels in epoch{span}")
+        return ", ".join(parts)
 
     def notes(self, rows: Sequence[Row], images: int) -> list[str]:
         """Return how much time smaller sizes saved, as one sentence, or none if none was used.
 
         Args:
-            rows: metrics of the epochs.
             images: training images in an epoch.
         """
         last = self.sizes[-1]
-        sizes = [self.size(int(row["epoch"]) - 1) for row in rows]
-        if {*sizes} <= {last}:
+        speeds: dict[int, list[float]] = {}
+        for row in rows:
+            size = self.size(int(row["epoch"]) - 1)
+            speeds.setdefault(size, []).append(row["images_per_second"])
+        if speeds.keys() <= {last}:
             return []
-        if last not in sizes:
+        if last not in speeds:
             return [
                 "the time saved by progressive resizing is unknown, since no epoch was trained at "
                 f"{last} pixels"
             ]
         # Medians, since other work on the machine may slow down some epochs.
-        speeds = {
-            size: median(
-                row["images_per_second"]
-                for row, row_size in zip(rows, sizes, strict=True)
-                if row_size == size
-            )
-            for size in {*sizes}
-        }
-        without = len(rows) * images / speeds[last]
-        saved = max(without - sum(images / speeds[size] for size in sizes), 0.0)
+        seconds = sum(len(speed) * images / median(speed) for speed in speeds.values())
+        without = len(rows) * images / median(speeds[last])
         return [
-            f"progressive resizing saved about {duration(saved)} of {duration(without)} of "
-            f"training, by the median speeds at each size, up to {last} pixels"
+            f"progressive resizing saved about {duration(max(without - seconds, 0.0))} of "
+            f"{duration(without)} of training, by the median speeds at each size, up to {last} "
+            "pixels"
         ]
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Resize images, bilinearly with antialiasing.
-
-    Args:
-        images: (B, C, H, W), uint8 or floating.
-        size: height and width, in pixels.
-
-    Returns:
-        (B, C, size, size), float32.
-    """
+    """Resize (B, C, H, W), uint8 or floating, to (B, C, size, size), float32, bilinearly with
+    antialiasing."""
     return F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)

@@ -10,8 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from resnet_sweep.ranges import Count
 from resnet_sweep.runs.metrics import Metric, Row, gain
 
-Epochs = Annotated[float, Ge(0)]
-Rate = Annotated[float, Ge(0)]
+NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Gt(0), Lt(1)]
 
 
@@ -35,7 +34,7 @@ class Schedule:
     lr: float
     epochs: int
     steps_per_epoch: int
-    warmup_epochs: Epochs = 0
+    warmup_epochs: NonNegative = 0
 
     def __post_init__(self) -> None:
         if self.warmup_epochs > self.epochs:
@@ -63,32 +62,38 @@ class Schedule:
 
 @dataclass
 class Constant(Schedule):
-    """A constant learning rate, after a linear warm-up."""
+    """A constant learning rate."""
 
     def after_warmup(self, step: int) -> float:
         return self.lr
 
 
 @dataclass
-class Cosine(Schedule):
-    """Half a cosine from lr down to min_lr, after a linear warm-up.
-
-    The rate is min_lr + (lr - min_lr) * (1 + cos(pi * t)) / 2 with t from 0 to 1 over the steps
-    (Loshchilov and Hutter, 2017, "SGDR", equation 5 without restarts).
-
-    Args:
-        lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
-        min_lr: the lowest rate.
+class BoundedSchedule(Schedule):
+    """A schedule whose rate doesn't fall below min_lr.
 
     Raises:
-        ValueError: min_lr is above lr, or the warm-up is longer than the run.
+        ValueError: min_lr is above lr.
     """
 
-    min_lr: Rate = 0.0
+    min_lr: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_min_lr(self.min_lr, self.lr)
+        if self.min_lr > self.lr:
+            raise ValueError(
+                f"min_lr={self.min_lr} is above optim.lr={self.lr}: choose a smaller min_lr or a "
+                "larger lr"
+            )
+
+
+@dataclass
+class Cosine(BoundedSchedule):
+    """Half a cosine from lr down to min_lr.
+
+    The rate is min_lr + (lr - min_lr) * (1 + cos(pi * t)) / 2 with t from 0 to 1 over the steps
+    (Loshchilov and Hutter, 2017, "SGDR", equation 5 without restarts).
+    """
 
     def after_warmup(self, step: int) -> float:
         return anneal(self.lr, self.min_lr, step / self.steps)
@@ -99,7 +104,6 @@ class CosineWarmRestarts(Cosine):
     """Half cosines from lr down to min_lr, one after another (Loshchilov and Hutter, 2017, "SGDR").
 
     Args:
-        lr, epochs, steps_per_epoch, warmup_epochs, min_lr: as for `Cosine`.
         T_0: length of the first cosine, as a fraction of the run after the warm-up.
         T_mult: how many times as long as the one before it each further cosine is.
     """
@@ -126,12 +130,10 @@ class MultiStep(Schedule):
     at a half and at three quarters of the run.
 
     Args:
-        lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
         milestones: fractions of the run after the warm-up.
-        gamma: factor at each milestone.
 
     Raises:
-        ValueError: the milestones aren't ascending, or the warm-up is longer than the run.
+        ValueError: the milestones aren't ascending.
     """
 
     milestones: Sequence[Fraction] = (0.5, 0.75)
@@ -145,8 +147,8 @@ class MultiStep(Schedule):
             )
 
     def after_warmup(self, step: int) -> float:
-        behind = sum(step >= round(milestone * self.steps) for milestone in self.milestones)
-        return self.lr * self.gamma**behind
+        passed = sum(step >= round(milestone * self.steps) for milestone in self.milestones)
+        return self.lr * self.gamma**passed
 
 
 @dataclass
@@ -157,7 +159,6 @@ class OneCycle(Schedule):
     constant momentum.
 
     Args:
-        lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
         pct_start: fraction of the run in which the rate rises.
         div_factor: lr divided by the rate of the first step.
         final_div_factor: the rate of the first step divided by that of the last.
@@ -177,26 +178,14 @@ class OneCycle(Schedule):
 
 
 @dataclass
-class Plateau(Schedule):
+class Plateau(BoundedSchedule):
     """A rate that is reduced when a metric has stopped improving.
 
     An epoch is an improvement if it is better than the best so far by `threshold` times that. After
     more than `patience` epochs in a row without one, the rate is multiplied by `factor`, as in
     torch.optim.lr_scheduler.ReduceLROnPlateau. The epochs of the warm-up don't count.
-
-    Args:
-        lr, epochs, steps_per_epoch, warmup_epochs: as for `Schedule`.
-        min_lr: the lowest rate.
-        metric: the metric that has to improve.
-        factor: factor of each reduction.
-        patience: epochs without an improvement before a reduction.
-        threshold: smallest improvement, as a fraction of the best value.
-
-    Raises:
-        ValueError: min_lr is above lr, or the warm-up is longer than the run.
     """
 
-    min_lr: Rate = 0.0
     metric: Metric = "val_acc"
     factor: Fraction = 0.1
     patience: Annotated[int, Ge(0)] = 10
@@ -204,7 +193,6 @@ class Plateau(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_min_lr(self.min_lr, self.lr)
         self.rate = self.lr
         self.best: float | None = None
         self.waited = 0
@@ -227,11 +215,3 @@ class Plateau(Schedule):
 def anneal(start: float, end: float, progress: float) -> float:
     """Interpolate from start to end along half a cosine, with progress from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def check_min_lr(min_lr: float, lr: float) -> None:
-    """Raise a ValueError if the lowest rate is above the highest."""
-    if min_lr > lr:
-        raise ValueError(
-            f"min_lr={min_lr} is above optim.lr={lr}: choose a smaller min_lr or a larger lr"
-        )

@@ -14,15 +14,11 @@ _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Interrupted(Exception):
-    """A run was stopped by a signal, with its state saved.
-
-    Attributes:
-        signal: the signal.
-    """
+    """A run was stopped by a signal, with its state saved."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
         self.signal = signal.Signals(number)
+        super().__init__(f"stopped by {self.signal.name}")
 
 
 class StopSignal:
@@ -53,7 +49,7 @@ class StopSignal:
         self.ignore_repeats = ignore_repeats
         self.received: int | None = None
         self.checkpoint_requested = False
-        self._announced = False
+        self._end_announced = False
         self._handlers: dict[int, _Handler] = {}
 
     def listen(self) -> Self:
@@ -69,19 +65,21 @@ class StopSignal:
 
     def release(self) -> None:
         """Restore the earlier signal handlers. Calling it twice is harmless."""
-        announced = self._announced and callable(self._handlers.get(signal.SIGUSR2))
+        queues_again = callable(self._handlers.get(signal.SIGUSR2))
         while self._handlers:
             signal.signal(*self._handlers.popitem())
-        if announced:
+        if queues_again and self._end_announced:
             signal.raise_signal(signal.SIGUSR2)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT and not self.ignore_repeats:
             raise KeyboardInterrupt
-        if number == signal.SIGTERM and _is_submitits(self._handlers.get(number)):
+        # submitit's own handler of SIGTERM does nothing.
+        module = getattr(self._handlers.get(number), "__module__", None) or ""
+        if number == signal.SIGTERM and module.split(".")[0] == "submitit":
             self.checkpoint_requested = True
             return
-        self._announced |= number == signal.SIGUSR2
+        self._end_announced |= number == signal.SIGUSR2
         if self.received is None:
             self.received = number
             if number == signal.SIGINT and not self.ignore_repeats:
@@ -100,11 +98,6 @@ class StopSignal:
         """Raise Interrupted if a signal was received."""
         if self.received is not None:
             raise Interrupted(self.received)
-
-
-def _is_submitits(handler: _Handler) -> bool:
-    """Return whether a handler is submitit's; its handler of SIGTERM does nothing."""
-    return str(getattr(handler, "__module__", "")).partition(".")[0] == "submitit"
 
 
 def exit_status(number: int) -> int:

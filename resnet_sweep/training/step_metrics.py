@@ -8,23 +8,16 @@ from torch import Tensor, nn
 
 from resnet_sweep.runs.metrics import LayerNorms
 
-SAVED = ("losses", "correct", "grad_norms", "layer_grad_norms")
-
 
 class StepMetrics:
     """Metrics of each step of the present epoch, kept on the device until they are read.
 
-    Reading a number from a GPU waits for it, so nothing here does, but for the methods that return
-    numbers.
-
-    Args:
-        model: the model in training.
-        steps: steps in a whole epoch.
-        device: of the model.
+    Reading a number from a GPU waits for it, so only the methods that return numbers do.
 
     Attributes:
         parameters: the model's trained weights.
-        layers: names of the weights that have two or more dimensions: filters and matrices.
+        layers: names of the weights that have two or more dimensions: filters and matrices; of all
+            weights if none has.
         losses: (steps,), mean loss of a batch, in training mode.
         correct: (steps,), correctly classified images of a batch; an image with a mixed label
             counts by the share of the predicted class.
@@ -33,15 +26,17 @@ class StepMetrics:
         update_norms: (layers,), of the change that the epoch's last step made to each layer.
     """
 
+    SAVED = ("losses", "correct", "grad_norms", "layer_grad_norms")
+
     def __init__(self, model: nn.Module, steps: int, device: torch.device) -> None:
-        trained = [
-            (name, weight) for name, weight in model.named_parameters() if weight.requires_grad
-        ]
-        self.parameters = [weight for _, weight in trained]
-        self._layer_indices = [
-            index for index, weight in enumerate(self.parameters) if weight.ndim >= 2
-        ]
-        self.layers = [trained[index][0].removesuffix(".weight") for index in self._layer_indices]
+        weights: dict[str, Tensor] = dict(model.named_parameters())
+        weights = {name: weight for name, weight in weights.items() if weight.requires_grad}
+        names, self.parameters = [*weights], [*weights.values()]
+        every = range(len(names))
+        self._layer_indices = [i for i in every if self.parameters[i].ndim >= 2] or [*every]
+        self._layer_weights = [self.parameters[index] for index in self._layer_indices]
+        self.layers = [names[index].removesuffix(".weight") for index in self._layer_indices]
+        self._zero = torch.zeros((), device=device)
         self.losses = torch.zeros(steps, device=device)
         self.correct = torch.zeros(steps, device=device)
         self.grad_norms = torch.zeros(steps, device=device)
@@ -53,77 +48,58 @@ class StepMetrics:
 
         Args:
             step: of the epoch, from 0.
-            loss: a scalar.
             logits: (B, classes).
             labels: (B,), or (B, classes) as probabilities.
 
         Returns:
-            A scalar, the norm of the gradient of all weights.
+            The norm of the gradient of all weights, a scalar.
         """
         predicted = logits.detach().argmax(1)
         if labels.ndim == 1:
             correct = (predicted == labels).sum()
         else:
             correct = labels.gather(1, predicted[:, None]).sum()
-        gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
-        norms = torch._foreach_norm(gradients)
-        if len(gradients) < len(self.parameters):
-            # A weight that the loss doesn't depend on has no gradient.
-            found, zero = iter(norms), torch.zeros((), device=loss.device)
-            all_norms = [zero if weight.grad is None else next(found) for weight in self.parameters]
-        else:
-            all_norms = list(norms)
+        gradients = [weight.grad for weight in self.parameters]
+        norms = torch._foreach_norm([gradient for gradient in gradients if gradient is not None])
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         self.losses[step] = loss.detach()
         self.correct[step] = correct.float()
-        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         self.grad_norms[step] = norm
-        if self.layers:
-            self.layer_grad_norms[step] = torch.stack(
-                [all_norms[index] for index in self._layer_indices]
-            )
+        found = iter(norms)
+        # A weight that the loss doesn't depend on has no gradient.
+        all_norms = [self._zero if gradient is None else next(found) for gradient in gradients]
+        self.layer_grad_norms[step] = torch.stack([all_norms[i] for i in self._layer_indices])
         return norm
 
     def copy_layer_weights(self) -> list[Tensor]:
         """Return a copy of the layers' weights, for `measure_update`."""
-        return [self.parameters[index].detach().clone() for index in self._layer_indices]
+        return [weight.detach().clone() for weight in self._layer_weights]
 
+    @torch.no_grad()
     def measure_update(self, before: list[Tensor]) -> None:
         """Store how far a step moved the layers' weights from what they were before it."""
-        if self.layers:
-            after = [self.parameters[index].detach() for index in self._layer_indices]
-            norms = torch._foreach_norm(torch._foreach_sub(after, before))
-            self.update_norms.copy_(torch.stack(norms))
+        norms = torch._foreach_norm(torch._foreach_sub(self._layer_weights, before))
+        self.update_norms.copy_(torch.stack(norms))
 
-    def largest_gradients(self, first: int, last: int) -> list[tuple[str, float]]:
-        """Return the layer with the largest gradient, and that gradient's norm, for each step from
-        `first` up to, but not including, `last`."""
-        if not self.layers:
-            return [("", 0.0)] * (last - first)
+    def largest_gradients(self, first: int, last: int) -> tuple[list[str], list[float]]:
+        """Return the layer with the largest gradient in each step from `first` up to, but not
+        including, `last`, and the norm of that gradient."""
         largest = self.layer_grad_norms[first:last].nan_to_num(nan=torch.inf).max(1)
-        layers, norms = largest.indices.tolist(), largest.values.tolist()
-        return [(self.layers[layer], norm) for layer, norm in zip(layers, norms, strict=True)]
+        return [self.layers[layer] for layer in largest.indices.tolist()], largest.values.tolist()
 
+    @torch.no_grad()
     def layer_norms(self, steps: int) -> list[LayerNorms]:
         """Return the norms of each layer at the end of an epoch of this many steps."""
-        if not self.layers:
-            return []
-        weights = torch._foreach_norm(
-            [self.parameters[index].detach() for index in self._layer_indices]
-        )
         columns = (
             self.layer_grad_norms[:steps].cpu().double().mean(0).tolist(),
-            torch.stack(weights).tolist(),
+            torch.stack(torch._foreach_norm(self._layer_weights)).tolist(),
             self.update_norms.tolist(),
         )
         return [LayerNorms(*values) for values in zip(self.layers, *columns, strict=True)]
 
     def epoch_means(self, batch_sizes: Sequence[int]) -> tuple[float, float, float]:
-        """Return means over an epoch whose steps had batches of these sizes.
-
-        Returns:
-            Mean loss over the images, percent of correctly classified images, and mean norm of the
-            gradient over the steps.
-        """
+        """Return the means over an epoch whose steps had batches of these sizes: loss of an image,
+        percent of correctly classified images, and norm of the gradient of a step."""
         steps, images = len(batch_sizes), sum(batch_sizes)
         losses, correct, norms = (
             values[:steps].cpu().double() for values in (self.losses, self.correct, self.grad_norms)
@@ -133,11 +109,11 @@ class StepMetrics:
 
     def state_dict(self, steps: int) -> dict[str, Any]:
         """Return the metrics of the first `steps` steps of the epoch."""
-        saved = {name: getattr(self, name)[:steps].cpu() for name in SAVED}
+        saved = {name: getattr(self, name)[:steps].cpu() for name in self.SAVED}
         return saved | {"update_norms": self.update_norms.cpu()}
 
     def load_state_dict(self, state: dict[str, Any], steps: int) -> None:
         """Continue after `steps` steps of an epoch."""
-        for name in SAVED:
+        for name in self.SAVED:
             getattr(self, name)[:steps] = state[name]
         self.update_norms[:] = state["update_norms"]

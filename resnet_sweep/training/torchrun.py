@@ -1,8 +1,9 @@
-"""What torchrun tells the processes that it starts."""
+"""What torchrun passes to the processes that it starts. This module doesn't import torch."""
 
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -13,7 +14,7 @@ from resnet_sweep.errors import ConfigError
 if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore
 
-# Under this name the processes of a torchrun, restarted ones too, find the directory of its run.
+# Under this name, torchrun keeps the directory of its run for processes that it starts again.
 _DIRECTORY = "resnet_sweep/directory"
 
 
@@ -22,11 +23,11 @@ class Torchrun:
     """The torchrun that started this process, and which of its processes this is.
 
     Attributes:
-        rank: of this process, from 0.
-        size: how many processes there are, on all machines.
-        local_rank: of this process among those of its machine.
-        run_id: `--rdzv-id`, the same however often its processes are started again.
-        restarts: how often they were.
+        rank: number of this process, from 0.
+        size: number of processes, on all machines.
+        local_rank: number of this process among those of its machine.
+        run_id: `--rdzv-id`; a restart keeps it.
+        restarts: number of times that the processes were started again.
     """
 
     rank: int
@@ -37,7 +38,7 @@ class Torchrun:
 
     @classmethod
     def here(cls, environment: Mapping[str, str] = os.environ) -> Self | None:
-        """Of this process; None if it was started in another way."""
+        """Return the torchrun of this process; None if it was started in another way."""
         if "TORCHELASTIC_RUN_ID" not in environment:
             return None
         return cls(
@@ -50,14 +51,15 @@ class Torchrun:
 
     @property
     def name(self) -> str | None:
-        """The run's name, if `--rdzv-id` gives it one.
+        """The run's name, if a user chose one with `--rdzv-id`.
 
         Raises:
             ConfigError: it can't be the name of a directory.
         """
-        if self.run_id == "none" or _is_uuid(self.run_id):
-            # Nobody chose it, so nobody will look for it.
-            return None
+        # torchrun itself chooses "none", or a UUID.
+        with suppress(ValueError):
+            if self.run_id == "none" or str(UUID(self.run_id)) == self.run_id:
+                return None
         if not re.fullmatch(r"[\w@%+=-][\w.:@%+=-]{0,199}", self.run_id):
             raise ConfigError(
                 f"--rdzv-id={self.run_id} can't be the name of a directory: choose another, or "
@@ -66,7 +68,7 @@ class Torchrun:
         return self.run_id
 
     def store(self) -> "TCPStore":
-        """What torchrun keeps for its processes, those that it starts again as well."""
+        """Return the store of torchrun itself, which a restart of the processes keeps."""
         from torch.distributed import TCPStore
 
         return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
@@ -85,11 +87,10 @@ class Torchrun:
         return PrefixStore(f"resnet_sweep/meeting{attempt}", self.store())
 
     def directory(self, claim: Callable[[], Path]) -> Path:
-        """The run directory of processes that weren't given one.
+        """Return the run directory of processes that weren't given one.
 
         Args:
-            claim: makes a new one. The first time it is asked; what it gave is kept by torchrun
-                itself, so that processes that it starts again find it.
+            claim: makes a new one. It is called once; a restart reads what it returned.
 
         Raises:
             ConfigError: the run's name can't be that of a directory.
@@ -100,10 +101,3 @@ class Torchrun:
         if not store.check([_DIRECTORY]):
             store.set(_DIRECTORY, str(claim()))
         return Path(store.get(_DIRECTORY).decode())
-
-
-def _is_uuid(word: str) -> bool:
-    try:
-        return str(UUID(word)) == word
-    except ValueError:
-        return False

@@ -4,33 +4,36 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_
 
 from resnet_sweep.data.dataset import Batches, Dataset
 from resnet_sweep.randomness import derive_seed
-from resnet_sweep.runs.metrics import LayerNorms, best_row
+from resnet_sweep.runs.metrics import LayerNorms
 from resnet_sweep.runs.run import Run
 from resnet_sweep.training.callbacks import Callback, Step
 from resnet_sweep.training.checkpoint import RunCheckpoints
 from resnet_sweep.training.config import TrainerConfig
+from resnet_sweep.training.device import compile_model
 from resnet_sweep.training.distributed import ProcessGroup
-from resnet_sweep.training.ema import ExponentialMovingAverage
-from resnet_sweep.training.evaluation import Normalize, accuracy, cross_entropy, predict
-from resnet_sweep.training.progressive_resizing import ProgressiveResizing
+from resnet_sweep.training.evaluation import Normalize, accuracy, autocast, cross_entropy, predict
+from resnet_sweep.training.optimizers import ExponentialMovingAverage
+from resnet_sweep.training.progressive_resizing import ProgressiveResizing, resize
 from resnet_sweep.training.schedules import Schedule
 from resnet_sweep.training.signals import Interrupted, StopSignal
 from resnet_sweep.training.step_metrics import StepMetrics
-from resnet_sweep.training.train_step import TrainStep
 
 # Reading metrics from a GPU waits for it, so callbacks get the steps only this often.
 REPORT_SECONDS = 0.5
 # A run that is killed in a long epoch loses at most this much.
 CHECKPOINT_SECONDS = 300
+# A validation loss this many times that of guessing is noted.
+FAR_ABOVE = 10
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ def steps_per_epoch(images: int, config: TrainerConfig) -> int:
     return whole if config.drop_last else whole + bool(rest)
 
 
+@dataclass(eq=False)
 class Trainer:
     """Trains a model, evaluates it after each epoch, and keeps checkpoints.
 
@@ -55,95 +59,67 @@ class Trainer:
     Several processes may train one model together, each on a share of every batch. Rank 0 alone
     has the run directory, and decides by its clock when all of them report and save.
 
-    Args:
+    Attributes:
         model: on the device.
-        optimizer: of the model's weights.
-        schedule: of the learning rate.
+        optimizer: a group's `lr_scale` multiplies the learning rate.
         augmentation: operations on training batches, in order; see `resnet_sweep.augmentation`.
         loss: maps logits (B, classes) and labels, (B,) or (B, classes) if the augmentation mixes
             them, to a scalar.
-        dataset: training and validation images.
-        config: settings of the trainer.
-        seed: of the run.
-        device: of the model.
         precision: of the forward pass, "float32" or "bfloat16".
-        process_group: the processes that train the model.
-
-    Attributes:
         rows: metrics of the epochs so far, a row of `metrics.csv` each.
-        layers: norms of each layer at the end of the epochs so far.
+        layers: numbers of the `LayerNorms` at the end of the epochs so far.
         step: steps of the present epoch that are done.
         seconds: time that these steps took.
         total_steps: steps in the whole run.
+        evaluated: the model that is evaluated: the averaged one, if there is one.
+        wrapped_model: the same weights as `model`, compiled, and with gradients that are averaged
+            over the processes.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
-        augmentation: Sequence[Callable[..., tuple[Tensor, Tensor]]],
-        loss: Callable[[Tensor, Tensor], Tensor],
-        dataset: Dataset,
-        config: TrainerConfig,
-        seed: int,
-        device: torch.device,
-        precision: str,
-        process_group: ProcessGroup,
-    ) -> None:
-        self.model = model.to(memory_format=torch.channels_last)
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.config = config
-        self.seed = seed
-        self.device = device
-        self.precision = precision
-        self.process_group = process_group
-        self.train_batches = Batches(dataset.train, device)
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    augmentation: Sequence[Callable[..., tuple[Tensor, Tensor]]]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    dataset: Dataset
+    config: TrainerConfig
+    seed: int
+    device: torch.device
+    precision: str
+    process_group: ProcessGroup
+
+    def __post_init__(self) -> None:
+        config, dataset = self.config, self.dataset
+        self.model = self.model.to(memory_format=torch.channels_last)
+        self.train_batches = Batches(dataset.train, self.device)
         indices = dataset.validation.indices
-        share = replace(dataset.validation, indices=indices[process_group.share(len(indices))])
-        self.validation_batches = Batches(share, device)
-        self.normalize = Normalize(dataset.mean, dataset.std, device)
+        share = replace(dataset.validation, indices=indices[self.process_group.share(len(indices))])
+        self.validation_batches = Batches(share, self.device)
+        self.normalize = Normalize(dataset.mean, dataset.std, self.device)
 
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), config)
         self.total_steps = config.epochs * self.steps_per_epoch
         if config.max_steps is not None:
             self.total_steps = min(self.total_steps, config.max_steps)
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
-        self.ema = (
-            None
-            if config.ema_decay is None
-            else ExponentialMovingAverage(self.model, config.ema_decay)
-        )
-        self.progressive_resizing = (
-            None
-            if config.progressive_resizing is None
-            else ProgressiveResizing(config.progressive_resizing, config.epochs)
+        self.progressive_resizing = ProgressiveResizing(
+            config.progressive_resizing or [dataset.train.images.shape[-1]], config.epochs
         )
 
         self.rows: list[dict[str, float]] = []
-        self.layers: list[list[LayerNorms]] = []
+        self.layers: list[list[tuple[float, ...]]] = []
         self.step = 0
         self.seconds = 0.0
-        self.step_metrics = StepMetrics(self.model, self.steps_per_epoch, device)
-
+        self.step_metrics = StepMetrics(self.model, self.steps_per_epoch, self.device)
+        self.ema: ExponentialMovingAverage | None = None
+        if config.ema_decay is not None:
+            self.ema = ExponentialMovingAverage(self.model, config.ema_decay)
+        self.evaluated = self.ema.model if self.ema else self.model
         # On a CPU, a thread that writes would only take time from the training.
-        self.saves_in_thread = device.type != "cpu"
-        self.train_step = TrainStep(
-            self.model,
-            optimizer,
-            augmentation,
-            loss,
-            self.normalize,
-            device,
-            precision,
-            config.clip_grad_norm,
-            self.step_metrics,
-            self.ema,
-            seed,
-            process_group,
-            config.compile,
-        )
+        self.saves_in_thread = self.device.type != "cpu"
+        compiled = compile_model(self.model, config.compile) if config.compile else self.model
+        self.wrapped_model = self.process_group.wrap(compiled, self.device)
+        self.generator = torch.Generator(self.device)
 
     @property
     def global_step(self) -> int:
@@ -173,8 +149,11 @@ class Trainer:
             Pruned: a callback found the run not worth continuing.
         """
         self.callbacks, self.stop = callbacks, stop
-        self.checkpoints = None if run is None else RunCheckpoints(run, self.saves_in_thread)
-        self._load_checkpoint()
+        layers, in_thread = self.step_metrics.layers, self.saves_in_thread
+        self.checkpoints = None if run is None else RunCheckpoints(run, layers, in_thread)
+        state = self.process_group.broadcast(self.checkpoints and self.checkpoints.load())
+        if state is not None:
+            self.load_state_dict(state)
         if run is not None:
             for callback in callbacks:
                 callback.on_train_start(run.directory, self.global_step)
@@ -186,17 +165,17 @@ class Trainer:
                 self.model.train()
                 for indices in self._remaining_batches(epoch):
                     report_due, checkpoint_due = self._poll()
-                    self._train_step(*self.train_batches.take(indices))
+                    self.train_step(*self.train_batches.take(indices))
+                    self.step += 1
                     if report_due or checkpoint_due:
                         self._report_steps()
                     if checkpoint_due:
                         self._save_checkpoint()
                 self._report_steps()
-                row, layers, evaluated = self._evaluate()
-                self._end_epoch(row, layers)
-                self._save_checkpoint(best=evaluated if self._is_best(row) else None)
+                layer_norms = self._evaluate()
+                self._save_checkpoint()
                 for callback in callbacks:
-                    callback.on_epoch_end(row, layers, self.global_step)
+                    callback.on_epoch_end(self.rows[-1], layer_norms, self.global_step)
         except Interrupted:
             self._report_steps()
             self._save_checkpoint()
@@ -205,53 +184,6 @@ class Trainer:
             if self.checkpoints is not None:
                 self.checkpoints.wait()
         return None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that `load_state_dict` needs to continue from here."""
-        return {
-            "model": self.model.state_dict(),
-            "ema": self.ema and self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rows": [*self.rows],
-            "layers": torch.tensor(
-                [[layer[1:] for layer in layers] for layers in self.layers], dtype=torch.float64
-            ),
-            "step": self.step,
-            "seconds": self.seconds,
-            "step_metrics": self.step_metrics.state_dict(self.step),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from where `state` was taken."""
-        self.model.load_state_dict(state["model"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.rows, self.step, self.seconds = state["rows"], state["step"], state["seconds"]
-        names = self.step_metrics.layers
-        self.layers = [
-            [LayerNorms(name, *norms) for name, norms in zip(names, layers, strict=True)]
-            for layers in state["layers"].tolist()
-        ]
-        self.step_metrics.load_state_dict(state["step_metrics"], self.step)
-        for row in self.rows:
-            self.schedule.observe(row)
-
-    def notes(self) -> list[str]:
-        """Return what the run has shown about its own settings, a sentence each."""
-        if self.progressive_resizing is None:
-            return []
-        images = sum(self._images_in(step) for step in range(self.steps_per_epoch))
-        return self.progressive_resizing.notes(self.rows, images)
-
-    def _load_checkpoint(self) -> None:
-        """Continue from the last checkpoint, on all ranks from rank 0's."""
-        state = None if self.checkpoints is None else self.checkpoints.load()
-        state = self.process_group.broadcast(state)
-        if state is not None:
-            self.load_state_dict(state)
-        if self.checkpoints is not None:
-            self.checkpoints.synchronize(self.rows, self.layers)
 
     def _remaining_batches(self, epoch: int) -> Iterator[Tensor]:
         """Yield the indices of the training images of each step that is left of an epoch."""
@@ -289,20 +221,53 @@ class Trainer:
         if self.process_group.world_size == 1:
             self.stop.raise_if_stopped()
 
-    def _train_step(self, images: Tensor, labels: Tensor) -> None:
-        epoch, resizing = len(self.rows), self.progressive_resizing
-        self.train_step(
-            images,
-            labels,
-            epoch,
-            self.step,
-            self.global_step,
-            lr=self.schedule(self.global_step),
-            size=resizing.size(epoch) if resizing else None,
-            last=self.step + 1 == self.steps_this_epoch,
-        )
-        self.step += 1
-        self.seconds = time.monotonic() - self._epoch_start
+    def train_step(self, images: Tensor, labels: Tensor) -> None:
+        """Augmentation, forward pass, backward pass and update.
+
+        It doesn't wait for a GPU, except for augmentation that does (TrivialAugment).
+
+        Args:
+            images: (B, 3, H, W), uint8; the whole batch, of which this process takes its share.
+            labels: (B,), int64.
+        """
+        epoch, ranks, metrics = len(self.rows), self.process_group, self.step_metrics
+        self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, self.step))
+        # Ranks drop different features; rank 0 drops those of a run in a single process.
+        rank = () if ranks.is_main else (ranks.rank,)
+        torch.manual_seed(derive_seed(self.seed, "model", epoch, self.step, *rank))
+        lr = self.schedule(self.global_step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+
+        for operation in self.augmentation:
+            images, labels = operation(images, labels, self.generator)
+        batch = len(images)
+        share = ranks.share(batch)
+        images, labels = images[share], labels[share]
+        size = self.progressive_resizing.size(epoch)
+        if size != images.shape[-1]:
+            images = resize(images, size)
+
+        # A compiled step in a CUDA graph reuses the memory of the last gradients.
+        self.optimizer.zero_grad()
+        with autocast(self.device, self.precision):
+            logits = self.wrapped_model(self.normalize(images))
+            loss = self.loss(logits, labels)
+        if ranks.world_size > 1:
+            # So that its mean over the ranks is the mean over the batch.
+            loss = loss * (len(images) * ranks.world_size / batch)
+        torch.autograd.backward(loss)
+
+        grad_norm = metrics.update(self.step, loss, logits, labels)
+        if self.config.clip_grad_norm is not None:
+            clip_grads_with_norm_(metrics.parameters, self.config.clip_grad_norm, grad_norm)
+        is_last = self.step + 1 == self.steps_this_epoch
+        before = metrics.copy_layer_weights() if is_last else None
+        self.optimizer.step()
+        if before is not None:
+            metrics.measure_update(before)
+        if self.ema:
+            self.ema.update(self.global_step + 1)
 
     def _report_steps(self) -> None:
         """Call the callbacks with the steps since the last report.
@@ -322,37 +287,34 @@ class Trainer:
         if len(finite) < len(steps):
             loss = steps[len(finite)].loss
             raise self._diverged(f"the loss became {loss} in", self._reported)
-        # Only now has a GPU finished the steps.
+        # Reading the metrics has waited for a GPU.
         self.seconds = time.monotonic() - self._epoch_start
 
     def _read_steps(self, first: int, last: int) -> list[Step]:
         """Read the metrics of the steps from `first` up to, but not including, `last`."""
         metrics = self.step_metrics
+        losses, counts = metrics.losses[first:last], metrics.correct[first:last]
         # Until now, each rank has the metrics of its own shares.
-        self.process_group.all_reduce_mean(metrics.losses[first:last])
-        self.process_group.all_reduce_sum(metrics.correct[first:last])
-        epoch_start = len(self.rows) * self.steps_per_epoch
+        self.process_group.all_reduce_sum(losses)
+        self.process_group.all_reduce_sum(counts)
+        losses /= self.process_group.world_size
+        columns = (
+            losses.tolist(),
+            counts.tolist(),
+            metrics.grad_norms[first:last].tolist(),
+            *metrics.largest_gradients(first, last),
+        )
+        start = len(self.rows) * self.steps_per_epoch
         return [
             Step(
+                *values,
                 epoch=len(self.rows) + 1,
                 step=step,
-                global_step=epoch_start + step,
-                lr=self.schedule(epoch_start + step),
-                loss=loss,
-                correct=correct,
+                global_step=start + step,
+                lr=self.schedule(start + step),
                 images=self._images_in(step),
-                grad_norm=grad_norm,
-                steepest_layer=steepest_layer,
-                steepest_norm=steepest_norm,
             )
-            for step, loss, correct, grad_norm, (steepest_layer, steepest_norm) in zip(
-                range(first, last),
-                metrics.losses[first:last].tolist(),
-                metrics.correct[first:last].tolist(),
-                metrics.grad_norms[first:last].tolist(),
-                metrics.largest_gradients(first, last),
-                strict=True,
-            )
+            for step, values in enumerate(zip(*columns, strict=True), first)
         ]
 
     def _images_in(self, step: int) -> int:
@@ -363,38 +325,31 @@ class Trainer:
     def _diverged(self, what: str, step: int) -> Diverged:
         """Return the error of a loss that isn't finite in, or after, a step of this epoch."""
         # In this step all gradients are NaN, so those of the step before are named.
-        layer, norm = self.step_metrics.largest_gradients(max(step - 1, 0), step + 1)[0]
+        layers, norms = self.step_metrics.largest_gradients(max(step - 1, 0), step + 1)
         lr = self.schedule(len(self.rows) * self.steps_per_epoch + step)
         return Diverged(
             f"{what} epoch {len(self.rows) + 1}, step {step + 1} of "
             f"{self.steps_this_epoch}, at learning rate {lr:g} and gradient norm "
             f"{self.step_metrics.grad_norms[step].item():g}; the largest gradient before was that "
-            f"of layer {layer}, {norm:g}"
+            f"of layer {layers[0]}, {norms[0]:g}"
         )
 
-    def _evaluate(self) -> tuple[dict[str, float], list[LayerNorms], nn.Module]:
-        """Evaluate the model after the last step of an epoch.
-
-        Returns:
-            The epoch's metrics, the norms of each layer, and the model that was evaluated: the
-            averaged one, if there is one.
+    def _evaluate(self) -> list[LayerNorms]:
+        """Evaluate the model after the last step of an epoch, end the epoch, and return its norms.
 
         Raises:
             Diverged: the validation loss isn't finite.
         """
         start = time.monotonic()
-        evaluated = self.ema.model if self.ema else self.model
-        self.process_group.broadcast_buffers(evaluated)
-        logits, labels = (
-            self.process_group.all_gather_tensor(share)
-            for share in predict(
-                evaluated,
-                self.validation_batches,
-                self.normalize,
-                self.precision,
-                self._raise_if_stopped_alone,
-            )
+        self.process_group.broadcast_buffers(self.evaluated)
+        shares = predict(
+            self.evaluated,
+            self.validation_batches,
+            self.normalize,
+            self.precision,
+            self._raise_if_stopped_alone,
         )
+        logits, labels = (torch.cat(self.process_group.all_gather(share)) for share in shares)
         val_loss, val_acc = cross_entropy(logits, labels), accuracy(logits, labels)
         if not math.isfinite(val_loss):
             raise self._diverged(f"the validation loss became {val_loss} after", self.step - 1)
@@ -413,27 +368,60 @@ class Trainer:
         }
         # Use rank 0's row on all ranks, so that timing and rounding can't make them diverge.
         row = self.process_group.broadcast(row)
-        return row, self.step_metrics.layer_norms(self.step), evaluated
-
-    def _end_epoch(self, row: dict[str, float], layers: list[LayerNorms]) -> None:
         self.rows.append(row)
-        self.layers.append(layers)
+        layer_norms = self.step_metrics.layer_norms(self.step)
+        self.layers.append([layer[1:] for layer in layer_norms])
         self.schedule.observe(row)
         self.step, self.seconds = 0, 0.0
+        return layer_norms
 
-    def _is_best(self, row: dict[str, float]) -> bool:
-        return best_row(self.rows) is row
-
-    def _save_checkpoint(self, best: nn.Module | None = None) -> None:
-        """Save the state, and the model of the last epoch if that is the best one."""
+    def _save_checkpoint(self) -> None:
         self._saved = time.monotonic()
         if self.checkpoints is None:
             return
-        best_state = None if best is None else best.state_dict()
-        self.checkpoints.save(self.state_dict(), best_state, [*self.layers])
+        self.checkpoints.save(self.state_dict())
         if self.stop.checkpoint_requested:
             self.checkpoints.wait()
             self.stop.checkpoint_requested = False
             log.warning("SIGTERM announced the end of the job: saved, and training continues")
         elif self.global_step >= self.total_steps:
             self.checkpoints.wait()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that `load_state_dict` needs to continue from here."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema and self.ema.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rows": [*self.rows],
+            "layers": torch.tensor(self.layers, dtype=torch.float64),
+            "step": self.step,
+            "seconds": self.seconds,
+            "step_metrics": self.step_metrics.state_dict(self.step),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from where `state` was taken."""
+        self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.model.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rows, self.step, self.seconds = state["rows"], state["step"], state["seconds"]
+        self.layers = state["layers"].tolist()
+        self.step_metrics.load_state_dict(state["step_metrics"], self.step)
+        for row in self.rows:
+            self.schedule.observe(row)
+
+    def notes(self) -> list[str]:
+        """Return what the run has shown about its own settings, a sentence each."""
+        images = sum(self._images_in(step) for step in range(self.steps_per_epoch))
+        notes = self.progressive_resizing.notes(self.rows, images)
+        last, classes = self.rows[-1], self.dataset.num_classes
+        loss, accuracy = math.log(classes), 100 / classes
+        if last["val_loss"] > FAR_ABOVE * loss and last["val_acc"] < 1.5 * accuracy:
+            notes.append(
+                f"val_loss {last['val_loss']:.4g} of the last epoch is far above the {loss:.2f} of "
+                f"guessing, and val_acc {last['val_acc']:.2f}% is near the {accuracy:.2f}% of "
+                "guessing: the model has learned nothing, so choose a lower optim.lr"
+            )
+        return notes

@@ -22,15 +22,8 @@ if TYPE_CHECKING:
 
 # The file of a run directory with the run's id in the store.
 RUN_ID = "mlflow_run_id"
-# MLflow's names of a run's states; the tag "state" has ours.
-STATUSES = {
-    "finished": "FINISHED",
-    "stopped_early": "FINISHED",
-    "pruned": "FINISHED",
-    "interrupted": "KILLED",
-    "diverged": "FAILED",
-    "failed": "FAILED",
-}
+# MLflow's names of the states of a run that isn't "FINISHED"; the tag "state" has ours.
+STATUSES = {"interrupted": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 # Defaults of MLflow's own variables. It would wait minutes for a server that doesn't answer, which
 # delays training; what such a server misses is sent after the next epoch.
 ENVIRONMENT = {
@@ -109,6 +102,7 @@ class MLflow(Callback):
     def on_train_start(self, directory: Path, step: int) -> None:
         self.directory = directory
         self.rows = read_metrics(directory)
+        # The run's id in the store, while that can be reached.
         self.run_id: str | None = None
         self.unreachable = False
         self._attempt(self._log_epochs)
@@ -141,12 +135,13 @@ class MLflow(Callback):
 
         run_id = self.run_id = self.run_id or self._open()
         for count, row in enumerate(self.rows, start=1):
-            if row["epoch"] in self.logged_epochs:
+            epoch = int(row["epoch"])
+            if epoch in self.logged_epochs:
                 continue
             values = {name: value for name, value in row.items() if name != "epoch"}
             if best := best_row(self.rows[:count]):
                 values["best_val_acc"] = best["val_acc"]
-            timestamp, epoch = round(1000 * time.time()), int(row["epoch"])
+            timestamp = round(1000 * time.time())
             metrics = [Metric(name, value, timestamp, epoch) for name, value in values.items()]
             self.client.log_batch(run_id, metrics=metrics)
             self.logged_epochs.add(epoch)
@@ -193,9 +188,9 @@ class MLflow(Callback):
             return None
         except MlflowException as error:
             # The id may be that of a run in another store.
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
         return run if run.info.lifecycle_stage == "active" else None
 
     def _create_run(self, record: Record) -> "MLflowRun":
@@ -218,14 +213,11 @@ class MLflow(Callback):
     def _experiment_id(self) -> str:
         from mlflow.exceptions import MlflowException
 
-        if experiment := self.client.get_experiment_by_name(self.experiment):
-            return str(experiment.experiment_id)
         # The files of an SQLite store lie beside it; a server has its own place for them.
         place = None if self.file is None else (self.file.parent / "mlruns").as_uri()
         try:
             return self.client.create_experiment(self.experiment, artifact_location=place)
         except MlflowException as error:
-            # Another process may have created it meanwhile.
             experiment = self.client.get_experiment_by_name(self.experiment)
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
                 raise
@@ -235,18 +227,17 @@ class MLflow(Callback):
         """Log the settings that the store doesn't have; MLflow doesn't allow to change them."""
         from mlflow.entities import Param
 
-        settings = dict(flatten(record.config)) | record.choices
+        settings = {**dict(flatten(record.config)), **record.choices}
         settings["overrides"] = " ".join(record.overrides)
         missing = [Param(key, typed(value)) for key, value in settings.items() if key not in logged]
         for first in range(0, len(missing), PARAMETERS_AT_ONCE):
-            chunk = missing[first : first + PARAMETERS_AT_ONCE]
-            self.client.log_batch(run_id, params=chunk)
+            self.client.log_batch(run_id, params=missing[first : first + PARAMETERS_AT_ONCE])
 
     def _log_end(self, record: Record) -> None:
         run_id = self._log_epochs()
         for name in ("state", "reason"):
             self.client.set_tag(run_id, name, getattr(record, name))
-        self.client.set_terminated(run_id, STATUSES[record.state])
+        self.client.set_terminated(run_id, STATUSES.get(record.state, "FINISHED"))
         with TemporaryDirectory() as folder:
             # The final record is written into the run directory only after all callbacks.
             replace(record, ended=now(), heartbeat=None).write(Path(folder))
@@ -257,19 +248,16 @@ class MLflow(Callback):
         for path in (self.directory / name for name in files):
             if path.exists():
                 self.client.log_artifact(run_id, str(path))
-        if (self.directory / "plots").exists():
-            self.client.log_artifacts(run_id, str(self.directory / "plots"), "plots")
+        plots = self.directory / "plots"
+        if plots.exists():
+            self.client.log_artifacts(run_id, str(plots), plots.name)
 
 
 def sqlite_uri(file: Path) -> str:
     """Return MLflow's URI of the SQLite store in a file."""
-    from sqlalchemy.engine import URL, make_url
+    from sqlalchemy.engine import URL
 
-    uri = f"sqlite:///{file}"
-    if make_url(uri).database == str(file):
-        return uri
-    # The name has characters that mean something in a URI, so it has to be quoted. The driver is
-    # named because MLflow would make a folder for a URI without one, from the quoted name.
+    # A URI quotes the name, which MLflow takes literally unless the URI has a driver.
     return str(URL.create("sqlite+pysqlite", database=str(file)))
 
 

@@ -36,17 +36,13 @@ def draw(directory: Path, rows: Sequence[Row]) -> None:
 
     directory.mkdir(exist_ok=True)
     epochs = [row["epoch"] for row in rows]
+    # A line through a single point is invisible.
+    marker = "o" if len(rows) == 1 else None
     for name, title, columns in PLOTS:
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
         for column, legend in columns.items():
-            # A line through a single point is invisible.
-            axes.plot(
-                epochs,
-                [row[column] for row in rows],
-                label=legend,
-                marker="o" if len(rows) == 1 else None,
-            )
+            axes.plot(epochs, [row[column] for row in rows], label=legend, marker=marker)
         axes.set(xlabel="epoch", ylabel=title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

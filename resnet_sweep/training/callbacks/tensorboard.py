@@ -23,7 +23,6 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self.rows = read_metrics(directory)
-
         # Steps that a killed process wrote after its last checkpoint are trained again.
         self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step)
         # An experiment summary would hold for all runs of a folder. Without one, TensorBoard finds
@@ -41,16 +40,16 @@ class TensorBoard(Callback):
             self.writer.add_scalar("step/grad_norm", step.grad_norm, step.global_step)
 
     def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
-        for name, value in row.items():
-            if name != "epoch":
-                self.writer.add_scalar(f"epoch/{name}", value, step - 1)
         self.rows.append(dict(row))
+        values = {f"epoch/{name}": value for name, value in row.items() if name != "epoch"}
         if best := best_row(self.rows):
-            for name in ("epoch", "val_acc", "val_loss"):
-                self.writer.add_scalar(f"best/{name}", best[name], step - 1)
+            values |= {f"best/{name}": best[name] for name in ("epoch", "val_acc", "val_loss")}
         for layer in layers:
-            for kind, norm in zip(LayerNorms._fields[1:], layer[1:], strict=True):
-                self.writer.add_scalar(f"layer_{kind}/{layer.name}", norm, step - 1)
+            values[f"layer_grad_norm/{layer.name}"] = layer.grad_norm
+            values[f"layer_weight_norm/{layer.name}"] = layer.weight_norm
+            values[f"layer_update_norm/{layer.name}"] = layer.update_norm
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step - 1)
         self.writer.flush()
 
     def on_train_end(self, record: Record) -> None:
