@@ -65,7 +65,7 @@ def stage_activations(model: nn.Module, layers: Layers, images: Tensor) -> dict[
 
     Args:
         model: in evaluation mode.
-        layers: of the model.
+        layers: layers of the model.
         images: (B, 3, H, W), normalized.
 
     Raises:
@@ -78,32 +78,28 @@ def stage_activations(model: nn.Module, layers: Layers, images: Tensor) -> dict[
     return {name: output.float().cpu().numpy() for name, output in outputs.items()}
 
 
-def strongest_channels(activations: Pixels) -> IndexArray:
-    """Return the channels of each image with the largest mean absolute activation.
+def strongest_channels(maps: Pixels) -> tuple[IndexArray, Pixels]:
+    """Return the channels of each image with the largest mean absolute activation, and their maps.
 
     Args:
-        activations: (B, channels, H, W).
+        maps: (B, channels, H, W).
 
     Returns:
-        (B, min(STRONGEST, channels)), int64, the strongest first.
+        (B, n), int64, the strongest first; (B, n, H, W); n is STRONGEST or the number of channels.
     """
-    strength = np.abs(activations).mean((2, 3))
-    strongest: IndexArray = np.argsort(-strength, axis=1, kind="stable")[:, :STRONGEST]
-    return strongest
+    strength = np.abs(maps).mean((2, 3))
+    channels: IndexArray = np.argsort(-strength, axis=1, kind="stable")[:, :STRONGEST]
+    return channels, np.take_along_axis(maps, channels[:, :, None, None], axis=1)
 
 
 def draw_activations(
-    activations: dict[str, Pixels],
-    images: Pixels,
-    captions: Sequence[str],
-    title: str,
+    activations: dict[str, Pixels], images: Pixels, captions: Sequence[str], title: str
 ) -> Figure:
     """Draw, for each image, the mean over the channels and the strongest channels of each stage.
 
     Args:
         activations: (B, channels, H, W) for each stage.
-        images: (B, H, W, 3), uint8.
-        captions: of the images.
+        images, captions: (B, H, W, 3), uint8, and a text for each.
         title: above the figure.
     """
     step, gap = MAP_SIZE + 0.08, 0.25
@@ -118,19 +114,16 @@ def draw_activations(
         grid.image(1.5, y, MAP_SIZE, image)
     for place, (name, maps) in enumerate(activations.items()):
         x = left + gap + group * place
-        channels, height, width = maps.shape[1:]
-        grid.text(
-            x + (group - gap) / 2, 0.6, f"{name}: {channels} x {height} x {width}", fontsize=10
-        )
+        size = " x ".join(map(str, maps.shape[1:]))
+        grid.text(x + (group - gap) / 2, 0.6, f"{name}: {size}", fontsize=10)
         grid.text(x + MAP_SIZE / 2, 0.85, "mean")
         grid.text(x + step * (1 + STRONGEST / 2), 0.85, "strongest channels")
-        means, chosen = maps.mean(1), strongest_channels(maps)
-        strongest = np.take_along_axis(maps, chosen[:, :, None, None], axis=1)
+        means, (channels, strongest) = maps.mean(1), strongest_channels(maps)
         mean_scale, scale = _scale(means), _scale(strongest)
         for row in range(len(maps)):
             y = top + row_step * row
             grid.image(x, y, MAP_SIZE, means[row], **mean_scale)
-            for column, channel in enumerate(chosen[row], start=1):
+            for column, channel in enumerate(channels[row], start=1):
                 at = x + step * column
                 grid.image(at, y, MAP_SIZE, strongest[row, column - 1], **scale)
                 grid.text(at + MAP_SIZE / 2, y - 0.08, str(channel), fontsize=6)

@@ -1,7 +1,7 @@
 """Grad-CAM: where in an image a network sees a class."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,14 @@ SIZE = 1.3
 SCALE: dict[str, Any] = {"cmap": "inferno", "vmin": 0.0, "vmax": 1.0}
 
 
+class MapRow(NamedTuple):
+    """Maps of one kind: (h, w) for each image, or None for no map, with their captions."""
+
+    title: str
+    maps: Sequence[Tensor | None]
+    captions: Sequence[str]
+
+
 def grad_cam(model: nn.Module, layers: Layers, images: Tensor, classes: Tensor) -> Tensor:
     """Return gradient-weighted class activation maps of the last feature maps.
 
@@ -24,7 +32,7 @@ def grad_cam(model: nn.Module, layers: Layers, images: Tensor, classes: Tensor) 
 
     Args:
         model: in evaluation mode.
-        layers: of the model.
+        layers: layers of the model.
         images: (B, 3, H, W), normalized.
         classes: (B,), int64, a class for each image.
 
@@ -47,20 +55,9 @@ def grad_cam(model: nn.Module, layers: Layers, images: Tensor, classes: Tensor) 
 
 
 def draw_grad_cam(
-    images: Pixels,
-    rows: Sequence[tuple[str, Sequence[Tensor | None], Sequence[str]]],
-    captions: Sequence[str],
-    title: str,
+    images: Pixels, captions: Sequence[str], rows: Sequence[MapRow], title: str
 ) -> Figure:
-    """Draw the images, and below each its maps over it.
-
-    Args:
-        images: (B, H, W, 3), uint8.
-        rows: for each kind of map its name, the maps, (h, w) each or None for no map, and their
-            captions.
-        captions: of the images.
-        title: above the figure.
-    """
+    """Draw the images, (B, H, W, 3), uint8, and below each its maps over it."""
     columns = min(COLUMNS, len(images))
     step, row_step, left, top = SIZE + 0.15, SIZE + 0.45, 0.9, 0.9
     band = row_step * (1 + len(rows))
@@ -72,15 +69,15 @@ def draw_grad_cam(
         y = top + band * (index // columns)
         grid.image(x, y, SIZE, image)
         grid.text(x + SIZE / 2, y - 0.15, captions[index])
-        for name, maps, map_captions in rows:
+        for row in rows:
             y += row_step
             if index % columns == 0:
-                grid.text(left / 2, y + SIZE / 2, name)
-            activation = maps[index]
+                grid.text(left / 2, y + SIZE / 2, row.title)
+            activation = row.maps[index]
             if activation is not None:
                 grid.image(x, y, SIZE, image)
                 grid.image(x, y, SIZE, _enlarge(activation, image.shape), alpha=0.6, **SCALE)
-                grid.text(x + SIZE / 2, y - 0.15, map_captions[index])
+                grid.text(x + SIZE / 2, y - 0.15, row.captions[index])
     y = top + band * bands - 0.2
     grid.colorbar(width / 2 - 1, y, 2, **SCALE)
     grid.text(width / 2 - 1.1, y + 0.05, "share of the map's largest value", ha="right")

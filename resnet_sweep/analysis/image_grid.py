@@ -12,12 +12,7 @@ Pixels = npt.NDArray[np.number[Any]]
 
 
 class ImageGrid:
-    """A figure with images at positions in inches from its upper left corner.
-
-    Args:
-        width, height: in inches.
-        title: above the images.
-    """
+    """A figure with images, at positions and with sizes in inches from its upper left corner."""
 
     def __init__(self, width: float, height: float, title: str) -> None:
         self.width, self.height = width, height
@@ -32,8 +27,7 @@ class ImageGrid:
         """Draw an image with its upper left corner at (x, y).
 
         Args:
-            x, y: in inches.
-            size: length of the longer side, in inches.
+            x, y, size: the corner, and the length of the longer side.
             pixels: (H, W, 3), colors, or (H, W), values that `style` maps to colors by `cmap`,
                 `vmin` and `vmax`.
             style: arguments of matplotlib's `imshow`.

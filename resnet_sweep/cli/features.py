@@ -81,7 +81,7 @@ def draw_features(directory: Path, images: str | None) -> None:
         print(f"    {line}")
     if "dead_channels.json" in contents:
         print("  Channels that are never above zero:")
-        for line in table(report.count_dead_channels()):
+        for line in table(report.survey.dead_channels):
             print(f"    {line}")
 
 
