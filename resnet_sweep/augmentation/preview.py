@@ -2,34 +2,28 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from resnet_sweep.data.dataset import Batches, Dataset
+from resnet_sweep.data.dataset import Batch, Batches, Dataset
 from resnet_sweep.picture import png
 from resnet_sweep.randomness import derive_seed
 
 # Pixels on the screen: approximate width of an image, and the space around it.
 IMAGE, GAP, MARGIN = 160, 12, 30
-DOTS_PER_INCH = 100
+DPI = 100
 FONT_SIZE = 9
 # Pixels from one line of text to the next.
 LINE = 16
 
-
-Operation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+Operation = Callable[[Tensor, Tensor, Generator], Batch]
 
 
 @dataclass(frozen=True)
 class ImageRow:
-    """A row of images.
-
-    Attributes:
-        title: text beside them.
-        images: (B, 3, H, W), 0..255.
-        captions: lines of text under each image.
-    """
+    """A row of images, (B, 3, H, W), 0..255, with a text beside them and lines under each."""
 
     title: str
     images: Tensor
@@ -46,7 +40,7 @@ def draw_augmentation(
         dataset: dataset of the images.
         images: number of images, side by side.
         draws: number of rows after augmentation.
-        seed: of the random choices.
+        seed: seed of the random choices.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "show"))
     positions = torch.randperm(len(dataset.train), generator=generator)[:images]
@@ -62,16 +56,7 @@ def augment(
     draws: int,
     seed: int,
 ) -> list[ImageRow]:
-    """Return images before augmentation, and several times after it.
-
-    Args:
-        operations: in order; see `resnet_sweep.augmentation`.
-        images: (B, 3, H, W), uint8, on the CPU.
-        labels: (B,), int64.
-        classes: the name of each label.
-        draws: number of rows after augmentation.
-        seed: of the random choices.
-    """
+    """Return a row of the images before augmentation, and a row for each draw after it."""
     rows = [ImageRow("before", images, captions(labels, classes))]
     for draw in range(draws):
         generator = torch.Generator().manual_seed(derive_seed(seed, "show", draw))
@@ -83,12 +68,7 @@ def augment(
 
 
 def captions(labels: Tensor, classes: Sequence[str]) -> list[list[str]]:
-    """Return the class of each label; for a mixed one, the two largest with their shares.
-
-    Args:
-        labels: (B,), int64, or (B, classes), float32.
-        classes: the name of each label.
-    """
+    """Return the class of each label; for a mixed one, the two largest with their shares."""
     if labels.ndim == 1:
         return [[classes[label]] for label in labels.tolist()]
     found = []
@@ -111,36 +91,19 @@ def draw_grid(rows: Sequence[ImageRow]) -> bytes:
     heights = [zoom * height + LINE * max(map(len, row.captions)) for row in rows]
     across = MARGIN + count * (zoom * width + GAP)
     down = GAP + sum(heights) + GAP * len(rows)
-    figure = Figure(
-        figsize=(across / DOTS_PER_INCH, down / DOTS_PER_INCH), dpi=DOTS_PER_INCH, facecolor="white"
-    )
-    # matplotlib counts from the bottom.
+    figure = Figure((across / DPI, down / DPI), dpi=DPI, facecolor="white")
+    # Positions are in pixels, and matplotlib counts from the bottom.
+    style: dict[str, Any] = {"transform": None, "ha": "center", "fontsize": FONT_SIZE}
     top = down - GAP
     for row, row_height in zip(rows, heights, strict=True):
         pixels = row.images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
         bottom = top - zoom * height
-        figure.text(
-            MARGIN / 2 / across,
-            (top + bottom) / 2 / down,
-            row.title,
-            rotation=90,
-            ha="center",
-            va="center",
-            fontsize=FONT_SIZE + 1,
-            color="0.35",
-        )
+        title_style = style | {"va": "center", "fontsize": FONT_SIZE + 1, "color": "0.35"}
+        figure.text(MARGIN / 2, (top + bottom) / 2, row.title, rotation=90, **title_style)
         for column, (image, caption) in enumerate(zip(pixels, row.captions, strict=True)):
             left = MARGIN + column * (zoom * width + GAP)
-            large = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
-            figure.figimage(large, left, bottom, origin="upper")
+            figure.figimage(image.repeat(zoom, 0).repeat(zoom, 1), left, bottom, origin="upper")
             for number, line in enumerate(caption, start=1):
-                figure.text(
-                    (left + zoom * width / 2) / across,
-                    (bottom - number * LINE) / down,
-                    line,
-                    ha="center",
-                    va="baseline",
-                    fontsize=FONT_SIZE,
-                )
+                figure.text(left + zoom * width / 2, bottom - number * LINE, line, **style)
         top -= row_height + GAP
-    return png(figure, DOTS_PER_INCH)
+    return png(figure, DPI)
