@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from resnet_sweep.analysis import activations, dead_channels, embedding
-from resnet_sweep.analysis.grad_cam import MapRow, draw_grad_cam, grad_cam
+from resnet_sweep.analysis.grad_cam import grad_cam, overlay
 from resnet_sweep.analysis.layers import NotApplicableError, find_layers
 from resnet_sweep.data.dataset import Batches, Dataset, IndexArray, Split, balanced_subset
-from resnet_sweep.picture import png
+from resnet_sweep.picture import ImageRow, draw_rows, png
 from resnet_sweep.training.evaluation import Normalize, autocast, predict
 
 # Test images for the embedding and the dead channels.
 SURVEYED = 2000
+# Images in a row of the figure of Grad-CAM.
+COLUMNS = 8
 
 Files = dict[str, bytes]
 
@@ -82,24 +84,21 @@ class FeatureReport:
     def filters(self) -> Files:
         """Return the filters of the first convolution."""
         filters = activations.first_filters(self.model)
-        title = f"The {len(filters)} filters of the first convolution"
-        figure = activations.draw_filters(filters, title)
-        return {"filters.png": png(figure), "filters.npz": _npz(filters=filters)}
+        figure = activations.draw_filters(filters)
+        return {"filters.png": figure, "filters.npz": _npz(filters=filters)}
 
     def activations(self) -> Files:
         """Return the activations of each stage."""
         with autocast(self.device, self.precision):
             maps = activations.stage_activations(self.model, self.layers, self.inputs)
-        figure = activations.draw_activations(
-            maps, self.pixels, self._captions(), "Activations after each stage"
-        )
+        figure = activations.draw_activations(maps, self.pixels, self._captions())
         arrays = {"positions": np.array(self.positions), "images": self.pixels}
         for name, outputs in maps.items():
             channels, strongest = activations.strongest_channels(outputs)
             arrays[f"{name} mean"] = outputs.mean(1)
             arrays[f"{name} channels"] = channels
             arrays[f"{name} strongest"] = strongest
-        return {"activations.png": png(figure), "activations.npz": _npz(**arrays)}
+        return {"activations.png": figure, "activations.npz": _npz(**arrays)}
 
     def grad_cam(self) -> Files:
         """Return Grad-CAM maps of the predicted and of the true classes."""
@@ -108,14 +107,14 @@ class FeatureReport:
                 grad_cam(self.model, self.layers, self.inputs, classes)
                 for classes in (self.predicted, self.labels)
             )
-        rows = [MapRow("predicted", list(predicted), self._class_captions(self.predicted))]
-        wrong = (self.predicted != self.labels).tolist()
-        if any(wrong):
-            maps = [map_ if differs else None for map_, differs in zip(true, wrong, strict=True)]
-            title = "true, where\nit differs"
-            rows.append(MapRow(title, maps, self._class_captions(self.labels)))
-        figure = draw_grad_cam(
-            self.pixels, self._captions(), rows, "Grad-CAM of the last feature maps"
+        rows = [
+            ImageRow("", list(self.pixels), self._captions()),
+            self._overlays("predicted", predicted, self.predicted),
+        ]
+        if not torch.equal(self.predicted, self.labels):
+            rows.append(self._overlays("true", true, self.labels))
+        title = (
+            "Grad-CAM of the last feature maps\nfrom 0 (dark) to the map's largest value (bright)"
         )
         data = _npz(
             positions=np.array(self.positions),
@@ -125,7 +124,7 @@ class FeatureReport:
             predicted_maps=predicted.numpy(),
             true_maps=true.numpy(),
         )
-        return {"grad_cam.png": png(figure), "grad_cam.npz": data}
+        return {"grad_cam.png": draw_rows(rows, title, COLUMNS), "grad_cam.npz": data}
 
     def embedding(self) -> Files:
         """Return an embedding of the features that the classifier sees."""
@@ -175,13 +174,14 @@ class FeatureReport:
             for label, position in zip(self.labels.tolist(), self.positions, strict=True)
         ]
 
-    def _class_captions(self, classes: Tensor) -> list[str]:
-        """Return the name and probability of a class for each image."""
+    def _overlays(self, title: str, maps: Tensor, classes: Tensor) -> ImageRow:
+        """Return the images under maps of classes, (B,), which are named with their probability."""
         shares = self.probabilities.gather(1, classes[:, None])[:, 0].tolist()
-        return [
+        captions = [
             f"{self.dataset.classes[label]} {100 * share:.0f}%"
             for label, share in zip(classes.tolist(), shares, strict=True)
         ]
+        return ImageRow(title, [*map(overlay, maps, self.pixels)], captions)
 
 
 def _npz(**arrays: npt.NDArray[Any]) -> bytes:
