@@ -19,9 +19,12 @@ from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 from torch import Tensor, nn
 
 from resnet_sweep.analysis.activations import first_filters, stage_activations, strongest_channels
-from resnet_sweep.analysis.calibration import BINS
-from resnet_sweep.analysis.classification_metrics import classification_metrics, draw_confusion
-from resnet_sweep.analysis.dead_channels import ReluMaxima, by_stage
+from resnet_sweep.analysis.classification_metrics import (
+    BINS,
+    classification_metrics,
+    draw_confusion,
+)
+from resnet_sweep.analysis.dead_channels import by_stage, dead_channels, record_maxima
 from resnet_sweep.analysis.embedding import embed
 from resnet_sweep.analysis.feature_report import FeatureReport
 from resnet_sweep.analysis.grad_cam import grad_cam
@@ -77,9 +80,9 @@ class TestAssessment:
     ) -> None:
         found = classification_metrics(*prediction, CLASSES)
         ordered = sorted(value for value in found.class_accuracy.values() if value is not None)
-        assert [value for _, value in found.worst_classes()] == ordered[:5]
-        assert [value for _, value in found.best_classes()] == ordered[:-6:-1]
-        for name, value in found.best_classes() + found.worst_classes():
+        assert [value for _, value in found.extreme_classes(best=False)] == ordered[:5]
+        assert [value for _, value in found.extreme_classes(best=True)] == ordered[:-6:-1]
+        for name, value in found.extreme_classes(best=True) + found.extreme_classes(best=False):
             assert found.class_accuracy[name] == value
 
     def test_pairs_are_the_most_frequent_mistakes(self, prediction: tuple[Tensor, Tensor]) -> None:
@@ -169,7 +172,7 @@ class TestLayers:
 
     def test_the_strongest_channels_have_the_largest_mean_absolute_value(self) -> None:
         maps = np.random.default_rng(0).normal(size=(3, 6, 4, 4)) * np.arange(1, 7)[:, None, None]
-        for image, chosen in zip(maps, strongest_channels(maps), strict=True):
+        for image, chosen in zip(maps, strongest_channels(maps)[0], strict=True):
             strength = [sum(abs(value) for value in each.flat) for each in image]
             assert list(chosen) == sorted(range(6), key=lambda c: -strength[c])[:3]
 
@@ -209,10 +212,10 @@ class TestDeadChannels:
         for norm, dead in ((model.norm, [0, 5, 9]), (block.norm1, [2]), (block.norm2, [3, 4])):
             norm.weight.data[dead] = 0
             norm.bias.data[dead] = torch.tensor([0.0, -1.0, -2.0])[: len(dead)]
-        with torch.no_grad(), ReluMaxima(model) as maxima:
+        with torch.no_grad(), record_maxima(model) as maxima:
             for images in torch.randn(200, 3, 16, 16).split(80):
                 model(images)
-        found = {each.layer: each for each in maxima.dead_channels()}
+        found = {each.layer: each for each in dead_channels(maxima)}
         assert list(found) == [
             "stages.0.0.relu, use 1", "stages.0.0.relu, use 2", "stages.1.0.relu, use 1",
             "stages.1.0.relu, use 2", "stages.1.1.relu, use 1", "stages.1.1.relu, use 2", "relu",
@@ -227,10 +230,10 @@ class TestDeadChannels:
         model = nn.Sequential(nn.Identity(), nn.ReLU())
         images = -torch.ones(300, 2, 4, 4)
         images[250, 1, 3, 3] = 1e-6
-        with ReluMaxima(model) as maxima:
+        with record_maxima(model) as maxima:
             for batch in images.split(100):
                 model(batch)
-        assert [(each.channels, each.dead) for each in maxima.dead_channels()] == [(2, 1)]
+        assert [(each.channels, each.dead) for each in dead_channels(maxima)] == [(2, 1)]
 
 
 def test_confusion_is_drawn_in_percent_of_each_true_class() -> None:

@@ -2,6 +2,9 @@
 
 import csv
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -181,3 +184,21 @@ def test_layers_are_in_tensorboard(tmp_path: Path) -> None:
     for kind in LayerNorms._fields[1:]:
         values = [event.value for event in events.Scalars(f"layer_{kind}/stem")]
         assert values == pytest.approx([float(row[kind]) for row in rows], rel=1e-4)
+
+
+def test_the_first_plots_of_an_environment_log_nothing(tmp_path: Path) -> None:
+    """Matplotlib lists the fonts then, and logs that it did."""
+    program = """
+import logging, pathlib
+logging.basicConfig(level=logging.INFO)
+from resnet_sweep.training.callbacks.plots import PLOTS, draw
+row = {"epoch": 1.0} | {column: 0.5 for *_, columns in PLOTS for column in columns}
+draw(pathlib.Path("plots"), [row])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"MPLCONFIGDIR": str(tmp_path / "new")}, check=True,
+    )  # fmt: skip
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 3
+    assert list((tmp_path / "new").glob("fontlist*"))
+    assert "font_manager" not in done.stderr and "fontManager" not in done.stderr

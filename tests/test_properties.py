@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from small_run import config
 
 from resnet_sweep.config.check import check_config, describe, is_valid
-from resnet_sweep.data.dataset import Dataset, Split, balanced_subset
+from resnet_sweep.data.dataset import Split, Subsets, balanced_subset
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.ranges import Count
 from resnet_sweep.runs.record import digest_record
@@ -171,20 +171,18 @@ class TestSubsets:
         whole = Split.whole(images, labels)
         left = len(labels) - (holdout or 0)
         fits = left > 0 and (limit or 0) <= left
-        arguments = dict(
-            limit_train=limit, limit_test=None, holdout=holdout, classes=[], mean=[], std=[],
-            fingerprint="",
-        )  # fmt: skip
+        subsets = Subsets(limit_train=limit, holdout=holdout)
+        description = {"classes": [], "mean": [], "std": [], "fingerprint": ""}
         if not fits:
             with pytest.raises(ConfigError) as refusal:
-                Dataset.select(whole, whole, seed, **arguments)
+                subsets.select(whole, whole, seed, **description)
             large = ("limit_train", limit) if left > 0 else ("holdout", holdout)
             assert "data.{}={}".format(*large) in str(refusal.value)
             return
-        dataset = Dataset.select(whole, whole, seed, **arguments)
+        dataset = subsets.select(whole, whole, seed, **description)
         assert len(dataset.train) == (limit or left)
         if holdout:
             assert len(dataset.validation) == holdout
             assert not {*dataset.train.indices} & {*dataset.validation.indices}
-        again = Dataset.select(whole, whole, seed, **arguments)
+        again = subsets.select(whole, whole, seed, **description)
         assert np.array_equal(again.train.indices, dataset.train.indices)

@@ -13,16 +13,9 @@ from matplotlib.image import imread
 from processes import assert_refused, clean_environment
 
 from resnet_sweep.augmentation import MixUp, RandomHorizontalFlip
-from resnet_sweep.augmentation.preview import (
-    GAP,
-    IMAGE,
-    MARGIN,
-    ImageRow,
-    augment,
-    captions,
-    draw_grid,
-)
+from resnet_sweep.augmentation.preview import augment, captions, image_row
 from resnet_sweep.cli import main
+from resnet_sweep.picture import GAP, IMAGE, MARGIN, draw_rows
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -43,12 +36,12 @@ def places(picture: np.ndarray, image: torch.Tensor, zoom: int) -> int:
 
 def test_a_mixed_label_shows_its_two_largest_shares() -> None:
     classes = ["apple", "bee", "rose"]
-    assert captions(torch.tensor([2, 0]), classes) == [["rose"], ["apple"]]
+    assert captions(torch.tensor([2, 0]), classes) == ["rose", "apple"]
     shares = torch.tensor(
         [[0.62, 0.0, 0.38], [0.2, 0.5, 0.3], [0.0, 1.0, 0.0], [0.0, 0.002, 0.998]]
     )
     assert captions(shares, classes) == [
-        ["apple 0.62 /", "rose 0.38"], ["bee 0.50 /", "rose 0.30"], ["bee"], ["rose"]
+        "apple 0.62 /\nrose 0.38", "bee 0.50 /\nrose 0.30", "bee", "rose"
     ]  # fmt: skip
 
 
@@ -58,14 +51,18 @@ def test_every_image_is_in_the_picture_pixel_by_pixel(
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     before, after = torch.randint(256, (2, 3, 3, *size), dtype=torch.uint8, generator=generator)
-    names = [["one"], ["two", "lines"], ["three"]]
+    labels, names = torch.arange(3), ["one", "two\nlines", "three"]
+    rows = [
+        image_row("before", (before, labels), names),
+        image_row("after", (after.float(), labels), names),
+    ]
     path = tmp_path / "picture.png"
-    path.write_bytes(
-        draw_grid([ImageRow("before", before, names), ImageRow("after", after.float(), names)])
-    )
-    picture = pixels(path)
-    for image in (*before, *after):
-        assert places(picture, image, IMAGE // size[1]) == 1
+    # In one row of three images, and in a row of two and one of the third.
+    for columns in (None, 2):
+        path.write_bytes(draw_rows(rows, "a title", columns))
+        picture = pixels(path)
+        for image in (*before, *after):
+            assert places(picture, image, IMAGE // size[1]) == 1
 
 
 def test_rows_are_the_images_before_and_draws_that_differ() -> None:
@@ -73,14 +70,14 @@ def test_rows_are_the_images_before_and_draws_that_differ() -> None:
     labels = torch.arange(6)
     classes = list("abcdef")
     operations = [RandomHorizontalFlip(), MixUp(num_classes=6)]
-    rows = augment(operations, images, labels, classes, draws=3, seed=1)
-    again = augment(operations, images, labels, classes, draws=3, seed=1)
-    other = augment(operations, images, labels, classes, draws=3, seed=2)
+    rows = augment(operations, (images, labels), classes, draws=3, seed=1)
+    again = augment(operations, (images, labels), classes, draws=3, seed=1)
+    other = augment(operations, (images, labels), classes, draws=3, seed=2)
     assert [row.title for row in rows] == ["before", "draw 1", "draw 2", "draw 3"]
-    assert torch.equal(rows[0].images, images)
-    assert rows[0].captions == [[name] for name in classes]
-    assert all(torch.equal(one.images, two.images) for one, two in zip(rows, again, strict=True))
-    different = torch.stack([row.images for row in rows[1:] + other[1:]]).unique(dim=0)
+    assert np.array_equal(rows[0].images, images.permute(0, 2, 3, 1))
+    assert rows[0].captions == classes
+    assert all(np.array_equal(one.images, two.images) for one, two in zip(rows, again, strict=True))
+    different = np.unique([row.images for row in rows[1:] + other[1:]], axis=0)
     assert len(different) == 6
 
 

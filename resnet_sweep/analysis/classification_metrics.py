@@ -1,4 +1,4 @@
-"""Classification metrics on a test set, and the confusion matrix."""
+"""Classification metrics on a test set: accuracies, the confusion matrix and calibration."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,12 +6,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from resnet_sweep.analysis.calibration import Calibration, measure_calibration
 from resnet_sweep.training.evaluation import accuracy, cross_entropy
 
+# Bins of the confidence, of equal width.
+BINS = 15
+# Classes with the highest and the lowest accuracy, and pairs of confused classes.
 EXTREMES = 5
 PAIRS = 10
 # With more classes there is no room for a number in each cell.
@@ -22,18 +27,44 @@ Matrix = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pair:
-    """A true class and another one that is predicted for it.
-
-    Attributes:
-        true, predicted: names of the classes.
-        images: images of the true class with this prediction.
-        of: images of the true class.
-    """
+    """A true class, another one that is predicted for `images` of its images, and their number."""
 
     true: str
     predicted: str
     images: int
     of: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The images whose confidence is above `lower` and at most `upper`, in percent.
+
+    Attributes:
+        confidence: mean probability of the predicted class, percent; None without images.
+        accuracy: percent; None without images.
+    """
+
+    lower: float
+    upper: float
+    images: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A classifier's confidence compared with its accuracy.
+
+    Guo et al., "On Calibration of Modern Neural Networks", 2017, equations 2 and 3.
+
+    Attributes:
+        error: expected calibration error: the mean difference between accuracy and confidence of
+            the bins, weighted by their images, in percentage points.
+        bins: from 0 to 100% confidence.
+    """
+
+    error: float
+    bins: list[Bin]
 
 
 @dataclass(frozen=True)
@@ -46,8 +77,8 @@ class ClassificationMetrics:
         loss: mean cross entropy.
         class_accuracy: percent for each class; None for a class without images.
         confusion: (classes, classes), a row for each true class, a column for each predicted one.
-        confused_pairs: the most frequent mistakes, the most frequent first.
-        calibration: of the predicted class's probability.
+        confused_pairs: the PAIRS most frequent mistakes, the most frequent first.
+        calibration: calibration of the predicted class's probability.
     """
 
     classes: list[str]
@@ -59,16 +90,10 @@ class ClassificationMetrics:
     confused_pairs: list[Pair]
     calibration: Calibration
 
-    def best_classes(self) -> list[tuple[str, float]]:
-        """Return the EXTREMES classes with the highest accuracy, and the accuracy, best first."""
-        return sorted(self._known(), key=lambda entry: -entry[1])[:EXTREMES]
-
-    def worst_classes(self) -> list[tuple[str, float]]:
-        """Return the EXTREMES classes with the lowest accuracy, and the accuracy, worst first."""
-        return sorted(self._known(), key=lambda entry: entry[1])[:EXTREMES]
-
-    def _known(self) -> list[tuple[str, float]]:
-        return [(name, value) for name, value in self.class_accuracy.items() if value is not None]
+    def extreme_classes(self, best: bool) -> list[tuple[str, float]]:
+        """Return the EXTREMES best or worst classes and their accuracies, the extreme one first."""
+        known = [(name, value) for name, value in self.class_accuracy.items() if value is not None]
+        return sorted(known, key=lambda entry: entry[1], reverse=best)[:EXTREMES]
 
     def json(self, **circumstances: Any) -> bytes:
         """Return `circumstances` and all metrics as JSON, with a line for each."""
@@ -80,15 +105,9 @@ class ClassificationMetrics:
 def classification_metrics(
     logits: Tensor, labels: Tensor, classes: list[str]
 ) -> ClassificationMetrics:
-    """Return the metrics of predictions.
-
-    Args:
-        logits: (n, classes), float32.
-        labels: (n,), int64.
-        classes: names of the classes.
-    """
-    matrix = confusion_matrix(labels, logits.argmax(1), len(classes))
-    shares = zip(matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
+    """Return the metrics of logits, (n, classes), float32, for labels, (n,), int64."""
+    matrix = confusion_matrix(labels, logits.argmax(1), labels=range(len(classes)))
+    counts = zip(matrix.diagonal().tolist(), matrix.sum(1).tolist(), strict=True)
     return ClassificationMetrics(
         classes=classes,
         top1=accuracy(logits, labels),
@@ -96,49 +115,53 @@ def classification_metrics(
         loss=cross_entropy(logits, labels),
         class_accuracy={
             name: 100 * right / images if images else None
-            for name, (right, images) in zip(classes, shares, strict=True)
+            for name, (right, images) in zip(classes, counts, strict=True)
         },
         confusion=matrix,
-        confused_pairs=most_confused(matrix, classes, PAIRS),
+        confused_pairs=most_confused(matrix, classes),
         calibration=measure_calibration(logits, labels),
     )
 
 
-def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int) -> Matrix:
-    """Count the images of each true class with each predicted class.
-
-    Args:
-        labels, predicted: (n,), int64.
-        classes: number of classes.
-
-    Returns:
-        (classes, classes), int64: a row for each true class, a column for each predicted one.
-    """
-    cells = (labels * classes + predicted).bincount(minlength=classes**2)
-    matrix: Matrix = cells.view(classes, classes).numpy()
-    return matrix
-
-
-def most_confused(matrix: Matrix, classes: list[str], count: int) -> list[Pair]:
-    """Return the pairs of different classes with the most images, `count` at most."""
+def most_confused(matrix: Matrix, classes: list[str]) -> list[Pair]:
+    """Return the pairs of different classes with the most images, PAIRS at most."""
     wrong = matrix - np.diag(matrix.diagonal())
     pairs = []
-    for cell in np.argsort(-wrong, axis=None, kind="stable")[:count]:
+    for cell in np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]:
         true, predicted = divmod(int(cell), len(classes))
         if images := int(wrong[true, predicted]):
             pairs.append(Pair(classes[true], classes[predicted], images, int(matrix[true].sum())))
     return pairs
 
 
+def measure_calibration(logits: Tensor, labels: Tensor) -> Calibration:
+    """Return the calibration of logits, (n, classes), for labels, (n,), int64."""
+    confidences, predicted = logits.double().softmax(1).max(1)
+    correct = (predicted == labels).double()
+    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)
+    index = torch.bucketize(confidences, edges[1:-1])
+    bins, gaps = [], 0.0
+    for number in range(BINS):
+        inside = index == number
+        images = int(inside.sum())
+        confidence = share = None
+        if images:
+            confidence = 100 * confidences[inside].mean().item()
+            share = 100 * correct[inside].mean().item()
+            gaps += images * abs(share - confidence)
+        lower, upper = (100 * edge for edge in edges[number : number + 2].tolist())
+        bins.append(Bin(lower, upper, images, confidence, share))
+    return Calibration(gaps / len(labels), bins)
+
+
 def draw_confusion(matrix: Matrix, classes: list[str], title: str) -> Figure:
     """Draw the matrix, each row in percent of its class."""
     small = len(classes) <= NUMBERED
-    side = 4 + 0.5 * len(classes) if small else 4 + 0.11 * len(classes)
+    side = 4 + (0.5 if small else 0.11) * len(classes)
     figure = Figure(figsize=(side + 1.5, side), layout="constrained")
     axes = figure.subplots()
     # A class without images has an empty row.
-    images = matrix.sum(1, keepdims=True)
-    percent = np.divide(100 * matrix, images, out=np.zeros(matrix.shape), where=images > 0)
+    percent = 100 * matrix / matrix.sum(1, keepdims=True).clip(min=1)
     picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     size = 10 if small else 5.5
     wide = max(map(len, classes)) > 3
@@ -157,4 +180,40 @@ def draw_confusion(matrix: Matrix, classes: list[str], title: str) -> Figure:
             axes.axhline(line, color="gray", linewidth=0.3)
             axes.axvline(line, color="gray", linewidth=0.3)
     figure.colorbar(picture, ax=axes, label="images of the true class, %", fraction=0.03, pad=0.01)
+    return figure
+
+
+def draw_reliability(calibration: Calibration, title: str) -> Figure:
+    """Draw accuracy against confidence, and below it the number of images of that confidence."""
+    figure = Figure(figsize=(6.5, 7.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    bins, width = [bin_ for bin_ in calibration.bins if bin_.images], 100 / BINS
+    left = np.array([bin_.lower for bin_ in bins])
+    style: dict[str, Any] = {"width": width, "align": "edge", "edgecolor": "white"}
+    upper.bar(left, [bin_.accuracy or 0.0 for bin_ in bins], **style, label="accuracy")
+    upper.plot([0, 100], [0, 100], "--", color="gray", label="perfect calibration")
+    upper.plot(
+        left + width / 2,
+        [bin_.confidence or 0.0 for bin_ in bins],
+        "o",
+        color="tab:orange",
+        markeredgecolor="white",
+        label="mean confidence",
+    )
+    upper.set(
+        title=f"{title}\nexpected calibration error {calibration.error:.2f}%",
+        ylabel="accuracy, and mean confidence, %",
+        xlim=(0, 100),
+        ylim=(0, 100.5),
+    )
+    counts = lower.bar(left, [bin_.images for bin_ in bins], **style, color="gray")
+    # A bar of few images among thousands is invisible, but its number isn't.
+    lower.bar_label(counts, fontsize=8, padding=1)
+    lower.margins(y=0.2)
+    lower.set(xlabel="confidence: probability of the predicted class, %", ylabel="images")
+    lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    for axes in (upper, lower):
+        axes.set_axisbelow(True)
+        axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -1,62 +1,45 @@
 """An embedding of the features that a network's classifier sees, in two dimensions."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from resnet_sweep.analysis.layers import Layers, NotApplicableError, Observer
+from resnet_sweep.analysis.layers import NotApplicableError
 
 DIMENSIONS = 50
 PERPLEXITY = 30
-# Matplotlib's twenty colors without its grays, the strong ones first.
+# Matplotlib's twenty colors without its grays, the strong ones first. Colors for more classes can't
+# be distinguished.
 COLORS = [
     colormaps["tab20"](index) for index in (*range(0, 20, 2), *range(1, 20, 2)) if index // 2 != 7
 ]
-# Colors for more classes can't be distinguished.
-NAMES = len(COLORS)
 
 Points = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.integer[Any]]
 
 
-class ClassifierInputs(Observer):
-    """Collects the inputs of a network's classifier, within its context.
+@contextmanager
+def record_inputs(layer: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Yield a list of the layer's inputs within this context, (N, width), float32, on the CPU."""
+    collected: list[Tensor] = []
 
-    Args:
-        layers: layers of the network.
-    """
+    def collect(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        collected.append(inputs[0].flatten(1).float().cpu())
 
-    def __init__(self, layers: Layers) -> None:
-        self.classifier = layers.classifier
-        self.collected: list[Tensor] = []
-
-    def attach(self) -> Iterator[RemovableHandle]:
-        if self.classifier is not None:
-            yield self.classifier.register_forward_pre_hook(self._collect)
-
-    def _collect(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.collected.append(inputs[0].flatten(1).float().cpu())
-
-    def features(self) -> Points:
-        """Return the collected inputs, (n, width), float32.
-
-        Raises:
-            NotApplicableError: the network has no linear classifier.
-        """
-        if not self.collected:
-            raise NotApplicableError("the model has no linear layer")
-        features: Points = torch.cat(self.collected).numpy()
-        return features
+    if layer is None:
+        yield collected
+    else:
+        with layer.register_forward_pre_hook(collect):
+            yield collected
 
 
 def embed(features: Points) -> Points:
@@ -85,29 +68,25 @@ def embed(features: Points) -> Points:
 
 
 def draw_embedding(points: Points, labels: Labels, classes: list[str], title: str) -> Figure:
-    """Draw an embedding, colored by class, with names at the classes' medians.
+    """Draw an embedding, (n, 2), colored by class, with names at the classes' medians.
 
-    If there are more than NAMES classes, the most compact ones have a color and a name, and the
+    If there are more classes than COLORS, the most compact ones have a color and a name, and the
     others are gray.
-
-    Args:
-        points: (n, 2).
-        labels: (n,), integers.
-        classes: names of the classes.
-        title: above the figure.
     """
-    medians, chosen = compact_classes(points, labels, classes)
-    if len(classes) > NAMES:
-        title += f"\nin color {len(chosen)} of {len(classes)} classes, the most compact"
-    colored = chosen if len(classes) > NAMES else sorted(medians)
+    medians, named = compact_classes(points, labels, classes)
+    colored = sorted(medians)
+    if len(classes) > len(COLORS):
+        title += f"\nin color {len(named)} of {len(classes)} classes, the most compact"
+        colored = named
     figure = Figure(figsize=(10, 9), layout="constrained")
     axes = figure.subplots()
     others = ~np.isin(labels, colored)
     axes.scatter(points[others, 0], points[others, 1], s=8, color="lightgray", linewidths=0)
+    outline = withStroke(linewidth=3, foreground="white")
     for label, color in zip(colored, COLORS, strict=False):
         x, y = points[labels == label].T
         axes.scatter(x, y, s=18, color=color, linewidths=0, label=classes[label])
-        if label in chosen:
+        if label in named:
             x, y = medians[label]
             axes.text(
                 x,
@@ -117,7 +96,7 @@ def draw_embedding(points: Points, labels: Labels, classes: list[str], title: st
                 va="center",
                 fontsize=11,
                 fontweight="bold",
-                path_effects=[withStroke(linewidth=3, foreground="white")],
+                path_effects=[outline],
             )
     axes.set(title=title, xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
@@ -128,35 +107,26 @@ def draw_embedding(points: Points, labels: Labels, classes: list[str], title: st
 def compact_classes(
     points: Points, labels: Labels, classes: list[str]
 ) -> tuple[dict[int, Points], list[int]]:
-    """Return the position of each class, and the most compact classes, NAMES at most.
+    """Return the median of each class that has points, and as many classes as there are COLORS.
 
-    A class is left out if its name would cover that of a more compact one.
-
-    Args:
-        points: (n, 2).
-        labels: (n,), integers.
-        classes: names of the classes.
-
-    Returns:
-        The median of each class that has points; labels, the most compact class first.
+    These are the most compact ones, the most compact first. A class is left out if its name would
+    cover that of a more compact one.
     """
-    groups = {int(label): points[labels == label] for label in np.unique(labels)}
-    medians: dict[int, Points] = {
-        label: np.median(group, axis=0) for label, group in groups.items()
-    }
-    spreads = {
-        label: np.linalg.norm(group - medians[label], axis=1).mean()
-        for label, group in groups.items()
-    }
+    medians: dict[int, Points] = {}
+    spreads: dict[int, float] = {}
+    for label in map(int, np.unique(labels)):
+        group = points[labels == label]
+        medians[label] = np.median(group, axis=0)
+        spreads[label] = float(np.linalg.norm(group - medians[label], axis=1).mean())
     # Width of a letter and height of a line, as shares of the figure.
     letter, line = (0.018, 0.035) * np.ptp(points, axis=0)
     chosen: list[int] = []
-    for label in sorted(spreads, key=lambda label: float(spreads[label])):
+    for label in sorted(spreads, key=spreads.__getitem__):
         apart = (
             abs(medians[label] - medians[other])
             > (letter * (len(classes[label]) + len(classes[other])) / 2, line)
             for other in chosen
         )
-        if len(chosen) < NAMES and all(axes.any() for axes in apart):
+        if len(chosen) < len(COLORS) and all(axes.any() for axes in apart):
             chosen.append(label)
     return medians, chosen

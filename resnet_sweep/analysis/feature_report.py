@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -11,87 +13,66 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from resnet_sweep.analysis.activations import (
-    draw_activations,
-    draw_filters,
-    first_filters,
-    stage_activations,
-    strongest_channels,
-)
-from resnet_sweep.analysis.dead_channels import (
-    DeadChannels,
-    ReluMaxima,
-    draw_dead_channels,
-    to_json,
-)
-from resnet_sweep.analysis.embedding import ClassifierInputs, draw_embedding, embed
-from resnet_sweep.analysis.grad_cam import draw_grad_cam, grad_cam
-from resnet_sweep.analysis.layers import find_layers
+from resnet_sweep.analysis import activations, dead_channels, embedding
+from resnet_sweep.analysis.grad_cam import grad_cam, overlay
+from resnet_sweep.analysis.layers import NotApplicableError, find_layers
 from resnet_sweep.data.dataset import Batches, Dataset, IndexArray, Split, balanced_subset
-from resnet_sweep.picture import png
+from resnet_sweep.picture import ImageRow, draw_rows, png
 from resnet_sweep.training.evaluation import Normalize, autocast, predict
 
 # Test images for the embedding and the dead channels.
 SURVEYED = 2000
+# Images in a row of the figure of Grad-CAM.
+COLUMNS = 8
 
 Files = dict[str, bytes]
 
 
 class Survey(NamedTuple):
-    """Predictions for test images, and what hooks saw meanwhile.
-
-    Attributes:
-        positions, labels, predicted: (n,), int64.
-        inputs: inputs of the classifier.
-        maxima: largest outputs of each ReLU.
-    """
+    """Predictions for n test images, (n,), int64, and what hooks recorded meanwhile."""
 
     positions: IndexArray
     labels: IndexArray
     predicted: IndexArray
-    inputs: ClassifierInputs
-    maxima: ReluMaxima
+    classifier_inputs: list[Tensor]
+    dead_channels: list[dead_channels.DeadChannels]
 
 
+@dataclass
 class FeatureReport:
     """Figures of a network's features, and their data.
 
-    The method of each part returns the contents of files by their names, or raises
-    NotApplicableError if the part doesn't apply to the network.
-
-    Args:
+    Attributes:
         model: on the device, in evaluation mode.
         dataset: its test set is used.
         normalize: maps images to the model's input.
-        device, precision: of the model.
+        device, precision: those of the model.
         positions: positions in the test set of the images that are shown.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        dataset: Dataset,
-        normalize: Normalize,
-        device: torch.device,
-        precision: str,
-        positions: list[int],
-    ) -> None:
-        self.model = model
-        self.dataset = dataset
-        self.normalize = normalize
-        self.device = device
-        self.precision = precision
-        self.positions = positions
-        images, labels = Batches(dataset.test, device).take(torch.tensor(positions, device=device))
-        self.inputs, self.labels = normalize(images), labels
+    model: nn.Module
+    dataset: Dataset
+    normalize: Normalize
+    device: torch.device
+    precision: str
+    positions: list[int]
+
+    def __post_init__(self) -> None:
+        batches = Batches(self.dataset.test, self.device)
+        images, self.labels = batches.take(torch.tensor(self.positions, device=self.device))
+        self.inputs = self.normalize(images)
         self.pixels = images.permute(0, 2, 3, 1).cpu().numpy()
-        with torch.inference_mode(), autocast(device, precision):
-            self.probabilities = model(self.inputs).float().softmax(1)
-            self.layers = find_layers(model, self.inputs[:1])
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            self.probabilities = self.model(self.inputs).float().softmax(1)
+            self.layers = find_layers(self.model, self.inputs[:1])
         self.predicted = self.probabilities.argmax(1)
 
     def parts(self) -> dict[str, Callable[[], Files]]:
-        """Return the method of each part by the part's name."""
+        """Return the method of each part by the part's name.
+
+        It returns the contents of files by their names, or raises NotApplicableError if the part
+        doesn't apply to the network.
+        """
         return {
             "filters": self.filters,
             "activations": self.activations,
@@ -102,24 +83,22 @@ class FeatureReport:
 
     def filters(self) -> Files:
         """Return the filters of the first convolution."""
-        filters = first_filters(self.model)
-        figure = draw_filters(filters, f"The {len(filters)} filters of the first convolution")
-        return {"filters.png": png(figure), "filters.npz": _npz(filters=filters)}
+        filters = activations.first_filters(self.model)
+        figure = activations.draw_filters(filters)
+        return {"filters.png": figure, "filters.npz": _npz(filters=filters)}
 
     def activations(self) -> Files:
         """Return the activations of each stage."""
         with autocast(self.device, self.precision):
-            activations = stage_activations(self.model, self.layers, self.inputs)
-        figure = draw_activations(
-            activations, self.pixels, self._captions(), "Activations after each stage"
-        )
+            maps = activations.stage_activations(self.model, self.layers, self.inputs)
+        figure = activations.draw_activations(maps, self.pixels, self._captions())
         arrays = {"positions": np.array(self.positions), "images": self.pixels}
-        for name, maps in activations.items():
-            chosen = strongest_channels(maps)
-            arrays[f"{name} mean"] = maps.mean(1)
-            arrays[f"{name} channels"] = chosen
-            arrays[f"{name} strongest"] = np.take_along_axis(maps, chosen[:, :, None, None], axis=1)
-        return {"activations.png": png(figure), "activations.npz": _npz(**arrays)}
+        for name, outputs in maps.items():
+            channels, strongest = activations.strongest_channels(outputs)
+            arrays[f"{name} mean"] = outputs.mean(1)
+            arrays[f"{name} channels"] = channels
+            arrays[f"{name} strongest"] = strongest
+        return {"activations.png": figure, "activations.npz": _npz(**arrays)}
 
     def grad_cam(self) -> Files:
         """Return Grad-CAM maps of the predicted and of the true classes."""
@@ -128,20 +107,14 @@ class FeatureReport:
                 grad_cam(self.model, self.layers, self.inputs, classes)
                 for classes in (self.predicted, self.labels)
             )
-        wrong = (self.predicted != self.labels).tolist()
         rows = [
-            ("predicted", list(predicted), self._class_captions(self.predicted)),
-            (
-                "true, where\nit differs",
-                [map_ if differs else None for map_, differs in zip(true, wrong, strict=True)],
-                self._class_captions(self.labels),
-            ),
+            ImageRow("", list(self.pixels), self._captions()),
+            self._overlays("predicted", predicted, self.predicted),
         ]
-        figure = draw_grad_cam(
-            self.pixels,
-            rows if any(wrong) else rows[:1],
-            self._captions(),
-            "Grad-CAM of the last feature maps",
+        if not torch.equal(self.predicted, self.labels):
+            rows.append(self._overlays("true", true, self.labels))
+        title = (
+            "Grad-CAM of the last feature maps\nfrom 0 (dark) to the map's largest value (bright)"
         )
         data = _npz(
             positions=np.array(self.positions),
@@ -151,44 +124,49 @@ class FeatureReport:
             predicted_maps=predicted.numpy(),
             true_maps=true.numpy(),
         )
-        return {"grad_cam.png": png(figure), "grad_cam.npz": data}
+        return {"grad_cam.png": draw_rows(rows, title, COLUMNS), "grad_cam.npz": data}
 
     def embedding(self) -> Files:
         """Return an embedding of the features that the classifier sees."""
-        positions, labels, predicted, inputs, _ = self._survey
-        points = embed(inputs.features())
-        classes = self.dataset.classes
-        figure = draw_embedding(
-            points, labels, classes, f"t-SNE of the last features of {len(points):,} test images"
-        )
+        survey, classes = self.survey, self.dataset.classes
+        if not survey.classifier_inputs:
+            raise NotApplicableError("the model has no linear layer")
+        points = embedding.embed(torch.cat(survey.classifier_inputs).numpy())
+        title = f"t-SNE of the last features of {len(points):,} test images"
+        figure = embedding.draw_embedding(points, survey.labels, classes, title)
         content = io.StringIO()
         writer = csv.writer(content, lineterminator="\n")
         writer.writerow(("position", "x", "y", "label", "predicted"))
         for position, (x, y), label, guess in zip(
-            positions, points, labels, predicted, strict=True
+            survey.positions, points, survey.labels, survey.predicted, strict=True
         ):
             writer.writerow((position, f"{x:.4f}", f"{y:.4f}", classes[label], classes[guess]))
         return {"embedding.png": png(figure), "embedding.csv": content.getvalue().encode()}
 
     def dead_channels(self) -> Files:
         """Return the number of dead channels of each layer."""
-        images, found = len(self._survey.positions), self.count_dead_channels()
-        figure = draw_dead_channels(found, f"Channels never above zero on {images:,} test images")
-        return {"dead_channels.png": png(figure), "dead_channels.json": to_json(found, images)}
-
-    def count_dead_channels(self) -> list[DeadChannels]:
-        """Return the number of dead channels of each ReLU."""
-        return self._survey.maxima.dead_channels()
+        images, layers = len(self.survey.positions), self.survey.dead_channels
+        if not layers:
+            raise NotApplicableError("the model has no ReLU")
+        title = f"Channels never above zero on {images:,} test images"
+        figure = dead_channels.draw_dead_channels(layers, title)
+        content = {"images": images, "layers": [asdict(layer) for layer in layers]}
+        data = json.dumps(content, indent=2).encode() + b"\n"
+        return {"dead_channels.png": png(figure), "dead_channels.json": data}
 
     @cached_property
-    def _survey(self) -> Survey:
+    def survey(self) -> Survey:
         """Predictions for up to SURVEYED test images."""
         test = self.dataset.test
         positions = balanced_subset(test.labels[test.indices], min(SURVEYED, len(test)), seed=0)
         batches = Batches(Split(test.images, test.labels, test.indices[positions]), self.device)
-        with ClassifierInputs(self.layers) as inputs, ReluMaxima(self.model) as maxima:
+        with (
+            embedding.record_inputs(self.layers.classifier) as inputs,
+            dead_channels.record_maxima(self.model) as maxima,
+        ):
             logits, labels = predict(self.model, batches, self.normalize, self.precision)
-        return Survey(positions, labels.numpy(), logits.argmax(1).numpy(), inputs, maxima)
+        predicted, dead = logits.argmax(1).numpy(), dead_channels.dead_channels(maxima)
+        return Survey(positions, labels.numpy(), predicted, inputs, dead)
 
     def _captions(self) -> list[str]:
         return [
@@ -196,13 +174,14 @@ class FeatureReport:
             for label, position in zip(self.labels.tolist(), self.positions, strict=True)
         ]
 
-    def _class_captions(self, classes: Tensor) -> list[str]:
-        """Return the name and probability of a class for each image."""
+    def _overlays(self, title: str, maps: Tensor, classes: Tensor) -> ImageRow:
+        """Return the images under maps of classes, (B,), which are named with their probability."""
         shares = self.probabilities.gather(1, classes[:, None])[:, 0].tolist()
-        return [
+        captions = [
             f"{self.dataset.classes[label]} {100 * share:.0f}%"
             for label, share in zip(classes.tolist(), shares, strict=True)
         ]
+        return ImageRow(title, [*map(overlay, maps, self.pixels)], captions)
 
 
 def _npz(**arrays: npt.NDArray[Any]) -> bytes:

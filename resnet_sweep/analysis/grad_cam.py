@@ -1,19 +1,16 @@
 """Grad-CAM: where in an image a network sees a class."""
 
-from collections.abc import Sequence
-from typing import Any
-
+import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
+from matplotlib import colormaps
 from torch import Tensor, nn
 
-from resnet_sweep.analysis.image_grid import ImageGrid, Pixels
 from resnet_sweep.analysis.layers import Layers, NotApplicableError, record_outputs
+from resnet_sweep.data.dataset import UInt8Array
 
-COLUMNS = 8
-SIZE = 1.3
-SCALE: dict[str, Any] = {"cmap": "inferno", "vmin": 0.0, "vmax": 1.0}
+# Share of a map in an image under it.
+OPACITY = 0.6
 
 
 def grad_cam(model: nn.Module, layers: Layers, images: Tensor, classes: Tensor) -> Tensor:
@@ -24,7 +21,7 @@ def grad_cam(model: nn.Module, layers: Layers, images: Tensor, classes: Tensor) 
 
     Args:
         model: in evaluation mode.
-        layers: of the model.
+        layers: layers of the model.
         images: (B, 3, H, W), normalized.
         classes: (B,), int64, a class for each image.
 
@@ -46,50 +43,10 @@ def grad_cam(model: nn.Module, layers: Layers, images: Tensor, classes: Tensor) 
     return F.relu((weights * features).sum(1)).cpu()
 
 
-def draw_grad_cam(
-    images: Pixels,
-    rows: Sequence[tuple[str, Sequence[Tensor | None], Sequence[str]]],
-    captions: Sequence[str],
-    title: str,
-) -> Figure:
-    """Draw the images, and below each its maps over it.
-
-    Args:
-        images: (B, H, W, 3), uint8.
-        rows: for each kind of map its name, the maps, (h, w) each or None for no map, and their
-            captions.
-        captions: of the images.
-        title: above the figure.
-    """
-    columns = min(COLUMNS, len(images))
-    step, row_step, left, top = SIZE + 0.15, SIZE + 0.45, 0.9, 0.9
-    band = row_step * (1 + len(rows))
-    bands = -(-len(images) // columns)
-    width = max(left + step * columns + 0.1, 6)
-    grid = ImageGrid(width, top + band * bands + 0.4, title)
-    for index, image in enumerate(images):
-        x = left + step * (index % columns)
-        y = top + band * (index // columns)
-        grid.image(x, y, SIZE, image)
-        grid.text(x + SIZE / 2, y - 0.15, captions[index])
-        for name, maps, map_captions in rows:
-            y += row_step
-            if index % columns == 0:
-                grid.text(left / 2, y + SIZE / 2, name)
-            activation = maps[index]
-            if activation is not None:
-                grid.image(x, y, SIZE, image)
-                grid.image(x, y, SIZE, _enlarge(activation, image.shape), alpha=0.6, **SCALE)
-                grid.text(x + SIZE / 2, y - 0.15, map_captions[index])
-    y = top + band * bands - 0.2
-    grid.colorbar(width / 2 - 1, y, 2, **SCALE)
-    grid.text(width / 2 - 1.1, y + 0.05, "share of the map's largest value", ha="right")
-    return grid.figure
-
-
-def _enlarge(activation: Tensor, shape: tuple[int, ...]) -> Pixels:
-    """Scale a map to the size of its image, and to a largest value of 1."""
+def overlay(activation: Tensor, image: UInt8Array) -> UInt8Array:
+    """Return an image, (H, W, 3), under its map, (h, w), which is scaled to a maximum of 1."""
     scaled = activation / activation.max().clamp(min=torch.finfo(torch.float32).tiny)
-    enlarged = F.interpolate(scaled[None, None], size=shape[:2], mode="bilinear")[0, 0]
-    pixels: Pixels = enlarged.numpy()
-    return pixels
+    enlarged = F.interpolate(scaled[None, None], size=image.shape[:2], mode="bilinear")[0, 0]
+    colors = 255 * colormaps["inferno"](enlarged.numpy())[..., :3]
+    blend: UInt8Array = ((1 - OPACITY) * image + OPACITY * colors).round().astype(np.uint8)
+    return blend

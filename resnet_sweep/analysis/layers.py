@@ -1,13 +1,13 @@
-"""Layers of a network that are analyzed, and hooks to read their outputs."""
+"""Layers of a network that are analyzed, and their outputs."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from resnet_sweep.models.resnet import ResNet
 
@@ -21,7 +21,7 @@ class Layers:
     """Parts of an image classifier.
 
     Attributes:
-        stages: consecutive parts by their names; each returns (N, channels, H, W).
+        stages: consecutive parts by name; each returns (N, channels, H, W).
         features: the part that returns the last feature maps.
         classifier: the part whose input is one vector for each image.
     """
@@ -48,22 +48,20 @@ def find_layers(model: nn.Module, images: Tensor) -> Layers:
         features = model.stages if model.norm is None else model.relu
         return Layers(stages, features, model.classifier)
     children = dict(model.named_children())
-    sizes = _map_sizes(model, children, images)
-    if len(sizes) <= 1:
+    names = [*_map_sizes(model, children, images)]
+    if len(names) <= 1:
         children = {
             f"{name}.{inner}": module
             for name, child in children.items()
             if isinstance(child, nn.Sequential)
             for inner, module in child.named_children()
         }
-        sizes = _map_sizes(model, children, images)
-        last = {size: name for name, size in sizes.items()}
-        sizes = {name: size for size, name in last.items()}
-    stages = {name: children[name] for name in sizes}
+        last_of_size = {size: name for name, size in _map_sizes(model, children, images).items()}
+        names = [*last_of_size.values()]
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return Layers(
-        stages,
-        features=list(stages.values())[-1] if stages else None,
+        {name: children[name] for name in names},
+        features=children[names[-1]] if names else None,
         classifier=linear[-1] if linear else None,
     )
 
@@ -83,39 +81,18 @@ def _map_sizes(
 
 @contextmanager
 def record_outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Return the latest output of each layer within this context, in the order of the calls."""
+    """Yield the latest output of each layer within this context, in the order of the calls."""
     outputs: dict[str, Tensor] = {}
 
-    def record(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
-            if not isinstance(output, Tensor):
-                return None
+    def record(name: str, module: nn.Module, inputs: tuple[Any, ...], output: object) -> object:
+        if isinstance(output, Tensor):
             outputs.pop(name, None)
             outputs[name] = output
             # The next layer may change its input in place, so it gets a copy.
             return output.clone()
+        return output
 
-        return hook
-
-    handles = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_hook(partial(record, name)))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class Observer:
-    """Base class of context managers that register hooks in a network."""
-
-    def attach(self) -> Iterable[RemovableHandle]:
-        """Register hooks, which are removed at the end of the context."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        self._handles = list(self.attach())
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()

@@ -6,6 +6,8 @@ import torch
 from annotated_types import Ge, Le
 from torch import Generator, Tensor
 
+from resnet_sweep.data.dataset import Batch
+
 Strength = Annotated[float, Ge(0)]
 
 
@@ -34,9 +36,7 @@ class ColorJitter:
         ]
         self.hue = hue
 
-    def __call__(
-        self, images: Tensor, labels: Tensor, generator: Generator
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
         draws = torch.rand((4, len(images)), generator=generator, device=images.device)
         images = images.float()
         adjustments = (adjust_brightness, adjust_contrast, adjust_saturation)
@@ -61,15 +61,7 @@ def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
-    """Rotate the hue of each image.
-
-    Args:
-        images: (B, 3, H, W), 0..255.
-        shifts: (B,), in turns.
-
-    Returns:
-        (B, 3, H, W).
-    """
+    """Rotate the hue of (B, 3, H, W), 0..255, by (B,), in turns."""
     red, green, blue = images.unbind(1)
     value = images.amax(1)
     chroma = value - images.amin(1)

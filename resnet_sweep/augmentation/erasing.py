@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt
 from torch import Generator, Tensor
 
-from resnet_sweep.ranges import Count
+from resnet_sweep.data.dataset import Batch
+from resnet_sweep.ranges import Count, Probability
 
 # Rectangles drawn for an image; if none of them fits, nothing is erased.
 TRIES = 10
@@ -21,7 +22,7 @@ class Cutout:
     Cutout": the square's centre is any pixel, so part of it may lie outside the image.
 
     Args:
-        mean: of the data, per channel, of images scaled to 0..1.
+        mean: mean of the data, see `MeanFill`.
         size: side of the square, in pixels.
     """
 
@@ -29,26 +30,24 @@ class Cutout:
         self.fill = MeanFill(mean)
         self.size = size
 
-    def __call__(
-        self, images: Tensor, labels: Tensor, generator: Generator
-    ) -> tuple[Tensor, Tensor]:
-        height, width = images.shape[-2:]
-        count, device = len(images), images.device
-        y = torch.randint(height, (count,), generator=generator, device=device)
-        x = torch.randint(width, (count,), generator=generator, device=device)
-        return self.fill(images, square(y, x, self.size, height, width)), labels
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
+        y, x = draw_pixels(images, generator)
+        return self.fill(images, square(y, x, self.size, *images.shape[-2:])), labels
+
+
+def draw_pixels(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Draw a row and a column of each of B images, (B,), int64."""
+    y, x = (
+        torch.randint(side, (len(images),), generator=generator, device=images.device)
+        for side in images.shape[-2:]
+    )
+    return y, x
 
 
 def square(y: Tensor, x: Tensor, size: int, height: int, width: int) -> Tensor:
-    """Return which pixels are in the squares.
+    """Return which pixels are in squares around (B,) rows and columns, as `inside` does.
 
-    Args:
-        y, x: (B,), int64, their centres; if the size is even, the pixel below and right of it.
-        size: their side, in pixels.
-        height, width: of the images, in pixels.
-
-    Returns:
-        (B, 1, H, W), bool.
+    If the size is even, the centre is the pixel below and right of the square's middle.
     """
     top, left = y - size // 2, x - size // 2
     return inside(top, left, top + size, left + size, height, width)
@@ -62,8 +61,8 @@ class RandomErasing:
     directions is taken; if none is, nothing is erased.
 
     Args:
-        mean: of the data, per channel, of images scaled to 0..1.
-        probability: of erasing a rectangle of an image.
+        mean: mean of the data, see `MeanFill`.
+        probability: probability that an image has a rectangle erased.
         scale: least and largest area, as a share of the image's.
         ratio: least and largest aspect ratio, height to width.
 
@@ -74,8 +73,8 @@ class RandomErasing:
     def __init__(
         self,
         mean: list[float],
-        probability: Annotated[float, Ge(0), Le(1)] = 0.5,
-        scale: Sequence[Annotated[float, Ge(0), Le(1)]] = (0.02, 0.33),
+        probability: Probability = 0.5,
+        scale: Sequence[Probability] = (0.02, 0.33),
         ratio: Sequence[Annotated[float, Gt(0)]] = (0.3, 3.3),
     ) -> None:
         for name, bounds in (("scale", scale), ("ratio", ratio)):
@@ -84,13 +83,9 @@ class RandomErasing:
                     f"{name}={list(bounds)} must be two numbers, the smaller one first"
                 )
         self.fill = MeanFill(mean)
-        self.probability = probability
-        self.scale = scale
-        self.ratio = ratio
+        self.probability, self.scale, self.ratio = probability, scale, ratio
 
-    def __call__(
-        self, images: Tensor, labels: Tensor, generator: Generator
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
         height, width = images.shape[-2:]
         area, ratio = torch.rand((2, len(images), TRIES), generator=generator, device=images.device)
         chance, y, x = torch.rand((3, len(images)), generator=generator, device=images.device)
@@ -129,15 +124,12 @@ class MeanFill:
 def inside(
     top: Tensor, left: Tensor, bottom: Tensor, right: Tensor, height: int, width: int
 ) -> Tensor:
-    """Return which pixels are in the boxes.
+    """Return which pixels are in the boxes, (B, 1, height, width), bool.
 
     Args:
         top, left: (B,), first row and column of each box.
         bottom, right: (B,), row and column after its last ones. A box may extend past the image.
-        height, width: of the images, in pixels.
-
-    Returns:
-        (B, 1, H, W), bool.
+        height, width: size of the images, in pixels.
     """
     rows = torch.arange(height, device=top.device)
     columns = torch.arange(width, device=top.device)

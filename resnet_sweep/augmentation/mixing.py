@@ -4,10 +4,14 @@ import math
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt
 from torch import Generator, Tensor
 
-from resnet_sweep.augmentation.erasing import inside
+from resnet_sweep.augmentation.erasing import draw_pixels, inside
+from resnet_sweep.data.dataset import Batch
+from resnet_sweep.ranges import Probability
+
+Alpha = Annotated[float, Gt(0)]
 
 
 class Mixing:
@@ -16,34 +20,32 @@ class Mixing:
     Args:
         num_classes: number of classes.
         alpha: the share that an image keeps is drawn from Beta(alpha, alpha).
-        probability: of mixing an image.
+        probability: probability that an image is mixed.
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        alpha: Annotated[float, Gt(0)] = 1.0,
-        probability: Annotated[float, Ge(0), Le(1)] = 1.0,
+        self, num_classes: int, alpha: Alpha = 1.0, probability: Probability = 1.0
     ) -> None:
-        self.num_classes = num_classes
-        self.alpha = alpha
-        self.probability = probability
+        self.num_classes, self.alpha, self.probability = num_classes, alpha, probability
 
-    def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw the partner of each image of a batch, and the share that the image keeps.
-
-        Args:
-            count: images in the batch, B.
-            generator: on the device of the result.
-
-        Returns:
-            (B,), int64; (B,), float32.
-        """
-        device = generator.device
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
+        count, device = len(images), images.device
         partners = torch.randperm(count, generator=generator, device=device)
         mixed = torch.rand(count, generator=generator, device=device) < self.probability
         # An image that isn't mixed keeps all of itself.
-        return partners, torch.where(mixed, draw_beta(self.alpha, count, generator), 1.0)
+        shares = torch.where(mixed, draw_beta(self.alpha, count, generator), 1.0)
+        images, shares = self.mix(images, partners, shares, generator)
+        return images, mix_labels(labels, partners, shares, self.num_classes)
+
+    def mix(
+        self, images: Tensor, partners: Tensor, shares: Tensor, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Mix images, (B, C, H, W), with their partners, (B,), int64, by the shares that they keep.
+
+        Returns:
+            (B, C, H, W); (B,), float32, the share that each image keeps after all.
+        """
+        raise NotImplementedError
 
 
 class MixUp(Mixing):
@@ -51,44 +53,26 @@ class MixUp(Mixing):
 
     Zhang et al., 2018, "mixup: Beyond Empirical Risk Minimization"; with a share for each image,
     where the authors' code draws one for the batch.
-
-    Args:
-        num_classes: number of classes.
-        alpha: the share that an image keeps is drawn from Beta(alpha, alpha).
-        probability: of mixing an image.
     """
 
-    def __call__(
-        self, images: Tensor, labels: Tensor, generator: Generator
+    def mix(
+        self, images: Tensor, partners: Tensor, shares: Tensor, generator: Generator
     ) -> tuple[Tensor, Tensor]:
-        partners, shares = self.draw(len(images), generator)
-        mixed = blend(images, partners, shares)
-        return mixed, mix_labels(labels, partners, shares, self.num_classes)
+        return blend(images, partners, shares), shares
 
 
 class CutMix(Mixing):
     """Paste a box of another image into each, and mix their labels by the visible areas.
 
     Yun et al., 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with
-    Localizable Features"; with a box for each image, where the paper has one for the batch.
-
-    Args:
-        num_classes: number of classes.
-        alpha: the share that an image keeps is drawn from Beta(alpha, alpha); it is larger if part
-            of the box lies outside the image.
-        probability: of mixing an image.
+    Localizable Features"; with a box for each image, where the paper has one for the batch. An
+    image keeps more than the share that was drawn if part of the box lies outside it.
     """
 
-    def __call__(
-        self, images: Tensor, labels: Tensor, generator: Generator
+    def mix(
+        self, images: Tensor, partners: Tensor, shares: Tensor, generator: Generator
     ) -> tuple[Tensor, Tensor]:
-        height, width = images.shape[-2:]
-        count, device = len(images), images.device
-        partners, shares = self.draw(count, generator)
-        y = torch.randint(height, (count,), generator=generator, device=device)
-        x = torch.randint(width, (count,), generator=generator, device=device)
-        mixed, shares = paste(images, partners, shares, y, x)
-        return mixed, mix_labels(labels, partners, shares, self.num_classes)
+        return paste(images, partners, shares, *draw_pixels(images, generator))
 
 
 class CutMixOrMixUp:
@@ -99,24 +83,22 @@ class CutMixOrMixUp:
 
     Args:
         num_classes: number of classes.
-        cutmix_probability: of CutMix; otherwise MixUp is used.
+        cutmix_probability: probability of CutMix; otherwise MixUp is used.
         cutmix_alpha, mixup_alpha: the shares are drawn from Beta(alpha, alpha).
     """
 
     def __init__(
         self,
         num_classes: int,
-        cutmix_probability: Annotated[float, Ge(0), Le(1)] = 0.5,
-        cutmix_alpha: Annotated[float, Gt(0)] = 1.0,
-        mixup_alpha: Annotated[float, Gt(0)] = 1.0,
+        cutmix_probability: Probability = 0.5,
+        cutmix_alpha: Alpha = 1.0,
+        mixup_alpha: Alpha = 1.0,
     ) -> None:
         self.cutmix_probability = cutmix_probability
         self.cutmix = CutMix(num_classes, cutmix_alpha)
         self.mixup = MixUp(num_classes, mixup_alpha)
 
-    def __call__(
-        self, images: Tensor, labels: Tensor, generator: Generator
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
         draws = torch.rand(len(images), generator=generator, device=images.device)
         chosen = (draws < self.cutmix_probability)[:, None]
         cut_images, cut_labels = self.cutmix(images, labels, generator)
@@ -128,16 +110,7 @@ class CutMixOrMixUp:
 
 
 def blend(images: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
-    """Return the weighted mean of each image and its partner.
-
-    Args:
-        images: (B, C, H, W).
-        partners: (B,), int64.
-        shares: (B,), float32, weight of the image itself.
-
-    Returns:
-        (B, C, H, W), floating.
-    """
+    """Return the mean, floating, of each image, weighted by its share, and its partner."""
     shares = shares[:, None, None, None]
     return shares * images + (1 - shares) * images[partners]
 
@@ -145,16 +118,10 @@ def blend(images: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
 def paste(
     images: Tensor, partners: Tensor, shares: Tensor, y: Tensor, x: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Replace a box of each image by the same box of its partner.
-
-    Args:
-        images: (B, C, H, W).
-        partners: (B,), int64.
-        shares: (B,), float32, share of its area that each image keeps if the box is inside it.
-        y, x: (B,), int64, centres of the boxes.
+    """Replace a box of each image, with its centre at (y, x), by the same box of its partner.
 
     Returns:
-        (B, C, H, W); (B,), float32, share of its area that each image keeps.
+        (B, C, H, W); (B,), float32, the share of its area that each image keeps.
     """
     height, width = images.shape[-2:]
     # Half a side of the box, as a share of the image's side.
@@ -187,16 +154,12 @@ def draw_beta(alpha: float, count: int, generator: Generator) -> Tensor:
 
 
 def mix_labels(labels: Tensor, partners: Tensor, shares: Tensor, num_classes: int) -> Tensor:
-    """Return the labels of mixed images.
+    """Return the labels of mixed images, (B, classes), float32, the share of each class.
 
     Args:
         labels: (B,), int64, or (B, classes), float32.
-        partners: (B,), int64, the image that each image is mixed with.
-        shares: (B,), the share that each image keeps.
+        partners, shares: (B,), each image's partner, and the share that the image keeps.
         num_classes: number of classes.
-
-    Returns:
-        (B, classes), float32, the share of each class.
     """
     if labels.ndim == 1:
         labels = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()

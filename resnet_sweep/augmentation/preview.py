@@ -1,39 +1,15 @@
 """Preview of augmentation: images before and after it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from resnet_sweep.data.dataset import Batches, Dataset
-from resnet_sweep.picture import png
+from resnet_sweep.data.dataset import Batch, Batches, Dataset
+from resnet_sweep.picture import ImageRow, draw_rows
 from resnet_sweep.randomness import derive_seed
 
-# Pixels on the screen: approximate width of an image, and the space around it.
-IMAGE, GAP, MARGIN = 160, 12, 30
-DOTS_PER_INCH = 100
-FONT_SIZE = 9
-# Pixels from one line of text to the next.
-LINE = 16
-
-
-Operation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class ImageRow:
-    """A row of images.
-
-    Attributes:
-        title: text beside them.
-        images: (B, 3, H, W), 0..255.
-        captions: lines of text under each image.
-    """
-
-    title: str
-    images: Tensor
-    captions: list[list[str]]
+Operation = Callable[[Tensor, Tensor, Generator], Batch]
 
 
 def draw_augmentation(
@@ -46,101 +22,43 @@ def draw_augmentation(
         dataset: dataset of the images.
         images: number of images, side by side.
         draws: number of rows after augmentation.
-        seed: of the random choices.
+        seed: seed of the random choices.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "show"))
     positions = torch.randperm(len(dataset.train), generator=generator)[:images]
-    batch, labels = Batches(dataset.train, torch.device("cpu")).take(positions)
-    return draw_grid(augment(operations, batch, labels, dataset.classes, draws, seed))
+    batch = Batches(dataset.train, torch.device("cpu")).take(positions)
+    return draw_rows(augment(operations, batch, dataset.classes, draws, seed))
 
 
 def augment(
-    operations: Sequence[Operation],
-    images: Tensor,
-    labels: Tensor,
-    classes: Sequence[str],
-    draws: int,
-    seed: int,
+    operations: Sequence[Operation], batch: Batch, classes: Sequence[str], draws: int, seed: int
 ) -> list[ImageRow]:
-    """Return images before augmentation, and several times after it.
-
-    Args:
-        operations: in order; see `resnet_sweep.augmentation`.
-        images: (B, 3, H, W), uint8, on the CPU.
-        labels: (B,), int64.
-        classes: the name of each label.
-        draws: number of rows after augmentation.
-        seed: of the random choices.
-    """
-    rows = [ImageRow("before", images, captions(labels, classes))]
+    """Return a row of the images before augmentation, and a row for each draw after it."""
+    rows = [image_row("before", batch, classes)]
     for draw in range(draws):
         generator = torch.Generator().manual_seed(derive_seed(seed, "show", draw))
-        changed, mixed = images, labels
+        changed = batch
         for operation in operations:
-            changed, mixed = operation(changed, mixed, generator)
-        rows.append(ImageRow(f"draw {draw + 1}", changed, captions(mixed, classes)))
+            changed = operation(*changed, generator)
+        rows.append(image_row(f"draw {draw + 1}", changed, classes))
     return rows
 
 
-def captions(labels: Tensor, classes: Sequence[str]) -> list[list[str]]:
-    """Return the class of each label; for a mixed one, the two largest with their shares.
+def image_row(title: str, batch: Batch, classes: Sequence[str]) -> ImageRow:
+    """Return a row of images, uint8 or floating, with their classes."""
+    images, labels = batch
+    pixels = images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return ImageRow(title, list(pixels), captions(labels, classes))
 
-    Args:
-        labels: (B,), int64, or (B, classes), float32.
-        classes: the name of each label.
-    """
+
+def captions(labels: Tensor, classes: Sequence[str]) -> list[str]:
+    """Return the class of each label; for a mixed one, the two largest with their shares."""
     if labels.ndim == 1:
-        return [[classes[label]] for label in labels.tolist()]
+        return [classes[label] for label in labels.tolist()]
     found = []
     for shares in labels.tolist():
         largest = sorted(range(len(shares)), key=shares.__getitem__, reverse=True)[:2]
         one, other = (f"{classes[label]} {shares[label]:.2f}" for label in largest)
         mixed = not other.endswith(" 0.00")
-        found.append([f"{one} /", other] if mixed else [classes[largest[0]]])
+        found.append(f"{one} /\n{other}" if mixed else classes[largest[0]])
     return found
-
-
-def draw_grid(rows: Sequence[ImageRow]) -> bytes:
-    """Return a PNG file of the rows, with images scaled by a whole number."""
-    # This import takes a second, and training doesn't need it.
-    from matplotlib.figure import Figure
-
-    count, _, height, width = rows[0].images.shape
-    zoom = max(1, IMAGE // width)
-    # The height of a row includes its longest caption; its title is in the margin.
-    heights = [zoom * height + LINE * max(map(len, row.captions)) for row in rows]
-    across = MARGIN + count * (zoom * width + GAP)
-    down = GAP + sum(heights) + GAP * len(rows)
-    figure = Figure(
-        figsize=(across / DOTS_PER_INCH, down / DOTS_PER_INCH), dpi=DOTS_PER_INCH, facecolor="white"
-    )
-    # matplotlib counts from the bottom.
-    top = down - GAP
-    for row, row_height in zip(rows, heights, strict=True):
-        pixels = row.images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        bottom = top - zoom * height
-        figure.text(
-            MARGIN / 2 / across,
-            (top + bottom) / 2 / down,
-            row.title,
-            rotation=90,
-            ha="center",
-            va="center",
-            fontsize=FONT_SIZE + 1,
-            color="0.35",
-        )
-        for column, (image, caption) in enumerate(zip(pixels, row.captions, strict=True)):
-            left = MARGIN + column * (zoom * width + GAP)
-            large = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
-            figure.figimage(large, left, bottom, origin="upper")
-            for number, line in enumerate(caption, start=1):
-                figure.text(
-                    (left + zoom * width / 2) / across,
-                    (bottom - number * LINE) / down,
-                    line,
-                    ha="center",
-                    va="baseline",
-                    fontsize=FONT_SIZE,
-                )
-        top -= row_height + GAP
-    return png(figure, DOTS_PER_INCH)

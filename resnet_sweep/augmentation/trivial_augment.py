@@ -2,11 +2,14 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
 from annotated_types import Ge
 from torch import Generator, Tensor
+
+from resnet_sweep.data.dataset import Batch
 
 # The "wide" space: the weakest and the strongest strength, and whether the sign is drawn.
 OPERATIONS: dict[str, tuple[float, float, bool]] = {
@@ -44,9 +47,7 @@ class TrivialAugment:
             for name, (least, most, signed) in OPERATIONS.items()
         ]
 
-    def __call__(
-        self, images: Tensor, labels: Tensor, generator: Generator
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
         if images.dtype != torch.uint8:
             images = images.round().clamp(0, 255).to(torch.uint8)
         groups: defaultdict[tuple[str, float], list[int]] = defaultdict(list)
@@ -84,36 +85,21 @@ def apply(name: str, images: Tensor, strength: float) -> Tensor:
         moved: Tensor = functional.affine(images, 0.0, [x, y], 1.0, list(shear), center=[0, 0])
         return moved
 
-    changed: Tensor
-    match name:
-        case "identity":
-            changed = images
-        case "shear_x":
-            changed = affine(shear=(math.degrees(math.atan(strength)), 0))
-        case "shear_y":
-            changed = affine(shear=(0, math.degrees(math.atan(strength))))
-        case "translate_x":
-            changed = affine(x=int(strength))
-        case "translate_y":
-            changed = affine(y=int(strength))
-        case "rotate":
-            changed = functional.rotate(images, strength)
-        case "brightness":
-            changed = functional.adjust_brightness(images, 1 + strength)
-        case "saturation":
-            changed = functional.adjust_saturation(images, 1 + strength)
-        case "contrast":
-            changed = functional.adjust_contrast(images, 1 + strength)
-        case "sharpness":
-            changed = functional.adjust_sharpness(images, 1 + strength)
-        case "posterize":
-            changed = functional.posterize(images, round(strength))
-        case "solarize":
-            changed = functional.solarize(images, 255 * strength)
-        case "autocontrast":
-            changed = functional.autocontrast(images)
-        case "equalize":
-            changed = functional.equalize(images)
-        case _:
-            raise ValueError(f"{name} isn't one of the operations {', '.join(OPERATIONS)}")
-    return changed
+    angle = math.degrees(math.atan(strength))
+    operations: dict[str, Callable[[], Tensor]] = {
+        "identity": lambda: images,
+        "shear_x": lambda: affine(shear=(angle, 0)),
+        "shear_y": lambda: affine(shear=(0, angle)),
+        "translate_x": lambda: affine(x=int(strength)),
+        "translate_y": lambda: affine(y=int(strength)),
+        "rotate": lambda: functional.rotate(images, strength),
+        "brightness": lambda: functional.adjust_brightness(images, 1 + strength),
+        "saturation": lambda: functional.adjust_saturation(images, 1 + strength),
+        "contrast": lambda: functional.adjust_contrast(images, 1 + strength),
+        "sharpness": lambda: functional.adjust_sharpness(images, 1 + strength),
+        "posterize": lambda: functional.posterize(images, round(strength)),
+        "solarize": lambda: functional.solarize(images, 255 * strength),
+        "autocontrast": lambda: functional.autocontrast(images),
+        "equalize": lambda: functional.equalize(images),
+    }
+    return operations[name]()

@@ -23,8 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate a run, print its metrics and write `evaluation/`."""
     # Importing torch and matplotlib takes seconds, which --help doesn't have to wait.
-    from resnet_sweep.analysis.calibration import BINS, draw_reliability
-    from resnet_sweep.analysis.classification_metrics import classification_metrics, draw_confusion
+    from resnet_sweep.analysis.classification_metrics import (
+        BINS,
+        classification_metrics,
+        draw_confusion,
+        draw_reliability,
+    )
     from resnet_sweep.config.restore import restore
     from resnet_sweep.data.dataset import Batches
     from resnet_sweep.picture import png
@@ -56,8 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
         "Top-5 accuracy": f"{found.top5:.2f}%{mark}",
         "Loss": f"{found.loss:.4f}{mark}",
         "Calibration": f"expected error {found.calibration.error:.2f}% in {BINS} bins{mark}",
-        "Best classes": _listed(found.best_classes()) + mark,
-        "Worst classes": _listed(found.worst_classes()) + mark,
+        "Best classes": _listed(found.extreme_classes(best=True)) + mark,
+        "Worst classes": _listed(found.extreme_classes(best=False)) + mark,
     }
     for name, value in lines.items():
         print(f"  {name + ':':17}{value}")

@@ -1,7 +1,7 @@
 """Datasets, and batches of their images."""
 
 from resnet_sweep.data.cifar100 import CIFAR100
-from resnet_sweep.data.dataset import Dataset, Split
+from resnet_sweep.data.dataset import Dataset, Split, Subsets
 from resnet_sweep.data.digits import Digits
 
-__all__ = ["CIFAR100", "Dataset", "Digits", "Split"]
+__all__ = ["CIFAR100", "Dataset", "Digits", "Split", "Subsets"]

@@ -54,11 +54,7 @@ def read_classes(folder: Path, classes: int) -> list[str]:
 
 
 def write_arrays(folder: Path, splits: dict[str, Split], classes: list[str]) -> None:
-    """Write a folder of array files atomically.
-
-    A folder that another process has made meanwhile isn't changed.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Write a folder of array files atomically, unless another process has made it meanwhile."""
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         unfinished.chmod(0o755)
@@ -85,12 +81,9 @@ def digest_examples(split: Split) -> list[bytes]:
 
 @lru_cache
 def digest_folder(folder: Path, part: str, state: FileState) -> tuple[bytes, bytes]:
-    """Return digests of one part of a folder: of the examples in their order, and in any order.
+    """Return digests of one part's examples, in their order and in any order.
 
-    Args:
-        folder: of array files.
-        part: "train" or "test".
-        state: version of the files, by which results are cached.
+    They are computed once for each state of the files.
     """
     split = Split.whole(
         np.load(folder / f"{part}_images.npy", mmap_mode="r"),

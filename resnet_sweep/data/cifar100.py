@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated
@@ -12,60 +13,48 @@ import numpy as np
 from annotated_types import Gt
 
 from resnet_sweep.data import arrays
-from resnet_sweep.data.dataset import Dataset, Split
+from resnet_sweep.data.dataset import Dataset, Split, Subsets
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.ranges import Count
 from resnet_sweep.runs.lock import exclusive
 
 COUNTS = {"train": 50_000, "test": 10_000}
 CLASSES = 100
-# Of the published images and labels, in whatever order they come.
+# Digests of the published images and labels, in any order.
 DIGESTS = {
     "train": "ace8bf041bf05e0a76933484ca47d0cd",
     "test": "e7dfbebcbaea52d210b1f02da2f677e7",
 }
 
 
-class CIFAR100:
+@dataclass(frozen=True)
+class CIFAR100(Subsets):
     """50,000 training and 10,000 test images of 100 classes, 3x32x32 (Krizhevsky, 2009).
 
     They are looked for in this order: array files in `root`/cifar100, torchvision's copy in
     `root`/cifar-100-python, and, in the default root only, torchvision's verified download.
     Whatever the source, array files are made of it once.
 
-    Args:
+    Attributes:
         root: the folder; None for the default, which is $RESNET_SWEEP_DATA or else
             ~/.cache/resnet_sweep.
         mean, std: for each channel of images scaled to 0..1.
-        limit_train, limit_test: size of a class-balanced subset, chosen by the run's seed.
-        holdout: how many training images to validate on instead of the test set.
     """
 
-    def __init__(
-        self,
-        root: str | None = None,
-        mean: Sequence[float] = (0.5071, 0.4867, 0.4408),
-        std: Sequence[Annotated[float, Gt(0)]] = (0.2675, 0.2565, 0.2761),
-        limit_train: Count | None = None,
-        limit_test: Count | None = None,
-        holdout: Count | None = None,
-    ) -> None:
-        if not len(mean) == len(std) == 3:
-            raise ValueError(f"mean={list(mean)} and std={list(std)} must have three entries each")
-        self.default = root is None
-        self.root = default_root() if root is None else Path(root).expanduser()
-        self.mean, self.std = list(mean), list(std)
-        self.selection = {
-            "limit_train": limit_train,
-            "limit_test": limit_test,
-            "holdout": holdout,
-        }
+    root: str | None = None
+    mean: Sequence[float] = (0.5071, 0.4867, 0.4408)
+    std: Sequence[Annotated[float, Gt(0)]] = (0.2675, 0.2565, 0.2761)
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == 3:
+            raise ValueError(
+                f"mean={list(self.mean)} and std={list(self.std)} must have three entries each"
+            )
 
     def load(self, seed: int) -> Dataset:
-        """The dataset, checked, with its subsets chosen by `seed`.
+        """Return the dataset, checked, with its subsets chosen by `seed`.
 
         Raises:
-            ConfigError: it isn't there and can't be had, or isn't CIFAR-100 as published.
+            ConfigError: it isn't there and can't be downloaded, or isn't CIFAR-100 as published.
         """
         folder = self._folder()
         splits, ordered = {}, []
@@ -79,36 +68,39 @@ class CIFAR100:
                     "published: they were altered, so replace them"
                 )
             ordered.append(in_order)
-        return Dataset.select(
+        return self.select(
             splits["train"],
             splits["test"],
             seed,
-            **self.selection,
             classes=arrays.read_classes(folder, CLASSES),
-            mean=self.mean,
-            std=self.std,
+            mean=list(self.mean),
+            std=list(self.std),
             fingerprint=blake2b(b"".join(ordered), digest_size=16).hexdigest(),
         )
 
     def _folder(self) -> Path:
-        """The folder of array files, made if need be."""
-        folder = self.root / "cifar100"
+        """Return the folder of array files, which is made if there is none."""
+        if self.root is None:
+            named = os.environ.get("RESNET_SWEEP_DATA") or "~/.cache/resnet_sweep"
+        else:
+            named = self.root
+        root = Path(named).expanduser()
+        folder, original = root / "cifar100", root / "cifar-100-python"
         if folder.is_dir():
             return folder
-        original = self.root / "cifar-100-python"
-        if not original.is_dir() and not self.default:
+        if self.root is not None and not original.is_dir():
             raise ConfigError(
-                f"data.root={self.root} holds neither {folder.name}/ (array files) nor "
+                f"data.root={root} holds neither {folder.name}/ (array files) nor "
                 f"{original.name}/ (torchvision's copy): put one there, leave data.root out for a "
                 "download, or try experiment=quickstart, which needs no data"
             )
-        existed = self.root.exists()
+        existed = root.exists()
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            root.mkdir(parents=True, exist_ok=True)
             # Of processes that are started together, one downloads, and the others wait.
-            with exclusive(self.root / ".cifar100.lock"):
+            with exclusive(root / ".cifar100.lock"):
                 if not folder.is_dir():
-                    splits, classes = _read_torchvision(self.root, download=self.default)
+                    splits, classes = _read_torchvision(root, download=self.root is None)
                     arrays.write_arrays(folder, splits, classes)
         # torchvision raises RuntimeError for a failed download and for a wrong checksum.
         except (OSError, RuntimeError) as error:
@@ -116,28 +108,22 @@ class CIFAR100:
             reason = text.splitlines()[0] if text else type(error).__name__
             if not existed:
                 with contextlib.suppress(OSError):
-                    self.root.rmdir()
-            if not self.default:
+                    root.rmdir()
+            if self.root is not None:
                 raise ConfigError(
                     f"{original} couldn't be made into array files beside it ({reason}): fix "
                     "that, or put the published files into another data.root"
                 ) from error
             raise ConfigError(
-                f"CIFAR-100 isn't in {self.root} and couldn't be had ({reason}): with a network "
-                "it is downloaded there; without one, put cifar-100-python/ (the published "
-                f"archive, unpacked) or cifar100/ (array files) into {self.root}, or try "
-                "experiment=quickstart, which needs no data"
+                f"CIFAR-100 isn't in {root} and couldn't be downloaded ({reason}): connect to a "
+                "network, put cifar-100-python/ (the published archive, unpacked) or cifar100/ "
+                f"(array files) into {root}, or try experiment=quickstart, which needs no data"
             ) from error
         return folder
 
 
-def default_root() -> Path:
-    """$RESNET_SWEEP_DATA, or else a folder for caches."""
-    return Path(os.environ.get("RESNET_SWEEP_DATA") or "~/.cache/resnet_sweep").expanduser()
-
-
 def _read_torchvision(root: Path, download: bool) -> tuple[dict[str, Split], list[str]]:
-    # Imported here because it takes seconds that a run with array files needn't wait.
+    # This import takes seconds, and a run with array files doesn't need it.
     from torchvision import datasets
 
     splits = {}

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.randomness import derive_seed
+from resnet_sweep.ranges import Count
 
 UInt8Array = npt.NDArray[np.uint8]
 IndexArray = npt.NDArray[np.int64]
+# Images, (B, 3, H, W), and their labels.
+Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,23 +40,24 @@ class Split:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def divide(self, count: int, seed: int, setting: str) -> tuple["Split", "Split"]:
-        """Return a class-balanced, seeded choice of `count` images, and the other images.
+    def divide(self, setting: str, count: int, seed: int) -> tuple["Split", "Split"]:
+        """Return a class-balanced choice of `count` images, and the other images.
 
         Args:
-            count: images to choose.
-            seed: of the choice.
-            setting: name of the setting that `count` is from, for the error message.
+            setting: name of the setting in `data` that `count` is from.
+            count: number of images to choose.
+            seed: seed of the run; each setting draws by itself.
 
         Raises:
             ConfigError: there are fewer images than that.
         """
         if count > len(self):
             raise ConfigError(
-                f"{setting}={count} is more than the {len(self)} images there are: "
-                f"choose a smaller number, or {setting}=null"
+                f"data.{setting}={count} is more than the {len(self)} images there are: "
+                f"choose a smaller number, or data.{setting}=null"
             )
-        chosen = balanced_subset(self.labels[self.indices], count, seed)
+        labels = self.labels[self.indices]
+        chosen = balanced_subset(labels, count, derive_seed(seed, setting))
         rest = np.setdiff1d(np.arange(len(self)), chosen, assume_unique=True)
         return (
             Split(self.images, self.labels, self.indices[chosen]),
@@ -88,48 +92,52 @@ class Dataset:
         """Number of classes."""
         return len(self.classes)
 
-    @classmethod
-    def select(
-        cls,
-        train: Split,
-        test: Split,
-        seed: int,
-        limit_train: int | None,
-        limit_test: int | None,
-        holdout: int | None,
-        **description: Any,
-    ) -> Self:
-        """Return a dataset of class-balanced parts of `train` and `test`, chosen by `seed`.
 
-        A larger limit chooses all images that a smaller one chooses, and more.
+@dataclass(frozen=True, kw_only=True)
+class Subsets:
+    """Settings of a dataset: how many of its images a run uses, chosen by the run's seed.
+
+    The choice is class-balanced, and a larger one has all images of a smaller one.
+
+    Attributes:
+        limit_train, limit_test: number of training and of test images; None for all.
+        holdout: number of training images to validate on instead of the test set.
+    """
+
+    limit_train: Count | None = None
+    limit_test: Count | None = None
+    holdout: Count | None = None
+
+    def select(self, train: Split, test: Split, seed: int, **description: Any) -> Dataset:
+        """Return the dataset of chosen images.
+
+        Args:
+            train, test: all images.
+            seed: seed of the run.
+            description: the dataset's other attributes.
 
         Raises:
-            ConfigError: a part is larger than the images that there are.
+            ConfigError: a subset is larger than the images that there are.
         """
-        if limit_test is not None:
-            test, _ = test.divide(limit_test, derive_seed(seed, "limit_test"), "data.limit_test")
+        if self.limit_test is not None:
+            test, _ = test.divide("limit_test", self.limit_test, seed)
         validation = test
-        if holdout is not None:
-            validation, train = train.divide(holdout, derive_seed(seed, "holdout"), "data.holdout")
+        if self.holdout is not None:
+            validation, train = train.divide("holdout", self.holdout, seed)
             if not len(train):
                 raise ConfigError(
-                    f"data.holdout={holdout} leaves no image to train on: choose a smaller number"
+                    f"data.holdout={self.holdout} leaves no image to train on: choose a smaller "
+                    "number"
                 )
-        if limit_train is not None:
-            train, _ = train.divide(
-                limit_train, derive_seed(seed, "limit_train"), "data.limit_train"
-            )
-        return cls(train, validation, test, **description)
+        if self.limit_train is not None:
+            train, _ = train.divide("limit_train", self.limit_train, seed)
+        return Dataset(train, validation, test, **description)
 
 
 class Batches:
     """The images of a split, kept as uint8 on the device that trains.
 
     On a CPU nothing is copied, so memory-mapped arrays stay shared between processes.
-
-    Args:
-        split: n images.
-        device: of the batches.
     """
 
     def __init__(self, split: Split, device: torch.device) -> None:
@@ -143,32 +151,17 @@ class Batches:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images at some positions of the split.
-
-        Args:
-            positions: (B,), int64, each below n.
-
-        Returns:
-            Images, (B, 3, H, W), uint8; labels, (B,), int64.
-        """
+    def take(self, positions: Tensor) -> Batch:
+        """Return the images, uint8, and labels, int64, at positions, (B,), of the split."""
         chosen = self.indices[positions]
         return self.images[chosen], self.labels[chosen].long()
 
 
 def balanced_subset(labels: UInt8Array, count: int, seed: int) -> IndexArray:
-    """Return positions of `count` labels, with the classes as equally frequent as possible.
+    """Return ascending positions of `count` labels, with the classes as equal as possible.
 
     The images of each class are taken in a random order, one of every class in turn, so the choice
     for a smaller count is part of the choice for a larger one.
-
-    Args:
-        labels: (N,), integers.
-        count: at most N.
-        seed: any non-negative integer.
-
-    Returns:
-        (count,), int64, ascending.
     """
     # RandomState and not default_rng: its streams are frozen for all versions of NumPy.
     generator = np.random.RandomState([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])

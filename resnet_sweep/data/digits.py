@@ -1,36 +1,21 @@
 """scikit-learn's handwritten digits, enlarged; a dataset that needs no download."""
 
+from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 
 import numpy as np
 
 from resnet_sweep.data.arrays import digest_examples
-from resnet_sweep.data.dataset import Dataset, Split, UInt8Array, balanced_subset
-from resnet_sweep.ranges import Count
+from resnet_sweep.data.dataset import Dataset, Split, Subsets, UInt8Array, balanced_subset
 
 
-class Digits:
+@dataclass(frozen=True)
+class Digits(Subsets):
     """1,797 digits of 8x8 pixels (Alpaydin and Kaynak, 1998), repeated to 3x32x32.
 
-    A fifth of them, 36 of each class, is the test set.
-
-    Args:
-        limit_train, limit_test: size of a class-balanced subset, chosen by the run's seed.
-        holdout: number of training images to validate on instead of the test set.
+    A fifth of them, 36 of each class, is the test set. The settings are those of `Subsets`.
     """
-
-    def __init__(
-        self,
-        limit_train: Count | None = None,
-        limit_test: Count | None = None,
-        holdout: Count | None = None,
-    ) -> None:
-        self.selection = {
-            "limit_train": limit_train,
-            "limit_test": limit_test,
-            "holdout": holdout,
-        }
 
     def load(self, seed: int) -> Dataset:
         """Return the dataset, with its subsets chosen by `seed`.
@@ -42,11 +27,10 @@ class Digits:
         test = balanced_subset(labels, 360, seed=0)
         train = np.setdiff1d(np.arange(len(labels)), test)
         pixels = images[train] / 255
-        return Dataset.select(
+        return self.select(
             Split(images, labels, train),
             Split(images, labels, test),
             seed,
-            **self.selection,
             classes=[str(digit) for digit in range(10)],
             mean=pixels.mean(axis=(0, 2, 3)).tolist(),
             std=pixels.std(axis=(0, 2, 3)).tolist(),

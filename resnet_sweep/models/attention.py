@@ -1,4 +1,4 @@
-"""Attention over the channels and positions of a feature map."""
+"""Attention over the channels and positions of a feature map, (N, channels, H, W)."""
 
 import math
 from collections.abc import Callable
@@ -24,11 +24,6 @@ class SqueezeExcitation(nn.Module):
     sigmoid(W2 relu(W1 z)) with z the means over the image. As in those equations there are no
     biases; the authors found channel dependencies easier to model without them. The reduction is
     their 16, with at least four hidden units, so that 16 channels don't have a single one.
-
-    Shapes: (N, channels, H, W) to the same.
-
-    Args:
-        channels: of the input.
     """
 
     def __init__(self, channels: int) -> None:
@@ -46,11 +41,6 @@ class EfficientChannelAttention(nn.Module):
     Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
     2020, equations 9 and 12: the kernel size is the odd number nearest to (log2(channels) + b) /
     gamma, with gamma 2 and b 1; of two that are equally near, the larger. There is no bias.
-
-    Shapes: (N, channels, H, W) to the same.
-
-    Args:
-        channels: of the input.
     """
 
     def __init__(self, channels: int) -> None:
@@ -72,11 +62,6 @@ class ConvolutionalBlockAttention(nn.Module):
     `SqueezeExcitation`. BatchNorm follows the convolution, as in the code of the authors' results,
     though not in the equation: it keeps the sigmoid from saturating. Its weight starts at 0, as
     theirs does, so each position's scale starts at one half.
-
-    Shapes: (N, channels, H, W) to the same.
-
-    Args:
-        channels: of the input.
     """
 
     def __init__(self, channels: int) -> None:

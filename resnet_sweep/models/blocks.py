@@ -15,15 +15,12 @@ def convolution(in_channels: int, out_channels: int, size: int, stride: int = 1)
 
 
 class NarrowProjection(nn.Conv2d):
-    """A 1x1 convolution without bias, of fewer than eight channels.
+    """A 1x1 convolution without bias, for fewer than eight channels.
 
     With a stride and channels last, oneDNN's kernel for CPUs with AVX2 alone writes outside its
     memory in the backward pass (seen in torch 2.15). So the pixels are selected before it, and it
     has no stride.
     """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         vertical, horizontal = self.stride
@@ -35,7 +32,7 @@ def projection(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d | 
     if stride == 1 and in_channels == out_channels:
         return None
     if in_channels < 8:
-        return NarrowProjection(in_channels, out_channels, stride)
+        return NarrowProjection(in_channels, out_channels, 1, stride, bias=False)
     return convolution(in_channels, out_channels, 1, stride)
 
 
@@ -48,7 +45,7 @@ class StochasticDepth(nn.Module):
     Shapes: (N, ...) to the same.
 
     Args:
-        probability: of dropping an image's residual, below 1; at 0 nothing is drawn.
+        probability: probability of dropping an image's residual, below 1; at 0 nothing is drawn.
     """
 
     def __init__(self, probability: float) -> None:
@@ -67,24 +64,25 @@ class StochasticDepth(nn.Module):
 class ResidualBlock(nn.Module):
     """Base class of residual blocks: adds a residual to the shortcut.
 
+    Shapes: (N, in_channels, H, W) to (N, expansion * width, H / stride, W / stride), rounded up.
+
     Attributes:
         expansion: output channels for each channel of the block's width.
         preactivated: whether BatchNorm and ReLU precede the convolutions, so that nothing follows
             the sum.
 
     Args:
-        out_channels: of the block.
         attention: kind of attention that is applied to the residual.
-        stochastic_depth: probability of dropping an image's residual in training.
+        drop: probability of dropping an image's residual in training.
     """
 
     expansion: ClassVar[int] = 1
     preactivated: ClassVar[bool] = True
 
-    def __init__(self, out_channels: int, attention: str | None, stochastic_depth: float) -> None:
+    def __init__(self, out_channels: int, attention: str | None, drop: float) -> None:
         super().__init__()
         self.attention = None if attention is None else ATTENTION[attention](out_channels)
-        self.stochastic_depth = StochasticDepth(stochastic_depth)
+        self.stochastic_depth = StochasticDepth(drop)
 
     def add(self, residual: Tensor, shortcut: Tensor) -> Tensor:
         """Return the block's sum, (N, out_channels, H, W), as both arguments are."""
@@ -99,21 +97,14 @@ class BasicBlockV1(ResidualBlock):
 
     He et al., "Deep Residual Learning for Image Recognition", 2016, figure 2. Where the shape
     changes, the shortcut is a 1x1 convolution and BatchNorm ("option B"); elsewhere the input.
-
-    Shapes: (N, in_channels, H, W) to (N, width, H / stride, W / stride), rounded up.
     """
 
     preactivated = False
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int,
-        attention: str | None = None,
-        stochastic_depth: float = 0.0,
+        self, in_channels: int, width: int, stride: int, attention: str | None, drop: float
     ) -> None:
-        super().__init__(width, attention, stochastic_depth)
+        super().__init__(width, attention, drop)
         self.conv1 = convolution(in_channels, width, 3, stride)
         self.norm1 = nn.BatchNorm2d(width)
         self.conv2 = convolution(width, width, 3)
@@ -134,19 +125,12 @@ class BasicBlockV2(ResidualBlock):
 
     He et al., "Identity Mappings in Deep Residual Networks", 2016, figure 4(e). Where the shape
     changes, the shortcut is a 1x1 convolution of the activated input; elsewhere it is the input.
-
-    Shapes: (N, in_channels, H, W) to (N, width, H / stride, W / stride), rounded up.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int,
-        attention: str | None = None,
-        stochastic_depth: float = 0.0,
+        self, in_channels: int, width: int, stride: int, attention: str | None, drop: float
     ) -> None:
-        super().__init__(width, attention, stochastic_depth)
+        super().__init__(width, attention, drop)
         self.norm1 = nn.BatchNorm2d(in_channels)
         self.conv1 = convolution(in_channels, width, 3, stride)
         self.norm2 = nn.BatchNorm2d(width)
@@ -166,22 +150,15 @@ class BottleneckV2(ResidualBlock):
     He et al., "Identity Mappings in Deep Residual Networks", 2016, section 4: the first two have
     `width` channels, the last four times as many. The 3x3 convolution has the stride, because a
     1x1 one would skip three of four pixels. The shortcut is as in `BasicBlockV2`.
-
-    Shapes: (N, in_channels, H, W) to (N, 4 * width, H / stride, W / stride), rounded up.
     """
 
     expansion = 4
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int,
-        attention: str | None = None,
-        stochastic_depth: float = 0.0,
+        self, in_channels: int, width: int, stride: int, attention: str | None, drop: float
     ) -> None:
         out_channels = self.expansion * width
-        super().__init__(out_channels, attention, stochastic_depth)
+        super().__init__(out_channels, attention, drop)
         self.norm1 = nn.BatchNorm2d(in_channels)
         self.conv1 = convolution(in_channels, width, 1)
         self.norm2 = nn.BatchNorm2d(width)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from resnet_sweep.models.blocks import BLOCKS, convolution
 from resnet_sweep.ranges import Count
 
-Probability = Annotated[float, Ge(0), Lt(1)]
+# Not all features or residuals may be dropped.
+DropProbability = Annotated[float, Ge(0), Lt(1)]
 # The deepest network of He et al. (2016), with 1,202 layers, has 600 blocks.
 MOST_BLOCKS = 1000
 
@@ -56,9 +57,9 @@ class ResNet(nn.Module):
         blocks: list[Count],
         strides: list[Count],
         block: Literal["basic_v1", "basic_v2", "bottleneck_v2"] = "basic_v2",
-        dropout: Probability = 0.0,
+        dropout: DropProbability = 0.0,
         attention: Literal["se", "eca", "cbam"] | None = None,
-        stochastic_depth: Probability = 0.0,
+        stochastic_depth: DropProbability = 0.0,
         stem_width: Count | None = None,
     ) -> None:
         super().__init__()
@@ -75,29 +76,19 @@ class ResNet(nn.Module):
         kind = BLOCKS[block]
         channels = widths[0] if stem_width is None else stem_width
         stem = convolution(3, channels, 3)
-        self.stem: nn.Module = (
-            stem
-            if kind.preactivated
-            else nn.Sequential(stem, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
-        )
-        stages: list[nn.Module] = []
+        self.stem: nn.Module = stem
+        if not kind.preactivated:
+            self.stem = nn.Sequential(stem, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+        self.stages = nn.Sequential()
         number, total = 0, sum(blocks)
-        for width, depth, stride in zip(widths, blocks, strides, strict=True):
-            stage: list[nn.Module] = []
-            for index in range(depth):
+        for width, depth, first_stride in zip(widths, blocks, strides, strict=True):
+            stage = nn.Sequential()
+            for stride in (first_stride, *[1] * (depth - 1)):
                 number += 1
-                stage.append(
-                    kind(
-                        channels,
-                        width,
-                        stride if index == 0 else 1,
-                        attention,
-                        stochastic_depth * number / total,
-                    )
-                )
+                drop = stochastic_depth * number / total
+                stage.append(kind(channels, width, stride, attention, drop))
                 channels = kind.expansion * width
-            stages.append(nn.Sequential(*stage))
-        self.stages = nn.Sequential(*stages)
+            self.stages.append(stage)
         self.norm = nn.BatchNorm2d(channels) if kind.preactivated else None
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.AdaptiveAvgPool2d(1)

@@ -20,7 +20,7 @@ STEM_CONVOLUTIONS = 3
 def torchvision_classifier(
     num_classes: Count, name: str, fit_stem: bool = True, **arguments: Any
 ) -> nn.Module:
-    """Return a classifier of torchvision by its name.
+    """Return a classifier of torchvision.
 
     Args:
         num_classes: length of the output.
@@ -31,18 +31,13 @@ def torchvision_classifier(
     Raises:
         ValueError: there is no such classifier, or an argument asks for trained weights.
     """
-    refuse_weights(arguments)
     # This import takes seconds, and other models don't need it.
-    import torchvision
+    from torchvision import models
 
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise ValueError(unknown_model(name, "torchvision", known))
+    check_request("torchvision", name, models.list_models(module=models), arguments)
     if name in AUXILIARY:
         arguments = {"aux_logits": False, "init_weights": True} | arguments
-    model: nn.Module = torchvision.models.get_model(
-        name, weights=None, num_classes=num_classes, **arguments
-    )
+    model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **arguments)
     if fit_stem:
         remove_early_downsampling(model)
     return model
@@ -51,27 +46,21 @@ def torchvision_classifier(
 def timm_classifier(
     num_classes: Count, name: str, fit_stem: bool = True, **arguments: Any
 ) -> nn.Module:
-    """Return a classifier of timm by its name.
-
-    Args:
-        num_classes: length of the output.
-        name: one of `timm.list_models()`.
-        fit_stem: adapt its stem to small images, see `remove_early_downsampling`.
-        arguments: further ones of `timm.create_model` and the network.
+    """Return a classifier of timm; as `torchvision_classifier`, with `timm.list_models()`.
 
     Raises:
         ValueError: there is no such classifier, or no timm, or an argument asks for trained
             weights.
     """
-    refuse_weights(arguments)
     try:
         import timm
     except ModuleNotFoundError as error:
         raise ValueError(
             f"name={name} needs timm, which isn't installed: pip install 'resnet-sweep[timm]'"
         ) from error
-    if not timm.is_model(name):
-        raise ValueError(unknown_model(name, "timm", timm.list_models()))
+    # A name may have a tag of its weights, which isn't in the list.
+    known = [name] if timm.is_model(name) else timm.list_models()
+    check_request("timm", name, known, arguments)
     model: nn.Module = timm.create_model(
         name, pretrained=False, num_classes=num_classes, **arguments
     )
@@ -80,21 +69,24 @@ def timm_classifier(
     return model
 
 
-def refuse_weights(arguments: Mapping[str, Any]) -> None:
-    """Raise a ValueError if an argument asks for trained weights."""
-    for name in WEIGHTS:
-        if name in arguments:
+def check_request(
+    library: str, name: str, known: Iterable[str], arguments: Mapping[str, Any]
+) -> None:
+    """Check the name and the arguments of a classifier.
+
+    Raises:
+        ValueError: the name isn't known, or an argument asks for trained weights.
+    """
+    for argument in WEIGHTS:
+        if argument in arguments:
             raise ValueError(
-                f"{name}={arguments[name]} asks for trained weights, but networks start with new "
-                f"ones here: leave {name} out"
+                f"{argument}={arguments[argument]} asks for trained weights, but networks start "
+                f"with new ones here: leave {argument} out"
             )
-
-
-def unknown_model(name: str, library: str, known: Iterable[str]) -> str:
-    """Return an error message for an unknown name, with the nearest known ones."""
-    near = get_close_matches(name, known)
-    hint = f"did you mean {' or '.join(near)}?" if near else "its list_models() has the names"
-    return f"name={name} isn't a classifier of {library}: {hint}"
+    if name not in known:
+        near = get_close_matches(name, known)
+        hint = f"did you mean {' or '.join(near)}?" if near else "its list_models() has the names"
+        raise ValueError(f"name={name} isn't a classifier of {library}: {hint}")
 
 
 def remove_early_downsampling(model: nn.Module) -> None:
