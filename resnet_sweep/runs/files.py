@@ -10,7 +10,9 @@ from pathlib import Path
 from resnet_sweep.errors import ConfigError
 
 
-def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> None:
+def write_atomically(
+    path: Path, content: bytes, backup: Path | None = None, durable: bool = True
+) -> None:
     """Write a file so that a reader sees all of it, or what was there before.
 
     When this returns, the content is on the disk, and not only in the system's cache.
@@ -19,6 +21,8 @@ def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> 
         path: the file, in an existing directory.
         content: its bytes.
         backup: where to move the file that is at `path` now, if there is one.
+        durable: False saves the time that it takes to write the file's name to the disk, so that a
+            power cut may undo all of this.
     """
     # It is opened as any new file is, so that the umask decides who may read it.
     unfinished = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
@@ -33,8 +37,8 @@ def write_atomically(path: Path, content: bytes, backup: Path | None = None) -> 
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    # The directory has the file's name. Windows can't open a directory.
-    if os.name != "nt":
+    # Windows can't open a directory, which has the file's name.
+    if durable and os.name != "nt":
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -175,8 +175,8 @@ class Record:
                 f"{path} can't be read ({error}): restore it, or choose another hydra.run.dir"
             ) from error
 
-    def write(self, directory: Path) -> None:
-        """Write `run.json`."""
+    def write(self, directory: Path, durable: bool = True) -> None:
+        """Write `run.json`; see `write_atomically`."""
         # Through JSON once, which turns every key into text, as it will be read. JSON has neither
         # NaN and infinities, which become null, nor bytes of a file name that aren't UTF-8, for
         # which it gets a question mark.
@@ -184,7 +184,7 @@ class Record:
         content = json.loads(text, parse_constant=lambda number: None)
         content["digest"] = digest_record(content)
         written = json.dumps(content, indent=2, allow_nan=False)
-        write_atomically(directory / NAME, written.encode() + b"\n")
+        write_atomically(directory / NAME, written.encode() + b"\n", durable=durable)
 
     def altered(self, directory: Path) -> list[str]:
         """Return the names of the files with metrics that changed since the run wrote them."""

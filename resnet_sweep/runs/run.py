@@ -171,7 +171,8 @@ def write_plan(directory: Path, record: Record) -> None:
                 setattr(plan, name, getattr(earlier, name))
             if earlier.state == "running":
                 plan.state, plan.reason = "interrupted", "its process exited"
-        plan.write(directory)
+        # A new plan that a power cut takes is written again by the same command.
+        plan.write(directory, durable=earlier is not None)
 
 
 def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
