@@ -159,7 +159,7 @@ def train(
         with contextlib.suppress(Exception):
             _end(run, active, "failed", reason)
         raise RunFailed(reason) from error
-    log.info("%s", summary(run))
+    log.info("%s", summary(run.record, run.directory))
 
 
 def _fit(
@@ -222,9 +222,9 @@ def introduction(planned: PlannedRun, record: Record, directory: Path) -> str:
     return "\n".join(f"  {name + ':':16}{value}" for name, value in lines)
 
 
-def summary(run: Run) -> str:
+def summary(record: Record, directory: Path) -> str:
     """Return the outcome of a run, in the terms of the training log."""
-    record, best, final = run.record, run.record.best, run.record.final
+    best, final = record.best, record.final
     lines = []
     if record.state != "finished":
         lines.append(("State", f"{record.state}: {record.reason}"))
@@ -238,7 +238,7 @@ def summary(run: Run) -> str:
             ("Time", span(record.seconds)),
         ]
     lines += [("Note", note) for note in record.notes]
-    lines.append(("Run directory", relative(run.directory)))
+    lines.append(("Run directory", relative(directory)))
     return "\n".join(f"  {name + ':':27}{value}" for name, value in lines)
 
 

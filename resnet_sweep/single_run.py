@@ -88,8 +88,8 @@ class SingleRun:
                     planned.training().fit(None, (), stop)
                 return 0
             if ended:
-                text = f"This run has ended already; there is nothing to train.\n{summary(run)}"
-                console.print(text, markup=False)
+                console.print("This run has ended already; there is nothing to train.")
+                console.print(summary(run.record, run.directory), markup=False)
             else:
                 with logging_to(run.directory / LOG):
                     train(planned, run, stop, chdir=bool(self.hydra.job.chdir))

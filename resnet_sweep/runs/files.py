@@ -37,7 +37,7 @@ def write_atomically(
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    # The directory has the file's name. Windows can't open a directory.
+    # Windows can't open a directory, which has the file's name.
     if durable and os.name != "nt":
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
