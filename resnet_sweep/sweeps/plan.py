@@ -183,7 +183,7 @@ class SweepPlan:
         hydra = config.hydra
         hydra.job.num, hydra.job.id, hydra.sweep.dir = number, str(number), str(self.directory)
         _refresh(config)
-        subdirectory = hydra.sweep.subdir = str(hydra.sweep.subdir)
+        subdirectory = str(hydra.sweep.subdir)
         directory = Path(os.path.abspath(self.directory / subdirectory))
         inside = directory.is_relative_to(self.directory)
         if not inside or directory == self.directory:
@@ -201,6 +201,7 @@ class SweepPlan:
         _refresh(config)
         own = {part: unresolved(hydra[part]) for part in ("job", "overrides", "sweep", "runtime")}
         own["job"] |= {name: resolve(hydra.job, name) for name in ("env_set", "chdir")}
+        own["sweep"]["subdir"] = subdirectory
         own["runtime"]["choices"] |= record.choices
         job = Job(number, record, directory, own)
         found = job.look()
