@@ -302,12 +302,10 @@ def key_of(override: str) -> str:
 
 def counted(jobs: Sequence[Item], done: str) -> Iterator[Item]:
     """Yield jobs, and show how many are done: a bar on a terminal, a line at times in a pipe."""
-    if console.is_terminal:
-        yield from track(jobs, f"jobs {done}", console=console, transient=True)
-        return
-    printed = time.monotonic()
-    for number, job in enumerate(jobs):
-        if time.monotonic() - printed > PLAIN_SECONDS:
+    plain, printed = not console.is_terminal, time.monotonic()
+    bar = track(jobs, f"jobs {done}", console=console, transient=True, disable=plain)
+    for number, job in enumerate(bar):
+        if plain and time.monotonic() - printed > PLAIN_SECONDS:
             printed = time.monotonic()
             console.print(f"{number} of {len(jobs)} jobs {done}")
         yield job
