@@ -69,7 +69,7 @@ def expand(
         key = override.get_key_element()
         values[key] = _values(override)
         (swept.add if override.is_sweep_override() else swept.discard)(key)
-    # Of each key, the keys whose values change together with its own.
+    # The keys whose values change together with those of a key.
     axes: dict[str, tuple[str, ...]] = {key: (key,) for key in values}
     for group in pairs:
         if len(group) == 1:

@@ -31,7 +31,7 @@ class JobEntry(BaseModel):
         reused: whether the run was trained elsewhere.
         state, value, reason: what the run had reached when the file was written.
         settings: by dotted name; in the file those that not all jobs have in common.
-        choices: of a reused job, those that the sweep makes in each config group.
+        choices: those that the sweep makes in each config group, if the job is reused.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -66,7 +66,7 @@ class Manifest(BaseModel):
 
     Attributes:
         jobs: in order of their numbers.
-        heartbeat: of the process that is at work on the sweep, or was.
+        heartbeat: the last one of the process that is at work on the sweep, or was.
     """
 
     model_config = ConfigDict(strict=True)

@@ -183,7 +183,7 @@ class SweepPlan:
         hydra = config.hydra
         hydra.job.num, hydra.job.id, hydra.sweep.dir = number, str(number), str(self.directory)
         _refresh(config)
-        subdirectory = hydra.sweep.subdir = str(hydra.sweep.subdir)
+        subdirectory = str(hydra.sweep.subdir)
         directory = Path(os.path.abspath(self.directory / subdirectory))
         inside = directory.is_relative_to(self.directory)
         if not inside or directory == self.directory:
@@ -201,6 +201,7 @@ class SweepPlan:
         _refresh(config)
         own = {part: unresolved(hydra[part]) for part in ("job", "overrides", "sweep", "runtime")}
         own["job"] |= {name: resolve(hydra.job, name) for name in ("env_set", "chdir")}
+        own["sweep"]["subdir"] = subdirectory
         own["runtime"]["choices"] |= record.choices
         job = Job(number, record, directory, own)
         found = job.look()
@@ -301,12 +302,10 @@ def key_of(override: str) -> str:
 
 def counted(jobs: Sequence[Item], done: str) -> Iterator[Item]:
     """Yield jobs, and show how many are done: a bar on a terminal, a line at times in a pipe."""
-    if console.is_terminal:
-        yield from track(jobs, f"jobs {done}", console=console, transient=True)
-        return
-    printed = time.monotonic()
-    for number, job in enumerate(jobs):
-        if time.monotonic() - printed > PLAIN_SECONDS:
+    plain, printed = not console.is_terminal, time.monotonic()
+    bar = track(jobs, f"jobs {done}", console=console, transient=True, disable=plain)
+    for number, job in enumerate(bar):
+        if plain and time.monotonic() - printed > PLAIN_SECONDS:
             printed = time.monotonic()
             console.print(f"{number} of {len(jobs)} jobs {done}")
         yield job

@@ -50,7 +50,7 @@ class Progress:
         self._over = threading.Event()
         self._unsaved = False
         self._save_took = 0.0
-        self._save_error = ""
+        self._save_failed = False
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -80,18 +80,14 @@ class Progress:
                 # An interrupted job is still to be trained.
                 if job.state != "interrupted":
                     self.rest.pop(job, None)
-                self._print(self.line(job))
+                total = len(self.jobs)
+                done = "" if job in self.rest else f"[{total - len(self.rest)}/{total}] "
+                self._print(f"{done}{describe(job)}  {self.words[job]}".rstrip())
             self._save_if_due()
             if self._live is not None:
                 self._live.update(self.view(), refresh=True)
             elif time.monotonic() - self._printed > PLAIN_SECONDS:
                 self._print(self.summary())
-
-    def line(self, job: Job) -> str:
-        """Return the summary of a job, with how many have ended."""
-        total = len(self.jobs)
-        done = "" if job in self.rest else f"[{total - len(self.rest)}/{total}] "
-        return f"{done}{describe(job)}  {self.words[job]}".rstrip()
 
     def summary(self) -> str:
         """Return the state of the sweep in one line."""
@@ -104,11 +100,11 @@ class Progress:
             if states[state]
         ]
         objective = self.plan.objective
-        values = {job: objective.value(job.run) for job in self.jobs if job.record.best}
-        known = {job: value for job, value in values.items() if value is not None}
+        values = [(objective.value(job.run), job.number) for job in self.jobs if job.record.best]
+        known = [(value, number) for value, number in values if value is not None]
         if known:
-            best = max(known, key=lambda job: objective.gain(known[job]))
-            parts.append(f"{objective.title} {objective.format(known[best])} (job {best.number})")
+            value, number = max(known, key=lambda pair: objective.gain(pair[0]))
+            parts.append(f"{objective.title} {objective.format(value)} (job {number})")
         left = self.left(len(running))
         if left is not None and running:
             parts.append(f"{duration(left)} left")
@@ -172,12 +168,12 @@ class Progress:
             self.save()
         except OSError as error:
             # A disk that is full now may have room later, and the jobs' own files are what counts.
-            if not self._save_error:
+            if not self._save_failed:
                 log.warning(
                     "warning: results.csv and sweep.json can't be written (%s); trying again",
                     error.strerror or error,
                 )
-            self._save_error = str(error)
+            self._save_failed = True
         else:
-            self._unsaved, self._save_error = False, ""
+            self._unsaved = self._save_failed = False
         self._save_took = time.monotonic() - begun

@@ -40,7 +40,7 @@ class RunCache:
         return run if actual == signature else None
 
     def estimate(self, jobs: Iterable[Job]) -> float | None:
-        """Return how many seconds jobs take one after another, by the median of runs like each.
+        """Return how many seconds jobs take one after another, by the medians of runs like them.
 
         Returns:
             None if there is no run like one of them.

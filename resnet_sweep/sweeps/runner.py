@@ -1,6 +1,6 @@
 """A sweep that this process runs: from its plan to the table of its results.
 
-`config` is always that of the sweep as a whole, with Hydra's own part.
+`config` is that of the sweep as a whole, with Hydra's own part.
 """
 
 import contextlib
@@ -58,8 +58,6 @@ def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str
     """Plan a sweep and train its jobs, or print its plan in a dry run; return the exit status.
 
     Args:
-        context: Hydra's.
-        config: see above.
         overrides: some with several values.
 
     Raises:

@@ -100,7 +100,8 @@ class RayLauncher:
                     try:
                         ray.get(task)
                     except ray.exceptions.RayError as error:
-                        reason = f"its process was lost to Ray: {_first_line(error)}"
+                        lines = filter(None, map(str.strip, str(error).splitlines()))
+                        reason = f"its process was lost to Ray: {next(lines, 'no reason')}"
                     on_end(directory, None if stopping else reason)
         finally:
             ray.shutdown()
@@ -115,22 +116,15 @@ def _work(
     """Work in a directory, in a process of Ray's, in the folder that the sweep was started in."""
     os.chdir(folder)
     os.environ.update(environment)
-    # A run that was on a machine which died is locked until its heartbeat is stale.
-    while _is_held(directory):
-        time.sleep(HELD_SECONDS)
+    # A run that was on a machine which died is locked until its heartbeat is stale. A worker of a
+    # study has no record.
+    with contextlib.suppress(OSError, ConfigError):
+        record = Record.read(directory)
+        while record.state == "running" and is_held(directory, record.heartbeat):
+            time.sleep(HELD_SECONDS)
+            record = Record.read(directory)
     redirect_output(directory / log)
     try:
         return work(directory)
     except SystemExit:
         return "stopped"
-
-
-def _is_held(directory: Path) -> bool:
-    with contextlib.suppress(OSError, ConfigError):
-        record = Record.read(directory)
-        return record.state == "running" and is_held(directory, record.heartbeat)
-    return False
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason")
