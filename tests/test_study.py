@@ -636,7 +636,7 @@ def test_a_study_in_a_database_has_one_directory(
         assert process.returncode == 0, output
         return new_sweep_directory(config)
 
-    monkeypatch.setattr("resnet_sweep.studies.plan.new_sweep_directory", start_meanwhile)
+    monkeypatch.setattr("resnet_sweep.studies.study.new_sweep_directory", start_meanwhile)
     done = call(main, *words, "hydra.sweeper.n_trials=2")
     assert done.returncode == 0, done.stderr
     assert [row["number"] for row in rows(tmp_path / "one")] == ["0", "1"]

@@ -1,4 +1,4 @@
-"""A study that is asked for: validated before anything is written, then made or joined."""
+"""A study that is asked for, validated before anything is written, and its planned trials."""
 
 import os
 from collections.abc import Mapping
@@ -7,9 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-import optuna
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from resnet_sweep.compare.format import shown
@@ -21,7 +20,6 @@ from resnet_sweep.config.compose import (
     ComposedConfig,
     composed_job,
     flags_of,
-    is_named_by_time,
     overrides_of,
     resolve,
     unresolved,
@@ -31,10 +29,9 @@ from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.config.smoke_test import SmokeTests
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.ranges import Count
-from resnet_sweep.runs.files import remove_if_empty
 from resnet_sweep.runs.provenance import write_hydra_folder
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.run import make_directory, write_plan
+from resnet_sweep.runs.run import write_plan
 from resnet_sweep.runs.signature import flatten, relevant
 from resnet_sweep.studies.search_space import (
     Parameters,
@@ -43,18 +40,10 @@ from resnet_sweep.studies.search_space import (
     build_pruner,
 )
 from resnet_sweep.studies.storage import (
-    DIRECTORY,
-    WARM,
     Direction,
-    exclusive,
-    find_study,
-    is_shared,
-    open_storage,
-    open_study,
 )
-from resnet_sweep.studies.trial_queue import FOUND, SIGNATURE, TrialQueue
+from resnet_sweep.studies.trial_queue import FOUND, SIGNATURE
 from resnet_sweep.sweeps.grid import preset_overrides
-from resnet_sweep.sweeps.manifest import Manifest
 from resnet_sweep.sweeps.plan import (
     SWEEP_SETTINGS,
     invalid_jobs,
@@ -63,7 +52,6 @@ from resnet_sweep.sweeps.plan import (
     with_seed,
 )
 from resnet_sweep.sweeps.run_cache import RunCache
-from resnet_sweep.sweeps.runner import new_sweep_directory
 
 # `hydra.sweeper`; see conf/hydra/sweeper/optuna.yaml.
 SETTINGS = {
@@ -133,7 +121,6 @@ class StudyPlan:
         self.loader, self.config = loader, config
         self.settings = settings = _sweeper_settings(config)
         self.name: str = settings["study_name"] or NAME
-        self._check_directory()
         self.whole = sweep_settings(config)
         _check_settings(config, self.whole)
         self.replicates: int = self.whole["replicates"]
@@ -276,79 +263,9 @@ class StudyPlan:
             "replicates": self.replicates,
         }
 
-    def _check_directory(self) -> None:
-        """Refuse the directory of a run, a grid sweep or another study."""
-        sweep = self.config.hydra.sweep
-        if is_named_by_time(sweep):
-            return
-        directory = Path(os.path.abspath(sweep.dir))
-        there = Manifest.read(directory).definition
-        theirs = (there.model_extra or {}).get("study")
-        if not there.command or (theirs == self.name and self._find(directory) is not None):
-            return
-        what = "a grid sweep"
-        if theirs is not None:
-            what = f"the study {shown(theirs)}, whose name or storage is another"
-        raise ConfigError(f"{directory} has {what}: choose another hydra.sweep.dir")
-
-    def _find(self, directory: Path) -> Mapping[str, Any] | None:
-        return find_study(self.settings["storage"], directory, self.name)
-
-    def open(self) -> TrialQueue:
-        """Make the study, or join the one that there is.
-
-        Raises:
-            ConfigError: its directory or its storage can't be used, or has another study.
-        """
-        sweep, shared = self.config.hydra.sweep, is_shared(self.settings["storage"])
-        directory = Path(os.path.abspath(sweep.dir))
-        asked = None if is_named_by_time(sweep) else directory
-        found = self._find(directory)
-        home = _home(self.name, found or {}, asked) if shared else None
-        if shared and home is None:
-            # Before a directory is made for a study that has nowhere to be stored.
-            open_storage(self.settings["storage"], directory)
-        directory = home or asked or new_sweep_directory(self.config)
-        make_directory(directory)
-        try:
-            with exclusive(directory):
-                queue = self._queue(directory)
-        except OSError as error:
-            # A finished study can be looked at where nothing can be written.
-            if found is None or not (queue := self._queue(directory)).is_done():
-                raise ConfigError(
-                    f"the directory {directory} can't be used ({error.strerror or error}): make it "
-                    "writable, or choose another with hydra.sweep.dir=DIRECTORY"
-                ) from error
-        if shared:
-            # Another worker may have made the study, with its own directory, meanwhile.
-            home = _home(self.name, queue.study.user_attrs, asked)
-            if home is not None and home != directory:
-                remove_if_empty(directory)
-                queue.directory = directory = home
-        with read_write(sweep):
-            sweep.dir = str(directory)
-        return queue
-
-    def _queue(self, directory: Path) -> TrialQueue:
-        storage = open_storage(self.settings["storage"], directory)
-        study = open_study(
-            storage, self.name, self.directions, self.fingerprint, directory, self._fill
-        )
-        study.pruner = self.pruner
-        total = self.n_trials + study.user_attrs.get(WARM, 0)
-        return TrialQueue(study, storage, directory, total)
-
-    def _fill(self, study: optuna.Study) -> int:
-        """Add the first trials to a new study; return how many have an outcome already."""
-        finished = self._finished_trials(RunCache.here()) if self.settings["warm_start"] else []
-        study.add_trials(finished)
-        for parameters in self.enqueued:
-            study.enqueue_trial(dict(parameters))
-        return len(finished)
-
-    def _finished_trials(self, cache: RunCache) -> list[FrozenTrial]:
-        """Return the trials whose runs are finished already, oldest first."""
+    def finished_trials(self) -> list[FrozenTrial]:
+        """Return the trials whose runs are finished already, oldest first, to begin with."""
+        cache = RunCache.here()
         found: dict[str, FrozenTrial] = {}
         for group in reversed(replicates(cache.runs)):
             complete = next((run for run in group.counted if run.state in COMPLETE), None)
@@ -405,21 +322,3 @@ def _check_settings(config: DictConfig, whole: Mapping[str, Any]) -> None:
 
 def _words(parameters: Parameters) -> str:
     return " ".join(f"{key}={value}" for key, value in parameters.items())
-
-
-def _home(name: str, attributes: Mapping[str, Any], asked: Path | None) -> Path | None:
-    """Return the directory that a study was made with; None if it was moved.
-
-    Raises:
-        ConfigError: it isn't the one that is asked for. Workers in two directories couldn't see
-            each other's checkpoints.
-    """
-    found = attributes.get(DIRECTORY)
-    if not found or not os.path.isdir(found):
-        return None
-    if asked is not None and not (asked.is_dir() and os.path.samefile(asked, found)):
-        raise ConfigError(
-            f"the study {shown(name)} has its trials in {found}, and not in {asked}: leave "
-            "hydra.sweep.dir out, or choose another hydra.sweeper.study_name"
-        )
-    return Path(found)

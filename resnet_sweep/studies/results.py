@@ -43,12 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class TrialResult:
-    """What a trial has reached.
-
-    Args:
-        trial: as the storage has it.
-        sweep: the sweep's directory.
-        objective: the first one.
+    """What a trial in a sweep's directory has reached.
 
     Attributes:
         state: in this program's words; of a running trial, that of its run.
@@ -58,7 +53,7 @@ class TrialResult:
             epoch; None while it runs.
         best_val_acc, final_val_acc: means over its runs, in percent.
         seconds: of all its runs together.
-        statistic: of the first objective, over its runs.
+        statistic: of the objective, over its runs.
     """
 
     def __init__(self, trial: FrozenTrial, sweep: Path, objective: Objective) -> None:
@@ -95,10 +90,8 @@ class TrialResult:
         if self.reason:
             text += f" ({self.reason})"
         if self.values is not None:
-            text += ": " + ", ".join(
-                f"{objective.title} {objective.format(value)}"
-                for objective, value in zip(objectives, self.values, strict=True)
-            )
+            goals = zip(objectives, self.values, strict=True)
+            text += ": " + ", ".join(f"{goal.title} {goal.format(value)}" for goal, value in goals)
         if self.seconds:
             text += f", {duration(self.seconds)}"
         return f"{shown(text)}  {brief_parameters(self.parameters)}"
@@ -107,10 +100,8 @@ class TrialResult:
 class StudyResults:
     """The results of a study's trials, in memory and in the sweep's directory.
 
-    A trial that has ended is read once. The files are written at a limited rate.
-
-    Args:
-        definition: what `sweep.json` says of the study as a whole.
+    A trial that has ended is read once. The files are written at a limited rate. The definition is
+    what `sweep.json` says of the study as a whole.
     """
 
     def __init__(self, queue: TrialQueue, plan: StudyPlan, definition: Mapping[str, Any]) -> None:

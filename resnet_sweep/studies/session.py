@@ -26,6 +26,7 @@ from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.studies.plan import StudyPlan
 from resnet_sweep.studies.results import StudyResults
 from resnet_sweep.studies.storage import STORAGE_ERRORS, one_line, set_up_optuna
+from resnet_sweep.studies.study import check_directory, open_study
 from resnet_sweep.studies.trial_queue import TrialQueue
 from resnet_sweep.studies.worker import IDLE_SECONDS, StudyWorker
 from resnet_sweep.sweeps.launchers import Launcher, build_launcher
@@ -53,10 +54,11 @@ def run_study(context: HydraContext, config: DictConfig) -> int:
     with terminable():
         plan = StudyPlan(context.config_loader, config)
         if config.dry_run:
+            check_directory(plan)
             console.print(plan.describe(), markup=False)
             return 0
         launcher = _launcher(context, plan)
-        session = StudySession(plan, plan.open())
+        session = StudySession(plan, open_study(plan))
     if launcher is None or session.queue.is_done():
         return session.work()
     return session.attend(launcher)
@@ -69,7 +71,7 @@ def work_on_study(directory: Path) -> int:
     os.chdir(worker["folder"])
     with _composed(worker) as (loader, config):
         plan = StudyPlan(loader, config)
-        return StudySession(plan, plan.open()).work()
+        return StudySession(plan, open_study(plan)).work()
 
 
 def worker_config(config: DictConfig) -> dict[str, Any]:

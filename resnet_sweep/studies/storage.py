@@ -1,25 +1,21 @@
-"""The storage of a study, a file in the sweep's directory or a database, and the study in it."""
+"""The storage of a study: a file in the sweep's directory, or a database."""
 
 import contextlib
-import json
 import os
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from resnet_sweep.compare.format import shown
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs import lock
-from resnet_sweep.runs.signature import differences
 from resnet_sweep.studies import JOURNAL, SQLITE
 
 Direction = Literal["minimize", "maximize"]
@@ -29,12 +25,6 @@ LOCK = ".study.lock"
 # SQLite lets one process write at a time; the others wait, for this long at the most.
 BUSY_SECONDS = 120
 REACH_SECONDS = 10
-# How long another worker may take to describe the study that it has just made.
-PATIENCE_SECONDS = 5
-# User attributes of a study: its fingerprint, the sweep's directory, and how many of its trials had
-# an outcome when it was made.
-FINGERPRINT, DIRECTORY, WARM = "resnet_sweep", "directory", "warm_started"
-MOST_DIFFERENCES = 5
 
 
 def set_up_optuna() -> None:
@@ -106,74 +96,9 @@ def exclusive(directory: Path) -> contextlib.AbstractContextManager[None]:
     return lock.exclusive(directory / LOCK)
 
 
-def open_study(
-    storage: BaseStorage,
-    name: str,
-    directions: Sequence[Direction],
-    fingerprint: Mapping[str, Any],
-    directory: Path,
-    fill: Callable[[optuna.Study], int],
-) -> optuna.Study:
-    """Load a study, or make it if there is none.
-
-    Args:
-        fingerprint: the settings that mustn't change while it is resumed.
-        directory: of its trials, if it is new.
-        fill: adds the first trials to a new one; returns how many have an outcome already.
-
-    Raises:
-        ConfigError: the study that there is isn't the one that is asked for.
-    """
-    known = any(study.study_name == name for study in storage.get_all_studies())
-    if not known:
-        try:
-            optuna.create_study(storage=storage, study_name=name, directions=list(directions))
-        except DuplicatedStudyError:
-            known = True
-    study = optuna.load_study(study_name=name, storage=storage)
-    found = [direction.name.lower() for direction in study.directions]
-    if known and not (found == list(directions) and _is_abandoned(study)):
-        _check_fingerprint(study, fingerprint)
-        return study
-    study.set_metric_names(fingerprint["objective"])
-    study.set_user_attr(DIRECTORY, str(directory))
-    study.set_user_attr(WARM, fill(study))
-    study.set_user_attr(FINGERPRINT, fingerprint)
-    return study
-
-
 def one_line(error: object) -> str:
     """Return an error as a clause on one line."""
     return " ".join(str(error).split()).rstrip(".")
-
-
-def _check_fingerprint(study: optuna.Study, asked: Mapping[str, Any]) -> None:
-    which = f"the study {shown(study.study_name)}"
-    other = "choose another hydra.sweep.dir or hydra.sweeper.study_name"
-    found = study.user_attrs.get(FINGERPRINT)
-    if not isinstance(found, Mapping):
-        raise ConfigError(f"{which} was made by another program: {other}")
-    # As JSON has it, where lists and tuples are the same.
-    listed = [
-        f"{shown(name)}: {shown(there)} there, {shown(here)} here"
-        for name, (there, here) in differences(found, json.loads(json.dumps(asked))).items()
-    ]
-    if listed:
-        raise ConfigError(
-            f"{which} has other settings ({'; '.join(listed[:MOST_DIFFERENCES])}): {other}"
-        )
-
-
-def _is_abandoned(study: optuna.Study) -> bool:
-    """Return whether the process that made a study was gone before it had described it."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while FINGERPRINT not in study.user_attrs:
-        if study.get_trials(deepcopy=False):
-            return False
-        if time.monotonic() > end:
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def _full_url(url: str | None, directory: Path) -> str:

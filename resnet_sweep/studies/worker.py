@@ -229,9 +229,9 @@ class StudyWorker:
             if found is not None:
                 if callback is not None:
                     callback.report_run(found.directory)
-                others = trial.user_attrs.get(FOUND, [])
-                place = str(found.directory.absolute())
-                trial.set_user_attr(FOUND, [*others, *({place} - {*others})])
+                places = [*trial.user_attrs.get(FOUND, []), str(found.directory.absolute())]
+                # A worker that was killed may have found it, too.
+                trial.set_user_attr(FOUND, [*dict.fromkeys(places)])
                 return found
         reason = ""
         try:
