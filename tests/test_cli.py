@@ -78,22 +78,17 @@ def test_an_interrupt_before_a_command_has_begun_ends_it_silently(
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_a_trusted_package_is_found_in_the_current_folder(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("class Network:\n    pass\n")
-    words = ["data=digits", "model._target_=mine.Network"]
-    # The console script's folder takes the place of the current one.
-    script = tmp_path / "bin" / "resnet-sweep"
-    script.parent.mkdir()
-    script.write_text("from resnet_sweep.__main__ import main\nmain()\n")
-    for program in (["-m", "resnet_sweep"], [str(script)]):
-        done = subprocess.run(
-            [sys.executable, *program, *words],
-            cwd=tmp_path, capture_output=True, text=True, timeout=120,
-            env=clean_environment() | {"RESNET_SWEEP_TRUSTED_PACKAGES": "mine"},
-        )  # fmt: skip
-        # It is found, and has no parameters.
-        assert_refused(done, "model.attention")
-        assert "mine" not in done.stderr
+def test_a_trusted_package_is_found_in_the_current_folder(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by the console script, whose own folder is the first in which modules are looked for."""
+    (tmp_path / "my_networks.py").write_text("class Network:\n    pass\n")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.setenv("RESNET_SWEEP_TRUSTED_PACKAGES", "my_networks")
+    done = call(main, "data=digits", "model._target_=my_networks.Network")
+    # It is found, and has no parameters.
+    assert_refused(done, "model.attention")
+    assert "my_networks" not in done.stderr
 
 
 @pytest.mark.parametrize(("line", "first"), [("ev", True), ("", True), ("model=resnet8", False)])

@@ -43,6 +43,7 @@ REFUSALS = [
     ("trainer.epoch=5", "trainer.epoch", "trainer.epochs"),
     ("experiment={a:1}", "experiment={a:1}", "quickstart"),
     ("--optim.lr=0.02", "--optim.lr=0.02", "optim.lr=0.02"),
+    ("--cfg=nope", "--cfg", "nope", "job"),
     ("--config-path=old/.hydra", "old/.hydra", "old/.hydra/overrides.yaml"),
     ("--config-dir=old/.hydra", "old/.hydra", "old/.hydra/overrides.yaml"),
 ]  # fmt: skip

@@ -128,7 +128,10 @@ def prepare(words: Sequence[str]) -> list[str]:
     Refused is also what would make Hydra write files before a run is planned.
     """
     words = [*map(quoted, words)]
-    flags, unknown = get_args_parser().parse_known_intermixed_args(words)
+    parser = get_args_parser()
+    # Raise errors instead of printing Hydra's usage.
+    parser.exit_on_error = False
+    flags, unknown = parser.parse_known_intermixed_args(words)
     for word in unknown:
         raise ConfigError(
             f"{word} isn't a flag: leave out the dashes of an override ({word.lstrip('-')}), or "

@@ -116,7 +116,7 @@ def _unknown_key(error: Exception) -> str | None:
         return None
     prefix = str(getattr(cause, "full_key", name)).removesuffix(name)
     known = [key for key in parent if key != "hydra"] + ([] if prefix else [*PRESETS])
-    # What people most often leave out is the group, if it isn't a letter.
+    # The group is what people most often leave out, unless a name beside it is much alike.
     if not get_close_matches(name, known, cutoff=0.8):
         for group in known:
             if isinstance(parent.get(group), Mapping) and name in parent[group]:
