@@ -8,8 +8,8 @@ from rich.text import Text
 
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
-from resnet_sweep.compare.nearest import NearestRuns, read_reference
-from resnet_sweep.compare.ranking import Ranking
+from resnet_sweep.compare.objective import read_reference
+from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.compare.runs_table import RunsTable
 from resnet_sweep.console import console, run_command
 from resnet_sweep.errors import ConfigError

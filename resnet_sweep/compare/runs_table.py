@@ -206,10 +206,9 @@ def _sorted(
             return fmean(numbers)
         return values[0]
 
-    ranked = [(value_of(group), group) for group in groups]
-    present = [pair for pair in ranked if pair[0] is not None]
-    present.sort(key=lambda pair: _rank(pair[0]), reverse=sort.startswith("-"))
-    return [group for _, group in present] + [group for value, group in ranked if value is None]
+    found = [(value_of(group), group) for group in groups]
+    found.sort(key=lambda pair: _rank(pair[0]), reverse=sort.startswith("-"))
+    return [group for _, group in sorted(found, key=lambda pair: pair[0] is None)]
 
 
 def _rank(value: Any) -> tuple[bool, Any]:

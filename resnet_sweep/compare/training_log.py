@@ -97,8 +97,6 @@ class RunLog:
     def disagreement(self) -> str | None:
         """Where the record and the metrics contradict each other; None if they don't."""
         last, final = self.epochs[-1]["epoch"], self.final["epoch"]
-        if final is not None and last < final:
-            return f"metrics.csv ends at epoch {_whole(last)} of {_whole(final)}"
         if last != final:
             return f"metrics.csv ends at epoch {_whole(last)}, run.json at {_whole(final)}"
         recorded, calculated = (
