@@ -62,7 +62,7 @@ def main(words: Sequence[str]) -> None:
         "--filter",
         metavar="CONDITION",
         help="only the runs that match, such as 'optim.lr < 0.1 and state == \"finished\"', with "
-        "comparisons, and, or, not, in; runs are filtered before they are grouped",
+        "comparisons, and, or, not, in, null, true, false; runs are filtered before grouping",
     )
     parser.add_argument("--top", metavar="N", type=int, help="only the first N rows")
     form = parser.add_mutually_exclusive_group()
