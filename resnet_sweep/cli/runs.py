@@ -8,6 +8,7 @@ from rich.text import Text
 
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
+from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.objective import read_reference
 from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.compare.runs_table import RunsTable
@@ -124,7 +125,8 @@ def print_runs(arguments: argparse.Namespace) -> None:
     text.append("".join(f"\n\n{note}" for note in notes))
     if runs_table.broken:
         text.append("\n\nThese can't be read:", style="bold")
-        text.append("".join(f"\n  {line}" for line in runs_table.errors()))
+        for run in runs_table.broken:
+            text.append(f"\n  {shown(run.name)}: {shown(run.error)}")
     console.print(text)
 
 

@@ -29,7 +29,6 @@ class Ranking:
         objective: what they are ranked by; None for the best validation accuracy.
 
     Attributes:
-        objective: as above.
         groups: best first, by the mean over the counted runs; those without a complete run come
             last.
         baseline: the group that the others are compared with; None if not exactly one matches.

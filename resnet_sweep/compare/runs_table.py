@@ -141,10 +141,6 @@ class RunsTable:
         columns = [*outcomes, *cells(self.varying), names]
         return format_table([*zip(*columns, strict=True)], range(2, len(outcomes)), width)
 
-    def errors(self) -> list[str]:
-        """Return a line for each run that can't be read."""
-        return [f"{shown(run.name)}: {shown(run.error)}" for run in self.broken]
-
     def json(self) -> str:
         """Return the table for programs."""
         content = {

@@ -209,15 +209,16 @@ def _values(logs: Sequence[RunLog], name: str) -> list[str]:
 def _stages(log: RunLog) -> list[str]:
     """Return the lines on the stages of a ResNet of basic blocks, none for other networks."""
     settings = log.run.settings
-    columns = [settings.get(f"model.{name}") for name in ("widths", "blocks", "strides")]
-    block = settings.get("model.block")
-    if not (isinstance(block, str) and block.startswith("basic")):
-        return []
-    lists = [column for column in columns if isinstance(column, list) and column]
-    if len(lists) < len(columns) or len({*map(len, lists)}) > 1:
-        return []
-    widths, blocks, strides = lists
-    inputs = [settings.get("model.stem_width") or widths[0], *widths]
+    match settings:
+        case {
+            "model.block": str(block),
+            "model.widths": [_, *_] as widths,
+            "model.blocks": list(blocks),
+            "model.strides": list(strides),
+        } if block.startswith("basic") and len(widths) == len(blocks) == len(strides):
+            inputs = [settings.get("model.stem_width") or widths[0], *widths]
+        case _:
+            return []
     lines = [f"- **Architecture**: {len(widths)}-stage ResNet with {_text(block)} blocks"]
     for at, (width, count, stride) in enumerate(zip(widths, blocks, strides, strict=True)):
         lines.append(
