@@ -32,9 +32,8 @@ from resnet_sweep.compare.group import (
     spread,
 )
 from resnet_sweep.compare.loaded_run import LoadedRun
-from resnet_sweep.compare.nearest import NearestRuns
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.compare.ranking import Ranking
+from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.console import run_command
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically

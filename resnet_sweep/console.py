@@ -52,7 +52,11 @@ def _stand_ins(error: UnicodeError) -> tuple[str, int]:
 
 @contextmanager
 def forgiving_output() -> Iterator[None]:
-    """Print in whatever encoding the output has, and ignore that its reader leaves."""
+    """Print in whatever encoding the output has, and ignore that its reader leaves.
+
+    Raises:
+        SystemExit: the output can't be written for another reason.
+    """
     codecs.register_error("stand_ins", _stand_ins)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -65,6 +69,14 @@ def forgiving_output() -> Iterator[None]:
                 sys.stdout.flush()
         except BrokenPipeError:
             console.on_broken_pipe()
+        except OSError as error:
+            _fail_to_write(error)
+
+
+def _fail_to_write(error: OSError) -> NoReturn:
+    print(f"error: the output can't be written ({error})", file=sys.stderr)
+    console.on_broken_pipe()
+    sys.exit(2)
 
 
 def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
@@ -88,9 +100,7 @@ def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
         console.on_broken_pipe()
         sys.exit(crashed)
     except OSError as error:
-        print(f"error: the output can't be written ({error})", file=sys.stderr)
-        console.on_broken_pipe()
-        sys.exit(2)
+        _fail_to_write(error)
     except Exception:
         traceback.print_exc()
         sys.exit(crashed)

@@ -349,7 +349,7 @@ def test_a_config_of_another_kind_breaks_nothing(
 
 def test_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     write_run(tmp_path / "a")
-    for arguments in (["a", "a"], ["a", "a", "--json"]):
+    for arguments in (["a", "a"], ["a", "a", "--json"], ["--help"]):
         with open("/dev/full", "w") as full:
             done = processes.run(tmp_path, "diff", *arguments, stdout=full)
         assert_refused(done, "No space left on device")

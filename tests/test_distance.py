@@ -12,8 +12,15 @@ from run_directories import COLUMNS, write_run
 
 from resnet_sweep.compare.collection import find_runs, read_run
 from resnet_sweep.compare.loaded_run import load_run
-from resnet_sweep.compare.nearest import CURVES, NearestRuns, distance, read_reference
-from resnet_sweep.compare.objective import COSTS, OBJECTIVES, Objective
+from resnet_sweep.compare.objective import (
+    COSTS,
+    CURVES,
+    OBJECTIVES,
+    Objective,
+    distance,
+    read_reference,
+)
+from resnet_sweep.compare.ranking import NearestRuns
 from resnet_sweep.config.check import Judged
 from resnet_sweep.errors import ConfigError
 

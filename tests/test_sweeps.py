@@ -153,6 +153,7 @@ class TestPreview:
             ("sweep_filter='optim.lrr > 1'", ["optim.lrr", "did you mean optim.lr?"]),
             ("sweep_filter='optim.lr > 1'", ["sweep_filter=optim.lr > 1", "2"]),
             ("sweep_filter='import os'", ["import os"]),
+            ("sweep_filter='optim == adamw'", ["adamw", '"adamw"']),
             ("baseline='optim.lr = 1'", ["optim.lr = 1"]),
             ("baseline='sede == 0'", ["sede", "did you mean seed?"]),
             ("logger=[]", ["logger"]),

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
-from resnet_sweep.compare.nearest import NearestRuns, read_reference
-from resnet_sweep.compare.ranking import Ranking
+from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.objective import read_reference
+from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.compare.runs_table import RunsTable
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--filter",
         metavar="CONDITION",
         help="only the runs that match, such as 'optim.lr < 0.1 and state == \"finished\"', with "
-        "comparisons, and, or, not, in; runs are filtered before they are grouped",
+        "comparisons, and, or, not, in, null, true, false; runs are filtered before grouping",
     )
     parser.add_argument("--top", metavar="N", type=int, help="only the first N rows")
     form = parser.add_mutually_exclusive_group()
@@ -113,7 +114,8 @@ def run(arguments: argparse.Namespace) -> None:
     text.append("".join(f"\n\n{note}" for note in notes))
     if runs_table.broken:
         text.append("\n\nThese can't be read:", style="bold")
-        text.append("".join(f"\n  {line}" for line in runs_table.errors()))
+        for run in runs_table.broken:
+            text.append(f"\n  {shown(run.name)}: {shown(run.error)}")
     console.print(text)
 
 

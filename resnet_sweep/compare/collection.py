@@ -128,12 +128,14 @@ def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[Loaded
 
 
 def _is_new(path: str, seen: set[tuple[int, int]]) -> bool:
-    """Return whether a directory hasn't been seen, under whatever path, and note that it has."""
-    status = os.stat(path)
-    identity = (status.st_dev, status.st_ino)
-    is_new = identity not in seen
-    seen.add(identity)
-    return is_new
+    """Return whether a directory is there and hasn't been seen, and note that it has."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return False
+    before = len(seen)
+    seen.add((status.st_dev, status.st_ino))
+    return len(seen) > before
 
 
 def _reused(sweep: str) -> Iterator[tuple[str, dict[str, str]]]:

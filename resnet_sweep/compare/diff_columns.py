@@ -1,6 +1,5 @@
 """The settings and choices that differ between runs."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,18 +13,10 @@ MISSING: Any = object()
 
 def differing(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Return the names whose values aren't all the same, each with its value in every mapping."""
-    values: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    counts: defaultdict[str, int] = defaultdict(int)
-    for mapping in mappings:
-        for name, value in mapping.items():
-            # By their texts, because True isn't 1 in a config, though they are equal in Python.
-            values[name][repr(value)] = None
-            counts[name] += 1
-    return {
-        name: [mapping.get(name, MISSING) for mapping in mappings]
-        for name, found in values.items()
-        if len(found) > 1 or counts[name] < len(mappings)
-    }
+    names = dict.fromkeys(name for mapping in mappings for name in mapping)
+    columns = {name: [mapping.get(name, MISSING) for mapping in mappings] for name in names}
+    # By their texts, because True isn't 1 in a config, though they are equal in Python.
+    return {n: values for n, values in columns.items() if len({repr(v) for v in values}) > 1}
 
 
 def diff_columns(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:

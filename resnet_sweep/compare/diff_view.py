@@ -29,13 +29,8 @@ Row = tuple[str, Sequence[str], str]
 
 
 def diff_view(comparison: Comparison, width: int) -> Iterator[RenderableType]:
-    """Yield what to print: the runs' names, then what differs, and all outcomes of two runs.
-
-    Args:
-        comparison: of the runs.
-        width: of the terminal.
-    """
-    labels = [_label(at) for at in range(len(comparison.runs))]
+    """Yield what to print: the runs' names, then what differs, and all outcomes of two runs."""
+    labels = [chr(ord("A") + at) if at < 26 else str(at + 1) for at in range(len(comparison.runs))]
     for label, run in zip(labels, comparison.runs, strict=True):
         reason = f" ({shown(run.record.reason)})" if run.record.reason else ""
         yield Text(f"{label:3}{shown(run.name)}: {shown(run.state)}{reason}")
@@ -51,10 +46,6 @@ def diff_view(comparison: Comparison, width: int) -> Iterator[RenderableType]:
     yield from _tables("Outcome", outcomes, labels, width)
     yield from _tables("Environment", _differences(comparison.environment), labels, width)
     yield from _notes(comparison, labels)
-
-
-def _label(at: int) -> str:
-    return chr(ord("A") + at) if at < 26 else str(at + 1)
 
 
 def _differences(differences: Mapping[str, Sequence[Any]]) -> list[Row]:

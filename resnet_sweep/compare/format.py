@@ -98,7 +98,7 @@ def format_table(
     Args:
         rows: the first is the header; all have the same length.
         right: positions of the columns that are aligned on the right.
-        width: of the terminal, to which the widest columns are folded; None folds nothing.
+        width: the width to which the widest columns are folded; None folds nothing.
     """
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     if width is not None:

@@ -124,13 +124,7 @@ class LoadedRun:
 
 @dataclass(frozen=True, eq=False)
 class BrokenRun:
-    """A run directory that can't be read.
-
-    Attributes:
-        directory: the run directory.
-        name: as of a `LoadedRun`.
-        error: why it can't be read, a clause.
-    """
+    """A run directory that can't be read, with its name as in `LoadedRun`, and why, a clause."""
 
     directory: Path
     name: str

@@ -1,13 +1,108 @@
-"""Objectives: what runs are ranked by."""
+"""Objectives: what runs are ranked by, such as the distance of their curves from a reference."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-from resnet_sweep.compare.format import number
+from resnet_sweep.compare.collection import LOGGED_RUNS, logged_runs
+from resnet_sweep.compare.format import number, shown
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
-from resnet_sweep.compare.nearest import distance, read_reference
+from resnet_sweep.compare.safe_read import read_rows
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import Row
+
+
+class Curve(NamedTuple):
+    """A metrics column in the distance: points per unit, and its share if all are known."""
+
+    scale: float
+    weight: float
+
+
+# A point is 1% of accuracy, or 1% of ln 100, the loss of a network that holds 100 classes equally
+# likely. Validation accuracy has less weight because it varies by some points from epoch to epoch.
+CURVES: Mapping[str, Curve] = {
+    "train_acc": Curve(scale=1.0, weight=0.4),
+    "val_acc": Curve(scale=1.0, weight=0.2),
+    "train_loss": Curve(scale=100 / math.log(100), weight=0.4),
+}
+
+
+def distance(rows: Iterable[Row], reference: Iterable[Row]) -> float | None:
+    """Return the distance between the curves of two runs, epoch by epoch, in points.
+
+    The distance is the root of the weighted mean, over the columns of CURVES, of the mean square
+    difference over the epochs that both runs have, each in points:
+
+        sqrt(sum_c w_c * mean_e (s_c * (a_ce - b_ce))^2 / sum_c w_c)
+
+    It is 0 for equal curves, and about 100 between a run that learns nothing and one that predicts
+    everything from the first epoch on. A column that no epoch of both runs has is left out, and the
+    weights of the others are scaled up. Runs of different lengths are compared over the epochs of
+    the shorter one, regardless of their schedules. If an epoch has several rows, the last counts.
+
+    Returns:
+        The distance; None if the runs have no epoch in common, or no column.
+    """
+    ours, theirs = ({row["epoch"]: row for row in run} for run in (rows, reference))
+    pairs = [(row, theirs[epoch]) for epoch, row in ours.items() if epoch in theirs]
+    total = weights = 0.0
+    for name, (scale, weight) in CURVES.items():
+        squares = [
+            (scale * (row[name] - other[name])) ** 2
+            for row, other in pairs
+            if name in row and name in other
+        ]
+        if squares:
+            total += weight * fmean(squares)
+            weights += weight
+    return math.sqrt(total / weights) if weights else None
+
+
+def read_reference(reference: str) -> list[Row]:
+    """Return the curves that `reference` names.
+
+    Args:
+        reference: the name of a logged run, a run directory, or a file called metrics.csv.
+
+    Returns:
+        A row for each epoch, at least one, with `epoch` and the columns that are known.
+
+    Raises:
+        ConfigError: it is none of these, or can't be read, or has no curve to compare with.
+    """
+    name, directory = f"reference={shown(reference)}", Path(reference)
+    if not os.path.isdir(directory):
+        if directory.name == "metrics.csv":
+            directory = directory.parent
+        elif reference in logged_runs():
+            directory = LOGGED_RUNS / reference
+        else:
+            raise ConfigError(
+                f"{name} isn't known: name {' or '.join(logged_runs())}, a run directory, or a "
+                "metrics.csv"
+            )
+    try:
+        rows, problem = read_rows(directory)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{name} has no metrics.csv: name a run directory, such as outputs/DATE/TIME, or a "
+            "metrics.csv"
+        ) from error
+    if problem:
+        raise ConfigError(
+            f"{name} can't be read, because {shown(problem)}: restore its metrics.csv"
+        )
+    if not any(column in row for row in rows for column in CURVES):
+        raise ConfigError(
+            f"{name} has no curve: its metrics.csv needs the column epoch, one of "
+            f"{', '.join(CURVES)}, and a row for each epoch"
+        )
+    return rows
+
 
 Direction = Literal["maximize", "minimize"]
 

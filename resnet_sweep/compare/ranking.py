@@ -1,7 +1,7 @@
-"""The variants of a sweep, best first, and how each differs from the baseline."""
+"""Rankings of groups of replicates: by an objective, or by their distances from references."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
@@ -15,12 +15,13 @@ from resnet_sweep.compare.group import (
     spread,
 )
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
-from resnet_sweep.compare.objective import Objective
+from resnet_sweep.compare.objective import Objective, distance
 from resnet_sweep.compare.runs_table import COLUMNS
+from resnet_sweep.runs.metrics import Row
 
 
 class Ranking:
-    """Groups of replicates in the order of an objective.
+    """The variants of a sweep, best first, and how each differs from the baseline.
 
     Args:
         runs: in any states; those that can't be read are left out.
@@ -28,7 +29,6 @@ class Ranking:
         objective: what they are ranked by; None for the best validation accuracy.
 
     Attributes:
-        objective: as above.
         groups: best first, by the mean over the counted runs; those without a complete run come
             last.
         baseline: the group that the others are compared with; None if not exactly one matches.
@@ -161,3 +161,63 @@ class Ranking:
             return ""
         ends = ", ".join(map(self.objective.difference, effect.interval or ()))
         return self.objective.difference(effect.mean) + (f" [{ends}]" if ends else "")
+
+
+class NearestRuns:
+    """Groups of replicates in the order of their distances from some references, nearest first.
+
+    Args:
+        runs: the candidates; those that can't be read are left out.
+        references: curves, see `read_reference`, by the names that the table gives them.
+
+    Attributes:
+        groups: by the distance from the nearest reference; those without a complete run come last.
+        distances: the distances of the groups from each reference, None where it isn't known.
+    """
+
+    def __init__(
+        self, runs: Iterable[LoadedRun | BrokenRun], references: Mapping[str, Sequence[Row]]
+    ) -> None:
+        loaded = [run for run in runs if isinstance(run, LoadedRun)]
+        self._values = {
+            name: {run: distance(run.metrics.rows, rows) for run in loaded}
+            for name, rows in references.items()
+        }
+        self.groups = self._sorted(replicates(loaded), *references)
+        self.distances = {
+            name: [self._distance(group, name) for group in self.groups] for name in references
+        }
+
+    def ranked(self, reference: str) -> list[Group]:
+        """Return the groups in the order of their distances from one of the references."""
+        return self._sorted(self.groups, reference)
+
+    def lines(self, width: int | None) -> list[str]:
+        """Return the table for people, the header first, for a terminal of a width, if any."""
+        columns = [
+            [shown(name), *(spread(distance, 2) for distance in distances)]
+            for name, distances in self.distances.items()
+        ]
+        columns.append(COLUMNS["n"].cells(self.groups))
+        columns.append(["epochs", *map(_epochs_of, self.groups)])
+        right = range(len(columns))
+        columns += cells(variants([group.runs[0] for group in self.groups]))
+        columns.append(["run", *(shown(group.counted[0].name) for group in self.groups)])
+        return format_table([*zip(*columns, strict=True)], right, width)
+
+    def _distance(self, group: Group, reference: str) -> Statistic | None:
+        return group.statistic(self._values[reference].__getitem__)
+
+    def _sorted(self, groups: Iterable[Group], *references: str) -> list[Group]:
+        def order(group: Group) -> tuple[bool, float]:
+            found = (self._distance(group, reference) for reference in references)
+            means = (statistic.mean for statistic in found if statistic is not None)
+            return not group.complete, min(means, default=math.inf)
+
+        return sorted(groups, key=order)
+
+
+def _epochs_of(group: Group) -> str:
+    """Return how many epochs the counted runs have, which limits what is compared."""
+    counts = {len(run.metrics.rows) for run in group.counted}
+    return str(*counts) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"

@@ -141,10 +141,6 @@ class RunsTable:
         columns = [*outcomes, *cells(self.varying), names]
         return format_table([*zip(*columns, strict=True)], range(2, len(outcomes)), width)
 
-    def errors(self) -> list[str]:
-        """Return a line for each run that can't be read."""
-        return [f"{shown(run.name)}: {shown(run.error)}" for run in self.broken]
-
     def json(self) -> str:
         """Return the table for programs."""
         content = {
@@ -206,10 +202,9 @@ def _sorted(
             return fmean(numbers)
         return values[0]
 
-    ranked = [(value_of(group), group) for group in groups]
-    present = [pair for pair in ranked if pair[0] is not None]
-    present.sort(key=lambda pair: _rank(pair[0]), reverse=sort.startswith("-"))
-    return [group for _, group in present] + [group for value, group in ranked if value is None]
+    found = [(value_of(group), group) for group in groups]
+    found.sort(key=lambda pair: _rank(pair[0]), reverse=sort.startswith("-"))
+    return [group for _, group in sorted(found, key=lambda pair: pair[0] is None)]
 
 
 def _rank(value: Any) -> tuple[bool, Any]:

@@ -88,11 +88,10 @@ def read_limited(path: Path, limit: int) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
+        reason = f"can't be read ({error.strerror})"
         if error.errno == errno.ELOOP:
-            raise InvalidFileError(
-                f"{path.name} is a symbolic link, which isn't followed"
-            ) from error
-        raise InvalidFileError(f"{path.name} can't be read ({error.strerror})") from error
+            reason = "is a symbolic link, which isn't followed"
+        raise InvalidFileError(f"{path.name} {reason}") from error
     if len(content) > limit:
         raise InvalidFileError(f"{path.name} is larger than {limit // 2**20} MB")
     return content

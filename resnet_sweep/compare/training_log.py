@@ -97,8 +97,6 @@ class RunLog:
     def disagreement(self) -> str | None:
         """Where the record and the metrics contradict each other; None if they don't."""
         last, final = self.epochs[-1]["epoch"], self.final["epoch"]
-        if final is not None and last < final:
-            return f"metrics.csv ends at epoch {_whole(last)} of {_whole(final)}"
         if last != final:
             return f"metrics.csv ends at epoch {_whole(last)}, run.json at {_whole(final)}"
         recorded, calculated = (
@@ -211,15 +209,16 @@ def _values(logs: Sequence[RunLog], name: str) -> list[str]:
 def _stages(log: RunLog) -> list[str]:
     """Return the lines on the stages of a ResNet of basic blocks, none for other networks."""
     settings = log.run.settings
-    columns = [settings.get(f"model.{name}") for name in ("widths", "blocks", "strides")]
-    block = settings.get("model.block")
-    if not (isinstance(block, str) and block.startswith("basic")):
-        return []
-    lists = [column for column in columns if isinstance(column, list) and column]
-    if len(lists) < len(columns) or len({*map(len, lists)}) > 1:
-        return []
-    widths, blocks, strides = lists
-    inputs = [settings.get("model.stem_width") or widths[0], *widths]
+    match settings:
+        case {
+            "model.block": str(block),
+            "model.widths": [_, *_] as widths,
+            "model.blocks": list(blocks),
+            "model.strides": list(strides),
+        } if block.startswith("basic") and len(widths) == len(blocks) == len(strides):
+            inputs = [settings.get("model.stem_width") or widths[0], *widths]
+        case _:
+            return []
     lines = [f"- **Architecture**: {len(widths)}-stage ResNet with {_text(block)} blocks"]
     for at, (width, count, stride) in enumerate(zip(widths, blocks, strides, strict=True)):
         lines.append(
