@@ -16,9 +16,7 @@ BATCH_SIZE = 250
 class Normalize:
     """Maps images of 0..255 to a network's input: zero mean and unit deviation in each channel.
 
-    Args:
-        mean, std: per channel, of images scaled to 0..1.
-        device: of the images.
+    `mean` and `std` are per channel, of images scaled to 0..1.
     """
 
     def __init__(self, mean: list[float], std: list[float], device: torch.device) -> None:
@@ -43,11 +41,9 @@ def predict(
     precision: str,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the model's logits for all images of a split.
+    """Return the model's logits for all n images of a split, and leave it in evaluation mode.
 
     Args:
-        model: put into evaluation mode, and left there.
-        batches: n images.
         precision: "float32" or "bfloat16".
         check: called before each batch; may raise to stop the evaluation.
 

@@ -62,7 +62,7 @@ class Trainer:
     Attributes:
         model: on the device.
         optimizer: a group's `lr_scale` multiplies the learning rate.
-        augmentation: operations on training batches, in order; see `resnet_sweep.augmentation`.
+        augmentation: operations on training batches, see `resnet_sweep.augmentation`.
         loss: maps logits (B, classes) and labels, (B,) or (B, classes) if the augmentation mixes
             them, to a scalar.
         precision: of the forward pass, "float32" or "bfloat16".
@@ -72,8 +72,7 @@ class Trainer:
         seconds: time that these steps took.
         total_steps: steps in the whole run.
         evaluated: the model that is evaluated: the averaged one, if there is one.
-        wrapped_model: the same weights as `model`, compiled, and with gradients that are averaged
-            over the processes.
+        wrapped_model: `model`, compiled, with gradients that are averaged over the processes.
     """
 
     model: nn.Module
