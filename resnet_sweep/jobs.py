@@ -195,9 +195,7 @@ def train(
         training = planned.training()
         log.info("%s", _introduction(planned, run, training))
         active += [
-            ProgressLog(
-                run, training.total_steps, training.steps_per_epoch, planned.settings.epochs, bar
-            ),
+            ProgressLog(run, training, bar),
             GradientWarnings(),
             # Before the loggers, which may keep the pictures.
             Plots(),

@@ -201,7 +201,6 @@ class Trainer:
         Raises:
             Interrupted: a rank received a signal.
         """
-        self._raise_if_stopped_alone()
         now, main = time.monotonic(), self.process_group.is_main
         report, checkpoint, signal = self.process_group.all_reduce_max(
             main and now - self._reported_time > REPORT_SECONDS,
@@ -211,14 +210,6 @@ class Trainer:
         if signal:
             raise Interrupted(signal)
         return bool(report), bool(checkpoint)
-
-    def _raise_if_stopped_alone(self) -> None:
-        """Raise Interrupted if a signal was received and there is no other rank.
-
-        Several ranks have to stop at the same step, which they agree on in `_poll`.
-        """
-        if self.process_group.world_size == 1:
-            self.stop.raise_if_stopped()
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         """Augmentation, forward pass, backward pass and update.
@@ -341,12 +332,14 @@ class Trainer:
         """
         start = time.monotonic()
         self.process_group.broadcast_buffers(self.evaluated)
+        # Several ranks have to stop at the same step, which they agree on in `_poll`.
+        alone = self.process_group.world_size == 1
         shares = predict(
             self.evaluated,
             self.validation_batches,
             self.normalize,
             self.precision,
-            self._raise_if_stopped_alone,
+            check=self.stop.raise_if_stopped if alone else None,
         )
         logits, labels = (torch.cat(self.process_group.all_gather(share)) for share in shares)
         val_loss, val_acc = cross_entropy(logits, labels), accuracy(logits, labels)
