@@ -48,7 +48,7 @@ def steps_per_epoch(images: int, config: TrainerConfig) -> int:
     return whole if config.drop_last else whole + bool(rest)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Trainer:
     """Trains a model, evaluates it after each epoch, and keeps checkpoints.
 
