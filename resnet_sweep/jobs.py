@@ -119,9 +119,8 @@ def train(
         configure(planned.device, planned.precision, settings.threads)
         training = planned.training()
         log.info("%s", introduction(planned, run.record, run.directory))
-        steps = training.steps_per_epoch
         active += [
-            ProgressLog(run, training.total_steps, steps, settings.epochs, bar),
+            ProgressLog(run, training, bar),
             GradientWarnings(),
             # Before the loggers, which may keep the pictures.
             Plots(),

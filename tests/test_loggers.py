@@ -49,10 +49,14 @@ class StopAfter(StopSignal):
         super().__init__()
         self.looks = looks
 
-    def raise_if_stopped(self) -> None:
+    @property
+    def received(self) -> int | None:
         self.looks -= 1
-        if not self.looks:
-            raise Interrupted(15)
+        return 15 if self.looks <= 0 else None
+
+    @received.setter
+    def received(self, number: int | None) -> None:
+        assert number is None
 
 
 def run(settings: dict, directory: Path, stop: StopSignal | None = None) -> Record:
@@ -493,12 +497,18 @@ class Outage(StopSignal):
         super().__init__()
         self.server, self.first, self.last, self.looks = server, first, last, 0
 
-    def raise_if_stopped(self) -> None:
+    @property
+    def received(self) -> int | None:
         self.looks += 1
         if self.looks == self.first:
             self.server.stop()
         if self.looks == self.last:
             self.server.start()
+        return None
+
+    @received.setter
+    def received(self, number: int | None) -> None:
+        assert number is None
 
 
 @pytest.mark.slow

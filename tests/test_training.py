@@ -512,6 +512,29 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
         stop.release()
 
 
+def test_an_announcement_during_the_release_reaches_the_earlier_handler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SIGUSR2 comes just before the handlers are restored, and isn't lost."""
+    reached: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: reached.append(number))
+    restore = signal.signal
+
+    def announce_and_restore(number: int, handler: object) -> object:
+        if number == signal.SIGUSR2:
+            signal.raise_signal(signal.SIGUSR2)
+        return restore(number, handler)
+
+    try:
+        stop = StopSignal().listen()
+        with monkeypatch.context() as patches:
+            patches.setattr(signal, "signal", announce_and_restore)
+            stop.release()
+        assert reached == [signal.SIGUSR2]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
 def test_a_hang_up_that_is_to_be_ignored_is_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

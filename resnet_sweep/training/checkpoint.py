@@ -120,10 +120,9 @@ class RunCheckpoints:
 
 
 def write_checkpoint(path: Path, state: State, backup: Path | None = None) -> None:
-    """Write a checkpoint atomically.
+    """Write tensors, numbers, strings, None, and lists and dicts of these atomically.
 
     Args:
-        state: tensors, numbers, strings, None, and lists and dicts of these.
         backup: where an older file at `path` is kept.
     """
     path.parent.mkdir(exist_ok=True)

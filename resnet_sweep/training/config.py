@@ -55,26 +55,20 @@ class TrainerConfig:
     Attributes:
         epochs: passes over the training images; the schedule spans them.
         batch_size: images in a step.
-        drop_last: leave out the last batch of an epoch if it is smaller than `batch_size`.
-        max_steps: stop after this many steps, without shortening the schedule.
+        drop_last: leave out the last batch of an epoch if it is smaller.
+        max_steps: stop after this many steps; the schedule keeps its length.
         clip_grad_norm: largest norm of the gradient of all weights together; a larger one is scaled
-            down to it (Pascanu et al., 2013, "On the difficulty of training Recurrent Neural
-            Networks").
-        ema_decay: decay of `ExponentialMovingAverage`, which is then evaluated and kept as the best
-            model.
+            down (Pascanu et al., 2013, "On the difficulty of training Recurrent Neural Networks").
+        ema_decay: decay of the `ExponentialMovingAverage` that is evaluated and kept as the best.
         early_stopping: when the run ends before its last epoch; by default never.
-        progressive_resizing: sizes of the training images, see `ProgressiveResizing`; None for the
-            images' own size.
+        progressive_resizing: sizes of the training images, see `ProgressiveResizing`.
         device: as torch names it, such as "cuda:1", or "auto": a GPU if there is one.
         threads: CPU threads; None for torch's own choice.
-        precision: of the forward pass; weights are always float32. "auto" chooses bfloat16 where
-            the device is faster with it.
-        compile: mode of `torch.compile`, see `resnet_sweep.training.device.compile_model`; None
-            doesn't compile.
+        precision: of the forward pass; "auto" is bfloat16 where the device is faster with it.
+        compile: mode of `torch.compile`, see `resnet_sweep.training.device.compile_model`.
         resume: continue from the last checkpoint of the run directory; False starts over.
         distributed: share every batch among the processes that torchrun starts.
-        sync_batch_norm: in distributed training, compute BatchNorm's statistics over the whole
-            batch; False computes them over each process's share.
+        sync_batch_norm: compute BatchNorm's statistics over the shares of all processes.
     """
 
     epochs: Count = 100

@@ -62,13 +62,13 @@ def place_rank(device: torch.device, process_group: ProcessGroup) -> torch.devic
             f"trainer.device={device} can't be shared by {process_group.world_size} processes: "
             "choose cuda, by which each has a GPU of its own, or cpu"
         )
-    count = torch.cuda.device_count()
-    if process_group.local_rank >= count:
+    count, local_rank = torch.cuda.device_count(), process_group.torchrun.local_rank
+    if local_rank >= count:
         raise ConfigError(
             f"this machine has fewer GPUs ({count}) than processes: choose "
             f"--nproc_per_node={count}, or trainer.device=cpu"
         )
-    return torch.device("cuda", process_group.local_rank)
+    return torch.device("cuda", local_rank)
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

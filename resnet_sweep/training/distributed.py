@@ -18,19 +18,15 @@ class ProcessGroup:
     They are those that torchrun started, on one machine or several. Tensors on a GPU are exchanged
     by NCCL, and everything else by Gloo. In a group of a single process, nothing is exchanged.
 
-    Args:
-        torchrun: the torchrun that started this process; None for a single process.
-
     Attributes:
+        torchrun: the torchrun that started this process; by default a single process.
         rank: number of this process, from 0. Rank 0 alone writes into the run directory.
         world_size: number of processes.
-        local_rank: number of this process among those of its machine.
     """
 
     def __init__(self, torchrun: Torchrun | None = None) -> None:
         self.torchrun = torchrun or Torchrun(rank=0, size=1, local_rank=0, run_id="none")
         self.rank, self.world_size = self.torchrun.rank, self.torchrun.size
-        self.local_rank = self.torchrun.local_rank
 
     @staticmethod
     @cache

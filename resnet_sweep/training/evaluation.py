@@ -16,9 +16,7 @@ BATCH_SIZE = 250
 class Normalize:
     """Maps images of 0..255 to a network's input: zero mean and unit deviation in each channel.
 
-    Args:
-        mean, std: per channel, of images scaled to 0..1.
-        device: of the images.
+    `mean` and `std` are per channel, of images scaled to 0..1.
     """
 
     def __init__(self, mean: list[float], std: list[float], device: torch.device) -> None:
@@ -41,13 +39,11 @@ def predict(
     batches: Batches,
     normalize: Normalize,
     precision: str,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the model's logits for all images of a split.
+    """Return the model's logits for all n images of a split, and leave it in evaluation mode.
 
     Args:
-        model: put into evaluation mode, and left there.
-        batches: n images.
         precision: "float32" or "bfloat16".
         check: called before each batch; may raise to stop the evaluation.
 
@@ -60,7 +56,8 @@ def predict(
     with torch.inference_mode(), autocast(device, precision):
         all_positions = torch.arange(len(batches), device=device)
         for positions in torch.split(all_positions, BATCH_SIZE):
-            check()
+            if check is not None:
+                check()
             images, truth = batches.take(positions)
             logits.append(model(normalize(images)).float())
             labels.append(truth)

@@ -68,14 +68,12 @@ class Muon(torch.optim.Optimizer):
         groups = params if isinstance(params[0], dict) else [{"params": params}]
         divided = []
         for group in groups:
-            for filters in (True, False):
+            # The schedule sets the rate of the filters, and the other rate in proportion.
+            for filters, scale in ((True, 1.0), (False, rest_lr / lr)):
                 chosen = [weight for weight in group["params"] if (weight.ndim == 4) == filters]
+                parts = {"params": chosen, "filters": filters, "lr_scale": scale}
                 if chosen:
-                    # The schedule sets the rate of the filters, and the other rate in proportion.
-                    scale = 1.0 if filters else rest_lr / lr
-                    divided.append(
-                        {**group, "params": chosen, "filters": filters, "lr_scale": scale}
-                    )
+                    divided.append({**group, **parts})
         super().__init__(
             divided,
             {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "ns_steps": ns_steps},

@@ -28,7 +28,7 @@ class Schedule:
         warmup_epochs: length of the warm-up; may be a fraction.
 
     Raises:
-        ValueError: the warm-up is longer than the run.
+        ValueError: the warm-up is longer than the run, or a setting contradicts another.
     """
 
     lr: float
@@ -70,11 +70,7 @@ class Constant(Schedule):
 
 @dataclass
 class BoundedSchedule(Schedule):
-    """A schedule whose rate doesn't fall below min_lr.
-
-    Raises:
-        ValueError: min_lr is above lr.
-    """
+    """A schedule whose rate doesn't fall below min_lr, which may not be above lr."""
 
     min_lr: NonNegative = 0.0
 
@@ -130,10 +126,7 @@ class MultiStep(Schedule):
     at a half and at three quarters of the run.
 
     Args:
-        milestones: fractions of the run after the warm-up.
-
-    Raises:
-        ValueError: the milestones aren't ascending.
+        milestones: fractions of the run after the warm-up, ascending.
     """
 
     milestones: Sequence[Fraction] = (0.5, 0.75)

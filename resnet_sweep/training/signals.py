@@ -28,8 +28,8 @@ class StopSignal:
     KeyboardInterrupt at once, for a user who doesn't want to wait.
 
     submitit and the tools of other schedulers announce the end of a job by SIGUSR2. Their own
-    handler queues the job again, so `release` passes the signal on to the handler that was there
-    before, when the state of the run is saved.
+    handler queues the job again, so `release`, when the state of the run is saved, passes the
+    signal on to the handler that was there before.
 
     In a job that submitit started, SIGTERM doesn't stop the run: SLURM announces by it that the job
     will be preempted, and queues the job again only if it is still running when it is killed. A

@@ -48,7 +48,7 @@ def steps_per_epoch(images: int, config: TrainerConfig) -> int:
     return whole if config.drop_last else whole + bool(rest)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Trainer:
     """Trains a model, evaluates it after each epoch, and keeps checkpoints.
 
@@ -62,7 +62,7 @@ class Trainer:
     Attributes:
         model: on the device.
         optimizer: a group's `lr_scale` multiplies the learning rate.
-        augmentation: operations on training batches, in order; see `resnet_sweep.augmentation`.
+        augmentation: operations on training batches, see `resnet_sweep.augmentation`.
         loss: maps logits (B, classes) and labels, (B,) or (B, classes) if the augmentation mixes
             them, to a scalar.
         precision: of the forward pass, "float32" or "bfloat16".
@@ -72,8 +72,7 @@ class Trainer:
         seconds: time that these steps took.
         total_steps: steps in the whole run.
         evaluated: the model that is evaluated: the averaged one, if there is one.
-        wrapped_model: the same weights as `model`, compiled, and with gradients that are averaged
-            over the processes.
+        wrapped_model: `model`, compiled, with gradients that are averaged over the processes.
     """
 
     model: nn.Module
@@ -202,7 +201,6 @@ class Trainer:
         Raises:
             Interrupted: a rank received a signal.
         """
-        self._raise_if_stopped_alone()
         now, main = time.monotonic(), self.process_group.is_main
         report, checkpoint, signal = self.process_group.all_reduce_max(
             main and now - self._reported_time > REPORT_SECONDS,
@@ -212,14 +210,6 @@ class Trainer:
         if signal:
             raise Interrupted(signal)
         return bool(report), bool(checkpoint)
-
-    def _raise_if_stopped_alone(self) -> None:
-        """Raise Interrupted if a signal was received and there is no other rank.
-
-        Several ranks have to stop at the same step, which they agree on in `_poll`.
-        """
-        if self.process_group.world_size == 1:
-            self.stop.raise_if_stopped()
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         """Augmentation, forward pass, backward pass and update.
@@ -342,12 +332,14 @@ class Trainer:
         """
         start = time.monotonic()
         self.process_group.broadcast_buffers(self.evaluated)
+        # Several ranks have to stop at the same step, which they agree on in `_poll`.
+        alone = self.process_group.world_size == 1
         shares = predict(
             self.evaluated,
             self.validation_batches,
             self.normalize,
             self.precision,
-            self._raise_if_stopped_alone,
+            check=self.stop.raise_if_stopped if alone else None,
         )
         logits, labels = (torch.cat(self.process_group.all_gather(share)) for share in shares)
         val_loss, val_acc = cross_entropy(logits, labels), accuracy(logits, labels)

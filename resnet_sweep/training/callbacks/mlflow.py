@@ -69,20 +69,15 @@ class MLflow(Callback):
             # This import takes seconds, and runs without MLflow don't need it.
             from mlflow import MlflowClient
 
-            self.tracking_uri = (
-                tracking_uri
-                or os.environ.get("MLFLOW_TRACKING_URI")
-                or sqlite_uri(folder / "mlflow.db")
-            )
+            default = sqlite_uri(folder / "mlflow.db")
         except ModuleNotFoundError as error:
             raise ValueError(
                 "this logger needs MLflow, which isn't installed: pip install "
                 "'resnet-sweep[mlflow]'"
             ) from error
-        self.folder = folder
+        self.tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default
         self.experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "resnet_sweep"
-        self.best_model = best_model
-        self.connect = MlflowClient
+        self.folder, self.best_model, self.connect = folder, best_model, MlflowClient
         try:
             self.file = sqlite_file(self.tracking_uri)
             if self.file is None:
@@ -180,17 +175,15 @@ class MLflow(Callback):
 
     def _find_run(self) -> "MLflowRun | None":
         """Return this run in the store; None if it has none, or if it was deleted."""
-        from mlflow.exceptions import MlflowException
-
         try:
             run = self.client.get_run((self.directory / RUN_ID).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except MlflowException as error:
+        except Exception as error:
             # The id may be that of a run in another store.
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
+            if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
         return run if run.info.lifecycle_stage == "active" else None
 
     def _create_run(self, record: Record) -> "MLflowRun":
@@ -211,15 +204,13 @@ class MLflow(Callback):
         )
 
     def _experiment_id(self) -> str:
-        from mlflow.exceptions import MlflowException
-
         # The files of an SQLite store lie beside it; a server has its own place for them.
         place = None if self.file is None else (self.file.parent / "mlruns").as_uri()
         try:
             return self.client.create_experiment(self.experiment, artifact_location=place)
-        except MlflowException as error:
+        except Exception as error:
             experiment = self.client.get_experiment_by_name(self.experiment)
-            if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
+            if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS" or not experiment:
                 raise
             return str(experiment.experiment_id)
 

@@ -1,11 +1,10 @@
 """Plots of a run's metrics."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_sweep.picture import png
 from resnet_sweep.runs.files import write_atomically
-from resnet_sweep.runs.metrics import Row, read_metrics
+from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.callbacks.callback import Callback
 
@@ -24,27 +23,25 @@ class Plots(Callback):
         self.directory = directory
 
     def on_train_end(self, record: Record) -> None:
-        if rows := read_metrics(self.directory):
-            draw(self.directory / "plots", rows)
+        rows = read_metrics(self.directory)
+        if not rows:
+            return
+        # This import takes a second, which would delay the start of a run.
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
-
-def draw(directory: Path, rows: Sequence[Row]) -> None:
-    """Draw each of PLOTS into a directory, which is made if it doesn't exist."""
-    # This import takes a second, which would delay the start of a run.
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    directory.mkdir(exist_ok=True)
-    epochs = [row["epoch"] for row in rows]
-    # A line through a single point is invisible.
-    marker = "o" if len(rows) == 1 else None
-    for name, title, columns in PLOTS:
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.subplots()
-        for column, legend in columns.items():
-            axes.plot(epochs, [row[column] for row in rows], label=legend, marker=marker)
-        axes.set(xlabel="epoch", ylabel=title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
-        write_atomically(directory / name, png(figure))
+        folder = self.directory / "plots"
+        folder.mkdir(exist_ok=True)
+        epochs = [row["epoch"] for row in rows]
+        # A line through a single point is invisible.
+        marker = "o" if len(rows) == 1 else None
+        for name, title, columns in PLOTS:
+            figure = Figure(figsize=(7, 4.5), layout="constrained")
+            axes = figure.subplots()
+            for column, legend in columns.items():
+                axes.plot(epochs, [row[column] for row in rows], label=legend, marker=marker)
+            axes.set(xlabel="epoch", ylabel=title)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(alpha=0.3)
+            axes.legend()
+            write_atomically(folder / name, png(figure))

@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -12,6 +13,10 @@ from resnet_sweep.runs.metrics import LayerNorms, Row
 from resnet_sweep.runs.record import Record, duration
 from resnet_sweep.runs.run import Run
 from resnet_sweep.training.callbacks.callback import Callback, Step
+
+if TYPE_CHECKING:
+    # Hydra imports this module for `ConsoleHandler`, and torch would delay its --help.
+    from resnet_sweep.training.trainer import Trainer
 
 # Without a terminal, the progress within a long epoch is logged this often.
 LOG_SECONDS = 60
@@ -61,18 +66,12 @@ class ProgressLog(Callback):
     That is written into `run.json` with each heartbeat of the run.
 
     Args:
-        run: the run.
-        total_steps: steps in the whole run.
-        steps_per_epoch: steps in a whole epoch.
-        epochs: epochs in the whole run.
         bar: show a progress bar, if there is a terminal.
     """
 
-    def __init__(
-        self, run: Run, total_steps: int, steps_per_epoch: int, epochs: int, bar: bool = True
-    ) -> None:
-        self.run = run
-        self.total_steps, self.steps_per_epoch, self.epochs = total_steps, steps_per_epoch, epochs
+    def __init__(self, run: Run, training: "Trainer", bar: bool) -> None:
+        self.run, self.epochs = run, training.config.epochs
+        self.total_steps, self.steps_per_epoch = training.total_steps, training.steps_per_epoch
         self.bar: Progress | None = None
         if bar and console.is_terminal:
             columns = ("{task.description}", "{task.fields[text]}", "{task.fields[left]}")

@@ -24,14 +24,13 @@ class TensorBoard(Callback):
 
         self.rows = read_metrics(directory)
         # Steps that a killed process wrote after its last checkpoint are trained again.
-        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step)
+        writer: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=step)
         # An experiment summary would hold for all runs of a folder. Without one, TensorBoard finds
         # the settings of all of them, and shows those first that differ.
-        summaries: Any = hparams
-        _, session_start, self.session_end = summaries(hyperparameters(Record.read(directory)), {})
-        file_writer: Any = self.writer.file_writer
-        file_writer.add_summary(session_start)
-        self.file_writer = file_writer
+        settings = hyperparameters(Record.read(directory))
+        _, session_start, self.session_end = hparams(settings, {})
+        writer.file_writer.add_summary(session_start)
+        self.writer = writer
 
     def on_steps(self, steps: list[Step]) -> None:
         for step in steps:
@@ -55,7 +54,7 @@ class TensorBoard(Callback):
     def on_train_end(self, record: Record) -> None:
         # TensorBoard uses the first end that it reads, so a run that may be resumed has none.
         if record.ended_for_good and record.state != "diverged":
-            self.file_writer.add_summary(self.session_end)
+            self.writer.file_writer.add_summary(self.session_end)
         self.writer.close()
 
 
