@@ -34,20 +34,27 @@ class ImageRow:
     captions: list[str]
 
 
-def draw_rows(rows: Sequence[ImageRow], title: str = "", columns: int | None = None) -> bytes:
+def draw_rows(
+    rows: Sequence[ImageRow], title: str = "", columns: int | None = None, size: int = IMAGE
+) -> bytes:
     """Return a PNG file of rows of images, each scaled by a whole number.
 
     Args:
         rows: rows of equal length.
         title: text above them.
         columns: number of images side by side; further ones are drawn below. None for all.
+        size: approximate width of an image, in pixels.
     """
     from matplotlib.figure import Figure
+
+    def enlarge(image: "Pixels") -> "Pixels":
+        zoom = max(1, size // image.shape[1])
+        return image.repeat(zoom, 0).repeat(zoom, 1)
 
     length = len(rows[0].images)
     columns = min(columns or length, length)
     bands = [
-        ImageRow(row.title, [*map(_enlarge, row.images[part])], row.captions[part])
+        ImageRow(row.title, [enlarge(image) for image in row.images[part]], row.captions[part])
         for part in (slice(start, start + columns) for start in range(0, length, columns))
         for row in rows
     ]
@@ -75,11 +82,6 @@ def draw_rows(rows: Sequence[ImageRow], title: str = "", columns: int | None = N
                 figure.text(left + cell / 2, bottom - number * LINE, line, **style)
         top -= height + LINE * count + GAP
     return png(figure, DPI)
-
-
-def _enlarge(image: "Pixels") -> "Pixels":
-    zoom = max(1, IMAGE // image.shape[1])
-    return image.repeat(zoom, 0).repeat(zoom, 1)
 
 
 def png(figure: "Figure", dpi: int = 120) -> bytes:

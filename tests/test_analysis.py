@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import matplotlib
 import matplotlib.image
 import numpy as np
 import processes
@@ -27,7 +28,7 @@ from resnet_sweep.analysis.classification_metrics import (
 from resnet_sweep.analysis.dead_channels import by_stage, dead_channels, record_maxima
 from resnet_sweep.analysis.embedding import embed
 from resnet_sweep.analysis.feature_report import FeatureReport
-from resnet_sweep.analysis.grad_cam import grad_cam
+from resnet_sweep.analysis.grad_cam import grad_cam, overlay
 from resnet_sweep.analysis.layers import Layers, NotApplicableError, find_layers, record_outputs
 from resnet_sweep.cli import main
 from resnet_sweep.cli.features import choose_images
@@ -203,6 +204,17 @@ class TestGradCam:
         cam = torch.einsum("bk,bkhw->bhw", model.fc.weight.detach()[classes], outputs["last"])
         found = grad_cam(model, find_layers(model, images), images, classes)
         torch.testing.assert_close(found * 2 * 2, cam.clamp(min=0))
+
+    @pytest.mark.parametrize("activation", [0.0, 0.3])
+    def test_a_map_lies_over_its_image_on_a_scale_up_to_its_maximum(
+        self, activation: float
+    ) -> None:
+        image = np.random.default_rng(0).integers(256, size=(8, 12, 3), dtype=np.uint8)
+        color = np.array(matplotlib.colormaps["inferno"](1.0 if activation else 0.0)[:3])
+        expected = 0.4 * image + 0.6 * 255 * color
+        found = overlay(torch.full((2, 3), activation), image)
+        assert found.dtype == np.uint8
+        assert np.abs(found - expected).max() <= 0.51
 
 
 class TestDeadChannels:

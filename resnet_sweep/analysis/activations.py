@@ -16,8 +16,9 @@ from resnet_sweep.picture import ImageRow, draw_rows
 # Filters in a row of the figure, and channels of each stage that are drawn.
 FILTER_COLUMNS = 8
 STRONGEST = 3
-# Height and width of a color scale, in pixels.
-SCALE = (12, 160)
+# Approximate width of a map, and height of a color scale, in pixels.
+MAP_SIZE = 96
+SCALE = (12, MAP_SIZE)
 
 Values = npt.NDArray[np.floating[Any]]
 
@@ -108,9 +109,9 @@ def draw_activations(
             scales.captions += [f"{size}\n{ends}"] * part.shape[1]
             for row, row_pixels, row_labels in zip(rows, pixels, labels, strict=True):
                 row.images += list(row_pixels)
-                row.captions += [f"{name} {label}" for label in row_labels]
+                row.captions += [f"{name}\n{label}" for label in row_labels]
     title = "Activations after each stage: mean over the channels, and the strongest channels"
-    return draw_rows([*rows, scales], title)
+    return draw_rows([*rows, scales], title, size=MAP_SIZE)
 
 
 def color(values: Values) -> tuple[UInt8Array, UInt8Array, str]:
@@ -121,4 +122,4 @@ def color(values: Values) -> tuple[UInt8Array, UInt8Array, str]:
         least, colormap = -largest, colormaps["RdBu_r"]
     scale = np.broadcast_to(np.linspace(0, 1, SCALE[1]), SCALE)
     pixels = colormap((values - least) / (largest - least), bytes=True)[..., :3]
-    return pixels, colormap(scale, bytes=True)[..., :3], f"{least:.2g} to {largest:.2g}"
+    return pixels, colormap(scale, bytes=True)[..., :3], f"{least:.2g} to\n{largest:.2g}"

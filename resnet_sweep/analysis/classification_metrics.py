@@ -27,7 +27,7 @@ Matrix = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pair:
-    """A true class, another one that is predicted for `images` of its images, and their number."""
+    """A true class, and another one that is predicted for `images` of its `of` images."""
 
     true: str
     predicted: str
@@ -192,14 +192,9 @@ def draw_reliability(calibration: Calibration, title: str) -> Figure:
     style: dict[str, Any] = {"width": width, "align": "edge", "edgecolor": "white"}
     upper.bar(left, [bin_.accuracy or 0.0 for bin_ in bins], **style, label="accuracy")
     upper.plot([0, 100], [0, 100], "--", color="gray", label="perfect calibration")
-    upper.plot(
-        left + width / 2,
-        [bin_.confidence or 0.0 for bin_ in bins],
-        "o",
-        color="tab:orange",
-        markeredgecolor="white",
-        label="mean confidence",
-    )
+    confidences = [bin_.confidence or 0.0 for bin_ in bins]
+    marker = {"color": "tab:orange", "markeredgecolor": "white"}
+    upper.plot(left + width / 2, confidences, "o", **marker, label="mean confidence")
     upper.set(
         title=f"{title}\nexpected calibration error {calibration.error:.2f}%",
         ylabel="accuracy, and mean confidence, %",

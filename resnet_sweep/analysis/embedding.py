@@ -82,22 +82,14 @@ def draw_embedding(points: Points, labels: Labels, classes: list[str], title: st
     axes = figure.subplots()
     others = ~np.isin(labels, colored)
     axes.scatter(points[others, 0], points[others, 1], s=8, color="lightgray", linewidths=0)
-    outline = withStroke(linewidth=3, foreground="white")
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 11, "fontweight": "bold"}
+    style["path_effects"] = [withStroke(linewidth=3, foreground="white")]
     for label, color in zip(colored, COLORS, strict=False):
         x, y = points[labels == label].T
         axes.scatter(x, y, s=18, color=color, linewidths=0, label=classes[label])
         if label in named:
             x, y = medians[label]
-            axes.text(
-                x,
-                y,
-                classes[label],
-                ha="center",
-                va="center",
-                fontsize=11,
-                fontweight="bold",
-                path_effects=[outline],
-            )
+            axes.text(x, y, classes[label], **style)
     axes.set(title=title, xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
     figure.legend(loc="outside right upper", markerscale=1.5)
@@ -107,10 +99,10 @@ def draw_embedding(points: Points, labels: Labels, classes: list[str], title: st
 def compact_classes(
     points: Points, labels: Labels, classes: list[str]
 ) -> tuple[dict[int, Points], list[int]]:
-    """Return the median of each class that has points, and as many classes as there are COLORS.
+    """Return the median of each class that has points, and the most compact classes, in order.
 
-    These are the most compact ones, the most compact first. A class is left out if its name would
-    cover that of a more compact one.
+    There are at most as many as COLORS. A class is left out if its name would cover that of a more
+    compact one.
     """
     medians: dict[int, Points] = {}
     spreads: dict[int, float] = {}

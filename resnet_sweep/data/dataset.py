@@ -1,6 +1,7 @@
 """A dataset: its images for training, for validation and for testing."""
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Self
 
 import numpy as np
@@ -39,6 +40,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def digests(self) -> list[bytes]:
+        """Return a digest of each of the N images together with its label, in order."""
+        return [
+            blake2b(image.tobytes() + label.tobytes(), digest_size=16).digest()
+            for image, label in zip(self.images, self.labels, strict=True)
+        ]
 
     def divide(self, setting: str, count: int, seed: int) -> tuple["Split", "Split"]:
         """Return a class-balanced choice of `count` images, and the other images.

@@ -6,7 +6,6 @@ from hashlib import blake2b
 
 import numpy as np
 
-from resnet_sweep.data.arrays import digest_examples
 from resnet_sweep.data.dataset import Dataset, Split, Subsets, UInt8Array, balanced_subset
 
 
@@ -48,5 +47,5 @@ def _read() -> tuple[UInt8Array, UInt8Array, str]:
     large = gray.repeat(4, axis=1).repeat(4, axis=2)
     images = np.ascontiguousarray(np.broadcast_to(large[:, None], (len(large), 3, 32, 32)))
     labels = digits.target.astype(np.uint8)
-    examples = digest_examples(Split.whole(images, labels))
+    examples = Split.whole(images, labels).digests()
     return images, labels, blake2b(b"".join(examples), digest_size=16).hexdigest()
