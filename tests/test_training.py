@@ -273,7 +273,7 @@ def test_a_run_that_learned_nothing_says_so(tmp_path: Path) -> None:
     loss, accuracy = record.best["val_loss"], record.best["val_acc"]
     for fact in (f"{loss:.4g}", f"{math.log(10):.2f}", f"{accuracy:.2f}%", "10.00%", "optim.lr"):
         assert fact in note
-    assert note in record.summary()
+    assert note in jobs.summary(record, tmp_path / "run")
     assert train(plan_run(config(**changes)), tmp_path / "sane").notes() == []
 
 
