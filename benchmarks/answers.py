@@ -26,13 +26,13 @@ from resnet_sweep.compare.format import format_table, shown, span
 from resnet_sweep.compare.group import (
     COMPLETE,
     Group,
-    MeanDifference,
     Statistic,
     replicates,
     spread,
 )
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.objective import Objective
+from resnet_sweep.compare.paired_test import MeanDifference
 from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.console import run_command
 from resnet_sweep.errors import ConfigError

@@ -1,25 +1,28 @@
 """Ten thousand runs, a sweep of many jobs, a study of many trials, and several jobs at once.
 
-python -m benchmarks.scale [--part runs|sweep|study|memory] [--runs 10000] [--jobs 100]
-                           [--trials 1000]
+python -m benchmarks.scale [--part runs|sweep|grid|study|memory] [--runs 10000] [--jobs 100]
+                           [--grid 100 1000 10000] [--trials 1000]
 
 `runs`: a directory of runs as a sweep leaves them, 20 epochs each, is made by script; then `python
 -m resnet_sweep runs` and `python -m resnet_sweep report` read it, each in a fresh process, three
 times over. `sweep`: the memory of one process that carries out many jobs of one step, by what each
-further job adds, from the 20th on. `study`: what a worker of a study does around a trial, without
-training: take, sample, compare with the others, report three epochs, end it and write the results;
-of the first hundred trials and of the last. `memory`: of 1, 2 and 4 jobs at once on CIFAR-100, what
-they take together, and what they have of the images: mapped by each, and held once.
+further job adds, from the 20th on. `grid`: what a sweep does around a job, without training: plan
+it, write its directory, launch it, and write the results, for sweeps of several sizes. `study`:
+what a worker of a study does around a trial, without training: take, sample, compare with the
+others, report three epochs, end it and write the results; of the first hundred trials and of the
+last. `memory`: of 1, 2 and 4 jobs at once on CIFAR-100, what they take together, and what they have
+of the images: mapped by each, and held once.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,6 +140,43 @@ def follow_sweep(count: int) -> Iterator[str]:
     yield f"\nSo 1,000 jobs come to {memory + growth * (1000 - last):,.0f} MB."
 
 
+def follow_grid(counts: Sequence[int]) -> Iterator[str]:
+    """The time that sweeps of several sizes need around each job, which isn't trained."""
+    yield "| jobs | before the first starts, ms a job | between two jobs, ms: median | mean |"
+    yield "|---|---|---|---|"
+    for count in counts:
+        with tempfile.TemporaryDirectory() as name:
+            words = ["--multirun", f"seed=range(0,{count})", "hydra.sweep.dir=sweep", *BRIEF]
+            words += ["experiment=quickstart", "data.limit_train=64", "data.limit_test=10"]
+            command = [sys.executable, "-c", UNTRAINED, *words]
+            begun = time.time()
+            with (Path(name) / "output.log").open("w") as log:
+                subprocess.run(command, cwd=name, env=environment(), stdout=log, check=True)
+            moments = [float(line) for line in (Path(name) / "moments").read_text().split()]
+        gaps = [1000 * (after - before) for before, after in itertools.pairwise(moments)]
+        before = 1000 * (moments[0] - begun) / count
+        times = f"{statistics.median(gaps):.1f} | {statistics.mean(gaps):.1f}"
+        yield f"| {count:,} | {before:.1f} | {times} |"
+
+
+# Runs the command line with a training that ends at once.
+UNTRAINED = """
+import sys, time
+from resnet_sweep import cli, jobs
+
+file = open("moments", "w", buffering=1)
+
+def train(planned, run, *args, **kwargs):
+    print(time.time(), file=file)
+    row = {"lr": 0.1, "train_loss": 1.0, "train_acc": 50.0, "val_loss": 1.0, "val_acc": 50.0}
+    run.write_metrics([{"epoch": 1, **row, "seconds": 1.0, "images_per_second": 100.0}])
+    run.close("finished")
+
+jobs.train = train
+cli.main()
+"""
+
+
 def follow_study(count: int) -> Iterator[str]:
     """The time that a worker needs around each trial, whose runs are made by script."""
     set_up_optuna()
@@ -227,7 +267,7 @@ def started(words: list[str], folder: Path) -> subprocess.Popen:
     )
 
 
-PARTS = ("runs", "sweep", "study", "memory")
+PARTS = ("runs", "sweep", "grid", "study", "memory")
 
 
 def main() -> None:
@@ -238,11 +278,15 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help="one alone")
     parser.add_argument("--runs", type=int, default=10_000, help="that are read")
     parser.add_argument("--jobs", type=int, default=100, help="of the sweep")
+    parser.add_argument(
+        "--grid", type=int, nargs="+", default=[100, 1000, 10_000], help="jobs of the sweeps"
+    )
     parser.add_argument("--trials", type=int, default=1000, help="of the study")
     told = parser.parse_args()
     tables = {
         "runs": lambda: read_runs(told.runs),
         "sweep": lambda: follow_sweep(told.jobs),
+        "grid": lambda: follow_grid(told.grid),
         "study": lambda: follow_study(told.trials),
         "memory": share_images,
     }

@@ -11,9 +11,10 @@ from scipy import stats
 
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression
-from resnet_sweep.compare.group import Group, MeanDifference, replicates
+from resnet_sweep.compare.group import Group, replicates
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.objective import Objective
+from resnet_sweep.compare.paired_test import MeanDifference
 from resnet_sweep.compare.ranking import Ranking
 
 BASELINE = FilterExpression("optim.lr == 0.1")

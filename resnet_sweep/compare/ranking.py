@@ -9,13 +9,13 @@ from resnet_sweep.compare.format import format_table, reproduce_command, shown
 from resnet_sweep.compare.group import (
     COMPLETE,
     Group,
-    MeanDifference,
     Statistic,
     replicates,
     spread,
 )
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.objective import Objective, distance
+from resnet_sweep.compare.paired_test import MeanDifference
 from resnet_sweep.compare.runs_table import COLUMNS
 from resnet_sweep.runs.metrics import Row
 
