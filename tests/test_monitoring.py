@@ -191,9 +191,12 @@ def test_the_first_plots_of_an_environment_log_nothing(tmp_path: Path) -> None:
     program = """
 import logging, pathlib
 logging.basicConfig(level=logging.INFO)
-from resnet_sweep.training.callbacks.plots import PLOTS, draw
-row = {"epoch": 1.0} | {column: 0.5 for *_, columns in PLOTS for column in columns}
-draw(pathlib.Path("plots"), [row])
+from resnet_sweep.runs.metrics import COLUMNS, write_metrics
+from resnet_sweep.training.callbacks.plots import Plots
+folder, plots = pathlib.Path.cwd(), Plots()
+write_metrics(folder, [dict.fromkeys(COLUMNS, 0.5) | {"epoch": 1}])
+plots.on_train_start(folder, 0)
+plots.on_train_end(None)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300,
