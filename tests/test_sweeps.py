@@ -342,6 +342,7 @@ class TestResuming:
         assert [0, 2] in map(numbers, output.splitlines())
         states = [line["state"] for line in manifest(tmp_path / "sweep")]
         assert states == ["interrupted", "pending"]
+        assert json.loads((tmp_path / "sweep/sweep.json").read_text())["heartbeat"] is None
 
     def test_a_sweep_that_another_process_changed_meanwhile_is_refused(
         self, call: Command, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -702,6 +703,7 @@ def test_its_table_compares_variants_with_the_baseline(
     assert line.split()[:2] == ["0.1", "2"]
     content = json.loads((sweep / "sweep.json").read_text())
     assert content["definition"]["baseline"] == "optim.lr == 0.1"
+    assert content["heartbeat"] is None
     best = max(records(sweep).values(), key=lambda each: each["best"]["val_acc"])
     (repeat,) = commands(table)
     assert f"optim.lr={best['config']['optim']['lr']}" in repeat
