@@ -18,10 +18,10 @@ from resnet_sweep.jobs import LOG, complete, introduction, logging_to, summary, 
 from resnet_sweep.runs.files import remove_if_empty
 from resnet_sweep.runs.provenance import HYDRA_FOLDER, write_hydra_folder
 from resnet_sweep.runs.run import Run, find_record, make_unique_directory, reset_run
+from resnet_sweep.torchrun import Torchrun
 from resnet_sweep.training.device import configure
 from resnet_sweep.training.distributed import ProcessGroup
 from resnet_sweep.training.signals import Interrupted, StopSignal, exit_status
-from resnet_sweep.training.torchrun import Torchrun
 from resnet_sweep.training.trainer import Diverged
 
 # The settings of a sweep, with the value that leaves a single run as it is.

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from small_run import CONF, choices, composed
 
+from resnet_sweep.config import COLLECTIONS, OBJECTS, PRESETS
 from resnet_sweep.config.build import build_augmentation
-from resnet_sweep.config.check import COLLECTIONS, OBJECTS, PRESETS, SETTINGS, check_config
+from resnet_sweep.config.check import SETTINGS, check_config
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import INCIDENTAL, flatten, sign

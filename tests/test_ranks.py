@@ -19,9 +19,9 @@ from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
+from resnet_sweep.torchrun import Torchrun
 from resnet_sweep.training.checkpoint import LAST, read_checkpoint
 from resnet_sweep.training.distributed import ProcessGroup
-from resnet_sweep.training.torchrun import Torchrun
 
 WORDS = (
     "trainer=ddp", "data=digits", "data.limit_train=100", "data.limit_test=51", "logger=csv",

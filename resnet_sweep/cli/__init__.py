@@ -11,7 +11,7 @@ import os
 import sys
 from importlib import import_module
 
-from resnet_sweep.console import forgiving_output
+from resnet_sweep.output import forgiving_output
 
 SUBCOMMANDS = ("runs", "diff", "report", "evaluate", "features", "show")
 INTERRUPTED = 130

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
+
+# Hydra offers its parser of flags under no public name.
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,7 +26,7 @@ from resnet_sweep.config.instantiate import execution_whitelist
 from resnet_sweep.errors import ConfigError, InternalError, RunFailed
 from resnet_sweep.studies.sweeper import OptunaSweeper
 from resnet_sweep.sweeps.grid import GridSweeper
-from resnet_sweep.training.torchrun import Torchrun
+from resnet_sweep.torchrun import Torchrun
 
 FAILED, REFUSED = 1, 2
 SWEEPERS = ("grid", "optuna")

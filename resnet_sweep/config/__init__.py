@@ -1,1 +1,16 @@
 """From overrides to a planned run: compose, validate, instantiate, and say what is wrong."""
+
+# The groups that describe one object, with the arguments that the program supplies to it.
+OBJECTS: dict[str, set[str]] = {
+    "model": {"num_classes"},
+    "data": set(),
+    "optim": {"params"},
+    "schedule": {"lr", "epochs", "steps_per_epoch"},
+    "loss": set(),
+    "trainer": set(),
+}
+# The groups that describe any number of objects, each under a name, with the arguments that the
+# program supplies to those that take them.
+COLLECTIONS = {"augmentation": {"num_classes", "mean"}, "logger": {"folder"}}
+# Groups whose choices set values of other groups, and so aren't in the config themselves.
+PRESETS = ("experiment", "debug", "sweep")

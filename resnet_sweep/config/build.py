@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from resnet_sweep.config.check import COLLECTIONS, parameters
+from resnet_sweep.config import COLLECTIONS
+from resnet_sweep.config.check import parameters
 from resnet_sweep.config.instantiate import instantiate, locate
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.training.callbacks import Callback

@@ -17,23 +17,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from resnet_sweep.config import COLLECTIONS, OBJECTS
 from resnet_sweep.config.instantiate import locate
 from resnet_sweep.errors import ConfigError
 
-# The groups that describe one object, with the arguments that the program supplies to it.
-OBJECTS: dict[str, set[str]] = {
-    "model": {"num_classes"},
-    "data": set(),
-    "optim": {"params"},
-    "schedule": {"lr", "epochs", "steps_per_epoch"},
-    "loss": set(),
-    "trainer": set(),
-}
-# The groups that describe any number of objects, each under a name, with the arguments that the
-# program supplies to those that take them.
-COLLECTIONS = {"augmentation": {"num_classes", "mean"}, "logger": {"folder"}}
-# Groups whose choices set values of other groups, and so aren't in the config themselves.
-PRESETS = ("experiment", "debug", "sweep")
 # Settings outside of the groups.
 Objective = Literal["val_acc", "val_loss", "distance_to_reference"]
 Judged = Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]

@@ -8,7 +8,7 @@ from typing import Literal
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from resnet_sweep.config.check import COLLECTIONS, OBJECTS, PRESETS
+from resnet_sweep.config import COLLECTIONS, OBJECTS, PRESETS
 
 # Settings whose values are filter expressions.
 _CONDITIONS = ("sweep_filter", "baseline")

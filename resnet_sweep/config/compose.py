@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_sweep.config.check import COLLECTIONS, PRESETS
+from resnet_sweep.config import COLLECTIONS, PRESETS
 from resnet_sweep.config.command import quoted
 from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
 from resnet_sweep.errors import ConfigError

@@ -18,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import resnet_sweep.conf
 from resnet_sweep.compare.format import escaped
-from resnet_sweep.config.check import PRESETS, unknown_name
+from resnet_sweep.config import PRESETS
+from resnet_sweep.config.check import unknown_name
 from resnet_sweep.errors import ConfigError, InternalError, InvalidJobs, RunFailed
 
 # A choice that builds on a plugin, the package that has the plugin, and the extra that installs it.

@@ -9,10 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from resnet_sweep.config.compose import unresolved
-from resnet_sweep.config.errors import internal_errors
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import typed
 
@@ -40,6 +38,7 @@ class GridSweeper(Sweeper):
             SystemExit: not all jobs reached what was asked for.
         """
         # Imported here because torch takes seconds that --help needn't wait.
+        from resnet_sweep.config.errors import internal_errors
         from resnet_sweep.sweeps.runner import run_sweep
 
         with internal_errors():
@@ -107,7 +106,9 @@ def pairs_of(zipped: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]
 
 def preset_overrides(params: Mapping[str, Any] | None) -> list[str]:
     """Return `hydra.sweeper.params` as overrides."""
-    plain = unresolved(params) if isinstance(params, DictConfig) else params or {}
+    plain: Any = params or {}
+    if isinstance(plain, DictConfig):
+        plain = OmegaConf.to_container(plain, resolve=False)
     return [f"{key}={typed(value)}" for key, value in plain.items()]
 
 

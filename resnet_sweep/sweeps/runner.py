@@ -47,8 +47,8 @@ from resnet_sweep.sweeps.manifest import (
 from resnet_sweep.sweeps.plan import SweepPlan, counted
 from resnet_sweep.sweeps.progress import Progress
 from resnet_sweep.sweeps.summary import print_plan, print_summary, summarize_plan
+from resnet_sweep.torchrun import Torchrun
 from resnet_sweep.training.signals import INTERRUPTED, exit_status
-from resnet_sweep.training.torchrun import Torchrun
 
 # How often to see whether a job that another process trains has ended.
 HELD_SECONDS = 0.5

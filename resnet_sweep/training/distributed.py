@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
-from resnet_sweep.training.torchrun import Torchrun
+from resnet_sweep.torchrun import Torchrun
 
 
 class ProcessGroup:
