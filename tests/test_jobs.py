@@ -110,3 +110,14 @@ def test_the_environment_of_a_single_run_is_set_before_its_data_are_loaded(
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     done = call(main, f"+hydra.job.env_set.RESNET_SWEEP_DATA={tmp_path}/elsewhere")
     processes.assert_refused(done, f"{tmp_path}/elsewhere")
+
+
+def test_a_log_file_that_cannot_be_opened_is_reported_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "gone" / "train.log"
+    with jobs.logging_to(path):
+        for _ in range(3):
+            jobs.log.info("message")
+    assert capsys.readouterr().err.count(str(path)) == 1
+    assert not path.parent.exists()

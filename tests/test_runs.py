@@ -444,3 +444,19 @@ def test_a_write_that_fails_raises_and_leaves_the_file_as_it_was(
     assert failure.value.errno == errno.EDQUOT
     assert path.read_bytes() == b"old"
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_content_is_in_the_file_when_it_is_synchronized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut would leave an empty file otherwise."""
+    sizes = []
+    synchronize = os.fsync
+
+    def measure(descriptor: int) -> None:
+        sizes.append(os.fstat(descriptor).st_size)
+        synchronize(descriptor)
+
+    monkeypatch.setattr(os, "fsync", measure)
+    write_atomically(tmp_path / "run.json", b"content")
+    assert sizes[0] == len(b"content")

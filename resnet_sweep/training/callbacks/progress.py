@@ -35,7 +35,7 @@ class ConsoleHandler(logging.Handler):
         try:
             console.print(self.format(record), markup=False)
         except Exception:
-            self.handleError(record)
+            pass
 
 
 class LogFileHandler(logging.FileHandler):
@@ -53,9 +53,10 @@ class LogFileHandler(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         if not self.warned:
             self.warned = True
+            error = sys.exc_info()[1]
             print(
-                f"warning: {self.baseFilename} can't be written ({sys.exc_info()[1]}); the run "
-                "continues without it",
+                f"warning: {self.baseFilename} can't be written "
+                f"({getattr(error, 'strerror', None) or error}); the run continues without it",
                 file=sys.stderr,
             )
 
