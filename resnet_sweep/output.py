@@ -41,8 +41,12 @@ def forgiving_output() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="stand_ins")
+    status: object = None
     try:
         yield
+    except SystemExit as leaving:
+        status = leaving.code
+        raise
     finally:
         try:
             if sys.stdout is not None:
@@ -50,10 +54,11 @@ def forgiving_output() -> Iterator[None]:
         except BrokenPipeError:
             discard_output()
         except OSError as error:
-            fail_to_write(error)
+            fail_to_write(error, status or 2)
 
 
-def fail_to_write(error: OSError) -> NoReturn:
+def fail_to_write(error: OSError, status: object = 2) -> NoReturn:
+    """Exit with a status, after an error of writing the output."""
     print(f"error: the output can't be written ({error})", file=sys.stderr)
     discard_output()
-    sys.exit(2)
+    raise SystemExit(status)

@@ -1,5 +1,7 @@
 """The command line as a whole: subcommands, and all else for Hydra."""
 
+import errno
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 from conftest import Command
 from processes import assert_refused, clean_environment
 
+from resnet_sweep import output
 from resnet_sweep.cli import SUBCOMMANDS, main
 
 LIGHT = [
@@ -28,6 +31,21 @@ def test_unknown_subcommand_is_refused_with_all_that_there_are(word: str, call: 
 
 def test_misspelt_subcommand_is_answered_with_the_nearest(call: Command) -> None:
     assert call(main, "evalute").stderr.count("evaluate") == 2
+
+
+@pytest.mark.parametrize(("status", "expected"), [(75, 75), (1, 1), (0, 2)])
+def test_output_that_is_lost_at_the_end_keeps_the_status_of_what_went_wrong(
+    status: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(output, "discard_output", lambda: None)
+    with pytest.raises(SystemExit) as leaving, output.forgiving_output():
+        sys.exit(status)
+    assert leaving.value.code == expected
 
 
 @pytest.mark.parametrize("subcommand", SUBCOMMANDS)

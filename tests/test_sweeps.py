@@ -493,6 +493,23 @@ class TestWriting:
         assert [job["number"] for job in manifest(sweep)] == [0, 3]
         assert sorted(path.name for path in sweep.glob("*/")) == ["0", "3"]
 
+    def test_nothing_outside_of_the_sweep_is_removed(
+        self, call: Command, tmp_path: Path, unlaunched: None
+    ) -> None:
+        """A sweep.json from elsewhere may name any directory as that of a pending job."""
+        sweep, other = tmp_path / "sweep", tmp_path / "other" / "0"
+        call(main, *SHORT, "seed=0,1")
+        shutil.copytree(sweep / "1", other)
+        (sweep / "linked").symlink_to(other)
+        before = snapshot(other)
+        content = (sweep / "sweep.json").read_text()
+        for place in ("../other/0", str(other), "linked"):
+            changed = content.replace('"directory": "1"', f'"directory": {json.dumps(place)}')
+            assert changed != content
+            (sweep / "sweep.json").write_text(changed)
+            call(main, *SHORT, "seed=0")
+            assert snapshot(other) == before
+
     def test_none_starts_over_while_one_is_in_use(self, call: Command, sweep: Path) -> None:
         before = snapshot(sweep)
         lock = DirectoryLock(sweep / "2")

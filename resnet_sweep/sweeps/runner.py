@@ -66,19 +66,19 @@ def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str
     """
     check_sweep(config)
     made = None
-    try:
-        with terminable():
+    with terminable():
+        try:
             if is_named_by_time(config.hydra.sweep) and not config.dry_run:
                 made = new_sweep_directory(config)
             directory = Path(os.path.abspath(config.hydra.sweep.dir))
             plan = SweepPlan(context.config_loader, config, directory, overrides)
-        if config.dry_run:
-            print_plan(plan)
-            return 0
-        return SweepRunner(plan, config, context).run()
-    finally:
-        if made is not None:
-            remove_if_empty(made)
+            if config.dry_run:
+                print_plan(plan)
+                return 0
+            return SweepRunner(plan, config, context).run()
+        finally:
+            if made is not None:
+                remove_if_empty(made)
 
 
 def check_sweep(config: DictConfig) -> None:
@@ -133,7 +133,7 @@ class SweepRunner:
         summary = "\n".join(summarize_plan(self.plan, self.config.retry_failed))
         console.print(summary, markup=False)
         make_directory(self.directory)
-        with terminable(), contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._locked())
                 self._start(to_train)
@@ -189,10 +189,12 @@ class SweepRunner:
             if job.starts_over and held:
                 raise in_use(job.directory, job.record.heartbeat, SWEEP_LOCK)
         # Before sweep.json is written without them, since other jobs may have their numbers then.
-        asked = {job.directory for job in self.jobs}
+        asked = {job.directory.resolve() for job in self.jobs}
+        sweep = self.directory.resolve()
         for entry in self.plan.manifest.jobs:
-            directory = Path(os.path.abspath(self.directory / entry.directory))
-            if not entry.reused and directory not in asked:
+            directory = (sweep / entry.directory).resolve()
+            # Somebody else's sweep.json may name directories that aren't the sweep's.
+            if not entry.reused and sweep in directory.parents and directory not in asked:
                 _remove_pending(directory)
         remove_unfinished(self.directory, MANIFEST, RESULTS, MULTIRUN)
         text = OmegaConf.to_yaml(self.config)

@@ -35,7 +35,7 @@ class ConsoleHandler(logging.Handler):
         try:
             console.print(self.format(record), markup=False)
         except Exception:
-            pass
+            self.handleError(record)
 
 
 class LogFileHandler(logging.FileHandler):
