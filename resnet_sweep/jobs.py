@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.utils import env_override
@@ -175,11 +176,11 @@ def _fit(
 
 
 def _end(run: Run, callbacks: Sequence[Callback], state: State, reason: str) -> None:
-    # In memory first, so that callbacks know; on the disk when they have ended.
-    run.record.state, run.record.reason = state, reason
+    # The heartbeat writes the run's own record, which must not say that it has ended before it has.
+    ended = replace(run.record, state=state, reason=reason)
     try:
         for callback in callbacks:
-            callback.on_train_end(run.record)
+            callback.on_train_end(ended)
     finally:
         run.close(state, reason)
 

@@ -34,6 +34,16 @@ class AtEpoch(Callback):
         self.action()
 
 
+class AtEnd(Callback):
+    """Calls a function at the end of a run, with the record."""
+
+    def __init__(self, action: Callable[[Record], object]) -> None:
+        self.action = action
+
+    def on_train_end(self, record: Record) -> None:
+        self.action(record)
+
+
 def fail() -> None:
     raise ValueError("odd")
 
@@ -41,6 +51,20 @@ def fail() -> None:
 def opened(directory: Path) -> tuple[PlannedRun, Run]:
     planned = plan_run(config())
     return planned, open_run(planned, directory)
+
+
+def test_a_run_has_not_ended_on_the_disk_before_its_callbacks_have(tmp_path: Path) -> None:
+    """A heartbeat comes meanwhile, and writes the record."""
+    planned, run = opened(tmp_path / "run")
+    states = []
+
+    def look(record: Record) -> None:
+        run.update(seconds=record.seconds)
+        states.extend([record.state, Record.read(run.directory).state])
+
+    jobs.train(planned, run, StopSignal(), [AtEnd(look)])
+    assert states == ["finished", "running"]
+    assert Record.read(run.directory).state == "finished"
 
 
 @pytest.mark.parametrize("chdir", [False, True])

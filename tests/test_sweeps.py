@@ -160,6 +160,10 @@ class TestPreview:
             ("objective=distance_to_reference", ["distance_to_reference", "reference="]),
             ("hydra/launcher=pool hydra.launcher.workers=0", ["hydra.launcher.workers", "0"]),
             ("hydra.sweep.subdir=../x", ["hydra.sweep.subdir=../x"]),
+            (f"hydra.sweep.dir={__file__}/x", [f"hydra.sweep.dir={__file__}/x", __file__]),
+            ("seed=range(0,10000000)", ["100,000"]),
+            ("optim.lr=range(1,60001)", ["120,000", "100,000"]),
+            ("hydra.sweep.dir=''", ["hydra.sweep.dir=''"]),
         ],
     )
     def test_wrong_settings_of_a_sweep_are_refused(
@@ -624,6 +628,8 @@ class TestFailures:
     ) -> None:
         sweep = Path(shutil.copytree(one_failed / "sweep", tmp_path / "sweep"))
         before, runs = manifest(sweep), {path.name: snapshot(path) for path in sweep.glob("*/")}
+        listed = command(*ONE_FAILS, "retry_failed=false", "dry_run=true", **write_broken(tmp_path))
+        assert lines_with(listed.stdout, "nothing to train")
         done = command(*ONE_FAILS, "retry_failed=false", **write_broken(tmp_path))
         assert done.returncode == 1
         assert manifest(sweep) == before

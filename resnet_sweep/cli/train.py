@@ -30,6 +30,8 @@ from resnet_sweep.torchrun import Torchrun
 
 FAILED, REFUSED = 1, 2
 SWEEPERS = ("grid", "optuna")
+# Where to write. Empty, as a variable of the shell that isn't set, would mean the current folder.
+DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir")
 # Flags of Hydra's that say where configs are; the others ask for something else than a run.
 PLACES = {"config_dir", "config_name", "config_path"}
 
@@ -155,6 +157,8 @@ def prepare(words: Sequence[str]) -> list[str]:
         # Hydra's own sweepers write files before they train anything.
         if name == "hydra/sweeper" and value not in SWEEPERS:
             raise _unknown_sweeper(value)
+        if name in DIRECTORIES and not value.strip("'\""):
+            raise ConfigError(f"{word} names no directory: give one, or leave it out")
         if "\0" in word:
             raise ConfigError(f"{word} has a null byte: remove it")
     # A preset can't set Hydra's mode, so these imply the flag.

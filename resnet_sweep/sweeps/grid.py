@@ -1,7 +1,8 @@
 """The default sweeper: every combination of values, in a sweep that can be resumed."""
 
+import math
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -13,6 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import typed
+
+# Planning this many jobs takes an hour.
+MAX_COMBINATIONS = 100_000
 
 
 class GridSweeper(Sweeper):
@@ -60,7 +64,7 @@ def expand(
         loader: knows the choices of a group, for `model=glob(resnet*)`.
 
     Raises:
-        ConfigError: a key has values that can't be counted, or can't be paired.
+        ConfigError: a key has values that can't be counted or paired, or there are too many.
     """
     values: dict[str, list[str]] = {}
     swept: set[str] = set()
@@ -90,9 +94,14 @@ def expand(
                     f"({len(values[key])}): give both equally many"
                 )
             axes[key] = tuple(group)
-    choices = [
-        zip(*map(values.__getitem__, keys), strict=True) for keys in dict.fromkeys(axes.values())
-    ]
+    varied = [*dict.fromkeys(axes.values())]
+    count = math.prod(len(values[keys[0]]) for keys in varied)
+    if count > MAX_COMBINATIONS:
+        raise ConfigError(
+            f"these are {count:,} combinations or more, but a sweep may have {MAX_COMBINATIONS:,}: "
+            "vary less, or search with hydra/sweeper=optuna"
+        )
+    choices = [zip(*map(values.__getitem__, keys), strict=True) for keys in varied]
     return [[word for part in combination for word in part] for combination in product(*choices)]
 
 
@@ -124,4 +133,5 @@ def _values(override: Override) -> list[str]:
             f"{override.input_line} has no values that could be tried one by one: list them, or "
             "search with hydra/sweeper=optuna"
         )
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    values = islice(override.sweep_string_iterator(), MAX_COMBINATIONS + 1)
+    return [f"{key}={value}" for value in values]

@@ -73,7 +73,7 @@ def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str
             directory = Path(os.path.abspath(config.hydra.sweep.dir))
             plan = SweepPlan(context.config_loader, config, directory, overrides)
             if config.dry_run:
-                print_plan(plan)
+                print_plan(plan, config.retry_failed)
                 return 0
             return SweepRunner(plan, config, context).run()
         finally:
@@ -85,7 +85,8 @@ def check_sweep(config: DictConfig) -> None:
     """Refuse what only a single run can have.
 
     Raises:
-        ConfigError: several processes share the command, or it names the directory of a run.
+        ConfigError: several processes share the command, it names the directory of a run, or the
+            directory of the sweep is a file.
     """
     torchrun = Torchrun.here()
     if torchrun is not None and torchrun.size > 1:
@@ -94,6 +95,13 @@ def check_sweep(config: DictConfig) -> None:
             "start it without torchrun (hydra/launcher=pool gives each GPU a run), or one of its "
             "runs with it"
         )
+    directory = Path(os.path.abspath(config.hydra.sweep.dir))
+    for place in (directory, *directory.parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigError(
+                f"hydra.sweep.dir={config.hydra.sweep.dir} can't be a directory, because {place} "
+                "is a file: choose another"
+            )
     for override in overrides_of(config.hydra, "hydra"):
         if override.lstrip("+").startswith("hydra.run.dir="):
             raise ConfigError(

@@ -17,7 +17,7 @@ from resnet_sweep.sweeps.plan import SweepPlan
 MOST_DUPLICATES = 5
 
 
-def print_plan(plan: SweepPlan) -> None:
+def print_plan(plan: SweepPlan, retry_failed: bool = True) -> None:
     """Print a table of the jobs, and the summary of the plan."""
     varying = cells(variants([job.run for job in plan.jobs], seed=True))
     rows = [["job", "state", "best", *(column[0] for column in varying), "where"]]
@@ -28,7 +28,7 @@ def print_plan(plan: SweepPlan) -> None:
         best = percent(job.run.best_accuracy) if job.record.best else ""
         rows.append([str(job.number), state, best, *values, where])
     width = console.width if console.is_terminal else None
-    lines = [*format_table(rows, frozenset({0, 2}), width), *summarize_plan(plan)]
+    lines = [*format_table(rows, frozenset({0, 2}), width), *summarize_plan(plan, retry_failed)]
     console.print("\n".join(lines), markup=False)
 
 
