@@ -527,7 +527,7 @@ class TestStopping:
         for _ in range(2):
             process = self.start(
                 tmp_path, "--multirun", "trainer.max_steps=1", "logger=csv", "seed=0,1",
-                "hydra.sweep.dir=multirun/${now:%Y}",
+                "hydra.sweep.dir=multirun/${now:%Y}", "reuse=false",
             )  # fmt: skip
             output, _ = process.communicate(timeout=240)
             assert process.returncode == 0, output

@@ -37,6 +37,7 @@ REFUSALS = [
     ("seed=1,2", "seed=1,2", "--multirun", "seed=[1,2]"),
     ("augmentation=[cutmix,foo]", "augmentation=foo", "color_jitter", "trivial_augment"),
     ("retry_failed=false", "retry_failed=False", "--multirun"),
+    ("sweep=???", "sweep=???"),
     ("sweep_filter=seed < 1", "sweep_filter=seed < 1", "--multirun"),
     ("zip=[a,b]", "zip=['a', 'b']", "--multirun"),
     ("data.holdout=5000", "data.holdout=5000", "1437", "data.holdout=null"),

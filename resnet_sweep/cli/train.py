@@ -157,6 +157,8 @@ def prepare(words: Sequence[str]) -> list[str]:
         # Hydra's own sweepers write files before they train anything.
         if name == "hydra/sweeper" and value not in SWEEPERS:
             raise _unknown_sweeper(value)
+        if name == "sweep" and value.strip("'\"") == "???":
+            raise ConfigError(f"{word} names no sweep: choose one of those in --help")
         if name in DIRECTORIES and not value.strip("'\""):
             raise ConfigError(f"{word} names no directory: give one, or leave it out")
         if "\0" in word:
