@@ -303,7 +303,7 @@ def test_process_of_a_wrong_request_ends_with_status_2(command: Command, tmp_pat
     [
         ("optim.lrr=0.1,0.2", ("optim.lrr", "optim.lr")),
         ("hydra.sweep.dir=x/${nope}", ("nope",)),
-        ("hydra.sweep.dir=/dev/null/x", ("/dev/null/x/0", "hydra.sweep.dir")),
+        ("hydra.sweep.dir=/dev/null/x", ("/dev/null/x", "hydra.sweep.dir")),
     ],
 )
 def test_wrong_sweep_is_refused_and_leaves_nothing(
