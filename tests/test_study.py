@@ -200,6 +200,27 @@ class TestResuming:
         assert recipe.params == {"optim.lr": 0.1}
         assert rows(tmp_path / "study")[0]["directory"] == "../outputs/earlier"
 
+    @pytest.mark.parametrize(
+        ("objective", "direction", "directory"),
+        [("val_acc", "maximize", "../outputs/earlier"), ("val_loss", "minimize", "0")],
+    )
+    def test_a_finished_run_without_metrics_is_reused_for_what_its_record_has(
+        self, call: Command, tmp_path: Path, objective: str, direction: str, directory: str
+    ) -> None:
+        words = (*SMALL, "trainer.epochs=1", f"objective={objective}")
+        first = call(main, *words, "optim.lr=0.1", "hydra.run.dir=outputs/earlier")
+        assert first.returncode == 0, first.stderr
+        (tmp_path / "outputs/earlier/metrics.csv").unlink()
+        done = call(
+            main,
+            *STUDY, *words, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
+            "hydra.sweeper.enqueue=current_config", f"hydra.sweeper.direction={direction}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        (row,) = rows(tmp_path / "study")
+        assert (row["state"], row["directory"]) == ("finished", directory)
+        assert float(row["value"]) == trials(tmp_path / "study")[0].value
+
 
 class TestReplicates:
     def test_a_trial_is_the_mean_over_seeds(self, call: Command, tmp_path: Path) -> None:
