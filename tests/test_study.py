@@ -359,6 +359,18 @@ def test_bad_requests_touch_nothing(
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize("words", [(), ("hydra.sweep.dir=new/study",)])
+def test_a_shared_study_of_another_program_is_refused_without_a_new_directory(
+    call: Command, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    url = f"sqlite:///{tmp_path}/shared.db"
+    study = optuna.create_study(storage=url, study_name="resnet_sweep", direction="maximize")
+    study.ask()
+    done = call(main, *STUDY, f"hydra.sweeper.storage={url}", *words)
+    assert_refused(done, "resnet_sweep", "hydra.sweeper.study_name")
+    assert [path.name for path in tmp_path.iterdir()] == ["shared.db"]
+
+
 def test_a_study_with_a_wrong_corner_is_refused_before_anything_is_written(
     call: Command, tmp_path: Path
 ) -> None:
