@@ -454,6 +454,11 @@ class TestSearchSpace:
         assert SearchSpace(["a=1,2", "b=1,2", "a=3"]).fixed == {"a": "a=3"}
         assert [*SearchSpace(["a=3", "a=1,2"]).distributions] == ["a"]
 
+    def test_a_choice_of_one_value_is_fixed(self) -> None:
+        space = SearchSpace(["a=1,2", "b=choice(3)", r"c=choice('x, y')", "d=choice([4,null])"])
+        assert [*space.distributions] == ["a"]
+        assert space.fixed == {"b": "b=3", "c": r"c=x\,\ y", "d": "d=[4,null]"}
+
 
 def test_a_failed_trial_is_recorded_and_the_study_continues(call: Command, tmp_path: Path) -> None:
     words = (*STUDY, "hydra.sweep.dir=study", "trainer.epochs=1", "hydra.sweeper.n_trials=3")
