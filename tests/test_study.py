@@ -200,6 +200,27 @@ class TestResuming:
         assert recipe.params == {"optim.lr": 0.1}
         assert rows(tmp_path / "study")[0]["directory"] == "../outputs/earlier"
 
+    @pytest.mark.parametrize(
+        ("objective", "direction", "directory"),
+        [("val_acc", "maximize", "../outputs/earlier"), ("val_loss", "minimize", "0")],
+    )
+    def test_a_finished_run_without_metrics_is_reused_for_what_its_record_has(
+        self, call: Command, tmp_path: Path, objective: str, direction: str, directory: str
+    ) -> None:
+        words = (*SMALL, "trainer.epochs=1", f"objective={objective}")
+        first = call(main, *words, "optim.lr=0.1", "hydra.run.dir=outputs/earlier")
+        assert first.returncode == 0, first.stderr
+        (tmp_path / "outputs/earlier/metrics.csv").unlink()
+        done = call(
+            main,
+            *STUDY, *words, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
+            "hydra.sweeper.enqueue=current_config", f"hydra.sweeper.direction={direction}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        (row,) = rows(tmp_path / "study")
+        assert (row["state"], row["directory"]) == ("finished", directory)
+        assert float(row["value"]) == trials(tmp_path / "study")[0].value
+
 
 class TestReplicates:
     def test_a_trial_is_the_mean_over_seeds(self, call: Command, tmp_path: Path) -> None:
@@ -338,6 +359,18 @@ def test_bad_requests_touch_nothing(
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize("words", [(), ("hydra.sweep.dir=new/study",)])
+def test_a_shared_study_of_another_program_is_refused_without_a_new_directory(
+    call: Command, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    url = f"sqlite:///{tmp_path}/shared.db"
+    study = optuna.create_study(storage=url, study_name="resnet_sweep", direction="maximize")
+    study.ask()
+    done = call(main, *STUDY, f"hydra.sweeper.storage={url}", *words)
+    assert_refused(done, "resnet_sweep", "hydra.sweeper.study_name")
+    assert [path.name for path in tmp_path.iterdir()] == ["shared.db"]
+
+
 def test_a_study_with_a_wrong_corner_is_refused_before_anything_is_written(
     call: Command, tmp_path: Path
 ) -> None:
@@ -420,6 +453,11 @@ class TestSearchSpace:
     def test_the_later_word_holds(self) -> None:
         assert SearchSpace(["a=1,2", "b=1,2", "a=3"]).fixed == {"a": "a=3"}
         assert [*SearchSpace(["a=3", "a=1,2"]).distributions] == ["a"]
+
+    def test_a_choice_of_one_value_is_fixed(self) -> None:
+        space = SearchSpace(["a=1,2", "b=choice(3)", r"c=choice('x, y')", "d=choice([4,null])"])
+        assert [*space.distributions] == ["a"]
+        assert space.fixed == {"b": "b=3", "c": r"c=x\,\ y", "d": "d=[4,null]"}
 
 
 def test_a_failed_trial_is_recorded_and_the_study_continues(call: Command, tmp_path: Path) -> None:

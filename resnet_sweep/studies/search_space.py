@@ -56,7 +56,7 @@ class SearchSpace:
 
     Attributes:
         distributions: of the keys that are searched.
-        fixed: the other overrides, by key.
+        fixed: the other overrides, by key; a choice of one value is one of them.
 
     Raises:
         ConfigError: a range is empty or can't be searched, or there is none.
@@ -72,7 +72,12 @@ class SearchSpace:
             if override.is_delete():
                 self.fixed[key] = override.input_line or key
             elif override.is_sweep_override():
-                self.distributions[key] = _distribution(key, override)
+                distribution = _distribution(key, override)
+                if isinstance(distribution, CategoricalDistribution) and distribution.single():
+                    (value,) = override.sweep_iterator(transformer=Transformer.str)
+                    self.fixed[key] = f"{key}={value}"
+                else:
+                    self.distributions[key] = distribution
             else:
                 self.fixed[key] = f"{key}={override.get_value_element_as_str()}"
         if not self.distributions:

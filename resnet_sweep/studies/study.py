@@ -63,24 +63,23 @@ def open_study(plan: StudyPlan) -> TrialQueue:
     if shared and home is None:
         # Before a directory is made for a study that has nowhere to be stored.
         open_storage(plan.settings["storage"], directory)
-    directory = home or asked or new_sweep_directory(plan.config)
+    known = home or asked
+    is_new = known is None or not known.exists()
+    directory = known or new_sweep_directory(plan.config)
     make_directory(directory)
     try:
-        with exclusive(directory):
-            queue = _queue(plan, directory)
-    except OSError as error:
-        # A finished study can be looked at where nothing can be written.
-        if found is None or not (queue := _queue(plan, directory)).is_done():
-            raise ConfigError(
-                f"the directory {directory} can't be used ({error.strerror or error}): make it "
-                "writable, or choose another with hydra.sweep.dir=DIRECTORY"
-            ) from error
-    if shared:
-        # Another worker may have made the study, with its own directory, meanwhile.
-        home = _home(plan.name, queue.study.user_attrs, asked)
-        if home is not None and home != directory:
+        queue = _locked_queue(plan, directory, found is not None)
+        if shared:
+            # Another worker may have made the study, with its own directory, meanwhile.
+            home = _home(plan.name, queue.study.user_attrs, asked)
+            if home is not None and home != directory:
+                remove_if_empty(directory)
+                queue.directory = directory = home
+    except BaseException:
+        # Of a study that is refused, nothing is left.
+        if is_new:
             remove_if_empty(directory)
-            queue.directory = directory = home
+        raise
     with read_write(sweep):
         sweep.dir = str(directory)
     return queue
@@ -106,6 +105,20 @@ def _home(name: str, attributes: Mapping[str, Any], asked: Path | None) -> Path 
             "hydra.sweep.dir out, or choose another hydra.sweeper.study_name"
         )
     return Path(found)
+
+
+def _locked_queue(plan: StudyPlan, directory: Path, is_known: bool) -> TrialQueue:
+    try:
+        with exclusive(directory):
+            return _queue(plan, directory)
+    except OSError as error:
+        # A finished study can be looked at where nothing can be written.
+        if is_known and (queue := _queue(plan, directory)).is_done():
+            return queue
+        raise ConfigError(
+            f"the directory {directory} can't be used ({error.strerror or error}): make it "
+            "writable, or choose another with hydra.sweep.dir=DIRECTORY"
+        ) from error
 
 
 def _queue(plan: StudyPlan, directory: Path) -> TrialQueue:

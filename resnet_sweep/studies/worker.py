@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -72,19 +72,17 @@ class PruningCallback(Callback):
 
     def on_train_start(self, directory: Path, step: int) -> None:
         # A worker that was killed may have ended an epoch without reporting it.
-        with self._storage():
-            self.report_run(directory)
-            if self.rows:
-                self._judge(self.rows[-1])
+        self.report(read_metrics(directory))
+        if self.rows:
+            self._judge(self.rows[-1])
 
     def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
-        with self._storage():
-            self._report(row)
-            self._judge(row)
+        self._report(row)
+        self._judge(row)
 
-    def report_run(self, directory: Path) -> None:
+    def report(self, rows: Iterable[Row]) -> None:
         """Report the epochs of a run that aren't reported yet."""
-        for row in read_metrics(directory):
+        for row in rows:
             self._report(row)
 
     def _report(self, row: Row) -> None:
@@ -100,11 +98,14 @@ class PruningCallback(Callback):
             run.metrics = Metrics(self.rows, None)
             value = self.objective.value(run)
         if value is not None:
-            self.trial.report(value, epoch)
+            with self._storage():
+                self.trial.report(value, epoch)
             self.reported.add(epoch)
 
     def _judge(self, row: Row) -> None:
-        if row["epoch"] < self.epochs and self.trial.should_prune():
+        with self._storage():
+            prunes = row["epoch"] < self.epochs and self.trial.should_prune()
+        if prunes:
             name = type(self.trial.study.pruner).__name__
             raise Pruned(f"by {name} after epoch {row['epoch']} of {self.epochs}")
 
@@ -226,9 +227,10 @@ class StudyWorker:
         directory = run.directory
         if self.cache is not None and not (directory / "run.json").exists():
             found = self.cache.complete(run.planned.signature)
-            if found is not None:
+            # Of a damaged run, the metrics may be missing.
+            if found is not None and None not in [goal.value(found) for goal in self.objectives]:
                 if callback is not None:
-                    callback.report_run(found.directory)
+                    callback.report(found.metrics.rows)
                 places = [*trial.user_attrs.get(FOUND, []), str(found.directory.absolute())]
                 # A worker that was killed may have found it, too.
                 trial.set_user_attr(FOUND, [*dict.fromkeys(places)])
