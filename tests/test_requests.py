@@ -142,6 +142,21 @@ def test_log_that_cannot_be_set_up_is_refused_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("wrong", ["dry_run=true", "trainer.device=cuda:7"])
+@pytest.mark.parametrize(
+    "directory",
+    ["keep/me", "keep/me/x/y", "keep/me/${hydra:job.name}", "keep/${now:%Y}", "keep/me/${now:%Y}"],
+)
+def test_folders_that_were_there_are_not_removed(
+    call: Command, tmp_path: Path, directory: str, wrong: str
+) -> None:
+    (tmp_path / "keep" / "me").mkdir(parents=True)
+    done = call(main, *SMALL, wrong, f"hydra.run.dir={directory}")
+    assert done.returncode == (0 if wrong == "dry_run=true" else 2)
+    assert "Warning" not in done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["keep", "me"]
+
+
 class TestDryRun:
     def test_it_prints_what_would_be_trained_and_leaves_nothing(
         self, call: Command, tmp_path: Path

@@ -381,6 +381,13 @@ class TestResuming:
         assert "hydra.sweep.dir" in done.stderr
         assert not (tmp_path / "sweep" / "0").exists()
 
+    def test_a_refused_sweep_removes_only_what_it_made(self, call: Command, tmp_path: Path) -> None:
+        (tmp_path / "keep" / "me").mkdir(parents=True)
+        for directory in ("keep/me/${now:%Y}", "keep/me/new/${now:%Y}", "new/${now:%Y}"):
+            words = ("trainer.device=cuda:7", "seed=0,1", f"hydra.sweep.dir={directory}")
+            assert_refused(call(main, "--multirun", *TINY, *words), "cuda:7")
+            assert sorted(path.name for path in tmp_path.rglob("*")) == ["keep", "me"]
+
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
     def test_a_signal_while_jobs_are_composed_leaves_nothing(
         self, tmp_path: Path, number: int

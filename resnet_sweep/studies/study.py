@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from resnet_sweep.compare.format import shown
 from resnet_sweep.config.compose import is_named_by_time
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.files import remove_if_empty
+from resnet_sweep.runs.files import missing_folders, remove_empty
 from resnet_sweep.runs.run import make_directory
 from resnet_sweep.runs.signature import differences
 from resnet_sweep.studies.plan import StudyPlan
@@ -63,6 +63,7 @@ def open_study(plan: StudyPlan) -> TrialQueue:
     if shared and home is None:
         # Before a directory is made for a study that has nowhere to be stored.
         open_storage(plan.settings["storage"], directory)
+    parents = missing_folders(directory.parent)
     directory = home or asked or new_sweep_directory(plan.config)
     make_directory(directory)
     try:
@@ -79,7 +80,7 @@ def open_study(plan: StudyPlan) -> TrialQueue:
         # Another worker may have made the study, with its own directory, meanwhile.
         home = _home(plan.name, queue.study.user_attrs, asked)
         if home is not None and home != directory:
-            remove_if_empty(directory)
+            remove_empty([directory, *parents])
             queue.directory = directory = home
     with read_write(sweep):
         sweep.dir = str(directory)
