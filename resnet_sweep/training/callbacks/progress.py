@@ -1,5 +1,6 @@
 """Progress of a run: what is printed, logged and written into its record while it trains."""
 
+import contextlib
 import logging
 import sys
 import time
@@ -32,10 +33,8 @@ class ConsoleHandler(logging.Handler):
     """Prints log messages above the progress bar, if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
+        with contextlib.suppress(Exception):
             console.print(self.format(record), markup=False)
-        except Exception:
-            pass
 
 
 class LogFileHandler(logging.FileHandler):
