@@ -179,7 +179,8 @@ def _end(run: Run, callbacks: Sequence[Callback], state: State, reason: str) -> 
     run.record.state, run.record.reason = state, reason
     try:
         for callback in callbacks:
-            callback.on_train_end(run.record)
+            if callback.train_started:
+                callback.on_train_end(run.record)
     finally:
         run.close(state, reason)
 
