@@ -25,8 +25,8 @@ from resnet_sweep.training.distributed import ProcessGroup
 from resnet_sweep.training.signals import Interrupted, StopSignal, exit_status
 from resnet_sweep.training.trainer import Diverged
 
-# The settings of a sweep, with the value that leaves a single run as it is.
-SWEEP_SETTINGS: dict[str, object] = {"retry_failed": True, "sweep_filter": None, "zip": []}
+# Settings that have no effect on a single run, with the only values that it accepts.
+NEUTRAL_VALUES: dict[str, object] = {"retry_failed": True, "sweep_filter": None, "zip": []}
 
 Result = TypeVar("Result")
 
@@ -133,7 +133,7 @@ class SingleRun:
         return result
 
     def _plan(self) -> tuple[PlannedRun, ComposedConfig]:
-        for name, neutral in SWEEP_SETTINGS.items():
+        for name, neutral in NEUTRAL_VALUES.items():
             value = resolve(self.config, name)
             if value != neutral:
                 raise ConfigError(
