@@ -180,7 +180,8 @@ def _end(run: Run, callbacks: Sequence[Callback], state: State, reason: str) -> 
     ended = replace(run.record, state=state, reason=reason)
     try:
         for callback in callbacks:
-            callback.on_train_end(ended)
+            if callback.train_started:
+                callback.on_train_end(ended)
     finally:
         run.close(state, reason)
 

@@ -8,14 +8,15 @@ from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from resnet_sweep.config.compose import ComposedConfig, is_named_by_time, resolve, unresolved
 from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.jobs import LOG, complete, introduction, logging_to, summary, train
-from resnet_sweep.runs.files import remove_if_empty
+from resnet_sweep.runs.files import missing_folders, remove_empty
 from resnet_sweep.runs.provenance import HYDRA_FOLDER, write_hydra_folder
 from resnet_sweep.runs.run import Run, find_record, make_unique_directory, reset_run
 from resnet_sweep.torchrun import Torchrun
@@ -24,19 +25,29 @@ from resnet_sweep.training.distributed import ProcessGroup
 from resnet_sweep.training.signals import Interrupted, StopSignal, exit_status
 from resnet_sweep.training.trainer import Diverged
 
-# The settings of a sweep, with the value that leaves a single run as it is.
-SWEEP_SETTINGS: dict[str, object] = {"retry_failed": True, "sweep_filter": None, "zip": []}
+# Settings that have no effect on a single run, with the only values that it accepts.
+NEUTRAL_VALUES: dict[str, object] = {"retry_failed": True, "sweep_filter": None, "zip": []}
 
 Result = TypeVar("Result")
 
 
 class RemoveEmptyDirectory(Callback):
-    """Removes the directory that Hydra made for a single run, if nothing was written to it."""
+    """Removes the folders that Hydra made for a single run, if nothing was written to them."""
+
+    def __init__(self) -> None:
+        self.made: list[Path] = []
+
+    def on_run_start(self, config: DictConfig, **details: Any) -> None:
+        """Called by Hydra before it makes the run directory and its parents."""
+        # Hydra itself does this next. The directory's name may have values of its settings.
+        HydraConfig.instance().set_config(config)
+        # A name that can't be resolved is an error that Hydra raises.
+        with contextlib.suppress(OmegaConfBaseException):
+            self.made = missing_folders(Path(str(config.hydra.run.dir)))
 
     def on_run_end(self, config: DictConfig, **details: Any) -> None:
         """Called by Hydra after the run, and after an error of its own."""
-        if not OmegaConf.is_missing(config.hydra.runtime, "output_dir"):
-            remove_if_empty(Path(config.hydra.runtime.output_dir))
+        remove_empty(self.made)
 
 
 def train_config(config: DictConfig) -> int:
@@ -63,7 +74,11 @@ def train_config(config: DictConfig) -> int:
 
 
 class SingleRun:
-    """A single run, or this process's share of it under torchrun; see `train_config`."""
+    """A single run, or this process's share of it under torchrun; see `train_config`.
+
+    Attributes:
+        claimed: the folders that this process made for a new run.
+    """
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
@@ -71,6 +86,7 @@ class SingleRun:
         self.hydra: Any = HydraConfig.get()
         self.ranks = ProcessGroup.current()
         self.torchrun = Torchrun.here()
+        self.claimed: list[Path] = []
 
     def train(self) -> int:
         """Train the run, or print what would be trained; return the exit status."""
@@ -117,7 +133,7 @@ class SingleRun:
         return result
 
     def _plan(self) -> tuple[PlannedRun, ComposedConfig]:
-        for name, neutral in SWEEP_SETTINGS.items():
+        for name, neutral in NEUTRAL_VALUES.items():
             value = resolve(self.config, name)
             if value != neutral:
                 raise ConfigError(
@@ -133,6 +149,15 @@ class SingleRun:
         if not is_named_by_time(self.hydra.run):
             return made
         return self.torchrun.directory(lambda: new(made)) if self.torchrun else new(made)
+
+    def _claim(self, made: Path) -> Path:
+        """Make the directory of a new run, beside the one that Hydra made if another run has it."""
+        directory = make_unique_directory(made, HYDRA_FOLDER)
+        self.claimed = [directory / HYDRA_FOLDER]
+        # If it's the one that Hydra made, `RemoveEmptyDirectory` removes it.
+        if directory != made:
+            self.claimed.append(directory)
+        return directory
 
     def _preview(self, planned: PlannedRun, composed: ComposedConfig) -> None:
         """Print what would be trained."""
@@ -150,15 +175,15 @@ class SingleRun:
         if not self.ranks.is_main:
             return None
         record = complete(planned.record(composed), planned)
-        directory = self._directory(lambda made: make_unique_directory(made, HYDRA_FOLDER))
+        directory = self._directory(self._claim)
+        missing = missing_folders(directory)
         try:
             # Starting over was asked for once, and not for each restart by torchrun.
             if not planned.settings.resume and not (self.torchrun and self.torchrun.restarts):
                 reset_run(directory, record)
             run = Run.open(directory, record)
         except BaseException:
-            remove_if_empty(directory / HYDRA_FOLDER)
-            remove_if_empty(directory)
+            remove_empty([*self.claimed, *missing])
             raise
         if run.record.ended_for_good:
             return run

@@ -20,8 +20,11 @@ from resnet_sweep.runs.metrics import LayerNorms, Row
 from resnet_sweep.runs.provenance import write_hydra_folder
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import Run, write_plan
-from resnet_sweep.training.callbacks import Callback
+from resnet_sweep.training.callbacks import Callback, Plots
+from resnet_sweep.training.checkpoint import RunCheckpoints
 from resnet_sweep.training.signals import StopSignal
+
+TENSORBOARD = "resnet_sweep.training.callbacks.TensorBoard"
 
 
 class AtEpoch(Callback):
@@ -81,6 +84,23 @@ def test_a_command_is_to_be_given_where_this_one_was(
     assert Path.cwd() == tmp_path
     assert "python -m resnet_sweep hydra.run.dir=run\n" in caplog.text
     assert Record.read(tmp_path / "run").reason == "ValueError: odd"
+
+
+@pytest.mark.parametrize("late", ["load", "on_train_start"])
+def test_an_interrupt_before_training_starts_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    # While the checkpoint is loaded, or while a callback starts.
+    monkeypatch.setattr(RunCheckpoints if late == "load" else Plots, late, interrupt)
+    settings = config(logger={"tensorboard": {"_target_": TENSORBOARD}})
+    planned = plan_run(settings)
+    run = open_run(planned, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        jobs.train(planned, run, StopSignal())
+    assert Record.read(tmp_path).state == "interrupted"
 
 
 @pytest.mark.parametrize("chdir", [False, True])

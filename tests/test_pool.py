@@ -15,7 +15,7 @@ from resnet_sweep import jobs
 from resnet_sweep.config.compose import ComposedConfig
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import RunFailed
-from resnet_sweep.runs.files import remove_if_empty
+from resnet_sweep.runs.files import missing_folders, remove_empty
 from resnet_sweep.runs.provenance import write_hydra_folder
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import write_plan
@@ -141,10 +141,14 @@ def test_a_job_whose_environment_cannot_be_set_has_failed(tmp_path: Path) -> Non
     assert "hydra.yaml" in found.reason
 
 
-def test_the_current_folder_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_were_there_are_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "outputs" / "day").mkdir(parents=True)
-    remove_if_empty(Path("outputs/day"))
-    assert not list(tmp_path.iterdir())
-    remove_if_empty(Path("."))
-    assert tmp_path.exists()
+    Path("outputs").mkdir()
+    made = missing_folders(Path("outputs/day/time"))
+    assert made == [tmp_path / "outputs" / "day" / "time", tmp_path / "outputs" / "day"]
+    made[0].mkdir(parents=True)
+    remove_empty(made)
+    assert list(tmp_path.iterdir()) == [tmp_path / "outputs"]
+    assert missing_folders(Path(".")) == []

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 import processes
@@ -14,7 +15,8 @@ from resnet_sweep.config.compose import ComposedConfig
 from resnet_sweep.config.errors import LONGEST, format_error
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.run import write_plan
+from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.run import Run, write_plan
 from resnet_sweep.training.device import memory_bytes
 
 SMALL = (
@@ -141,6 +143,51 @@ def test_log_that_cannot_be_set_up_is_refused_and_leaves_nothing(
     done = call(main, *SMALL, "hydra.job_logging.version=2", f"hydra.run.dir={directory}")
     processes.assert_refused(done, "version", "2")
     assert not list(tmp_path.iterdir())
+
+
+def test_refused_command_leaves_the_folder_of_a_run_that_starts(
+    call: Command, tmp_path: Path
+) -> None:
+    planned = plan_run(composed(*SMALL))
+    record = planned.record(ComposedConfig(composed(*SMALL), {}, [], []))
+    record.state = "running"
+    record.heartbeat = {"host": "elsewhere", "process": 1, "renewed": time.time()}
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    record.write(tmp_path / "run")
+    processes.assert_refused(call(main, *SMALL, "hydra.run.dir=run"), "elsewhere")
+    processes.assert_refused(call(main, *SMALL, "seed=1", "hydra.run.dir=run"), "seed")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".hydra", "run.json"]
+
+
+def test_refused_command_removes_the_directory_that_it_made_beside_another(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(directory: Path, record: Record) -> None:
+        assert (directory / ".hydra").is_dir()
+        raise ConfigError(f"{directory} is refused")
+
+    monkeypatch.setattr(Run, "open", refuse)
+    words = (*SMALL, "hydra.run.dir=runs/${now:%Y}")
+    processes.assert_refused(call(main, *words), "refused")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "runs" / time.strftime("%Y") / ".hydra").mkdir(parents=True)
+    processes.assert_refused(call(main, *words), f"{time.strftime('%Y')}-2")
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+@pytest.mark.parametrize("wrong", ["dry_run=true", "trainer.device=cuda:7"])
+@pytest.mark.parametrize(
+    "directory",
+    ["keep/me", "keep/me/x/y", "keep/me/${hydra:job.name}", "keep/${now:%Y}", "keep/me/${now:%Y}"],
+)
+def test_folders_that_were_there_are_not_removed(
+    call: Command, tmp_path: Path, directory: str, wrong: str
+) -> None:
+    (tmp_path / "keep" / "me").mkdir(parents=True)
+    done = call(main, *SMALL, wrong, f"hydra.run.dir={directory}")
+    assert done.returncode == (0 if wrong == "dry_run=true" else 2)
+    assert "Warning" not in done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["keep", "me"]
 
 
 class TestDryRun:

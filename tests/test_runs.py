@@ -16,6 +16,7 @@ from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.lock import DirectoryLock
 from resnet_sweep.runs.metrics import COLUMNS, read_metrics, write_metrics
+from resnet_sweep.runs.provenance import read_hydra_job, write_hydra_folder
 from resnet_sweep.runs.record import Record, State, duration
 from resnet_sweep.runs.run import (
     LockLostError,
@@ -23,6 +24,7 @@ from resnet_sweep.runs.run import (
     make_unique_directory,
     mark_failed,
     reset_run,
+    unexpected_file,
     write_plan,
 )
 from resnet_sweep.runs.signature import differences, flatten, sign
@@ -242,6 +244,30 @@ class TestDirectory:
         with pytest.raises(ConfigError, match=str(tmp_path)):
             Run.open(tmp_path, self.record())
         assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "main.log"]
+
+    def test_a_directory_that_cannot_be_read_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=str(tmp_path)):
+            unexpected_file(tmp_path / ("long" * 100))
+
+    def test_a_file_may_have_the_name_of_hydras_folder(self, tmp_path: Path) -> None:
+        (tmp_path / ".hydra").touch()
+        assert unexpected_file(tmp_path) == ".hydra"
+
+    def test_hydras_folder_is_written_when_another_process_removes_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_text = Path.write_text
+
+        def remove_and_write(path: Path, text: str, **options: str) -> int:
+            monkeypatch.undo()
+            path.parent.rmdir()
+            return write_text(path, text, **options)
+
+        monkeypatch.setattr(Path, "write_text", remove_and_write)
+        write_hydra_folder(tmp_path, {"seed": 1}, {"job": {"chdir": True}}, ["seed=1"])
+        assert read_hydra_job(tmp_path) == {"chdir": True}
+        names = sorted(path.name for path in (tmp_path / ".hydra").iterdir())
+        assert names == ["config.yaml", "hydra.yaml", "overrides.yaml"]
 
     def test_what_a_killed_process_was_writing_is_removed(self, tmp_path: Path) -> None:
         Run.open(tmp_path, self.record()).close("interrupted")

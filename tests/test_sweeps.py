@@ -367,7 +367,7 @@ class TestResuming:
         # The file that locks the sweep is removed again.
         assert snapshot(tmp_path / "sweep") == changed
 
-    @pytest.mark.parametrize("there", ["a file", "a file in the directory"])
+    @pytest.mark.parametrize("there", ["a file", "a file in the directory", "a file .hydra"])
     def test_what_is_in_the_way_of_a_job_is_found_before_any_begins(
         self, call: Command, tmp_path: Path, there: str
     ) -> None:
@@ -377,13 +377,21 @@ class TestResuming:
             place.touch()
         else:
             place.mkdir()
-            (place / "letter.txt").touch()
-        done = call(main, *SWEEP, "seed=0,1")
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: ")
-        assert str(place) in done.stderr
-        assert "hydra.sweep.dir" in done.stderr
+            (place / (".hydra" if there == "a file .hydra" else "letter.txt")).touch()
+        for dry_run in ("true", "false"):
+            done = call(main, *SWEEP, "seed=0,1", f"dry_run={dry_run}")
+            assert done.returncode == 2
+            assert done.stderr.startswith("error: ")
+            assert str(place) in done.stderr
+            assert "hydra.sweep.dir" in done.stderr
         assert not (tmp_path / "sweep" / "0").exists()
+
+    def test_a_refused_sweep_removes_only_what_it_made(self, call: Command, tmp_path: Path) -> None:
+        (tmp_path / "keep" / "me").mkdir(parents=True)
+        for directory in ("keep/me/${now:%Y}", "keep/me/new/${now:%Y}", "new/${now:%Y}"):
+            words = ("trainer.device=cuda:7", "seed=0,1", f"hydra.sweep.dir={directory}")
+            assert_refused(call(main, "--multirun", *TINY, *words), "cuda:7")
+            assert sorted(path.name for path in tmp_path.rglob("*")) == ["keep", "me"]
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
     def test_a_signal_while_jobs_are_composed_leaves_nothing(

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 
@@ -79,11 +79,14 @@ def digest_file(path: Path) -> str | None:
         return None
 
 
-def remove_if_empty(directory: Path) -> None:
-    """Remove a directory, and its parents below the current one, as far as they are empty."""
-    here, directory = Path.cwd(), directory.absolute()
-    with contextlib.suppress(OSError, ValueError):
-        for folder in (directory, *directory.parents):
-            if folder == here or (folder != directory and not folder.is_relative_to(here)):
-                return
+def missing_folders(directory: Path) -> list[Path]:
+    """Return a directory and its parents, as far as they don't exist; the directory is first."""
+    directory = Path(os.path.abspath(directory))
+    return [folder for folder in (directory, *directory.parents) if not os.path.lexists(folder)]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those folders that are empty, each before its parent."""
+    for folder in folders:
+        with contextlib.suppress(OSError, ValueError):
             folder.rmdir()

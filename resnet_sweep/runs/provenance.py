@@ -1,5 +1,6 @@
 """What a run was made from: the command's config in `.hydra/`, the packages, the git commit."""
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,11 +28,20 @@ def write_hydra_folder(
 ) -> None:
     """Write `.hydra/` into a run directory: the config, Hydra's own part of it, the overrides."""
     folder = directory / HYDRA_FOLDER
-    folder.mkdir(exist_ok=True)
     contents = {"config": settings, "hydra": {"hydra": hydra}, "overrides": list(overrides)}
-    for name, content in contents.items():
-        text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    texts = {
+        folder / f"{name}.yaml": yaml.dump(
+            content, Dumper=_Dumper, sort_keys=False, allow_unicode=True
+        )
+        for name, content in contents.items()
+    }
+    while True:
+        folder.mkdir(exist_ok=True)
+        # Another process that made the folder, and is refused, removes it while it is empty.
+        with contextlib.suppress(FileNotFoundError):
+            for path, text in texts.items():
+                path.write_text(text, encoding="utf-8")
+            return
 
 
 def read_hydra_job(directory: Path) -> dict[str, Any]:

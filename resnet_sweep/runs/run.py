@@ -220,8 +220,7 @@ def find_record(directory: Path, record: Record) -> Record | None:
     try:
         earlier = Record.read(directory)
     except (FileNotFoundError, NotADirectoryError):
-        with _usable(directory):
-            name = unexpected_file(directory)
+        name = unexpected_file(directory)
         if name is not None:
             raise ConfigError(
                 f"{directory} isn't a run directory and isn't empty (it holds {name}): choose "
@@ -239,18 +238,23 @@ def find_record(directory: Path, record: Record) -> Record | None:
 
 def unexpected_file(directory: Path) -> str | None:
     """Return the name of a file that keeps a directory without a record from being a run's."""
-    try:
-        paths = sorted(directory.iterdir())
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
-        return directory.name
-    for path in paths:
-        # An empty `.hydra/` reserves a directory; with files it is another program's.
-        reserved = path.name == HYDRA_FOLDER and not any(path.iterdir())
-        if not (reserved or path.name in _FIRST_FILES or path.name.startswith(f".{NAME}-")):
-            return path.name
+    with _usable(directory):
+        try:
+            paths = sorted(directory.iterdir())
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            return directory.name
+        for path in paths:
+            first = path.name in _FIRST_FILES or path.name.startswith(f".{NAME}-")
+            if not (first or _reserves(path)):
+                return path.name
     return None
+
+
+def _reserves(path: Path) -> bool:
+    """Return whether a path is an empty `.hydra/`; with files it is another program's."""
+    return path.name == HYDRA_FOLDER and path.is_dir() and not any(path.iterdir())
 
 
 def make_directory(directory: Path) -> None:

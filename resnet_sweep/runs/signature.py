@@ -8,14 +8,14 @@ from typing import Any
 # Counted up by a change of this package that changes the results of a run.
 NUMERICS = 1
 
-_SWEEP_SETTINGS = ("baseline", "replicates", "retry_failed", "reuse", "sweep_filter", "zip")
-_TRAINER_SETTINGS = ("compile", "device", "distributed", "precision", "resume", "threads")
+_INCIDENTAL_OF_SWEEP = ("baseline", "replicates", "retry_failed", "reuse", "sweep_filter", "zip")
+_INCIDENTAL_OF_TRAINER = ("compile", "device", "distributed", "precision", "resume", "threads")
 # Settings (or groups of them) that say where and how a run is trained, not what is trained.
 # `trainer.precision` is among them because the precision that it resolves to counts instead;
 # `trainer.compile`, like device and threads, because it changes the last bits at the most.
 INCIDENTAL = frozenset(
     {"data.root", "dry_run", "logger", "objective", "reference"}
-    | {*_SWEEP_SETTINGS, *(f"trainer.{name}" for name in _TRAINER_SETTINGS)}
+    | {*_INCIDENTAL_OF_SWEEP, *(f"trainer.{name}" for name in _INCIDENTAL_OF_TRAINER)}
 )
 _INCIDENTAL_GROUPS = tuple(f"{name}." for name in INCIDENTAL)
 

@@ -45,7 +45,7 @@ from resnet_sweep.studies.storage import (
 from resnet_sweep.studies.trial_queue import FOUND, SIGNATURE
 from resnet_sweep.sweeps.grid import preset_overrides
 from resnet_sweep.sweeps.plan import (
-    SWEEP_SETTINGS,
+    WHOLE_SWEEP_SETTINGS,
     invalid_jobs,
     key_of,
     sweep_settings,
@@ -72,7 +72,7 @@ SETTINGS = {
 NAME = "resnet_sweep"
 SUBDIRECTORIES = ("${hydra.job.num}", "${hydra:job.num}", "${hydra.job.id}")
 # Overrides that a run's own command leaves out.
-_OF_STUDY = {"sweep", *SWEEP_SETTINGS} - {"objective", "reference"}
+_OF_STUDY = {"sweep", *WHOLE_SWEEP_SETTINGS} - {"objective", "reference"}
 
 
 @dataclass(frozen=True)

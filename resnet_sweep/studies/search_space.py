@@ -31,7 +31,7 @@ from resnet_sweep.compare.format import shown
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.studies.storage import Direction, one_line
-from resnet_sweep.sweeps.plan import SWEEP_SETTINGS
+from resnet_sweep.sweeps.plan import WHOLE_SWEEP_SETTINGS
 
 Parameters = Mapping[str, Any]
 # Of a choice with more values than this, the first and the last are planned as corners.
@@ -234,7 +234,7 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
             f"{text}: the seed isn't searched, since the luckiest one means nothing; train each "
             "trial with several by replicates=3"
         )
-    if key in SWEEP_SETTINGS or key == "sweep":
+    if key in WHOLE_SWEEP_SETTINGS or key == "sweep":
         raise ConfigError(f"{text}: {key} is of the whole study: give it one value")
     try:
         sweep = override.value()

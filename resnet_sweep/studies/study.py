@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from resnet_sweep.compare.format import shown
 from resnet_sweep.config.compose import is_named_by_time
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.files import remove_if_empty
+from resnet_sweep.runs.files import missing_folders, remove_empty
 from resnet_sweep.runs.run import make_directory
 from resnet_sweep.runs.signature import differences
 from resnet_sweep.studies.plan import StudyPlan
@@ -64,8 +64,10 @@ def open_study(plan: StudyPlan) -> TrialQueue:
         # Before a directory is made for a study that has nowhere to be stored.
         open_storage(plan.settings["storage"], directory)
     known = home or asked
-    is_new = known is None or not known.exists()
+    made = missing_folders(known or Path(plan.config.hydra.sweep.dir).parent)
     directory = known or new_sweep_directory(plan.config)
+    if known is None:
+        made = [directory, *made]
     make_directory(directory)
     try:
         queue = _locked_queue(plan, directory, found is not None)
@@ -73,12 +75,11 @@ def open_study(plan: StudyPlan) -> TrialQueue:
             # Another worker may have made the study, with its own directory, meanwhile.
             home = _home(plan.name, queue.study.user_attrs, asked)
             if home is not None and home != directory:
-                remove_if_empty(directory)
+                remove_empty(made)
                 queue.directory = directory = home
     except BaseException:
         # Of a study that is refused, nothing is left.
-        if is_new:
-            remove_if_empty(directory)
+        remove_empty(made)
         raise
     with read_write(sweep):
         sweep.dir = str(directory)

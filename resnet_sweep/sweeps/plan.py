@@ -39,10 +39,10 @@ from resnet_sweep.sweeps.run_cache import RunCache
 
 Item = TypeVar("Item")
 
-# Settings of a sweep as a whole.
-SWEEP_SETTINGS = tuple(name for name in SETTINGS if name != "seed")
+# Settings with one value for a sweep as a whole.
+WHOLE_SWEEP_SETTINGS = tuple(name for name in SETTINGS if name != "seed")
 # Overrides that a job's own command leaves out. A preset for sweeps sets nothing else of jobs.
-_OF_SWEEP = {"sweep", *SWEEP_SETTINGS} - {"objective", "reference"}
+_OF_SWEEP = {"sweep", *WHOLE_SWEEP_SETTINGS} - {"objective", "reference"}
 # How many wrong jobs, and how many differences, are listed.
 MOST_LISTED = 20
 # In a pipe, progress is printed this often.
@@ -261,7 +261,7 @@ class SweepPlan:
 
 def sweep_settings(master: DictConfig) -> dict[str, Any]:
     """Return the settings of a sweep as a whole, checked."""
-    settings = {name: resolve(master, name) for name in SWEEP_SETTINGS}
+    settings = {name: resolve(master, name) for name in WHOLE_SWEEP_SETTINGS}
     for name, value in settings.items():
         check_value(name, value, SETTINGS[name])
     return settings

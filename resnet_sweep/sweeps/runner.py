@@ -23,7 +23,12 @@ from resnet_sweep.config.compose import flags_of, is_named_by_time, overrides_of
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.jobs import LOG, train_job
-from resnet_sweep.runs.files import remove_if_empty, remove_unfinished, write_atomically
+from resnet_sweep.runs.files import (
+    missing_folders,
+    remove_empty,
+    remove_unfinished,
+    write_atomically,
+)
 from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use, is_held
 from resnet_sweep.runs.provenance import HYDRA_FOLDER, write_hydra_folder
 from resnet_sweep.runs.record import HEARTBEAT_SECONDS, NAME, PENDING, new_heartbeat
@@ -65,11 +70,12 @@ def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str
         SystemExit: it was stopped from outside; the state of what ran is saved.
     """
     check_sweep(config)
-    made = None
+    made: list[Path] = []
     with terminable():
         try:
             if is_named_by_time(config.hydra.sweep) and not config.dry_run:
-                made = new_sweep_directory(config)
+                parents = missing_folders(Path(config.hydra.sweep.dir).parent)
+                made = [new_sweep_directory(config), *parents]
             directory = Path(os.path.abspath(config.hydra.sweep.dir))
             plan = SweepPlan(context.config_loader, config, directory, overrides)
             if config.dry_run:
@@ -77,8 +83,7 @@ def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str
                 return 0
             return SweepRunner(plan, config, context).run()
         finally:
-            if made is not None:
-                remove_if_empty(made)
+            remove_empty(made)
 
 
 def check_sweep(config: DictConfig) -> None:
@@ -203,7 +208,7 @@ class SweepRunner:
             directory = (sweep / entry.directory).resolve()
             # Somebody else's sweep.json may name directories that aren't the sweep's.
             if not entry.reused and sweep in directory.parents and directory not in asked:
-                _remove_pending(directory)
+                _remove_pending(directory, sweep)
         remove_unfinished(self.directory, MANIFEST, RESULTS, MULTIRUN)
         text = OmegaConf.to_yaml(self.config)
         write_atomically(self.directory / MULTIRUN, text.encode())
@@ -337,8 +342,8 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _remove_pending(directory: Path) -> None:
-    """Remove the directory of a job that never started.
+def _remove_pending(directory: Path, sweep: Path) -> None:
+    """Remove the directory of a job that never started, and empty parents within the sweep's.
 
     Its record goes last, so that a kill in between leaves a pending job.
     """
@@ -353,4 +358,5 @@ def _remove_pending(directory: Path) -> None:
                 (directory / name).unlink(missing_ok=True)
     finally:
         lock.release()
-    remove_if_empty(directory)
+    parents = (folder for folder in directory.parents if folder.is_relative_to(sweep))
+    remove_empty([directory, *parents])

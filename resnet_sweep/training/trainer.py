@@ -156,6 +156,7 @@ class Trainer:
         if run is not None:
             for callback in callbacks:
                 callback.on_train_start(run.directory, self.global_step)
+                callback.train_started = True
         self._saved = time.monotonic()
         try:
             for epoch in range(len(self.rows), self.epochs):

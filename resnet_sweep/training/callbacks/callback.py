@@ -39,7 +39,13 @@ class Pruned(Exception):
 
 
 class Callback:
-    """Base class of callbacks. Its methods do nothing. An exception of a callback ends the run."""
+    """Base class of callbacks. Its methods do nothing. An exception of a callback ends the run.
+
+    Attributes:
+        train_started: whether `on_train_start` has returned; set by the trainer.
+    """
+
+    train_started = False
 
     def on_train_start(self, directory: Path, step: int) -> None:
         """Called before the first step, with the run directory and the steps of the run that are
@@ -53,4 +59,4 @@ class Callback:
         the steps of the run that are done."""
 
     def on_train_end(self, record: Record) -> None:
-        """Called when the run has ended, in the state that its record has."""
+        """Called when the run has ended, in the state that its record has, if `train_started`."""
