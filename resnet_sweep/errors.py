@@ -36,6 +36,11 @@ class InvalidFileError(ValueError):
     """A file can't be read as what it should be; the message says why, as a clause."""
 
 
+def one_line(error: object) -> str:
+    """Return an error, or its message, as a clause on one line; its type if it has no message."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
 def describe_errors(error: "ValidationError") -> str:
     """Return pydantic's errors in one line.
 

@@ -14,7 +14,7 @@ from resnet_sweep.compare.format import number, percent, span
 from resnet_sweep.config.build import build_loggers
 from resnet_sweep.config.command import command, relative
 from resnet_sweep.config.plan import PlannedRun, load_planned_run
-from resnet_sweep.errors import ConfigError, RunFailed
+from resnet_sweep.errors import ConfigError, RunFailed, one_line
 from resnet_sweep.runs.provenance import git_commit, read_hydra_job, versions
 from resnet_sweep.runs.record import Record, State
 from resnet_sweep.runs.run import Run, mark_failed
@@ -84,11 +84,11 @@ def train_planned(
         except RunFailed:
             return "failed"
         except (ConfigError, OSError) as error:
-            reason = str(error)
+            reason = one_line(error)
         except Exception as error:
             log.exception("the job could not be started")
-            reason = f"{type(error).__name__}: {error}"
-        mark_failed(directory, " ".join(reason.split()), resuming=True)
+            reason = one_line(f"{type(error).__name__}: {error}")
+        mark_failed(directory, reason, resuming=True)
         return "failed"
 
 

@@ -13,7 +13,7 @@ from resnet_sweep.config import COLLECTIONS, OBJECTS, PRESETS
 from resnet_sweep.config.build import build_augmentation
 from resnet_sweep.config.check import SETTINGS, check_config
 from resnet_sweep.config.plan import plan_run
-from resnet_sweep.errors import ConfigError
+from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.runs.signature import INCIDENTAL, flatten, sign
 
 
@@ -412,3 +412,11 @@ def test_an_operation_gets_what_it_asks_of_the_data(
     with pytest.raises(ConfigError) as refusal:
         check_config(config)
     assert_names(refusal, "augmentation.asking.mean", "augmentation.asking.strength")
+
+
+def test_an_error_is_a_clause_on_one_line() -> None:
+    assert (
+        one_line(ValueError("the first line\n  and the second.\n"))
+        == "the first line and the second"
+    )
+    assert one_line(KeyError()) == "KeyError"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resnet_sweep.errors import ConfigError
+from resnet_sweep.errors import ConfigError, one_line
 
 WHITELIST = (
     "resnet_sweep.*",
@@ -72,8 +72,3 @@ def instantiate(path: str, node: Mapping[str, Any], **supplied: Any) -> Any:
                 f"(~{name} takes away what a preset sets)"
             ) from error
         raise ConfigError(f"{path}: {sentence}") from error
-
-
-def one_line(error: Exception) -> str:
-    """Return the message of an error without line breaks, or its type if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__

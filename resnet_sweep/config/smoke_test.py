@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from resnet_sweep.config.build import build_augmentation, build_model, build_optimizer
-from resnet_sweep.config.instantiate import instantiate, one_line
+from resnet_sweep.config.instantiate import instantiate
 from resnet_sweep.data.dataset import Batches, Dataset
-from resnet_sweep.errors import ConfigError
+from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.device import memory_bytes
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing

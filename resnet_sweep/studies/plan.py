@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.group import COMPLETE, replicates
-from resnet_sweep.compare.objective import Objective, check_directions
+from resnet_sweep.compare.objective import Direction, Objective, check_directions
 from resnet_sweep.config.check import SETTINGS as CONFIG_SETTINGS
 from resnet_sweep.config.check import check_names, check_value
 from resnet_sweep.config.compose import (
@@ -39,13 +39,10 @@ from resnet_sweep.studies.search_space import (
     TrialSampler,
     build_pruner,
 )
-from resnet_sweep.studies.storage import (
-    Direction,
-)
 from resnet_sweep.studies.trial_queue import FOUND, SIGNATURE
 from resnet_sweep.sweeps.grid import preset_overrides
 from resnet_sweep.sweeps.plan import (
-    WHOLE_SWEEP_SETTINGS,
+    OF_SWEEP,
     invalid_jobs,
     key_of,
     sweep_settings,
@@ -71,8 +68,6 @@ SETTINGS = {
 }
 NAME = "resnet_sweep"
 SUBDIRECTORIES = ("${hydra.job.num}", "${hydra:job.num}", "${hydra.job.id}")
-# Overrides that a run's own command leaves out.
-_OF_STUDY = {"sweep", *WHOLE_SWEEP_SETTINGS} - {"objective", "reference"}
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,7 @@ class StudyPlan:
             with composed_job(self.loader, self.config, overrides) as config:
                 config.hydra.job.num, config.hydra.job.id = number, str(number)
                 typed = [
-                    word for word in overrides_of(config.hydra) if key_of(word) not in _OF_STUDY
+                    word for word in overrides_of(config.hydra) if key_of(word) not in OF_SWEEP
                 ]
                 seed = resolve(config, "seed")
                 check_value("seed", seed, CONFIG_SETTINGS["seed"])

@@ -28,9 +28,9 @@ from optuna.samplers import BaseSampler, GridSampler, QMCSampler
 from optuna.trial import Trial
 
 from resnet_sweep.compare.format import shown
-from resnet_sweep.errors import ConfigError
+from resnet_sweep.compare.objective import Direction
+from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.randomness import derive_seed
-from resnet_sweep.studies.storage import Direction, one_line
 from resnet_sweep.sweeps.plan import WHOLE_SWEEP_SETTINGS
 
 Parameters = Mapping[str, Any]

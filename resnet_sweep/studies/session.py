@@ -22,10 +22,11 @@ from resnet_sweep.compare.format import shown
 from resnet_sweep.config.command import relative
 from resnet_sweep.config.compose import overrides_of
 from resnet_sweep.console import console
+from resnet_sweep.errors import one_line
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.studies.plan import StudyPlan
 from resnet_sweep.studies.results import StudyResults
-from resnet_sweep.studies.storage import STORAGE_ERRORS, one_line, set_up_optuna
+from resnet_sweep.studies.storage import STORAGE_ERRORS, set_up_optuna
 from resnet_sweep.studies.study import check_directory, open_study
 from resnet_sweep.studies.trial_queue import TrialQueue
 from resnet_sweep.studies.worker import IDLE_SECONDS, StudyWorker
@@ -165,7 +166,7 @@ class StudySession:
                 launcher.launch(work_on_study, directories, WORKER_LOG, on_end)
             # A launcher can fail in any way, with its workers in any state.
             except Exception as error:
-                reason = shown(f"{type(error).__name__}: {one_line(error)}")
+                reason = shown(one_line(f"{type(error).__name__}: {error}"))
                 lost.append(f"the launcher failed ({reason}); workers may still run")
             finally:
                 done.set()

@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
@@ -14,11 +14,10 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from resnet_sweep.errors import ConfigError
+from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.runs import lock
 from resnet_sweep.studies import JOURNAL, SQLITE
 
-Direction = Literal["minimize", "maximize"]
 # What Optuna raises when a storage can't be reached; a journal is a file.
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
 LOCK = ".study.lock"
@@ -94,11 +93,6 @@ def exclusive(directory: Path) -> contextlib.AbstractContextManager[None]:
     Where the file system has no locks, they don't wait, so the storage alone keeps trials apart.
     """
     return lock.exclusive(directory / LOCK)
-
-
-def one_line(error: object) -> str:
-    """Return an error as a clause on one line."""
-    return " ".join(str(error).split()).rstrip(".")
 
 
 def _full_url(url: str | None, directory: Path) -> str:

@@ -13,13 +13,13 @@ from resnet_sweep.compare.loaded_run import LoadedRun, Metrics, load_run
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.command import relative
 from resnet_sweep.console import console
-from resnet_sweep.errors import ConfigError
+from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.jobs import train_planned
 from resnet_sweep.runs.lock import is_held
 from resnet_sweep.runs.metrics import LayerNorms, Row, read_metrics
 from resnet_sweep.runs.record import ENDED, Record
 from resnet_sweep.studies.plan import StudyPlan, TrialRun
-from resnet_sweep.studies.storage import STORAGE_ERRORS, one_line
+from resnet_sweep.studies.storage import STORAGE_ERRORS
 from resnet_sweep.studies.trial_queue import (
     FOUND,
     REASON,

@@ -39,10 +39,10 @@ from resnet_sweep.sweeps.run_cache import RunCache
 
 Item = TypeVar("Item")
 
-# Settings with one value for a sweep as a whole.
+# Settings of a sweep as a whole.
 WHOLE_SWEEP_SETTINGS = tuple(name for name in SETTINGS if name != "seed")
-# Overrides that a job's own command leaves out. A preset for sweeps sets nothing else of jobs.
-_OF_SWEEP = {"sweep", *WHOLE_SWEEP_SETTINGS} - {"objective", "reference"}
+# Overrides that the command of one run leaves out. A preset for sweeps sets nothing else of jobs.
+OF_SWEEP = {"sweep", *WHOLE_SWEEP_SETTINGS} - {"objective", "reference"}
 # How many wrong jobs, and how many differences, are listed.
 MOST_LISTED = 20
 # In a pipe, progress is printed this often.
@@ -104,7 +104,7 @@ class SweepPlan:
             try:
                 self._plan_combination(loader, master, combination)
             except COMPOSITION_ERRORS as error:
-                job = " ".join(word for word in combination if key_of(word) not in _OF_SWEEP)
+                job = " ".join(word for word in combination if key_of(word) not in OF_SWEEP)
                 wrong.setdefault(format_error(error, combination), []).append(job)
         if wrong:
             # Another process may have written what is in the way meanwhile.
@@ -166,7 +166,7 @@ class SweepPlan:
             if not self.filter.matches(fields):
                 self.filtered += 1
                 return
-        overrides = [word for word in composed.overrides if key_of(word) not in _OF_SWEEP]
+        overrides = [word for word in composed.overrides if key_of(word) not in OF_SWEEP]
         planned = plan_run(composed.settings, smoke_tests=self._smoke_tests)
         record = planned.record(replace(composed, overrides=overrides))
         if record.signature in self._planned:

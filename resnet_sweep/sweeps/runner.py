@@ -21,7 +21,7 @@ from resnet_sweep.compare.loaded_run import load_run
 from resnet_sweep.config.command import command, relative
 from resnet_sweep.config.compose import flags_of, is_named_by_time, overrides_of, unresolved
 from resnet_sweep.console import console
-from resnet_sweep.errors import ConfigError
+from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.jobs import LOG, train_job
 from resnet_sweep.runs.files import (
     missing_folders,
@@ -279,7 +279,7 @@ class SweepRunner:
             self.launcher.launch(train_job, [job.directory for job in jobs], LOG, self._on_end)
         # A launcher can fail in any way, with its jobs in any state.
         except Exception as failure:
-            error = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+            error = one_line(f"{type(failure).__name__}: {failure}")
         with self.progress.looking:
             self.progress.look()
             for job in jobs:

@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from resnet_sweep.config.instantiate import execution_whitelist
-from resnet_sweep.errors import ConfigError
+from resnet_sweep.errors import ConfigError, one_line
 
 # Called with a directory, in whatever process.
 Work = Callable[[Path], Any]
@@ -86,7 +86,7 @@ class HydraLauncher:
             if getattr(job, "status", None) is JobStatus.FAILED:
                 # The public attribute prints a line, and raises the error.
                 error = job._return_value
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                reason = one_line(f"{type(error).__name__}: {error}")
             on_end(directory, reason)
 
     def _plugin(self, work: Work) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from resnet_sweep.errors import one_line
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, read_metrics
 from resnet_sweep.runs.record import Record
@@ -90,7 +91,7 @@ class MLflow(Callback):
                 self.tracking_uri = with_absolute_path(self.tracking_uri, self.file)
         except Exception as error:
             raise ValueError(
-                f"the MLflow store {self.tracking_uri} can't be reached ({reason(error)}): start "
+                f"the MLflow store {self.tracking_uri} can't be reached ({one_line(error)}): start "
                 "its server, or name another with tracking_uri"
             ) from error
 
@@ -120,7 +121,7 @@ class MLflow(Callback):
                     "warning: the run can't be logged to the MLflow store %s (%s); training "
                     "continues, and logging is tried again after each epoch",
                     self.tracking_uri,
-                    reason(error),
+                    one_line(error),
                 )
             self.unreachable, self.run_id = True, None
 
@@ -268,8 +269,3 @@ def with_absolute_path(tracking_uri: str, file: Path) -> str:
 
     url = make_url(tracking_uri)
     return tracking_uri if url.database == str(file) else str(url.set(database=str(file)))
-
-
-def reason(error: Exception) -> str:
-    """Return an error's message in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
