@@ -40,9 +40,19 @@ def run_fields(run: LoadedRun) -> RunFields:
     """
     record = run.record
     recorded = (
-        "reason", "parameters", "gap", "seconds", "started", "ended", "host", "device", "threads",
-        "precision", "git_commit", "fingerprint",
-    )  # fmt: skip
+        "reason",
+        "parameters",
+        "gap",
+        "seconds",
+        "started",
+        "ended",
+        "host",
+        "device",
+        "threads",
+        "precision",
+        "git_commit",
+        "fingerprint",
+    )
     return {
         **{name: plain(value) for name, value in run.config.items()},
         **record.choices,
