@@ -239,7 +239,7 @@ def write(top: Path, output: Path) -> None:
     """Write the document.
 
     Raises:
-        ConfigError: there is no run to tell of.
+        ConfigError: there is no run to report.
     """
     parts, found = [INTRODUCTION], False
     for question, sections in SECTIONS.items():

@@ -12,7 +12,7 @@ SAMPLE_SECONDS = 0.25
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables of a process that finds this package, and may be told to use its callbacks."""
+    """Return the variables of a process that finds this package and trusts its callbacks."""
     found = os.environ | {"PYTHONPATH": str(ROOT), "RESNET_SWEEP_TRUSTED_PACKAGES": "benchmarks"}
     return found | dict(changes or {})
 

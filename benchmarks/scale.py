@@ -282,16 +282,16 @@ def main() -> None:
         "--grid", type=int, nargs="+", default=[100, 1000, 10_000], help="jobs of the sweeps"
     )
     parser.add_argument("--trials", type=int, default=1000, help="of the study")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     tables = {
-        "runs": lambda: read_runs(told.runs),
-        "sweep": lambda: follow_sweep(told.jobs),
-        "grid": lambda: follow_grid(told.grid),
-        "study": lambda: follow_study(told.trials),
+        "runs": lambda: read_runs(arguments.runs),
+        "sweep": lambda: follow_sweep(arguments.jobs),
+        "grid": lambda: follow_grid(arguments.grid),
+        "study": lambda: follow_study(arguments.trials),
         "memory": share_images,
     }
     print(f"{len(os.sched_getaffinity(0))} cores")
-    for part in [told.part] if told.part else PARTS:
+    for part in [arguments.part] if arguments.part else PARTS:
         print()
         for line in tables[part]():
             print(line, flush=True)

@@ -9,7 +9,7 @@ from resnet_sweep.runs.record import Record
 from resnet_sweep.training.callbacks import Callback, Step
 
 FILE = "stopwatch.json"
-# Has a run write FILE: its callbacks are those of its config, whoever wrote them.
+# Has a run write FILE, by a callback that its config names.
 WORD = "+logger.stopwatch={_target_:benchmarks.stopwatch.Stopwatch}"
 
 
