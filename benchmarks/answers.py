@@ -1,6 +1,6 @@
 """Gathers what benchmarks/answers.sh has trained into a document: sentences, tables, pictures.
 
-python -m benchmarks.answers DIRECTORY -o docs/answers.md
+python -m benchmarks.answers DIRECTORY -o docs/explanation/answers.md
 
 Whatever isn't there is said to be missing. What stands under the document's last heading is written
 by people, and stays.
@@ -364,7 +364,7 @@ def length(group: Group) -> int:
 def main() -> None:
     """Gather the runs that a command line names."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.answers", description="Gather runs into docs/answers.md."
+        prog="python -m benchmarks.answers", description="Gather runs into docs/explanation/answers.md."
     )
     parser.add_argument("directory", type=Path, help="that benchmarks/answers.sh was given")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the document")

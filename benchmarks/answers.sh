@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains what docs/answers.md tells of. Exits with 0 when all is there, and with 75 when its time is
+# Trains what docs/explanation/answers.md tells of. Exits with 0 when all is there, and with 75 when its time is
 # up, with everything saved: the same command goes on.
 #
 #   benchmarks/answers.sh gpu [DIRECTORY]    # the log's network and length
 #   benchmarks/answers.sh cpu [DIRECTORY]    # what two cores can do in ten hours
-#   python -m benchmarks.answers DIRECTORY -o docs/answers.md
+#   python -m benchmarks.answers DIRECTORY -o docs/explanation/answers.md
 #
 # DIRECTORY (multirun/answers) starts from the clone, and is gone on with. What can be set:
 #

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures on a GPU what docs/performance.md has of one, into files of DIRECTORY (multirun/gpu).
+# Measures on a GPU what docs/explanation/performance.md has of one, into files of DIRECTORY (multirun/gpu).
 #
 #   benchmarks/on_a_gpu.sh [DIRECTORY]
 #

@@ -1,4 +1,4 @@
-"""Runs each row of docs/recommendations.md, and writes what came of it into the row.
+"""Runs each row of docs/reference/recommendations.md, and writes what came of it into the row.
 
 python -m benchmarks.recommendations [--jobs 2]
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record, duration
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "recommendations.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "recommendations.md"
 SETTING = (
     "model=resnet8v2 data.limit_train=256 data.limit_test=100 trainer.batch_size=64 "
     "trainer.threads=1 trainer.precision=float32 logger=csv"
@@ -56,7 +56,7 @@ def run(override: str, directory: Path) -> str:
 
 def main() -> None:
     """Run all rows, and write their outcomes."""
-    parser = argparse.ArgumentParser(description="Run each row of docs/recommendations.md.")
+    parser = argparse.ArgumentParser(description="Run each row of docs/reference/recommendations.md.")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default: 2)")
     jobs = parser.parse_args().jobs
     lines = DOCUMENT.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Does to runs what can go wrong, and counts what is lost: the table of docs/reliability.md.
+"""Does to runs what can go wrong, and counts what is lost: the table of docs/explanation/reliability.md.
 
 python -m benchmarks.reliability [--all] [--part kills [--count 50]]
 """

@@ -31,7 +31,7 @@ ITEMS = {
     "blocks": "model.block=", "progressive resizing": "trainer.progressive_resizing=",
     "label smoothing": "loss=label_smoothing", "warm restarts": "schedule=cosine_warm_restarts",
 }  # fmt: skip
-ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "resnet_sweep"
 # A file or a folder, and what is named in it: `jobs.py:train`, `conf/optim/`. Files that runs
 # write, `.hydra/` and `multirun.yaml`, have no place in the clone.
@@ -84,7 +84,7 @@ def test_every_monitored_item_has_its_row_and_is_there(item: str) -> None:
 
 def test_the_readme_names_every_choice_and_a_document_every_preset() -> None:
     rows = {line.split("`")[1]: line for line in README.splitlines() if line.startswith("| `")}
-    presets = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    presets = (ROOT / "docs" / "reference" / "experiments.md").read_text(encoding="utf-8")
     for choice in choices():
         group, _, name = choice.partition("=")
         if choice == "sweep=default":
@@ -94,7 +94,7 @@ def test_the_readme_names_every_choice_and_a_document_every_preset() -> None:
 
 
 def test_what_documents_link_to_is_there() -> None:
-    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (document.parent / target).exists(), f"{document.name}: {target}"

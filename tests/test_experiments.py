@@ -27,7 +27,7 @@ SWEEPS = [choice.partition("=")[2] for choice in choices("sweep") if choice != "
 SEARCHES = [name for name in SWEEPS if name.startswith("optuna_")]
 GRIDS = [name for name in SWEEPS if name not in SEARCHES]
 MODELS = ["resnet44v2", pytest.param("resnet8v2", marks=pytest.mark.slow)]
-DOCUMENT = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "reference" / "experiments.md").read_text(encoding="utf-8")
 # What a preset of a sweep may set, so that the command of a single job can do without it.
 SETTINGS_OF_SWEEPS = {
     "baseline", "defaults", "hydra", "objective", "reference", "replicates", "sweep_filter", "zip"

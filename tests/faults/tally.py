@@ -32,6 +32,6 @@ class Tally:
         return self.outcomes.total() + len(self.lost)
 
     def row(self) -> str:
-        """A row of the table in docs/reliability.md."""
+        """A row of the table in docs/explanation/reliability.md."""
         outcomes = "; ".join(f"{count:,} {name}" for name, count in self.outcomes.most_common())
         return f"| {self.fault} | {self.tried:,} | {outcomes} | {len(self.lost)} |"
