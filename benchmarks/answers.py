@@ -364,7 +364,8 @@ def length(group: Group) -> int:
 def main() -> None:
     """Gather the runs that a command line names."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.answers", description="Gather runs into docs/explanation/answers.md."
+        prog="python -m benchmarks.answers",
+        description="Write the results of runs into docs/explanation/answers.md.",
     )
     parser.add_argument("directory", type=Path, help="that benchmarks/answers.sh was given")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the document")

@@ -56,7 +56,10 @@ def run(override: str, directory: Path) -> str:
 
 def main() -> None:
     """Run all rows, and write their outcomes."""
-    parser = argparse.ArgumentParser(description="Run each row of docs/reference/recommendations.md.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.recommendations",
+        description="Run each row of docs/reference/recommendations.md.",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (default: 2)")
     jobs = parser.parse_args().jobs
     lines = DOCUMENT.read_text(encoding="utf-8").splitlines()

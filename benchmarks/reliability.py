@@ -1,4 +1,4 @@
-"""Does to runs what can go wrong, and counts what is lost: the table of docs/explanation/reliability.md.
+"""Injects faults into runs and counts the losses, for docs/explanation/reliability.md.
 
 python -m benchmarks.reliability [--all] [--part kills [--count 50]]
 """

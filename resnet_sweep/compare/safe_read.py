@@ -1,4 +1,4 @@
-"""Reading the files of a run directory that may come from anybody: see docs/explanation/threats.md."""
+"""Safe reading of run directories from untrusted sources (docs/explanation/threats.md)."""
 
 import csv
 import errno
