@@ -44,8 +44,7 @@ INTRODUCTION = """\
 
 This page reports what the runs of `benchmarks/answers.sh` show: what the two runs of the training
 log were, which of its recommendations help, and how far the architecture gets. Sections that
-haven't been run yet say so. `python -m benchmarks.answers` writes the page, except for its last
-section.
+haven't been run yet say so. `python -m benchmarks.answers` writes the page up to "What next?".
 
 Values are mean ± standard deviation over n seeds, and intervals are 95% intervals. [Replicates,
 differences and verdicts](statistics.md) defines distances, differences and verdicts. The validation
