@@ -46,9 +46,9 @@ This page reports what the runs of `benchmarks/answers.sh` show: what the two ru
 log were, which of its recommendations help, and how far the architecture gets. Sections that
 haven't been run yet say so. `python -m benchmarks.answers` writes the page up to "What next?".
 
-Values are mean ± standard deviation over n seeds, and intervals are 95% intervals. [Replicates,
-differences and verdicts](statistics.md) defines distances, differences and verdicts. The validation
-images are the test images, as in the log, unless images were held out.
+Values are mean ± standard deviation over n seeds, and intervals are 95% intervals.
+[Replicates, differences and verdicts](statistics.md) defines distances, differences and verdicts.
+The validation images are the test images, as in the log, unless images were held out.
 """
 BY_PEOPLE = "## What next?"
 # The log's best accuracy, to be reached in less time, and the one to be reached at all.
