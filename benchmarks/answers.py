@@ -254,7 +254,7 @@ def write(top: Path, output: Path) -> None:
                 found = True
                 parts += [*sweep.provenance(), *tell(sweep)]
             else:
-                parts.append(f"Not run: `benchmarks/answers.sh {sweep.part}` runs it.\n")
+                parts.append(f"Not run yet. `benchmarks/answers.sh {sweep.part}` runs it.\n")
     if not found:
         raise ConfigError(
             f"{shown(str(top))} has no runs to tell of: start benchmarks/answers.sh gpu (or cpu) "
