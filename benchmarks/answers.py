@@ -42,10 +42,13 @@ from resnet_sweep.studies.storage import find_storage
 INTRODUCTION = """\
 # Answers
 
-Written by `python -m benchmarks.answers` from the runs of `benchmarks/answers.sh`. Figures are mean
-± standard deviation of the sample over n seeds, and intervals of 95%;
-[experiments](experiments.md) says what a distance, a difference and a verdict are. Validation
-images are the test images, as in the log, unless images were held out.
+This page reports what the runs of `benchmarks/answers.sh` show: what the two runs of the training
+log were, which of its recommendations help, and how far the architecture gets. Sections that
+haven't been run yet say so. `python -m benchmarks.answers` writes the page up to "What next?".
+
+Values are mean ± standard deviation over n seeds, and intervals are 95% intervals.
+[Replicates, differences and verdicts](statistics.md) defines distances, differences and verdicts.
+The validation images are the test images, as in the log, unless images were held out.
 """
 BY_PEOPLE = "## What next?"
 # The log's best accuracy, to be reached in less time, and the one to be reached at all.
@@ -60,7 +63,7 @@ CURVES = (
     ("train_loss", "training loss", 4, ""),
 )
 VERDICTS = {"better": "Help", "worse": "Harm", "within noise": "Within noise",
-            "unstable": "Some seeds diverge", "too few runs": "Too few runs to tell"}  # fmt: skip
+            "unstable": "Some seeds diverge", "too few runs": "Too few runs"}  # fmt: skip
 
 
 def readings(sweep: Sweep) -> Iterator[str]:
@@ -109,7 +112,7 @@ def open_questions(sweep: Sweep) -> Iterator[str]:
             return
         found = effects(switches, distances)
         columns.append([reference, *(f"{each.mean:+.2f} ± {each.margin:.2f}" for each in found)])
-    yield "What each does to the distance, by all runs together, with half of its interval:\n"
+    yield "Effect of each on the distance, over all runs, with half of its interval:\n"
     yield from block(format_table(list(zip(*columns, strict=True)), frozenset((2, 3)), None))
 
 
@@ -134,11 +137,11 @@ def study(sweep: Sweep) -> Iterator[str]:
     """The best trials of a search, beside the recipe that it began with."""
     ranking = Ranking(sweep.entries)
     header, *lines = ranking.lines(None)
-    yield f"By held-out images. Trials: {Group(sweep.entries).state}.\n"
+    yield f"Judged on held-out images. Trials: {Group(sweep.entries).state}.\n"
     yield from beside_recipe(ranking, f"{sweep.folder}/0")
     if shares := importances(sweep):
         told = ", ".join(f"`{key}` {share:.0%}" for key, share in shares.items())
-        yield f"What tells the finished ones apart, by Optuna's functional ANOVA: {told}.\n"
+        yield f"Importance among the finished trials, by Optuna's functional ANOVA: {told}.\n"
     yield from block([header, *lines[:MOST_TRIALS]])
 
 
@@ -149,15 +152,15 @@ def beside_recipe(ranking: Ranking, name: str) -> Iterator[str]:
     if recipe is None:
         return
     place = groups.index(recipe) + 1
-    told = "The recipe as it was, with which the search began,"
+    told = "The unchanged recipe, which the search tried first,"
     if not recipe.complete:
         yield f"{told} is {recipe.state}.\n"
     elif place == 1:
-        yield f"{told} was not surpassed.\n"
+        yield f"{told} has rank 1.\n"
     else:
         effect = MeanDifference.between(groups[0], recipe, ranking.objective.value)
         yield (
-            f"{told} came in as number {place}: the first has "
+            f"{told} has rank {place}. The best trial has "
             f"{ranking.objective.difference(effect.mean)} points, and looks better than it is, "
             "since it was chosen.\n"
         )
@@ -180,7 +183,7 @@ def best(sweep: Sweep) -> Iterator[str]:
     """How the best recipe was chosen, and what it comes to on the test set."""
     search = sweep.top / sweep.part / "search.md"
     if search.exists():
-        yield "Chosen on held-out images, all of the log's recommendations being tried at once:\n"
+        yield "Chosen on held-out images, by trying all of the log's recommendations at once:\n"
         yield search.read_text().partition("\nChosen")[0]
     (group,) = replicates(sweep.entries)
     tested = Statistic.of(map(test_accuracy, group.counted))
@@ -251,7 +254,7 @@ def write(top: Path, output: Path) -> None:
                 found = True
                 parts += [*sweep.provenance(), *tell(sweep)]
             else:
-                parts.append(f"Not run: `benchmarks/answers.sh {sweep.part}` does.\n")
+                parts.append(f"Not run yet. `benchmarks/answers.sh {sweep.part}` runs it.\n")
     if not found:
         raise ConfigError(
             f"{shown(str(top))} has no runs to tell of: start benchmarks/answers.sh gpu (or cpu) "
@@ -280,8 +283,8 @@ def nearest(entries: Sequence[LoadedRun]) -> Iterator[str]:
             sentence += f"; next is {told[1]}, {objective.difference(effect.mean)} points"
             sentence += f" [{ends}]" if ends else ""
             sentence += {
-                "within noise": ", which is within noise: these curves can't tell the two apart",
-                "too few runs": ", with too few runs to tell that from noise",
+                "within noise": ", which is within noise: these curves don't distinguish the two",
+                "too few runs": ", with too few runs to distinguish that from noise",
             }.get(effect.verdict(objective.gain), ", beyond noise")
         yield f"{sentence}.\n"
 
