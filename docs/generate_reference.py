@@ -19,7 +19,6 @@ from typing import Any
 
 import yaml
 
-from resnet_sweep.cli import SUBCOMMANDS
 from resnet_sweep.config.check import EXTRA, LIBRARIES, SETTINGS, describe, parameters
 from resnet_sweep.studies.plan import SETTINGS as SWEEPER_SETTINGS
 
@@ -35,7 +34,9 @@ GROUPS = {
     "loss": "The function that training minimizes.",
     "trainer": "The length of a run, the batch size, and the device.",
     "logger": "Where metrics are logged in addition to `metrics.csv`.",
-    "experiment": "Presets of a run. A preset sets values of other groups.",
+    "experiment": "Presets of a run. A preset sets values of other groups. Those that quote \"the "
+    "log\" carry out\na recommendation of the training log that this project starts from: see\n"
+    "[Experiments and sweeps](experiments.md).",
     "debug": "Presets that shorten a run to find mistakes.",
     "sweep": "Presets of a sweep. A preset sets what varies, and what the runs are ranked by.",
     "hydra/sweeper": "How `--multirun` chooses the jobs of a sweep.",
@@ -46,13 +47,14 @@ PRESETS = ("experiment", "debug", "sweep")
 # Other choices of a group, which have no file in conf/: what they are, by name.
 PLUGINS = {
     "hydra/launcher": {
-        "basic": "One job after another, in the process of the command. This is the default.",
-        "joblib": "Jobs side by side on this machine, by Hydra's plugin: "
+        "basic": "One job after another, in the process of the command. The workers of a study are "
+        "processes on\nthis machine. This is the default.",
+        "joblib": "Several jobs at once on this machine, through a plugin of Hydra. Needs\n"
         "`pip install 'resnet-sweep[joblib]'`.",
-        "submitit_local": "Jobs as processes of this machine, by Hydra's plugin: "
+        "submitit_local": "Several jobs at once on this machine, through submitit. Needs\n"
         "`pip install 'resnet-sweep[slurm]'`.",
-        "submitit_slurm": "Jobs of a SLURM cluster, with the defaults of Hydra's plugin. "
-        "`slurm` has defaults for this program.",
+        "submitit_slurm": "Jobs on a SLURM cluster, with the default settings of Hydra's plugin. "
+        "`hydra/launcher=slurm` has\ndefault settings for this program.",
     },
 }
 SAMPLERS = {
@@ -76,8 +78,8 @@ and `NAME=VALUE` sets a value: `optim=adamw optim.lr=0.002`. `+NAME=VALUE` adds 
 class that the file doesn't list, and `~NAME` removes one.
 `python -m resnet_sweep --cfg job OVERRIDE...` prints the composed config.
 
-The column *allowed* has what the program accepts; values outside of it are refused before
-anything is written. Where it is empty, the class that `_target_` names checks the value.
+The column *allowed* lists the values that are accepted. Any other value is refused before anything
+is written. Where the column is empty, only the class or the library that gets the value checks it.
 """
 PARTS = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -124,12 +126,12 @@ def choice(group: str, path: Path) -> Iterator[str]:
     """Yield the lines on a choice: its head comment, and its keys."""
     yield from head_comment(path)
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    parents = [
-        parent for parent in content.get("defaults", ()) if isinstance(parent, str)
-    ]
-    for parent in parents:
-        if (CONF / group / f"{parent}.yaml").exists():
+    for parent in content.get("defaults", ()):
+        file = CONF / group / f"{parent}.yaml"
+        if file.exists():
             yield from (f"It has all settings of [{parent}](#{anchor(group, parent)}), and:", "")
+            inherited = yaml.safe_load(file.read_text(encoding="utf-8"))
+            content = {**inherited, **content}
     if group in PRESETS:
         yield from preset(path, content)
         return
@@ -168,13 +170,17 @@ def preset(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(entry, dict):
             for key, value in entry.items():
                 sets.append((key.removeprefix("override ").lstrip("/"), value, ""))
-    found = keys(path)
-    sets += [(name, typed(value), text) for name, value, text in found]
-    if sets:
-        yield from ("| sets | to | |", "|---|---|---|")
-        for name, value, text in sets:
-            yield f"| `{name}` | `{cell(value)}` | {cell(text)} |"
-        yield ""
+    for name, value, text in keys(path):
+        if name == "hydra.sweeper.params":
+            for key, values in value.items():
+                varies = re.search(r"[,(]", typed(values))
+                sets.append((key, typed(values), "varies" if varies else ""))
+        else:
+            sets.append((name, typed(value), text))
+    yield from ("| sets | to | |", "|---|---|---|")
+    for name, value, text in sets:
+        yield f"| `{name}` | `{cell(value)}` | {meaning(text)} |"
+    yield ""
 
 
 def table(prefix: str, path: Path, allowed: Mapping[str, str | Any]) -> list[str]:
@@ -182,9 +188,9 @@ def table(prefix: str, path: Path, allowed: Mapping[str, str | Any]) -> list[str
     lines = ["| setting | default | allowed | meaning |", "|---|---|---|---|"]
     for name, value, text in keys(path):
         annotation = allowed.get(name, "")
-        values = annotation if isinstance(annotation, str) else describe(annotation)
+        values = annotation if isinstance(annotation, str) else in_words(annotation)
         lines.append(
-            f"| `{prefix}{name}` | `{cell(typed(value))}` | {cell(values)} | {cell(text)} |"
+            f"| `{prefix}{name}` | `{cell(typed(value))}` | {cell(values)} | {meaning(text)} |"
         )
     return lines
 
@@ -193,10 +199,10 @@ def allowed_of(group: str, content: Mapping[str, Any]) -> dict[str, str]:
     """Return in words which values the keys of a choice may have, by their names in its file."""
     if group == "hydra/sweeper":
         is_study = "sampler" in str(content.get("defaults"))
-        return {name: describe(kind) for name, kind in SWEEPER_SETTINGS.items() if is_study}
+        return {name: in_words(kind) for name, kind in SWEEPER_SETTINGS.items() if is_study}
     if group.startswith("hydra/"):
         return {}
-    found = {name: describe(kind) for name, kind in EXTRA.get(group, {}).items()}
+    found = {name: in_words(kind) for name, kind in EXTRA.get(group, {}).items()}
     if "_target_" in content:
         return found | allowed_by(content["_target_"])
     for part, node in content.items():
@@ -210,7 +216,7 @@ def allowed_by(target: str) -> dict[str, str]:
     """Return in words which values the arguments of a class may have."""
     if not target.startswith("resnet_sweep."):
         # Annotations of libraries change with their versions.
-        return {name: describe(kind) for name, kind in LIBRARIES.items()}
+        return {name: in_words(kind) for name, kind in LIBRARIES.items()}
     return dict(annotations(pkgutil.resolve_name(target)))
 
 
@@ -221,7 +227,13 @@ def annotations(target: Any) -> Iterator[tuple[str, str]]:
             for inner, text in annotations(parameter.annotation):
                 yield f"{name}.{inner}", text
         else:
-            yield name, describe(parameter.annotation)
+            yield name, in_words(parameter.annotation)
+
+
+def in_words(annotation: Any) -> str:
+    """Return which values an annotation allows."""
+    text = describe(annotation).replace("<class 'list'>", "a list")
+    return text.replace("<class 'dict'>", "values by key")
 
 
 def keys(path: Path) -> Iterator[tuple[str, Any, str]]:
@@ -268,8 +280,8 @@ def samplers() -> Iterator[str]:
         "`hydra.sweeper.sampler.NAME`, are the arguments of its class. This command lists them:",
         "",
         "```bash",
-        "python -m resnet_sweep --multirun hydra/sweeper=optuna hydra/sweeper/sampler=tpe "
-        "--cfg hydra -p hydra.sweeper.sampler",
+        "python -m resnet_sweep hydra/sweeper=optuna hydra/sweeper/sampler=tpe --cfg hydra "
+        "-p hydra.sweeper.sampler",
         "```",
         "",
         "All samplers have `hydra.sweeper.sampler.seed`: null, the default, draws other values in",
@@ -287,6 +299,12 @@ def samplers() -> Iterator[str]:
 def typed(value: Any) -> str:
     """Return a value as it is typed on a command line."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def meaning(comment: str) -> str:
+    """Return a comment on a key for a cell: the values that it names are code."""
+    text = re.sub(r"(^|; )(true|false|null|auto|`\w+`): ", r"\1`\2`: ", comment.rstrip("."))
+    return cell(f"{text[:1].upper()}{text[1:]}".replace("``", "`"))
 
 
 def cell(text: Any) -> str:
@@ -388,7 +406,6 @@ def pages() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
-    missing = [name for name in SUBCOMMANDS if not (CONF.parent / "resnet_sweep/cli").exists()]
     for path, text in pages().items():
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))
