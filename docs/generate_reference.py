@@ -11,6 +11,7 @@ import itertools
 import json
 import pkgutil
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
@@ -34,8 +35,8 @@ GROUPS = {
     "loss": "The function that training minimizes.",
     "trainer": "The length of a run, the batch size, and the device.",
     "logger": "Where metrics are logged in addition to `metrics.csv`.",
-    "experiment": "Presets of a run. A preset sets values of other groups. Those that quote \"the "
-    "log\" carry out\na recommendation of the training log that this project starts from: see\n"
+    "experiment": 'Presets of a run. A preset sets values of other groups. Those that quote "the '
+    'log" carry out\na recommendation of the training log that this project starts from: see\n'
     "[Experiments and sweeps](experiments.md).",
     "debug": "Presets that shorten a run to find mistakes.",
     "sweep": "Presets of a sweep. A preset sets what varies, and what the runs are ranked by.",
@@ -303,7 +304,8 @@ def typed(value: Any) -> str:
 
 def meaning(comment: str) -> str:
     """Return a comment on a key for a cell: the values that it names are code."""
-    text = re.sub(r"(^|; )(true|false|null|auto|`\w+`): ", r"\1`\2`: ", comment.rstrip("."))
+    text = re.sub(r"'([^']*[=<>][^']*)'", r"`'\1'`", comment)
+    text = re.sub(r"(^|; )(true|false|null|auto|`\w+`): ", r"\1`\2`: ", text.rstrip("."))
     return cell(f"{text[:1].upper()}{text[1:]}".replace("``", "`"))
 
 
@@ -354,17 +356,27 @@ def subcommand(name: str) -> str:
     usage = [f"python -m resnet_sweep {name}"]
     for number, members in itertools.groupby(parser.added, key=lambda pair: pair[1]):
         words = [usage_of(action) for action, _ in members]
-        usage += words if number is None else [f"[{' | '.join(words)}]".replace("[[", "[")]
-    lines = ["", parser.description.strip(), "", "```text", wrapped(usage), "```", ""]
-    lines += ["| argument | default | |", "|---|---|---|"]
+        if number is not None:
+            words = [f"[{' | '.join(word[1:-1] for word in words)}]"]
+        usage += words
+    description = formatted((parser.description or "").strip())
+    lines = ["", description, "", "```text", wrapped(usage), "```", ""]
+    lines += ["| argument | |", "|---|---|"]
     for action, _ in parser.added:
-        names = " ".join(f"`{form}`" for form in forms(action))
-        default = "" if action.default in (None, False) else f"`{action.default}`"
+        names = ", ".join(f"`{form}`" for form in forms(action))
         text = (action.help or "").replace("%%", "%")
-        lines.append(f"| {names} | {default} | {cell(text)} |")
+        lines.append(f"| {names} | {cell(formatted(text))} |")
     if parser.epilog:
-        lines += ["", parser.epilog]
+        lines += ["", *textwrap.wrap(formatted(parser.epilog), 100, break_on_hyphens=False)]
     return "\n".join(lines) + "\n\n"
+
+
+def formatted(text: str) -> str:
+    """Return a plain text with options, settings with a value, and conditions as code.
+
+    Otherwise quotes and dashes in them would be replaced by typographic ones.
+    """
+    return re.sub(r"'[^']*[=<>][^']*'|(?<![\w`-])--\w[\w-]*(?:=\S*\w)?", r"`\g<0>`", text)
 
 
 def forms(action: argparse.Action) -> list[str]:
