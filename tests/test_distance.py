@@ -56,7 +56,7 @@ class TestDistance:
         assert sum(each.weight for each in CURVES.values()) == pytest.approx(1)
 
     def test_the_documents_scales_and_weights_are_these(self) -> None:
-        document = (ROOT / "docs" / "reference" / "experiments.md").read_text(encoding="utf-8")
+        document = (ROOT / "docs" / "explanation" / "statistics.md").read_text(encoding="utf-8")
         for name, (scale, weight) in CURVES.items():
             (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", document, re.MULTILINE)
             cells = row.split(" | ")
