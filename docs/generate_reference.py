@@ -259,17 +259,21 @@ def _keys(node: yaml.Node | None, prefix: str, lines: list[str]) -> Iterator[tup
             continue
         at = key.start_mark.line
         beside = re.search(r"(?<=\s)# (.*)$", lines[at])
-        text = beside[1] if beside else " ".join(_above(lines, at))
+        text = beside[1] if beside else _above(lines, at)
         plain = yaml.SafeLoader("")
         yield name, plain.construct_document(value), text
 
 
-def _above(lines: list[str], at: int) -> list[str]:
+def _above(lines: list[str], at: int) -> str:
     indent = re.match(r" *", lines[at])[0]
     found = itertools.takewhile(lambda line: line.startswith(f"{indent}# "), reversed(lines[:at]))
     comments = [line.strip("# ") for line in found]
     # A comment that begins the file is about all of it.
-    return [] if len(comments) == at else comments[::-1]
+    if len(comments) == at:
+        return ""
+    text = " ".join(reversed(comments)).rstrip(".")
+    # Beside a key, a comment isn't a sentence.
+    return f"{text[0].lower()}{text[1:]}" if text and text[1:2].islower() else text
 
 
 def samplers() -> Iterator[str]:
@@ -306,7 +310,7 @@ def meaning(comment: str) -> str:
     """Return a comment on a key for a cell: the values that it names are code."""
     text = re.sub(r"'([^']*[=<>][^']*)'", r"`'\1'`", comment)
     text = re.sub(r"(^|; )(true|false|null|auto|`\w+`): ", r"\1`\2`: ", text.rstrip("."))
-    return cell(f"{text[:1].upper()}{text[1:]}".replace("``", "`"))
+    return cell(text.replace("``", "`"))
 
 
 def cell(text: Any) -> str:
