@@ -21,6 +21,7 @@ from run_directories import write_run
 from small_run import CONF, choices
 
 from resnet_sweep.cli import SUBCOMMANDS
+from resnet_sweep.cli.train import FAILED, REFUSED
 from resnet_sweep.compare.objective import OBJECTIVES, Objective
 from resnet_sweep.runs.metrics import COLUMNS, LayerNorms
 from resnet_sweep.runs.record import BestEpoch, FinalEpoch, Heartbeat, Record, State
@@ -28,6 +29,7 @@ from resnet_sweep.studies.results import StudyResults
 from resnet_sweep.studies.search_space import SearchSpace
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.manifest import JobEntry, Manifest, write_results
+from resnet_sweep.training.signals import INTERRUPTED, TERMINATED
 
 REFERENCE = ROOT / "docs" / "reference"
 GENERATOR = ROOT / "docs" / "generate_reference.py"
@@ -147,6 +149,12 @@ def test_every_variable_that_the_package_reads_is_listed() -> None:
     assert {"RESNET_SWEEP_DATA", "RESNET_SWEEP_TRUSTED_PACKAGES", "CXX"} <= found
     for name in found:
         assert f"`{name}`" in text, name
+
+
+def test_the_exit_statuses_are_listed() -> None:
+    table = section(COMMANDS, "Exit statuses").partition("`diff`")[0]
+    statuses = [int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)]
+    assert statuses == [0, FAILED, REFUSED, TERMINATED, INTERRUPTED]
 
 
 def test_the_columns_of_metrics_are_listed() -> None:
