@@ -40,7 +40,8 @@ GROUPS = {
     "[Experiments and sweeps](experiments.md).",
     "debug": "Presets that shorten a run to find mistakes.",
     "sweep": "Presets of a sweep. A preset sets what varies, and what the runs are ranked by.",
-    "hydra/sweeper": "How `--multirun` chooses the jobs of a sweep. Hydra's own sweepers are refused.",
+    "hydra/sweeper": "How `--multirun` chooses the jobs of a sweep. Hydra's own sweepers are "
+    "refused.",
     "hydra/sweeper/pruner": "Which trials `hydra/sweeper=optuna` ends early.",
     "hydra/launcher": "Where the jobs of a sweep, or the workers of a study, run.",
 }

@@ -22,7 +22,10 @@ from small_run import CONF, choices
 
 from resnet_sweep.cli import SUBCOMMANDS
 from resnet_sweep.cli.train import FAILED, REFUSED
+from resnet_sweep.compare.comparison import Comparison
 from resnet_sweep.compare.objective import OBJECTIVES, Objective
+from resnet_sweep.compare.ranking import Ranking
+from resnet_sweep.compare.runs_table import RunsTable
 from resnet_sweep.runs.metrics import COLUMNS, LayerNorms
 from resnet_sweep.runs.record import BestEpoch, FinalEpoch, Heartbeat, Record, State
 from resnet_sweep.studies.results import StudyResults
@@ -237,6 +240,12 @@ def test_the_names_on_the_python_page_exist(tmp_path: Path) -> None:
     loaded = import_module("resnet_sweep.compare.collection").read_run(write_run(tmp_path / "run"))
     for name in first_cells(page.partition("| attribute |")[2].partition("\n\n")[0]):
         assert hasattr(loaded, name), name
+    for instance in (RunsTable([loaded]), Comparison([loaded, loaded]), Ranking([loaded])):
+        row = re.search(rf"\.{type(instance).__name__}\(.*", page)[0]
+        attributes = re.findall(r"`\.(\w+)", row)
+        assert len(attributes) > 2
+        for name in attributes:
+            assert hasattr(instance, name), name
     for row in re.findall(r"^\| `(resnet_sweep\.\w+)` \| (.*) \|$", page, re.MULTILINE):
         for name in re.findall(r"`(\w+)`", row[1].partition(":")[0]):
             assert hasattr(import_module(row[0]), name), name
