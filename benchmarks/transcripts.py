@@ -8,7 +8,8 @@ lines that follow a backslash, and its output ends at the next `$ `. The command
 order in one Bash, which starts in an empty folder. `python` and `resnet-sweep` are those of this
 interpreter. A block that isn't to run needs another kind, such as `bash` or `text`.
 
-A line `...` in an output stands for any number of lines, and stays when the page is written.
+A line `...` in an output stands for any number of lines, and stays when the page is written. The
+lines that a sweep prints at intervals while it is at work are left out.
 
 `--check` changes no page, prints what differs, and exits with 1 if anything does. Words, whole
 numbers and settings (`optim.lr=0.1`) have to be equal. Decimal numbers, durations, dates, times and
@@ -35,8 +36,10 @@ MEASURED = {
     "TIME": r"\d\d([-:])\d\d\1\d\d|\d\d:\d\d",
     "DURATION": r"[-+]?(\d+ h \d\d min|\d+ min \d\d s|\d+\.\d s)",
     "HASH": r"(?=[a-f]*\d)[0-9a-f]{7,40}",
-    "NUMBER": r"[-+]?(\d[\d,]*\.\d+(e[-+]\d+)?|\d+e[-+]\d+)",
+    "NUMBER": r"[-+]?((\d{1,3}(,\d{3})+|\d+)\.\d+(e[-+]\d+)?|\d+e[-+]\d+)",
 }
+# A sweep that takes long prints these lines at intervals.
+PROGRESS = re.compile(r"\d+ of \d+ (jobs (composed|written)|done, .*)")
 WIDTH = 100  # of the terminal that tables are made for
 FUNCTIONS = """exec 2>&1
 python() { "$THIS_PYTHON" "$@"; }
@@ -92,7 +95,10 @@ def execute(commands: Sequence[str]) -> list[list[str]]:
     outputs = printed.split("\0")
     if len(outputs) <= len(commands):
         raise SystemExit(f"error: the shell ended in {commands[len(outputs) - 1]!r}: {outputs[-1]}")
-    return [[line.rstrip() for line in output.splitlines()] for output in outputs[:-1]]
+    return [
+        [line.rstrip() for line in output.splitlines() if not PROGRESS.fullmatch(line)]
+        for output in outputs[:-1]
+    ]
 
 
 def run_page(text: str) -> tuple[str, list[str]]:

@@ -71,6 +71,8 @@ def test_an_indented_block_stays_indented() -> None:
         ("2026-11-23 05:38", "2026-12-24 18:00"),
         ("signature c6f20c5e90681adc", "signature 16f20c5e90681ad0"),
         ("1,437 images", "1,437  images"),
+        ("1,215.50 images/s", "15.25 images/s"),
+        ("9,46.75,0.5", "9,50.0,0.25"),
     ],
 )
 def test_measured_values_may_differ(one: str, other: str) -> None:
@@ -86,6 +88,7 @@ def test_measured_values_may_differ(one: str, other: str) -> None:
         ("optim.weight_decay=1e-3", "optim.weight_decay=1e-4"),
         ("resnet8v2, 77,850 parameters", "resnet8v2, 77,851 parameters"),
         ("weight_decay_1e-3", "weight_decay_1e-4"),
+        ("9,46.75,0.5", "10,46.75,0.5"),
         ("version 0.1.0", "version 0.2.0"),
     ],
 )
@@ -112,6 +115,12 @@ def test_lines_around_those_that_are_left_out_may_not_differ() -> None:
 def test_lines_that_are_left_out_stay_left_out_when_others_change() -> None:
     text, _ = run_page(page("$ seq 9", "one", "...", "eight", "nine"))
     assert text == page("$ seq 9", "1", "...", "8", "9")
+
+
+def test_lines_that_report_progress_are_left_out() -> None:
+    lines = ("1 of 2 jobs composed", "0 of 2 done, 1 running, 1 pending", "2 of 2 jobs finished")
+    text = page(f"$ printf '%s\\n' {' '.join(map(repr, lines))}", lines[-1])
+    assert run_page(text) == (text, [])
 
 
 def test_a_shell_that_ends_early_is_an_error() -> None:
