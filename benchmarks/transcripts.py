@@ -6,14 +6,14 @@ python -m benchmarks.transcripts docs/tutorial.md --check
 A transcript is a block of the kind `console`: a command is a line that starts with `$ `, with the
 lines that follow a backslash, and its output ends at the next `$ `. The commands of a page run in
 order in one Bash, which starts in an empty folder. `python` and `resnet-sweep` are those of this
-interpreter. A block that isn't to run needs another kind, such as `bash` or `text`.
+interpreter. Blocks of other kinds (`bash`, `text`) don't run.
 
-A line `...` in an output stands for any number of lines, and stays when the page is written. The
-lines that a sweep prints at intervals while it is at work are left out.
+A line `...` in an output stands for any number of lines, and stays when the page is written. To see
+all lines, delete it first. Lines in which a sweep reports its progress are always left out.
 
 `--check` changes no page, prints what differs, and exits with 1 if anything does. Words, whole
-numbers and settings (`optim.lr=0.1`) have to be equal. Decimal numbers, durations, dates, times and
-hashes may differ, and so may the widths of columns.
+numbers and settings (`optim.lr=0.1`) have to be equal. Decimal numbers, durations, dates, times,
+hashes, the device and the widths of columns may differ.
 """
 
 import argparse
@@ -30,8 +30,9 @@ from pathlib import Path
 BLOCK = re.compile(r"^( *)```console\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 LEFT_OUT = "..."
-# What differs from one execution to the next. Later patterns see the names of earlier ones.
+# What differs between executions and machines. Each pattern gets what the ones before it left.
 MEASURED = {
+    "DEVICE": r"Device: .*",
     "DATE": r"\d{4}-\d\d-\d\d",
     "TIME": r"\d\d([-:])\d\d\1\d\d|\d\d:\d\d",
     "DURATION": r"[-+]?(\d+ h \d\d min|\d+ min \d\d s|\d+\.\d s)",

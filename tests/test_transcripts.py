@@ -73,6 +73,7 @@ def test_an_indented_block_stays_indented() -> None:
         ("1,437 images", "1,437  images"),
         ("1,215.50 images/s", "15.25 images/s"),
         ("9,46.75,0.5", "9,50.0,0.25"),
+        ("  Device:  cpu, 1 threads, float32", "  Device:  cpu, 1 threads, bfloat16"),
     ],
 )
 def test_measured_values_may_differ(one: str, other: str) -> None:
