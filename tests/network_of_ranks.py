@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Network(nn.Sequential):
-    """At its tenth batch rank 1 is killed if $FATE is `killed`, or has its torchrun terminated if
+    """At its tenth batch rank 1 is killed if $FAULT is `killed`, or has its torchrun terminated if
     that is `terminated`."""
 
     def __init__(self, num_classes: int) -> None:
@@ -25,12 +25,12 @@ class Network(nn.Sequential):
         if self.training and images.device.type != "meta":
             self.batches += 1
             if self.batches == 10 and os.environ.get("RANK") == "1":
-                self.meet_fate()
+                self.inject_fault()
         return super().forward(images)
 
-    def meet_fate(self) -> None:
+    def inject_fault(self) -> None:
         first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-        if os.environ.get("FATE") == "killed" and first:
+        if os.environ.get("FAULT") == "killed" and first:
             os.kill(os.getpid(), signal.SIGKILL)
-        if os.environ.get("FATE") == "terminated":
+        if os.environ.get("FAULT") == "terminated":
             os.kill(os.getppid(), signal.SIGTERM)

@@ -253,10 +253,10 @@ def assert_refused(done: subprocess.CompletedProcess, *facts: str) -> None:
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stderr
     for fact in facts:
-        assert names(done.stderr, fact), f"{fact} isn't named: {done.stderr}"
+        assert mentions(done.stderr, fact), f"{fact} isn't named: {done.stderr}"
 
 
-def names(text: str, fact: str) -> bool:
+def mentions(text: str, fact: str) -> bool:
     """Return whether a text has a fact, and not only within a longer name or number."""
     before = r"(?<![\w.-])" if re.match(r"[\w-]", fact) else ""
     after = r"(?!\w|\.\w)" if re.search(r"\w$", fact) else ""

@@ -91,14 +91,14 @@ class Recorder(Callback):
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.rows: list[Row] = []
-        self.made: list[int] = []
+        self.steps_at_epoch_end: list[int] = []
 
     def on_steps(self, steps: list[Step]) -> None:
         self.steps += steps
 
     def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
         self.rows.append(row)
-        self.made.append(step)
+        self.steps_at_epoch_end.append(step)
 
 
 def without_times(rows: list[dict]) -> list[dict]:

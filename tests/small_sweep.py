@@ -25,13 +25,13 @@ TINY = (
 # Four of them.
 GRID = ("--multirun", *TINY, "hydra.sweep.dir=sweep", "optim.lr=0.1,0.05", "seed=0,1")
 # A transform for a job that breaks in its training: by an error, or, once, by a signal.
-BROKEN = """
+FAULTY_TRANSFORM = """
 import os
 import signal
 from pathlib import Path
 
 
-class Broken:
+class Faulty:
     def __init__(self, by):
         self.by, self.batches = by, 0
 
@@ -68,25 +68,25 @@ def kill(process: Process) -> str:
     return finish(process)
 
 
-def broken(*ways: str) -> tuple[str, ...]:
+def job_faults(*ways: str) -> tuple[str, ...]:
     """Return the overrides with which each job of a sweep breaks in its way, or in none.
 
     Args:
         ways: of the jobs with the seeds 0, 1, ...: "error", the name of a signal, or "none".
     """
     return (
-        "+augmentation.mine._target_=broken.Broken", f"+augmentation.mine.by={','.join(ways)}",
+        "+augmentation.mine._target_=faulty.Faulty", f"+augmentation.mine.by={','.join(ways)}",
         f"seed=range(0,{len(ways)})", "zip=[seed,+augmentation.mine.by]",
     )  # fmt: skip
 
 
-def write_broken(folder: Path) -> dict[str, str]:
-    """Write the module that `broken` names; returns the variables with which it is found."""
-    (folder / "broken.py").write_text(BROKEN)
-    return {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUSTED_PACKAGES": "broken"}
+def write_faulty_transform(folder: Path) -> dict[str, str]:
+    """Write the module that `job_faults` names; returns the variables with which it is found."""
+    (folder / "faulty.py").write_text(FAULTY_TRANSFORM)
+    return {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUSTED_PACKAGES": "faulty"}
 
 
-def previewed(output: str) -> list[tuple[int, str, list[str]]]:
+def dry_run_jobs(output: str) -> list[tuple[int, str, list[str]]]:
     """Return the table of a preview: of each job its number, its state and the rest of its line."""
     rows = []
     for line in output.splitlines():

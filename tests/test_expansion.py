@@ -8,7 +8,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from processes import names
+from processes import mentions
 
 from resnet_sweep.cli.train import prepare
 from resnet_sweep.config.command import quoted
@@ -97,7 +97,7 @@ def test_what_cannot_be_combined_is_refused(
     with pytest.raises(ConfigError) as refusal:
         expand(words, pairs_of(pairs), loader)
     for fact in facts:
-        assert names(str(refusal.value), fact), f"{fact} isn't named: {refusal.value}"
+        assert mentions(str(refusal.value), fact), f"{fact} isn't named: {refusal.value}"
 
 
 def test_the_values_of_a_named_sweep_are_typed_as_on_the_command_line() -> None:

@@ -13,18 +13,18 @@ from processes import Process, assert_refused
 from small_sweep import (
     TINY,
     assert_same_runs,
-    broken,
     commands,
+    dry_run_jobs,
     finish,
+    job_faults,
     leftovers,
     manifest,
-    previewed,
     records,
     results,
     snapshot,
     start,
     wait_for,
-    write_broken,
+    write_faulty_transform,
 )
 
 from resnet_sweep.__main__ import main
@@ -37,7 +37,7 @@ OWN = "defaults: [sgd]\nlr: {}\n"
 # The last job fails.
 SWEEP = (
     "--config-dir", "mine", "--multirun", *TINY, "optim=own", "trainer.epochs=12",
-    *broken("none", "none", "error"), "hydra.sweep.dir=sweep",
+    *job_faults("none", "none", "error"), "hydra.sweep.dir=sweep",
 )  # fmt: skip
 LAUNCHERS = {
     "pool": ["hydra.launcher.workers=2"],
@@ -51,7 +51,7 @@ def begin(folder: Path, *words: str) -> Process:
     """Start the sweep in a folder, with what it needs."""
     (folder / "mine" / "optim").mkdir(parents=True, exist_ok=True)
     (folder / "mine" / "optim" / "own.yaml").write_text(OWN.format(0.1))
-    return start(folder, *SWEEP, *words, **write_broken(folder))
+    return start(folder, *SWEEP, *words, **write_faulty_transform(folder))
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_resumed_sweep_is_frozen_and_survives_a_failing_job(
 def test_a_preview_needs_no_more_than_the_launchers_settings(launcher: str, call: Command) -> None:
     done = call(main, "--multirun", *TINY, f"hydra/launcher={launcher}", "dry_run=true")
     assert done.returncode == 0, done.stderr
-    assert previewed(done.stdout) == [(0, "pending", [])]
+    assert dry_run_jobs(done.stdout) == [(0, "pending", [])]
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
