@@ -17,9 +17,7 @@ from typing import IO, Any
 
 SERVER = Path(__file__).with_name("fork_server.py")
 # Variables that an interpreter, or a library that the server has loaded, reads only at its start.
-READ_AT_START = (
-    "PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LC_", "LANG", "LD_", "TZ", "TMPDIR", "MPL",
-)  # fmt: skip
+READ_AT_START = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LC_", "LANG", "LD_", "TZ", "TMPDIR", "MPL")
 
 
 def clean_environment() -> dict[str, str]:
@@ -98,9 +96,12 @@ class ForkedProcess:
             stdin = os.open(os.devnull, os.O_RDONLY)
             opened.append(stdin)
         request = {
-            "module": module, "arguments": arguments, "folder": str(folder),
-            "environment": dict(environment), "new_session": start_new_session,
-        }  # fmt: skip
+            "module": module,
+            "arguments": arguments,
+            "folder": str(folder),
+            "environment": dict(environment),
+            "new_session": start_new_session,
+        }
         self._status = os.fdopen(
             start_server().fork(request, [stdin, output, error]), "rb", buffering=0
         )
@@ -217,8 +218,12 @@ def start(
     if cold or differ_at_start(variables, start_server().environment):
         return subprocess.Popen(
             [sys.executable, "-m", module, *words],
-            cwd=folder, env=variables, text=True, errors="replace", **options,
-        )  # fmt: skip
+            cwd=folder,
+            env=variables,
+            text=True,
+            errors="replace",
+            **options,
+        )
     return ForkedProcess(module, words, folder, variables, **options)
 
 

@@ -26,8 +26,12 @@ def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args=node)
     second = cluster.add_node(**node)
     cluster.wait_for_nodes()
-    command = (*SWEEP, "hydra/launcher=ray", f"hydra.launcher.address={cluster.address}",
-               "hydra.sweep.dir=sweep")  # fmt: skip
+    command = (
+        *SWEEP,
+        "hydra/launcher=ray",
+        f"hydra.launcher.address={cluster.address}",
+        "hydra.sweep.dir=sweep",
+    )
     print("$ python -m resnet_sweep", shlex.join(command), flush=True)
     process = start(folder, *command, **environment)
     try:

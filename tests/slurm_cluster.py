@@ -48,15 +48,22 @@ class Mine:
 """
 # Runs of some minutes, since SLURM counts in minutes.
 SWEEP = (
-    "--multirun", *TINY, "trainer.epochs=80", "seed=0,1,2,3",
-    "+augmentation.mine._target_=mine.Mine", "+augmentation.mine.fails=false,false,false,true",
+    "--multirun",
+    *TINY,
+    "trainer.epochs=80",
+    "seed=0,1,2,3",
+    "+augmentation.mine._target_=mine.Mine",
+    "+augmentation.mine.fails=false,false,false,true",
     "zip=[seed,+augmentation.mine.fails]",
-)  # fmt: skip
+)
 SLURM = (
-    "hydra/launcher=slurm", "hydra.launcher.partition=work", "hydra.launcher.timeout_min=20",
-    "hydra.launcher.signal_delay_s=30", "hydra.launcher.gpus_per_node=null",
+    "hydra/launcher=slurm",
+    "hydra.launcher.partition=work",
+    "hydra.launcher.timeout_min=20",
+    "hydra.launcher.signal_delay_s=30",
+    "hydra.launcher.gpus_per_node=null",
     "hydra.launcher.cpus_per_task=1",
-)  # fmt: skip
+)
 
 
 def configuration(folder: Path, ports: list[int], memory: int) -> str:
@@ -256,9 +263,13 @@ def study(folder: Path) -> None:
     directory = folder / "study"
     with postgresql(folder / "postgres", port) as url:
         command = (
-            *STUDY, "hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=2",
-            f"hydra.sweeper.storage={url}", "hydra.sweep.dir=study", *SLURM,
-        )  # fmt: skip
+            *STUDY,
+            "hydra.sweeper.n_trials=12",
+            "hydra.sweeper.n_jobs=2",
+            f"hydra.sweeper.storage={url}",
+            "hydra.sweep.dir=study",
+            *SLURM,
+        )
         print("$ python -m resnet_sweep", shlex.join(command), flush=True)
         process = start(folder, *command)
         with ending([process]):

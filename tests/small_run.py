@@ -60,9 +60,11 @@ def config(**changes: object) -> dict:
 
 def open_run(prepared: PlannedRun, directory: Path) -> Run:
     record = Record(
-        signature=prepared.signature, config=dict(prepared.config), precision=prepared.precision,
+        signature=prepared.signature,
+        config=dict(prepared.config),
+        precision=prepared.precision,
         fingerprint=prepared.dataset.fingerprint,
-    )  # fmt: skip
+    )
     return Run.open(directory, record)
 
 

@@ -18,10 +18,16 @@ from resnet_sweep.training.checkpoint import BEST, LAST, read_checkpoint
 
 # A run of a second, with all that is random in one.
 TINY = (
-    "experiment=quickstart", "augmentation=standard", "model.dropout=0.1", "data.limit_train=100",
-    "data.limit_test=50", "trainer.epochs=2", "trainer.threads=1", "trainer.device=cpu",
+    "experiment=quickstart",
+    "augmentation=standard",
+    "model.dropout=0.1",
+    "data.limit_train=100",
+    "data.limit_test=50",
+    "trainer.epochs=2",
+    "trainer.threads=1",
+    "trainer.device=cpu",
     "logger=csv",
-)  # fmt: skip
+)
 # Four of them.
 GRID = ("--multirun", *TINY, "hydra.sweep.dir=sweep", "optim.lr=0.1,0.05", "seed=0,1")
 # A transform for a job that breaks in its training: by an error, or, once, by a signal.
@@ -51,9 +57,13 @@ STATES = ("pending", "running", "interrupted", "finished", "failed", "diverged")
 def start(folder: Path, *arguments: str, **environment: str) -> Process:
     """Start `python -m resnet_sweep` in a folder, in a process group of its own."""
     return processes.start(
-        folder, *arguments, environment=environment, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        folder,
+        *arguments,
+        environment=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def finish(process: Process, timeout: float = 300) -> str:
@@ -75,9 +85,11 @@ def job_faults(*ways: str) -> tuple[str, ...]:
         ways: of the jobs with the seeds 0, 1, ...: "error", the name of a signal, or "none".
     """
     return (
-        "+augmentation.mine._target_=faulty.Faulty", f"+augmentation.mine.by={','.join(ways)}",
-        f"seed=range(0,{len(ways)})", "zip=[seed,+augmentation.mine.by]",
-    )  # fmt: skip
+        "+augmentation.mine._target_=faulty.Faulty",
+        f"+augmentation.mine.by={','.join(ways)}",
+        f"seed=range(0,{len(ways)})",
+        "zip=[seed,+augmentation.mine.by]",
+    )
 
 
 def write_faulty_transform(folder: Path) -> dict[str, str]:

@@ -62,17 +62,29 @@ def mysql(folder: Path, port: int) -> Iterator[str]:
     user = "mysql"
     data = make_folder(folder / "server", user)
     run_as(
-        user, "mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db",
+        user,
+        "mariadb-install-db",
+        "--no-defaults",
+        f"--datadir={data}",
+        "--skip-test-db",
         "--auth-root-authentication-method=normal",
-    )  # fmt: skip
+    )
     setting_up = data / "init.sql"
     setting_up.write_text("CREATE DATABASE studies;\n")
     setting_up.chmod(0o644)
     process = subprocess.Popen(
-        ["mariadbd", "--no-defaults", f"--user={user}", f"--datadir={data}", f"--port={port}",
-         "--bind-address=127.0.0.1", f"--socket={data}/socket", f"--init-file={setting_up}",
-         f"--log-error={data}/log"]
-    )  # fmt: skip
+        [
+            "mariadbd",
+            "--no-defaults",
+            f"--user={user}",
+            f"--datadir={data}",
+            f"--port={port}",
+            "--bind-address=127.0.0.1",
+            f"--socket={data}/socket",
+            f"--init-file={setting_up}",
+            f"--log-error={data}/log",
+        ]
+    )
     try:
         end = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < end:
@@ -100,9 +112,11 @@ def main() -> None:
     server = {"postgresql": postgresql, "mysql": mysql}[arguments.server]
     with server(folder, port) as url:
         workers = Workers(
-            folder, f"hydra.sweeper.n_trials={arguments.trials}",
-            f"hydra.sweeper.storage={url}", "hydra.sweep.dir=study",
-        )  # fmt: skip
+            folder,
+            f"hydra.sweeper.n_trials={arguments.trials}",
+            f"hydra.sweeper.storage={url}",
+            "hydra.sweep.dir=study",
+        )
         try:
             left = kill_at_random(workers, folder / "study", arguments.kills, seed=3)
             check_complete(load(url), folder / "study", arguments.trials)

@@ -165,8 +165,15 @@ class TestLayers:
         model = torchvision.models.resnet18(num_classes=7).eval()
         layers = find_layers(model, torch.randn(1, 3, 64, 64))
         assert list(layers.stages) == [
-            "conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"
-        ]  # fmt: skip
+            "conv1",
+            "bn1",
+            "relu",
+            "maxpool",
+            "layer1",
+            "layer2",
+            "layer3",
+            "layer4",
+        ]
         assert layers.features is model.layer4
         assert layers.classifier is model.fc
         assert np.array_equal(first_filters(model), model.conv1.weight.detach())
@@ -229,14 +236,21 @@ class TestDeadChannels:
                 model(images)
         found = {each.layer: each for each in dead_channels(maxima)}
         assert list(found) == [
-            "stages.0.0.relu, use 1", "stages.0.0.relu, use 2", "stages.1.0.relu, use 1",
-            "stages.1.0.relu, use 2", "stages.1.1.relu, use 1", "stages.1.1.relu, use 2", "relu",
-        ]  # fmt: skip
+            "stages.0.0.relu, use 1",
+            "stages.0.0.relu, use 2",
+            "stages.1.0.relu, use 1",
+            "stages.1.0.relu, use 2",
+            "stages.1.1.relu, use 1",
+            "stages.1.1.relu, use 2",
+            "relu",
+        ]
         assert [each.channels for each in found.values()] == [8, 8, 8, 16, 16, 16, 16]
         assert [each.dead for each in found.values()] == [0, 0, 0, 0, 1, 2, 3]
         assert [(each.layer, each.channels, each.dead) for each in by_stage([*found.values()])] == [
-            ("stages.0", 16, 0), ("stages.1", 56, 3), ("relu", 16, 3)
-        ]  # fmt: skip
+            ("stages.0", 16, 0),
+            ("stages.1", 56, 3),
+            ("relu", 16, 3),
+        ]
 
     def test_one_image_of_many_makes_a_channel_alive(self) -> None:
         model = nn.Sequential(nn.Identity(), nn.ReLU())
@@ -299,10 +313,16 @@ def trained(once: Once) -> Path:
 
     def make(folder: Path) -> None:
         done = processes.run(
-            folder, "experiment=quickstart", "augmentation=standard", "data.limit_train=300",
-            "trainer.epochs=2", "trainer.threads=1", "trainer.device=cpu",
-            "trainer.precision=float32", "hydra.run.dir=run",
-        )  # fmt: skip
+            folder,
+            "experiment=quickstart",
+            "augmentation=standard",
+            "data.limit_train=300",
+            "trainer.epochs=2",
+            "trainer.threads=1",
+            "trainer.device=cpu",
+            "trainer.precision=float32",
+            "hydra.run.dir=run",
+        )
         assert done.returncode == 0, done.stderr
 
     return once("analysis", make) / "run"
@@ -349,9 +369,11 @@ class TestEvaluate:
         assert sum(each["images"] for each in found["calibration"]["bins"]) == 360
         worst = int(recalls.argmin())
         for figure in (
-            f"{found['top1']:.2f}%", f"{found['top5']:.2f}%",
-            f"{found['calibration']['error']:.2f}%", f"{worst} {100 * recalls[worst]:.1f}%",
-        ):  # fmt: skip
+            f"{found['top1']:.2f}%",
+            f"{found['top5']:.2f}%",
+            f"{found['calibration']['error']:.2f}%",
+            f"{worst} {100 * recalls[worst]:.1f}%",
+        ):
             assert figure in done.stdout
         assert found["confused_pairs"]
         for pair in found["confused_pairs"]:
@@ -392,10 +414,13 @@ class TestEvaluate:
         recalls = found["class_accuracy"]
         best, worst = (extreme(recalls, key=recalls.get) for extreme in (max, min))
         for figure in (
-            f"{found['top1']:.2f}%", f"{found['top5']:.2f}%", f"{found['loss']:.4f}",
-            f"{found['calibration']['error']:.2f}%", f"{best} {recalls[best]:.1f}%",
+            f"{found['top1']:.2f}%",
+            f"{found['top5']:.2f}%",
+            f"{found['loss']:.4f}",
+            f"{found['calibration']['error']:.2f}%",
+            f"{best} {recalls[best]:.1f}%",
             f"{worst} {recalls[worst]:.1f}%",
-        ):  # fmt: skip
+        ):
             assert any(figure in line for line in marked), figure
         assert is_picture(finished / "evaluation" / "confusion_flip.png")
         assert is_picture(finished / "evaluation" / "reliability_flip.png")
@@ -416,12 +441,18 @@ class TestFeatures:
         done = command("features", finished)
         assert done.returncode == 0, done.stderr
         folder = finished / "features"
-        data = {"filters": "npz", "activations": "npz", "grad_cam": "npz",
-                "embedding": "csv", "dead_channels": "json"}  # fmt: skip
+        data = {
+            "filters": "npz",
+            "activations": "npz",
+            "grad_cam": "npz",
+            "embedding": "csv",
+            "dead_channels": "json",
+        }
         assert {path.name for path in folder.iterdir()} == {
-            *(f"{part}.png" for part in data), *(f"{part}.{kind}" for part, kind in data.items()),
+            *(f"{part}.png" for part in data),
+            *(f"{part}.{kind}" for part, kind in data.items()),
             "augmentation.png",
-        }  # fmt: skip
+        }
         assert is_picture(folder / "augmentation.png")
         for part, kind in data.items():
             assert is_picture(folder / f"{part}.png")

@@ -34,9 +34,13 @@ def write_recommended(top: Path) -> None:
     for lr, (name, accuracies) in enumerate(ACCURACIES.items(), start=1):
         for seed, accuracy in enumerate(accuracies):
             write_run(
-                top / f"{number}", {"seed": seed, "optim.lr": lr}, accuracy,
-                choices={"experiment": name}, overrides=[f"experiment={name}"], seed=seed,
-            )  # fmt: skip
+                top / f"{number}",
+                {"seed": seed, "optim.lr": lr},
+                accuracy,
+                choices={"experiment": name},
+                overrides=[f"experiment={name}"],
+                seed=seed,
+            )
             number += 1
 
 
@@ -44,8 +48,10 @@ def write_curves(directory: Path, settings: dict, away: float, **changes: object
     """A run whose curves are those of logged_run_1, but for the training accuracy."""
     write_run(directory, settings, overrides=[], **changes)
     rows = read_run("logged_run_1").metrics.rows
-    lines = [f"{row['epoch']},,{row['train_loss']},{row['train_acc'] + away},,{row['val_acc']},,1,"
-             for row in rows]  # fmt: skip
+    lines = [
+        f"{row['epoch']},,{row['train_loss']},{row['train_acc'] + away},,{row['val_acc']},,1,"
+        for row in rows
+    ]
     (directory / "metrics.csv").write_text("\n".join([COLUMNS, *lines, ""]))
 
 
@@ -102,16 +108,26 @@ class TestDocument:
         jobs = []
         for number in range(12):
             run = read_run(top / f"{number}")
-            job = {"number": number, "overrides": run.record.overrides, "signature": "",
-                   "directory": f"{number}", "reused": False, "state": "finished", "reason": "",
-                   "settings": {}}  # fmt: skip
+            job = {
+                "number": number,
+                "overrides": run.record.overrides,
+                "signature": "",
+                "directory": f"{number}",
+                "reused": False,
+                "state": "finished",
+                "reason": "",
+                "settings": {},
+            }
             if run.choices["experiment"] == "logged_run_1":
                 elsewhere = top.parent / "readings" / f"{number}"
                 elsewhere.parent.mkdir(exist_ok=True)
                 (top / f"{number}").rename(elsewhere)
                 record = json.loads((elsewhere / "run.json").read_text())
-                job |= {"directory": f"../readings/{number}", "reused": True,
-                        "choices": record["choices"]}  # fmt: skip
+                job |= {
+                    "directory": f"../readings/{number}",
+                    "reused": True,
+                    "choices": record["choices"],
+                }
                 (elsewhere / "run.json").write_text(json.dumps(record | {"choices": {}}))
             jobs.append(job)
         definition = {"command": "python -m resnet_sweep", "settings": {}}
@@ -125,9 +141,13 @@ class TestDocument:
         lost = {"state": "diverged", "best": None, "final": None}
         for number, seed, lr, name in ((5, 2, 2, "cutmix"), (12, 0, 9, "plateau")):
             write_run(
-                top / f"{number}", {"seed": seed, "optim.lr": lr}, choices={"experiment": name},
-                overrides=[f"experiment={name}"], seed=seed, **lost,
-            )  # fmt: skip
+                top / f"{number}",
+                {"seed": seed, "optim.lr": lr},
+                choices={"experiment": name},
+                overrides=[f"experiment={name}"],
+                seed=seed,
+                **lost,
+            )
         found = section(write(), "cpu/recommended")
         base = np.array(ACCURACIES["logged_run_1"][:2])
         effect = (np.array(ACCURACIES["cutmix"][:2]) - base).mean()
@@ -168,8 +188,15 @@ class TestDocument:
         distances = [np.sqrt(0.4) * np.array(each) for each in ((1.0, 1.2), others)]
         one, other = (f"{each.mean():.2f} ± {each.std(ddof=1):.2f}" for each in distances)
         difference = f"{(distances[1] - distances[0]).mean():+.2f}"
-        parts = ("`optim.nesterov=true`", one, "n = 2", "`optim.nesterov=false`", other, "n = 2",
-                 difference)  # fmt: skip
+        parts = (
+            "`optim.nesterov=true`",
+            one,
+            "n = 2",
+            "`optim.nesterov=false`",
+            other,
+            "n = 2",
+            difference,
+        )
         assert re.search(".*".join(map(re.escape, parts)), sentence)
         # The interval of the difference says whether the two can be distinguished.
         low, high = map(float, re.search(r"\[(\S+), (\S+)\]", sentence).groups())
@@ -248,10 +275,12 @@ class TestDocument:
             state = TrialState.PRUNED if number == 4 else TrialState.COMPLETE
             study.add_trial(
                 create_trial(
-                    state=state, value=50 + 100 * lr, distributions=distributions,
+                    state=state,
+                    value=50 + 100 * lr,
+                    distributions=distributions,
                     params={"lr": lr, "dropout": number % 2 / 10},
                 )
-            )  # fmt: skip
+            )
         found = section(write(), "cpu/study")
         assert "4 finished, 1 pruned" in found
         # Of 0.3, 0.2, 0.1 and 0.05; what was pruned has no place.
@@ -265,8 +294,9 @@ class TestDocument:
             directory = tmp_path / "top" / "gpu" / "lengths" / f"{number}"
             settings = {"trainer.epochs": epochs, "seed": number % 2}
             write_run(directory, settings, last, overrides=[], seed=number % 2)
-            rows = [f"{at},,1,50,1,{acc},,{epochs},"
-                    for at, acc in ((1, 60.0), (2, last), (3, last))]  # fmt: skip
+            rows = [
+                f"{at},,1,50,1,{acc},,{epochs}," for at, acc in ((1, 60.0), (2, last), (3, last))
+            ]
             (directory / "metrics.csv").write_text("\n".join([COLUMNS, *rows, ""]))
         found = section(write(), "gpu/lengths")
         # In the table, time is in seconds.
@@ -314,8 +344,11 @@ class TestScript:
         return subprocess.run(
             [SCRIPT, *arguments],
             env=os.environ | {"PYTHON": str(stub)} | environment,
-            capture_output=True, text=True, timeout=50, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
 
     def test_it_stops_in_time_and_continues(self, tmp_path: Path) -> None:
         (tmp_path / "slow").touch()

@@ -43,9 +43,17 @@ def companies() -> list[list[str]]:
     # What is left out is tested by itself: experiments choose for several groups.
     groups = [
         choices(group)
-        for group in ("augmentation", "logger", "loss", "model", "optim", "schedule", "sweep",
-                      "trainer")
-    ]  # fmt: skip
+        for group in (
+            "augmentation",
+            "logger",
+            "loss",
+            "model",
+            "optim",
+            "schedule",
+            "sweep",
+            "trainer",
+        )
+    ]
     return [
         [group[number % len(group)] for group in groups] for number in range(max(map(len, groups)))
     ]
@@ -182,9 +190,16 @@ def test_an_optimizer_of_torch_is_a_file_and_no_code(command: Command, tmp_path:
         "_target_: torch.optim.NAdam\nlr: 0.002\nmomentum_decay: 0.004\n"
     )
     done = command(
-        "--config-dir", "mine", "experiment=quickstart", "optim=nadam", "trainer.max_steps=2",
-        "data.limit_train=128", "data.limit_test=16", "trainer.threads=1", "hydra.run.dir=run",
-    )  # fmt: skip
+        "--config-dir",
+        "mine",
+        "experiment=quickstart",
+        "optim=nadam",
+        "trainer.max_steps=2",
+        "data.limit_train=128",
+        "data.limit_test=16",
+        "trainer.threads=1",
+        "hydra.run.dir=run",
+    )
     assert done.returncode == 0, done.stderr
     record = Record.read(tmp_path / "run")
     assert record.choices["optim"] == "nadam"

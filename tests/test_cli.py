@@ -59,8 +59,12 @@ def test_subcommand_has_its_own_help(subcommand: str, call: Command) -> None:
 def test_subcommand_that_reads_runs_imports_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "resnet_sweep", *words],
-        cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "resnet_sweep.compare.collection" in imported
     assert not imported & {"torch", "hydra", "omegaconf", "optuna", "matplotlib"}

@@ -124,10 +124,18 @@ class TestQuickstart:
         directory = only_run(finished.folder)
         files = {str(path.relative_to(directory)) for path in directory.rglob("*.*")}
         assert {
-            ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "run.json",
-            "metrics.csv", "train.log", f"checkpoints/{BEST}", f"checkpoints/{LAST}",
-            "plots/accuracy.png", "plots/loss.png", "plots/lr.png",
-        } <= files  # fmt: skip
+            ".hydra/config.yaml",
+            ".hydra/hydra.yaml",
+            ".hydra/overrides.yaml",
+            "run.json",
+            "metrics.csv",
+            "train.log",
+            f"checkpoints/{BEST}",
+            f"checkpoints/{LAST}",
+            "plots/accuracy.png",
+            "plots/loss.png",
+            "plots/lr.png",
+        } <= files
         assert not (directory / "run.lock").exists()
         assert not [path for path in directory.rglob(".*-*")]
         for picture in directory.glob("plots/*.png"):
@@ -136,10 +144,27 @@ class TestQuickstart:
     def test_record_has_every_key(self, finished: Quickstart) -> None:
         content = record(only_run(finished.folder))
         assert {
-            "signature", "state", "reason", "config", "overrides", "parameters", "best", "final",
-            "gap", "seconds", "started", "ended", "host", "device", "threads", "precision",
-            "versions", "git_commit", "seed", "heartbeat",
-        } <= content.keys()  # fmt: skip
+            "signature",
+            "state",
+            "reason",
+            "config",
+            "overrides",
+            "parameters",
+            "best",
+            "final",
+            "gap",
+            "seconds",
+            "started",
+            "ended",
+            "host",
+            "device",
+            "threads",
+            "precision",
+            "versions",
+            "git_commit",
+            "seed",
+            "heartbeat",
+        } <= content.keys()
         assert content["state"] == "finished"
         assert content["parameters"] == 77_850
         assert content["overrides"][0] == "experiment=quickstart"
@@ -360,8 +385,12 @@ def test_without_data_and_network_the_folder_for_the_data_is_named(
 def test_showing_the_config_imports_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "resnet_sweep", *arguments],
-        cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "torchvision", "sklearn", "matplotlib", "tensorboard", "optuna"}
@@ -380,9 +409,13 @@ def test_tab_completion(tmp_path: Path, typed: str, offered: set[str]) -> None:
     script = Path(sys.executable).with_name("resnet-sweep")
     line = f"resnet-sweep {typed}"
     done = subprocess.run(
-        [script, "-sc", "query=bash"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        [script, "-sc", "query=bash"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env=clean_environment() | {"COMP_LINE": line, "COMP_POINT": str(len(line))},
-    )  # fmt: skip
+    )
     assert offered <= set(done.stdout.split())
 
 
@@ -473,9 +506,14 @@ class TestStopping:
         conf.mkdir(parents=True)
         (conf / "mine.yaml").write_text("_target_: torch.optim.RMSprop\nlr: 0.001\n")
         process = self.start(
-            tmp_path, "--config-dir", "my conf", "optim=mine", "trainer.resume=false",
-            "logger=csv", "hydra.run.dir='a=b, (it\\'s) {mine}'",
-        )  # fmt: skip
+            tmp_path,
+            "--config-dir",
+            "my conf",
+            "optim=mine",
+            "trainer.resume=false",
+            "logger=csv",
+            "hydra.run.dir='a=b, (it\\'s) {mine}'",
+        )
         self.wait_for(process, f"2/{EPOCHS} ")
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
@@ -526,23 +564,34 @@ class TestStopping:
     def test_sweeps_of_the_same_second_get_directories_of_their_own(self, tmp_path: Path) -> None:
         for _ in range(2):
             process = self.start(
-                tmp_path, "--multirun", "trainer.max_steps=1", "logger=csv", "seed=0,1",
-                "hydra.sweep.dir=multirun/${now:%Y}", "reuse=false",
-            )  # fmt: skip
+                tmp_path,
+                "--multirun",
+                "trainer.max_steps=1",
+                "logger=csv",
+                "seed=0,1",
+                "hydra.sweep.dir=multirun/${now:%Y}",
+                "reuse=false",
+            )
             output, _ = process.communicate(timeout=240)
             assert process.returncode == 0, output
         jobs = sorted(path.parent for path in tmp_path.glob("multirun/*/*/run.json"))
         assert [(job.parent.name[4:], job.name) for job in jobs] == [
-            ("", "0"), ("", "1"), ("-2", "0"), ("-2", "1")
-        ]  # fmt: skip
+            ("", "0"),
+            ("", "1"),
+            ("-2", "0"),
+            ("-2", "1"),
+        ]
         assert all((job / ".hydra" / "overrides.yaml").exists() for job in jobs)
 
     def test_a_directory_may_be_named_from_above(self, tmp_path: Path) -> None:
         (tmp_path / "below").mkdir()
         done = processes.run(
-            tmp_path / "below", *SMALL, "trainer.max_steps=1", "logger=csv",
+            tmp_path / "below",
+            *SMALL,
+            "trainer.max_steps=1",
+            "logger=csv",
             "hydra.run.dir=../above",
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         assert record(tmp_path / "above")["state"] == "finished"
 
@@ -591,8 +640,11 @@ class Odd:
 """
     code.write_text(broken)
     arguments = (
-        *SMALL, "logger=csv", "+augmentation.odd={_target_: mine.Odd}", "hydra.run.dir=run",
-    )  # fmt: skip
+        *SMALL,
+        "logger=csv",
+        "+augmentation.odd={_target_: mine.Odd}",
+        "hydra.run.dir=run",
+    )
     done = command(*arguments, RESNET_SWEEP_TRUSTED_PACKAGES="mine")
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
@@ -600,8 +652,9 @@ class Odd:
     assert "No space left on device" in record(tmp_path / "run")["reason"]
     assert record(tmp_path / "run")["state"] == "failed"
     assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
-    code.write_text(broken.replace('raise OSError(28, "No space left on device")',
-                                   "return images, labels"))  # fmt: skip
+    code.write_text(
+        broken.replace('raise OSError(28, "No space left on device")', "return images, labels")
+    )
     done = command(*arguments, RESNET_SWEEP_TRUSTED_PACKAGES="mine")
     assert done.returncode == 0, done.stdout
     assert record(tmp_path / "run")["state"] == "finished"
@@ -616,8 +669,11 @@ def test_a_sweep_of_hydras_grammar_runs_each_combination(command: Command, tmp_p
         path.parent.name: record(path.parent) for path in tmp_path.glob("multirun/*/*/*/run.json")
     }
     assert {name: (job["config"]["optim"]["lr"], job["seed"]) for name, job in jobs.items()} == {
-        "0": (0.1, 0), "1": (0.1, 1), "2": (1e10, 0), "3": (1e10, 1)
-    }  # fmt: skip
+        "0": (0.1, 0),
+        "1": (0.1, 1),
+        "2": (1e10, 0),
+        "3": (1e10, 1),
+    }
     assert [jobs[name]["state"] for name in "0123"] == ["finished"] * 2 + ["diverged"] * 2
 
 
@@ -630,15 +686,22 @@ class TestCIFAR100:
             (("debug=fast",), ("1", "4", "16", "2"), ("64", "64")),
             pytest.param(
                 ("model=resnet44v2", "optim=sgd", "trainer.max_steps=2", "data.limit_test=500"),
-                ("100", "391", "128", "2"), ("50,000", "500"), marks=pytest.mark.slow,
+                ("100", "391", "128", "2"),
+                ("50,000", "500"),
+                marks=pytest.mark.slow,
             ),
         ],
         ids=["fast", "all_images"],
-    )  # fmt: skip
+    )
     def test_main_job_makes_two_steps(
-        self, command: Command, tmp_path: Path, cifar100_root: Path,
-        overrides: tuple[str, ...], length: tuple[str, ...], images: tuple[str, ...],
-    ) -> None:  # fmt: skip
+        self,
+        command: Command,
+        tmp_path: Path,
+        cifar100_root: Path,
+        overrides: tuple[str, ...],
+        length: tuple[str, ...],
+        images: tuple[str, ...],
+    ) -> None:
         done = command(*overrides, "trainer.threads=1", RESNET_SWEEP_DATA=str(cifar100_root))
         assert done.returncode == 0, done.stdout + done.stderr
         content = record(only_run(tmp_path))
@@ -656,9 +719,11 @@ class TestCIFAR100:
         self, command: Command, tmp_path: Path, cifar100_root: Path
     ) -> None:
         done = command(
-            "debug=overfit", "model=resnet20v2", "trainer.precision=float32",
+            "debug=overfit",
+            "model=resnet20v2",
+            "trainer.precision=float32",
             RESNET_SWEEP_DATA=str(cifar100_root),
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         assert max(row["train_acc"] for row in read_metrics(only_run(tmp_path))) == 100
 
@@ -667,9 +732,12 @@ class TestCIFAR100:
         self, command: Command, tmp_path: Path, cifar100_root: Path
     ) -> None:
         done = command(
-            "model=resnet8v2", "trainer.epochs=3", "data.limit_train=10000", "data.holdout=2000",
+            "model=resnet8v2",
+            "trainer.epochs=3",
+            "data.limit_train=10000",
+            "data.holdout=2000",
             RESNET_SWEEP_DATA=str(cifar100_root),
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         assert_has_line(done.stdout, "10,000", "2,000")
         # Chance is 1%, with a standard deviation of 0.2 over 2,000 images.
@@ -683,9 +751,13 @@ def test_terminal_has_a_progress_bar(tmp_path: Path) -> None:
     """On a pseudo-terminal there is a bar, and the lines of a pipe remain."""
     master, slave = os.openpty()
     process = processes.start(
-        tmp_path, *SMALL, stdin=slave, stdout=slave, stderr=slave,
+        tmp_path,
+        *SMALL,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
         environment={"TERM": "xterm", "COLUMNS": "120"},
-    )  # fmt: skip
+    )
     os.close(slave)
     output = b""
     while True:

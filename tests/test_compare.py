@@ -248,9 +248,14 @@ class TestDamage:
 
     @pytest.mark.parametrize(
         ("heartbeat", "state"),
-        [(5, "running"), (1000, "running (stale)"), (-1000, "running (stale)"),
-         (None, "running (stale)"), ("soon", "damaged")],
-    )  # fmt: skip
+        [
+            (5, "running"),
+            (1000, "running (stale)"),
+            (-1000, "running (stale)"),
+            (None, "running (stale)"),
+            ("soon", "damaged"),
+        ],
+    )
     def test_a_run_under_way_is_stale_without_a_sign_of_life(
         self, tmp_path: Path, heartbeat: object, state: str
     ) -> None:
@@ -285,9 +290,7 @@ class TestReplicates:
             {entry.directory.name for entry in group.runs}
             for group in replicates(find_runs([tmp_path]))
         ]
-        assert sorted(map(sorted, groups)) == [
-            ["0", "1", "2"], ["coarse"], ["foreign"], ["other"]
-        ]  # fmt: skip
+        assert sorted(map(sorted, groups)) == [["0", "1", "2"], ["coarse"], ["foreign"], ["other"]]
 
     def test_incomplete_runs_and_repetitions_do_not_count(self, tmp_path: Path) -> None:
         write_run(tmp_path / "0", accuracy=70.0)
@@ -322,8 +325,9 @@ class TestDiffColumns:
         assert diff_columns(self.entries(tmp_path)) == {"optim": ["sgd", "adamw"]}
         write_run(tmp_path / "2", adamw | {"optim.lr": 0.02}, choices=choices)
         assert diff_columns(self.entries(tmp_path)) == {
-            "optim": ["sgd", "adamw", "adamw"], "optim.lr": [0.1, 0.01, 0.02]
-        }  # fmt: skip
+            "optim": ["sgd", "adamw", "adamw"],
+            "optim.lr": [0.1, 0.01, 0.02],
+        }
 
     def test_a_setting_that_a_run_does_not_have_is_missing(self, tmp_path: Path) -> None:
         write_run(tmp_path / "0")
@@ -346,10 +350,15 @@ def random_expression(generator: random.Random, depth: int = 4) -> str:
         return generator.choice([*FACTS, "1", "-2.5", "'text'", "True", "[1, 'x']", "(2.5,)"])
     parts = [random_expression(generator, depth - 1) for _ in range(3)]
     comparison = generator.choice(["<", "<=", ">", ">=", "==", "!=", "in", "not in"])
-    return generator.choice([
-        "({0} and {1} and {2})", "({0} or {1})", "(not {0})", f"({{0}} {comparison} {{1}})",
-        f"({{0}} < {{1}} {comparison} {{2}})",
-    ]).format(*parts)  # fmt: skip
+    return generator.choice(
+        [
+            "({0} and {1} and {2})",
+            "({0} or {1})",
+            "(not {0})",
+            f"({{0}} {comparison} {{1}})",
+            f"({{0}} < {{1}} {comparison} {{2}})",
+        ]
+    ).format(*parts)
 
 
 class TestFilterExpression:
@@ -391,12 +400,34 @@ class TestFilterExpression:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "best >", "best = 1", "__import__('os').system('true')", "().__class__", "'a'.upper()",
-         "best[0]", "best + 1 > 2", "2 ** 99999 > 1", "(lambda: 1)() == 1", "[x for x in d]",
-         "f'{best}' == '1'", "best if best else 1", "best is None", "{1: 2} == 1", "~best", "...",
-         "b'1' == 1", "1j > 0", "-best > 1", "(best := 1)", "a.b().c",
-         "(" * 400 + "1" + ")" * 400, "best\x00", "-" * 900 + "1"],
-    )  # fmt: skip
+        [
+            "",
+            "best >",
+            "best = 1",
+            "__import__('os').system('true')",
+            "().__class__",
+            "'a'.upper()",
+            "best[0]",
+            "best + 1 > 2",
+            "2 ** 99999 > 1",
+            "(lambda: 1)() == 1",
+            "[x for x in d]",
+            "f'{best}' == '1'",
+            "best if best else 1",
+            "best is None",
+            "{1: 2} == 1",
+            "~best",
+            "...",
+            "b'1' == 1",
+            "1j > 0",
+            "-best > 1",
+            "(best := 1)",
+            "a.b().c",
+            "(" * 400 + "1" + ")" * 400,
+            "best\x00",
+            "-" * 900 + "1",
+        ],
+    )
     def test_anything_else_is_refused(self, text: str) -> None:
         with pytest.raises(ConfigError) as refusal:
             FilterExpression(text)
@@ -410,22 +441,34 @@ LOG = {
     1: {
         "sums": {"train_acc": 6523.33, "val_acc": 5463.96, "train_loss": 123.7367},
         "digest": "a0ff1ab763e0edbacb6e556a2b31ce98ff91fe522a406cb6784fb3f3bbc1f9be",
-        "first": (7.88, 12.70, 4.0153), "middle": (64.45, 52.72, 1.2375),
+        "first": (7.88, 12.70, 4.0153),
+        "middle": (64.45, 52.72, 1.2375),
         "best": {"epoch": 98, "val_acc": 69.85, "val_loss": None},
-        "final": {"epoch": 100, "train_acc": 89.57, "train_loss": 0.3645, "val_acc": 69.68,
-                  "val_loss": None},
+        "final": {
+            "epoch": 100,
+            "train_acc": 89.57,
+            "train_loss": 0.3645,
+            "val_acc": 69.68,
+            "val_loss": None,
+        },
         "gap": 19.89,
     },
     2: {
         "sums": {"train_acc": 7378.05, "val_acc": 5935.67, "train_loss": 93.2618},
         "digest": "b0b0112c95e10217965d19a83ced10a306fa6ba73212be4716fe498d7fb38576",
-        "first": (7.71, 11.25, 4.0407), "middle": (72.65, 58.65, 0.9264),
+        "first": (7.71, 11.25, 4.0407),
+        "middle": (72.65, 58.65, 0.9264),
         "best": {"epoch": 99, "val_acc": 74.86, "val_loss": None},
-        "final": {"epoch": 100, "train_acc": 99.65, "train_loss": 0.0278, "val_acc": 74.70,
-                  "val_loss": None},
+        "final": {
+            "epoch": 100,
+            "train_acc": 99.65,
+            "train_loss": 0.0278,
+            "val_acc": 74.70,
+            "val_loss": None,
+        },
         "gap": 24.95,
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -467,25 +510,33 @@ class TestLoggedRuns:
         config = composed(f"experiment={name}") if trained else read_run(name).record.config
         recipe = {
             "model": {
-                "widths": [32, 64, 128, 256], "blocks": [7, 7, 7, 3], "strides": [1, 2, 2, 2],
-                "block": "basic_v2", "dropout": 0.1, "attention": None,
+                "widths": [32, 64, 128, 256],
+                "blocks": [7, 7, 7, 3],
+                "strides": [1, 2, 2, 2],
+                "block": "basic_v2",
+                "dropout": 0.1,
+                "attention": None,
             },
             "data": {"mean": [0.5071, 0.4867, 0.4408], "std": [0.2675, 0.2565, 0.2761]},
             "optim": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
             "schedule": {"warmup_epochs": 0},
             "loss": {"label_smoothing": 0},
             "trainer": {"epochs": 100, "batch_size": 128},
-        }  # fmt: skip
+        }
         for group, settings in recipe.items():
             assert {key: config[group][key] for key in settings} == settings
         targets = [config[group]["_target_"] for group in ("data", "optim", "schedule", "loss")]
         assert [target.rpartition(".")[2] for target in targets] == [
-            "CIFAR100", "SGD", "Cosine", "CrossEntropyLoss"
-        ]  # fmt: skip
+            "CIFAR100",
+            "SGD",
+            "Cosine",
+            "CrossEntropyLoss",
+        ]
         operations = config["augmentation"].values()
         assert [each["_target_"].rpartition(".")[2] for each in operations] == [
-            "RandomCrop", "RandomHorizontalFlip"
-        ]  # fmt: skip
+            "RandomCrop",
+            "RandomHorizontalFlip",
+        ]
         assert config["augmentation"]["random_crop"]["padding"] == 4
 
     def test_what_the_log_leaves_open_is_noted(self, number: int) -> None:

@@ -22,8 +22,11 @@ def test_the_default_is_the_logs_recipe() -> None:
     assert config == composed()
     model, optim, trainer = config["model"], config["optim"], config["trainer"]
     assert list(zip(model["widths"], model["blocks"], model["strides"], strict=True)) == [
-        (32, 7, 1), (64, 7, 2), (128, 7, 2), (256, 3, 2)
-    ]  # fmt: skip
+        (32, 7, 1),
+        (64, 7, 2),
+        (128, 7, 2),
+        (256, 3, 2),
+    ]
     assert (model["block"], model["dropout"]) == ("basic_v2", 0.1)
     assert optim["_target_"] == "torch.optim.SGD"
     assert (optim["lr"], optim["momentum"], optim["weight_decay"]) == (0.1, 0.9, 5e-4)
@@ -126,7 +129,10 @@ WRONG = [
     ("schedule.warmup_epochs=-1", "schedule.warmup_epochs", "0", "-1"),
     (
         "schedule=plateau; schedule.metric=val_accuracy",
-        "schedule.metric", "val_accuracy", "val_acc", "val_acc",
+        "schedule.metric",
+        "val_accuracy",
+        "val_acc",
+        "val_acc",
     ),
     ("schedule=plateau; schedule.factor=1", "schedule.factor", "0", "1", "1"),
     ("schedule=plateau; schedule.factor=1.5", "schedule.factor", "0", "1", "1.5"),
@@ -139,7 +145,9 @@ WRONG = [
     ("schedule=one_cycle; schedule.pct_start=1.5", "schedule.pct_start", "0", "1", "1.5"),
     (
         "schedule=one_cycle; schedule.warmup_epochs=11",
-        "schedule", "warmup_epochs=11", "trainer.epochs=10",
+        "schedule",
+        "warmup_epochs=11",
+        "trainer.epochs=10",
     ),
     ("optim=muon; optim.rest_lr=0", "optim.rest_lr", "0", "0"),
     ("optim=muon; optim.rest_lr=-3", "optim.rest_lr", "0", "-3"),
@@ -151,7 +159,10 @@ WRONG = [
     ("trainer.early_stopping.patience=0", "trainer.early_stopping.patience", "1", "null", "0"),
     (
         "trainer.early_stopping.metric=loss",
-        "trainer.early_stopping.metric", "loss", "val_loss", "val_loss",
+        "trainer.early_stopping.metric",
+        "loss",
+        "val_loss",
+        "val_loss",
     ),
     ("trainer.early_stopping.min_delta=-1", "trainer.early_stopping.min_delta", "0", "-1"),
     ("trainer.early_stopping=85", "trainer.early_stopping", "85"),
@@ -159,26 +170,44 @@ WRONG = [
     ("trainer.progressive_resizing=[]", "trainer.progressive_resizing", "[]"),
     (
         "trainer.progressive_resizing=[16,48]",
-        "trainer.progressive_resizing", "[16, 48]", "48", "48", "32",
+        "trainer.progressive_resizing",
+        "[16, 48]",
+        "48",
+        "48",
+        "32",
     ),
     (
         "trainer.progressive_resizing=[10,32]",
-        "trainer.progressive_resizing", "[10, 32]", "10", "10", "4", "model.strides",
+        "trainer.progressive_resizing",
+        "[10, 32]",
+        "10",
+        "10",
+        "4",
+        "model.strides",
     ),
     (
         "data.limit_train=257; trainer.batch_size=64; trainer.progressive_resizing=[4,32]",
-        "model", "(3, 4, 4)", "trainer.progressive_resizing", "[4, 32]", "trainer.batch_size",
+        "model",
+        "(3, 4, 4)",
+        "trainer.progressive_resizing",
+        "[4, 32]",
+        "trainer.batch_size",
     ),
     (
         "loss._target_=torch.nn.MultiMarginLoss; ~loss.label_smoothing; augmentation=mixup",
-        "loss", "multi_margin_loss", "[2, 10]",
+        "loss",
+        "multi_margin_loss",
+        "[2, 10]",
     ),
     ("loss._target_=torch.nn.MSELoss; ~loss.label_smoothing", "loss", "(10)", "(2)"),
     ("trainer.progressive_resizing=16", "trainer.progressive_resizing", "1", "null", "16"),
     ("augmentation.random_crop.padding=-1", "augmentation.random_crop.padding", "0", "-1"),
     (
         "augmentation.random_flip.probability=2",
-        "augmentation.random_flip.probability", "0", "1", "2",
+        "augmentation.random_flip.probability",
+        "0",
+        "1",
+        "2",
     ),
     ("+augmentation.cutout=8", "augmentation.cutout", "8", "_target_"),
     ("loss.label_smoothing=1", "loss.label_smoothing", "0", "1", "1"),
@@ -193,7 +222,12 @@ WRONG = [
     ("trainer.device=cuda:99", "trainer.device", "cuda:99", "cpu"),
     (
         "trainer.precision=float16",
-        "trainer.precision", "float16", "auto", "float32", "bfloat16", "bfloat16",
+        "trainer.precision",
+        "float16",
+        "auto",
+        "float32",
+        "bfloat16",
+        "bfloat16",
     ),
     ("data.limit_train=2000", "data.limit_train", "2000", "1437"),
     ("data.limit_train=0", "data.limit_train", "1", "null", "0"),
@@ -210,7 +244,10 @@ WRONG = [
     (operation("RandomErasing", scale=[0.1]), "augmentation.it", "scale=[0.1]"),
     (
         operation("RandomErasing", scale=[0.2, 1.5]),
-        "augmentation.it.scale", "0", "1", "[0.2, 1.5]",
+        "augmentation.it.scale",
+        "0",
+        "1",
+        "[0.2, 1.5]",
     ),
     (operation("RandomErasing", ratio=[3, 0.3]), "augmentation.it", "ratio=[3, 0.3]"),
     (operation("RandomErasing", ratio=[0, 3]), "augmentation.it.ratio", "0", "0", "[0, 3]"),
@@ -223,7 +260,10 @@ WRONG = [
     (operation("CutMix", probability=2), "augmentation.it.probability", "0", "1", "2"),
     (
         operation("CutMixOrMixUp", cutmix_probability=2),
-        "augmentation.it.cutmix_probability", "0", "1", "2",
+        "augmentation.it.cutmix_probability",
+        "0",
+        "1",
+        "2",
     ),
     (operation("CutMixOrMixUp", mixup_alpha=0), "augmentation.it.mixup_alpha", "0", "0"),
     (operation("CutMixOrMixUp", mixup_alpha=-3), "augmentation.it.mixup_alpha", "0", "-3"),
@@ -235,9 +275,11 @@ WRONG = [
     (operation("ColorJitter", hue=0.6), "augmentation.it.hue", "0", "0.5", "0.6"),
     (
         operation("TrivialAugment", num_magnitude_bins=1),
-        "augmentation.it.num_magnitude_bins", "2", "1",
+        "augmentation.it.num_magnitude_bins",
+        "2",
+        "1",
     ),
-]  # fmt: skip
+]
 
 
 def assert_names(refusal: pytest.ExceptionInfo, *facts: str) -> None:
@@ -273,14 +315,17 @@ MISSPELT = [
     (
         "+trainer.early_stopping.epochs=3",
         "trainer.early_stopping.epochs",
-        "trainer.early_stopping.epoch", "trainer.early_stopping.patience",
+        "trainer.early_stopping.epoch",
+        "trainer.early_stopping.patience",
     ),
     (
         operation("RandomErasing", scal=[0.1, 0.2]),
-        "augmentation.it.scal", "augmentation.it.scale", "augmentation.it.probability",
+        "augmentation.it.scal",
+        "augmentation.it.scale",
+        "augmentation.it.probability",
     ),
     ("+sed=1", "sed", "seed", "trainer"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -374,8 +419,12 @@ def test_several_choices_of_augmentation_come_in_their_order() -> None:
     config = composed("experiment=quickstart", "augmentation=[cutmix,color_jitter,cutout]")
     operations = build_augmentation(config, plan_run(config).dataset)
     assert [type(operation).__name__ for operation in operations] == [
-        "RandomCrop", "RandomHorizontalFlip", "CutMix", "ColorJitter", "Cutout"
-    ]  # fmt: skip
+        "RandomCrop",
+        "RandomHorizontalFlip",
+        "CutMix",
+        "ColorJitter",
+        "Cutout",
+    ]
 
 
 def test_an_operation_gets_what_it_asks_of_the_data(

@@ -70,11 +70,20 @@ def test_an_altered_figure_in_the_record_is_found(directory: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"best": "x"}, {"best": {"epoch": "1"}}, {"choices": []}, {"overrides": None},
-     {"seconds": "x"}, {"notes": [1]}, {"reason": None}, {"heartbeat": 3},
-     {"best": {"epoch": 1e400}}, {"state": "done"}],
+    [
+        {"best": "x"},
+        {"best": {"epoch": "1"}},
+        {"choices": []},
+        {"overrides": None},
+        {"seconds": "x"},
+        {"notes": [1]},
+        {"reason": None},
+        {"heartbeat": 3},
+        {"best": {"epoch": 1e400}},
+        {"state": "done"},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_record_of_wrong_kinds_is_refused(tmp_path: Path, changes: dict) -> None:
     content = {"signature": "s", "state": "finished"} | changes
     (tmp_path / "run.json").write_text(json.dumps(content))

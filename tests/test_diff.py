@@ -54,8 +54,7 @@ def rows(done: subprocess.CompletedProcess) -> dict[str, dict[str, list[str]]]:
 
 def test_choices_come_first_then_settings_then_the_outcome(tmp_path: Path, diff: Diff) -> None:
     write_run(tmp_path / "a")
-    write_run(tmp_path / "b", ADAMW, accuracy=65.5, choices=CHOICES, parameters=80000,
-              seconds=72.5)  # fmt: skip
+    write_run(tmp_path / "b", ADAMW, accuracy=65.5, choices=CHOICES, parameters=80000, seconds=72.5)
     done = diff("a", "b")
     assert (done.returncode, done.stderr) == (1, "")
     parts = rows(done)
@@ -89,10 +88,15 @@ def test_the_same_run_elsewhere_is_the_same(tmp_path: Path, diff: Diff) -> None:
         # Where and how it was trained.
         {"data.root": "/x", "trainer.threads": 8, "logger.csv": {"_target_": "x"}},
         choices={"model": "resnet8v2", "data": "digits", "optim": "sgd", "experiment": "named"},
-        seconds=99.0, started="2027-01-01T00:00:00+00:00", ended=None, host="there",
-        device="cuda:0", threads=8, versions={"python": "3.12.0", "torch": "2.7.0"},
+        seconds=99.0,
+        started="2027-01-01T00:00:00+00:00",
+        ended=None,
+        host="there",
+        device="cuda:0",
+        threads=8,
+        versions={"python": "3.12.0", "torch": "2.7.0"},
         git_commit="abc",
-    )  # fmt: skip
+    )
     done = diff("a", "b")
     assert (done.returncode, done.stderr) == (0, "")
     parts = rows(done)
@@ -144,8 +148,10 @@ def test_json_has_what_differs_and_nothing_else(tmp_path: Path, diff: Diff) -> N
     one, other = json.loads(diff("a", "b", "--json").stdout)["runs"]
     assert (one["choices"], other["choices"]) == ({"optim": "sgd"}, {"optim": "adamw"})
     assert one["settings"] == {
-        "optim._target_": "torch.optim.SGD", "optim.lr": 0.1, "optim.momentum": 0.9
-    }  # fmt: skip
+        "optim._target_": "torch.optim.SGD",
+        "optim.lr": 0.1,
+        "optim.momentum": 0.9,
+    }
     assert other["settings"] == {name: value for name, value in ADAMW.items() if value is not ...}
     assert (one["environment"], other["environment"]) == ({"host": "here"}, {"host": "there"})
     assert one["best"] == {"epoch": 2, "val_acc": 70.0, "val_loss": 1.5}
@@ -214,11 +220,16 @@ def test_a_narrow_terminal_is_enough(tmp_path: Path, diff: Diff, width: int) -> 
     long = {"model.widths": list(range(40)), "augmentation.trivial._target_": "package." * 12 + "X"}
     for number in range(8):
         changes = long if number else {}
-        write_run(tmp_path / f"run{number}", changes | {"optim.lr": 1 / (number + 3)}, 60 + number,
-                  notes=["a long note of many words " * 8])  # fmt: skip
+        write_run(
+            tmp_path / f"run{number}",
+            changes | {"optim.lr": 1 / (number + 3)},
+            60 + number,
+            notes=["a long note of many words " * 8],
+        )
     for runs in (2, 3, 8):
-        done = diff(*(f"run{number}" for number in range(runs)), COLUMNS=str(width),
-                    FORCE_COLOR="1")  # fmt: skip
+        done = diff(
+            *(f"run{number}" for number in range(runs)), COLUMNS=str(width), FORCE_COLOR="1"
+        )
         assert "\x1b[1m" in done.stdout
         lines = re.sub(r"\x1b\[[\d;]*m", "", done.stdout).splitlines()
         assert max(map(cell_len, lines)) <= width
@@ -231,8 +242,13 @@ def test_a_narrow_terminal_is_enough(tmp_path: Path, diff: Diff, width: int) -> 
 
 def test_names_and_values_are_shown_harmlessly(tmp_path: Path, diff: Diff) -> None:
     write_run(tmp_path / "a")
-    write_run(tmp_path / "[red]:smile:\x1b[2J", {"optim.lr": "\x1b[31m", "m\x07": "${oc.env:HOME}"},
-              notes=["\x9b2J"], reason="\u202e", host="\x1b]0;title\x07")  # fmt: skip
+    write_run(
+        tmp_path / "[red]:smile:\x1b[2J",
+        {"optim.lr": "\x1b[31m", "m\x07": "${oc.env:HOME}"},
+        notes=["\x9b2J"],
+        reason="\u202e",
+        host="\x1b]0;title\x07",
+    )
     for arguments in ([], ["--json"]):
         done = diff("a", "[red]:smile:\x1b[2J", *arguments)
         assert done.returncode == 1

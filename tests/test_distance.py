@@ -39,10 +39,12 @@ def curve(epochs: int, *without: str) -> list[dict]:
 class TestDistance:
     def test_it_is_its_formula(self) -> None:
         one, other = curve(7), curve(7)
-        columns = np.array([
-            [[row[name] for name in ("train_acc", "val_acc", "train_loss")] for row in rows]
-            for rows in (one, other)
-        ])  # fmt: skip
+        columns = np.array(
+            [
+                [[row[name] for name in ("train_acc", "val_acc", "train_loss")] for row in rows]
+                for rows in (one, other)
+            ]
+        )
         squares = ((columns[0] - columns[1]) * [1, 1, 100 / np.log(100)]) ** 2
         expected = np.sqrt(np.average(squares.mean(axis=0), weights=[2, 1, 2]))
         assert distance(one, other) == pytest.approx(expected, rel=1e-12)

@@ -23,14 +23,21 @@ ROWS = [
 ]
 # For each item that the training log recommends, what starts the override that carries it out.
 ITEMS = {
-    "early stopping": "trainer.early_stopping.epoch=", "dropout": "model.dropout=0.3",
-    "weight decay": "optim.weight_decay=1e-3", "learning rate": "optim.lr=0.05",
-    "decay on plateau": "schedule=plateau", "Cutout": "augmentation=cutout",
-    "CutMix": "augmentation=cutmix", "Mixup": "augmentation=mixup",
-    "color jittering": "augmentation=color_jitter", "attention": "model.attention=",
-    "blocks": "model.block=", "progressive resizing": "trainer.progressive_resizing=",
-    "label smoothing": "loss=label_smoothing", "warm restarts": "schedule=cosine_warm_restarts",
-}  # fmt: skip
+    "early stopping": "trainer.early_stopping.epoch=",
+    "dropout": "model.dropout=0.3",
+    "weight decay": "optim.weight_decay=1e-3",
+    "learning rate": "optim.lr=0.05",
+    "decay on plateau": "schedule=plateau",
+    "Cutout": "augmentation=cutout",
+    "CutMix": "augmentation=cutmix",
+    "Mixup": "augmentation=mixup",
+    "color jittering": "augmentation=color_jitter",
+    "attention": "model.attention=",
+    "blocks": "model.block=",
+    "progressive resizing": "trainer.progressive_resizing=",
+    "label smoothing": "loss=label_smoothing",
+    "warm restarts": "schedule=cosine_warm_restarts",
+}
 ARCHITECTURE = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
 PACKAGE = ROOT / "resnet_sweep"
 # A file or a folder, and what is named in it: `jobs.py:train`, `conf/optim/`. Files that runs

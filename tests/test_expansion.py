@@ -67,8 +67,11 @@ def test_several_lists_of_keys_can_be_paired(loader: ConfigLoader) -> None:
     words = ["a=1,2", "b=3,4", "c=5,6", "d=7,8"]
     jobs = expand(words, pairs_of([["a", "c"], ["b", "d"]]), loader)
     assert [" ".join(job) for job in jobs] == [
-        "a=1 c=5 b=3 d=7", "a=1 c=5 b=4 d=8", "a=2 c=6 b=3 d=7", "a=2 c=6 b=4 d=8"
-    ]  # fmt: skip
+        "a=1 c=5 b=3 d=7",
+        "a=1 c=5 b=4 d=8",
+        "a=2 c=6 b=3 d=7",
+        "a=2 c=6 b=4 d=8",
+    ]
     assert pairs_of(["a", "c"]) == [["a", "c"]]
     assert pairs_of([]) == []
 
@@ -77,7 +80,8 @@ def test_several_lists_of_keys_can_be_paired(loader: ConfigLoader) -> None:
     ("words", "pairs", "facts"),
     [
         (
-            ["one_key=4,5", "other_key=6,7,8"], ["one_key", "other_key"],
+            ["one_key=4,5", "other_key=6,7,8"],
+            ["one_key", "other_key"],
             ["zip", "one_key", "2", "other_key", "3"],
         ),
         (["one_key=1,2"], ["one_key", "other_key"], ["zip", "other_key"]),
@@ -90,7 +94,7 @@ def test_several_lists_of_keys_can_be_paired(loader: ConfigLoader) -> None:
         (["one_key=1,2", "other_key=1,2"], ["one_key"], ["zip", "one_key"]),
         (["one_key=interval(0,1)"], [], ["one_key=interval(0,1)", "hydra/sweeper=optuna"]),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_combined_is_refused(
     words: list[str], pairs: list, facts: list[str], loader: ConfigLoader
 ) -> None:
@@ -103,8 +107,11 @@ def test_what_cannot_be_combined_is_refused(
 def test_the_values_of_a_named_sweep_are_typed_as_on_the_command_line() -> None:
     params = {"optim.lr": "0.1,0.2", "data.root": None, "optim.nesterov": True, "seed": 3}
     assert preset_overrides(params) == [
-        "optim.lr=0.1,0.2", "data.root=null", "optim.nesterov=true", "seed=3"
-    ]  # fmt: skip
+        "optim.lr=0.1,0.2",
+        "data.root=null",
+        "optim.nesterov=true",
+        "seed=3",
+    ]
     assert preset_overrides(None) == []
 
 

@@ -30,8 +30,15 @@ MODELS = ["resnet44v2", pytest.param("resnet8v2", marks=pytest.mark.slow)]
 DOCUMENT = (ROOT / "docs" / "reference" / "experiments.md").read_text(encoding="utf-8")
 # What a preset of a sweep may set, so that the command of a single job can do without it.
 SETTINGS_OF_SWEEPS = {
-    "baseline", "defaults", "hydra", "objective", "reference", "replicates", "sweep_filter", "zip"
-}  # fmt: skip
+    "baseline",
+    "defaults",
+    "hydra",
+    "objective",
+    "reference",
+    "replicates",
+    "sweep_filter",
+    "zip",
+}
 
 
 def head(path: str) -> str:
@@ -62,9 +69,7 @@ def entry(words: list[str]) -> LoadedRun:
     """The run of a job, as its record would have it."""
     with initialize_config_module("resnet_sweep.conf"):
         config = compose("config", overrides=words, return_hydra_config=True)
-    chosen = {
-        group: choice for group, choice in config.hydra.runtime.choices.items() if choice
-    }  # fmt: skip
+    chosen = {group: choice for group, choice in config.hydra.runtime.choices.items() if choice}
     settings = OmegaConf.to_container(
         OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True
     )
@@ -117,10 +122,14 @@ def test_an_experiment_is_the_logs_recipe_but_for_what_it_is_called(
 @pytest.mark.parametrize(
     ("name", "group"),
     {
-        "cutout": "augmentation", "cutmix": "augmentation", "mixup": "augmentation",
-        "color_jitter": "augmentation", "plateau": "schedule", "warm_restarts": "schedule",
+        "cutout": "augmentation",
+        "cutmix": "augmentation",
+        "mixup": "augmentation",
+        "color_jitter": "augmentation",
+        "plateau": "schedule",
+        "warm_restarts": "schedule",
     }.items(),
-)  # fmt: skip
+)
 def test_an_experiment_differs_from_the_recipe_in_one_group(name: str, group: str) -> None:
     recipe, config = composed(), composed(f"experiment={name}")
     assert {key for key in recipe if config[key] != recipe[key]} == {group}

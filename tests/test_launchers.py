@@ -36,9 +36,15 @@ from resnet_sweep.sweeps.launchers.ray import RayLauncher
 OWN = "defaults: [sgd]\nlr: {}\n"
 # The last job fails.
 SWEEP = (
-    "--config-dir", "mine", "--multirun", *TINY, "optim=own", "trainer.epochs=12",
-    *job_faults("none", "none", "error"), "hydra.sweep.dir=sweep",
-)  # fmt: skip
+    "--config-dir",
+    "mine",
+    "--multirun",
+    *TINY,
+    "optim=own",
+    "trainer.epochs=12",
+    *job_faults("none", "none", "error"),
+    "hydra.sweep.dir=sweep",
+)
 LAUNCHERS = {
     "pool": ["hydra.launcher.workers=2"],
     "joblib": ["hydra.launcher.n_jobs=2"],
@@ -119,8 +125,10 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     # Hydra's error about a default that doesn't exist.
     missing = MissingConfigException("", missing_cfg_file="hydra/launcher/submitit_slurm")
     for fact in (
-        "hydra/launcher=slurm", "hydra-submitit-launcher", "pip install 'resnet-sweep[slurm]'"
-    ):  # fmt: skip
+        "hydra/launcher=slurm",
+        "hydra-submitit-launcher",
+        "pip install 'resnet-sweep[slurm]'",
+    ):
         assert fact in format_error(missing)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as refusal:
@@ -163,9 +171,16 @@ def test_paths_mean_the_commands_folder_with_a_plugin_of_hydras_that_leaves_it(
     (tmp_path / "needy.py").write_text(NEEDY)
     (tmp_path / "needed.txt").touch()
     done = command(
-        "--multirun", *TINY, "trainer.max_steps=1", "data._target_=needy.Needy",
-        "hydra.sweep.dir=sweep", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1",
-        "hydra.job.chdir=true", PYTHONPATH=str(tmp_path), RESNET_SWEEP_TRUSTED_PACKAGES="needy",
-    )  # fmt: skip
+        "--multirun",
+        *TINY,
+        "trainer.max_steps=1",
+        "data._target_=needy.Needy",
+        "hydra.sweep.dir=sweep",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=1",
+        "hydra.job.chdir=true",
+        PYTHONPATH=str(tmp_path),
+        RESNET_SWEEP_TRUSTED_PACKAGES="needy",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert records(tmp_path / "sweep")["0"]["state"] == "finished"

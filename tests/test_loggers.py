@@ -37,9 +37,13 @@ from resnet_sweep.training.signals import Interrupted, StopSignal
 
 TENSORBOARD = {"tensorboard": {"_target_": "resnet_sweep.training.callbacks.TensorBoard"}}
 SMALL = (
-    "experiment=quickstart", "trainer.epochs=2", "trainer.device=cpu", "trainer.threads=1",
-    "data.limit_train=100", "data.limit_test=50",
-)  # fmt: skip
+    "experiment=quickstart",
+    "trainer.epochs=2",
+    "trainer.device=cpu",
+    "trainer.threads=1",
+    "data.limit_train=100",
+    "data.limit_test=50",
+)
 
 
 class StopAfter(StopSignal):
@@ -119,9 +123,13 @@ class TestTensorBoard:
 
         def make(folder: Path) -> None:
             done = processes.run(
-                folder, "--multirun", *SMALL, "optim=sgd,adamw", "trainer.clip_grad_norm=null,1",
+                folder,
+                "--multirun",
+                *SMALL,
+                "optim=sgd,adamw",
+                "trainer.clip_grad_norm=null,1",
                 "hydra.sweep.dir=sweep",
-            )  # fmt: skip
+            )
             assert done.returncode == 0, done.stderr
 
         return once("tensorboard", make) / "sweep"
@@ -130,10 +138,21 @@ class TestTensorBoard:
     def url(self, sweep: Path) -> Iterator[str]:
         """TensorBoard itself, at work on the whole sweep."""
         server = subprocess.Popen(
-            [sys.executable, "-m", "tensorboard.main", "--logdir", str(sweep),
-             "--host", "127.0.0.1", "--port", "0"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "tensorboard.main",
+                "--logdir",
+                str(sweep),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         try:
             for line in server.stdout:
                 if found := re.search(r"http://127\.0\.0\.1:\d+", line):
@@ -179,9 +198,14 @@ class TestTensorBoard:
     def test_each_run_has_its_settings_and_figures(self, url: str, sweep: Path) -> None:
         groups = ask(
             f"{url}/data/plugin/hparams/session_groups",
-            {"experimentName": "", "allowedStatuses": ["STATUS_SUCCESS"], "colParams": [],
-             "startIndex": 0, "sliceSize": 10},
-        )["sessionGroups"]  # fmt: skip
+            {
+                "experimentName": "",
+                "allowedStatuses": ["STATUS_SUCCESS"],
+                "colParams": [],
+                "startIndex": 0,
+                "sliceSize": 10,
+            },
+        )["sessionGroups"]
         assert len(groups) == 4
         for group in groups:
             record = Record.read(sweep / group["name"].split("/")[0])
@@ -418,11 +442,14 @@ class TestMLflow:
         words = [*SMALL, "trainer.epochs=1", "logger=mlflow"]
         both = [
             processes.start(
-                tmp_path, *words, f"hydra.run.dir={name}", stdout=subprocess.PIPE,
+                tmp_path,
+                *words,
+                f"hydra.run.dir={name}",
+                stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )
             for name in ("one", "other")
-        ]  # fmt: skip
+        ]
         for process in both:
             output, _ = process.communicate(timeout=300)
             assert process.returncode == 0, output
@@ -466,13 +493,27 @@ class Server:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
-             "--port", str(self.port), "--workers", "1",
-             "--backend-store-uri", store(self.folder),
-             "--artifacts-destination", str(self.folder / "files")],
-            cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                "--workers",
+                "1",
+                "--backend-store-uri",
+                store(self.folder),
+                "--artifacts-destination",
+                str(self.folder / "files"),
+            ],
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
-        )  # fmt: skip
+        )
         for _ in range(480):
             try:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=5):
