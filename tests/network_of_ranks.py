@@ -1,4 +1,4 @@
-"""A network without BatchNorm, which can have its process killed in the middle of training."""
+"""A network without BatchNorm that can kill its process in the middle of training."""
 
 import os
 import signal
@@ -7,8 +7,11 @@ from torch import Tensor, nn
 
 
 class Network(nn.Sequential):
-    """At its tenth batch rank 1 is killed if $FAULT is `killed`, or has its torchrun terminated if
-    that is `terminated`."""
+    """A small convolutional network with a fault in rank 1 at its tenth training batch.
+
+    $FAULT selects the fault: `killed` kills the process of rank 1, once; `terminated` sends SIGTERM
+    to its torchrun.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(
@@ -29,8 +32,8 @@ class Network(nn.Sequential):
         return super().forward(images)
 
     def inject_fault(self) -> None:
-        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-        if os.environ.get("FAULT") == "killed" and first:
+        is_first_start = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if os.environ.get("FAULT") == "killed" and is_first_start:
             os.kill(os.getpid(), signal.SIGKILL)
         if os.environ.get("FAULT") == "terminated":
             os.kill(os.getppid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Run directories written by hand, without the code that they are read with."""
+"""Run directories that are written without the code that reads them."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ def write_run(
     """Write a run of two epochs.
 
     Args:
-        directory: made if need be.
-        settings: changed ones, by dotted names; ... removes one.
-        accuracy: of the best epoch, percent.
-        changes: of `run.json`.
+        directory: the run directory; it is made if it doesn't exist.
+        settings: settings to change, with dotted names as keys; the value `...` removes a setting.
+        accuracy: the validation accuracy of the second epoch, which is the best, in percent.
+        changes: values to change in `run.json`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {
