@@ -20,8 +20,8 @@ needs_compiler = pytest.mark.skipif(
 
 
 def small(mode: str | None = "default", **changes: object) -> PlannedRun:
-    # Each test compiles the model, so it has one block. The learning rate is small, so that rounding
-    # errors don't grow.
+    # Each test compiles the model, so it has one block. The learning rate is small, because with a
+    # large one rounding errors grow.
     settings = {
         "model__widths": [4],
         "model__blocks": [1],
