@@ -152,7 +152,7 @@ class TestCIFAR100:
 
     @pytest.fixture
     def copy(self, cifar100_root: Path, tmp_path: Path) -> Path:
-        """Return a copy that the test may change, except for the training images, which are a link."""
+        """Return a copy that the test may change. Its training images are a link."""
         large = "train_images.npy"
         source, folder = cifar100_root / "cifar100", tmp_path / "cifar100"
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns(large))

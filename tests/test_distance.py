@@ -171,8 +171,8 @@ class TestObjective:
         assert value_of(run, {"objective": "val_acc", "reference": "nowhere"}) == 61.5
         # It isn't the loss of the last epoch, 1.75.
         assert value_of(run, {"objective": "val_loss"}) == 1.5
-        second = write_run(tmp_path / "other", accuracy=64.5)
-        distance_config = {"objective": "distance_to_reference", "reference": str(second)}
+        reference = write_run(tmp_path / "reference", accuracy=64.5)
+        distance_config = {"objective": "distance_to_reference", "reference": str(reference)}
         # The validation accuracy differs by 3 points in both epochs, and has a fifth of the weight.
         assert value_of(run, distance_config) == pytest.approx(math.sqrt(0.2 * 9))
         assert value_of(run, distance_config | {"reference": str(run)}) == 0
@@ -230,7 +230,7 @@ class TestNearestRuns:
             nearest = NearestRuns(runs, {"mine": curves})
             assert nearest.groups[0].runs[0].directory.name == str(number)
             assert nearest.distances["mine"][0].mean == 0
-            assert all(distance.mean > 0 for distance in nearest.distances["mine"][1:])
+            assert all(statistic.mean > 0 for statistic in nearest.distances["mine"][1:])
             header, first, *rest = nearest.lines(None)
             assert header.split() == ["mine", "n", "epochs", "optim.lr", "run"]
             assert first.split()[:3] == ["0.00", "1", "2"]
