@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def has_new_process(folder: Path, heartbeats: dict[str, dict]) -> bool:
-    """Return whether a process that isn't in the heartbeats trains one of the runs."""
+    """Return whether the heartbeat of one of the runs is that of another process than before."""
     current = records(folder / "sweep")
     return any(
         current[name]["heartbeat"] and current[name]["heartbeat"]["process"] != heartbeat["process"]

@@ -66,25 +66,27 @@ def small_resnet() -> ResNet:
 class TestClassificationMetrics:
     def test_metrics_equal_scikit_learns(self, prediction: tuple[Tensor, Tensor]) -> None:
         logits, labels = prediction
-        found = classification_metrics(logits, labels, CLASSES)
+        metrics = classification_metrics(logits, labels, CLASSES)
         scores, predicted, class_numbers = logits.numpy(), logits.numpy().argmax(1), range(12)
-        assert (found.confusion == confusion_matrix(labels, predicted, labels=class_numbers)).all()
+        assert (
+            metrics.confusion == confusion_matrix(labels, predicted, labels=class_numbers)
+        ).all()
         recalls = recall_score(labels, predicted, labels=range(11), average=None)
-        assert list(found.class_accuracy.values())[:11] == pytest.approx(100 * recalls)
-        assert found.class_accuracy["class 11"] is None
-        for k, accuracy in ((1, found.top1), (5, found.top5)):
+        assert list(metrics.class_accuracy.values())[:11] == pytest.approx(100 * recalls)
+        assert metrics.class_accuracy["class 11"] is None
+        for k, accuracy in ((1, metrics.top1), (5, metrics.top5)):
             expected = top_k_accuracy_score(labels, scores, k=k, labels=class_numbers)
             assert accuracy == pytest.approx(100 * expected)
 
     def test_extreme_classes_have_the_highest_and_the_lowest_accuracy(
         self, prediction: tuple[Tensor, Tensor]
     ) -> None:
-        found = classification_metrics(*prediction, CLASSES)
-        ordered = sorted(value for value in found.class_accuracy.values() if value is not None)
-        assert [value for _, value in found.extreme_classes(best=False)] == ordered[:5]
-        assert [value for _, value in found.extreme_classes(best=True)] == ordered[:-6:-1]
-        for name, value in found.extreme_classes(best=True) + found.extreme_classes(best=False):
-            assert found.class_accuracy[name] == value
+        metrics = classification_metrics(*prediction, CLASSES)
+        ordered = sorted(value for value in metrics.class_accuracy.values() if value is not None)
+        assert [value for _, value in metrics.extreme_classes(best=False)] == ordered[:5]
+        assert [value for _, value in metrics.extreme_classes(best=True)] == ordered[:-6:-1]
+        for name, value in metrics.extreme_classes(best=True) + metrics.extreme_classes(best=False):
+            assert metrics.class_accuracy[name] == value
 
     def test_confused_pairs_are_the_most_frequent_mistakes(
         self, prediction: tuple[Tensor, Tensor]
@@ -96,16 +98,16 @@ class TestClassificationMetrics:
             for label, predicted_class in zip(labels.tolist(), predicted, strict=True)
             if label != predicted_class
         )
-        found = classification_metrics(logits, labels, CLASSES).confused_pairs
-        assert [pair.images for pair in found] == [count for _, count in mistakes.most_common(10)]
-        for pair in found:
+        pairs = classification_metrics(logits, labels, CLASSES).confused_pairs
+        assert [pair.images for pair in pairs] == [count for _, count in mistakes.most_common(10)]
+        for pair in pairs:
             assert mistakes[pair.true, pair.predicted] == pair.images
             assert pair.of == labels.tolist().count(CLASSES.index(pair.true))
 
     def test_a_perfect_prediction_has_no_confused_pairs(self) -> None:
-        found = classification_metrics(100 * torch.eye(3), torch.arange(3), ["a", "b", "c"])
-        assert found.confused_pairs == []
-        assert found.calibration.error == pytest.approx(0, abs=1e-9)
+        metrics = classification_metrics(100 * torch.eye(3), torch.arange(3), ["a", "b", "c"])
+        assert metrics.confused_pairs == []
+        assert metrics.calibration.error == pytest.approx(0, abs=1e-9)
 
     def test_calibration_error_follows_the_formula_of_guo_et_al(
         self, prediction: tuple[Tensor, Tensor]
@@ -129,10 +131,10 @@ class TestClassificationMetrics:
             )
             for bin_members in members.values()
         )
-        found = classification_metrics(logits, labels, CLASSES).calibration
+        calibration = classification_metrics(logits, labels, CLASSES).calibration
         assert expected > 0.05
-        assert found.error == pytest.approx(100 * expected)
-        assert [bin_.images for bin_ in found.bins] == [
+        assert calibration.error == pytest.approx(100 * expected)
+        assert [bin_.images for bin_ in calibration.bins] == [
             len(members.get(m, [])) for m in range(1, BINS + 1)
         ]
 
@@ -142,9 +144,9 @@ def test_flip_average_is_the_mean_of_an_images_and_its_mirror_images_probabiliti
     mirrored = torch.from_numpy(images.numpy()[..., ::-1].copy())
     with torch.no_grad():
         expected = (model(images).softmax(1) + model(mirrored).softmax(1)) / 2
-        found = FlipAverage(model)(images)
-    torch.testing.assert_close(found.exp(), expected)
-    torch.testing.assert_close(found.softmax(1), expected)
+        averaged = FlipAverage(model)(images)
+    torch.testing.assert_close(averaged.exp(), expected)
+    torch.testing.assert_close(averaged.softmax(1), expected)
 
 
 class TestLayers:
@@ -161,13 +163,13 @@ class TestLayers:
 
     def test_stages_of_a_resnet_are_its_stem_and_stages(self) -> None:
         model, images = small_resnet(), torch.randn(2, 3, 16, 16)
-        found = stage_activations(model, find_layers(model, images), images)
+        activations = stage_activations(model, find_layers(model, images), images)
         with torch.no_grad():
             stem = model.stem(images)
             first = model.stages[0](stem)
             second = model.stages[1](first)
-        assert list(found) == ["stem", "stages.0", "stages.1"]
-        for maps, expected in zip(found.values(), (stem, first, second), strict=True):
+        assert list(activations) == ["stem", "stages.0", "stages.1"]
+        for maps, expected in zip(activations.values(), (stem, first, second), strict=True):
             np.testing.assert_allclose(maps, expected, rtol=1e-5, atol=1e-5)
 
     def test_stages_of_another_network_are_its_modules_with_feature_maps(self) -> None:
@@ -208,9 +210,9 @@ class TestGradCam:
         with torch.no_grad():
             features = torch.relu(model.norm(model.stages(model.stem(images))))
         cam = torch.einsum("bk,bkhw->bhw", model.classifier.weight.detach()[classes], features)
-        found = grad_cam(model, find_layers(model, images), images, classes)
+        maps = grad_cam(model, find_layers(model, images), images, classes)
         assert (cam > 0).any() and (cam < 0).any()
-        torch.testing.assert_close(found * 8 * 8, cam.clamp(min=0))
+        torch.testing.assert_close(maps * 8 * 8, cam.clamp(min=0))
 
     def test_grad_cam_of_torchvisions_resnet_is_its_class_activation_map(self) -> None:
         torch.manual_seed(0)
@@ -219,8 +221,8 @@ class TestGradCam:
         with torch.no_grad(), record_outputs({"last": model.layer4}) as outputs:
             model(images)
         cam = torch.einsum("bk,bkhw->bhw", model.fc.weight.detach()[classes], outputs["last"])
-        found = grad_cam(model, find_layers(model, images), images, classes)
-        torch.testing.assert_close(found * 2 * 2, cam.clamp(min=0))
+        maps = grad_cam(model, find_layers(model, images), images, classes)
+        torch.testing.assert_close(maps * 2 * 2, cam.clamp(min=0))
 
     @pytest.mark.parametrize("activation", [0.0, 0.3])
     def test_a_map_is_scaled_by_its_maximum_and_blended_with_the_image(
@@ -229,9 +231,9 @@ class TestGradCam:
         image = np.random.default_rng(0).integers(256, size=(8, 12, 3), dtype=np.uint8)
         color = np.array(matplotlib.colormaps["inferno"](1.0 if activation else 0.0)[:3])
         expected = 0.4 * image + 0.6 * 255 * color
-        found = overlay(torch.full((2, 3), activation), image)
-        assert found.dtype == np.uint8
-        assert np.abs(found - expected).max() <= 0.51
+        blended = overlay(torch.full((2, 3), activation), image)
+        assert blended.dtype == np.uint8
+        assert np.abs(blended - expected).max() <= 0.51
 
 
 class TestDeadChannels:
@@ -244,8 +246,8 @@ class TestDeadChannels:
         with torch.no_grad(), record_maxima(model) as maxima:
             for images in torch.randn(200, 3, 16, 16).split(80):
                 model(images)
-        found = {layer.layer: layer for layer in dead_channels(maxima)}
-        assert list(found) == [
+        layers = {layer.layer: layer for layer in dead_channels(maxima)}
+        assert list(layers) == [
             "stages.0.0.relu, use 1",
             "stages.0.0.relu, use 2",
             "stages.1.0.relu, use 1",
@@ -254,10 +256,10 @@ class TestDeadChannels:
             "stages.1.1.relu, use 2",
             "relu",
         ]
-        assert [layer.channels for layer in found.values()] == [8, 8, 8, 16, 16, 16, 16]
-        assert [layer.dead for layer in found.values()] == [0, 0, 0, 0, 1, 2, 3]
+        assert [layer.channels for layer in layers.values()] == [8, 8, 8, 16, 16, 16, 16]
+        assert [layer.dead for layer in layers.values()] == [0, 0, 0, 0, 1, 2, 3]
         assert [
-            (stage.layer, stage.channels, stage.dead) for stage in by_stage([*found.values()])
+            (stage.layer, stage.channels, stage.dead) for stage in by_stage([*layers.values()])
         ] == [
             ("stages.0", 16, 0),
             ("stages.1", 56, 3),
@@ -369,38 +371,38 @@ class TestEvaluate:
     ) -> None:
         result = command("evaluate", run_copy)
         assert result.returncode == 0, result.stderr
-        found = json.loads((run_copy / "evaluation" / "evaluation.json").read_text())
+        written = json.loads((run_copy / "evaluation" / "evaluation.json").read_text())
         scores, labels = plain_prediction(run_copy)
         predicted = scores.argmax(1)
-        assert found["flip"] is False
-        assert found["confusion"] == confusion_matrix(labels, predicted).tolist()
+        assert written["flip"] is False
+        assert written["confusion"] == confusion_matrix(labels, predicted).tolist()
         recalls = recall_score(labels, predicted, average=None)
-        assert list(found["class_accuracy"].values()) == pytest.approx(100 * recalls)
-        assert list(found["class_accuracy"]) == found["classes"] == [str(n) for n in range(10)]
-        assert found["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, scores, k=5))
-        assert sum(bin_["images"] for bin_ in found["calibration"]["bins"]) == 360
+        assert list(written["class_accuracy"].values()) == pytest.approx(100 * recalls)
+        assert list(written["class_accuracy"]) == written["classes"] == [str(n) for n in range(10)]
+        assert written["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, scores, k=5))
+        assert sum(bin_["images"] for bin_ in written["calibration"]["bins"]) == 360
         worst = int(recalls.argmin())
         for value in (
-            f"{found['top1']:.2f}%",
-            f"{found['top5']:.2f}%",
-            f"{found['calibration']['error']:.2f}%",
+            f"{written['top1']:.2f}%",
+            f"{written['top5']:.2f}%",
+            f"{written['calibration']['error']:.2f}%",
             f"{worst} {100 * recalls[worst]:.1f}%",
         ):
             assert value in result.stdout
-        assert found["confused_pairs"]
-        for pair in found["confused_pairs"]:
+        assert written["confused_pairs"]
+        for pair in written["confused_pairs"]:
             values = (pair[name] for name in ("true", "predicted", "images", "of"))
             line = r"^\D*" + r"\D+".join(map(str, values)) + r"\D*$"
             assert re.search(line, result.stdout, re.MULTILINE)
         assert is_image(run_copy / "evaluation" / "confusion.png")
         assert is_image(run_copy / "evaluation" / "reliability.png")
 
-    def test_values_in_run_json_that_evaluate_does_not_use_do_not_matter(
+    def test_evaluate_ignores_a_missing_reference_and_escapes_control_characters(
         self, run_copy: Path, tmp_path: Path, call: Command
     ) -> None:
         record = json.loads((tmp_path / "run" / "run.json").read_text())
         del record["digest"]
-        # The reference doesn't exist any more, and the texts contain escape sequences of terminals.
+        # The reference doesn't exist any more, and two texts contain escape sequences.
         record["config"] |= {"objective": "distance_to_reference", "reference": "gone/away"}
         record |= {"reason": "\x1b]0;title\x07", "notes": ["\x1b[2J"]}
         (tmp_path / "run" / "run.json").write_text(json.dumps(record))
@@ -418,20 +420,20 @@ class TestEvaluate:
     ) -> None:
         result = call(main, "evaluate", run_copy, "--flip")
         assert result.returncode == 0, result.stderr
-        found = json.loads((run_copy / "evaluation" / "evaluation_flip.json").read_text())
+        written = json.loads((run_copy / "evaluation" / "evaluation_flip.json").read_text())
         upright, labels = plain_prediction(run_copy)
         mirrored, _ = plain_prediction(run_copy, mirror=True)
         predicted = (upright + mirrored).argmax(1)
-        assert found["flip"] is True
-        assert found["confusion"] == confusion_matrix(labels, predicted).tolist()
+        assert written["flip"] is True
+        assert written["confusion"] == confusion_matrix(labels, predicted).tolist()
         flip_lines = [line for line in result.stdout.splitlines() if "flip" in line]
-        recalls = found["class_accuracy"]
+        recalls = written["class_accuracy"]
         best, worst = (extreme(recalls, key=recalls.get) for extreme in (max, min))
         for value in (
-            f"{found['top1']:.2f}%",
-            f"{found['top5']:.2f}%",
-            f"{found['loss']:.4f}",
-            f"{found['calibration']['error']:.2f}%",
+            f"{written['top1']:.2f}%",
+            f"{written['top5']:.2f}%",
+            f"{written['loss']:.4f}",
+            f"{written['calibration']['error']:.2f}%",
             f"{best} {recalls[best]:.1f}%",
             f"{worst} {recalls[worst]:.1f}%",
         ):
@@ -536,7 +538,7 @@ class TestFeatures:
 
 
 @pytest.mark.parametrize("subcommand", ["evaluate", "features"])
-def test_without_a_checkpoint_nothing_is_written(
+def test_a_run_without_a_checkpoint_is_refused_and_nothing_is_written(
     run_directory: Path, call: Command, tmp_path: Path, subcommand: str
 ) -> None:
     shutil.copy(run_directory / "run.json", tmp_path)
@@ -547,7 +549,7 @@ def test_without_a_checkpoint_nothing_is_written(
 @pytest.mark.parametrize(
     "name", [pytest.param("vgg11_bn", marks=pytest.mark.slow), "mobilenet_v3_small", "resnet18"]
 )
-def test_the_stages_of_any_classifier_shrink_the_images(name: str) -> None:
+def test_the_feature_maps_of_a_classifiers_stages_become_smaller(name: str) -> None:
     model = torchvision_classifier(10, name).eval()
     images = torch.zeros(1, 3, 32, 32)
     layers = find_layers(model, images)
@@ -559,8 +561,8 @@ def test_the_stages_of_any_classifier_shrink_the_images(name: str) -> None:
 
 
 @pytest.mark.parametrize("subcommand", ["evaluate", "features"])
-def test_a_logged_run_has_no_weights_to_look_at(subcommand: str, call: Command) -> None:
+def test_a_logged_run_is_refused_because_it_has_no_weights(subcommand: str, call: Command) -> None:
     result = call(main, subcommand, "logged_run_1")
     assert_refused(result, "logged_run_1")
-    # Unlike a name of no run, for which all logged runs are offered.
+    # The message for an unknown name would list all logged runs.
     assert "logged_run_2" not in result.stderr

@@ -329,7 +329,7 @@ class TestDocument:
         write_run(top / "0", {"seed": 0}, overrides=[])
         rows = [f"{epoch},,1,50,1,{TARGET},,20," for epoch in (1, 2)]
         (top / "0" / "metrics.csv").write_text("\n".join([COLUMNS, *rows, ""]))
-        # The first epoch took 20 s. Only the sentence has a unit; the table has none.
+        # The first epoch took 20 s. The sentence gives the unit, and the table doesn't.
         assert re.search(r"\b20\.0 s\b", section(write(), "gpu/lengths"))
         diverged = {"state": "diverged", "best": None, "final": None}
         write_run(top / "1", {"seed": 1}, overrides=[], seed=1, **diverged)

@@ -111,7 +111,7 @@ class TestEveryOperation:
     def labels(cls) -> torch.Tensor:
         return torch.randint(CLASSES, (40,), generator=generator(9))
 
-    def test_the_list_contains_every_class(self) -> None:
+    def test_the_operations_under_test_are_all_that_there_are(self) -> None:
         assert {*OPERATIONS} == {*augmentation.__all__}
 
     def test_the_result_depends_only_on_the_generator(self, operation, images, labels) -> None:
@@ -202,7 +202,7 @@ class TestCutout:
         changed = (cut != images).any(1)
         normalized = cut - 255 * torch.tensor(MEAN).view(1, 3, 1, 1)
         assert (normalized.abs().sum(1)[changed] == 0).all()
-        # Only the border of an image can cut a square off.
+        # A square is complete, or cut off by the border of the image.
         areas = changed.sum((1, 2))
         assert areas.max() == 64
         assert areas.min() >= 16

@@ -107,7 +107,7 @@ def test_an_interrupt_before_a_command_starts_ends_it_silently(
 def test_a_trusted_package_is_found_in_the_current_folder(
     call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The console script, too, finds it; the first entry of its search path is its own folder."""
+    """The console script finds it, too, although its search path starts with its own folder."""
     (tmp_path / "my_networks.py").write_text("class Network:\n    pass\n")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     monkeypatch.setenv("RESNET_SWEEP_TRUSTED_PACKAGES", "my_networks")

@@ -538,18 +538,18 @@ class TestStopping:
         assert_same_results(only_run(tmp_path), uninterrupted)
 
     def test_a_second_process_in_the_same_directory_is_refused(self, tmp_path: Path) -> None:
-        process = self.start(tmp_path, "hydra.run.dir=here", "trainer.epochs=500")
+        process = self.start(tmp_path, "hydra.run.dir=my_run", "trainer.epochs=500")
         try:
             self.wait_for(process, "1/500 ")
-            hydra = snapshot(tmp_path / "here" / ".hydra")
-            second = self.start(tmp_path, "hydra.run.dir=here", "trainer.epochs=500")
+            hydra = snapshot(tmp_path / "my_run" / ".hydra")
+            second = self.start(tmp_path, "hydra.run.dir=my_run", "trainer.epochs=500")
             output, _ = second.communicate(timeout=120)
             assert second.returncode == 2
             assert output.startswith("error: ")
             assert output.count("\n") == 1
-            assert "here" in output
+            assert "my_run" in output
             assert re.search(rf"\b{process.pid}\b", output)
-            assert snapshot(tmp_path / "here" / ".hydra") == hydra
+            assert snapshot(tmp_path / "my_run" / ".hydra") == hydra
             assert process.poll() is None
         finally:
             process.kill()
@@ -607,14 +607,14 @@ class TestStopping:
     def test_with_resume_false_a_finished_run_is_trained_again(
         self, tmp_path: Path, uninterrupted: Path
     ) -> None:
-        shutil.copytree(uninterrupted, tmp_path / "here")
+        shutil.copytree(uninterrupted, tmp_path / "my_run")
         started = record(uninterrupted)["started"]
-        result = processes.run(tmp_path, *SMALL, "hydra.run.dir=here", "trainer.resume=false")
+        result = processes.run(tmp_path, *SMALL, "hydra.run.dir=my_run", "trainer.resume=false")
         assert result.returncode == 0, result.stderr
         for epoch in range(1, EPOCHS + 1):
             assert f"{epoch}/{EPOCHS} " in result.stdout
-        assert record(tmp_path / "here")["started"] != started
-        assert_same_results(tmp_path / "here", uninterrupted)
+        assert record(tmp_path / "my_run")["started"] != started
+        assert_same_results(tmp_path / "my_run", uninterrupted)
 
 
 def test_a_diverged_run_records_and_prints_the_reason_and_is_not_trained_again(

@@ -52,7 +52,7 @@ class TestFindRuns:
 
     def test_links_hidden_folders_and_runs_inside_runs_are_ignored(self, tmp_path: Path) -> None:
         elsewhere = write_run(tmp_path / "elsewhere/run")
-        folder = tmp_path / "here"
+        folder = tmp_path / "runs"
         write_run(folder / "run")
         write_run(folder / "run/checkpoints/copy")
         write_run(folder / ".trash/run")

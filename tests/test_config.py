@@ -284,15 +284,17 @@ WRONG = [
 
 
 def assert_names(refusal: pytest.ExceptionInfo, *facts: str) -> None:
-    """Assert that an error message is one line that contains all facts, outside longer names.
+    """Assert that the message of an error is one line and contains all facts.
 
-    A fact that is given several times must occur at least as often.
+    A fact inside a longer name doesn't count. A fact that is given twice must occur twice.
     """
     message = str(refusal.value)
     assert "\n" not in message
     for fact, count in Counter(facts).items():
         name = rf"(?<![\w.-]){re.escape(fact)}(?![\w]|\.\w)"
-        assert len(re.findall(name, message)) >= count, f"not {count} times {fact!r} in: {message}"
+        assert len(re.findall(name, message)) >= count, (
+            f"{fact!r} doesn't occur {count} times in: {message}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -427,7 +429,7 @@ def test_augmentations_are_applied_in_the_order_of_the_choices() -> None:
     ]
 
 
-def test_an_augmentation_gets_the_values_of_the_data_that_its_constructor_has(
+def test_an_augmentation_gets_num_classes_and_mean_if_its_constructor_has_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_augmentation.py").write_text(

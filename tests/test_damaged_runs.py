@@ -115,7 +115,7 @@ def test_changed_metrics_of_a_finished_run_are_detected_and_restored(
     assert open_run(planned, directory).record.ended_for_good
 
 
-def test_a_best_checkpoint_in_place_of_the_last_is_not_used_and_kept_as_damaged(
+def test_a_best_checkpoint_in_place_of_the_last_is_renamed_and_not_used(
     planned: PlannedRun, finished: Path, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = directory / "checkpoints"

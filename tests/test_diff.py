@@ -30,7 +30,7 @@ CHOICES = {"model": "resnet8v2", "data": "digits", "optim": "adamw"}
 
 @pytest.fixture
 def diff(command: Command, call: Command) -> Diff:
-    """Return a function that runs `diff`; with environment variables, as a process."""
+    """Return a function that runs `diff`, in a new process if there are environment variables."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         if not environment:
@@ -41,7 +41,7 @@ def diff(command: Command, call: Command) -> Diff:
 
 
 def parts_of(result: subprocess.CompletedProcess) -> dict[str, dict[str, list[str]]]:
-    """Return the parts of the output. A part has the names of its rows, with their cells."""
+    """Return the tables of the output: by heading, the rows by name, as lists of cells."""
     parts: dict[str, dict[str, list[str]]] = {}
     for line in result.stdout.splitlines():
         if re.match(r"[A-Z][a-z]+ ", line):
@@ -164,7 +164,7 @@ def test_the_logged_runs_differ_in_their_seed_and_outcome(diff: Diff) -> None:
     result = diff("logged_run_1", "logged_run_2")
     assert result.returncode == 1
     parts = parts_of(result)
-    # The line of a sentence has no cells.
+    # A sentence below the table is parsed as a row without cells.
     assert {name: cells for name, cells in parts["Settings"].items() if cells} == {
         "seed": ["0", "1"]
     }
@@ -338,7 +338,7 @@ def test_wrong_arguments_are_refused(
 
 
 def test_unknown_values_are_no_difference(tmp_path: Path, diff: Diff) -> None:
-    """A run of the training log has unknown values."""
+    """The logged runs have unknown values."""
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", fingerprint=None, precision=None)
     assert diff("a", "b").returncode == 0

@@ -54,7 +54,7 @@ IMPORTS = {
     for row in re.findall(r"^\| (`[\w./]+`) \|(.*)\|([^|]*)\|$", ARCHITECTURE, re.MULTILINE)
 }
 SMALL_MODULES = set(["errors", "ranges", "randomness", "picture", "console", "output", "torchrun"])
-# For each value that the training log recommends to watch, the places that contain it.
+# For each value that the training log recommends to watch, the columns, files and commands with it.
 MONITORED = {
     "learning rate": ("lr", "metrics.csv", "step/lr"),
     "gradient norms": ("grad_norm", "metrics.csv", "step/grad_norm", "layer_norms.csv"),

@@ -57,7 +57,7 @@ def open_planned_run(directory: Path) -> tuple[PlannedRun, Run]:
 
 
 def test_run_json_has_the_final_state_only_after_the_callbacks(tmp_path: Path) -> None:
-    """A callback updates the record, as a heartbeat does, and must not write the final state."""
+    """A callback updates run.json, as a heartbeat does. The state there must still be running."""
     planned, run = open_planned_run(tmp_path / "run")
     states = []
 

@@ -187,7 +187,7 @@ class TestTensorBoard:
         assert {"optim.momentum", "optim.betas", "seed", "model", "precision"} <= {*names}
         assert not {"trainer.device", "trainer.threads", "logger", "optim._target_"} & {*names}
         metrics = [info["name"]["tag"] for info in experiment["metricInfos"]]
-        # The page shows the first five metrics.
+        # TensorBoard's page shows only the first five metrics.
         assert metrics[:3] == ["best/epoch", "best/val_acc", "best/val_loss"]
 
     def test_a_setting_that_is_null_in_some_runs_is_a_number(self, url: str) -> None:
