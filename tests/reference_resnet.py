@@ -43,11 +43,11 @@ def normalize(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return scaled * weight[None, :, None, None] + bias[None, :, None, None]
 
 
-def rectify(x: Tensor) -> Tensor:
+def relu(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, torch.zeros_like(x))
 
 
-def squash(x: Tensor) -> Tensor:
+def sigmoid(x: Tensor) -> Tensor:
     return 1 / (1 + torch.exp(-x))
 
 
@@ -58,7 +58,7 @@ def attend(x: Tensor, kind: str | None, take: Take) -> Tensor:
     means, maxima = flat.mean(2), flat.sort(2).values[:, :, -1]
     if kind == "se":
         first, second = take(), take()
-        scales = squash(rectify(means @ first.T) @ second.T)
+        scales = sigmoid(relu(means @ first.T) @ second.T)
         return torch.einsum("nchw,nc->nchw", x, scales)
     if kind == "eca":
         (kernel,) = take()[0]
@@ -69,40 +69,40 @@ def attend(x: Tensor, kind: str | None, take: Take) -> Tensor:
                 neighbour = channel + index - size // 2
                 if 0 <= neighbour < channels:
                     scales[:, channel] = scales[:, channel] + kernel[index] * means[:, neighbour]
-        return torch.einsum("nchw,nc->nchw", x, squash(scales))
+        return torch.einsum("nchw,nc->nchw", x, sigmoid(scales))
     if kind == "cbam":
         first, second = take(), take()
-        scales = rectify(means @ first.T) @ second.T + rectify(maxima @ first.T) @ second.T
-        x = torch.einsum("nchw,nc->nchw", x, squash(scales))
+        scales = relu(means @ first.T) @ second.T + relu(maxima @ first.T) @ second.T
+        x = torch.einsum("nchw,nc->nchw", x, sigmoid(scales))
         over_channels = torch.stack([x.mean(1), x.sort(1).values[:, -1]], 1)
-        positions = squash(normalize(convolve(over_channels, take(), 1), take(), take()))
+        positions = sigmoid(normalize(convolve(over_channels, take(), 1), take(), take()))
         return torch.einsum("nchw,nhw->nchw", x, positions[:, 0])
     return x
 
 
 def basic_v1(x: Tensor, stride: int, changes: bool, attention: str | None, take: Take) -> Tensor:
     shortcut = normalize(convolve(x, take(), stride), take(), take()) if changes else x
-    residual = rectify(normalize(convolve(x, take(), stride), take(), take()))
+    residual = relu(normalize(convolve(x, take(), stride), take(), take()))
     residual = normalize(convolve(residual, take(), 1), take(), take())
-    return rectify(attend(residual, attention, take) + shortcut)
+    return relu(attend(residual, attention, take) + shortcut)
 
 
 def basic_v2(x: Tensor, stride: int, changes: bool, attention: str | None, take: Take) -> Tensor:
-    activated = rectify(normalize(x, take(), take()))
+    activated = relu(normalize(x, take(), take()))
     shortcut = convolve(activated, take(), stride) if changes else x
     residual = convolve(activated, take(), stride)
-    residual = convolve(rectify(normalize(residual, take(), take())), take(), 1)
+    residual = convolve(relu(normalize(residual, take(), take())), take(), 1)
     return attend(residual, attention, take) + shortcut
 
 
 def bottleneck_v2(
     x: Tensor, stride: int, changes: bool, attention: str | None, take: Take
 ) -> Tensor:
-    activated = rectify(normalize(x, take(), take()))
+    activated = relu(normalize(x, take(), take()))
     shortcut = convolve(activated, take(), stride) if changes else x
     residual = convolve(activated, take(), 1)
-    residual = convolve(rectify(normalize(residual, take(), take())), take(), stride)
-    residual = convolve(rectify(normalize(residual, take(), take())), take(), 1)
+    residual = convolve(relu(normalize(residual, take(), take())), take(), stride)
+    residual = convolve(relu(normalize(residual, take(), take())), take(), 1)
     return attend(residual, attention, take) + shortcut
 
 
@@ -124,7 +124,7 @@ def resnet(
     take = lambda: next(iterator)  # noqa: E731
     x = convolve(images, take(), 1)
     if block == "basic_v1":
-        x = rectify(normalize(x, take(), take()))
+        x = relu(normalize(x, take(), take()))
     channels = stem_width or widths[0]
     for width, depth, first_stride in zip(widths, blocks, strides, strict=True):
         out_channels = 4 * width if block == "bottleneck_v2" else width
@@ -134,7 +134,7 @@ def resnet(
             x = BLOCKS[block](x, stride, changes, attention, take)
             channels = out_channels
     if block != "basic_v1":
-        x = rectify(normalize(x, take(), take()))
+        x = relu(normalize(x, take(), take()))
     logits = x.mean((2, 3)) @ take().T + take()
     assert next(iterator, None) is None
     return logits

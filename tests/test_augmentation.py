@@ -310,10 +310,10 @@ class TestBeta:
 
         drawn = draw_beta(0.2, self.COUNT, generator()).double().numpy()
         # Rounding to float32 matters below 1e-5 and near 1.
-        least, half = beta.cdf(1e-5, 0.2, 0.2), 0.5
+        lower, half = beta.cdf(1e-5, 0.2, 0.2), 0.5
         test = kstest(
             drawn[(drawn > 1e-5) & (drawn <= 0.5)],
-            lambda numbers: (beta.cdf(numbers, 0.2, 0.2) - least) / (half - least),
+            lambda numbers: (beta.cdf(numbers, 0.2, 0.2) - lower) / (half - lower),
         )
         assert test.pvalue > 1e-3
 

@@ -180,7 +180,7 @@ class TestUntrustedFiles:
 
     def test_unknown_keys_are_ignored(self, tmp_path: Path) -> None:
         best = {"epoch": 1, "val_acc": 2.0, "val_loss": None}
-        write_run(tmp_path, unheard_of=[1], best=best | {"top5": 3})
+        write_run(tmp_path, unknown_key=[1], best=best | {"top5": 3})
         assert read_run(tmp_path).record.best == best
 
     @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ def start_sweep(folder: Path, *overrides: str) -> Process:
 def basic_sweep(once: Once) -> Path:
     """Return a folder with the sweep by the basic launcher.
 
-    `half` is a copy from a stop in its second job, and `sweep` is the complete sweep.
+    `stopped` is a copy that was made when the sweep had been stopped in its second job, and `sweep`
+    is the complete sweep.
     """
 
     def make(folder: Path) -> None:
@@ -77,7 +78,7 @@ def basic_sweep(once: Once) -> Path:
         output = finish(process)
         assert process.returncode == 75, output
         assert [job["state"] for job in manifest(sweep)] == ["finished", "interrupted", "pending"]
-        shutil.copytree(sweep, folder / "half")
+        shutil.copytree(sweep, folder / "stopped")
         process = start_sweep(folder)
         output = finish(process)
         assert process.returncode == 1, output
@@ -91,7 +92,7 @@ def test_a_resumed_sweep_keeps_its_configs_and_a_failed_job_does_not_stop_it(
     launcher: str, tmp_path: Path, basic_sweep: Path
 ) -> None:
     sweep = tmp_path / "sweep"
-    shutil.copytree(basic_sweep / "half", sweep)
+    shutil.copytree(basic_sweep / "stopped", sweep)
     finished = snapshot(sweep / "0")
     metrics = (sweep / "1" / "metrics.csv").read_bytes()
     process = start_sweep(tmp_path, f"hydra/launcher={launcher}", *LAUNCHERS[launcher])
@@ -103,7 +104,7 @@ def test_a_resumed_sweep_keeps_its_configs_and_a_failed_job_does_not_stop_it(
     assert snapshot(sweep / "0") == finished
     # The metrics from before the stop are the same, including times, so the run was resumed.
     assert (sweep / "1" / "metrics.csv").read_bytes().startswith(metrics)
-    assert records(sweep)["1"]["started"] == records(basic_sweep / "half")["1"]["started"]
+    assert records(sweep)["1"]["started"] == records(basic_sweep / "stopped")["1"]["started"]
     failures = [line for line in output.splitlines() if "job 2" in line and "seed=2" in line]
     failure = failures[-1]
     assert "failed" in failure and "ValueError" in failure and "this one is broken" in failure
