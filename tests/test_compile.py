@@ -31,15 +31,14 @@ def small(mode: str | None = "default", **changes: object) -> PlannedRun:
     return plan_run(config(**settings | changes, trainer__epochs=2, trainer__compile=mode))
 
 
-def stopped_and_resumed(
-    stopped: PlannedRun, resumed: PlannedRun, directory: Path, step: int
-) -> Trainer:
-    """Train a run until a stop at `step`, and resume it with a second configuration."""
-    run, stop = open_run(stopped, directory), StopSignal()
+def train_until(planned: PlannedRun, directory: Path, step: int) -> Trainer:
+    """Train a run until a stop at `step`."""
+    run, stop = open_run(planned, directory), StopSignal()
+    trainer = planned.training()
     with pytest.raises(Interrupted):
-        stopped.training().fit(run, [StopAt(stop, step)], stop)
+        trainer.fit(run, [StopAt(stop, step)], stop)
     run.close("interrupted")
-    return train(resumed, directory)
+    return trainer
 
 
 def assert_near(first: Trainer, second: Trainer) -> None:
@@ -65,8 +64,8 @@ def test_a_compiled_run_equals_the_eager_run_within_rounding_and_its_resumed_run
     """The runs have dropout, a short last batch in each epoch, and images of two sizes."""
     compiled = train(small(**changes), tmp_path / "compiled")
     assert_near(compiled, train(small(None, **changes), tmp_path / "eager"))
-    resumed = stopped_and_resumed(small(**changes), small(**changes), tmp_path / "resumed", 9)
-    assert_same_bits(resumed, compiled)
+    train_until(small(**changes), tmp_path / "resumed", 9)
+    assert_same_bits(train(small(**changes), tmp_path / "resumed"), compiled)
 
 
 def test_checkpoints_of_a_compiled_run_have_the_keys_of_the_eager_model(
@@ -80,12 +79,8 @@ def test_checkpoints_of_a_compiled_run_have_the_keys_of_the_eager_model(
 
     monkeypatch.setattr(torch, "compile", capture)
     eager = train(small(None), tmp_path / "eager")
-    run, stop = open_run(small(), tmp_path / "resumed"), StopSignal()
-    trainer = small().training()
+    trainer = train_until(small(), tmp_path / "resumed", 8)
     assert trainer.wrapped_model is not trainer.model
-    with pytest.raises(Interrupted):
-        trainer.fit(run, [StopAt(stop, 8)], stop)
-    run.close("interrupted")
     for name in (BEST, LAST):
         names = read_checkpoint(tmp_path / "resumed" / "checkpoints" / name)["model"].keys()
         assert names == eager.model.state_dict().keys()
