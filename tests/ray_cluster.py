@@ -17,7 +17,7 @@ from small_sweep import finish, records, start
 
 
 def main() -> None:
-    """Kill a node during a sweep, and compare the results with those of an undisturbed sweep."""
+    """Kill a node during a sweep, and compare its runs with the runs of an undisturbed sweep."""
     folder = Path(tempfile.mkdtemp())
     (folder / "mine.py").write_text(SLOW_TRANSFORM)
     environment = {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUSTED_PACKAGES": "mine"}
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def has_new_process(folder: Path, heartbeats: dict[str, dict]) -> bool:
-    """Return whether the heartbeat of one of the runs is that of another process than before."""
+    """Return whether a run has a new heartbeat, from another process."""
     current = records(folder / "sweep")
     return any(
         current[name]["heartbeat"] and current[name]["heartbeat"]["process"] != heartbeat["process"]

@@ -39,7 +39,7 @@ class Mine:
         self.fails, self.batches = fails, 0
 
     def __call__(self, images, labels, generator):
-        # The first batch is that of the validation before the run.
+        # The validation before the run uses the first batch, and must succeed.
         self.batches += 1
         if self.fails and self.batches > 1:
             raise ValueError("this one is broken")
@@ -301,7 +301,7 @@ def busy_pids(directory: Path) -> list[int]:
 
 
 def compare(sweep: Path, undisturbed: Path, events: dict[int, str]) -> None:
-    """Print each job's result, and compare the finished jobs with those of an undisturbed sweep."""
+    """Print each job's result, and compare the finished jobs with an undisturbed sweep."""
     print(f"{'job':4} {'event':15} {'state':10} {'resumed at epoch':17} epochs")
     for job in manifest(sweep):
         name = str(job["number"])
@@ -317,7 +317,7 @@ def compare(sweep: Path, undisturbed: Path, events: dict[int, str]) -> None:
     assert len(records(sweep)) == 3
     assert_same_runs(sweep, undisturbed)
     assert not leftovers(sweep)
-    print("the three finished jobs equal those of an undisturbed sweep, bit for bit")
+    print("the three finished jobs equal the jobs of an undisturbed sweep, bit for bit")
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ class Faulty:
         self.by, self.batches = by, 0
 
     def __call__(self, images, labels, generator):
-        # The first batch may be that of the validation before a job starts.
+        # The validation before a job may use the first batch, and must succeed.
         self.batches += 1
         if self.by == "error" and self.batches > 1:
             raise ValueError("this one is broken")
@@ -79,7 +79,7 @@ def kill(process: Process) -> str:
 
 
 def job_faults(*faults: str) -> tuple[str, ...]:
-    """Return the overrides of a sweep whose jobs have faults.
+    """Return the overrides of a sweep with a fault in some of its jobs.
 
     Args:
         faults: the faults of the jobs with seed 0, 1, ...: "error", "none", or a signal's name.

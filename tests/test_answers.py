@@ -77,7 +77,7 @@ def section(document: str, folder: str) -> str:
     return re.split(r"^##", document.partition(f"### {title}\n")[2], flags=re.MULTILINE)[0]
 
 
-def judged_recommendations(text: str, verdict: str) -> list[tuple[str, str]]:
+def recommendations(text: str, verdict: str) -> list[tuple[str, str]]:
     """Return the recommendations with a verdict and their effects, from a section."""
     (line,) = re.findall(rf"^{re.escape(VERDICTS[verdict])}: (.*)$", text, re.MULTILINE)
     return re.findall(r"`(\S+)` \(([^)]*)\)", line)
@@ -95,14 +95,11 @@ class TestDocument:
         ):
             accuracies = np.array(ACCURACIES[name])
             effect = f"{(accuracies - base).mean():+.2f}"
-            assert judged_recommendations(text, verdict) == [(name, effect)]
+            assert recommendations(text, verdict) == [(name, effect)]
             spread = f"{accuracies.mean():.2f} ± {accuracies.std(ddof=1):.2f}%"
             assert re.search(rf"^{name} +3 +{re.escape(spread)}", text, re.MULTILINE)
-        assert (
-            judged_recommendations(text, "too few runs")
-            == judged_recommendations(text, "unstable")
-            == []
-        )
+        for verdict in ("too few runs", "unstable"):
+            assert recommendations(text, verdict) == []
         assert re.search(r"\b0, 1, 2\b.*\b12\b", text)
 
     def test_a_baseline_that_was_reused_from_another_sweep_counts(self, tmp_path, write) -> None:
@@ -155,11 +152,11 @@ class TestDocument:
         text = section(write(), "cpu/recommended")
         base = np.array(ACCURACIES["logged_run_1"][:2])
         effect = (np.array(ACCURACIES["cutmix"][:2]) - base).mean()
-        (cutmix, (plateau, plateau_effect)) = judged_recommendations(text, "unstable")
+        (cutmix, (plateau, plateau_effect)) = recommendations(text, "unstable")
         assert cutmix == ("cutmix", f"{effect:+.2f}")
         # All of its seeds diverged, so it has no effect.
         assert plateau == "plateau" and not re.search(r"\d", plateau_effect)
-        assert judged_recommendations(text, "better") == []
+        assert recommendations(text, "better") == []
         assert re.search(r"\b13\b", text)
 
     def test_a_section_without_runs_names_the_command_that_makes_them(

@@ -169,7 +169,7 @@ class TestObjective:
         (run / "metrics.csv").write_text(text + "3,0.01,0.5,90.0,1.75,61.0,1.0,6.5,100.0\n")
         assert value_of(run, {}) == 61.5
         assert value_of(run, {"objective": "val_acc", "reference": "nowhere"}) == 61.5
-        # The value is that of the best epoch. The last epoch has 1.75.
+        # The best epoch counts. The last epoch has 1.75.
         assert value_of(run, {"objective": "val_loss"}) == 1.5
         reference = write_run(tmp_path / "reference", accuracy=64.5)
         distance_config = {"objective": "distance_to_reference", "reference": str(reference)}

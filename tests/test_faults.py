@@ -6,7 +6,7 @@ from conftest import ROOT
 
 from benchmarks.reliability import PARTS
 
-# The parts that take only seconds and whose cases aren't in other tests of the default tier.
+# These parts take only seconds, and no other test of the default tier has their cases.
 FAST = {"hostility": 5}
 
 
