@@ -1,7 +1,7 @@
-"""Fixtures that several test files use, and the two tiers of the tests.
+"""Fixtures for several test files, and the two tiers of the tests.
 
-`pytest` runs the default tier, which proves each promise once and takes minutes. `pytest --all`
-runs the tests that are marked as slow as well.
+`pytest` runs the default tier, which takes minutes. `pytest --all` also runs the tests that are
+marked as slow.
 """
 
 import os
@@ -16,13 +16,13 @@ import pytest
 from filelock import FileLock
 from fork_server import preload
 
-# Test processes side by side share the cores, and small tensors gain nothing by more threads.
+# Parallel test processes share the cores, and more threads don't make small tensors faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 CIFAR100_ROOTS = (os.environ.get("RESNET_SWEEP_DATA"), ROOT.parent / "shared" / "data")
-# A test of the default tier that takes longer fails. Fixtures don't count, and the limit grows with
-# the load of a machine that has more processes to run than cores.
+# A test of the default tier that takes longer fails. The time of fixtures doesn't count. The limit
+# grows with the load of a machine that has more processes to run than cores.
 LIMIT_SECONDS = 10
 
 Command = Callable[..., subprocess.CompletedProcess]
@@ -30,12 +30,12 @@ Once = Callable[[str, Callable[[Path], None]], Path]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="run the slow tests as well")
+    parser.addoption("--all", action="store_true", help="also run the slow tests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    named = any("::" in argument for argument in config.args)
-    if config.option.all or config.option.markexpr or named:
+    selects_tests = any("::" in argument for argument in config.args)
+    if config.option.all or config.option.markexpr or selects_tests:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
@@ -43,8 +43,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    # The server takes seconds to start, and so do the imports of a process's first training.
-    # Among several files there are some that need them, and no test's time is to include them.
+    # The fork server and the imports of the first training take seconds, which must not count as
+    # time of a test. In a session with several files, some tests need them.
     distributed = getattr(session.config.option, "dist", "no") != "no"
     is_controller = distributed and "PYTEST_XDIST_WORKER" not in os.environ
     if len({item.path for item in session.items}) > 1 and not is_controller:
@@ -65,51 +65,51 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = (
             f"{item.nodeid} took {call.duration:.1f} s, and a test of the default tier may take "
-            f"{limit:.0f} s: make it smaller, or mark it with @pytest.mark.slow"
+            f"{limit:.0f} s; make it smaller, or mark it with @pytest.mark.slow"
         )
     return report
 
 
 @pytest.fixture(scope="session")
 def cifar100_root() -> Path:
-    """Return the folder with the real CIFAR-100, or skip the test where there is none."""
+    """Return the folder that contains CIFAR-100, or skip the test if there is none."""
     for candidate in CIFAR100_ROOTS:
         if candidate and (Path(candidate) / "cifar100" / "train_images.npy").exists():
             return Path(candidate).resolve()
     pytest.skip(
-        "CIFAR-100 isn't on this machine: set RESNET_SWEEP_DATA to the folder that holds cifar100/"
+        "there is no CIFAR-100; set RESNET_SWEEP_DATA to the folder that contains cifar100/"
     )
 
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """Make a folder once for all test processes: `once(name, make)` returns `make`'s folder.
+    """Make a folder once for all test processes: `once(name, make)` returns the folder.
 
-    What several tests only read is made here. `make` gets an empty folder.
+    `make` gets an empty folder and fills it. Tests may only read it.
     """
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
 
     def folder(name: str, make: Callable[[Path], None]) -> Path:
-        made = base / "once" / name
-        made.parent.mkdir(exist_ok=True)
-        done = made.with_name(f"{name}.done")
-        with FileLock(made.with_name(f"{name}.lock")):
-            if not done.exists():
-                # An attempt that failed may have left something.
-                shutil.rmtree(made, ignore_errors=True)
-                made.mkdir()
-                make(made)
-                done.touch()
-        return made
+        target = base / "once" / name
+        target.parent.mkdir(exist_ok=True)
+        marker = target.with_name(f"{name}.done")
+        with FileLock(target.with_name(f"{name}.lock")):
+            if not marker.exists():
+                # An attempt that failed may have left files.
+                shutil.rmtree(target, ignore_errors=True)
+                target.mkdir()
+                make(target)
+                marker.touch()
+        return target
 
     return folder
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """Run `python -m resnet_sweep ...` in an empty folder, as a user does; see `processes`."""
+    """Return a function that runs `python -m resnet_sweep ...` in the test's empty folder."""
 
     def run(
         *arguments: object, module: str = "resnet_sweep", cold: bool = False, **environment: str
@@ -123,18 +123,18 @@ def command(tmp_path: Path) -> Command:
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Command:
-    """Run a command's `main` as `command` does, but in this process, which is faster."""
+    """Return a function like `command` that calls `main` in this process, which is faster."""
 
     def run(main: Callable[[], None], *arguments: object) -> subprocess.CompletedProcess:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        # A process has these to itself, and here they'd be those of the tests before.
+        # The command sets this variable of Hydra's, and monkeypatch restores it after the test.
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
         status = 0
         try:
             main()
-        except SystemExit as leaving:
-            status = leaving.code
+        except SystemExit as system_exit:
+            status = system_exit.code
         return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
     return run

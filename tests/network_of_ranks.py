@@ -1,4 +1,4 @@
-"""A network without BatchNorm, which can have its process killed in the middle of training."""
+"""A network without BatchNorm that can kill its process in the middle of training."""
 
 import os
 import signal
@@ -7,8 +7,11 @@ from torch import Tensor, nn
 
 
 class Network(nn.Sequential):
-    """At its tenth batch rank 1 is killed if $FATE is `killed`, or has its torchrun terminated if
-    that is `terminated`."""
+    """A small convolutional network with a fault in rank 1 at its tenth training batch.
+
+    $FAULT selects the fault: `killed` kills the process of rank 1, once; `terminated` sends SIGTERM
+    to its torchrun.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(
@@ -25,12 +28,12 @@ class Network(nn.Sequential):
         if self.training and images.device.type != "meta":
             self.batches += 1
             if self.batches == 10 and os.environ.get("RANK") == "1":
-                self.meet_fate()
+                self.inject_fault()
         return super().forward(images)
 
-    def meet_fate(self) -> None:
-        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-        if os.environ.get("FATE") == "killed" and first:
+    def inject_fault(self) -> None:
+        is_first_start = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if os.environ.get("FAULT") == "killed" and is_first_start:
             os.kill(os.getpid(), signal.SIGKILL)
-        if os.environ.get("FATE") == "terminated":
+        if os.environ.get("FAULT") == "terminated":
             os.kill(os.getppid(), signal.SIGTERM)

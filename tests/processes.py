@@ -1,4 +1,4 @@
-"""Commands of the program as processes, most of which are forked from one that has torch."""
+"""Run commands as processes. Most are forked from a server that has imported torch."""
 
 import contextlib
 import functools
@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import IO, Any
 
 SERVER = Path(__file__).with_name("fork_server.py")
-# Variables that an interpreter, or a library that the server has loaded, reads only at its start.
-READ_AT_START = (
-    "PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LC_", "LANG", "LD_", "TZ", "TMPDIR", "MPL",
-)  # fmt: skip
+# Prefixes of the variables that the interpreter, or a library that the fork server has imported,
+# reads only when it starts.
+READ_AT_START = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LC_", "LANG", "LD_", "TZ", "TMPDIR", "MPL")
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without what a developer may have set for this program."""
+    """Return the environment without the variables of this program and of Hydra."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -34,24 +33,24 @@ def clean_environment() -> dict[str, str]:
 class ForkServer:
     """A process that has imported the program's libraries and forks a child for each command.
 
-    It ends with this process.
+    The server ends when this process ends.
     """
 
     def __init__(self) -> None:
         self.environment = clean_environment()
-        self.requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        self.requests, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with server_end:
             self.process = subprocess.Popen(
-                [sys.executable, SERVER, str(theirs.fileno())],
+                [sys.executable, SERVER, str(server_end.fileno())],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                # Ctrl-C is for the tests, which end what they have started.
+                pass_fds=[server_end.fileno()],
+                # Ctrl-C must reach only the test process, which ends the processes that it started.
                 start_new_session=True,
             )
 
     def fork(self, request: Mapping[str, object], streams: list[int]) -> int:
-        """Start a child; returns the descriptor of a pipe with its number and exit status."""
+        """Start a child. Return a pipe from which its process ID and exit status can be read."""
         reader, writer = os.pipe()
         packet = json.dumps(request).encode()
         socket.send_fds(self.requests, [packet], [*streams, writer])
@@ -61,7 +60,7 @@ class ForkServer:
 
 @functools.cache
 def start_server() -> ForkServer:
-    """Return the server of this process, which is started by the first call."""
+    """Start the fork server of this process on the first call, and return it."""
     return ForkServer()
 
 
@@ -69,10 +68,10 @@ class ForkedProcess:
     """A command in a forked process, with the methods of `subprocess.Popen` that tests use.
 
     Attributes:
-        pid: the number of the process.
-        returncode: its exit status, negative for a signal; None while it hasn't been waited for.
-        stdout: a file to read its output from, if that is a pipe.
-        stderr: likewise.
+        pid: the process ID.
+        returncode: the exit status, negative for a signal; None until `poll` or `wait` has seen it.
+        stdout: the file to read standard output from, if it is a pipe.
+        stderr: the same for standard error.
     """
 
     def __init__(
@@ -98,9 +97,12 @@ class ForkedProcess:
             stdin = os.open(os.devnull, os.O_RDONLY)
             opened.append(stdin)
         request = {
-            "module": module, "arguments": arguments, "folder": str(folder),
-            "environment": dict(environment), "new_session": start_new_session,
-        }  # fmt: skip
+            "module": module,
+            "arguments": arguments,
+            "folder": str(folder),
+            "environment": dict(environment),
+            "new_session": start_new_session,
+        }
         self._status = os.fdopen(
             start_server().fork(request, [stdin, output, error]), "rb", buffering=0
         )
@@ -108,16 +110,16 @@ class ForkedProcess:
             os.close(descriptor)
         self._received = b""
         while b"\n" not in self._received:
-            part = self._status.read(64)
-            if not part:
-                raise RuntimeError(f"the fork server is gone, and can't run {self.args}")
-            self._received += part
+            data = self._status.read(64)
+            if not data:
+                raise RuntimeError(f"the fork server has ended before it started {self.args}")
+            self._received += data
         number, _, self._received = self._received.partition(b"\n")
         self.pid = int(number)
 
     @staticmethod
     def _stream(target: int | IO | None, default: int, opened: list[int]) -> tuple[IO | None, int]:
-        """The file to read a stream from, if any, and the descriptor that the child writes to."""
+        """Return the file to read a stream from, or None, and the descriptor for the child."""
         if target is None:
             return None, default
         if target == subprocess.PIPE:
@@ -131,11 +133,11 @@ class ForkedProcess:
         return None, target if isinstance(target, int) else target.fileno()
 
     def poll(self) -> int | None:
-        """The exit status, or None while the process runs."""
+        """Return the exit status, or None while the process runs."""
         return self._wait(0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end, and return the exit status."""
+        """Wait until the process ends, and return the exit status."""
         status = self._wait(timeout)
         if status is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
@@ -146,21 +148,23 @@ class ForkedProcess:
             ready, _, _ = select.select([self._status], [], [], timeout)
             if not ready:
                 return None
-            part = self._status.read(64)
-            self._received += part
+            data = self._status.read(64)
+            self._received += data
             if self._received.endswith(b"\n"):
                 self.returncode = int(self._received)
-            elif not part:
-                raise RuntimeError(f"the fork server is gone, and so is the status of {self.args}")
+            elif not data:
+                raise RuntimeError(
+                    f"the fork server has ended; the exit status of {self.args} is unknown"
+                )
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str | None, str | None]:
         """Read all that the process prints until it ends, as `subprocess.Popen` does."""
         files = [file for file in (self.stdout, self.stderr) if file]
-        texts: dict[IO, str] = {}
+        outputs: dict[IO, str] = {}
 
         def read(file: IO) -> None:
-            texts[file] = file.read()
+            outputs[file] = file.read()
 
         readers = [threading.Thread(target=read, args=(file,), daemon=True) for file in files]
         for reader in readers:
@@ -172,12 +176,12 @@ class ForkedProcess:
             raise
         for reader in readers:
             reader.join(timeout)
-        return texts.get(self.stdout), texts.get(self.stderr)
+        return outputs.get(self.stdout), outputs.get(self.stderr)
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless the process has ended."""
         if self.poll() is None:
-            # The server may have noticed the end a moment ago.
+            # The process may have ended, and been reaped by the server, since the poll.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
@@ -205,28 +209,32 @@ def start(
 
     Args:
         folder: the working directory.
-        arguments: of the command line.
-        module: what is run.
-        cold: start a new interpreter instead of forking one. It is started anyway if the
-            environment has variables that only a new one reads.
-        environment: further variables, or other values of this process's.
-        options: of `subprocess.Popen`: `stdin`, `stdout`, `stderr` and `start_new_session`.
+        arguments: the arguments on the command line.
+        module: the module to run.
+        cold: start a new interpreter instead of forking the server. This also happens if the
+            environment differs in variables that an interpreter reads only when it starts.
+        environment: variables to add to this process's environment, or to change in it.
+        options: `stdin`, `stdout`, `stderr` and `start_new_session` of `subprocess.Popen`.
     """
     variables = clean_environment() | dict(environment or {})
-    words = [*map(str, arguments)]
+    command_line = [*map(str, arguments)]
     if cold or differ_at_start(variables, start_server().environment):
         return subprocess.Popen(
-            [sys.executable, "-m", module, *words],
-            cwd=folder, env=variables, text=True, errors="replace", **options,
-        )  # fmt: skip
-    return ForkedProcess(module, words, folder, variables, **options)
+            [sys.executable, "-m", module, *command_line],
+            cwd=folder,
+            env=variables,
+            text=True,
+            errors="replace",
+            **options,
+        )
+    return ForkedProcess(module, command_line, folder, variables, **options)
 
 
-def differ_at_start(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Return whether two environments differ in what only a new interpreter reads."""
+def differ_at_start(first: Mapping[str, str], second: Mapping[str, str]) -> bool:
+    """Return whether two environments differ in a variable that is read only at the start."""
     return any(
-        one.get(name) != other.get(name)
-        for name in {*one, *other}
+        first.get(name) != second.get(name)
+        for name in {*first, *second}
         if name.startswith(READ_AT_START) and name != "PYTHONPATH"
     )
 
@@ -234,30 +242,30 @@ def differ_at_start(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
 def run(
     folder: Path, *arguments: object, timeout: float = 600, **options: Any
 ) -> subprocess.CompletedProcess:
-    """Run a command to its end; see `start`. Its output and errors are captured."""
+    """Run a command until it ends, and capture its output; the arguments are those of `start`."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = start(folder, *arguments, **streams | options)
     output, error = process.communicate(timeout)
     return subprocess.CompletedProcess(arguments, process.returncode, output, error)
 
 
-def assert_refused(done: subprocess.CompletedProcess, *facts: str) -> None:
-    """Assert that a command was refused with one sentence that names all facts.
+def assert_refused(result: subprocess.CompletedProcess, *facts: str) -> None:
+    """Assert that a command was refused with one sentence that contains all facts.
 
     Args:
-        done: how the command ended.
-        facts: what the sentence has to name, such as a setting and its value.
+        result: the completed command.
+        facts: the parts that the sentence must contain, for example a setting and its value.
     """
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "Traceback" not in done.stderr
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert "Traceback" not in result.stderr
     for fact in facts:
-        assert names(done.stderr, fact), f"{fact} isn't named: {done.stderr}"
+        assert mentions(result.stderr, fact), f"no {fact!r} in: {result.stderr}"
 
 
-def names(text: str, fact: str) -> bool:
-    """Return whether a text has a fact, and not only within a longer name or number."""
+def mentions(text: str, fact: str) -> bool:
+    """Return whether a text contains a fact that isn't part of a longer name or number."""
     before = r"(?<![\w.-])" if re.match(r"[\w-]", fact) else ""
     after = r"(?!\w|\.\w)" if re.search(r"\w$", fact) else ""
     return bool(re.search(before + re.escape(fact) + after, text))

@@ -1,4 +1,4 @@
-"""A second implementation of the networks, written from the papers' equations alone.
+"""A second implementation of the networks, written only from the equations in the papers.
 
 He et al., 2016, "Deep Residual Learning for Image Recognition" (v1): y = relu(F(x) + h(x)), where
 F is conv-BN-ReLU-conv-BN and h the identity, or a 1x1 convolution and BN where the shape changes.
@@ -8,7 +8,7 @@ a 1x1 convolution of the activated input where the shape changes.
 Ioffe and Szegedy, 2015: BatchNorm over batch and image.
 Hu et al., 2018 (SE), Wang et al., 2020 (ECA), Woo et al., 2018 (CBAM): F is scaled.
 
-Nothing here uses torch's layers: convolutions are sums over shifted images.
+The functions don't use torch's layers: a convolution is a sum over shifted images.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Take = Callable[[], Tensor]
 
 
 def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """A convolution with padding size // 2: (N, C, H, W) with (D, C, size, size)."""
+    """Convolve with padding size // 2: x is (N, C, H, W), weight (D, C, size, size)."""
     size = weight.shape[-1]
     height, width = x.shape[2:]
     pad = size // 2
@@ -36,29 +36,29 @@ def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 def normalize(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """BatchNorm with the statistics of the batch."""
+    """Apply BatchNorm with the statistics of the batch."""
     mean = x.mean((0, 2, 3), keepdim=True)
     variance = ((x - mean) ** 2).mean((0, 2, 3), keepdim=True)
     scaled = (x - mean) / torch.sqrt(variance + 1e-5)
     return scaled * weight[None, :, None, None] + bias[None, :, None, None]
 
 
-def rectify(x: Tensor) -> Tensor:
+def relu(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, torch.zeros_like(x))
 
 
-def squash(x: Tensor) -> Tensor:
+def sigmoid(x: Tensor) -> Tensor:
     return 1 / (1 + torch.exp(-x))
 
 
 def attend(x: Tensor, kind: str | None, take: Take) -> Tensor:
-    """Attention of a kind, with its weights in the order in which they are written here."""
+    """Apply attention. `take` returns the weights one by one, in the order of their use."""
     images, channels = x.shape[:2]
     flat = x.reshape(images, channels, -1)
     means, maxima = flat.mean(2), flat.sort(2).values[:, :, -1]
     if kind == "se":
         first, second = take(), take()
-        scales = squash(rectify(means @ first.T) @ second.T)
+        scales = sigmoid(relu(means @ first.T) @ second.T)
         return torch.einsum("nchw,nc->nchw", x, scales)
     if kind == "eca":
         (kernel,) = take()[0]
@@ -69,40 +69,40 @@ def attend(x: Tensor, kind: str | None, take: Take) -> Tensor:
                 neighbour = channel + index - size // 2
                 if 0 <= neighbour < channels:
                     scales[:, channel] = scales[:, channel] + kernel[index] * means[:, neighbour]
-        return torch.einsum("nchw,nc->nchw", x, squash(scales))
+        return torch.einsum("nchw,nc->nchw", x, sigmoid(scales))
     if kind == "cbam":
         first, second = take(), take()
-        scales = rectify(means @ first.T) @ second.T + rectify(maxima @ first.T) @ second.T
-        x = torch.einsum("nchw,nc->nchw", x, squash(scales))
+        scales = relu(means @ first.T) @ second.T + relu(maxima @ first.T) @ second.T
+        x = torch.einsum("nchw,nc->nchw", x, sigmoid(scales))
         over_channels = torch.stack([x.mean(1), x.sort(1).values[:, -1]], 1)
-        places = squash(normalize(convolve(over_channels, take(), 1), take(), take()))
-        return torch.einsum("nchw,nhw->nchw", x, places[:, 0])
+        positions = sigmoid(normalize(convolve(over_channels, take(), 1), take(), take()))
+        return torch.einsum("nchw,nhw->nchw", x, positions[:, 0])
     return x
 
 
 def basic_v1(x: Tensor, stride: int, changes: bool, attention: str | None, take: Take) -> Tensor:
     shortcut = normalize(convolve(x, take(), stride), take(), take()) if changes else x
-    residual = rectify(normalize(convolve(x, take(), stride), take(), take()))
+    residual = relu(normalize(convolve(x, take(), stride), take(), take()))
     residual = normalize(convolve(residual, take(), 1), take(), take())
-    return rectify(attend(residual, attention, take) + shortcut)
+    return relu(attend(residual, attention, take) + shortcut)
 
 
 def basic_v2(x: Tensor, stride: int, changes: bool, attention: str | None, take: Take) -> Tensor:
-    activated = rectify(normalize(x, take(), take()))
+    activated = relu(normalize(x, take(), take()))
     shortcut = convolve(activated, take(), stride) if changes else x
     residual = convolve(activated, take(), stride)
-    residual = convolve(rectify(normalize(residual, take(), take())), take(), 1)
+    residual = convolve(relu(normalize(residual, take(), take())), take(), 1)
     return attend(residual, attention, take) + shortcut
 
 
 def bottleneck_v2(
     x: Tensor, stride: int, changes: bool, attention: str | None, take: Take
 ) -> Tensor:
-    activated = rectify(normalize(x, take(), take()))
+    activated = relu(normalize(x, take(), take()))
     shortcut = convolve(activated, take(), stride) if changes else x
     residual = convolve(activated, take(), 1)
-    residual = convolve(rectify(normalize(residual, take(), take())), take(), stride)
-    residual = convolve(rectify(normalize(residual, take(), take())), take(), 1)
+    residual = convolve(relu(normalize(residual, take(), take())), take(), stride)
+    residual = convolve(relu(normalize(residual, take(), take())), take(), 1)
     return attend(residual, attention, take) + shortcut
 
 
@@ -119,12 +119,12 @@ def resnet(
     attention: str | None = None,
     stem_width: int | None = None,
 ) -> Tensor:
-    """Logits of a batch, with weights in the order in which they are used here."""
-    queue = iter(weights)
-    take = lambda: next(queue)  # noqa: E731
+    """Return the logits of a batch. `weights` are in the order of their use."""
+    iterator = iter(weights)
+    take = lambda: next(iterator)  # noqa: E731
     x = convolve(images, take(), 1)
     if block == "basic_v1":
-        x = rectify(normalize(x, take(), take()))
+        x = relu(normalize(x, take(), take()))
     channels = stem_width or widths[0]
     for width, depth, first_stride in zip(widths, blocks, strides, strict=True):
         out_channels = 4 * width if block == "bottleneck_v2" else width
@@ -134,16 +134,16 @@ def resnet(
             x = BLOCKS[block](x, stride, changes, attention, take)
             channels = out_channels
     if block != "basic_v1":
-        x = rectify(normalize(x, take(), take()))
+        x = relu(normalize(x, take(), take()))
     logits = x.mean((2, 3)) @ take().T + take()
-    assert next(queue, None) is None
+    assert next(iterator, None) is None
     return logits
 
 
 def count_attention(kind: str | None, channels: int) -> int:
-    """The number of weights of an attention: 2 C^2 / r, or psi(C), or 2 C^2 / r + 2 * 7^2 + 2."""
+    """Return the number of weights: SE 2 C^2 / r, ECA psi(C), CBAM 2 C^2 / r + 2 * 7^2 + 2."""
     perceptron = 2 * channels * max(4, channels // 16)
-    # The odd number nearest to (log2(C) + 1) / 2, found by counting.
+    # psi(C) is the odd number nearest to (log2(C) + 1) / 2.
     exact = (torch.tensor(float(channels)).log2().item() + 1) / 2
     nearest = min(range(1, 99, 2), key=lambda odd: (abs(odd - exact), -odd))
     return {None: 0, "se": perceptron, "eca": nearest, "cbam": perceptron + 98 + 2}[kind]
@@ -158,7 +158,7 @@ def count_parameters(
     attention: str | None = None,
     stem_width: int | None = None,
 ) -> int:
-    """The number of weights, by the closed formula of each layer."""
+    """Return the number of weights, from a closed formula for each layer."""
     channels = stem_width or widths[0]
     first = block == "basic_v1"
     count = 3 * 9 * channels + (2 * channels if first else 0)

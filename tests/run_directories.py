@@ -1,4 +1,4 @@
-"""Run directories written by hand, without the code that they are read with."""
+"""Run directories that are written without the code that reads them."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ def write_run(
     """Write a run of two epochs.
 
     Args:
-        directory: made if need be.
-        settings: changed ones, by dotted names; ... removes one.
-        accuracy: of the best epoch, percent.
-        changes: of `run.json`.
+        directory: the run directory; it is made if it doesn't exist.
+        settings: settings to change, with dotted names as keys; the value `...` removes a setting.
+        accuracy: the validation accuracy of the second epoch, which is the best, in percent.
+        changes: values to change in `run.json`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {
@@ -46,8 +46,13 @@ def write_run(
         "flags": [],
         "parameters": 77850,
         "best": {"epoch": 2, "val_acc": accuracy, "val_loss": 1.5},
-        "final": {"epoch": 2, "train_acc": 80.0, "train_loss": 1.0, "val_acc": accuracy,
-                  "val_loss": 1.5},
+        "final": {
+            "epoch": 2,
+            "train_acc": 80.0,
+            "train_loss": 1.0,
+            "val_acc": accuracy,
+            "val_loss": 1.5,
+        },
         "gap": 80.0 - accuracy,
         "seconds": 12.5,
         "started": "2026-01-02T03:04:05+00:00",
@@ -62,9 +67,11 @@ def write_run(
         "fingerprint": "f",
         "notes": [],
         "heartbeat": None,
-    }  # fmt: skip
+    }
     (directory / "run.json").write_text(json.dumps(record | changes))
-    rows = [f"1,0.1,2.0,50.0,2.5,{accuracy - 10},1.0,6.0,100.0",
-            f"2,0.05,1.0,80.0,1.5,{accuracy},1.0,6.5,100.0"]  # fmt: skip
+    rows = [
+        f"1,0.1,2.0,50.0,2.5,{accuracy - 10},1.0,6.0,100.0",
+        f"2,0.05,1.0,80.0,1.5,{accuracy},1.0,6.5,100.0",
+    ]
     (directory / "metrics.csv").write_text("\n".join([COLUMNS, *rows, ""]))
     return directory

@@ -1,11 +1,11 @@
-"""By hand, not by pytest, as root: sweeps and a study on a real SLURM of one node.
+"""Run a sweep and a study on a real SLURM cluster of one node, as root. pytest doesn't run this.
 
 apt-get update && apt-get install -y slurm-wlm slurmdbd munge mariadb-server postgresql
 pip install 'resnet-sweep[slurm]' 'psycopg[binary]'
 python tests/slurm_cluster.py [sweep] [study]
 
-Starts the daemons in a temporary folder, with a partition for work and one that preempts it, and
-ends them again. Debian's own units needn't run.
+The script starts the daemons in a temporary folder, and stops them at the end. The cluster has a
+partition for work and one whose jobs preempt it. Debian's units of SLURM don't have to run.
 """
 
 import argparse
@@ -30,37 +30,44 @@ from resnet_sweep.runs.metrics import read_metrics
 
 NODE = socket.gethostname()
 CPUS = 2
-# Of a pace that any machine keeps, or broken.
-MINE = """
+# A module with an augmentation that takes a second for a batch, or raises an error.
+SLOW_TRANSFORM = """
 import time
 
 class Mine:
     def __init__(self, fails=False):
-        self.fails, self.tried = fails, 0
+        self.fails, self.batches = fails, 0
 
     def __call__(self, images, labels, generator):
-        # The first batch is one that is tried before anything begins.
-        self.tried += 1
-        if self.fails and self.tried > 1:
+        # The validation before the run uses the first batch, and must succeed.
+        self.batches += 1
+        if self.fails and self.batches > 1:
             raise ValueError("this one is broken")
-        time.sleep(self.tried > 1)
+        time.sleep(self.batches > 1)
         return images, labels
 """
-# Runs of some minutes, since SLURM counts in minutes.
+# The runs take some minutes, because SLURM's time limits are minutes.
 SWEEP = (
-    "--multirun", *TINY, "trainer.epochs=80", "seed=0,1,2,3",
-    "+augmentation.mine._target_=mine.Mine", "+augmentation.mine.fails=false,false,false,true",
+    "--multirun",
+    *TINY,
+    "trainer.epochs=80",
+    "seed=0,1,2,3",
+    "+augmentation.mine._target_=mine.Mine",
+    "+augmentation.mine.fails=false,false,false,true",
     "zip=[seed,+augmentation.mine.fails]",
-)  # fmt: skip
+)
 SLURM = (
-    "hydra/launcher=slurm", "hydra.launcher.partition=work", "hydra.launcher.timeout_min=20",
-    "hydra.launcher.signal_delay_s=30", "hydra.launcher.gpus_per_node=null",
+    "hydra/launcher=slurm",
+    "hydra.launcher.partition=work",
+    "hydra.launcher.timeout_min=20",
+    "hydra.launcher.signal_delay_s=30",
+    "hydra.launcher.gpus_per_node=null",
     "hydra.launcher.cpus_per_task=1",
-)  # fmt: skip
+)
 
 
 def configuration(folder: Path, ports: list[int], memory: int) -> str:
-    """The `slurm.conf` of a cluster of one node, as SLURM 22.05 and later read it."""
+    """Return the `slurm.conf` of a cluster of one node, for SLURM 22.05 and later."""
     return f"""
 ClusterName=one
 SlurmctldHost={NODE}(127.0.0.1)
@@ -95,7 +102,7 @@ PartitionName=urgent Nodes={NODE} PriorityTier=10 PreemptMode=OFF State=UP
 
 
 def accounting(folder: Path, port: int, database: str) -> str:
-    """The `slurmdbd.conf` beside it."""
+    """Return the `slurmdbd.conf` of the cluster."""
     return f"""
 AuthType=auth/munge
 DbdHost=localhost
@@ -113,10 +120,10 @@ StorageLoc=accounting
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[None]:
-    """A SLURM of one node, whose commands work within the `with` block."""
+    """Run a SLURM cluster of one node during the `with` block."""
     for program in ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd"):
         if shutil.which(program) is None:
-            raise SystemExit(f"there is no {program}: see the head of this file")
+            raise SystemExit(f"{program} isn't installed; see the first lines of this file")
     ports = free_ports(4)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     (folder / "state").mkdir()
@@ -128,30 +135,30 @@ def cluster(folder: Path) -> Iterator[None]:
     processes: list[subprocess.Popen] = []
     log = (folder / "daemons.log").open("w")
 
-    def daemon(*words: str) -> None:
-        processes.append(subprocess.Popen(words, stdout=log, stderr=log))
+    def daemon(*command: str) -> None:
+        processes.append(subprocess.Popen(command, stdout=log, stderr=log))
 
     with mysql(folder / "database", ports[3]), ending(processes):
-        if told("munge", "--no-input") is None:
+        if output_of("munge", "--no-input") is None:
             Path("/run/munge").mkdir(exist_ok=True)
             shutil.chown("/run/munge", "munge", "munge")
             daemon("runuser", "-u", "munge", "--", "munged", "--foreground", "--force")
         daemon("slurmdbd", "-D")
-        until(lambda: told("sacctmgr", "-n", "list", "cluster") is not None, "slurmdbd")
-        if "one" not in (told("sacctmgr", "-n", "list", "cluster") or ""):
+        wait_until(lambda: output_of("sacctmgr", "-n", "list", "cluster") is not None, "slurmdbd")
+        if "one" not in (output_of("sacctmgr", "-n", "list", "cluster") or ""):
             subprocess.run(["sacctmgr", "-i", "add", "cluster", "one"], check=True)
         daemon("slurmctld", "-D")
         daemon("slurmd", "-D", "-N", NODE)
-        until(lambda: "idle" in (told("sinfo", "-h", "-o", "%T") or ""), "the node")
+        wait_until(lambda: "idle" in (output_of("sinfo", "-h", "-o", "%T") or ""), "the node")
         try:
             yield
         finally:
-            told("scancel", "--user=root", "--signal=KILL", "--full")
+            output_of("scancel", "--user=root", "--signal=KILL", "--full")
 
 
 @contextlib.contextmanager
 def ending(processes: list[subprocess.Popen]) -> Iterator[None]:
-    """End processes behind a `with` block, the last first."""
+    """Terminate processes at the end of a `with` block, in reverse order."""
     try:
         yield
     finally:
@@ -161,161 +168,173 @@ def ending(processes: list[subprocess.Popen]) -> Iterator[None]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
+    """Return ports that no process listens on."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
 
 
-def told(*words: str) -> str | None:
-    """What a program prints; None if it fails."""
-    done = subprocess.run(words, capture_output=True, text=True)
-    return done.stdout if done.returncode == 0 else None
+def output_of(*command: str) -> str | None:
+    """Return the output of a command, or None if it fails."""
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.stdout if result.returncode == 0 else None
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 1800) -> None:
-    """Wait for something to come true."""
+def wait_until(condition: Callable[[], object], description: str, seconds: float = 1800) -> None:
+    """Wait until a condition is true.
+
+    Raises:
+        SystemExit: it wasn't true for `seconds`.
+    """
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise SystemExit(f"waited {seconds:g} s in vain for {what}")
+            raise SystemExit(f"waited {seconds:g} s for {description}")
         time.sleep(0.1)
 
 
-def facts(job: str) -> dict[str, str]:
-    """What SLURM knows of a job; nothing if it knows none of that name."""
-    text = told("scontrol", "show", "job", "-o", job) or ""
+def job_fields(job: str) -> dict[str, str]:
+    """Return SLURM's fields of a job; an unknown job has none."""
+    text = output_of("scontrol", "show", "job", "-o", job) or ""
     return dict(word.partition("=")[::2] for word in text.split())
 
 
 def restarts(job: str) -> int:
-    """How often SLURM queued a job again."""
-    return int(facts(job).get("Restarts", 0))
+    """Return how many times SLURM has requeued a job."""
+    return int(job_fields(job).get("Restarts", 0))
 
 
 def minutes_of(job: str) -> int:
-    """How long a job has run."""
-    _, minutes, _ = facts(job)["RunTime"].split(":")
+    """Return the running time of a job in minutes."""
+    _, minutes, _ = job_fields(job)["RunTime"].split(":")
     return int(minutes)
 
 
-def limit(job: str, minutes: int) -> None:
-    """Change the time that a job is allowed."""
+def set_time_limit(job: str, minutes: int) -> None:
+    """Change the time limit of a job."""
     subprocess.run(["scontrol", "update", f"job={job}", f"timelimit={minutes}"], check=True)
 
 
 def epochs(run: Path) -> int:
-    """How many epochs a run has behind it."""
+    """Return the number of epochs that a run has finished."""
     try:
         return len(read_metrics(run))
     except FileNotFoundError:
         return 0
 
 
-def went_on(run: Path) -> list[int]:
-    """The epochs at which a run went on, by its log."""
+def resume_epochs(run: Path) -> list[int]:
+    """Return the epochs at which a run was resumed, from its log."""
     lines = (run / "train.log").read_text().splitlines()
-    return [int(line.split("epoch ")[1].split(",")[0]) for line in lines if "going on at" in line]
+    return [int(line.split("epoch ")[1].split(",")[0]) for line in lines if "resumed at" in line]
 
 
 def sweep(folder: Path) -> None:
-    """A job is preempted, one comes to the end of its time, one breaks down: the rest is calm."""
-    (folder / "mine.py").write_text(MINE)
+    """Preempt a job of a sweep, let one reach its time limit, and let one fail."""
+    (folder / "mine.py").write_text(SLOW_TRANSFORM)
     environment = {"PYTHONPATH": str(folder), "RESNET_SWEEP_TRUSTED_PACKAGES": "mine"}
     command = (*SWEEP, *SLURM, "hydra.sweep.dir=sweep")
     print("$ python -m resnet_sweep", shlex.join(command), flush=True)
     process = start(folder, *command, **environment)
     with ending([process]):
-        runs = [folder / "sweep" / each for each in "01"]
-        until(lambda: min(map(epochs, runs)) > 1, "both jobs to run")
-        array = (told("squeue", "-h", "-r", "-o", "%F") or "").split()[0]
-        first = [f"{array}_{number}" for number in (0, 1)]
+        runs = [folder / "sweep" / name for name in "01"]
+        wait_until(lambda: min(map(epochs, runs)) > 1, "both jobs to run")
+        array = (output_of("squeue", "-h", "-r", "-o", "%F") or "").split()[0]
+        job_ids = [f"{array}_{number}" for number in (0, 1)]
         subprocess.run(
             ["sbatch", "--partition=urgent", "--wrap=sleep 20", "--output=/dev/null"], check=True
         )
-        until(lambda: any(map(restarts, first)), "the preemption")
-        preempted = [restarts(job) > 0 for job in first].index(True)
+        wait_until(lambda: any(map(restarts, job_ids)), "the preemption")
+        preempted = [restarts(job) > 0 for job in job_ids].index(True)
         late = 1 - preempted
-        # Time enough for the warning: SLURM looks at its jobs twice a minute.
-        limit(first[late], minutes_of(first[late]) + 2)
-        until(lambda: restarts(first[late]), "the end of its time")
-        limit(first[late], 20)
+        # SLURM checks its jobs twice a minute, and sends the signal 30 s before the limit.
+        set_time_limit(job_ids[late], minutes_of(job_ids[late]) + 2)
+        wait_until(lambda: restarts(job_ids[late]), "the time limit")
+        set_time_limit(job_ids[late], 20)
         print(finish(process, 1200))
-    print(told("sacct", "-D", "-X", "-n", "-o", "jobid%12,partition,state%12,exitcode,elapsed"))
-    finish(start(folder, *SWEEP, "hydra.sweep.dir=calm", "reuse=false", **environment), 1200)
-    fates = {preempted: "preempted", late: "timed out", 3: "broken"}
-    compare(folder / "sweep", folder / "calm", fates)
+    print(
+        output_of("sacct", "-D", "-X", "-n", "-o", "jobid%12,partition,state%12,exitcode,elapsed")
+    )
+    finish(start(folder, *SWEEP, "hydra.sweep.dir=undisturbed", "reuse=false", **environment), 1200)
+    events = {preempted: "preempted", late: "timed out", 3: "raised an error"}
+    compare(folder / "sweep", folder / "undisturbed", events)
 
 
 def study(folder: Path) -> None:
-    """Workers of one study as jobs of SLURM, with PostgreSQL; one is killed in a trial."""
+    """Run a study with PostgreSQL and two workers as SLURM jobs, and kill one during a trial."""
     port = free_ports(1)[0]
     (folder / "postgres").mkdir()
     directory = folder / "study"
     with postgresql(folder / "postgres", port) as url:
         command = (
-            *STUDY, "hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=2",
-            f"hydra.sweeper.storage={url}", "hydra.sweep.dir=study", *SLURM,
-        )  # fmt: skip
+            *STUDY,
+            "hydra.sweeper.n_trials=12",
+            "hydra.sweeper.n_jobs=2",
+            f"hydra.sweeper.storage={url}",
+            "hydra.sweep.dir=study",
+            *SLURM,
+        )
         print("$ python -m resnet_sweep", shlex.join(command), flush=True)
         process = start(folder, *command)
         with ending([process]):
-            until(lambda: len(at_work(directory)) == 2 or process.poll() is not None, "two trials")
+            wait_until(
+                lambda: len(busy_pids(directory)) == 2 or process.poll() is not None, "two trials"
+            )
             assert process.poll() is None, finish(process)
-            victim = at_work(directory)[0]
+            victim = busy_pids(directory)[0]
             os.kill(victim, signal.SIGKILL)
-            print(f"the worker with process {victim} is killed", flush=True)
+            print(f"killed the worker with process ID {victim}", flush=True)
             print(finish(process, 1200))
         assert process.returncode == 0
-        for place in (".submitit", "workers"):
-            shutil.rmtree(directory / place)
+        for name in (".submitit", "workers"):
+            shutil.rmtree(directory / name)
         check_complete(load(url), directory, 12)
-    print("12 trials, one worker killed: none lost, none trained twice")
+    print("12 trials, one worker killed: no trial is missing, none was trained twice")
 
 
-def at_work(directory: Path) -> list[int]:
-    """The processes that are at work on trials."""
-    found = map(process_at_work, directory.glob("*/run.json"))
-    return [process for process in found if process]
+def busy_pids(directory: Path) -> list[int]:
+    """Return the IDs of the processes that train trials."""
+    pids = map(process_at_work, directory.glob("*/run.json"))
+    return [process for process in pids if process]
 
 
-def compare(sweep: Path, calm: Path, fates: dict[int, str]) -> None:
-    """Print what came of each job, and hold the finished ones against undisturbed ones."""
-    print(f"{'job':4} {'what happened':14} {'state':10} {'went on at epoch':17} epochs")
+def compare(sweep: Path, undisturbed: Path, events: dict[int, str]) -> None:
+    """Print each job's result, and compare the finished jobs with an undisturbed sweep."""
+    print(f"{'job':4} {'event':15} {'state':10} {'resumed at epoch':17} epochs")
     for job in manifest(sweep):
         name = str(job["number"])
         print(
-            f"{name:4} {fates.get(job['number'], ''):14} {job['state']:10} "
-            f"{', '.join(map(str, went_on(sweep / name))) or '-':17} {epochs(sweep / name)}"
+            f"{name:4} {events.get(job['number'], ''):15} {job['state']:10} "
+            f"{', '.join(map(str, resume_epochs(sweep / name))) or '-':17} {epochs(sweep / name)}"
         )
     assert [job["state"] for job in manifest(sweep)] == ["finished"] * 3 + ["failed"]
-    disturbed = [number for number, fate in fates.items() if fate != "broken"]
-    assert all(went_on(sweep / str(number)) for number in disturbed)
-    for each in (sweep, calm):
-        shutil.rmtree(each / "3")
+    disturbed = [number for number, event in events.items() if event != "raised an error"]
+    assert all(resume_epochs(sweep / str(number)) for number in disturbed)
+    for directory in (sweep, undisturbed):
+        shutil.rmtree(directory / "3")
     assert len(records(sweep)) == 3
-    assert_same_runs(sweep, calm)
+    assert_same_runs(sweep, undisturbed)
     assert not leftovers(sweep)
-    print("the three that finished are those of an undisturbed sweep, bit for bit")
+    print("the three finished jobs equal the jobs of an undisturbed sweep, bit for bit")
 
 
 def main() -> None:
-    """Start the cluster, and carry out what is asked for."""
+    """Start the cluster, and run the chosen parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["sweep", "study"])
     parts = {"sweep": sweep, "study": study}
     chosen = parser.parse_args().parts
-    # The daemons are to be ended in any case.
+    # SIGTERM must stop the daemons, too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     with cluster(folder):
         for part in chosen:
-            place = folder / part
-            place.mkdir()
-            parts[part](place)
+            part_folder = folder / part
+            part_folder.mkdir()
+            parts[part](part_folder)
     shutil.rmtree(folder)
 
 

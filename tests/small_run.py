@@ -1,4 +1,4 @@
-"""Small runs on digits, for tests of what a training does."""
+"""Small runs on digits, trained in the process of the test."""
 
 import functools
 from copy import deepcopy
@@ -31,7 +31,11 @@ RESNET = {
 
 
 def config(**changes: object) -> dict:
-    """A small run on digits; `trainer__epochs=2` changes a setting, `model={...}` a group."""
+    """Return the config of a small run on digits.
+
+    Args:
+        changes: `trainer__epochs=2` changes a setting, `model={...}` replaces a group.
+    """
     settings: dict = {
         "seed": 3,
         "model": dict(RESNET),
@@ -58,24 +62,26 @@ def config(**changes: object) -> dict:
     return settings
 
 
-def open_run(prepared: PlannedRun, directory: Path) -> Run:
+def open_run(planned: PlannedRun, directory: Path) -> Run:
     record = Record(
-        signature=prepared.signature, config=dict(prepared.config), precision=prepared.precision,
-        fingerprint=prepared.dataset.fingerprint,
-    )  # fmt: skip
+        signature=planned.signature,
+        config=dict(planned.config),
+        precision=planned.precision,
+        fingerprint=planned.dataset.fingerprint,
+    )
     return Run.open(directory, record)
 
 
-def train(prepared: PlannedRun, directory: Path, *callbacks: Callback) -> Trainer:
-    run = open_run(prepared, directory)
-    training = prepared.training()
-    training.fit(run, callbacks, StopSignal())
+def train(planned: PlannedRun, directory: Path, *callbacks: Callback) -> Trainer:
+    run = open_run(planned, directory)
+    trainer = planned.training()
+    trainer.fit(run, callbacks, StopSignal())
     run.close("finished")
-    return training
+    return trainer
 
 
 class StopAt(Callback):
-    """Asks to stop once `step` steps of the run are made."""
+    """Request a stop when the run has made `step` steps."""
 
     def __init__(self, stop: StopSignal, step: int) -> None:
         self.stop, self.step = stop, step
@@ -86,19 +92,19 @@ class StopAt(Callback):
 
 
 class Recorder(Callback):
-    """Keeps the steps and rows, and how many steps were made by the end of each epoch."""
+    """Keep the steps, the metrics rows, and the number of steps at the end of each epoch."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.rows: list[Row] = []
-        self.made: list[int] = []
+        self.steps_at_epoch_end: list[int] = []
 
     def on_steps(self, steps: list[Step]) -> None:
         self.steps += steps
 
     def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
         self.rows.append(row)
-        self.made.append(step)
+        self.steps_at_epoch_end.append(step)
 
 
 def without_times(rows: list[dict]) -> list[dict]:
@@ -108,20 +114,20 @@ def without_times(rows: list[dict]) -> list[dict]:
     ]
 
 
-def weights(training: Trainer) -> dict[str, torch.Tensor]:
-    return training.model.state_dict()
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return trainer.model.state_dict()
 
 
-def assert_same_bits(one: Trainer, other: Trainer) -> None:
-    ours, theirs = weights(one), weights(other)
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert torch.equal(ours[name], theirs[name]), name
-    assert without_times(one.rows) == without_times(other.rows)
+def assert_same_bits(first: Trainer, second: Trainer) -> None:
+    first_weights, second_weights = weights(first), weights(second)
+    assert first_weights.keys() == second_weights.keys()
+    for name in first_weights:
+        assert torch.equal(first_weights[name], second_weights[name]), name
+    assert without_times(first.rows) == without_times(second.rows)
 
 
 def composed(*overrides: str) -> dict:
-    """Return the config that these words on the command line compose."""
+    """Return the config that the overrides compose."""
     return deepcopy(_compose(overrides))
 
 
@@ -133,7 +139,7 @@ def _compose(overrides: tuple[str, ...]) -> dict:
 
 
 def choices(group: str = "*") -> list[str]:
-    """Each file of a config group, or of all, as an override."""
+    """Return an override for each choice of a config group, or of all groups."""
     return sorted(
         f"{path.parent.name}={path.stem}"
         for path in CONF.glob(f"{group}/*.yaml")

@@ -1,10 +1,10 @@
-"""By hand, not by pytest: workers of a study on a database server are killed at random.
+"""Kill random workers of a study on a database server. pytest doesn't run this.
 
 apt-get install -y postgresql mariadb-server && pip install 'psycopg[binary]' pymysql
 python tests/study_servers.py postgresql [--trials 40] [--kills 6]
 python tests/study_servers.py mysql
 
-Starts a server of its own (for MySQL, MariaDB's) in a temporary folder, on a free port.
+The script starts its own server (MariaDB for `mysql`) in a temporary folder, on a free port.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from pathlib import Path
 from test_study_workers import Workers, check_complete, check_resumed, kill_at_random, load
 
 
-def run_as(user: str, *words: str) -> None:
-    """Run a program of a server's, which won't be root."""
+def run_as(user: str, *command: str) -> None:
+    """Run a program of a database server as its user, since the servers refuse to run as root."""
     prefix = ["runuser", "-u", user, "--"] if os.geteuid() == 0 else []
-    subprocess.run([*prefix, *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*prefix, *command], check=True, stdout=subprocess.DEVNULL)
 
 
 def make_folder(path: Path, user: str) -> Path:
-    """A folder of the server's."""
+    """Make a folder that belongs to the server's user."""
     path.mkdir()
     if os.geteuid() == 0:
         shutil.chown(path, user)
@@ -38,11 +38,11 @@ def make_folder(path: Path, user: str) -> Path:
 
 @contextlib.contextmanager
 def postgresql(folder: Path, port: int) -> Iterator[str]:
-    """A PostgreSQL server; gives the URL of a database."""
-    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/pg_ctl"))
-    program = found[-1] if found else shutil.which("pg_ctl")
+    """Run a PostgreSQL server during the `with` block, and yield the URL of a database."""
+    programs = sorted(glob.glob("/usr/lib/postgresql/*/bin/pg_ctl"))
+    program = programs[-1] if programs else shutil.which("pg_ctl")
     if program is None:
-        raise SystemExit("there is no PostgreSQL: apt-get install -y postgresql")
+        raise SystemExit("PostgreSQL isn't installed; run: apt-get install -y postgresql")
     user = "postgres"
     data = make_folder(folder / "server", user)
     run_as(user, program, "initdb", "-D", str(data), "-o", f"-U {user} -A trust")
@@ -56,26 +56,38 @@ def postgresql(folder: Path, port: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def mysql(folder: Path, port: int) -> Iterator[str]:
-    """A MariaDB server; gives the URL of a database."""
+    """Run a MariaDB server during the `with` block, and yield the URL of a database."""
     if shutil.which("mariadbd") is None:
-        raise SystemExit("there is no MariaDB: apt-get install -y mariadb-server")
+        raise SystemExit("MariaDB isn't installed; run: apt-get install -y mariadb-server")
     user = "mysql"
     data = make_folder(folder / "server", user)
     run_as(
-        user, "mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db",
+        user,
+        "mariadb-install-db",
+        "--no-defaults",
+        f"--datadir={data}",
+        "--skip-test-db",
         "--auth-root-authentication-method=normal",
-    )  # fmt: skip
-    setting_up = data / "init.sql"
-    setting_up.write_text("CREATE DATABASE studies;\n")
-    setting_up.chmod(0o644)
+    )
+    init_file = data / "init.sql"
+    init_file.write_text("CREATE DATABASE studies;\n")
+    init_file.chmod(0o644)
     process = subprocess.Popen(
-        ["mariadbd", "--no-defaults", f"--user={user}", f"--datadir={data}", f"--port={port}",
-         "--bind-address=127.0.0.1", f"--socket={data}/socket", f"--init-file={setting_up}",
-         f"--log-error={data}/log"]
-    )  # fmt: skip
+        [
+            "mariadbd",
+            "--no-defaults",
+            f"--user={user}",
+            f"--datadir={data}",
+            f"--port={port}",
+            "--bind-address=127.0.0.1",
+            f"--socket={data}/socket",
+            f"--init-file={init_file}",
+            f"--log-error={data}/log",
+        ]
+    )
     try:
-        end = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < end:
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             time.sleep(0.2)
@@ -86,30 +98,33 @@ def mysql(folder: Path, port: int) -> Iterator[str]:
 
 
 def main() -> None:
-    """Carry a study out, and check that none of its trials was lost or is there twice."""
+    """Run a study, and check that each of its trials exists once and is complete."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("server", choices=["postgresql", "mysql"])
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--kills", type=int, default=6)
     arguments = parser.parse_args()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     server = {"postgresql": postgresql, "mysql": mysql}[arguments.server]
     with server(folder, port) as url:
         workers = Workers(
-            folder, f"hydra.sweeper.n_trials={arguments.trials}",
-            f"hydra.sweeper.storage={url}", "hydra.sweep.dir=study",
-        )  # fmt: skip
+            folder,
+            f"hydra.sweeper.n_trials={arguments.trials}",
+            f"hydra.sweeper.storage={url}",
+            "hydra.sweep.dir=study",
+        )
         try:
-            left = kill_at_random(workers, folder / "study", arguments.kills, seed=3)
+            killed_trials = kill_at_random(workers, folder / "study", arguments.kills, seed=3)
             check_complete(load(url), folder / "study", arguments.trials)
-            check_resumed(left)
+            check_resumed(killed_trials)
         finally:
             workers.end()
-    print(f"{arguments.trials} trials on {arguments.server}, {len(left)} workers killed: none lost")
+    kills = f"{len(killed_trials)} workers killed"
+    print(f"{arguments.trials} trials on {arguments.server}, {kills}: no trial is missing")
     shutil.rmtree(folder)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints are read as they were written, or not at all."""
+"""Reading and writing of checkpoints, and the detection of damage."""
 
 import errno
 from pathlib import Path
@@ -32,47 +32,49 @@ def state(number: int = 0) -> dict:
     }
 
 
-def equal(one: object, other: object) -> bool:
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return one == other or (one != one and other != other)
+def equal(first: object, second: object) -> bool:
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(
+            equal(first[key], second[key]) for key in first
+        )
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return first == second or (first != first and second != second)
 
 
-def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "a.pth", state())
     assert equal(read_checkpoint(tmp_path / "a.pth"), state())
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
-def test_no_flipped_bit_changes_what_is_read(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_detected_or_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     write_checkpoint(path, state())
     written = path.read_bytes()
-    found = 0
-    for place in range(0, len(written), 11):
+    detected = 0
+    for position in range(0, len(written), 11):
         damaged = bytearray(written)
-        damaged[place] ^= 1 << place % 8
+        damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
         try:
             assert equal(read_checkpoint(path), state())
         except DamagedCheckpointError:
-            found += 1
-    assert found > 50
+            detected += 1
+    assert detected > 50
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
-def test_cut_off_checkpoint_is_damaged(tmp_path: Path, share: float) -> None:
+def test_a_truncated_checkpoint_is_damaged(tmp_path: Path, share: float) -> None:
     path = tmp_path / "a.pth"
     write_checkpoint(path, state())
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(DamagedCheckpointError) as damage:
+    with pytest.raises(DamagedCheckpointError) as error:
         read_checkpoint(path)
-    assert str(path) in str(damage.value)
+    assert str(path) in str(error.value)
 
 
 def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_damaged_last_falls_back_to_the_one_before(
+def test_the_previous_checkpoint_is_read_if_the_last_is_damaged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_last(tmp_path, state(1))
@@ -110,7 +112,7 @@ def test_a_damaged_checkpoint_never_replaces_a_readable_one(tmp_path: Path) -> N
     assert read_last(tmp_path, "a")["number"] == 1
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_where_it_was(
+def test_a_full_disk_keeps_the_last_and_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_last(tmp_path, state(1))
@@ -128,12 +130,14 @@ def test_a_full_disk_leaves_the_last_checkpoint_where_it_was(
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_killed_between_its_two_renames_the_one_before_is_there(tmp_path: Path) -> None:
+def test_the_previous_checkpoint_is_read_after_a_kill_between_the_two_renames(
+    tmp_path: Path,
+) -> None:
     write_last(tmp_path, state(1))
     (tmp_path / LAST).rename(tmp_path / PREVIOUS)
     assert read_last(tmp_path, "a")["number"] == 1
 
 
-def test_checkpoint_of_another_run_is_not_used(tmp_path: Path) -> None:
+def test_a_checkpoint_with_another_signature_is_not_used(tmp_path: Path) -> None:
     write_last(tmp_path, state(1))
     assert read_last(tmp_path, "b") is None

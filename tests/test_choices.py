@@ -1,4 +1,4 @@
-"""Every choice of every group trains, with every other that it might meet, and is resumed."""
+"""Every choice of every config group trains, combined with other choices, and can be resumed."""
 
 from pathlib import Path
 
@@ -24,10 +24,10 @@ from resnet_sweep.training.trainer import Trainer
 
 
 def small(*overrides: str, root: Path) -> dict:
-    """Two steps on real images, of a small model unless the overrides name one."""
+    """Return the config of a two-step run, with a small model unless the overrides choose one."""
     model = (
         []
-        if any(word.startswith(("model=", "experiment=quickstart")) for word in overrides)
+        if any(override.startswith(("model=", "experiment=quickstart")) for override in overrides)
         else ["model=resnet8v2"]
     )
     settings = composed(*model, *overrides)
@@ -38,30 +38,42 @@ def small(*overrides: str, root: Path) -> dict:
     return settings
 
 
-def companies() -> list[list[str]]:
-    """Lists of one choice of each group, in which each choice of each group occurs."""
-    # What is left out is tested by itself: experiments choose for several groups.
+def combinations() -> list[list[str]]:
+    """Return lists with a choice of each group. Every choice is in at least one list."""
+    # The other groups have their own tests: experiments choose from several groups.
     groups = [
         choices(group)
-        for group in ("augmentation", "logger", "loss", "model", "optim", "schedule", "sweep",
-                      "trainer")
-    ]  # fmt: skip
+        for group in (
+            "augmentation",
+            "logger",
+            "loss",
+            "model",
+            "optim",
+            "schedule",
+            "sweep",
+            "trainer",
+        )
+    ]
     return [
         [group[number % len(group)] for group in groups] for number in range(max(map(len, groups)))
     ]
 
 
-def assert_trained_two_steps(training: Trainer) -> None:
-    assert training.global_step == 2
-    assert torch.isfinite(training.step_metrics.losses[:2]).all()
-    assert all(weight.isfinite().all() for weight in training.model.parameters())
-    (row,) = training.rows
+def assert_trained_two_steps(trainer: Trainer) -> None:
+    assert trainer.global_step == 2
+    assert torch.isfinite(trainer.step_metrics.losses[:2]).all()
+    assert all(weight.isfinite().all() for weight in trainer.model.parameters())
+    (row,) = trainer.rows
     assert 0 <= row["train_acc"] <= 100
 
 
-@pytest.mark.parametrize("words", companies(), ids=lambda words: words[0])
-def test_every_choice_trains_two_steps_with_others(words: list[str], tmp_path: Path) -> None:
-    assert_trained_two_steps(train(plan_run(small(*words, "data=digits", root=tmp_path)), tmp_path))
+@pytest.mark.parametrize("overrides", combinations(), ids=lambda overrides: overrides[0])
+def test_every_choice_trains_two_steps_with_choices_of_other_groups(
+    overrides: list[str], tmp_path: Path
+) -> None:
+    assert_trained_two_steps(
+        train(plan_run(small(*overrides, "data=digits", root=tmp_path)), tmp_path)
+    )
 
 
 @pytest.mark.parametrize("choice", ["data=cifar100", *choices("debug")])
@@ -79,10 +91,10 @@ def test_every_choice_trains_two_steps(choice: str, tmp_path: Path, cifar100_roo
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_experiment_trains_two_epochs(experiment: str, tmp_path: Path) -> None:
-    words = ["model=resnet8v2", "data=digits", "data.limit_train=32", "data.limit_test=16"]
+    overrides = ["model=resnet8v2", "data=digits", "data.limit_train=32", "data.limit_test=16"]
     short = ["trainer.epochs=2", "trainer.batch_size=16", "trainer.device=cpu"]
-    training = train(plan_run(composed(experiment, *words, *short)), tmp_path)
-    assert [row["epoch"] for row in training.rows] == [1, 2]
+    trainer = train(plan_run(composed(experiment, *overrides, *short)), tmp_path)
+    assert [row["epoch"] for row in trainer.rows] == [1, 2]
 
 
 @pytest.mark.slow
@@ -91,8 +103,8 @@ def test_every_experiment_trains_two_epochs(experiment: str, tmp_path: Path) -> 
 def test_every_augmentation_trains_with_every_loss(
     augmentation: str, loss: str, tmp_path: Path, cifar100_root: Path
 ) -> None:
-    training = train(plan_run(small(augmentation, loss, root=cifar100_root)), tmp_path)
-    assert torch.isfinite(training.step_metrics.losses[:2]).all()
+    trainer = train(plan_run(small(augmentation, loss, root=cifar100_root)), tmp_path)
+    assert torch.isfinite(trainer.step_metrics.losses[:2]).all()
 
 
 @pytest.mark.parametrize("stopping", ["epoch", "patience"])
@@ -101,12 +113,14 @@ def test_every_schedule_trains_with_early_stopping(
     schedule: str, stopping: str, tmp_path: Path
 ) -> None:
     settings = composed(schedule)["schedule"]
-    # No epoch gains a thousand points, so patience ends with the second epoch too.
-    early = {"epoch": 2} if stopping == "epoch" else {"patience": 1, "min_delta": 1000.0}
-    training = train(plan_run(config(schedule=settings, trainer__early_stopping=early)), tmp_path)
-    assert len(training.rows) == 2
-    assert [row["lr"] for row in training.rows] == [
-        training.schedule(7 * epoch) for epoch in range(2)
+    # No epoch gains a thousand points, so the patience ends with the second epoch, too.
+    early_stopping = {"epoch": 2} if stopping == "epoch" else {"patience": 1, "min_delta": 1000.0}
+    trainer = train(
+        plan_run(config(schedule=settings, trainer__early_stopping=early_stopping)), tmp_path
+    )
+    assert len(trainer.rows) == 2
+    assert [row["lr"] for row in trainer.rows] == [
+        trainer.schedule(7 * epoch) for epoch in range(2)
     ]
 
 
@@ -122,7 +136,7 @@ RESUMED = [
 RESUMED_FIRST = [
     {"trainer__early_stopping": {"patience": 1, "metric": "val_loss"}},
     {"model__block": "basic_v1", "trainer__drop_last": True, "trainer__max_steps": 17},
-    # As many of them as can be had together.
+    # As many settings as can be combined.
     {
         "optim": "optim=muon",
         "schedule": "schedule=plateau",
@@ -139,24 +153,24 @@ RESUMED_FIRST = [
 
 @pytest.mark.parametrize(
     "settings",
-    [*RESUMED_FIRST, *(pytest.param(each, marks=pytest.mark.slow) for each in RESUMED)],
-    ids=lambda entry: "-".join(entry)[:40],
+    [*RESUMED_FIRST, *(pytest.param(settings, marks=pytest.mark.slow) for settings in RESUMED)],
+    ids=lambda settings: "-".join(settings)[:40],
 )
-def test_resumed_run_equals_uninterrupted_run_whatever_is_chosen(
+def test_a_resumed_run_equals_the_uninterrupted_run_with_every_choice(
     settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_sweep.training.trainer.REPORT_SECONDS", 0)
-    chosen = {
+    changes = {
         name: value if "__" in name else composed(value)[name] for name, value in settings.items()
     }
     if settings.get("schedule") == "schedule=plateau":
-        chosen["schedule"] |= {"patience": 0, "metric": "val_loss", "threshold": 0.5}
-    prepared = plan_run(config(**chosen))
-    whole = train(prepared, tmp_path / "whole")
+        changes["schedule"] |= {"patience": 0, "metric": "val_loss", "threshold": 0.5}
+    planned = plan_run(config(**changes))
+    uninterrupted = train(planned, tmp_path / "uninterrupted")
     for step in (4, 7, 9, 14, 18):
-        run = open_run(prepared, tmp_path / "stopped")
+        run = open_run(planned, tmp_path / "stopped")
         stop = StopSignal()
-        stopped = prepared.training()
+        stopped = planned.training()
         try:
             stopped.fit(run, [StopAt(stop, step)], stop)
         except Interrupted:
@@ -166,26 +180,34 @@ def test_resumed_run_equals_uninterrupted_run_whatever_is_chosen(
             resumed = stopped
             break
     else:
-        resumed = train(prepared, tmp_path / "stopped")
-    assert_same_bits(resumed, whole)
-    assert without_times(read_metrics(tmp_path / "stopped")) == without_times(whole.rows)
-    layers = [(tmp_path / name / "layer_norms.csv").read_bytes() for name in ("stopped", "whole")]
-    assert layers[0] == layers[1]
-    if whole.ema:
-        ours, theirs = resumed.ema.model.state_dict(), whole.ema.model.state_dict()
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        resumed = train(planned, tmp_path / "stopped")
+    assert_same_bits(resumed, uninterrupted)
+    assert without_times(read_metrics(tmp_path / "stopped")) == without_times(uninterrupted.rows)
+    layer_norms = [path.read_bytes() for path in tmp_path.glob("*/layer_norms.csv")]
+    assert len(layer_norms) == 2 and layer_norms[0] == layer_norms[1]
+    if uninterrupted.ema:
+        ema_weights = resumed.ema.model.state_dict()
+        for name, weight in uninterrupted.ema.model.state_dict().items():
+            assert torch.equal(ema_weights[name], weight), name
 
 
-def test_an_optimizer_of_torch_is_a_file_and_no_code(command: Command, tmp_path: Path) -> None:
+def test_a_yaml_file_adds_an_optimizer_of_torch(command: Command, tmp_path: Path) -> None:
     (tmp_path / "mine" / "optim").mkdir(parents=True)
     (tmp_path / "mine" / "optim" / "nadam.yaml").write_text(
         "_target_: torch.optim.NAdam\nlr: 0.002\nmomentum_decay: 0.004\n"
     )
-    done = command(
-        "--config-dir", "mine", "experiment=quickstart", "optim=nadam", "trainer.max_steps=2",
-        "data.limit_train=128", "data.limit_test=16", "trainer.threads=1", "hydra.run.dir=run",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    result = command(
+        "--config-dir",
+        "mine",
+        "experiment=quickstart",
+        "optim=nadam",
+        "trainer.max_steps=2",
+        "data.limit_train=128",
+        "data.limit_test=16",
+        "trainer.threads=1",
+        "hydra.run.dir=run",
+    )
+    assert result.returncode == 0, result.stderr
     record = Record.read(tmp_path / "run")
     assert record.choices["optim"] == "nadam"
     assert record.config["optim"]["momentum_decay"] == 0.004

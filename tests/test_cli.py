@@ -1,4 +1,4 @@
-"""The command line as a whole: subcommands, and all else for Hydra."""
+"""The command line: subcommands, and the arguments that go to Hydra."""
 
 import errno
 import io
@@ -13,7 +13,7 @@ from processes import assert_refused, clean_environment
 from resnet_sweep import output
 from resnet_sweep.cli import SUBCOMMANDS, main
 
-LIGHT = [
+LIGHTWEIGHT = [
     ["runs", "logged_run_1"],
     ["diff", "logged_run_1", "logged_run_2"],
     ["report", "logged_run_1", "-o", "report.html"],
@@ -22,19 +22,21 @@ LIGHT = [
 
 
 @pytest.mark.parametrize("word", ["rusn", "optim", "optim.lr", "train", "Runs", "x\x1b[2J"])
-def test_unknown_subcommand_is_refused_with_all_that_there_are(word: str, call: Command) -> None:
-    done = call(main, word, "optim.lr=0.1")
-    assert_refused(done, *SUBCOMMANDS)
-    assert word.replace("\x1b", "\\x1b") in done.stderr
-    assert done.stdout == ""
+def test_an_unknown_subcommand_is_refused_with_the_list_of_subcommands(
+    word: str, call: Command
+) -> None:
+    result = call(main, word, "optim.lr=0.1")
+    assert_refused(result, *SUBCOMMANDS)
+    assert word.replace("\x1b", "\\x1b") in result.stderr
+    assert result.stdout == ""
 
 
-def test_misspelt_subcommand_is_answered_with_the_nearest(call: Command) -> None:
+def test_a_misspelt_subcommand_is_refused_with_the_nearest(call: Command) -> None:
     assert call(main, "evalute").stderr.count("evaluate") == 2
 
 
 @pytest.mark.parametrize(("status", "expected"), [(75, 75), (1, 1), (0, 2)])
-def test_output_that_is_lost_at_the_end_keeps_the_status_of_what_went_wrong(
+def test_a_full_disk_at_the_end_keeps_the_exit_status_of_a_failure(
     status: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full(io.StringIO):
@@ -43,78 +45,86 @@ def test_output_that_is_lost_at_the_end_keeps_the_status_of_what_went_wrong(
 
     monkeypatch.setattr(sys, "stdout", Full())
     monkeypatch.setattr(output, "discard_output", lambda: None)
-    with pytest.raises(SystemExit) as leaving, output.forgiving_output():
+    with pytest.raises(SystemExit) as exit_info, output.forgiving_output():
         sys.exit(status)
-    assert leaving.value.code == expected
+    assert exit_info.value.code == expected
 
 
 @pytest.mark.parametrize("subcommand", SUBCOMMANDS)
-def test_subcommand_has_its_own_help(subcommand: str, call: Command) -> None:
-    done = call(main, subcommand, "--help")
-    assert done.returncode == 0
-    assert f"python -m resnet_sweep {subcommand}" in done.stdout
+def test_a_subcommand_has_its_own_help(subcommand: str, call: Command) -> None:
+    result = call(main, subcommand, "--help")
+    assert result.returncode == 0
+    assert f"python -m resnet_sweep {subcommand}" in result.stdout
 
 
-@pytest.mark.parametrize("words", LIGHT, ids=" ".join)
-def test_subcommand_that_reads_runs_imports_nothing_heavy(words: list[str], tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "resnet_sweep", *words],
-        cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+@pytest.mark.parametrize("arguments", LIGHTWEIGHT, ids=" ".join)
+def test_a_subcommand_that_reads_runs_does_not_import_torch_or_hydra(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "resnet_sweep", *arguments],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "resnet_sweep.compare.collection" in imported
     assert not imported & {"torch", "hydra", "omegaconf", "optuna", "matplotlib"}
 
 
-def test_help_of_the_command_names_every_subcommand(call: Command) -> None:
-    done = call(main, "--help")
-    assert done.returncode == 0
+def test_the_help_names_every_subcommand(call: Command) -> None:
+    result = call(main, "--help")
+    assert result.returncode == 0
     for subcommand in SUBCOMMANDS:
-        assert f"python -m resnet_sweep {subcommand}" in done.stdout
+        assert f"python -m resnet_sweep {subcommand}" in result.stdout
 
 
 @pytest.mark.parametrize("word", ["optim.lr=0.1", "~trainer.ema_decay", "--cfg", "+x=1"])
-def test_overrides_and_flags_are_left_to_hydra(
+def test_overrides_and_flags_go_to_hydra(
     word: str, call: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reached: list[list[str]] = []
-    monkeypatch.setattr("resnet_sweep.cli.train.main", reached.append)
+    calls: list[list[str]] = []
+    monkeypatch.setattr("resnet_sweep.cli.train.main", calls.append)
     assert call(main, word, "seed=1").returncode == 0
-    assert reached == [[word, "seed=1"]]
+    assert calls == [[word, "seed=1"]]
 
 
-@pytest.mark.parametrize("words", [["seed=1"], ["runs", "logged_run_1"]])
-def test_an_interrupt_before_a_command_has_begun_ends_it_silently(
-    words: list[str], call: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("arguments", [["seed=1"], ["runs", "logged_run_1"]])
+def test_an_interrupt_before_a_command_starts_ends_it_silently(
+    arguments: list[str], call: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("resnet_sweep.cli.import_module", interrupt)
     monkeypatch.setattr("resnet_sweep.cli.train.main", interrupt)
-    done = call(main, *words)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    result = call(main, *arguments)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
 def test_a_trusted_package_is_found_in_the_current_folder(
     call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also by the console script, whose own folder is the first in which modules are looked for."""
+    """The console script finds it, too, although its search path starts with its own folder."""
     (tmp_path / "my_networks.py").write_text("class Network:\n    pass\n")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     monkeypatch.setenv("RESNET_SWEEP_TRUSTED_PACKAGES", "my_networks")
-    done = call(main, "data=digits", "model._target_=my_networks.Network")
-    # It is found, and has no parameters.
-    assert_refused(done, "model.attention")
-    assert "my_networks" not in done.stderr
+    result = call(main, "data=digits", "model._target_=my_networks.Network")
+    # The class is found; its constructor doesn't accept the settings of the model.
+    assert_refused(result, "model.attention")
+    assert "my_networks" not in result.stderr
 
 
-@pytest.mark.parametrize(("line", "first"), [("ev", True), ("", True), ("model=resnet8", False)])
-def test_the_first_word_is_completed_as_a_subcommand_too(
-    line: str, first: bool, call: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("line", "is_first_word"), [("ev", True), ("", True), ("model=resnet8", False)]
+)
+def test_tab_completion_of_the_first_word_includes_the_subcommands(
+    line: str, is_first_word: bool, call: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COMP_LINE", f"resnet-sweep {'' if first else 'seed=1 '}{line}")
-    found = call(main, "-sc", "query=bash").stdout.split()
-    assert set(SUBCOMMANDS).issubset(found) == first
-    assert ("model=" in found) == (line == "")
-    assert ("model=resnet8v2" in found) == (not first)
+    monkeypatch.setenv("COMP_LINE", f"resnet-sweep {'' if is_first_word else 'seed=1 '}{line}")
+    completions = call(main, "-sc", "query=bash").stdout.split()
+    assert set(SUBCOMMANDS).issubset(completions) == is_first_word
+    assert ("model=" in completions) == (line == "")
+    assert ("model=resnet8v2" in completions) == (not is_first_word)

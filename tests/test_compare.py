@@ -1,4 +1,4 @@
-"""Run directories are read as data from anybody, and grouped into replicates."""
+"""Run directories are read as untrusted data, and grouped into replicates."""
 
 import configparser
 import hashlib
@@ -27,49 +27,50 @@ from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import relevant
 
 
-def names(folder: Path, *paths: str) -> list[str]:
+def run_names(folder: Path, *paths: str) -> list[str]:
+    """Return the directories of the runs that are found in a folder, or in paths in it."""
     return [
-        str(entry.directory.relative_to(folder))
-        for entry in find_runs([folder / path for path in paths] or [folder])
+        str(run.directory.relative_to(folder))
+        for run in find_runs([folder / path for path in paths] or [folder])
     ]
 
 
-class TestFinding:
-    def test_runs_are_found_at_any_depth_newest_first(self, tmp_path: Path) -> None:
+class TestFindRuns:
+    def test_runs_are_found_at_any_depth_and_sorted_newest_first(self, tmp_path: Path) -> None:
         write_run(tmp_path / "a", started="2026-01-01T10:00:00+00:00")
         write_run(tmp_path / "b/c/d", started="2026-01-01T13:00:00+02:00")
-        # An hour later than it seems.
+        # In UTC, this is 12:30, and the run before 11:00.
         write_run(tmp_path / "b/e", started="2026-01-01T10:30:00-02:00")
-        assert names(tmp_path) == ["b/e", "b/c/d", "a"]
+        assert run_names(tmp_path) == ["b/e", "b/c/d", "a"]
 
-    def test_jobs_of_the_same_second_are_in_the_order_of_their_numbers(
+    def test_jobs_with_the_same_start_time_are_sorted_by_their_numbers(
         self, tmp_path: Path
     ) -> None:
         for number in range(12):
             write_run(tmp_path / str(number))
-        assert names(tmp_path) == [str(number) for number in range(12)]
+        assert run_names(tmp_path) == [str(number) for number in range(12)]
 
-    def test_links_hidden_folders_and_what_is_in_a_run_are_left_out(self, tmp_path: Path) -> None:
+    def test_links_hidden_folders_and_runs_inside_runs_are_ignored(self, tmp_path: Path) -> None:
         elsewhere = write_run(tmp_path / "elsewhere/run")
-        here = tmp_path / "here"
-        write_run(here / "run")
-        write_run(here / "run/checkpoints/copy")
-        write_run(here / ".trash/run")
-        (here / "link").symlink_to(elsewhere)
-        (here / "loop").symlink_to(here)
-        assert names(here) == ["run"]
+        folder = tmp_path / "runs"
+        write_run(folder / "run")
+        write_run(folder / "run/checkpoints/copy")
+        write_run(folder / ".trash/run")
+        (folder / "link").symlink_to(elsewhere)
+        (folder / "loop").symlink_to(folder)
+        assert run_names(folder) == ["run"]
 
-    def test_a_run_in_two_of_the_directories_is_there_once(self, tmp_path: Path) -> None:
+    def test_a_run_in_several_of_the_directories_is_listed_once(self, tmp_path: Path) -> None:
         write_run(tmp_path / "a/run")
-        assert names(tmp_path, "a", "", "a/run") == ["a/run"]
+        assert run_names(tmp_path, "a", "", "a/run") == ["a/run"]
 
-    def test_a_name_is_the_directory_as_typed(
+    def test_the_name_of_a_run_is_its_path_from_the_current_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write_run(tmp_path / "outputs/run")
         monkeypatch.chdir(tmp_path)
-        for typed in (".", "outputs", "outputs/run", "./outputs/"):
-            assert [entry.name for entry in find_runs([typed])] == ["outputs/run"]
+        for argument in (".", "outputs", "outputs/run", "./outputs/"):
+            assert [run.name for run in find_runs([argument])] == ["outputs/run"]
 
     def test_a_run_is_a_directory_or_a_logged_run(self, tmp_path: Path) -> None:
         run = write_run(tmp_path / "run")
@@ -85,19 +86,19 @@ class TestFinding:
         write_run(tmp_path / "run")
         deep = tmp_path
         descriptor = os.open(tmp_path, os.O_RDONLY)
-        # Deeper than a path can say.
+        # The folders are nested more deeply than the longest path of the system.
         for _ in range(30):
             os.mkdir("d" * 200, dir_fd=descriptor)
             inner = os.open("d" * 200, os.O_RDONLY, dir_fd=descriptor)
             os.close(descriptor)
             descriptor, deep = inner, deep / ("d" * 200)
         os.close(descriptor)
-        readable, damaged = find_runs([tmp_path])
-        assert isinstance(readable, LoadedRun) and isinstance(damaged, BrokenRun)
-        assert "File name too long" in damaged.error
+        readable, broken = find_runs([tmp_path])
+        assert isinstance(readable, LoadedRun) and isinstance(broken, BrokenRun)
+        assert "File name too long" in broken.error
 
 
-def altered(**changes: object) -> str:
+def record_with(**changes: object) -> str:
     """Return the content of a valid `run.json` with some values changed."""
     values = {
         "signature": "s",
@@ -107,7 +108,7 @@ def altered(**changes: object) -> str:
     return json.dumps(values | changes)
 
 
-DAMAGED = {
+BROKEN_RECORDS = {
     "empty": ("", r"\bJSON\b"),
     "cut off": ('{"signature": "s", "config', r"\bJSON\b"),
     "not text": ("\udcff\udcfe", r"\bJSON\b"),
@@ -115,71 +116,71 @@ DAMAGED = {
     "null": ("null", r"\bnull\b"),
     "deep": ("[" * 10_000 + "]" * 10_000, r"\brecursion\b"),
     "long number": ('{"signature": "s", "gap": ' + "9" * 5000 + "}", r"\bJSON\b"),
-    "not a number": (altered(gap=float("nan")), r"\bJSON\b"),
+    "not a number": (record_with(gap=float("nan")), r"\bJSON\b"),
     "infinite": ('{"signature": "s", "gap": 1e999}', r"\bgap\b.*\bfinite\b"),
-    "large whole number": (altered(parameters=10**400), r"\bparameters\b"),
+    "large whole number": (record_with(parameters=10**400), r"\bparameters\b"),
     "no signature": ("{}", r"\bsignature\b"),
-    "best a list": (altered(best=[1, 2]), r"\bbest\b.*\[1, 2\]"),
-    "accuracy as text": (altered(best={"val_acc": "70"}), r"\bbest\.val_acc\b"),
-    "half an epoch": (altered(final={"epoch": 1.5}), r"\bfinal\b"),
-    "config null": (altered(config=None), r"\bconfig\b.*\bnull\b"),
-    "config text": (altered(config="x"), r"\bconfig\b.*\bx\b"),
-    "state a number": (altered(state=1), r"\bstate\b.*\b1\b.*\bfinished\b"),
-    "seconds true": (altered(seconds=True), r"\bseconds\b"),
-    "notes text": (altered(notes="all well"), r"\bnotes\b"),
-    "choices to lists": (altered(choices={"optim": []}), r"\bchoices\b"),
-    "no time": (altered(started="yesterday"), r"\bstarted\b"),
-    "heartbeat a list": (altered(heartbeat=[]), r"\bheartbeat\b"),
+    "best a list": (record_with(best=[1, 2]), r"\bbest\b.*\[1, 2\]"),
+    "accuracy as text": (record_with(best={"val_acc": "70"}), r"\bbest\.val_acc\b"),
+    "half an epoch": (record_with(final={"epoch": 1.5}), r"\bfinal\b"),
+    "config null": (record_with(config=None), r"\bconfig\b.*\bnull\b"),
+    "config text": (record_with(config="x"), r"\bconfig\b.*\bx\b"),
+    "state a number": (record_with(state=1), r"\bstate\b.*\b1\b.*\bfinished\b"),
+    "seconds true": (record_with(seconds=True), r"\bseconds\b"),
+    "notes text": (record_with(notes="all well"), r"\bnotes\b"),
+    "choices to lists": (record_with(choices={"optim": []}), r"\bchoices\b"),
+    "no time": (record_with(started="yesterday"), r"\bstarted\b"),
+    "heartbeat a list": (record_with(heartbeat=[]), r"\bheartbeat\b"),
 }
 
 
-class TestDamage:
-    @pytest.mark.parametrize(("content", "reason"), DAMAGED.values(), ids=DAMAGED)
-    def test_a_damaged_record_is_reported_and_the_rest_read(
+class TestUntrustedFiles:
+    @pytest.mark.parametrize(("content", "reason"), BROKEN_RECORDS.values(), ids=BROKEN_RECORDS)
+    def test_a_damaged_record_is_reported_and_other_runs_are_read(
         self, tmp_path: Path, content: str, reason: str
     ) -> None:
         write_run(tmp_path / "whole")
         (tmp_path / "damaged").mkdir()
         (tmp_path / "damaged/run.json").write_bytes(content.encode(errors="surrogateescape"))
-        whole, damaged = find_runs([tmp_path])
-        assert isinstance(whole, LoadedRun)
-        assert isinstance(damaged, BrokenRun)
-        assert damaged.state == "damaged"
-        assert "run.json" in damaged.error
-        # JSON is part of no other reason than that it isn't JSON.
-        assert re.search(reason, damaged.error.replace("run.json", ""))
-        assert "\n" not in damaged.error
+        readable, broken = find_runs([tmp_path])
+        assert isinstance(readable, LoadedRun)
+        assert isinstance(broken, BrokenRun)
+        assert broken.state == "damaged"
+        assert "run.json" in broken.error
+        # The reason contains "JSON" only if the file isn't JSON, so the file name is removed.
+        assert re.search(reason, broken.error.replace("run.json", ""))
+        assert "\n" not in broken.error
         with pytest.raises(ConfigError, match=r"run\.json") as refusal:
             read_run(tmp_path / "damaged")
         assert str(tmp_path / "damaged") in str(refusal.value)
 
-    def test_what_is_no_file_or_too_large_is_not_read(self, tmp_path: Path) -> None:
-        secret = tmp_path / "secret.json"
-        secret.write_text(altered())
+    def test_links_pipes_folders_and_large_files_are_not_read(self, tmp_path: Path) -> None:
+        elsewhere = tmp_path / "secret.json"
+        elsewhere.write_text(record_with())
         (tmp_path / "runs").mkdir()
         for name in ("linked", "pipe", "folder", "large"):
             (tmp_path / "runs" / name).mkdir()
-        (tmp_path / "runs/linked/run.json").symlink_to(secret)
+        (tmp_path / "runs/linked/run.json").symlink_to(elsewhere)
         os.mkfifo(tmp_path / "runs/pipe/run.json")
         os.mkfifo(tmp_path / "runs/sweep.json")
         (tmp_path / "runs/folder/run.json").mkdir()
         with (tmp_path / "runs/large/run.json").open("wb") as file:
             file.truncate(10 * 2**30)
-        begun = time.monotonic()
-        damage = {entry.directory.name: entry.error for entry in find_runs([tmp_path / "runs"])}
-        assert damage.keys() == {"linked", "pipe", "folder", "large"}
-        assert all("run.json" in reason for reason in damage.values())
-        assert "link" in damage["linked"]
-        assert "16 MB" in damage["large"]
-        assert time.monotonic() - begun < 30
+        started = time.monotonic()
+        errors = {run.directory.name: run.error for run in find_runs([tmp_path / "runs"])}
+        assert errors.keys() == {"linked", "pipe", "folder", "large"}
+        assert all("run.json" in reason for reason in errors.values())
+        assert "link" in errors["linked"]
+        assert "16 MB" in errors["large"]
+        assert time.monotonic() - started < 30
 
-    def test_an_interpolation_stays_text(self, tmp_path: Path) -> None:
+    def test_an_interpolation_is_not_resolved(self, tmp_path: Path) -> None:
         write_run(tmp_path, {"optim.lr": "${oc.env:HOME}"})
         assert read_run(tmp_path).settings["optim.lr"] == "${oc.env:HOME}"
 
     def test_unknown_keys_are_ignored(self, tmp_path: Path) -> None:
         best = {"epoch": 1, "val_acc": 2.0, "val_loss": None}
-        write_run(tmp_path, unheard_of=[1], best=best | {"top5": 3})
+        write_run(tmp_path, unknown_key=[1], best=best | {"top5": 3})
         assert read_run(tmp_path).record.best == best
 
     @pytest.mark.parametrize(
@@ -195,22 +196,22 @@ class TestDamage:
             ("epoch,val_acc\n1,50\n2,nan\n3,inf\n", 3, None),
         ],
     )
-    def test_metrics_are_read_up_to_the_first_damage(
+    def test_metrics_are_read_up_to_the_first_damaged_row(
         self, tmp_path: Path, content: str, epochs: int, reason: str | None
     ) -> None:
         write_run(tmp_path)
         (tmp_path / "metrics.csv").write_bytes(content.encode(errors="surrogateescape"))
-        rows, damage = read_run(tmp_path).metrics
+        rows, error = read_run(tmp_path).metrics
         assert len(rows) == epochs
         assert all(row.keys() <= {"epoch", "val_acc"} for row in rows)
         assert all(np.isfinite(value) for row in rows for value in row.values())
         if reason is None:
-            assert damage is None
+            assert error is None
         else:
-            assert "metrics.csv" in damage
-            assert re.search(reason, damage)
+            assert "metrics.csv" in error
+            assert re.search(reason, error)
 
-    def test_what_is_wrong_with_metrics_is_told_apart(self, tmp_path: Path) -> None:
+    def test_each_kind_of_damage_of_metrics_has_its_own_message(self, tmp_path: Path) -> None:
         write_run(tmp_path)
         found = {}
         for name, content, epochs in (
@@ -223,24 +224,26 @@ class TestDamage:
             (tmp_path / "metrics.csv").write_bytes(content.encode(errors="surrogateescape"))
             rows, found[name] = read_run(tmp_path).metrics
             assert [row["epoch"] for row in rows] == [1] * epochs
-        assert all("metrics.csv" in damage for damage in found.values())
+        assert all("metrics.csv" in error for error in found.values())
         assert len({*found.values()}) == len(found), found
 
-    def test_metrics_that_are_missing_linked_or_too_large(self, tmp_path: Path) -> None:
+    def test_metrics_that_are_missing_linked_or_too_large_are_not_read(
+        self, tmp_path: Path
+    ) -> None:
         write_run(tmp_path)
         path = tmp_path / "metrics.csv"
         path.unlink()
-        rows, missing = read_run(tmp_path).metrics
-        assert rows == [] and "metrics.csv" in missing
+        rows, missing_error = read_run(tmp_path).metrics
+        assert rows == [] and "metrics.csv" in missing_error
         path.symlink_to("/etc/passwd")
-        rows, linked = read_run(tmp_path).metrics
-        assert rows == [] and "metrics.csv" in linked and "link" in linked
+        rows, link_error = read_run(tmp_path).metrics
+        assert rows == [] and "metrics.csv" in link_error and "link" in link_error
         path.unlink()
         with path.open("wb") as file:
             file.truncate(2**30)
-        rows, large = read_run(tmp_path).metrics
-        assert rows == [] and "metrics.csv" in large and "64 MB" in large
-        assert len({missing, linked, large}) == 3
+        rows, size_error = read_run(tmp_path).metrics
+        assert rows == [] and "metrics.csv" in size_error and "64 MB" in size_error
+        assert len({missing_error, link_error, size_error}) == 3
         path.unlink()
         write_run(tmp_path, state="running", best=None, final=None)
         path.unlink()
@@ -248,19 +251,28 @@ class TestDamage:
 
     @pytest.mark.parametrize(
         ("heartbeat", "state"),
-        [(5, "running"), (1000, "running (stale)"), (-1000, "running (stale)"),
-         (None, "running (stale)"), ("soon", "damaged")],
-    )  # fmt: skip
-    def test_a_run_under_way_is_stale_without_a_sign_of_life(
+        [
+            (5, "running"),
+            (1000, "running (stale)"),
+            (-1000, "running (stale)"),
+            (None, "running (stale)"),
+            ("soon", "damaged"),
+        ],
+    )
+    def test_a_running_run_without_a_recent_heartbeat_is_stale(
         self, tmp_path: Path, heartbeat: object, state: str
     ) -> None:
         renewed = time.time() - heartbeat if isinstance(heartbeat, int) else heartbeat
-        held = None if heartbeat is None else {"host": "h", "process": 1, "renewed": renewed}
-        write_run(tmp_path, state="running", best=None, final=None, gap=None, heartbeat=held)
-        (entry,) = find_runs([tmp_path])
-        assert entry.state == state
+        heartbeat_entry = (
+            None if heartbeat is None else {"host": "h", "process": 1, "renewed": renewed}
+        )
+        write_run(
+            tmp_path, state="running", best=None, final=None, gap=None, heartbeat=heartbeat_entry
+        )
+        (run,) = find_runs([tmp_path])
+        assert run.state == state
 
-    def test_what_is_shown_cannot_command_a_terminal(self) -> None:
+    def test_printed_values_cannot_contain_control_sequences_of_a_terminal(self) -> None:
         everything = "".join(map(chr, [*range(0x3000), *range(0xD800, 0xE000), 0x202E, 0xE0001]))
         for start in range(0, len(everything), 100):
             text = shown(everything[start : start + 100])
@@ -272,7 +284,7 @@ class TestDamage:
 
 
 class TestReplicates:
-    def test_runs_that_differ_only_in_seed_and_circumstances_are_put_together(
+    def test_runs_that_differ_only_in_seed_paths_and_machine_are_replicates(
         self, tmp_path: Path
     ) -> None:
         write_run(tmp_path / "0")
@@ -282,23 +294,21 @@ class TestReplicates:
         write_run(tmp_path / "coarse", precision="bfloat16")
         write_run(tmp_path / "foreign", fingerprint="g")
         groups = [
-            {entry.directory.name for entry in group.runs}
+            {run.directory.name for run in group.runs}
             for group in replicates(find_runs([tmp_path]))
         ]
-        assert sorted(map(sorted, groups)) == [
-            ["0", "1", "2"], ["coarse"], ["foreign"], ["other"]
-        ]  # fmt: skip
+        assert sorted(map(sorted, groups)) == [["0", "1", "2"], ["coarse"], ["foreign"], ["other"]]
 
-    def test_incomplete_runs_and_repetitions_do_not_count(self, tmp_path: Path) -> None:
+    def test_incomplete_runs_and_older_repetitions_do_not_count(self, tmp_path: Path) -> None:
         write_run(tmp_path / "0", accuracy=70.0)
         write_run(tmp_path / "0-again", accuracy=71.0, started="2026-02-02T00:00:00+00:00")
         write_run(tmp_path / "1", {"seed": 1}, accuracy=73.0)
         write_run(tmp_path / "2", {"seed": 2}, accuracy=10.0, state="interrupted")
         (group,) = replicates(find_runs([tmp_path]))
-        assert {entry.directory.name for entry in group.counted} == {"0-again", "1"}
+        assert {run.directory.name for run in group.counted} == {"0-again", "1"}
         assert group.state == "3 finished, 1 interrupted"
 
-    def test_mean_and_deviation_are_those_of_numpy(self) -> None:
+    def test_mean_and_standard_deviation_equal_numpys(self) -> None:
         generator = np.random.default_rng(0)
         for size in (2, 3, 10, 100):
             values = generator.normal(70, 3, size).tolist()
@@ -311,65 +321,68 @@ class TestReplicates:
 
 
 class TestDiffColumns:
-    def entries(self, folder: Path) -> list[LoadedRun]:
-        return find_runs([folder])
-
-    def test_what_follows_from_a_choice_is_left_out(self, tmp_path: Path) -> None:
+    def test_settings_that_follow_from_a_choice_have_no_column(self, tmp_path: Path) -> None:
         adamw = {"optim._target_": "torch.optim.AdamW", "optim.momentum": ...}
         choices = {"model": "resnet8v2", "data": "digits", "optim": "adamw"}
         write_run(tmp_path / "0", {"optim.lr": 0.1})
         write_run(tmp_path / "1", adamw | {"optim.lr": 0.01}, choices=choices)
-        assert diff_columns(self.entries(tmp_path)) == {"optim": ["sgd", "adamw"]}
+        assert diff_columns(find_runs([tmp_path])) == {"optim": ["sgd", "adamw"]}
         write_run(tmp_path / "2", adamw | {"optim.lr": 0.02}, choices=choices)
-        assert diff_columns(self.entries(tmp_path)) == {
-            "optim": ["sgd", "adamw", "adamw"], "optim.lr": [0.1, 0.01, 0.02]
-        }  # fmt: skip
+        assert diff_columns(find_runs([tmp_path])) == {
+            "optim": ["sgd", "adamw", "adamw"],
+            "optim.lr": [0.1, 0.01, 0.02],
+        }
 
     def test_a_setting_that_a_run_does_not_have_is_missing(self, tmp_path: Path) -> None:
         write_run(tmp_path / "0")
         write_run(tmp_path / "1", {"model.extra": "x", "seed": 1})
-        columns = diff_columns(self.entries(tmp_path))
+        columns = diff_columns(find_runs([tmp_path]))
         assert columns == {"model.extra": [MISSING, "x"], "seed": [0, 1]}
 
-    def test_true_is_not_1(self, tmp_path: Path) -> None:
+    def test_true_and_1_are_different_values(self, tmp_path: Path) -> None:
         write_run(tmp_path / "0", {"optim.nesterov": True})
         write_run(tmp_path / "1", {"optim.nesterov": 1})
-        assert diff_columns(self.entries(tmp_path)) == {"optim.nesterov": [True, 1]}
+        assert diff_columns(find_runs([tmp_path])) == {"optim.nesterov": [True, 1]}
 
 
-FACTS = {"a": 1, "b": 2.5, "c": "text", "d": [1, 2], "e": True, "f": 0, "g": ""}
+FIELDS = {"a": 1, "b": 2.5, "c": "text", "d": [1, 2], "e": True, "f": 0, "g": ""}
 
 
 def random_expression(generator: random.Random, depth: int = 4) -> str:
-    """A condition that Python can evaluate as well, if its kinds suit."""
+    """Return a random condition. Python can evaluate it, or raises a TypeError."""
     if depth == 0 or generator.random() < 0.2:
-        return generator.choice([*FACTS, "1", "-2.5", "'text'", "True", "[1, 'x']", "(2.5,)"])
+        return generator.choice([*FIELDS, "1", "-2.5", "'text'", "True", "[1, 'x']", "(2.5,)"])
     parts = [random_expression(generator, depth - 1) for _ in range(3)]
     comparison = generator.choice(["<", "<=", ">", ">=", "==", "!=", "in", "not in"])
-    return generator.choice([
-        "({0} and {1} and {2})", "({0} or {1})", "(not {0})", f"({{0}} {comparison} {{1}})",
-        f"({{0}} < {{1}} {comparison} {{2}})",
-    ]).format(*parts)  # fmt: skip
+    return generator.choice(
+        [
+            "({0} and {1} and {2})",
+            "({0} or {1})",
+            "(not {0})",
+            f"({{0}} {comparison} {{1}})",
+            f"({{0}} < {{1}} {comparison} {{2}})",
+        ]
+    ).format(*parts)
 
 
 class TestFilterExpression:
-    def test_it_means_what_python_means(self) -> None:
+    def test_a_condition_has_the_same_value_as_in_python(self) -> None:
         generator = random.Random(0)
-        agreed = {True: 0, False: 0}
+        counts = {True: 0, False: 0}
         for _ in range(3000):
             text = random_expression(generator)
             try:
-                expected = bool(eval(text, {"__builtins__": {}}, dict(FACTS)))
+                expected = bool(eval(text, {"__builtins__": {}}, dict(FIELDS)))
             except TypeError:
-                # What Python can't compare, doesn't hold here.
+                # A comparison that raises an error in Python is false in a filter.
                 continue
-            assert FilterExpression(text).matches(FACTS) == expected, text
-            agreed[expected] += 1
-        assert min(agreed.values()) > 300
+            assert FilterExpression(text).matches(FIELDS) == expected, text
+            counts[expected] += 1
+        assert min(counts.values()) > 300
 
-    def test_names_have_dots(self, tmp_path: Path) -> None:
+    def test_a_condition_uses_the_dotted_names_of_settings(self, tmp_path: Path) -> None:
         write_run(tmp_path, {"optim.lr": 0.05})
-        known = run_fields(read_run(tmp_path))
+        fields = run_fields(read_run(tmp_path))
         for text in (
             "optim.lr < 0.1 and state == 'finished'",
             "optim == 'sgd'",
@@ -379,121 +392,163 @@ class TestFilterExpression:
             "'ru' in host or 1",
         ):
             condition = FilterExpression(text)
-            assert condition.matches(known), text
-            assert condition.names <= known.keys()
+            assert condition.matches(fields), text
+            assert condition.names <= fields.keys()
 
-    def test_a_comparison_that_cannot_be_made_does_not_hold(self) -> None:
-        known = {"optim.momentum": None, "optim.lr": "high"}
-        assert not FilterExpression("optim.momentum < 1").matches(known)
-        assert not FilterExpression("print").matches(known)
-        assert not FilterExpression("optim.lr >= 1 or 1 in optim.lr").matches(known)
-        assert FilterExpression("not optim.lr >= 1").matches(known)
+    def test_a_comparison_of_different_types_is_false(self) -> None:
+        fields = {"optim.momentum": None, "optim.lr": "high"}
+        assert not FilterExpression("optim.momentum < 1").matches(fields)
+        assert not FilterExpression("print").matches(fields)
+        assert not FilterExpression("optim.lr >= 1 or 1 in optim.lr").matches(fields)
+        assert FilterExpression("not optim.lr >= 1").matches(fields)
 
     @pytest.mark.parametrize(
         "text",
-        ["", "best >", "best = 1", "__import__('os').system('true')", "().__class__", "'a'.upper()",
-         "best[0]", "best + 1 > 2", "2 ** 99999 > 1", "(lambda: 1)() == 1", "[x for x in d]",
-         "f'{best}' == '1'", "best if best else 1", "best is None", "{1: 2} == 1", "~best", "...",
-         "b'1' == 1", "1j > 0", "-best > 1", "(best := 1)", "a.b().c",
-         "(" * 400 + "1" + ")" * 400, "best\x00", "-" * 900 + "1"],
-    )  # fmt: skip
-    def test_anything_else_is_refused(self, text: str) -> None:
+        [
+            "",
+            "best >",
+            "best = 1",
+            "__import__('os').system('true')",
+            "().__class__",
+            "'a'.upper()",
+            "best[0]",
+            "best + 1 > 2",
+            "2 ** 99999 > 1",
+            "(lambda: 1)() == 1",
+            "[x for x in d]",
+            "f'{best}' == '1'",
+            "best if best else 1",
+            "best is None",
+            "{1: 2} == 1",
+            "~best",
+            "...",
+            "b'1' == 1",
+            "1j > 0",
+            "-best > 1",
+            "(best := 1)",
+            "a.b().c",
+            "(" * 400 + "1" + ")" * 400,
+            "best\x00",
+            "-" * 900 + "1",
+        ],
+    )
+    def test_other_syntax_is_refused(self, text: str) -> None:
         with pytest.raises(ConfigError) as refusal:
             FilterExpression(text)
         assert str(refusal.value).isprintable()
         assert len(str(refusal.value)) < 1000
 
 
-# What the training log says of its two runs: sums over the 100 epochs of its tables, a digest of
-# their rows, and figures of its summaries.
+# Values from the training log for its two runs: sums over the 100 rows of its tables, a digest of
+# the rows, the first and the 50th row, and the values of its summaries.
 LOG = {
     1: {
         "sums": {"train_acc": 6523.33, "val_acc": 5463.96, "train_loss": 123.7367},
         "digest": "a0ff1ab763e0edbacb6e556a2b31ce98ff91fe522a406cb6784fb3f3bbc1f9be",
-        "first": (7.88, 12.70, 4.0153), "middle": (64.45, 52.72, 1.2375),
+        "first": (7.88, 12.70, 4.0153),
+        "middle": (64.45, 52.72, 1.2375),
         "best": {"epoch": 98, "val_acc": 69.85, "val_loss": None},
-        "final": {"epoch": 100, "train_acc": 89.57, "train_loss": 0.3645, "val_acc": 69.68,
-                  "val_loss": None},
+        "final": {
+            "epoch": 100,
+            "train_acc": 89.57,
+            "train_loss": 0.3645,
+            "val_acc": 69.68,
+            "val_loss": None,
+        },
         "gap": 19.89,
     },
     2: {
         "sums": {"train_acc": 7378.05, "val_acc": 5935.67, "train_loss": 93.2618},
         "digest": "b0b0112c95e10217965d19a83ced10a306fa6ba73212be4716fe498d7fb38576",
-        "first": (7.71, 11.25, 4.0407), "middle": (72.65, 58.65, 0.9264),
+        "first": (7.71, 11.25, 4.0407),
+        "middle": (72.65, 58.65, 0.9264),
         "best": {"epoch": 99, "val_acc": 74.86, "val_loss": None},
-        "final": {"epoch": 100, "train_acc": 99.65, "train_loss": 0.0278, "val_acc": 74.70,
-                  "val_loss": None},
+        "final": {
+            "epoch": 100,
+            "train_acc": 99.65,
+            "train_loss": 0.0278,
+            "val_acc": 74.70,
+            "val_loss": None,
+        },
         "gap": 24.95,
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("number", [1, 2])
 class TestLoggedRuns:
-    def test_every_epoch_is_that_of_the_log(self, number: int) -> None:
-        rows, damage = read_run(f"logged_run_{number}").metrics
-        assert damage is None
+    def test_the_metrics_of_every_epoch_equal_those_of_the_log(self, number: int) -> None:
+        rows, error = read_run(f"logged_run_{number}").metrics
+        assert error is None
         assert [row["epoch"] for row in rows] == list(range(1, 101))
-        names = ("train_acc", "val_acc", "train_loss")
-        assert all(row.keys() == {"epoch", *names} for row in rows)
+        columns = ("train_acc", "val_acc", "train_loss")
+        assert all(row.keys() == {"epoch", *columns} for row in rows)
         for name, total in LOG[number]["sums"].items():
             assert sum(row[name] for row in rows) == pytest.approx(total, abs=1e-6)
         for epoch, part in ((1, "first"), (50, "middle")):
-            assert tuple(rows[epoch - 1][name] for name in names) == LOG[number][part]
-        # With the decimals that the log has.
+            assert tuple(rows[epoch - 1][name] for name in columns) == LOG[number][part]
+        # The rows have as many decimals as in the log.
         lines = [
             "{epoch},{train_acc:.2f},{val_acc:.2f},{train_loss:.4f}\n".format(**row) for row in rows
         ]
         assert hashlib.sha256("".join(lines).encode()).hexdigest() == LOG[number]["digest"]
 
-    def test_the_summary_is_that_of_the_log(self, number: int) -> None:
-        entry = read_run(f"logged_run_{number}")
-        record = entry.record
+    def test_the_summary_equals_that_of_the_log(self, number: int) -> None:
+        run = read_run(f"logged_run_{number}")
+        record = run.record
         assert (record.state, record.parameters) == ("finished", 2_700_000)
         for name in ("best", "final", "gap"):
             assert getattr(record, name) == LOG[number][name]
         # The summary agrees with the epochs.
-        best = max(entry.metrics.rows, key=lambda row: row["val_acc"])
+        best = max(run.metrics.rows, key=lambda row: row["val_acc"])
         assert (best["epoch"], best["val_acc"]) == (record.best["epoch"], record.best["val_acc"])
-        last = entry.metrics.rows[-1]
+        last = run.metrics.rows[-1]
         assert {name: record.final[name] for name in last} == last
         assert record.gap == pytest.approx(last["train_acc"] - last["val_acc"], abs=0.011)
         unknown = (record.seconds, record.started, record.ended, record.device, record.precision)
         assert unknown == (None,) * 5
 
-    @pytest.mark.parametrize("trained", [False, True], ids=["logged", "experiment"])
-    def test_the_recipe_is_that_of_the_log(self, number: int, trained: bool) -> None:
+    @pytest.mark.parametrize("from_experiment", [False, True], ids=["logged", "experiment"])
+    def test_the_recipe_equals_that_of_the_log(self, number: int, from_experiment: bool) -> None:
         name = f"logged_run_{number}"
-        config = composed(f"experiment={name}") if trained else read_run(name).record.config
+        config = composed(f"experiment={name}") if from_experiment else read_run(name).record.config
         recipe = {
             "model": {
-                "widths": [32, 64, 128, 256], "blocks": [7, 7, 7, 3], "strides": [1, 2, 2, 2],
-                "block": "basic_v2", "dropout": 0.1, "attention": None,
+                "widths": [32, 64, 128, 256],
+                "blocks": [7, 7, 7, 3],
+                "strides": [1, 2, 2, 2],
+                "block": "basic_v2",
+                "dropout": 0.1,
+                "attention": None,
             },
             "data": {"mean": [0.5071, 0.4867, 0.4408], "std": [0.2675, 0.2565, 0.2761]},
             "optim": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
             "schedule": {"warmup_epochs": 0},
             "loss": {"label_smoothing": 0},
             "trainer": {"epochs": 100, "batch_size": 128},
-        }  # fmt: skip
+        }
         for group, settings in recipe.items():
             assert {key: config[group][key] for key in settings} == settings
         targets = [config[group]["_target_"] for group in ("data", "optim", "schedule", "loss")]
         assert [target.rpartition(".")[2] for target in targets] == [
-            "CIFAR100", "SGD", "Cosine", "CrossEntropyLoss"
-        ]  # fmt: skip
+            "CIFAR100",
+            "SGD",
+            "Cosine",
+            "CrossEntropyLoss",
+        ]
         operations = config["augmentation"].values()
-        assert [each["_target_"].rpartition(".")[2] for each in operations] == [
-            "RandomCrop", "RandomHorizontalFlip"
-        ]  # fmt: skip
+        assert [operation["_target_"].rpartition(".")[2] for operation in operations] == [
+            "RandomCrop",
+            "RandomHorizontalFlip",
+        ]
         assert config["augmentation"]["random_crop"]["padding"] == 4
 
-    def test_what_the_log_leaves_open_is_noted(self, number: int) -> None:
+    def test_the_notes_say_what_the_log_leaves_open(self, number: int) -> None:
         notes = " ".join(read_run(f"logged_run_{number}").record.notes)
         for fact in ("~2.7M", "5,940,356", f"experiment=logged_run_{number}"):
             assert fact in notes
 
-    def test_it_comes_with_the_package(self, number: int) -> None:
+    def test_its_files_are_part_of_the_package(self, number: int) -> None:
         setup = configparser.ConfigParser()
         setup.read(ROOT / "setup.cfg")
         assert "resnet_sweep.compare" in setup["options"]["packages"].split()
@@ -501,18 +556,18 @@ class TestLoggedRuns:
         covered = {
             path for pattern in patterns for path in (ROOT / "resnet_sweep/compare").glob(pattern)
         }
-        there = {path for path in (LOGGED_RUNS / f"logged_run_{number}").rglob("*")}
-        assert {path.name for path in there} == {"run.json", "metrics.csv"}
-        assert there <= covered
+        files = {path for path in (LOGGED_RUNS / f"logged_run_{number}").rglob("*")}
+        assert {path.name for path in files} == {"run.json", "metrics.csv"}
+        assert files <= covered
 
 
 def test_the_logged_runs_have_the_default_recipe() -> None:
     for number in (1, 2):
         record = read_run(f"logged_run_{number}").record
-        ours = relevant(composed(f"seed={number - 1}"), "", "")
-        assert relevant(record.config, "", "") == ours
-        # What a report prints as the command that repeats it.
-        assert relevant(composed(*record.overrides), "", "") == ours
+        default = relevant(composed(f"seed={number - 1}"), "", "")
+        assert relevant(record.config, "", "") == default
+        # A report prints these overrides as the command that repeats the run.
+        assert relevant(composed(*record.overrides), "", "") == default
         assert record.choices["experiment"] == f"logged_run_{number}"
 
 
@@ -520,11 +575,11 @@ def test_reading_runs_needs_neither_torch_nor_hydra(tmp_path: Path) -> None:
     program = (
         "import sys; from resnet_sweep.compare.collection import find_runs\n"
         "import resnet_sweep.cli.diff, resnet_sweep.cli.runs, resnet_sweep.cli.report\n"
-        "[entry.metrics for entry in find_runs(['logged_run_1'])]\n"
+        "[run.metrics for run in find_runs(['logged_run_1'])]\n"
         "print(sorted({'torch', 'hydra', 'omegaconf', 'yaml', 'numpy', 'matplotlib'} "
         "& sys.modules.keys()))"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.stdout == "[]\n"
+    assert result.stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""A compiled run trains what the run without compilation does."""
+"""Compiled runs, compared with eager runs."""
 
 import shutil
 from pathlib import Path
@@ -15,13 +15,13 @@ from resnet_sweep.training.signals import Interrupted, StopSignal
 from resnet_sweep.training.trainer import Trainer
 
 needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None, reason="torch compiles for a CPU with a C++ compiler: install g++"
+    shutil.which("g++") is None, reason="torch compiles for a CPU with a C++ compiler; install g++"
 )
 
 
 def small(mode: str | None = "default", **changes: object) -> PlannedRun:
-    # One block, since it is compiled anew in each test; a small rate, so that rounding isn't
-    # amplified into another run.
+    # Each test compiles the model, so it has one block. The learning rate is small, because with a
+    # large one rounding errors grow.
     settings = {
         "model__widths": [4],
         "model__blocks": [1],
@@ -31,19 +31,20 @@ def small(mode: str | None = "default", **changes: object) -> PlannedRun:
     return plan_run(config(**settings | changes, trainer__epochs=2, trainer__compile=mode))
 
 
-def stopped_and_resumed(first: PlannedRun, then: PlannedRun, directory: Path, step: int) -> Trainer:
-    """Train until a stop at `step`, and from there to the end."""
-    run, stop = open_run(first, directory), StopSignal()
+def train_until(planned: PlannedRun, directory: Path, step: int) -> Trainer:
+    """Train a run until a stop at `step`."""
+    run, stop = open_run(planned, directory), StopSignal()
+    trainer = planned.training()
     with pytest.raises(Interrupted):
-        first.training().fit(run, [StopAt(stop, step)], stop)
+        trainer.fit(run, [StopAt(stop, step)], stop)
     run.close("interrupted")
-    return train(then, directory)
+    return trainer
 
 
-def assert_near(one: Trainer, other: Trainer) -> None:
-    """Assert that two runs have the same losses but for rounding."""
+def assert_near(first: Trainer, second: Trainer) -> None:
+    """Assert that two runs have the same losses, except for rounding errors."""
     for name in ("train_loss", "val_loss"):
-        losses = [[row[name] for row in training.rows] for training in (one, other)]
+        losses = [[row[name] for row in trainer.rows] for trainer in (first, second)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -57,20 +58,20 @@ def report_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "changes", [{"trainer__ema_decay": 0.9}, {"trainer__progressive_resizing": [16, 32]}]
 )
-def test_compiled_run_equals_eager_run_within_rounding_and_resumes_to_the_same_bits(
+def test_a_compiled_run_equals_the_eager_run_within_rounding_and_its_resumed_run_exactly(
     changes: dict, tmp_path: Path
 ) -> None:
-    """With dropout, a short last batch of each epoch, and images of two sizes."""
+    """The runs have dropout, a short last batch in each epoch, and images of two sizes."""
     compiled = train(small(**changes), tmp_path / "compiled")
     assert_near(compiled, train(small(None, **changes), tmp_path / "eager"))
-    resumed = stopped_and_resumed(small(**changes), small(**changes), tmp_path / "resumed", 9)
-    assert_same_bits(resumed, compiled)
+    train_until(small(**changes), tmp_path / "resumed", 9)
+    assert_same_bits(train(small(**changes), tmp_path / "resumed"), compiled)
 
 
-def test_checkpoints_of_a_compiled_run_are_those_of_the_plain_model(
+def test_checkpoints_of_a_compiled_run_have_the_keys_of_the_eager_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With torch's capture of the model, but without its compiler, which takes a minute."""
+    """torch captures the model, but doesn't compile it, which would take a minute."""
     compile_model = torch.compile
 
     def capture(model: torch.nn.Module, dynamic: bool, options: dict) -> torch.nn.Module:
@@ -78,12 +79,8 @@ def test_checkpoints_of_a_compiled_run_are_those_of_the_plain_model(
 
     monkeypatch.setattr(torch, "compile", capture)
     eager = train(small(None), tmp_path / "eager")
-    run, stop = open_run(small(), tmp_path / "resumed"), StopSignal()
-    training = small().training()
-    assert training.wrapped_model is not training.model
-    with pytest.raises(Interrupted):
-        training.fit(run, [StopAt(stop, 8)], stop)
-    run.close("interrupted")
+    trainer = train_until(small(), tmp_path / "resumed", 8)
+    assert trainer.wrapped_model is not trainer.model
     for name in (BEST, LAST):
         names = read_checkpoint(tmp_path / "resumed" / "checkpoints" / name)["model"].keys()
         assert names == eager.model.state_dict().keys()
@@ -91,21 +88,21 @@ def test_checkpoints_of_a_compiled_run_are_those_of_the_plain_model(
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
-def test_the_mode_is_torchs_own_and_leaves_the_signature(
+def test_the_mode_is_torchs_and_does_not_change_the_signature(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
-    monkeypatch.setattr(torch, "compile", lambda model, **settings: found.append(settings) or model)
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda model, **settings: calls.append(settings) or model)
     small(mode).training()
-    (settings,) = found
+    (settings,) = calls
     assert not settings["dynamic"]
     assert settings["options"].items() >= torch._inductor.list_mode_options(mode).items()
-    with_it, without = config(trainer__compile=mode), config()
-    assert sign(with_it, "float32", "data") == sign(without, "float32", "data")
+    compiled, eager = config(trainer__compile=mode), config()
+    assert sign(compiled, "float32", "data") == sign(eager, "float32", "data")
 
 
 @pytest.mark.parametrize("mode", ["none", "graph", "max", "reduce_overhead"])
-def test_another_mode_is_refused(mode: str) -> None:
+def test_an_unknown_mode_is_refused(mode: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         small(mode)
     for fact in ("trainer.compile", mode, "default", "reduce-overhead", "max-autotune"):

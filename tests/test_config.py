@@ -1,4 +1,4 @@
-"""The config tree composes to what the log says, and wrong values are refused."""
+"""The config tree composes the recipe of the training log, and wrong values are refused."""
 
 import re
 import textwrap
@@ -17,13 +17,16 @@ from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.runs.signature import INCIDENTAL, flatten, sign
 
 
-def test_the_default_is_the_logs_recipe() -> None:
+def test_the_default_config_is_the_recipe_of_the_log() -> None:
     config = composed("model=resnet44v2", "optim=sgd")
     assert config == composed()
     model, optim, trainer = config["model"], config["optim"], config["trainer"]
     assert list(zip(model["widths"], model["blocks"], model["strides"], strict=True)) == [
-        (32, 7, 1), (64, 7, 2), (128, 7, 2), (256, 3, 2)
-    ]  # fmt: skip
+        (32, 7, 1),
+        (64, 7, 2),
+        (128, 7, 2),
+        (256, 3, 2),
+    ]
     assert (model["block"], model["dropout"]) == ("basic_v2", 0.1)
     assert optim["_target_"] == "torch.optim.SGD"
     assert (optim["lr"], optim["momentum"], optim["weight_decay"]) == (0.1, 0.9, 5e-4)
@@ -41,12 +44,12 @@ def test_the_default_is_the_logs_recipe() -> None:
     assert config["data"]["holdout"] is None
 
 
-def test_the_logs_recipe_keeps_its_signature() -> None:
+def test_the_signature_of_the_default_config_does_not_change() -> None:
     assert sign(composed(), "float32", "fingerprint") == "e600c171259f89a3"
 
 
 @pytest.mark.parametrize("choice", choices())
-def test_every_choice_is_sound_and_says_how_to_run_it(choice: str) -> None:
+def test_every_choice_is_valid_and_its_head_comment_has_a_command(choice: str) -> None:
     group, _, name = choice.partition("=")
     check_config(composed(choice))
     text = (CONF / group / f"{name}.yaml").read_text()
@@ -55,26 +58,26 @@ def test_every_choice_is_sound_and_says_how_to_run_it(choice: str) -> None:
     assert re.search(rf"^#   python -m resnet_sweep .*\b{group}[=.]", text, re.MULTILINE)
 
 
-def test_every_group_and_setting_is_known_to_the_check() -> None:
+def test_check_config_covers_every_group_and_setting() -> None:
     assert {*composed()} == {*OBJECTS, *COLLECTIONS, *SETTINGS}
     folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra", "__pycache__"}
     assert folders == {*OBJECTS, *COLLECTIONS, *PRESETS}
-    listed = [
+    groups = [
         next(iter(entry))
         for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
         if isinstance(entry, dict)
     ]
-    assert {name for name in listed if not name.startswith("override ")} == folders
+    assert {name for name in groups if not name.startswith("override ")} == folders
 
 
-def test_what_is_incidental_exists() -> None:
-    names = {name for name, _ in flatten(composed())}
+def test_every_incidental_setting_exists() -> None:
+    settings = {name for name, _ in flatten(composed())}
     for name in INCIDENTAL:
-        assert any(each == name or each.startswith(f"{name}.") for each in names), name
+        assert any(setting == name or setting.startswith(f"{name}.") for setting in settings), name
 
 
 @pytest.mark.parametrize("choice", [*choices("experiment"), *choices("debug")])
-def test_presets_change_no_model_but_the_quickstart(choice: str) -> None:
+def test_only_the_quickstart_preset_chooses_a_model(choice: str) -> None:
     if choice != "experiment=quickstart":
         for name in ("resnet44v2", "resnet8v2"):
             model = composed(choice, f"model={name}")["model"]
@@ -84,13 +87,14 @@ def test_presets_change_no_model_but_the_quickstart(choice: str) -> None:
 
 
 def operation(name: str, **settings: object) -> str:
-    """The override that adds an operation to the augmentation, by the name "it"."""
+    """Return the override that adds an augmentation with the name "it"."""
     entries = "".join(f",{key}:{value}" for key, value in settings.items())
     return f"+augmentation.it={{_target_:resnet_sweep.augmentation.{name}{entries}}}"
 
 
-# An override, and what its refusal names: the setting, its value, and what may stand there. What is
-# there twice is named twice: a suggestion also in the list of choices, and a value that is a bound.
+# An override, and the facts in its error message: the setting, the value, and the valid values. A
+# fact that is listed twice occurs twice in the message: a suggestion that is also in the list of
+# choices, or a value that is also a bound.
 WRONG = [
     ("model.attention=sse", "model.attention", "sse", "se", "se", "eca", "null"),
     ("model.block=basic_v3", "model.block", "basic_v3", "basic_v1", "basic_v2", "basic_v2"),
@@ -126,7 +130,10 @@ WRONG = [
     ("schedule.warmup_epochs=-1", "schedule.warmup_epochs", "0", "-1"),
     (
         "schedule=plateau; schedule.metric=val_accuracy",
-        "schedule.metric", "val_accuracy", "val_acc", "val_acc",
+        "schedule.metric",
+        "val_accuracy",
+        "val_acc",
+        "val_acc",
     ),
     ("schedule=plateau; schedule.factor=1", "schedule.factor", "0", "1", "1"),
     ("schedule=plateau; schedule.factor=1.5", "schedule.factor", "0", "1", "1.5"),
@@ -139,7 +146,9 @@ WRONG = [
     ("schedule=one_cycle; schedule.pct_start=1.5", "schedule.pct_start", "0", "1", "1.5"),
     (
         "schedule=one_cycle; schedule.warmup_epochs=11",
-        "schedule", "warmup_epochs=11", "trainer.epochs=10",
+        "schedule",
+        "warmup_epochs=11",
+        "trainer.epochs=10",
     ),
     ("optim=muon; optim.rest_lr=0", "optim.rest_lr", "0", "0"),
     ("optim=muon; optim.rest_lr=-3", "optim.rest_lr", "0", "-3"),
@@ -151,7 +160,10 @@ WRONG = [
     ("trainer.early_stopping.patience=0", "trainer.early_stopping.patience", "1", "null", "0"),
     (
         "trainer.early_stopping.metric=loss",
-        "trainer.early_stopping.metric", "loss", "val_loss", "val_loss",
+        "trainer.early_stopping.metric",
+        "loss",
+        "val_loss",
+        "val_loss",
     ),
     ("trainer.early_stopping.min_delta=-1", "trainer.early_stopping.min_delta", "0", "-1"),
     ("trainer.early_stopping=85", "trainer.early_stopping", "85"),
@@ -159,26 +171,44 @@ WRONG = [
     ("trainer.progressive_resizing=[]", "trainer.progressive_resizing", "[]"),
     (
         "trainer.progressive_resizing=[16,48]",
-        "trainer.progressive_resizing", "[16, 48]", "48", "48", "32",
+        "trainer.progressive_resizing",
+        "[16, 48]",
+        "48",
+        "48",
+        "32",
     ),
     (
         "trainer.progressive_resizing=[10,32]",
-        "trainer.progressive_resizing", "[10, 32]", "10", "10", "4", "model.strides",
+        "trainer.progressive_resizing",
+        "[10, 32]",
+        "10",
+        "10",
+        "4",
+        "model.strides",
     ),
     (
         "data.limit_train=257; trainer.batch_size=64; trainer.progressive_resizing=[4,32]",
-        "model", "(3, 4, 4)", "trainer.progressive_resizing", "[4, 32]", "trainer.batch_size",
+        "model",
+        "(3, 4, 4)",
+        "trainer.progressive_resizing",
+        "[4, 32]",
+        "trainer.batch_size",
     ),
     (
         "loss._target_=torch.nn.MultiMarginLoss; ~loss.label_smoothing; augmentation=mixup",
-        "loss", "multi_margin_loss", "[2, 10]",
+        "loss",
+        "multi_margin_loss",
+        "[2, 10]",
     ),
     ("loss._target_=torch.nn.MSELoss; ~loss.label_smoothing", "loss", "(10)", "(2)"),
     ("trainer.progressive_resizing=16", "trainer.progressive_resizing", "1", "null", "16"),
     ("augmentation.random_crop.padding=-1", "augmentation.random_crop.padding", "0", "-1"),
     (
         "augmentation.random_flip.probability=2",
-        "augmentation.random_flip.probability", "0", "1", "2",
+        "augmentation.random_flip.probability",
+        "0",
+        "1",
+        "2",
     ),
     ("+augmentation.cutout=8", "augmentation.cutout", "8", "_target_"),
     ("loss.label_smoothing=1", "loss.label_smoothing", "0", "1", "1"),
@@ -193,7 +223,12 @@ WRONG = [
     ("trainer.device=cuda:99", "trainer.device", "cuda:99", "cpu"),
     (
         "trainer.precision=float16",
-        "trainer.precision", "float16", "auto", "float32", "bfloat16", "bfloat16",
+        "trainer.precision",
+        "float16",
+        "auto",
+        "float32",
+        "bfloat16",
+        "bfloat16",
     ),
     ("data.limit_train=2000", "data.limit_train", "2000", "1437"),
     ("data.limit_train=0", "data.limit_train", "1", "null", "0"),
@@ -210,7 +245,10 @@ WRONG = [
     (operation("RandomErasing", scale=[0.1]), "augmentation.it", "scale=[0.1]"),
     (
         operation("RandomErasing", scale=[0.2, 1.5]),
-        "augmentation.it.scale", "0", "1", "[0.2, 1.5]",
+        "augmentation.it.scale",
+        "0",
+        "1",
+        "[0.2, 1.5]",
     ),
     (operation("RandomErasing", ratio=[3, 0.3]), "augmentation.it", "ratio=[3, 0.3]"),
     (operation("RandomErasing", ratio=[0, 3]), "augmentation.it.ratio", "0", "0", "[0, 3]"),
@@ -223,7 +261,10 @@ WRONG = [
     (operation("CutMix", probability=2), "augmentation.it.probability", "0", "1", "2"),
     (
         operation("CutMixOrMixUp", cutmix_probability=2),
-        "augmentation.it.cutmix_probability", "0", "1", "2",
+        "augmentation.it.cutmix_probability",
+        "0",
+        "1",
+        "2",
     ),
     (operation("CutMixOrMixUp", mixup_alpha=0), "augmentation.it.mixup_alpha", "0", "0"),
     (operation("CutMixOrMixUp", mixup_alpha=-3), "augmentation.it.mixup_alpha", "0", "-3"),
@@ -235,22 +276,24 @@ WRONG = [
     (operation("ColorJitter", hue=0.6), "augmentation.it.hue", "0", "0.5", "0.6"),
     (
         operation("TrivialAugment", num_magnitude_bins=1),
-        "augmentation.it.num_magnitude_bins", "2", "1",
+        "augmentation.it.num_magnitude_bins",
+        "2",
+        "1",
     ),
-]  # fmt: skip
+]
 
 
 def assert_names(refusal: pytest.ExceptionInfo, *facts: str) -> None:
-    """Assert that a refusal is one line that names each fact, and not within a longer name.
+    """Assert that the message of an error is one line and contains all facts.
 
-    A fact that is given several times has to be named at least as often.
+    A fact inside a longer name doesn't count. A fact that is given twice must occur twice.
     """
-    sentence = str(refusal.value)
-    assert "\n" not in sentence
-    for fact, times in Counter(facts).items():
+    message = str(refusal.value)
+    assert "\n" not in message
+    for fact, count in Counter(facts).items():
         name = rf"(?<![\w.-]){re.escape(fact)}(?![\w]|\.\w)"
-        assert len(re.findall(name, sentence)) >= times, (
-            f"{fact} isn't named {times} times: {sentence}"
+        assert len(re.findall(name, message)) >= count, (
+            f"{fact!r} doesn't occur {count} times in: {message}"
         )
 
 
@@ -259,46 +302,51 @@ def assert_names(refusal: pytest.ExceptionInfo, *facts: str) -> None:
     [(override, facts) for override, *facts in WRONG],
     ids=[override for override, *_ in WRONG],
 )
-def test_wrong_value_is_refused(override: str, facts: list[str]) -> None:
+def test_a_wrong_value_is_refused(override: str, facts: list[str]) -> None:
     with pytest.raises(ConfigError) as refusal:
         plan_run(composed("experiment=quickstart", "augmentation=standard", *override.split("; ")))
     assert_names(refusal, *facts)
 
 
-# An override with a misspelt setting, that setting, the one that its refusal suggests, and one that
-# would be in a list of all.
+# An override with a misspelt setting, that setting, the suggested one, and one that would be in a
+# list of all settings.
 MISSPELT = [
     ("+model.atention=se", "model.atention", "model.attention", "model.dropout"),
     ("+optim.momentun=0.9", "optim.momentun", "optim.momentum", "optim.nesterov"),
     (
         "+trainer.early_stopping.epochs=3",
         "trainer.early_stopping.epochs",
-        "trainer.early_stopping.epoch", "trainer.early_stopping.patience",
+        "trainer.early_stopping.epoch",
+        "trainer.early_stopping.patience",
     ),
     (
         operation("RandomErasing", scal=[0.1, 0.2]),
-        "augmentation.it.scal", "augmentation.it.scale", "augmentation.it.probability",
+        "augmentation.it.scal",
+        "augmentation.it.scale",
+        "augmentation.it.probability",
     ),
     ("+sed=1", "sed", "seed", "trainer"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
-    ("override", "typed", "nearest", "other"), MISSPELT, ids=[override for override, *_ in MISSPELT]
+    ("override", "misspelt", "nearest", "unrelated"),
+    MISSPELT,
+    ids=[override for override, *_ in MISSPELT],
 )
-def test_misspelt_setting_is_refused_with_the_nearest_alone(
-    override: str, typed: str, nearest: str, other: str
+def test_a_misspelt_setting_is_refused_with_only_the_nearest_name(
+    override: str, misspelt: str, nearest: str, unrelated: str
 ) -> None:
     with pytest.raises(ConfigError) as refusal:
         plan_run(composed("experiment=quickstart", "augmentation=standard", override))
-    assert_names(refusal, typed, nearest)
-    assert other not in str(refusal.value)
+    assert_names(refusal, misspelt, nearest)
+    assert unrelated not in str(refusal.value)
 
 
 @pytest.mark.slow
 def test_a_model_that_cannot_take_the_images_is_refused() -> None:
     config = composed("experiment=quickstart")
-    # It is made for 224 pixels, and its poolings leave nothing of 32.
+    # AlexNet is made for 224 pixels; its pooling layers reduce 32 pixels to none.
     config["model"] = {"_target_": "torchvision.models.AlexNet"}
     with pytest.raises(ConfigError) as refusal:
         plan_run(config)
@@ -315,7 +363,7 @@ def test_a_model_without_a_number_of_classes_is_refused() -> None:
 
 NETWORKS = [
     ({"_target_": "torchvision.models.resnet18"}, ""),
-    # Its constructor reads numbers from tensors, which the meta device hasn't.
+    # Its constructor reads values of tensors, and tensors on the meta device have none.
     ({"_target_": "torchvision.models.regnet_y_400mf"}, ""),
     ({"_target_": "resnet_sweep.models.torchvision_classifier", "name": "regnet_y_400mf"}, ""),
     ({"_target_": "timm.create_model", "model_name": "resnet18"}, "timm"),
@@ -324,9 +372,9 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("node", "library"), NETWORKS)
-def test_a_network_of_a_library_needs_a_yaml_file_alone(node: dict, library: str) -> None:
+def test_a_network_of_a_library_needs_only_a_yaml_file(node: dict, library: str) -> None:
     if library:
-        pytest.importorskip(library, reason=f"pip install {library} to run this")
+        pytest.importorskip(library, reason=f"pip install {library} to run this test")
     config = composed("experiment=quickstart")
     config["model"] = node
     assert plan_run(config).parameters > 1e6
@@ -338,13 +386,12 @@ def test_an_unknown_network_of_a_library_is_refused_with_the_nearest() -> None:
     assert_names(refusal, "resnet19", "resnet18")
 
 
-def test_the_order_of_augmentation_makes_another_run() -> None:
-    """Unlike the order of anything else."""
-    one, other = (
+def test_only_the_order_of_augmentation_changes_the_signature() -> None:
+    first, second = (
         sign(composed(f"augmentation=[{choices}]"), "float32", "fingerprint")
         for choices in ("color_jitter,cutmix", "cutmix,color_jitter")
     )
-    assert one != other
+    assert first != second
     config = composed()
     swapped = dict(reversed(config.items()))
     assert sign(swapped, "float32", "fingerprint") == sign(config, "float32", "fingerprint")
@@ -353,7 +400,7 @@ def test_the_order_of_augmentation_makes_another_run() -> None:
     assert sign(swapped, "float32", "fingerprint") == sign(config, "float32", "fingerprint")
 
 
-def test_a_package_is_trusted_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_makes_a_package_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed("experiment=quickstart")
     config["augmentation"] = {"mine": {"_target_": "fractions.Fraction", "numerator": 1}}
     with pytest.raises(ConfigError) as refusal:
@@ -364,36 +411,40 @@ def test_a_package_is_trusted_by_the_environment(monkeypatch: pytest.MonkeyPatch
     check_config(config)
 
 
-def test_an_optimizer_of_torch_needs_a_yaml_file_alone() -> None:
+def test_an_optimizer_of_torch_needs_only_a_yaml_file() -> None:
     config = composed("experiment=quickstart")
     config["optim"] = {"_target_": "torch.optim.RMSprop", "lr": 0.01, "alpha": 0.9}
     assert plan_run(config).parameters > 0
 
 
-def test_several_choices_of_augmentation_come_in_their_order() -> None:
+def test_augmentations_are_applied_in_the_order_of_the_choices() -> None:
     config = composed("experiment=quickstart", "augmentation=[cutmix,color_jitter,cutout]")
     operations = build_augmentation(config, plan_run(config).dataset)
     assert [type(operation).__name__ for operation in operations] == [
-        "RandomCrop", "RandomHorizontalFlip", "CutMix", "ColorJitter", "Cutout"
-    ]  # fmt: skip
+        "RandomCrop",
+        "RandomHorizontalFlip",
+        "CutMix",
+        "ColorJitter",
+        "Cutout",
+    ]
 
 
-def test_an_operation_gets_what_it_asks_of_the_data(
+def test_an_augmentation_gets_num_classes_and_mean_if_its_constructor_has_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_augmentation.py").write_text(
         textwrap.dedent(
             """
-            class Modest:
+            class Plain:
                 def __init__(self, strength=1):
-                    self.found = strength
+                    self.arguments = strength
 
                 def __call__(self, images, labels, generator):
                     return images, labels
 
-            class Asking(Modest):
+            class DataDependent(Plain):
                 def __init__(self, num_classes, mean, strength=1):
-                    self.found = num_classes, mean, strength
+                    self.arguments = num_classes, mean, strength
             """
         )
     )
@@ -401,20 +452,20 @@ def test_an_operation_gets_what_it_asks_of_the_data(
     monkeypatch.setenv("RESNET_SWEEP_TRUSTED_PACKAGES", "my_augmentation")
     config = composed("experiment=quickstart")
     config["augmentation"] = {
-        "asking": {"_target_": "my_augmentation.Asking", "strength": 2},
-        "modest": {"_target_": "my_augmentation.Modest"},
+        "dependent": {"_target_": "my_augmentation.DataDependent", "strength": 2},
+        "plain": {"_target_": "my_augmentation.Plain"},
     }
     dataset = plan_run(config).dataset
-    asking, modest = build_augmentation(config, dataset)
-    assert asking.found == (10, dataset.mean, 2)
-    assert modest.found == 1
-    config["augmentation"]["asking"]["mean"] = [0, 0, 0]
+    dependent, plain = build_augmentation(config, dataset)
+    assert dependent.arguments == (10, dataset.mean, 2)
+    assert plain.arguments == 1
+    config["augmentation"]["dependent"]["mean"] = [0, 0, 0]
     with pytest.raises(ConfigError) as refusal:
         check_config(config)
-    assert_names(refusal, "augmentation.asking.mean", "augmentation.asking.strength")
+    assert_names(refusal, "augmentation.dependent.mean", "augmentation.dependent.strength")
 
 
-def test_an_error_is_a_clause_on_one_line() -> None:
+def test_one_line_joins_the_lines_of_an_error_message() -> None:
     assert (
         one_line(ValueError("the first line\n  and the second.\n"))
         == "the first line and the second"

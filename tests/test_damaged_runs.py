@@ -1,4 +1,4 @@
-"""What was altered in a run directory is found, and replaced where a checkpoint has it."""
+"""Changes in the files of a run are detected, and repaired from a checkpoint if possible."""
 
 import json
 import shutil
@@ -21,44 +21,44 @@ from resnet_sweep.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
-def prepared() -> PlannedRun:
+def planned() -> PlannedRun:
     return plan_run(config(trainer__threads=1))
 
 
 @pytest.fixture(scope="module")
-def whole(once: Once, prepared: PlannedRun) -> Path:
-    """Return the directory of a finished run, which nobody alters."""
+def finished(once: Once, planned: PlannedRun) -> Path:
+    """Return the directory of a finished run. Tests may only read it."""
 
     def make(folder: Path) -> None:
-        train(prepared, folder / "run")
+        train(planned, folder / "run")
 
-    return once("soundness", make) / "run"
+    return once("damaged_runs", make) / "run"
 
 
 @pytest.fixture
-def directory(whole: Path, tmp_path: Path) -> Path:
-    """Return a copy of the finished run."""
-    return shutil.copytree(whole, tmp_path / "run")
+def directory(finished: Path, tmp_path: Path) -> Path:
+    """Return a copy of the finished run, which the test may change."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
-def train_on(prepared: PlannedRun, directory: Path) -> Trainer:
-    """Let a run that ended go through its training once more from what its directory holds."""
+def train_again(planned: PlannedRun, directory: Path) -> Trainer:
+    """Mark a finished run as failed, and train it from its checkpoints again."""
     Record(**json.loads((directory / "run.json").read_text()) | {"state": "failed"}).write(
         directory
     )
-    return train(prepared, directory)
+    return train(planned, directory)
 
 
-def assert_is(training: Trainer, whole: Path) -> None:
-    """Compare a training with the finished run bit for bit."""
-    ours, theirs = weights(training), read_checkpoint(whole / "checkpoints" / LAST)["model"]
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert torch.equal(ours[name], theirs[name]), name
-    assert without_times(training.rows) == without_times(read_metrics(whole))
+def assert_equals_run(trainer: Trainer, finished: Path) -> None:
+    """Assert that a run equals the finished run, bit for bit."""
+    trained, expected = weights(trainer), read_checkpoint(finished / "checkpoints" / LAST)["model"]
+    assert trained.keys() == expected.keys()
+    for name in trained:
+        assert torch.equal(trained[name], expected[name]), name
+    assert without_times(trainer.rows) == without_times(read_metrics(finished))
 
 
-def test_an_altered_figure_in_the_record_is_found(directory: Path) -> None:
+def test_a_changed_value_in_run_json_is_detected(directory: Path) -> None:
     path = directory / "run.json"
     accuracy = json.loads(path.read_text())["best"]["val_acc"]
     path.write_text(path.read_text().replace(str(accuracy), "99.0"))
@@ -70,12 +70,21 @@ def test_an_altered_figure_in_the_record_is_found(directory: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"best": "x"}, {"best": {"epoch": "1"}}, {"choices": []}, {"overrides": None},
-     {"seconds": "x"}, {"notes": [1]}, {"reason": None}, {"heartbeat": 3},
-     {"best": {"epoch": 1e400}}, {"state": "done"}],
+    [
+        {"best": "x"},
+        {"best": {"epoch": "1"}},
+        {"choices": []},
+        {"overrides": None},
+        {"seconds": "x"},
+        {"notes": [1]},
+        {"reason": None},
+        {"heartbeat": 3},
+        {"best": {"epoch": 1e400}},
+        {"state": "done"},
+    ],
     ids=str,
-)  # fmt: skip
-def test_a_record_of_wrong_kinds_is_refused(tmp_path: Path, changes: dict) -> None:
+)
+def test_a_record_with_values_of_wrong_types_is_refused(tmp_path: Path, changes: dict) -> None:
     content = {"signature": "s", "state": "finished"} | changes
     (tmp_path / "run.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError) as refusal:
@@ -83,7 +92,7 @@ def test_a_record_of_wrong_kinds_is_refused(tmp_path: Path, changes: dict) -> No
     assert str(tmp_path / "run.json") in str(refusal.value)
 
 
-def test_a_record_without_all_values_has_a_summary(tmp_path: Path) -> None:
+def test_a_record_with_missing_values_has_a_summary(tmp_path: Path) -> None:
     best = {"epoch": 1, "val_acc": None, "val_loss": None}
     final = best | {"train_acc": None, "train_loss": None}
     content = {"signature": "s", "best": best, "final": final}
@@ -93,32 +102,32 @@ def test_a_record_without_all_values_has_a_summary(tmp_path: Path) -> None:
     assert not any(character.isdigit() for character in loss)
 
 
-def test_figures_altered_after_the_end_are_found_and_written_anew(
-    prepared: PlannedRun, whole: Path, directory: Path
+def test_changed_metrics_of_a_finished_run_are_detected_and_restored(
+    planned: PlannedRun, finished: Path, directory: Path
 ) -> None:
     path = directory / "metrics.csv"
     path.write_text(path.read_text().replace("0.1", "0.2", 1))
-    rows, damage = load_run(directory, "run").metrics
-    assert rows == [] and "metrics.csv" in damage
-    assert_is(train(prepared, directory), whole)
-    assert without_times(read_metrics(directory)) == without_times(read_metrics(whole))
+    rows, error = load_run(directory, "run").metrics
+    assert rows == [] and "metrics.csv" in error
+    assert_equals_run(train(planned, directory), finished)
+    assert without_times(read_metrics(directory)) == without_times(read_metrics(finished))
     assert load_run(directory, "run").metrics.error is None
-    assert open_run(prepared, directory).record.ended_for_good
+    assert open_run(planned, directory).record.ended_for_good
 
 
-def test_a_checkpoint_of_weights_alone_does_not_take_the_place_of_the_last(
-    prepared: PlannedRun, whole: Path, directory: Path, caplog: pytest.LogCaptureFixture
+def test_a_best_checkpoint_in_place_of_the_last_is_renamed_and_not_used(
+    planned: PlannedRun, finished: Path, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = directory / "checkpoints"
     (checkpoints / LAST).write_bytes((checkpoints / BEST).read_bytes())
-    assert_is(train_on(prepared, directory), whole)
-    kept = checkpoints / f"{LAST}.damaged"
-    assert kept.read_bytes() == (checkpoints / BEST).read_bytes()
-    assert kept.name in caplog.text
+    assert_equals_run(train_again(planned, directory), finished)
+    damaged_copy = checkpoints / f"{LAST}.damaged"
+    assert damaged_copy.read_bytes() == (checkpoints / BEST).read_bytes()
+    assert damaged_copy.name in caplog.text
 
 
-def test_a_checkpoint_in_the_place_of_the_best_is_reported_and_not_evaluated(
-    prepared: PlannedRun, directory: Path, caplog: pytest.LogCaptureFixture
+def test_another_checkpoint_in_place_of_the_best_is_reported_and_not_evaluated(
+    planned: PlannedRun, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = directory / "checkpoints"
     (checkpoints / BEST).write_bytes((checkpoints / PREVIOUS).read_bytes())
@@ -127,5 +136,5 @@ def test_a_checkpoint_in_the_place_of_the_best_is_reported_and_not_evaluated(
         restore(directory)
     assert str(checkpoints / BEST) in str(refusal.value)
     assert not caplog.text
-    train_on(prepared, directory)
+    train_again(planned, directory)
     assert BEST in caplog.text

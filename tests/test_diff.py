@@ -1,4 +1,4 @@
-"""What `python -m resnet_sweep diff` prints about two runs or more."""
+"""The subcommand `diff`, which compares two runs or more."""
 
 import json
 import re
@@ -30,7 +30,7 @@ CHOICES = {"model": "resnet8v2", "data": "digits", "optim": "adamw"}
 
 @pytest.fixture
 def diff(command: Command, call: Command) -> Diff:
-    """Runs the command in the folder of the test; with an environment, as a process of its own."""
+    """Return a function that runs `diff`, in a new process if there are environment variables."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         if not environment:
@@ -40,10 +40,10 @@ def diff(command: Command, call: Command) -> Diff:
     return run
 
 
-def rows(done: subprocess.CompletedProcess) -> dict[str, dict[str, list[str]]]:
-    """The parts of what is printed, each with the cells of its rows."""
+def parts_of(result: subprocess.CompletedProcess) -> dict[str, dict[str, list[str]]]:
+    """Return the tables of the output: by heading, the rows by name, as lists of cells."""
     parts: dict[str, dict[str, list[str]]] = {}
-    for line in done.stdout.splitlines():
+    for line in result.stdout.splitlines():
         if re.match(r"[A-Z][a-z]+ ", line):
             part = parts.setdefault(line.split()[0], {})
         elif line.startswith("  "):
@@ -52,13 +52,12 @@ def rows(done: subprocess.CompletedProcess) -> dict[str, dict[str, list[str]]]:
     return parts
 
 
-def test_choices_come_first_then_settings_then_the_outcome(tmp_path: Path, diff: Diff) -> None:
+def test_the_output_has_choices_then_settings_then_the_outcome(tmp_path: Path, diff: Diff) -> None:
     write_run(tmp_path / "a")
-    write_run(tmp_path / "b", ADAMW, accuracy=65.5, choices=CHOICES, parameters=80000,
-              seconds=72.5)  # fmt: skip
-    done = diff("a", "b")
-    assert (done.returncode, done.stderr) == (1, "")
-    parts = rows(done)
+    write_run(tmp_path / "b", ADAMW, accuracy=65.5, choices=CHOICES, parameters=80000, seconds=72.5)
+    result = diff("a", "b")
+    assert (result.returncode, result.stderr) == (1, "")
+    parts = parts_of(result)
     assert list(parts) == ["Choices", "Settings", "Outcome"]
     assert parts["Choices"] == {"optim": ["sgd", "adamw"]}
     assert parts["Settings"] == {
@@ -82,20 +81,27 @@ def test_choices_come_first_then_settings_then_the_outcome(tmp_path: Path, diff:
     }
 
 
-def test_the_same_run_elsewhere_is_the_same(tmp_path: Path, diff: Diff) -> None:
+def test_runs_that_differ_only_in_paths_and_machine_are_the_same(
+    tmp_path: Path, diff: Diff
+) -> None:
     write_run(tmp_path / "a")
     write_run(
         tmp_path / "b",
-        # Where and how it was trained.
+        # These settings say where and how the run was trained.
         {"data.root": "/x", "trainer.threads": 8, "logger.csv": {"_target_": "x"}},
         choices={"model": "resnet8v2", "data": "digits", "optim": "sgd", "experiment": "named"},
-        seconds=99.0, started="2027-01-01T00:00:00+00:00", ended=None, host="there",
-        device="cuda:0", threads=8, versions={"python": "3.12.0", "torch": "2.7.0"},
+        seconds=99.0,
+        started="2027-01-01T00:00:00+00:00",
+        ended=None,
+        host="there",
+        device="cuda:0",
+        threads=8,
+        versions={"python": "3.12.0", "torch": "2.7.0"},
         git_commit="abc",
-    )  # fmt: skip
-    done = diff("a", "b")
-    assert (done.returncode, done.stderr) == (0, "")
-    parts = rows(done)
+    )
+    result = diff("a", "b")
+    assert (result.returncode, result.stderr) == (0, "")
+    parts = parts_of(result)
     assert "Settings" not in parts
     assert parts["Environment"] == {
         "data.root": ["not there", "/x"],
@@ -128,35 +134,37 @@ def test_the_same_run_elsewhere_is_the_same(tmp_path: Path, diff: Diff) -> None:
         ({"model.dropout": 0.10}, {"seconds": None}, 0),
     ],
 )
-def test_the_status_says_whether_they_are_the_same(
+def test_the_exit_status_says_whether_the_runs_are_the_same(
     tmp_path: Path, diff: Diff, settings: dict, changes: dict, status: int
 ) -> None:
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", settings, **changes)
-    done = diff("a", "b", "--json")
-    assert (done.returncode, done.stderr) == (status, "")
-    assert json.loads(done.stdout)["same"] == (status == 0)
+    result = diff("a", "b", "--json")
+    assert (result.returncode, result.stderr) == (status, "")
+    assert json.loads(result.stdout)["same"] == (status == 0)
 
 
-def test_json_has_what_differs_and_nothing_else(tmp_path: Path, diff: Diff) -> None:
+def test_json_contains_only_what_differs(tmp_path: Path, diff: Diff) -> None:
     write_run(tmp_path / "a", notes=["rounded"])
     write_run(tmp_path / "b", ADAMW, choices=CHOICES, host="there")
-    one, other = json.loads(diff("a", "b", "--json").stdout)["runs"]
-    assert (one["choices"], other["choices"]) == ({"optim": "sgd"}, {"optim": "adamw"})
-    assert one["settings"] == {
-        "optim._target_": "torch.optim.SGD", "optim.lr": 0.1, "optim.momentum": 0.9
-    }  # fmt: skip
-    assert other["settings"] == {name: value for name, value in ADAMW.items() if value is not ...}
-    assert (one["environment"], other["environment"]) == ({"host": "here"}, {"host": "there"})
-    assert one["best"] == {"epoch": 2, "val_acc": 70.0, "val_loss": 1.5}
-    assert (one["notes"], other["notes"]) == (["rounded"], [])
+    first, second = json.loads(diff("a", "b", "--json").stdout)["runs"]
+    assert (first["choices"], second["choices"]) == ({"optim": "sgd"}, {"optim": "adamw"})
+    assert first["settings"] == {
+        "optim._target_": "torch.optim.SGD",
+        "optim.lr": 0.1,
+        "optim.momentum": 0.9,
+    }
+    assert second["settings"] == {name: value for name, value in ADAMW.items() if value is not ...}
+    assert (first["environment"], second["environment"]) == ({"host": "here"}, {"host": "there"})
+    assert first["best"] == {"epoch": 2, "val_acc": 70.0, "val_loss": 1.5}
+    assert (first["notes"], second["notes"]) == (["rounded"], [])
 
 
-def test_the_logged_runs_have_one_recipe_and_two_outcomes(diff: Diff) -> None:
-    done = diff("logged_run_1", "logged_run_2")
-    assert done.returncode == 1
-    parts = rows(done)
-    # A sentence below the table has no cells.
+def test_the_logged_runs_differ_in_their_seed_and_outcome(diff: Diff) -> None:
+    result = diff("logged_run_1", "logged_run_2")
+    assert result.returncode == 1
+    parts = parts_of(result)
+    # A sentence below the table is parsed as a row without cells.
     assert {name: cells for name, cells in parts["Settings"].items() if cells} == {
         "seed": ["0", "1"]
     }
@@ -164,21 +172,21 @@ def test_the_logged_runs_have_one_recipe_and_two_outcomes(diff: Diff) -> None:
     assert parts["Outcome"]["final accuracy"] == ["69.68%", "74.70%", "+5.02"]
     assert parts["Outcome"]["final training accuracy"] == ["89.57%", "99.65%", "+10.08"]
     assert parts["Outcome"]["gap"] == ["19.89%", "24.95%", "+5.06"]
-    text = "".join(done.stdout.split())
+    text = "".join(result.stdout.split())
     notes = {note for number in (1, 2) for note in read_run(f"logged_run_{number}").record.notes}
     assert any("~2.7M" in note for note in notes)
-    # Each note is there once, also one that both runs have.
+    # A note is printed once, even if both runs have it.
     for note in notes:
         assert text.count("".join(note.split())) == 1
 
 
-def test_three_runs_have_a_column_each_and_rows_of_what_varies(tmp_path: Path, diff: Diff) -> None:
+def test_three_runs_have_three_columns_and_rows_for_what_varies(tmp_path: Path, diff: Diff) -> None:
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", {"optim.lr": 0.2})
     write_run(tmp_path / "c", {"optim.lr": 0.3}, accuracy=71.0, notes=["all well"])
-    done = diff("a", "b", "c")
-    assert done.returncode == 1
-    assert rows(done) == {
+    result = diff("a", "b", "c")
+    assert result.returncode == 1
+    assert parts_of(result) == {
         "Settings": {"optim.lr": ["0.1", "0.2", "0.3"]},
         "Outcome": {
             "best accuracy": ["70.00%", "70.00%", "71.00%"],
@@ -187,82 +195,99 @@ def test_three_runs_have_a_column_each_and_rows_of_what_varies(tmp_path: Path, d
             "C: all well": [],
         },
     }
-    assert done.stdout.endswith("Notes\n  C: all well\n")
+    assert result.stdout.endswith("Notes\n  C: all well\n")
 
 
-def test_values_have_as_many_digits_as_tell_them_apart(tmp_path: Path, diff: Diff) -> None:
+def test_values_have_enough_digits_to_distinguish_them(tmp_path: Path, diff: Diff) -> None:
     write_run(tmp_path / "a", {"optim.lr": 0.10815682765921358, "optim.momentum": 0.9})
     write_run(tmp_path / "b", {"optim.lr": 0.2, "optim.momentum": 0.90000001})
-    settings = rows(diff("a", "b"))["Settings"]
+    settings = parts_of(diff("a", "b"))["Settings"]
     assert settings["optim.lr"] == ["0.1082", "0.2"]
     assert settings["optim.momentum"] == ["0.9", "0.90000001"]
     assert "0.10815682765921358" in diff("a", "b", "--json").stdout
 
 
-def test_runs_under_way_and_broken_off_are_compared(tmp_path: Path, diff: Diff) -> None:
-    nothing = {"best": None, "final": None, "gap": None}
-    write_run(tmp_path / "a", state="running", **nothing)
-    write_run(tmp_path / "b", state="diverged", reason="loss is nan", **nothing)
-    done = diff("a", "b")
-    assert done.returncode == 1
-    assert "A  a: running (stale)\nB  b: diverged (loss is nan)\n" in done.stdout
-    assert rows(done)["Outcome"]["state"] == ["running (stale)", "diverged"]
+def test_running_and_diverged_runs_are_compared(tmp_path: Path, diff: Diff) -> None:
+    no_results = {"best": None, "final": None, "gap": None}
+    write_run(tmp_path / "a", state="running", **no_results)
+    write_run(tmp_path / "b", state="diverged", reason="loss is nan", **no_results)
+    result = diff("a", "b")
+    assert result.returncode == 1
+    assert "A  a: running (stale)\nB  b: diverged (loss is nan)\n" in result.stdout
+    assert parts_of(result)["Outcome"]["state"] == ["running (stale)", "diverged"]
 
 
 @pytest.mark.parametrize("width", [60, 80])
-def test_a_narrow_terminal_is_enough(tmp_path: Path, diff: Diff, width: int) -> None:
-    long = {"model.widths": list(range(40)), "augmentation.trivial._target_": "package." * 12 + "X"}
+def test_the_output_fits_a_narrow_terminal(tmp_path: Path, diff: Diff, width: int) -> None:
+    long_values = {
+        "model.widths": list(range(40)),
+        "augmentation.trivial._target_": "package." * 12 + "X",
+    }
     for number in range(8):
-        changes = long if number else {}
-        write_run(tmp_path / f"run{number}", changes | {"optim.lr": 1 / (number + 3)}, 60 + number,
-                  notes=["a long note of many words " * 8])  # fmt: skip
+        changes = long_values if number else {}
+        write_run(
+            tmp_path / f"run{number}",
+            changes | {"optim.lr": 1 / (number + 3)},
+            60 + number,
+            notes=["a long note of many words " * 8],
+        )
     for runs in (2, 3, 8):
-        done = diff(*(f"run{number}" for number in range(runs)), COLUMNS=str(width),
-                    FORCE_COLOR="1")  # fmt: skip
-        assert "\x1b[1m" in done.stdout
-        lines = re.sub(r"\x1b\[[\d;]*m", "", done.stdout).splitlines()
+        result = diff(
+            *(f"run{number}" for number in range(runs)), COLUMNS=str(width), FORCE_COLOR="1"
+        )
+        assert "\x1b[1m" in result.stdout
+        lines = re.sub(r"\x1b\[[\d;]*m", "", result.stdout).splitlines()
         assert max(map(cell_len, lines)) <= width
         text = "\n".join(lines)
-        # Long values are folded between words, so that each number of the list is there.
+        # Long values are wrapped between words, so every number of the list is printed whole.
         assert {*map(str, range(1, 39))} <= {*re.findall(r"\b(\d+),", text)}
         assert all(f"{60 + number}.00%" in text for number in range(runs))
     assert "\x1b" not in diff("run0", "run1").stdout
 
 
-def test_names_and_values_are_shown_harmlessly(tmp_path: Path, diff: Diff) -> None:
+def test_control_characters_in_names_and_values_are_escaped(tmp_path: Path, diff: Diff) -> None:
     write_run(tmp_path / "a")
-    write_run(tmp_path / "[red]:smile:\x1b[2J", {"optim.lr": "\x1b[31m", "m\x07": "${oc.env:HOME}"},
-              notes=["\x9b2J"], reason="\u202e", host="\x1b]0;title\x07")  # fmt: skip
+    write_run(
+        tmp_path / "[red]:smile:\x1b[2J",
+        {"optim.lr": "\x1b[31m", "m\x07": "${oc.env:HOME}"},
+        notes=["\x9b2J"],
+        reason="\u202e",
+        host="\x1b]0;title\x07",
+    )
     for arguments in ([], ["--json"]):
-        done = diff("a", "[red]:smile:\x1b[2J", *arguments)
-        assert done.returncode == 1
-        assert all(line.isprintable() for line in done.stdout.splitlines())
-        assert "${oc.env:HOME}" in done.stdout
-        assert "[red]:smile:\\" in done.stdout
+        result = diff("a", "[red]:smile:\x1b[2J", *arguments)
+        assert result.returncode == 1
+        assert all(line.isprintable() for line in result.stdout.splitlines())
+        assert "${oc.env:HOME}" in result.stdout
+        assert "[red]:smile:\\" in result.stdout
 
 
 class TestCurves:
-    def test_they_are_drawn_when_asked_for(self, tmp_path: Path, diff: Diff) -> None:
+    def test_curves_are_drawn_only_with_the_option(self, tmp_path: Path, diff: Diff) -> None:
         write_run(tmp_path / "a$^$")
         write_run(tmp_path / "b", {"seed": 1}, accuracy=65.0)
-        alone = diff("a$^$", "b", PYTHONPROFILEIMPORTTIME="1")
-        assert "matplotlib" not in alone.stderr
-        done = diff("a$^$", "b", "--curves", "both.png")
-        assert (done.returncode, done.stdout, done.stderr) == (1, alone.stdout, "")
-        one, other = (
+        without_curves = diff("a$^$", "b", PYTHONPROFILEIMPORTTIME="1")
+        assert "matplotlib" not in without_curves.stderr
+        result = diff("a$^$", "b", "--curves", "both.png")
+        assert (result.returncode, result.stdout, result.stderr) == (1, without_curves.stdout, "")
+        first, second = (
             diff(name, name, "--curves", f"{name}.png").returncode for name in ("a$^$", "b")
         )
-        assert one == other == 0
-        both, first, second = (imread(tmp_path / f"{name}.png") for name in ("both", "a$^$", "b"))
-        assert both.shape == first.shape == second.shape
-        assert (both != first).any()
-        assert (both != second).any()
+        assert first == second == 0
+        both, first_image, second_image = (
+            imread(tmp_path / f"{name}.png") for name in ("both", "a$^$", "b")
+        )
+        assert both.shape == first_image.shape == second_image.shape
+        assert (both != first_image).any()
+        assert (both != second_image).any()
 
-    def test_runs_without_val_loss_are_drawn(self, tmp_path: Path, diff: Diff) -> None:
+    def test_curves_of_runs_without_validation_loss_are_drawn(
+        self, tmp_path: Path, diff: Diff
+    ) -> None:
         assert diff("logged_run_1", "logged_run_2", "--curves", "c.png").returncode == 1
         assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
-    def test_they_are_the_metrics_of_each_epoch(
+    def test_curves_are_the_metrics_of_each_epoch(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         figures = []
@@ -270,24 +295,24 @@ class TestCurves:
         run = read_run(str(write_run(tmp_path / "a")))
         diff_view.draw_curves([run], tmp_path / "c.png")
         accuracy, loss = figures[0].axes[:2]
-        drawn = [
+        curves = [
             [line.get_xydata().tolist() for line in axes.lines[:2]] for axes in (accuracy, loss)
         ]
-        assert drawn == [
+        assert curves == [
             [[[1, 50], [2, 80]], [[1, 60], [2, 70]]],
             [[[1, 2], [2, 1]], [[1, 2.5], [2, 1.5]]],
         ]
 
-    def test_damaged_curves_are_refused(self, tmp_path: Path, diff: Diff) -> None:
+    def test_curves_of_damaged_metrics_are_refused(self, tmp_path: Path, diff: Diff) -> None:
         write_run(tmp_path / "a")
         (tmp_path / "a/metrics.csv").write_text("epoch\none\n")
-        done = diff("a", "logged_run_1", "--curves", "c.png")
-        assert done.stdout == ""
-        assert_refused(done, "a", "metrics.csv")
+        result = diff("a", "logged_run_1", "--curves", "c.png")
+        assert result.stdout == ""
+        assert_refused(result, "a", "metrics.csv")
         assert not (tmp_path / "c.png").exists()
 
 
-REFUSALS = [
+WRONG_ARGUMENTS = [
     (["a"], [" a "]),
     (["a", "nowhere"], ["nowhere", "logged_run_1", "logged_run_2"]),
     (["a", "."], [" . ", "run.json"]),
@@ -297,59 +322,61 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "facts"), REFUSALS, ids=[each[0][-1] for each in REFUSALS])
-def test_what_cannot_be_compared_is_refused(
+@pytest.mark.parametrize(
+    ("arguments", "facts"), WRONG_ARGUMENTS, ids=[arguments[-1] for arguments, _ in WRONG_ARGUMENTS]
+)
+def test_wrong_arguments_are_refused(
     tmp_path: Path, diff: Diff, arguments: list[str], facts: list[str]
 ) -> None:
     write_run(tmp_path / "a")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/run.json").touch()
-    done = diff(*arguments)
-    assert done.stdout == ""
-    assert_refused(done, *facts)
+    result = diff(*arguments)
+    assert result.stdout == ""
+    assert_refused(result, *facts)
     assert json.loads((tmp_path / "a/run.json").read_text())
 
 
-def test_what_is_not_known_of_a_run_is_no_difference(tmp_path: Path, diff: Diff) -> None:
-    """As of a run of the training log."""
+def test_unknown_values_are_no_difference(tmp_path: Path, diff: Diff) -> None:
+    """The logged runs have unknown values."""
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", fingerprint=None, precision=None)
     assert diff("a", "b").returncode == 0
     write_run(tmp_path / "b", seconds=None)
-    done = diff("a", "b")
-    assert done.returncode == 0
-    assert rows(done)["Outcome"]["time"] == ["12.5 s", "unknown"]
+    result = diff("a", "b")
+    assert result.returncode == 0
+    assert parts_of(result)["Outcome"]["time"] == ["12.5 s", "unknown"]
 
 
-def test_the_order_of_augmentation_is_shown_where_the_operations_are_the_same(
+def test_the_order_of_augmentation_is_shown_if_the_operations_are_the_same(
     tmp_path: Path, diff: Diff
 ) -> None:
     crop, flip = ({"_target_": f"package.{name}"} for name in ("Crop", "Flip"))
-    one = {"augmentation": {"crop": crop, "flip": flip}}
-    write_run(tmp_path / "a", one)
+    first = {"augmentation": {"crop": crop, "flip": flip}}
+    write_run(tmp_path / "a", first)
     write_run(tmp_path / "b", {"augmentation": {"flip": flip, "crop": crop}})
     write_run(tmp_path / "c", {"augmentation": {"crop": crop}})
-    done = diff("a", "b")
-    assert done.returncode == 1
-    assert rows(done)["Settings"] == {
+    result = diff("a", "b")
+    assert result.returncode == 1
+    assert parts_of(result)["Settings"] == {
         "augmentation.order": ['["crop", "flip"]', '["flip", "crop"]']
     }
     assert "augmentation.order" not in diff("a", "c").stdout
 
 
 @pytest.mark.parametrize("augmentation", [5, True, "text", [1, 2]])
-def test_a_config_of_another_kind_breaks_nothing(
+def test_an_augmentation_that_is_not_a_mapping_is_compared(
     augmentation: object, tmp_path: Path, diff: Diff
 ) -> None:
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", {"augmentation": augmentation})
-    done = diff("a", "b")
-    assert (done.returncode, done.stderr) == (1, "")
+    result = diff("a", "b")
+    assert (result.returncode, result.stderr) == (1, "")
 
 
-def test_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
     write_run(tmp_path / "a")
     for arguments in (["a", "a"], ["a", "a", "--json"], ["--help"]):
         with open("/dev/full", "w") as full:
-            done = processes.run(tmp_path, "diff", *arguments, stdout=full)
-        assert_refused(done, "No space left on device")
+            result = processes.run(tmp_path, "diff", *arguments, stdout=full)
+        assert_refused(result, "No space left on device")

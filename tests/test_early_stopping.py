@@ -1,4 +1,4 @@
-"""A run ends early where its settings say so, and its record has the reason."""
+"""Early stopping: a run ends when its settings say so, and its record has the reason."""
 
 import dataclasses
 from pathlib import Path
@@ -36,52 +36,54 @@ def test_patience_counts_the_epochs_since_the_best(values: list[float], stops: b
     assert (falling.reason(losses) is not None) is stops
 
 
-def test_a_gain_of_min_delta_is_none() -> None:
+def test_a_gain_of_only_min_delta_does_not_count() -> None:
     values = rows([1.0, 1.5, 2.0, 2.5])
     assert EarlyStopping(patience=3, min_delta=0.5).reason(values) is None
     assert EarlyStopping(patience=3, min_delta=2).reason(values) is not None
 
 
-def test_nothing_stops_a_run_by_default() -> None:
+def test_no_run_is_stopped_by_default() -> None:
     assert EarlyStopping().reason(rows([1.0] * 1000)) is None
 
 
-def test_a_run_stopped_early_is_the_beginning_of_the_whole_one(tmp_path: Path) -> None:
-    """The schedule keeps its length, and the record names the setting that ended the run."""
-    whole = train(plan_run(config()), tmp_path / "whole")
-    prepared = plan_run(config(trainer__early_stopping={"epoch": 2}))
-    run = open_run(prepared, tmp_path / "stopped")
-    jobs.train(prepared, run, StopSignal().listen())
+def test_a_run_that_is_stopped_early_has_the_first_epochs_of_the_complete_run(
+    tmp_path: Path,
+) -> None:
+    """The schedule keeps its length, and the record names the setting that stopped the run."""
+    complete = train(plan_run(config()), tmp_path / "complete")
+    planned = plan_run(config(trainer__early_stopping={"epoch": 2}))
+    run = open_run(planned, tmp_path / "stopped")
+    jobs.train(planned, run, StopSignal().listen())
     record = Record.read(tmp_path / "stopped")
     assert record.state == "stopped_early"
     assert "trainer.early_stopping.epoch=2" in record.reason
     assert record.ended_for_good
-    stopped = without_times(read_metrics(tmp_path / "stopped"))
-    assert stopped == without_times(read_metrics(tmp_path / "whole"))[:2]
-    assert len(whole.rows) == 3
+    stopped_rows = without_times(read_metrics(tmp_path / "stopped"))
+    assert stopped_rows == without_times(read_metrics(tmp_path / "complete"))[:2]
+    assert len(complete.rows) == 3
 
 
-def test_a_run_ends_when_its_patience_is_used_up(tmp_path: Path) -> None:
+def test_a_run_ends_when_its_patience_is_exhausted(tmp_path: Path) -> None:
     stopping = {"patience": 1, "metric": "train_loss", "min_delta": 100.0}
-    training = train(plan_run(config(trainer__early_stopping=stopping)), tmp_path / "run")
-    assert len(training.rows) == 2
-    reason = training.config.early_stopping.reason(training.rows)
-    # The metric, the epochs without a gain, and the best epoch with its value.
-    for fact in ("train_loss", "1 epoch", "epoch 1", f"{training.rows[0]['train_loss']:.4g}"):
+    trainer = train(plan_run(config(trainer__early_stopping=stopping)), tmp_path / "run")
+    assert len(trainer.rows) == 2
+    reason = trainer.config.early_stopping.reason(trainer.rows)
+    # The reason has the metric, the epochs without a gain, and the best epoch with its value.
+    for fact in ("train_loss", "1 epoch", "epoch 1", f"{trainer.rows[0]['train_loss']:.4g}"):
         assert fact in reason
 
 
-def test_a_stop_beyond_the_end_changes_nothing_and_is_noted(tmp_path: Path) -> None:
-    prepared = plan_run(config(trainer__early_stopping={"epoch": 85}))
-    (note,) = prepared.notes
+def test_a_stop_after_the_last_epoch_changes_nothing_and_is_noted(tmp_path: Path) -> None:
+    planned = plan_run(config(trainer__early_stopping={"epoch": 85}))
+    (note,) = planned.notes
     assert "trainer.early_stopping.epoch=85" in note
     assert "epoch 3" in note
-    cut = train(prepared, tmp_path / "cut")
-    assert_same_bits(cut, train(plan_run(config()), tmp_path / "whole"))
+    stopped = train(planned, tmp_path / "stopped")
+    assert_same_bits(stopped, train(plan_run(config()), tmp_path / "complete"))
 
 
 @pytest.mark.parametrize(
-    ("settings", "without_effect", "end"),
+    ("settings", "setting", "last_epoch"),
     [
         ({"trainer__early_stopping": {"epoch": 2}, "trainer__max_steps": 8}, "epoch=2", 2),
         ({"trainer__early_stopping": {"patience": 3}}, "patience=3", 3),
@@ -92,15 +94,15 @@ def test_a_stop_beyond_the_end_changes_nothing_and_is_noted(tmp_path: Path) -> N
         ),
     ],
 )
-def test_a_stop_that_comes_no_earlier_than_the_end_of_the_run_is_noted(
-    settings: dict, without_effect: str, end: int
+def test_a_stop_that_cannot_come_before_the_end_of_the_run_is_noted(
+    settings: dict, setting: str, last_epoch: int
 ) -> None:
     (note,) = plan_run(config(**settings)).notes
-    assert f"trainer.early_stopping.{without_effect}" in note
-    assert f"epoch {end}" in note
+    assert f"trainer.early_stopping.{setting}" in note
+    assert f"epoch {last_epoch}" in note
 
 
-def test_its_settings_are_those_of_the_config() -> None:
+def test_the_config_has_every_setting_of_early_stopping() -> None:
     assert {field.name for field in dataclasses.fields(EarlyStopping)} == {
         *composed()["trainer"]["early_stopping"]
     }

@@ -1,4 +1,4 @@
-"""From the words of a command to those of each job."""
+"""The expansion of a command's overrides to the overrides of each job."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from processes import names
+from processes import mentions
 
 from resnet_sweep.cli.train import prepare
 from resnet_sweep.config.command import quoted
@@ -23,7 +23,7 @@ def loader() -> Iterator[ConfigLoader]:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "overrides",
     [
         ["optim.lr=0.1"],
         ["optim.lr=0.1,0.05", "seed=0,1,2"],
@@ -37,15 +37,18 @@ def loader() -> Iterator[ConfigLoader]:
         ["optim.lr=sort(0.3,0.1,0.2)", "trainer.compile=default,null"],
     ],
 )
-def test_it_is_hydras_basic_grammar(words: list[str], loader: ConfigLoader) -> None:
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
-    # The basic sweeper gives a deleted key a value that it can't have, and fails on it.
-    kept = [override for override in parsed if not override.is_delete()]
-    (expected,) = BasicSweeper.split_arguments(kept, max_batch_size=None)
-    found = [
-        [word for word in job if not word.startswith("~")] for job in expand(words, [], loader)
+def test_the_expansion_equals_that_of_hydras_basic_sweeper(
+    overrides: list[str], loader: ConfigLoader
+) -> None:
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+    # The basic sweeper gives a deleted key a value, which is an error.
+    not_deleted = [override for override in parsed if not override.is_delete()]
+    (expected,) = BasicSweeper.split_arguments(not_deleted, max_batch_size=None)
+    expanded = [
+        [override for override in job if not override.startswith("~")]
+        for job in expand(overrides, [], loader)
     ]
-    assert found == expected
+    assert expanded == expected
 
 
 def test_a_deleted_key_stays_in_every_job(loader: ConfigLoader) -> None:
@@ -53,9 +56,9 @@ def test_a_deleted_key_stays_in_every_job(loader: ConfigLoader) -> None:
     assert jobs == [["~logger", "seed=0"], ["~logger", "seed=1"]]
 
 
-def test_paired_values_go_together(loader: ConfigLoader) -> None:
-    words = ["optim.lr=0.1,0.2", "seed=0,1", "trainer.batch_size=64,128"]
-    assert expand(words, [["optim.lr", "trainer.batch_size"]], loader) == [
+def test_zipped_values_are_paired(loader: ConfigLoader) -> None:
+    overrides = ["optim.lr=0.1,0.2", "seed=0,1", "trainer.batch_size=64,128"]
+    assert expand(overrides, [["optim.lr", "trainer.batch_size"]], loader) == [
         ["optim.lr=0.1", "trainer.batch_size=64", "seed=0"],
         ["optim.lr=0.1", "trainer.batch_size=64", "seed=1"],
         ["optim.lr=0.2", "trainer.batch_size=128", "seed=0"],
@@ -63,21 +66,25 @@ def test_paired_values_go_together(loader: ConfigLoader) -> None:
     ]
 
 
-def test_several_lists_of_keys_can_be_paired(loader: ConfigLoader) -> None:
-    words = ["a=1,2", "b=3,4", "c=5,6", "d=7,8"]
-    jobs = expand(words, pairs_of([["a", "c"], ["b", "d"]]), loader)
+def test_several_lists_of_keys_can_be_zipped(loader: ConfigLoader) -> None:
+    overrides = ["a=1,2", "b=3,4", "c=5,6", "d=7,8"]
+    jobs = expand(overrides, pairs_of([["a", "c"], ["b", "d"]]), loader)
     assert [" ".join(job) for job in jobs] == [
-        "a=1 c=5 b=3 d=7", "a=1 c=5 b=4 d=8", "a=2 c=6 b=3 d=7", "a=2 c=6 b=4 d=8"
-    ]  # fmt: skip
+        "a=1 c=5 b=3 d=7",
+        "a=1 c=5 b=4 d=8",
+        "a=2 c=6 b=3 d=7",
+        "a=2 c=6 b=4 d=8",
+    ]
     assert pairs_of(["a", "c"]) == [["a", "c"]]
     assert pairs_of([]) == []
 
 
 @pytest.mark.parametrize(
-    ("words", "pairs", "facts"),
+    ("overrides", "pairs", "facts"),
     [
         (
-            ["one_key=4,5", "other_key=6,7,8"], ["one_key", "other_key"],
+            ["one_key=4,5", "other_key=6,7,8"],
+            ["one_key", "other_key"],
             ["zip", "one_key", "2", "other_key", "3"],
         ),
         (["one_key=1,2"], ["one_key", "other_key"], ["zip", "other_key"]),
@@ -90,26 +97,29 @@ def test_several_lists_of_keys_can_be_paired(loader: ConfigLoader) -> None:
         (["one_key=1,2", "other_key=1,2"], ["one_key"], ["zip", "one_key"]),
         (["one_key=interval(0,1)"], [], ["one_key=interval(0,1)", "hydra/sweeper=optuna"]),
     ],
-)  # fmt: skip
-def test_what_cannot_be_combined_is_refused(
-    words: list[str], pairs: list, facts: list[str], loader: ConfigLoader
+)
+def test_a_wrong_combination_is_refused(
+    overrides: list[str], pairs: list, facts: list[str], loader: ConfigLoader
 ) -> None:
     with pytest.raises(ConfigError) as refusal:
-        expand(words, pairs_of(pairs), loader)
+        expand(overrides, pairs_of(pairs), loader)
     for fact in facts:
-        assert names(str(refusal.value), fact), f"{fact} isn't named: {refusal.value}"
+        assert mentions(str(refusal.value), fact), f"no {fact!r} in: {refusal.value}"
 
 
-def test_the_values_of_a_named_sweep_are_typed_as_on_the_command_line() -> None:
+def test_the_values_of_a_named_sweep_become_overrides() -> None:
     params = {"optim.lr": "0.1,0.2", "data.root": None, "optim.nesterov": True, "seed": 3}
     assert preset_overrides(params) == [
-        "optim.lr=0.1,0.2", "data.root=null", "optim.nesterov=true", "seed=3"
-    ]  # fmt: skip
+        "optim.lr=0.1,0.2",
+        "data.root=null",
+        "optim.nesterov=true",
+        "seed=3",
+    ]
     assert preset_overrides(None) == []
 
 
 @pytest.mark.parametrize(
-    ("words", "several"),
+    ("overrides", "is_sweep"),
     [
         (["sweep=recommended"], True),
         (["optim.lr=0.1", "sweep=logged_runs", "--config-dir", "mine"], True),
@@ -123,15 +133,15 @@ def test_the_values_of_a_named_sweep_are_typed_as_on_the_command_line() -> None:
         (["model=resnet8v2"], False),
     ],
 )
-def test_a_named_sweep_or_replicates_are_several_runs(words: list[str], several: bool) -> None:
-    assert prepare(words) == (["--multirun", *words] if several else words)
+def test_a_named_sweep_or_replicates_imply_multirun(overrides: list[str], is_sweep: bool) -> None:
+    assert prepare(overrides) == (["--multirun", *overrides] if is_sweep else overrides)
 
 
 @pytest.mark.parametrize(
     "condition",
     ["optim.lr == 0.1", 'experiment != "a\'b"', "seed < 2 and (x in [1, 2])", r"x == '\'"],
 )
-def test_a_condition_needs_no_quotes_but_the_shells(condition: str) -> None:
+def test_a_condition_needs_only_the_quotes_of_the_shell(condition: str) -> None:
     parser = OverridesParser.create()
     for name in ("sweep_filter", "baseline"):
         (override,) = parser.parse_overrides([quoted(f"{name}={condition}")])
@@ -143,5 +153,5 @@ def test_a_condition_needs_no_quotes_but_the_shells(condition: str) -> None:
 @pytest.mark.parametrize(
     "word", ["baseline=null", "sweep_filter=${x}", "seed=0", "-m", "baseline="]
 )
-def test_what_is_no_condition_stays(word: str) -> None:
+def test_other_arguments_are_not_quoted(word: str) -> None:
     assert quoted(word) == word

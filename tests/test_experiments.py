@@ -1,4 +1,4 @@
-"""The named runs and sweeps are what the log recommends, and what the documents say of them."""
+"""The named experiments and sweeps agree with the training log and with the documents."""
 
 import itertools
 import re
@@ -19,70 +19,78 @@ from resnet_sweep.runs.signature import relevant, sign
 from resnet_sweep.studies.search_space import SearchSpace
 
 EXPERIMENTS = [choice.partition("=")[2] for choice in choices("experiment")]
-# Experiments that don't come from the log's recommendations.
-OTHERS = {"quickstart", "logged_run_1", "logged_run_2", "best_recipe"}
-VARIANTS = [name for name in EXPERIMENTS if name not in OTHERS]
+# Experiments that aren't recommendations of the training log.
+NOT_RECOMMENDED = {"quickstart", "logged_run_1", "logged_run_2", "best_recipe"}
+VARIANTS = [name for name in EXPERIMENTS if name not in NOT_RECOMMENDED]
 SWEEPS = [choice.partition("=")[2] for choice in choices("sweep") if choice != "sweep=default"]
-# A search has corners, and no jobs that could be counted.
+# A search has ranges instead of a list of jobs.
 SEARCHES = [name for name in SWEEPS if name.startswith("optuna_")]
 GRIDS = [name for name in SWEEPS if name not in SEARCHES]
 MODELS = ["resnet44v2", pytest.param("resnet8v2", marks=pytest.mark.slow)]
 DOCUMENT = (ROOT / "docs" / "reference" / "experiments.md").read_text(encoding="utf-8")
-# What a preset of a sweep may set, so that the command of a single job can do without it.
+# The keys that a preset of a sweep may set. They don't change the training of a job, so the command
+# of a single job doesn't need the preset.
 SETTINGS_OF_SWEEPS = {
-    "baseline", "defaults", "hydra", "objective", "reference", "replicates", "sweep_filter", "zip"
-}  # fmt: skip
+    "baseline",
+    "defaults",
+    "hydra",
+    "objective",
+    "reference",
+    "replicates",
+    "sweep_filter",
+    "zip",
+}
 
 
-def head(path: str) -> str:
-    """The comment at the head of a file, as one line."""
+def head_comment(path: str) -> str:
+    """Return the comment at the head of a config file, as one line."""
     lines = itertools.takewhile(
         lambda line: line.startswith("#"), (CONF / path).read_text(encoding="utf-8").splitlines()
     )
     return " ".join(line.removeprefix("#").strip() for line in lines)
 
 
-def preset(sweep: str) -> dict:
+def sweep_preset(sweep: str) -> dict:
     return yaml.safe_load((CONF / "sweep" / f"{sweep}.yaml").read_text())
 
 
-def jobs(sweep: str) -> list[list[str]]:
-    """The overrides of each job, by Hydra's own grammar."""
-    parameters = preset(sweep)["hydra"]["sweeper"]["params"]
-    words = [f"{key}={value}" for key, value in parameters.items()]
-    parsed = OverridesParser.create().parse_overrides(words)
+def job_overrides(sweep: str) -> list[list[str]]:
+    """Return the overrides of each job of a sweep, expanded with Hydra's parser."""
+    parameters = sweep_preset(sweep)["hydra"]["sweeper"]["params"]
+    overrides = [f"{key}={value}" for key, value in parameters.items()]
+    parsed = OverridesParser.create().parse_overrides(overrides)
     values = [
-        [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
-        for each in parsed
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        for override in parsed
     ]
     return [list(job) for job in itertools.product(*values)]
 
 
-def entry(words: list[str]) -> LoadedRun:
-    """The run of a job, as its record would have it."""
+def planned_job(overrides: list[str]) -> LoadedRun:
+    """Return a job as a run with the record that its training would write."""
     with initialize_config_module("resnet_sweep.conf"):
-        config = compose("config", overrides=words, return_hydra_config=True)
-    chosen = {
+        config = compose("config", overrides=overrides, return_hydra_config=True)
+    group_choices = {
         group: choice for group, choice in config.hydra.runtime.choices.items() if choice
-    }  # fmt: skip
+    }
     settings = OmegaConf.to_container(
         OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True
     )
-    return LoadedRun(ROOT, "job", Record("", config=settings, choices=chosen))
+    return LoadedRun(ROOT, "job", Record("", config=settings, choices=group_choices))
 
 
 # The experiments whose comments quote the training log.
-QUOTING = [*VARIANTS, "logged_run_1", "logged_run_2", "best_recipe"]
+QUOTED = [*VARIANTS, "logged_run_1", "logged_run_2", "best_recipe"]
 
 
 def quoted(name: str) -> str:
-    """What the comment at the head of an experiment quotes from the training log."""
-    return re.search(r'The log: "([^"]+)"', head(f"experiment/{name}.yaml"))[1]
+    """Return the quotation from the training log in the head comment of an experiment."""
+    return re.search(r'The log: "([^"]+)"', head_comment(f"experiment/{name}.yaml"))[1]
 
 
-@pytest.mark.parametrize("name", QUOTING)
-def test_experiment_has_its_quote_in_the_document_and_its_command(name: str) -> None:
-    text = head(f"experiment/{name}.yaml")
+@pytest.mark.parametrize("name", QUOTED)
+def test_the_document_and_the_head_comment_of_an_experiment_have_its_quotation(name: str) -> None:
+    text = head_comment(f"experiment/{name}.yaml")
     assert re.search(r"Expect: \w.*\. +python -m resnet_sweep", text)
     assert text.endswith(f"python -m resnet_sweep experiment={name}")
     row = re.search(rf"^\| `{re.escape(name)}` \|.*$", DOCUMENT, re.MULTILINE)[0]
@@ -107,7 +115,7 @@ def test_experiment_has_its_quote_in_the_document_and_its_command(name: str) -> 
         "logged_run_2": {"seed": 1},
     }.items(),
 )
-def test_an_experiment_is_the_logs_recipe_but_for_what_it_is_called(
+def test_an_experiment_is_the_recipe_with_the_settings_of_its_name(
     name: str, settings: dict
 ) -> None:
     recipe = relevant(composed(), "", "")
@@ -117,16 +125,20 @@ def test_an_experiment_is_the_logs_recipe_but_for_what_it_is_called(
 @pytest.mark.parametrize(
     ("name", "group"),
     {
-        "cutout": "augmentation", "cutmix": "augmentation", "mixup": "augmentation",
-        "color_jitter": "augmentation", "plateau": "schedule", "warm_restarts": "schedule",
+        "cutout": "augmentation",
+        "cutmix": "augmentation",
+        "mixup": "augmentation",
+        "color_jitter": "augmentation",
+        "plateau": "schedule",
+        "warm_restarts": "schedule",
     }.items(),
-)  # fmt: skip
+)
 def test_an_experiment_differs_from_the_recipe_in_one_group(name: str, group: str) -> None:
     recipe, config = composed(), composed(f"experiment={name}")
     assert {key for key in recipe if config[key] != recipe[key]} == {group}
 
 
-def test_every_variant_is_another_run_than_the_baseline() -> None:
+def test_every_variant_has_its_own_signature() -> None:
     names = ["logged_run_1", "logged_run_2", *VARIANTS]
     signatures = {sign(composed(f"experiment={name}"), "float32", "f") for name in names}
     assert len(signatures) == len(names)
@@ -136,15 +148,15 @@ def test_every_variant_is_another_run_than_the_baseline() -> None:
 
 
 def test_the_recommended_sweep_has_every_variant() -> None:
-    assert sorted(jobs("recommended")) == sorted(
+    assert sorted(job_overrides("recommended")) == sorted(
         [f"experiment={name}"] for name in ["logged_run_1", *VARIANTS]
     )
 
 
-def test_the_readings_of_the_log_are_all_combined() -> None:
-    runs = [entry(words) for words in jobs("identify_logged_runs")]
+def test_identify_logged_runs_has_every_combination_of_the_readings() -> None:
+    runs = [planned_job(overrides) for overrides in job_overrides("identify_logged_runs")]
     assert len({run.replicate_key for run in runs}) == 16
-    # The recipe as it is here is one of them.
+    # The default recipe is one of the combinations.
     assert LoadedRun(ROOT, "", Record("", config=composed())).replicate_key in {
         run.replicate_key for run in runs
     }
@@ -152,36 +164,36 @@ def test_the_readings_of_the_log_are_all_combined() -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("sweep", GRIDS)
-def test_a_sweep_has_sound_jobs_and_one_baseline(sweep: str, model: str) -> None:
-    # A sweep over models has the last word on them.
-    runs = [entry([f"model={model}", *words]) for words in jobs(sweep)]
+def test_a_sweep_has_valid_jobs_and_one_baseline(sweep: str, model: str) -> None:
+    # A sweep over models overrides the model.
+    runs = [planned_job([f"model={model}", *overrides]) for overrides in job_overrides(sweep)]
     for run in runs:
         check_config(run.record.config)
     assert len({sign(run.record.config, "float32", "f") for run in runs}) == len(runs)
     baseline = composed(f"sweep={sweep}")["baseline"]
     if baseline is not None:
         assert sum(FilterExpression(baseline).matches(run_fields(run)) for run in runs) == 1
-    count = re.search(r"\b(\d+) jobs\b", head(f"sweep/{sweep}.yaml"))[1]
+    count = re.search(r"\b(\d+) jobs\b", head_comment(f"sweep/{sweep}.yaml"))[1]
     assert int(count) == len(runs)
     assert re.search(rf"^\| `{sweep}` \| {count} \|", DOCUMENT, re.MULTILINE)
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("sweep", SEARCHES)
-def test_a_search_has_sound_corners_and_holds_images_out(sweep: str, model: str) -> None:
-    settings = preset(sweep)["hydra"]["sweeper"]
+def test_a_search_has_valid_corners_and_a_holdout(sweep: str, model: str) -> None:
+    settings = sweep_preset(sweep)["hydra"]["sweeper"]
     space = SearchSpace([f"{key}={value}" for key, value in settings["params"].items()])
     for corner in space.corners():
-        run = entry([f"model={model}", *space.overrides(corner)])
+        run = planned_job([f"model={model}", *space.overrides(corner)])
         check_config(run.record.config)
         assert run.record.config["data"]["holdout"] == 5000
-    count = re.search(r"\b(\d+) trials\b", head(f"sweep/{sweep}.yaml"))[1]
+    count = re.search(r"\b(\d+) trials\b", head_comment(f"sweep/{sweep}.yaml"))[1]
     assert int(count) == settings["n_trials"]
     assert re.search(rf"^\| `{sweep}` \| {count} \|", DOCUMENT, re.MULTILINE)
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_a_job_is_what_it_is_without_the_sweeps_preset(sweep: str) -> None:
-    assert preset(sweep).keys() <= SETTINGS_OF_SWEEPS
-    assert preset(sweep)["hydra"].keys() == {"sweeper"}
+def test_the_preset_of_a_sweep_does_not_change_its_jobs(sweep: str) -> None:
+    assert sweep_preset(sweep).keys() <= SETTINGS_OF_SWEEPS
+    assert sweep_preset(sweep)["hydra"].keys() == {"sweeper"}
     assert sign(composed(f"sweep={sweep}"), "float32", "f") == sign(composed(), "float32", "f")

@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing let in, in a bounded part of what benchmarks/reliability.py does."""
+"""The reliability and security tests of benchmarks/reliability.py, with small counts."""
 
 import processes
 import pytest
@@ -6,25 +6,25 @@ from conftest import ROOT
 
 from benchmarks.reliability import PARTS
 
-# That which proves in a few seconds what no other test of the default tier does.
+# These parts take only seconds, and no other test of the default tier has their cases.
 FAST = {"hostility": 5}
 
 
-def assert_nothing_lost(part: str, count: int) -> None:
-    # In a process of its own: a fork of one that trained has torch without its threads.
-    done = processes.run(
+def assert_part_passes(part: str, count: int) -> None:
+    # The part forks processes, and torch doesn't work in the fork of a process that has trained.
+    result = processes.run(
         ROOT, "--part", part, "--count", count, module="benchmarks.reliability", timeout=900
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"| {count} |" in done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"| {count} |" in result.stdout
 
 
 @pytest.mark.parametrize("part", FAST)
-def test_nothing_is_lost_and_nothing_let_in_by_a_few_faults(part: str) -> None:
-    assert_nothing_lost(part, FAST[part])
+def test_a_few_faults_lose_no_run_and_execute_no_hostile_file(part: str) -> None:
+    assert_part_passes(part, FAST[part])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
-def test_nothing_is_lost_and_nothing_let_in(part: str) -> None:
-    assert_nothing_lost(part, PARTS[part][0])
+def test_faults_lose_no_run_and_execute_no_hostile_file(part: str) -> None:
+    assert_part_passes(part, PARTS[part][0])

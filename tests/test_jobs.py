@@ -1,4 +1,4 @@
-"""A planned run is trained in its directory, in the environment that its config asks for."""
+"""The training of a planned run in its directory, with the environment of its config."""
 
 import os
 import re
@@ -27,8 +27,8 @@ from resnet_sweep.training.signals import StopSignal
 TENSORBOARD = "resnet_sweep.training.callbacks.TensorBoard"
 
 
-class AtEpoch(Callback):
-    """Calls a function at the end of an epoch."""
+class AtEpochEnd(Callback):
+    """Call a function at the end of each epoch."""
 
     def __init__(self, action: Callable[[], object]) -> None:
         self.action = action
@@ -37,8 +37,8 @@ class AtEpoch(Callback):
         self.action()
 
 
-class AtEnd(Callback):
-    """Calls a function at the end of a run, with the record."""
+class AtTrainEnd(Callback):
+    """Call a function with the record at the end of training."""
 
     def __init__(self, action: Callable[[Record], object]) -> None:
         self.action = action
@@ -48,53 +48,53 @@ class AtEnd(Callback):
 
 
 def fail() -> None:
-    raise ValueError("odd")
+    raise ValueError("an error")
 
 
-def opened(directory: Path) -> tuple[PlannedRun, Run]:
+def open_planned_run(directory: Path) -> tuple[PlannedRun, Run]:
     planned = plan_run(config())
     return planned, open_run(planned, directory)
 
 
-def test_a_run_has_not_ended_on_the_disk_before_its_callbacks_have(tmp_path: Path) -> None:
-    """A heartbeat comes meanwhile, and writes the record."""
-    planned, run = opened(tmp_path / "run")
+def test_run_json_has_the_final_state_only_after_the_callbacks(tmp_path: Path) -> None:
+    """A callback updates run.json, as a heartbeat does. The state there must still be running."""
+    planned, run = open_planned_run(tmp_path / "run")
     states = []
 
-    def look(record: Record) -> None:
+    def record_states(record: Record) -> None:
         run.update(seconds=record.seconds)
         states.extend([record.state, Record.read(run.directory).state])
 
-    jobs.train(planned, run, StopSignal(), [AtEnd(look)])
+    jobs.train(planned, run, StopSignal(), [AtTrainEnd(record_states)])
     assert states == ["finished", "running"]
     assert Record.read(run.directory).state == "finished"
 
 
 @pytest.mark.parametrize("chdir", [False, True])
-def test_a_command_is_to_be_given_where_this_one_was(
+def test_a_printed_command_is_relative_to_the_folder_of_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, chdir: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    planned, run = opened(tmp_path / "run")
+    planned, run = open_planned_run(tmp_path / "run")
     folders = []
-    callbacks = [AtEpoch(lambda: folders.append(Path.cwd())), AtEpoch(fail)]
+    callbacks = [AtEpochEnd(lambda: folders.append(Path.cwd())), AtEpochEnd(fail)]
     with pytest.raises(RunFailed):
         jobs.train(planned, run, StopSignal(), callbacks, chdir=chdir)
     assert folders == [tmp_path / "run" if chdir else tmp_path]
     assert Path.cwd() == tmp_path
     assert "python -m resnet_sweep hydra.run.dir=run\n" in caplog.text
-    assert Record.read(tmp_path / "run").reason == "ValueError: odd"
+    assert Record.read(tmp_path / "run").reason == "ValueError: an error"
 
 
-@pytest.mark.parametrize("late", ["load", "on_train_start"])
+@pytest.mark.parametrize("moment", ["load", "on_train_start"])
 def test_an_interrupt_before_training_starts_is_recorded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    # While the checkpoint is loaded, or while a callback starts.
-    monkeypatch.setattr(RunCheckpoints if late == "load" else Plots, late, interrupt)
+    # The interrupt comes while the checkpoint is loaded, or while a callback starts.
+    monkeypatch.setattr(RunCheckpoints if moment == "load" else Plots, moment, interrupt)
     settings = config(logger={"tensorboard": {"_target_": TENSORBOARD}})
     planned = plan_run(settings)
     run = open_run(planned, tmp_path)
@@ -107,7 +107,7 @@ def test_an_interrupt_before_training_starts_is_recorded(
 @pytest.mark.parametrize(
     "remove", [shutil.rmtree, lambda directory: directory.rename(directory.with_name("elsewhere"))]
 )
-def test_a_run_whose_directory_is_gone_is_not_to_be_resumed_there(
+def test_no_resume_command_is_printed_if_the_directory_of_the_run_is_gone(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -115,8 +115,8 @@ def test_a_run_whose_directory_is_gone_is_not_to_be_resumed_there(
     chdir: bool,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    planned, run = opened(tmp_path / "run")
-    callbacks = [AtEpoch(lambda: remove(tmp_path / "run"))]
+    planned, run = open_planned_run(tmp_path / "run")
+    callbacks = [AtEpochEnd(lambda: remove(tmp_path / "run"))]
     with pytest.raises(RunFailed):
         jobs.train(planned, run, StopSignal(), callbacks, chdir=chdir)
     (message,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
@@ -129,10 +129,10 @@ def test_a_run_whose_directory_is_gone_is_not_to_be_resumed_there(
 def test_the_environment_of_a_job_is_set_before_its_data_are_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    environments = []
 
     def load(record: Record) -> PlannedRun:
-        seen.append(os.environ.get("RESNET_SWEEP_DATA"))
+        environments.append(os.environ.get("RESNET_SWEEP_DATA"))
         return load_planned_run(record)
 
     monkeypatch.setenv("RESNET_SWEEP_DATA", "before")
@@ -143,7 +143,7 @@ def test_the_environment_of_a_job_is_set_before_its_data_are_loaded(
     job = {"env_set": {"RESNET_SWEEP_DATA": "elsewhere"}}
     write_hydra_folder(tmp_path, settings, {"job": job}, [])
     assert jobs.train_job(tmp_path) == "finished"
-    assert seen == ["elsewhere"]
+    assert environments == ["elsewhere"]
     assert os.environ["RESNET_SWEEP_DATA"] == "before"
 
 
@@ -152,8 +152,8 @@ def test_the_environment_of_a_single_run_is_set_before_its_data_are_loaded(
 ) -> None:
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    done = call(main, f"+hydra.job.env_set.RESNET_SWEEP_DATA={tmp_path}/elsewhere")
-    processes.assert_refused(done, f"{tmp_path}/elsewhere")
+    result = call(main, f"+hydra.job.env_set.RESNET_SWEEP_DATA={tmp_path}/elsewhere")
+    processes.assert_refused(result, f"{tmp_path}/elsewhere")
 
 
 def test_a_log_file_that_cannot_be_opened_is_reported_once(

@@ -1,4 +1,4 @@
-"""What TensorBoard and MLflow themselves read of runs that were logged there."""
+"""The TensorBoard and MLflow loggers, tested by what TensorBoard and MLflow read."""
 
 import importlib.util
 import json
@@ -37,22 +37,26 @@ from resnet_sweep.training.signals import Interrupted, StopSignal
 
 TENSORBOARD = {"tensorboard": {"_target_": "resnet_sweep.training.callbacks.TensorBoard"}}
 SMALL = (
-    "experiment=quickstart", "trainer.epochs=2", "trainer.device=cpu", "trainer.threads=1",
-    "data.limit_train=100", "data.limit_test=50",
-)  # fmt: skip
+    "experiment=quickstart",
+    "trainer.epochs=2",
+    "trainer.device=cpu",
+    "trainer.threads=1",
+    "data.limit_train=100",
+    "data.limit_test=50",
+)
 
 
 class StopAfter(StopSignal):
-    """Stops a training at its n-th look."""
+    """Request a stop when the trainer has checked the signal `checks` times."""
 
-    def __init__(self, looks: int) -> None:
+    def __init__(self, checks: int) -> None:
         super().__init__()
-        self.looks = looks
+        self.checks = checks
 
     @property
     def received(self) -> int | None:
-        self.looks -= 1
-        return 15 if self.looks <= 0 else None
+        self.checks -= 1
+        return 15 if self.checks <= 0 else None
 
     @received.setter
     def received(self, number: int | None) -> None:
@@ -60,35 +64,35 @@ class StopAfter(StopSignal):
 
 
 def run(settings: dict, directory: Path, stop: StopSignal | None = None) -> Record:
-    """Carry out a run as the command line does, and read its record."""
-    prepared = plan_run(settings)
+    """Train a run as the command does, and return its record."""
+    planned = plan_run(settings)
     try:
         composed = ComposedConfig(settings, {"optim": "sgd"}, ["data=digits"], [])
-        record = complete(prepared.record(composed), prepared)
-        if not prepared.settings.resume:
+        record = complete(planned.record(composed), planned)
+        if not planned.settings.resume:
             reset_run(directory, record)
-        train(prepared, Run.open(directory, record), stop or StopSignal())
+        train(planned, Run.open(directory, record), stop or StopSignal())
     except Interrupted:
         assert stop is not None
     return Record.read(directory)
 
 
-def ask(url: str, question: dict | None = None) -> Any:
-    """The answer of an HTTP server that speaks JSON."""
+def request_json(url: str, body: dict | None = None) -> Any:
+    """Return the JSON response of an HTTP server, to a POST request if there is a body."""
     request = urllib.request.Request(
         url,
-        data=None if question is None else json.dumps(question).encode(),
+        data=None if body is None else json.dumps(body).encode(),
         headers={"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
 
 
-def test_tensorboard_has_a_resumed_run_once(tmp_path: Path) -> None:
+def test_tensorboard_has_each_step_of_a_resumed_run_once(tmp_path: Path) -> None:
     """The run is stopped in its second epoch of 7 steps, and again in its third."""
     settings = config(logger=TENSORBOARD, optim__lr=0.2, trainer__threads=1)
-    for looks in (12, 6):
-        assert run(settings, tmp_path / "run", StopAfter(looks)).state == "interrupted"
+    for checks in (12, 6):
+        assert run(settings, tmp_path / "run", StopAfter(checks)).state == "interrupted"
     record = run(settings, tmp_path / "run")
     assert record.state == "finished"
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
@@ -115,33 +119,48 @@ def test_tensorboard_has_a_resumed_run_once(tmp_path: Path) -> None:
 class TestTensorBoard:
     @pytest.fixture
     def sweep(self, once: Once) -> Path:
-        """Four jobs: two optimizers, each with and without gradient clipping."""
+        """Return a sweep with two optimizers, with and without gradient clipping."""
 
         def make(folder: Path) -> None:
-            done = processes.run(
-                folder, "--multirun", *SMALL, "optim=sgd,adamw", "trainer.clip_grad_norm=null,1",
+            result = processes.run(
+                folder,
+                "--multirun",
+                *SMALL,
+                "optim=sgd,adamw",
+                "trainer.clip_grad_norm=null,1",
                 "hydra.sweep.dir=sweep",
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
+            )
+            assert result.returncode == 0, result.stderr
 
         return once("tensorboard", make) / "sweep"
 
     @pytest.fixture
     def url(self, sweep: Path) -> Iterator[str]:
-        """TensorBoard itself, at work on the whole sweep."""
+        """Run TensorBoard with the sweep, and yield its URL."""
         server = subprocess.Popen(
-            [sys.executable, "-m", "tensorboard.main", "--logdir", str(sweep),
-             "--host", "127.0.0.1", "--port", "0"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "tensorboard.main",
+                "--logdir",
+                str(sweep),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         try:
             for line in server.stdout:
                 if found := re.search(r"http://127\.0\.0\.1:\d+", line):
                     break
             else:
-                raise AssertionError("TensorBoard ended")
+                raise AssertionError("TensorBoard ended without printing its URL")
             for _ in range(240):
-                if len(ask(f"{found[0]}/data/runs")) == 4:
+                if len(request_json(f"{found[0]}/data/runs")) == 4:
                     break
                 time.sleep(0.25)
             yield found[0]
@@ -149,59 +168,64 @@ class TestTensorBoard:
             server.kill()
             server.wait()
 
-    def test_the_runs_have_the_numbers_of_their_jobs(self, url: str) -> None:
+    def test_the_names_of_the_runs_have_the_numbers_of_the_jobs(self, url: str) -> None:
         names = [f"{job}/tensorboard" for job in range(4)]
-        assert ask(f"{url}/data/runs") == names
-        tags = ask(f"{url}/data/plugin/scalars/tags")
+        assert request_json(f"{url}/data/runs") == names
+        tags = request_json(f"{url}/data/plugin/scalars/tags")
         assert {*tags} == {*names}
         assert all(
             {"step/lr", "epoch/val_acc", "best/val_acc"} <= tags[name].keys() for name in tags
         )
 
-    def test_what_differs_comes_first(self, url: str) -> None:
-        infos = ask(f"{url}/data/plugin/hparams/experiment", {"experimentName": ""})
-        names = [info["name"] for info in infos["hparamInfos"]]
-        differing = [info["name"] for info in infos["hparamInfos"] if info["differs"]]
+    def test_settings_that_differ_come_first(self, url: str) -> None:
+        experiment = request_json(f"{url}/data/plugin/hparams/experiment", {"experimentName": ""})
+        names = [info["name"] for info in experiment["hparamInfos"]]
+        differing = [info["name"] for info in experiment["hparamInfos"] if info["differs"]]
         assert names[: len(differing)] == differing
         assert {"optim", "optim.lr"} <= {*differing}
-        # Those of one optimizer alone are there, too.
+        # Settings of only one optimizer are included.
         assert {"optim.momentum", "optim.betas", "seed", "model", "precision"} <= {*names}
         assert not {"trainer.device", "trainer.threads", "logger", "optim._target_"} & {*names}
-        metrics = [info["name"]["tag"] for info in infos["metricInfos"]]
-        # The page shows five until asked for more.
+        metrics = [info["name"]["tag"] for info in experiment["metricInfos"]]
+        # TensorBoard's page shows only the first five metrics.
         assert metrics[:3] == ["best/epoch", "best/val_acc", "best/val_loss"]
 
-    def test_a_setting_that_some_runs_lack_stays_a_number(self, url: str) -> None:
-        infos = ask(f"{url}/data/plugin/hparams/experiment", {"experimentName": ""})
-        types = {info["name"]: info["type"] for info in infos["hparamInfos"]}
+    def test_a_setting_that_is_null_in_some_runs_is_a_number(self, url: str) -> None:
+        experiment = request_json(f"{url}/data/plugin/hparams/experiment", {"experimentName": ""})
+        types = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
         assert types["trainer.clip_grad_norm"] == "DATA_TYPE_FLOAT64"
 
-    def test_each_run_has_its_settings_and_figures(self, url: str, sweep: Path) -> None:
-        groups = ask(
+    def test_each_run_has_its_settings_and_metrics(self, url: str, sweep: Path) -> None:
+        groups = request_json(
             f"{url}/data/plugin/hparams/session_groups",
-            {"experimentName": "", "allowedStatuses": ["STATUS_SUCCESS"], "colParams": [],
-             "startIndex": 0, "sliceSize": 10},
-        )["sessionGroups"]  # fmt: skip
+            {
+                "experimentName": "",
+                "allowedStatuses": ["STATUS_SUCCESS"],
+                "colParams": [],
+                "startIndex": 0,
+                "sliceSize": 10,
+            },
+        )["sessionGroups"]
         assert len(groups) == 4
         for group in groups:
             record = Record.read(sweep / group["name"].split("/")[0])
             settings = group["hparams"]
             assert settings["optim.lr"] == record.config["optim"]["lr"]
             assert settings["optim"] == record.choices["optim"]
-            # One that is null isn't there.
+            # A setting that is null is missing.
             limit = record.config["trainer"]["clip_grad_norm"]
             assert settings.get("trainer.clip_grad_norm") == limit
             assert settings["model.widths"] == "[16, 32, 64]"
             assert settings["trainer.drop_last"] == "false"
-            figures = {entry["name"]["tag"]: entry["value"] for entry in group["metricValues"]}
+            values = {metric["name"]["tag"]: metric["value"] for metric in group["metricValues"]}
             for name, value in record.best.items():
-                assert figures[f"best/{name}"] == pytest.approx(value, rel=1e-6)
+                assert values[f"best/{name}"] == pytest.approx(value, rel=1e-6)
             for name in ("train_acc", "train_loss", "val_acc", "val_loss"):
-                assert figures[f"epoch/{name}"] == pytest.approx(record.final[name], rel=1e-6)
+                assert values[f"epoch/{name}"] == pytest.approx(record.final[name], rel=1e-6)
 
 
 def mlflow(**settings: object) -> dict:
-    """A run of three epochs that is logged to MLflow."""
+    """Return the config of a run of three epochs that is logged to MLflow."""
     node = {"_target_": "resnet_sweep.training.callbacks.MLflow"} | settings
     return config(logger={"mlflow": node}, trainer__threads=1)
 
@@ -211,20 +235,20 @@ def store(folder: Path) -> str:
 
 
 def runs(tracking_uri: str, experiment: str = "resnet_sweep") -> list[Any]:
-    """All runs of an experiment, with the client to ask for more."""
+    """Return all runs of an experiment, with the client that can read more about them."""
     client = pytest.importorskip("mlflow").MlflowClient(tracking_uri)
     number = client.get_experiment_by_name(experiment).experiment_id
-    return [(client, entry) for entry in client.search_runs([number])]
+    return [(client, mlflow_run) for mlflow_run in client.search_runs([number])]
 
 
-def assert_holds_metrics(client: Any, run_id: str, directory: Path) -> None:
-    """Each epoch's row is there, once."""
+def assert_has_metrics(client: Any, run_id: str, directory: Path) -> None:
+    """Assert that MLflow has the metrics of each epoch once."""
     rows = read_metrics(directory)
     for name in ("train_loss", "train_acc", "val_loss", "val_acc", "lr", "grad_norm"):
-        history = sorted(client.get_metric_history(run_id, name), key=lambda entry: entry.step)
-        assert [entry.step for entry in history] == [row["epoch"] for row in rows]
-        assert [entry.value for entry in history] == [row[name] for row in rows]
-    best = sorted(client.get_metric_history(run_id, "best_val_acc"), key=lambda entry: entry.step)
+        history = sorted(client.get_metric_history(run_id, name), key=lambda metric: metric.step)
+        assert [metric.step for metric in history] == [row["epoch"] for row in rows]
+        assert [metric.value for metric in history] == [row[name] for row in rows]
+    best = sorted(client.get_metric_history(run_id, "best_val_acc"), key=lambda metric: metric.step)
     assert best[-1].value == best_row(rows)["val_acc"]
 
 
@@ -237,7 +261,7 @@ class TestMLflow:
 
     @pytest.fixture
     def empty(self, once: Once) -> Path:
-        """Return a store without runs, which takes seconds to make."""
+        """Return a store without runs. Making one takes seconds."""
 
         def make(folder: Path) -> None:
             pytest.importorskip("mlflow").MlflowClient(store(folder))
@@ -249,30 +273,32 @@ class TestMLflow:
         shutil.copy(empty, tmp_path)
         return store(tmp_path)
 
-    def test_a_run_is_in_the_store_of_the_folder(self, command: Command, tmp_path: Path) -> None:
-        done = command(*SMALL, "logger=[tensorboard,mlflow]", "hydra.run.dir=outputs/one")
-        assert done.returncode == 0, done.stderr
-        ((client, entry),) = runs(store(tmp_path))
+    def test_a_run_is_logged_to_the_store_in_the_current_folder(
+        self, command: Command, tmp_path: Path
+    ) -> None:
+        result = command(*SMALL, "logger=[tensorboard,mlflow]", "hydra.run.dir=outputs/one")
+        assert result.returncode == 0, result.stderr
+        ((client, mlflow_run),) = runs(store(tmp_path))
         record = Record.read(tmp_path / "outputs" / "one")
-        assert entry.info.status == "FINISHED"
-        assert entry.info.run_name == "outputs/one"
-        assert entry.data.tags["state"] == "finished"
-        assert entry.data.tags["signature"] == record.signature
-        parameters = entry.data.params
+        assert mlflow_run.info.status == "FINISHED"
+        assert mlflow_run.info.run_name == "outputs/one"
+        assert mlflow_run.data.tags["state"] == "finished"
+        assert mlflow_run.data.tags["signature"] == record.signature
+        parameters = mlflow_run.data.params
         assert parameters["optim.lr"] == "0.1"
         assert parameters["model"] == "resnet8v2"
         assert parameters["model.attention"] == "null"
         assert parameters["model.widths"] == "[16, 32, 64]"
         assert parameters["overrides"] == " ".join(record.overrides)
-        assert_holds_metrics(client, entry.info.run_id, tmp_path / "outputs" / "one")
-        kept = Path(client.download_artifacts(entry.info.run_id, "", str(tmp_path)))
-        assert {path.name for path in kept.iterdir()} >= {"run.json", "metrics.csv", "plots"}
-        copy = Record.read(kept)
+        assert_has_metrics(client, mlflow_run.info.run_id, tmp_path / "outputs" / "one")
+        stored = Path(client.download_artifacts(mlflow_run.info.run_id, "", str(tmp_path)))
+        assert {path.name for path in stored.iterdir()} >= {"run.json", "metrics.csv", "plots"}
+        copy = Record.read(stored)
         assert (copy.state, copy.heartbeat, copy.best) == ("finished", None, record.best)
         assert (tmp_path / "mlruns").is_dir()
         assert list((tmp_path / "outputs" / "one" / "tensorboard").iterdir())
 
-    def test_a_resumed_run_is_the_same_run_of_the_store(
+    def test_a_resumed_run_continues_its_run_in_the_store(
         self, tmp_path: Path, tracking_uri: str
     ) -> None:
         settings = mlflow(tracking_uri=tracking_uri)
@@ -280,58 +306,60 @@ class TestMLflow:
         ((client, stopped),) = runs(tracking_uri)
         assert stopped.info.status == "KILLED"
         assert stopped.data.tags["state"] == "interrupted"
-        # The number of threads may differ when a run is resumed.
+        # A run can be resumed with another number of threads.
         run(settings | {"trainer": settings["trainer"] | {"threads": None}}, tmp_path / "run")
-        ((client, entry),) = runs(tracking_uri)
-        assert entry.info.run_id == stopped.info.run_id
-        assert entry.info.status == "FINISHED"
-        assert entry.data.tags["state"] == "finished"
-        assert_holds_metrics(client, entry.info.run_id, tmp_path / "run")
+        ((client, mlflow_run),) = runs(tracking_uri)
+        assert mlflow_run.info.run_id == stopped.info.run_id
+        assert mlflow_run.info.status == "FINISHED"
+        assert mlflow_run.data.tags["state"] == "finished"
+        assert_has_metrics(client, mlflow_run.info.run_id, tmp_path / "run")
         assert len(read_metrics(tmp_path / "run")) == 3
 
-    def test_a_run_that_starts_over_is_another(self, tmp_path: Path, tracking_uri: str) -> None:
+    def test_a_run_that_is_trained_again_is_a_new_run_in_the_store(
+        self, tmp_path: Path, tracking_uri: str
+    ) -> None:
         settings = mlflow(tracking_uri=tracking_uri)
         run(settings, tmp_path / "run", StopAfter(12))
-        over = settings | {"trainer": settings["trainer"] | {"resume": False}}
-        run(over, tmp_path / "run")
-        assert sorted(entry.info.status for _, entry in runs(tracking_uri)) == [
+        restarted = settings | {"trainer": settings["trainer"] | {"resume": False}}
+        run(restarted, tmp_path / "run")
+        assert sorted(mlflow_run.info.status for _, mlflow_run in runs(tracking_uri)) == [
             "FINISHED",
             "KILLED",
         ]
 
-    def test_a_run_whose_settings_were_cut_off_gets_the_rest(
+    def test_settings_that_were_not_stored_because_of_an_error_are_stored_later(
         self, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The store is lost between the first settings and the next, once."""
+        """Settings are sent in batches, and the second batch fails once."""
         from mlflow import MlflowClient
 
         monkeypatch.setattr("resnet_sweep.training.callbacks.mlflow.PARAMETERS_AT_ONCE", 5)
-        sent = MlflowClient.log_batch
+        original = MlflowClient.log_batch
         calls = []
 
-        def log_batch(*positional: Any, **named: Any) -> None:
-            calls.append(named)
+        def log_batch(*args: Any, **kwargs: Any) -> None:
+            calls.append(kwargs)
             if len(calls) == 2:
                 raise ConnectionError("lost")
-            sent(*positional, **named)
+            original(*args, **kwargs)
 
         monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
         record = run(mlflow(tracking_uri=tracking_uri), tmp_path / "run")
-        ((client, entry),) = runs(tracking_uri)
-        assert entry.info.status == "FINISHED"
-        assert_holds_metrics(client, entry.info.run_id, tmp_path / "run")
+        ((client, mlflow_run),) = runs(tracking_uri)
+        assert mlflow_run.info.status == "FINISHED"
+        assert_has_metrics(client, mlflow_run.info.run_id, tmp_path / "run")
         for group in ("model", "data", "optim", "schedule", "loss", "trainer"):
             for name, value in record.config[group].items():
                 if isinstance(value, (int, str)):
-                    kept = entry.data.params[f"{group}.{name}"]
-                    assert kept == (value if isinstance(value, str) else json.dumps(value))
-        assert entry.data.params["overrides"] == "data=digits"
+                    stored = mlflow_run.data.params[f"{group}.{name}"]
+                    assert stored == (value if isinstance(value, str) else json.dumps(value))
+        assert mlflow_run.data.params["overrides"] == "data=digits"
 
-    # A fragment, a query, and an escape, were they read as a URI's.
+    # In a URI, these names would contain a fragment, a query and an escape sequence.
     @pytest.mark.parametrize(
         "name", [pytest.param("lr#1", marks=pytest.mark.slow), "50%41 or more? k=v"]
     )
-    def test_a_folder_may_have_any_name(
+    def test_the_folder_may_have_any_name(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         folder = tmp_path / name
@@ -343,67 +371,70 @@ class TestMLflow:
         assert {path.name for path in folder.iterdir()} == {"mlflow.db", "mlruns", "run"}
         assert list(tmp_path.iterdir()) == [folder]
         with closing(sqlite3.connect(folder / "mlflow.db")) as database:
-            ((kept, status, place),) = database.execute(
+            ((stored_name, status, artifact_uri),) = database.execute(
                 "SELECT name, status, artifact_uri FROM runs"
             ).fetchall()
-        assert (kept, status) == ("run", "FINISHED")
-        assert (Path(unquote(urlsplit(place).path)) / "run.json").exists()
+        assert (stored_name, status) == ("run", "FINISHED")
+        assert (Path(unquote(urlsplit(artifact_uri).path)) / "run.json").exists()
 
-    def test_a_relative_store_is_in_the_folder_of_the_command(
+    def test_a_relative_store_is_in_the_folder_of_the_command_with_chdir(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking_uri: str
     ) -> None:
-        """With hydra.job.chdir, too."""
         monkeypatch.chdir(tmp_path)
         planned = plan_run(mlflow(tracking_uri="sqlite:///mlflow.db"))
         record = planned.record(ComposedConfig(dict(planned.config), {}, [], []))
         train(planned, Run.open(tmp_path / "run", record), StopSignal(), chdir=True)
-        ((client, entry),) = runs(tracking_uri)
-        assert_holds_metrics(client, entry.info.run_id, tmp_path / "run")
+        ((client, mlflow_run),) = runs(tracking_uri)
+        assert_has_metrics(client, mlflow_run.info.run_id, tmp_path / "run")
         assert not list((tmp_path / "run").glob("*.db"))
 
-    def test_another_store_gets_all_epochs(self, tmp_path: Path, tracking_uri: str) -> None:
+    def test_a_run_that_is_resumed_with_another_store_logs_all_epochs_there(
+        self, tmp_path: Path, tracking_uri: str
+    ) -> None:
         (tmp_path / "other").mkdir()
         shutil.copy(tmp_path / "mlflow.db", tmp_path / "other")
         run(mlflow(tracking_uri=tracking_uri), tmp_path / "run", StopAfter(12))
         run(mlflow(tracking_uri=store(tmp_path / "other")), tmp_path / "run")
-        ((client, entry),) = runs(store(tmp_path / "other"))
-        assert_holds_metrics(client, entry.info.run_id, tmp_path / "run")
+        ((client, mlflow_run),) = runs(store(tmp_path / "other"))
+        assert_has_metrics(client, mlflow_run.info.run_id, tmp_path / "run")
 
-    def test_a_run_that_diverges_failed(self, tmp_path: Path, tracking_uri: str) -> None:
+    def test_a_diverged_run_has_the_status_failed_and_its_reason(
+        self, tmp_path: Path, tracking_uri: str
+    ) -> None:
         settings = mlflow(tracking_uri=tracking_uri)
         settings["optim"] |= {"lr": 1e9}
         record = run(settings, tmp_path / "run")
         assert record.state == "diverged"
-        ((_, entry),) = runs(tracking_uri)
-        assert entry.info.status == "FAILED"
-        assert entry.data.tags["reason"] == record.reason != ""
+        ((_, mlflow_run),) = runs(tracking_uri)
+        assert mlflow_run.info.status == "FAILED"
+        assert mlflow_run.data.tags["reason"] == record.reason != ""
 
-    def test_its_variables_name_store_and_experiment(
+    def test_mlflows_environment_variables_set_the_store_and_the_experiment(
         self, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
         run(mlflow(best_model=True), tmp_path / "run")
-        ((client, entry),) = runs(tracking_uri, "mine")
-        kept = [file.path for file in client.list_artifacts(entry.info.run_id)]
-        assert "best_model.pth" in kept
+        ((client, mlflow_run),) = runs(tracking_uri, "mine")
+        stored = [file.path for file in client.list_artifacts(mlflow_run.info.run_id)]
+        assert "best_model.pth" in stored
 
-    def test_nothing_is_written_before_a_run_is_admitted(self, tmp_path: Path) -> None:
+    def test_planning_a_run_writes_nothing(self, tmp_path: Path) -> None:
         plan_run(mlflow(tracking_uri=store(tmp_path)))
         assert not list(tmp_path.iterdir())
 
-    def test_a_store_out_of_reach_is_refused_before_anything_is_written(
+    def test_an_unreachable_store_is_refused_before_anything_is_written(
         self, command: Command, tmp_path: Path
     ) -> None:
         uri = "http://127.0.0.1:9"
-        done = command(*SMALL, "logger=mlflow", f"logger.mlflow.tracking_uri={uri}")
-        assert_refused(done, "logger.mlflow", uri)
+        result = command(*SMALL, "logger=mlflow", f"logger.mlflow.tracking_uri={uri}")
+        assert_refused(result, "logger.mlflow", uri)
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
         "tracking_uri", ["sqlite:///nowhere/mlflow.db", "sqlite:nowhere", "carrier-pigeon://x"]
     )
-    def test_a_name_of_no_store_is_refused(
+    def test_a_wrong_uri_of_a_store_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking_uri: str
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -414,40 +445,47 @@ class TestMLflow:
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.slow
-    def test_two_runs_at_once_begin_a_store(self, tmp_path: Path) -> None:
-        words = [*SMALL, "trainer.epochs=1", "logger=mlflow"]
-        both = [
+    def test_two_runs_can_make_the_same_store_at_the_same_time(self, tmp_path: Path) -> None:
+        arguments = [*SMALL, "trainer.epochs=1", "logger=mlflow"]
+        started = [
             processes.start(
-                tmp_path, *words, f"hydra.run.dir={name}", stdout=subprocess.PIPE,
+                tmp_path,
+                *arguments,
+                f"hydra.run.dir={name}",
+                stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )
             for name in ("one", "other")
-        ]  # fmt: skip
-        for process in both:
+        ]
+        for process in started:
             output, _ = process.communicate(timeout=300)
             assert process.returncode == 0, output
             assert "warning" not in output
-        names = {entry.info.run_name for _, entry in runs(store(tmp_path))}
+        names = {mlflow_run.info.run_name for _, mlflow_run in runs(store(tmp_path))}
         assert names == {"one", "other"}
         assert not [path for path in tmp_path.iterdir() if path.name.startswith(".mlflow-")]
 
-    def test_evaluating_needs_no_store(self, tmp_path: Path, tracking_uri: str) -> None:
+    def test_evaluating_a_run_does_not_need_its_store(
+        self, tmp_path: Path, tracking_uri: str
+    ) -> None:
         (tmp_path / "store").mkdir()
         (tmp_path / "mlflow.db").rename(tmp_path / "store" / "mlflow.db")
         record = run(mlflow(tracking_uri=store(tmp_path / "store")), tmp_path / "run")
         (tmp_path / "store").rename(tmp_path / "elsewhere")
         assert restore(tmp_path / "run").val_acc == record.best["val_acc"]
 
-    def test_a_store_that_is_lost_does_not_end_the_training(
+    def test_a_damaged_store_does_not_stop_the_training(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "mlflow.db").write_text("This isn't a database.")
         assert run(mlflow(tracking_uri=store(tmp_path)), tmp_path / "run").state == "finished"
-        warnings = [entry for entry in caplog.messages if store(tmp_path) in entry]
+        warnings = [message for message in caplog.messages if store(tmp_path) in message]
         assert len(warnings) == 1
 
 
-def test_without_mlflow_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mlflow_the_logger_is_refused_with_the_pip_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(ConfigError, match=r"pip install 'resnet-sweep\[mlflow\]'"):
         plan_run(mlflow())
@@ -458,21 +496,35 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.port = sock.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
-             "--port", str(self.port), "--workers", "1",
-             "--backend-store-uri", store(self.folder),
-             "--artifacts-destination", str(self.folder / "files")],
-            cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                "--workers",
+                "1",
+                "--backend-store-uri",
+                store(self.folder),
+                "--artifacts-destination",
+                str(self.folder / "files"),
+            ],
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
-        )  # fmt: skip
+        )
         for _ in range(480):
             try:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=5):
@@ -480,29 +532,29 @@ class Server:
             except OSError:
                 assert self.process.poll() is None
                 time.sleep(0.25)
-        raise AssertionError("the server doesn't answer")
+        raise AssertionError(f"MLflow's server at {self.url} doesn't respond")
 
     def stop(self) -> None:
         if self.process is not None:
-            # With its workers.
+            # The signal must reach the server's workers, too.
             os.killpg(self.process.pid, 9)
             self.process.wait()
             self.process = None
 
 
 class Outage(StopSignal):
-    """A server that is away between two looks at whether to stop."""
+    """Stop a server at one check of the signal, and start it again at a later one."""
 
     def __init__(self, server: Server, first: int, last: int) -> None:
         super().__init__()
-        self.server, self.first, self.last, self.looks = server, first, last, 0
+        self.server, self.first, self.last, self.checks = server, first, last, 0
 
     @property
     def received(self) -> int | None:
-        self.looks += 1
-        if self.looks == self.first:
+        self.checks += 1
+        if self.checks == self.first:
             self.server.stop()
-        if self.looks == self.last:
+        if self.checks == self.last:
             self.server.start()
         return None
 
@@ -526,16 +578,16 @@ class TestMLflowServer:
         yield server
         server.stop()
 
-    def test_a_server_that_comes_back_gets_what_it_missed(
+    def test_a_server_that_was_unavailable_gets_the_missing_metrics(
         self, tmp_path: Path, server: Server, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Away at the end of the first of three epochs, each with 7 steps and one more look."""
+        """The server is stopped at the end of the first of three epochs of 7 steps."""
         settings = mlflow(tracking_uri=server.url)
         assert run(settings, tmp_path / "run", Outage(server, 3, 12)).state == "finished"
-        warnings = [entry for entry in caplog.messages if server.url in entry]
+        warnings = [message for message in caplog.messages if server.url in message]
         assert len(warnings) == 1
-        ((client, entry),) = runs(server.url)
-        assert entry.info.status == "FINISHED"
-        assert_holds_metrics(client, entry.info.run_id, tmp_path / "run")
-        kept = {file.path for file in client.list_artifacts(entry.info.run_id)}
-        assert {"run.json", "metrics.csv", "plots"} <= kept
+        ((client, mlflow_run),) = runs(server.url)
+        assert mlflow_run.info.status == "FINISHED"
+        assert_has_metrics(client, mlflow_run.info.run_id, tmp_path / "run")
+        stored = {file.path for file in client.list_artifacts(mlflow_run.info.run_id)}
+        assert {"run.json", "metrics.csv", "plots"} <= stored

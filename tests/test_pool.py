@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_run import config
-from small_sweep import TINY, broken, finish, records, start, wait_for, write_broken
+from small_sweep import TINY, finish, job_faults, records, start, wait_for, write_faulty_transform
 
 from resnet_sweep import jobs
 from resnet_sweep.config.compose import ComposedConfig
@@ -64,9 +64,9 @@ def test_where_the_cores_of_this_process_are_not_known_all_are_taken(
 @pytest.mark.slow
 def test_a_worker_that_gets_sigterm_leaves_the_next_job_to_another(tmp_path: Path) -> None:
     process = start(
-        tmp_path, "--multirun", *TINY, "trainer.epochs=4", *broken("SIGTERM", "none"),
+        tmp_path, "--multirun", *TINY, "trainer.epochs=4", *job_faults("SIGTERM", "none"),
         "hydra.sweep.dir=sweep", "hydra/launcher=pool", "hydra.launcher.workers=1",
-        "trainer.resume=false", **write_broken(tmp_path),
+        "trainer.resume=false", **write_faulty_transform(tmp_path),
     )  # fmt: skip
     sweep = tmp_path / "sweep"
     wait_for(process, sweep / "0" / "run.json")

@@ -57,7 +57,7 @@ def torchrun(folder: Path, fate: str, *words: str) -> subprocess.CompletedProces
             "--max-restarts=1", "-m", "resnet_sweep", "--config-dir", "mine", "model=network",
             *WORDS, *words,
         ],
-        cwd=folder, env=clean_environment() | TRUSTED | {"FATE": fate},
+        cwd=folder, env=clean_environment() | TRUSTED | {"FAULT": fate},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 

@@ -20,19 +20,19 @@ from small_sweep import (
     GRID,
     TINY,
     assert_same_runs,
-    broken,
     commands,
+    dry_run_jobs,
     finish,
+    job_faults,
     leftovers,
     manifest,
     numbers,
-    previewed,
     records,
     results,
     snapshot,
     start,
     wait_for,
-    write_broken,
+    write_faulty_transform,
 )
 
 from resnet_sweep.__main__ import main
@@ -43,9 +43,9 @@ from resnet_sweep.sweeps.manifest import Definition, Manifest
 
 SWEEP = ("--multirun", *TINY, "hydra.sweep.dir=sweep")
 SHORT = (*SWEEP, "trainer.max_steps=1")
-ONE_FAILS = (*SWEEP, "trainer.max_steps=3", *broken(*["none"] * 3, "error", *["none"] * 6))
+ONE_FAILS = (*SWEEP, "trainer.max_steps=3", *job_faults(*["none"] * 3, "error", *["none"] * 6))
 # The process of the second job kills itself, as the system does when memory runs out.
-ONE_IS_KILLED = (*SWEEP, "trainer.epochs=3", *broken("none", "SIGKILL", "none"))
+ONE_IS_KILLED = (*SWEEP, "trainer.epochs=3", *job_faults("none", "SIGKILL", "none"))
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ class TestPreview:
     def test_it_lists_the_jobs_and_writes_nothing(self, command: Command, tmp_path: Path) -> None:
         done = command(*GRID, "dry_run=true", "zip=[optim.lr,seed]")
         assert done.returncode == 0, done.stderr
-        assert previewed(done.stdout) == [
+        assert dry_run_jobs(done.stdout) == [
             (0, "pending", ["0.1", "0"]),
             (1, "pending", ["0.05", "1"]),
         ]
@@ -101,7 +101,7 @@ class TestPreview:
             *GRID, f"hydra.sweep.dir={undisturbed}", "optim.lr=0.1,0.05,0.2", "dry_run=true",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        states = [state for _, state, _ in previewed(done.stdout)]
+        states = [state for _, state, _ in dry_run_jobs(done.stdout)]
         assert states == ["finished"] * 4 + ["pending"] * 2
         summary = done.stdout.splitlines()[len(states) + 1 :]
         counts = [numbers(line)[:1] for line in summary]
@@ -115,7 +115,7 @@ class TestPreview:
             "sweep_filter='optim.lr == 0.1 or seed == 0'",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert [rest for *_, rest in previewed(done.stdout)] == [
+        assert [rest for *_, rest in dry_run_jobs(done.stdout)] == [
             ["0.1", "0"], ["0.1", "1"], ["0.2", "0"]
         ]  # fmt: skip
         assert lines_with(done.stdout, "sweep_filter", 1)
@@ -217,7 +217,7 @@ class TestResuming:
         # The directories of its runs are enough to resume a sweep.
         (sweep / "sweep.json").write_text("{")
         done = call(main, *GRID, "optim.lr=0.2,0.1,0.05", "dry_run=true")
-        states = [state for _, state, _ in previewed(done.stdout)]
+        states = [state for _, state, _ in dry_run_jobs(done.stdout)]
         assert states == ["finished"] * 5 + ["pending"]
 
     def test_a_run_is_not_left_without_its_job(
@@ -256,10 +256,10 @@ class TestResuming:
         both = [tmp_path / "multirun", tmp_path / "outputs"]
         assert [len(find_runs(folders)) for folders in ([first], both)] == [2, 2]
         done = command(*words, "dry_run=true")
-        shown = [(state, rest[0]) for _, state, rest in previewed(done.stdout)]
+        shown = [(state, rest[0]) for _, state, rest in dry_run_jobs(done.stdout)]
         assert shown == [("finished", "(reused)")] * 2
         done = command(*words, "dry_run=true", "reuse=false")
-        assert [state for _, state, _ in previewed(done.stdout)] == ["pending"] * 2
+        assert [state for _, state, _ in dry_run_jobs(done.stdout)] == ["pending"] * 2
 
     def test_a_reused_run_has_the_name_that_the_sweep_gives_it(
         self, command: Command, tmp_path: Path
@@ -594,7 +594,7 @@ def one_failed(once: Once) -> Path:
     """A folder with a sweep of ten jobs, the fourth of which failed, and what was printed."""
 
     def carry_out(folder: Path) -> None:
-        done = processes.run(folder, *ONE_FAILS, environment=write_broken(folder))
+        done = processes.run(folder, *ONE_FAILS, environment=write_faulty_transform(folder))
         (folder / "output.txt").write_text(done.stdout)
         assert done.returncode == 1, done.stdout + done.stderr
 
@@ -608,7 +608,7 @@ def one_killed(once: Once) -> Path:
     def carry_out(folder: Path) -> None:
         process = start(
             folder, *ONE_IS_KILLED, "hydra/launcher=pool", "hydra.launcher.workers=2",
-            **write_broken(folder),
+            **write_faulty_transform(folder),
         )  # fmt: skip
         (folder / "output.txt").write_text(finish(process))
         assert process.returncode == 1, (folder / "output.txt").read_text()
@@ -636,9 +636,11 @@ class TestFailures:
     ) -> None:
         sweep = Path(shutil.copytree(one_failed / "sweep", tmp_path / "sweep"))
         before, runs = manifest(sweep), {path.name: snapshot(path) for path in sweep.glob("*/")}
-        listed = command(*ONE_FAILS, "retry_failed=false", "dry_run=true", **write_broken(tmp_path))
+        listed = command(
+            *ONE_FAILS, "retry_failed=false", "dry_run=true", **write_faulty_transform(tmp_path)
+        )
         assert lines_with(listed.stdout, "nothing to train")
-        done = command(*ONE_FAILS, "retry_failed=false", **write_broken(tmp_path))
+        done = command(*ONE_FAILS, "retry_failed=false", **write_faulty_transform(tmp_path))
         assert done.returncode == 1
         assert manifest(sweep) == before
         assert {path.name: snapshot(path) for path in sweep.glob("*/")} == runs
@@ -664,7 +666,7 @@ class TestFailures:
         assert lines_with(output, "job 1", "seed=1", reason)
         # The failed job is resumed, and comes to the same as if nothing had happened.
         others = {name: snapshot(sweep / name) for name in "02"}
-        variables = write_broken(tmp_path)
+        variables = write_faulty_transform(tmp_path)
         (tmp_path / "SIGKILL").touch()
         calm = ("hydra.sweep.dir=calm", "reuse=false", "hydra.sweep.subdir=1")
         calm += ("zip=[]", "seed=1", "+augmentation.mine.by=SIGKILL")

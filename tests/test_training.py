@@ -209,7 +209,7 @@ def test_max_steps_cuts_the_run_off_and_leaves_the_schedule(
     made = min(steps, 21)
     assert [step.global_step for step in recorder.steps] == list(range(made))
     assert len(recorder.rows) == rows
-    assert recorder.made == [min(7 * epoch, made) for epoch in range(1, rows + 1)]
+    assert recorder.steps_at_epoch_end == [min(7 * epoch, made) for epoch in range(1, rows + 1)]
     whole = plan_run(config()).training().schedule
     assert [step.lr for step in recorder.steps] == [whole(step) for step in range(made)]
 
