@@ -1,4 +1,4 @@
-"""Values and tables of runs as text that is safe to print."""
+"""Format values and tables as text that is safe to print."""
 
 import json
 import math
@@ -12,14 +12,18 @@ from rich.cells import cell_len
 from resnet_sweep.runs.record import Record, duration
 
 LONGEST_VALUE = 300
-# Significant digits of a number for people, and of any number in full.
+# Number of significant digits in a table, and of a number with all digits.
 FEW_DIGITS, ALL_DIGITS = 4, 17
 # Spaces between the columns of a table.
 GAP = 2
 
 
 def shown(value: Any, digits: int = ALL_DIGITS) -> str:
-    """Return a value on one line as in a config, `rounded`, `escaped`, cut to 300 characters."""
+    """Return a value as one line of text that is safe to print.
+
+    A text is returned as it is, and any other value as JSON with at most `digits` significant
+    digits. Longer texts than LONGEST_VALUE are truncated, and `escaped` is applied.
+    """
     text = value
     if not isinstance(value, str):
         text = json.dumps(rounded(value, digits), ensure_ascii=False)
@@ -29,7 +33,7 @@ def shown(value: Any, digits: int = ALL_DIGITS) -> str:
 
 
 def shown_briefly(values: Sequence[Any]) -> list[str]:
-    """Return values as `shown` does, with four digits, or with more if different ones need them."""
+    """Return values as `shown` does, with enough digits to distinguish different values."""
     different = len({repr(value) for value in values})
     for digits in (FEW_DIGITS, 2 * FEW_DIGITS, ALL_DIGITS):
         texts = [shown(value, digits) for value in values]
@@ -39,21 +43,23 @@ def shown_briefly(values: Sequence[Any]) -> list[str]:
 
 
 def rounded(value: Any, digits: int) -> Any:
-    """Return a value with so many significant digits of fractions, alone or in a list."""
+    """Round a float, or the floats in a list, to a number of significant digits.
+
+    Digits before the decimal point are always kept.
+    """
     if isinstance(value, list):
         return [rounded(entry, digits) for entry in value]
     if not isinstance(value, float) or digits == ALL_DIGITS:
         return value
-    # All digits before the point are kept.
     large = 10**digits <= abs(value) < math.inf
     return round(value) if large else float(f"{value:.{digits}g}")
 
 
 def escaped(text: str) -> str:
-    """Return a text on one line that can't send commands to a terminal.
+    """Return a text as one line without characters that a terminal could interpret.
 
-    Control characters, invisible ones and those that change the direction of writing are written
-    as escape sequences.
+    Control characters, invisible characters, and characters that change the direction of the text
+    are written as escape sequences.
     """
     if text.isprintable():
         return text
@@ -64,24 +70,24 @@ def escaped(text: str) -> str:
 
 
 def number(value: float | None, digits: int, unit: str = "", sign: str = "") -> str:
-    """Return a number with so many decimals, or `unknown`; `sign` is "+" for differences."""
+    """Format a number with `digits` decimals; None is `unknown`, `sign="+"` is for differences."""
     return "unknown" if value is None else format(value, f"{sign},.{digits}f") + unit
 
 
 def percent(accuracy: float | None) -> str:
-    """Return an accuracy with two decimals, or `unknown`."""
+    """Format an accuracy in percent with two decimals; None is `unknown`."""
     return number(accuracy, 2, "%")
 
 
 def span(seconds: float | None, sign: str = "") -> str:
-    """Return a time span for people, or `unknown`; `sign` is "+" for differences."""
+    """Format a duration; None is `unknown`, `sign="+"` is for differences."""
     if seconds is None:
         return "unknown"
     return ("-" if seconds < 0 else sign) + duration(abs(seconds))
 
 
 def reproduce_command(record: Record) -> str:
-    """Return the command that trains a run once more, in a new directory."""
+    """Return the command that trains a run again, in a new directory."""
     overrides = [
         override
         for override in record.overrides
@@ -93,12 +99,12 @@ def reproduce_command(record: Record) -> str:
 def format_table(
     rows: Sequence[Sequence[str]], right: Collection[int], width: int | None = None
 ) -> list[str]:
-    """Lay out rows of cells in aligned columns, and return a text for each row.
+    """Return rows of cells as text with aligned columns, one text per row.
 
     Args:
-        rows: the first is the header; all have the same length.
+        rows: rows of equal length; the first is the header.
         right: positions of the columns that are aligned on the right.
-        width: the width to which the widest columns are folded; None folds nothing.
+        width: width of the table; the widest columns are wrapped to fit it. None doesn't wrap.
     """
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     if width is not None:
@@ -107,31 +113,31 @@ def format_table(
 
 
 def _narrowed(widths: Sequence[int], width: int) -> list[int]:
-    """Return widths that fit side by side; the widest columns share what the others leave."""
-    room = width - GAP * (len(widths) - 1)
+    """Return widths of columns that fit into `width`, by making the widest columns narrower."""
+    available = width - GAP * (len(widths) - 1)
     narrowed = list(widths)
-    for place, at in enumerate(sorted(range(len(widths)), key=lambda at: widths[at])):
-        share = room // (len(widths) - place)
-        narrowed[at] = max(1, min(widths[at], share))
-        room -= narrowed[at]
+    for done, column in enumerate(sorted(range(len(widths)), key=widths.__getitem__)):
+        share = available // (len(widths) - done)
+        narrowed[column] = max(1, min(widths[column], share))
+        available -= narrowed[column]
     return narrowed
 
 
 def _lines(row: Sequence[str], widths: Sequence[int], right: Collection[int]) -> list[str]:
-    """Return the lines of a row, several if a cell is wider than its column."""
+    """Return the lines of a row: several if a cell is wider than its column."""
     lines = []
-    folded = (_fold(cell, width) for cell, width in zip(row, widths, strict=True))
-    for parts in zip_longest(*folded, fillvalue=""):
+    wrapped = (_wrap(cell, width) for cell, width in zip(row, widths, strict=True))
+    for parts in zip_longest(*wrapped, fillvalue=""):
         cells = []
-        for at, (part, width) in enumerate(zip(parts, widths, strict=True)):
+        for column, (part, width) in enumerate(zip(parts, widths, strict=True)):
             spaces = " " * (width - cell_len(part))
-            cells.append(spaces + part if at in right else part + spaces)
+            cells.append(spaces + part if column in right else part + spaces)
         lines.append((" " * GAP).join(cells).rstrip())
     return lines
 
 
-def _fold(text: str, width: int) -> list[str]:
-    """Break a text into lines of so many cells, between words where it is possible."""
+def _wrap(text: str, width: int) -> list[str]:
+    """Break a text into lines that are at most `width` cells wide, between words if possible."""
     if cell_len(text) <= width:
         return [text]
     from rich.console import Console
