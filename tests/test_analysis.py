@@ -25,11 +25,11 @@ from resnet_sweep.analysis.classification_metrics import (
     classification_metrics,
     draw_confusion,
 )
-from resnet_sweep.analysis.dead_channels import by_stage, dead_channels, record_maxima
+from resnet_sweep.analysis.dead_channels import by_stage, collect_maxima, dead_channels
 from resnet_sweep.analysis.embedding import embed
 from resnet_sweep.analysis.feature_report import FeatureReport
 from resnet_sweep.analysis.grad_cam import grad_cam, overlay
-from resnet_sweep.analysis.layers import Layers, NotApplicableError, find_layers, record_outputs
+from resnet_sweep.analysis.layers import Layers, NotApplicableError, collect_outputs, find_layers
 from resnet_sweep.cli import main
 from resnet_sweep.cli.features import choose_images
 from resnet_sweep.data.digits import Digits
@@ -98,7 +98,7 @@ class TestAssessment:
         assert [pair.images for pair in found] == [count for _, count in mistakes.most_common(10)]
         for pair in found:
             assert mistakes[pair.true, pair.predicted] == pair.images
-            assert pair.of == labels.tolist().count(CLASSES.index(pair.true))
+            assert pair.class_images == labels.tolist().count(CLASSES.index(pair.true))
 
     def test_a_perfect_prediction_confuses_nothing(self) -> None:
         found = classification_metrics(100 * torch.eye(3), torch.arange(3), ["a", "b", "c"])
@@ -144,7 +144,7 @@ class TestLayers:
         images = torch.randn(2, 3, 8, 8)
         with torch.no_grad():
             expected, before = model(images), model[0](images)
-            with record_outputs({"first": model[0], "relu": model[1]}) as outputs:
+            with collect_outputs({"first": model[0], "relu": model[1]}) as outputs:
                 assert torch.equal(model(images), expected)
         assert torch.equal(outputs["first"], before)
         assert torch.equal(outputs["relu"], before.clamp(min=0))
@@ -199,7 +199,7 @@ class TestGradCam:
         torch.manual_seed(0)
         model = torchvision.models.resnet18(num_classes=7).eval()
         images, classes = torch.randn(3, 3, 64, 64), torch.tensor([2, 0, 6])
-        with torch.no_grad(), record_outputs({"last": model.layer4}) as outputs:
+        with torch.no_grad(), collect_outputs({"last": model.layer4}) as outputs:
             model(images)
         cam = torch.einsum("bk,bkhw->bhw", model.fc.weight.detach()[classes], outputs["last"])
         found = grad_cam(model, find_layers(model, images), images, classes)
@@ -224,13 +224,13 @@ class TestDeadChannels:
         for norm, dead in ((model.norm, [0, 5, 9]), (block.norm1, [2]), (block.norm2, [3, 4])):
             norm.weight.data[dead] = 0
             norm.bias.data[dead] = torch.tensor([0.0, -1.0, -2.0])[: len(dead)]
-        with torch.no_grad(), record_maxima(model) as maxima:
+        with torch.no_grad(), collect_maxima(model) as maxima:
             for images in torch.randn(200, 3, 16, 16).split(80):
                 model(images)
         found = {each.layer: each for each in dead_channels(maxima)}
         assert list(found) == [
-            "stages.0.0.relu, use 1", "stages.0.0.relu, use 2", "stages.1.0.relu, use 1",
-            "stages.1.0.relu, use 2", "stages.1.1.relu, use 1", "stages.1.1.relu, use 2", "relu",
+            "stages.0.0.relu, call 1", "stages.0.0.relu, call 2", "stages.1.0.relu, call 1",
+            "stages.1.0.relu, call 2", "stages.1.1.relu, call 1", "stages.1.1.relu, call 2", "relu",
         ]  # fmt: skip
         assert [each.channels for each in found.values()] == [8, 8, 8, 16, 16, 16, 16]
         assert [each.dead for each in found.values()] == [0, 0, 0, 0, 1, 2, 3]
@@ -242,7 +242,7 @@ class TestDeadChannels:
         model = nn.Sequential(nn.Identity(), nn.ReLU())
         images = -torch.ones(300, 2, 4, 4)
         images[250, 1, 3, 3] = 1e-6
-        with record_maxima(model) as maxima:
+        with collect_maxima(model) as maxima:
             for batch in images.split(100):
                 model(batch)
         assert [(each.channels, each.dead) for each in dead_channels(maxima)] == [(2, 1)]
@@ -355,7 +355,7 @@ class TestEvaluate:
             assert figure in done.stdout
         assert found["confused_pairs"]
         for pair in found["confused_pairs"]:
-            figures = (pair[name] for name in ("true", "predicted", "images", "of"))
+            figures = (pair[name] for name in ("true", "predicted", "images", "class_images"))
             line = r"^\D*" + r"\D+".join(map(str, figures)) + r"\D*$"
             assert re.search(line, done.stdout, re.MULTILINE)
         assert is_picture(finished / "evaluation" / "confusion.png")
@@ -506,7 +506,7 @@ def test_the_stages_of_any_classifier_shrink_the_images(name: str) -> None:
     model = torchvision_classifier(10, name).eval()
     images = torch.zeros(1, 3, 32, 32)
     layers = find_layers(model, images)
-    with torch.inference_mode(), record_outputs(layers.stages) as outputs:
+    with torch.inference_mode(), collect_outputs(layers.stages) as outputs:
         model(images)
     sizes = [output.shape[-1] for output in outputs.values()]
     assert sizes == sorted(sizes, reverse=True)

@@ -305,7 +305,7 @@ class TestMLflow:
         """The store is lost between the first settings and the next, once."""
         from mlflow import MlflowClient
 
-        monkeypatch.setattr("resnet_sweep.training.callbacks.mlflow.PARAMETERS_AT_ONCE", 5)
+        monkeypatch.setattr("resnet_sweep.training.callbacks.mlflow.PARAMETERS_PER_REQUEST", 5)
         sent = MlflowClient.log_batch
         calls = []
 

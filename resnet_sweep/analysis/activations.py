@@ -9,7 +9,7 @@ import torch
 from matplotlib import colormaps
 from torch import Tensor, nn
 
-from resnet_sweep.analysis.layers import Layers, NotApplicableError, record_outputs
+from resnet_sweep.analysis.layers import Layers, NotApplicableError, collect_outputs
 from resnet_sweep.data.dataset import IndexArray, UInt8Array
 from resnet_sweep.picture import ImageRow, draw_rows
 
@@ -67,7 +67,7 @@ def stage_activations(model: nn.Module, layers: Layers, images: Tensor) -> dict[
     """
     if not layers.stages:
         raise NotApplicableError("no top-level module of the model returns maps larger than 1x1")
-    with record_outputs(layers.stages) as outputs:
+    with collect_outputs(layers.stages) as outputs:
         model(images)
     return {name: output.float().cpu().numpy() for name, output in outputs.items()}
 

@@ -26,7 +26,7 @@ Matrix = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Pair:
+class ConfusedPair:
     """Two classes that the model confuses.
 
     Attributes:
@@ -95,7 +95,7 @@ class ClassificationMetrics:
     loss: float
     class_accuracy: dict[str, float | None]
     confusion: Matrix
-    confused_pairs: list[Pair]
+    confused_pairs: list[ConfusedPair]
     calibration: Calibration
 
     def extreme_classes(self, best: bool) -> list[tuple[str, float]]:
@@ -134,14 +134,16 @@ def classification_metrics(
     )
 
 
-def most_confused(matrix: Matrix, classes: list[str]) -> list[Pair]:
+def most_confused(matrix: Matrix, classes: list[str]) -> list[ConfusedPair]:
     """Return the most frequently confused pairs of classes, at most PAIRS."""
     wrong = matrix - np.diag(matrix.diagonal())
     pairs = []
     for cell in np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]:
         true, predicted = divmod(int(cell), len(classes))
         if images := int(wrong[true, predicted]):
-            pairs.append(Pair(classes[true], classes[predicted], images, int(matrix[true].sum())))
+            pairs.append(
+                ConfusedPair(classes[true], classes[predicted], images, int(matrix[true].sum()))
+            )
     return pairs
 
 

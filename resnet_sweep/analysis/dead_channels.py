@@ -35,7 +35,7 @@ class DeadChannels:
 
 
 @contextmanager
-def record_maxima(model: nn.Module) -> Iterator[Maxima]:
+def collect_maxima(model: nn.Module) -> Iterator[Maxima]:
     """Yield a dict that collects the largest output of each channel of each ReLU in this context.
 
     Only ReLUs that are modules are found.

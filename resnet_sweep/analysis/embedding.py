@@ -28,7 +28,7 @@ Labels = npt.NDArray[np.integer[Any]]
 
 
 @contextmanager
-def record_inputs(layer: nn.Module | None) -> Iterator[list[Tensor]]:
+def collect_inputs(layer: nn.Module | None) -> Iterator[list[Tensor]]:
     """Yield a list that collects a layer's inputs in this context: (N, width), float32, on the CPU.
 
     If `layer` is None, the list stays empty.

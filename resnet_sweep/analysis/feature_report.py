@@ -34,7 +34,7 @@ class Sample(NamedTuple):
     Attributes:
         positions: positions of the images in the test set.
         labels, predicted: true and predicted classes.
-        classifier_inputs: inputs of the classifier, see `record_inputs`.
+        classifier_inputs: inputs of the classifier, see `collect_inputs`.
         dead_channels: dead channels of each layer for the whole sample.
     """
 
@@ -168,8 +168,8 @@ class FeatureReport:
         positions = balanced_subset(test.labels[test.indices], min(MAX_SAMPLE, len(test)), seed=0)
         batches = Batches(Split(test.images, test.labels, test.indices[positions]), self.device)
         with (
-            embedding.record_inputs(self.layers.classifier) as inputs,
-            dead_channels.record_maxima(self.model) as maxima,
+            embedding.collect_inputs(self.layers.classifier) as inputs,
+            dead_channels.collect_maxima(self.model) as maxima,
         ):
             logits, labels = predict(self.model, batches, self.normalize, self.precision)
         predicted, dead = logits.argmax(1).numpy(), dead_channels.dead_channels(maxima)

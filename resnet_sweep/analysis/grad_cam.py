@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from matplotlib import colormaps
 from torch import Tensor, nn
 
-from resnet_sweep.analysis.layers import Layers, NotApplicableError, record_outputs
+from resnet_sweep.analysis.layers import Layers, NotApplicableError, collect_outputs
 from resnet_sweep.data.dataset import UInt8Array
 
 # Opacity of a map over an image.
@@ -33,7 +33,7 @@ def grad_cam(model: nn.Module, layers: Layers, images: Tensor, classes: Tensor) 
     """
     if layers.features is None:
         raise NotApplicableError("no top-level module of the model returns maps larger than 1x1")
-    with torch.enable_grad(), record_outputs({"features": layers.features}) as outputs:
+    with torch.enable_grad(), collect_outputs({"features": layers.features}) as outputs:
         # The input requires a gradient, so that gradients exist even if all weights are frozen.
         logits = model(images.clone().requires_grad_())
         scores = logits.gather(1, classes[:, None]).sum()

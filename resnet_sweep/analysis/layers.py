@@ -71,7 +71,7 @@ def _map_sizes(
     model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor
 ) -> dict[str, torch.Size]:
     """Return height and width of the outputs that are feature maps larger than 1x1."""
-    with torch.inference_mode(), record_outputs(layers) as outputs:
+    with torch.inference_mode(), collect_outputs(layers) as outputs:
         model(images)
     return {
         name: output.shape[2:]
@@ -81,7 +81,7 @@ def _map_sizes(
 
 
 @contextmanager
-def record_outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+def collect_outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """Yield a dict that collects the latest output of each layer in this context, in call order."""
     outputs: dict[str, Tensor] = {}
 

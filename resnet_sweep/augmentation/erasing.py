@@ -32,7 +32,7 @@ class Cutout:
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
         y, x = draw_pixels(images, generator)
-        return self.fill(images, square(y, x, self.size, *images.shape[-2:])), labels
+        return self.fill(images, square_mask(y, x, self.size, *images.shape[-2:])), labels
 
 
 def draw_pixels(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -44,8 +44,8 @@ def draw_pixels(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     return y, x
 
 
-def square(y: Tensor, x: Tensor, size: int, height: int, width: int) -> Tensor:
-    """Return a mask of squares, (B, 1, height, width), bool, like `inside`.
+def square_mask(y: Tensor, x: Tensor, size: int, height: int, width: int) -> Tensor:
+    """Return a mask of squares, (B, 1, height, width), bool, like `box_mask`.
 
     Args:
         y, x: (B,), row and column of each square's center. If the size is even, this is the pixel
@@ -54,7 +54,7 @@ def square(y: Tensor, x: Tensor, size: int, height: int, width: int) -> Tensor:
         height, width: size of the images, in pixels.
     """
     top, left = y - size // 2, x - size // 2
-    return inside(top, left, top + size, left + size, height, width)
+    return box_mask(top, left, top + size, left + size, height, width)
 
 
 class RandomErasing:
@@ -105,7 +105,7 @@ class RandomErasing:
         top = (y * (height - heights + 1)).floor()
         left = (x * (width - widths + 1)).floor()
         erased = fits.any(1) & (draws < self.probability)
-        box = inside(top, left, top + heights, left + widths, height, width)
+        box = box_mask(top, left, top + heights, left + widths, height, width)
         return self.fill(images, box & erased[:, None, None, None]), labels
 
 
@@ -131,7 +131,7 @@ class MeanFill:
         return torch.where(mask, self.color, images)
 
 
-def inside(
+def box_mask(
     top: Tensor, left: Tensor, bottom: Tensor, right: Tensor, height: int, width: int
 ) -> Tensor:
     """Return a mask of boxes, (B, 1, height, width), bool, which is true inside of them.

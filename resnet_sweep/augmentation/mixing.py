@@ -7,7 +7,7 @@ import torch
 from annotated_types import Gt
 from torch import Generator, Tensor
 
-from resnet_sweep.augmentation.erasing import draw_pixels, inside
+from resnet_sweep.augmentation.erasing import box_mask, draw_pixels
 from resnet_sweep.data.dataset import Batch
 from resnet_sweep.ranges import Probability
 
@@ -136,7 +136,7 @@ def paste(
     half_height, half_width = (half * height).long(), (half * width).long()
     top, bottom = (y - half_height).clamp(min=0), (y + half_height).clamp(max=height)
     left, right = (x - half_width).clamp(min=0), (x + half_width).clamp(max=width)
-    box = inside(top, left, bottom, right, height, width)
+    box = box_mask(top, left, bottom, right, height, width)
     kept = 1 - (bottom - top) * (right - left) / (height * width)
     return torch.where(box, images[partners], images), kept
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.format import safe_text
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
-from resnet_sweep.compare.safe_read import LARGEST_SWEEP, read_limited
+from resnet_sweep.compare.safe_read import MAX_SWEEP_BYTES, read_limited
 from resnet_sweep.errors import ConfigError
 
 # Folder of the runs of the training log, which have the form of run directories.
@@ -56,8 +56,8 @@ def resolve_run(path: str | Path) -> Path:
     directory = _existing(path)
     if not os.path.lexists(directory / "run.json"):
         raise ConfigError(
-            f"{shown(str(path))} isn't a run directory (it has no run.json): name one, for example "
-            f"outputs/DATE/TIME, or {' or '.join(logged_runs())}"
+            f"{safe_text(str(path))} isn't a run directory (it has no run.json): name one, for "
+            f"example outputs/DATE/TIME, or {' or '.join(logged_runs())}"
         )
     return directory
 
@@ -71,7 +71,7 @@ def resolve_trained_run(path: str | Path) -> Path:
     directory = resolve_run(path)
     if directory.parent == LOGGED_RUNS:
         raise ConfigError(
-            f"{shown(str(path))} is from the training log and has no weights: name a run "
+            f"{safe_text(str(path))} is from the training log and has no weights: name a run "
             "directory, for example outputs/DATE/TIME"
         )
     return directory
@@ -86,8 +86,8 @@ def read_run(path: str | Path) -> LoadedRun:
     run = load_run(resolve_run(path), str(path))
     if isinstance(run, BrokenRun):
         raise ConfigError(
-            f"{shown(run.name)} can't be read, because {shown(run.error)}: restore it, or name "
-            "another run"
+            f"{safe_text(run.name)} can't be read, because {safe_text(run.error)}: restore it, or "
+            "name another run"
         )
     return run
 
@@ -103,7 +103,7 @@ def _existing(path: str | Path) -> Path:
     if str(path) in logged_runs():
         return LOGGED_RUNS / path
     raise ConfigError(
-        f"{shown(str(path))} isn't a directory: name a directory that contains runs, or "
+        f"{safe_text(str(path))} isn't a directory: name a directory that contains runs, or "
         f"{' or '.join(logged_runs())}"
     )
 
@@ -146,7 +146,7 @@ def _is_new(path: str, seen: set[tuple[int, int]]) -> bool:
 def _reused(sweep: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the relative directory and the choices of each run that a sweep reuses."""
     try:
-        content = read_limited(Path(sweep, "sweep.json"), LARGEST_SWEEP)
+        content = read_limited(Path(sweep, "sweep.json"), MAX_SWEEP_BYTES)
         jobs = _Sweep.model_validate_json(content).jobs
     except (OSError, ValueError):
         # The runs in the sweep's own directory are found without sweep.json.

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from resnet_sweep.compare.diff_columns import MISSING, differing, row
-from resnet_sweep.compare.format import number, span
+from resnet_sweep.compare.diff_columns import MISSING, find_differences, row_at
+from resnet_sweep.compare.format import format_duration, format_number
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import ORDER
@@ -18,7 +18,7 @@ PRECISION = "precision"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SummaryMetric:
     """A metric that summarizes a run's outcome.
 
     Attributes:
@@ -44,27 +44,31 @@ class Outcome:
 
     def format(self, value: float | None) -> str:
         """Format a value for a table."""
-        return span(value) if self.digits is None else number(value, self.digits, self.unit)
+        return (
+            format_duration(value)
+            if self.digits is None
+            else format_number(value, self.digits, self.unit)
+        )
 
     def format_difference(self, difference: float) -> str:
         """Format a difference between two values for a table."""
         if self.digits is None:
-            return span(difference, sign="+")
-        return number(difference, self.digits, sign="+")
+            return format_duration(difference, sign="+")
+        return format_number(difference, self.digits, sign="+")
 
 
-OUTCOMES = (
-    Outcome("best accuracy", "best.val_acc", 2, "%"),
-    Outcome("best epoch", "best.epoch"),
-    Outcome("best validation loss", "best.val_loss", 4),
-    Outcome("final accuracy", "final.val_acc", 2, "%"),
-    Outcome("final training accuracy", "final.train_acc", 2, "%"),
-    Outcome("final validation loss", "final.val_loss", 4),
-    Outcome("final training loss", "final.train_loss", 4),
-    Outcome("gap", "gap", 2, "%"),
-    Outcome("epochs", "final.epoch"),
-    Outcome("parameters", "parameters"),
-    Outcome("time", "seconds", None, counts=False),
+SUMMARY_METRICS = (
+    SummaryMetric("best accuracy", "best.val_acc", 2, "%"),
+    SummaryMetric("best epoch", "best.epoch"),
+    SummaryMetric("best validation loss", "best.val_loss", 4),
+    SummaryMetric("final accuracy", "final.val_acc", 2, "%"),
+    SummaryMetric("final training accuracy", "final.train_acc", 2, "%"),
+    SummaryMetric("final validation loss", "final.val_loss", 4),
+    SummaryMetric("final training loss", "final.train_loss", 4),
+    SummaryMetric("gap", "gap", 2, "%"),
+    SummaryMetric("epochs", "final.epoch"),
+    SummaryMetric("parameters", "parameters"),
+    SummaryMetric("time", "seconds", None, counts=False),
 )
 
 
@@ -77,12 +81,12 @@ class Comparison:
     @cached_property
     def choices(self) -> dict[str, list[Any]]:
         """The choices that differ, with the choice of each run."""
-        return differing([run.choices for run in self.runs])
+        return find_differences([run.choices for run in self.runs])
 
     @cached_property
     def settings(self) -> dict[str, list[Any]]:
         """The differing settings that decide what is trained, with each run's value or MISSING."""
-        found = differing([run.settings for run in self.runs])
+        found = find_differences([run.settings for run in self.runs])
         for name in (PRECISION, "fingerprint"):
             # The logged runs don't have these settings, and an unknown value isn't a difference.
             if MISSING in found.get(name, ()):
@@ -95,14 +99,14 @@ class Comparison:
     @cached_property
     def environment(self) -> dict[str, list[Any]]:
         """The differences in where and how the runs were trained, with each run's value."""
-        return differing([dict(_environment(run)) for run in self.runs])
+        return find_differences([dict(_environment(run)) for run in self.runs])
 
     @property
     def states(self) -> dict[str, list[Any]]:
         """The states of the runs, if they differ."""
-        return differing([{"state": run.state} for run in self.runs])
+        return find_differences([{"state": run.state} for run in self.runs])
 
-    def values(self, outcome: Outcome) -> list[float | None]:
+    def values(self, outcome: SummaryMetric) -> list[float | None]:
         """Return the value of a metric for each run."""
         return [outcome.get(run.record) for run in self.runs]
 
@@ -115,7 +119,7 @@ class Comparison:
     def same(self) -> bool:
         """Whether all settings, states and metrics that count are the same."""
         return not (self.settings or self.states) and all(
-            len(set(self.values(outcome))) == 1 for outcome in OUTCOMES if outcome.counts
+            len(set(self.values(outcome))) == 1 for outcome in SUMMARY_METRICS if outcome.counts
         )
 
     def json(self) -> str:
@@ -128,10 +132,10 @@ class Comparison:
                 {
                     "name": run.name,
                     "state": run.state,
-                    "choices": row(self.choices, at),
-                    "settings": row(self.settings, at),
+                    "choices": row_at(self.choices, at),
+                    "settings": row_at(self.settings, at),
                     **{name: asdict(run.record)[name] for name in outcome},
-                    "environment": row(self.environment, at),
+                    "environment": row_at(self.environment, at),
                 }
                 for at, run in enumerate(self.runs)
             ],

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from resnet_sweep.compare.format import shown, shown_briefly
+from resnet_sweep.compare.format import distinct_texts, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.signature import ORDER
 
@@ -11,7 +11,7 @@ from resnet_sweep.runs.signature import ORDER
 MISSING: Any = object()
 
 
-def differing(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def find_differences(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Return the names whose values aren't the same in all mappings, with the value in each."""
     names = dict.fromkeys(name for mapping in mappings for name in mapping)
     columns = {name: [mapping.get(name, MISSING) for mapping in mappings] for name in names}
@@ -25,11 +25,11 @@ def diff_columns(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
     A setting is left out if the choice of its group determines it, and the data's fingerprint is
     left out if the data's settings determine it.
     """
-    settings = differing([run.settings for run in runs])
+    settings = find_differences([run.settings for run in runs])
     groups = {_group(name) for name in settings if "." in name or name == "fingerprint"}
     choices = {
         name: values
-        for name, values in differing([run.choices for run in runs]).items()
+        for name, values in find_differences([run.choices for run in runs]).items()
         if name in groups
     }
     columns = {
@@ -72,12 +72,15 @@ def variants(runs: Sequence[LoadedRun], seed: bool = False) -> dict[str, list[An
 def cells(columns: Mapping[str, Sequence[Any]], missing: str = "") -> list[list[str]]:
     """Return columns of values as cells of a table; the first cell of a column is its name."""
     return [
-        [shown(name), *shown_briefly([missing if value is MISSING else value for value in values])]
+        [
+            safe_text(name),
+            *distinct_texts([missing if value is MISSING else value for value in values]),
+        ]
         for name, values in columns.items()
     ]
 
 
-def row(columns: Mapping[str, Sequence[Any]], index: int) -> dict[str, Any]:
+def row_at(columns: Mapping[str, Sequence[Any]], index: int) -> dict[str, Any]:
     """Return the values of a row by the names of their columns; missing values are left out."""
     values = {name: column[index] for name, column in columns.items()}
     return {name: value for name, value in values.items() if value is not MISSING}

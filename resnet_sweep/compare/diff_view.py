@@ -8,9 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from resnet_sweep.compare.comparison import OUTCOMES, PRECISION, Comparison
+from resnet_sweep.compare.comparison import PRECISION, SUMMARY_METRICS, Comparison
 from resnet_sweep.compare.diff_columns import cells
-from resnet_sweep.compare.format import format_table, shown
+from resnet_sweep.compare.format import format_table, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.picture import png
@@ -36,8 +36,8 @@ def diff_view(comparison: Comparison, width: int) -> Iterator[RenderableType]:
     count = len(comparison.runs)
     labels = [chr(ord("A") + index) if index < 26 else str(index + 1) for index in range(count)]
     for label, run in zip(labels, comparison.runs, strict=True):
-        reason = f" ({shown(run.record.reason)})" if run.record.reason else ""
-        yield Text(f"{label:3}{shown(run.name)}: {shown(run.state)}{reason}")
+        reason = f" ({safe_text(run.record.reason)})" if run.record.reason else ""
+        yield Text(f"{label:3}{safe_text(run.name)}: {safe_text(run.state)}{reason}")
 
     settings = {name: values for name, values in comparison.settings.items() if name != PRECISION}
     yield from _tables("Choices", _differences(comparison.choices), labels, width)
@@ -62,7 +62,7 @@ def _differences(differences: Mapping[str, Sequence[Any]]) -> list[Row]:
 
 
 def _outcomes(comparison: Comparison) -> Iterator[Row]:
-    for outcome in OUTCOMES:
+    for outcome in SUMMARY_METRICS:
         values = comparison.values(outcome)
         if len(values) > 2 and len(set(values)) == 1:
             continue
@@ -105,7 +105,7 @@ def _notes(comparison: Comparison, labels: Sequence[str]) -> Iterator[Renderable
     notes = Table.grid(padding=(0, 1, 0, 0))
     for note, found in sorted(labels_of_note.items(), key=lambda item: (len(item[1]), item[1])):
         runs = all_runs if len(found) == len(labels) else ", ".join(found)
-        notes.add_row(Text(f"  {runs}:"), Text(shown(note)))
+        notes.add_row(Text(f"  {runs}:"), Text(safe_text(note)))
     yield notes
 
 
@@ -123,13 +123,13 @@ def draw_curves(runs: Sequence[LoadedRun], path: Path) -> None:
     """
     if path.suffix != ".png":
         raise ConfigError(
-            f"--curves={shown(str(path))} isn't a PNG file: choose a name that ends in .png"
+            f"--curves={safe_text(str(path))} isn't a PNG file: choose a name that ends in .png"
         )
     for run in runs:
         if run.metrics.error:
             raise ConfigError(
-                f"the curves of {shown(run.name)} can't be read ({shown(run.metrics.error)}): "
-                "restore its metrics.csv, or leave out --curves"
+                f"the curves of {safe_text(run.name)} can't be read, because "
+                f"{safe_text(run.metrics.error)}: restore its metrics.csv, or leave out --curves"
             )
     # This import takes a second, and a comparison without curves doesn't need it.
     from matplotlib.figure import Figure
@@ -154,7 +154,7 @@ def draw_curves(runs: Sequence[LoadedRun], path: Path) -> None:
         *(axes.plot((), (), color=f"C{index % 10}")[0] for index in range(len(runs))),
         *(axes.plot((), (), style, color="gray")[0] for style in ("--", "-")),
     ]
-    names = [*(shown(run.name) for run in runs), "training", "validation"]
+    names = [*(safe_text(run.name) for run in runs), "training", "validation"]
     legend = figure.legend(handles, names, loc="outside upper center", ncols=2)
     for text in legend.get_texts():
         # A dollar sign in a name would start a formula.
@@ -163,6 +163,6 @@ def draw_curves(runs: Sequence[LoadedRun], path: Path) -> None:
         write_atomically(path, png(figure))
     except OSError as error:
         raise ConfigError(
-            f"{shown(str(path))} can't be written ({error.strerror}): choose another file with "
+            f"{safe_text(str(path))} can't be written ({error.strerror}): choose another file with "
             "--curves"
         ) from error

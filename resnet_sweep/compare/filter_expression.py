@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.format import safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import plain
@@ -85,10 +85,12 @@ def check_fields(
     for name in sorted(names):
         if known and name not in known:
             similar = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-            hint = f"did you mean {shown(similar[0])}?" if similar else "use a name like optim.lr"
+            hint = (
+                f"did you mean {safe_text(similar[0])}?" if similar else "use a name like optim.lr"
+            )
             if in_expression and "." not in name:
                 hint += f' (if it is text, put it in quotes: "{name}")'
-            raise ConfigError(f"none of the runs has a field {shown(name)}: {hint}")
+            raise ConfigError(f"none of the runs has a field {safe_text(name)}: {hint}")
 
 
 class FilterExpression:
@@ -156,8 +158,8 @@ class FilterExpression:
 
     def _error(self, what: str) -> ConfigError:
         return ConfigError(
-            f"the condition {shown(self.text)} {shown(what)}: write comparisons of names and "
-            "values, for example optim.lr < 0.1 and state == 'finished'"
+            f"the condition {safe_text(self.text)} {safe_text(what)}: write comparisons of names "
+            "and values, for example optim.lr < 0.1 and state == 'finished'"
         )
 
 

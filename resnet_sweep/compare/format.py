@@ -11,51 +11,51 @@ from rich.cells import cell_len
 
 from resnet_sweep.runs.record import Record, duration
 
-LONGEST_VALUE = 300
+MAX_TEXT_LENGTH = 300
 # Number of significant digits in a table, and of a number with all digits.
 FEW_DIGITS, ALL_DIGITS = 4, 17
 # Spaces between the columns of a table.
 GAP = 2
 
 
-def shown(value: Any, digits: int = ALL_DIGITS) -> str:
+def safe_text(value: Any, digits: int = ALL_DIGITS) -> str:
     """Return a value as one line of text that is safe to print.
 
     A text is returned as it is, and any other value as JSON with at most `digits` significant
-    digits. Longer texts than LONGEST_VALUE are truncated, and `escaped` is applied.
+    digits. Longer texts than MAX_TEXT_LENGTH are truncated, and `escape` is applied.
     """
     text = value
     if not isinstance(value, str):
-        text = json.dumps(rounded(value, digits), ensure_ascii=False)
-    if len(text) > LONGEST_VALUE:
-        text = f"{text[:LONGEST_VALUE]}…"
-    return escaped(text)
+        text = json.dumps(round_digits(value, digits), ensure_ascii=False)
+    if len(text) > MAX_TEXT_LENGTH:
+        text = f"{text[:MAX_TEXT_LENGTH]}…"
+    return escape(text)
 
 
-def shown_briefly(values: Sequence[Any]) -> list[str]:
-    """Return values as `shown` does, with enough digits to distinguish different values."""
+def distinct_texts(values: Sequence[Any]) -> list[str]:
+    """Return values as `safe_text` does, with enough digits to distinguish different values."""
     different = len({repr(value) for value in values})
     for digits in (FEW_DIGITS, 2 * FEW_DIGITS, ALL_DIGITS):
-        texts = [shown(value, digits) for value in values]
+        texts = [safe_text(value, digits) for value in values]
         if len({*texts}) == different:
             break
     return texts
 
 
-def rounded(value: Any, digits: int) -> Any:
+def round_digits(value: Any, digits: int) -> Any:
     """Round a float, or the floats in a list, to a number of significant digits.
 
     Digits before the decimal point are always kept.
     """
     if isinstance(value, list):
-        return [rounded(entry, digits) for entry in value]
+        return [round_digits(entry, digits) for entry in value]
     if not isinstance(value, float) or digits == ALL_DIGITS:
         return value
     large = 10**digits <= abs(value) < math.inf
     return round(value) if large else float(f"{value:.{digits}g}")
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Return a text as one line without characters that a terminal could interpret.
 
     Control characters, invisible characters, and characters that change the direction of the text
@@ -69,17 +69,17 @@ def escaped(text: str) -> str:
     )
 
 
-def number(value: float | None, digits: int, unit: str = "", sign: str = "") -> str:
+def format_number(value: float | None, digits: int, unit: str = "", sign: str = "") -> str:
     """Format a number with `digits` decimals; None is `unknown`, `sign="+"` is for differences."""
     return "unknown" if value is None else format(value, f"{sign},.{digits}f") + unit
 
 
-def percent(accuracy: float | None) -> str:
+def format_percent(accuracy: float | None) -> str:
     """Format an accuracy in percent with two decimals; None is `unknown`."""
-    return number(accuracy, 2, "%")
+    return format_number(accuracy, 2, "%")
 
 
-def span(seconds: float | None, sign: str = "") -> str:
+def format_duration(seconds: float | None, sign: str = "") -> str:
     """Format a duration; None is `unknown`, `sign="+"` is for differences."""
     if seconds is None:
         return "unknown"
@@ -93,7 +93,7 @@ def reproduce_command(record: Record) -> str:
         for override in record.overrides
         if not override.startswith(("trainer.resume=", "sweep="))
     ]
-    return escaped(shlex.join(["python", "-m", "resnet_sweep", *record.flags, *overrides]))
+    return escape(shlex.join(["python", "-m", "resnet_sweep", *record.flags, *overrides]))
 
 
 def format_table(

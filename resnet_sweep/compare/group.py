@@ -7,7 +7,7 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from resnet_sweep.compare.format import number
+from resnet_sweep.compare.format import format_number
 from resnet_sweep.compare.loaded_run import LoadedRun
 
 # States of runs that were trained to their end.
@@ -53,7 +53,7 @@ class Group:
 
     def statistic(self, value_of: ValueOf) -> Statistic | None:
         """Return the statistic of a value over the counted runs; None if it is unknown for all."""
-        return Statistic.of(map(value_of, self.counted))
+        return Statistic.from_values(map(value_of, self.counted))
 
     @property
     def complete(self) -> bool:
@@ -76,16 +76,16 @@ class Group:
         return ", ".join(f"{n} {state}" for state, n in (first, *others)) if others else first[0]
 
 
-def spread(statistic: Statistic | None, digits: int, unit: str = "") -> str:
+def format_mean_sd(statistic: Statistic | None, digits: int, unit: str = "") -> str:
     """Format a mean and, if there is one, its standard deviation; None is `unknown`."""
     if statistic is None:
         return "unknown"
     if statistic.sd is None:
-        return number(statistic.mean, digits, unit)
-    return f"{number(statistic.mean, digits)} ± {number(statistic.sd, digits, unit)}"
+        return format_number(statistic.mean, digits, unit)
+    return f"{format_number(statistic.mean, digits)} ± {format_number(statistic.sd, digits, unit)}"
 
 
-def grouped(runs: Iterable[LoadedRun], key: Callable[[LoadedRun], Hashable]) -> list[Group]:
+def group_by(runs: Iterable[LoadedRun], key: Callable[[LoadedRun], Hashable]) -> list[Group]:
     """Group runs by a key; the groups are in the order of their first runs."""
     groups: defaultdict[Hashable, list[LoadedRun]] = defaultdict(list)
     for run in runs:
@@ -93,6 +93,6 @@ def grouped(runs: Iterable[LoadedRun], key: Callable[[LoadedRun], Hashable]) -> 
     return [Group(members) for members in groups.values()]
 
 
-def replicates(runs: Iterable[LoadedRun]) -> list[Group]:
+def group_replicates(runs: Iterable[LoadedRun]) -> list[Group]:
     """Group runs that differ only in their seeds."""
-    return grouped(runs, lambda run: run.replicate_key)
+    return group_by(runs, lambda run: run.replicate_key)

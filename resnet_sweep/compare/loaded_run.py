@@ -34,7 +34,7 @@ class LoadedRun:
     Attributes:
         directory: the run directory.
         name: the directory as a user would type it, or the name of a logged run. It isn't escaped;
-            see `shown`.
+            see `safe_text`.
         record: content of `run.json`.
     """
 

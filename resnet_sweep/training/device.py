@@ -143,12 +143,12 @@ def compile_model(model: nn.Module, mode: CompileMode) -> nn.Module:
 def configure(device: torch.device, precision: str, threads: int | None) -> None:
     """Set this process's threads, precision and memory allocator for a run."""
     set_threads(threads)
-    set_exactness(device, precision)
+    configure_tf32(device, precision)
     if device.type == "cpu":
         keep_freed_memory()
 
 
-def set_exactness(device: torch.device, precision: str) -> None:
+def configure_tf32(device: torch.device, precision: str) -> None:
     """Turn TensorFloat-32, with 11 significant bits, off for float32 on a GPU."""
     if device.type == "cuda" and precision == "float32":
         torch.backends.cudnn.allow_tf32 = False

@@ -13,7 +13,7 @@ class Step:
 
     Attributes:
         loss, correct, grad_norm: metrics of the batch, see `StepMetrics`.
-        steepest_layer, steepest_norm: layer with the largest gradient, and the norm of that
+        largest_grad_layer, largest_grad_norm: layer with the largest gradient, and the norm of that
             gradient.
         epoch: number of the epoch, from 1.
         step: number of the step in its epoch, from 0.
@@ -25,8 +25,8 @@ class Step:
     loss: float
     correct: float
     grad_norm: float
-    steepest_layer: str
-    steepest_norm: float
+    largest_grad_layer: str
+    largest_grad_norm: float
     epoch: int
     step: int
     global_step: int

@@ -34,7 +34,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 # The most parameters that MLflow accepts in one request.
-PARAMETERS_AT_ONCE = 100
+PARAMETERS_PER_REQUEST = 100
 
 log = logging.getLogger(__name__)
 
@@ -223,8 +223,8 @@ class MLflow(Callback):
         settings = {**dict(flatten(record.config)), **record.choices}
         settings["overrides"] = " ".join(record.overrides)
         missing = [Param(key, typed(value)) for key, value in settings.items() if key not in logged]
-        for first in range(0, len(missing), PARAMETERS_AT_ONCE):
-            self.client.log_batch(run_id, params=missing[first : first + PARAMETERS_AT_ONCE])
+        for first in range(0, len(missing), PARAMETERS_PER_REQUEST):
+            self.client.log_batch(run_id, params=missing[first : first + PARAMETERS_PER_REQUEST])
 
     def _log_end(self, record: Record) -> None:
         run_id = self._log_epochs()

@@ -162,13 +162,13 @@ class GradientWarnings(Callback):
 
     def on_steps(self, steps: list[Step]) -> None:
         for step in steps:
-            if step.steepest_norm > EXPLODING:
+            if step.largest_grad_norm > EXPLODING:
                 self._warn_once(
                     "warning: the gradient of layer %s explodes: its norm is %.3g in epoch %d, "
                     "step %d; a lower optim.lr, a longer schedule.warmup_epochs or "
                     "trainer.clip_grad_norm may help",
-                    step.steepest_layer,
-                    step.steepest_norm,
+                    step.largest_grad_layer,
+                    step.largest_grad_norm,
                     step.epoch,
                     step.step + 1,
                 )
