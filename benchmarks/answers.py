@@ -189,8 +189,8 @@ def best(sweep: Sweep) -> Iterator[str]:
     else:
         reached = "reached" if tested.mean >= AIM else "missed"
         yield (
-            f"On the test set, read once: {format_mean_sd(tested, 2, '%')}, n = {tested.n}; the aim "
-            f"of {AIM:.0f}% is {reached}.\n"
+            f"On the test set, read once: {format_mean_sd(tested, 2, '%')}, n = {tested.n}; the "
+            f"aim of {AIM:.0f}% is {reached}.\n"
         )
     yield from figures({"on held-out images": group})
     yield from sweep.picture({"best recipe": group})
@@ -259,8 +259,8 @@ def write(top: Path, output: Path) -> None:
                 parts.append(f"Not run: `benchmarks/answers.sh {sweep.part}` does.\n")
     if not found:
         raise ConfigError(
-            f"{safe_text(str(top))} has no runs to report: start benchmarks/answers.sh gpu (or cpu) "
-            f"{safe_text(str(top))}"
+            f"{safe_text(str(top))} has no runs to report: start benchmarks/answers.sh gpu (or "
+            f"cpu) {safe_text(str(top))}"
         )
     before = output.read_text() if output.exists() else ""
     by_people = before.partition(BY_PEOPLE)[2] or "\n\nNobody has said yet.\n"

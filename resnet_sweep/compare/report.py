@@ -76,8 +76,8 @@ def write_report(
         write_atomically(output, text.encode())
     except OSError as error:
         raise ConfigError(
-            f"{safe_text(str(output))} can't be written ({error.strerror}): choose another file with "
-            "-o"
+            f"{safe_text(str(output))} can't be written ({error.strerror}): choose another file "
+            "with -o"
         ) from error
     return output
 

@@ -90,9 +90,8 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
         yield f"  {_count(plan.filtered, 'combination')} left out by sweep_filter"
     for overrides, job in plan.duplicates[:MOST_DUPLICATES]:
         which = ", the baseline" if baseline and baseline.matches(run_fields(job.run)) else ""
-        yield (
-            f"  {safe_text(overrides)} trains the same as job {job.number}{which}, so it is left out"
-        )
+        same = f"job {job.number}{which}"
+        yield f"  {safe_text(overrides)} trains the same as {same}, so it is left out"
     if len(plan.duplicates) > MOST_DUPLICATES:
         yield f"  and {len(plan.duplicates) - MOST_DUPLICATES} more that train the same as others"
     reused = Counter(os.path.dirname(job.run.name) for job in jobs if job.reused)

@@ -132,8 +132,8 @@ class ProgressLog(Callback):
             )
         elif time.monotonic() - self.logged > LOG_SECONDS:
             self.logged = time.monotonic()
-            step = f"step {last.step + 1}/{self.steps_per_epoch}"
-            log.info("%s  %s  %s  %s", epoch, step, metrics, time_left)
+            position = f"step {last.step + 1}/{self.steps_per_epoch}"
+            log.info("%s  %s  %s  %s", epoch, position, metrics, time_left)
 
     def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
         self.logged = time.monotonic()
