@@ -175,7 +175,7 @@ def draw_confusion(matrix: Matrix, classes: list[str], title: str) -> Figure:
     axes = figure.subplots()
     # A class without images has an empty row.
     percent = 100 * matrix / matrix.sum(1, keepdims=True).clip(min=1)
-    picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     size = 10 if small else 5.5
     wide = max(map(len, classes)) > 3
     ticks = range(len(classes))
@@ -192,7 +192,7 @@ def draw_confusion(matrix: Matrix, classes: list[str], title: str) -> Figure:
         for line in np.arange(9.5, len(classes) - 1, 10):
             axes.axhline(line, color="gray", linewidth=0.3)
             axes.axvline(line, color="gray", linewidth=0.3)
-    figure.colorbar(picture, ax=axes, label="images of the true class, %", fraction=0.03, pad=0.01)
+    figure.colorbar(image, ax=axes, label="share of the true class, %", fraction=0.03, pad=0.01)
     return figure
 
 

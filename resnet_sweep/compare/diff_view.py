@@ -25,7 +25,7 @@ MAX_NAME_WIDTH = 30
 PANELS = (("accuracy, %", "train_acc", "val_acc"), ("loss", "train_loss", "val_loss"))
 
 # A row of a table: a name, the value of each run, and the difference between two runs.
-Row = tuple[str, Sequence[str], str]
+TableRow = tuple[str, Sequence[str], str]
 
 
 def diff_view(comparison: Comparison, width: int) -> Iterator[RenderableType]:
@@ -52,7 +52,7 @@ def diff_view(comparison: Comparison, width: int) -> Iterator[RenderableType]:
     yield from _notes(comparison, labels)
 
 
-def _differences(differences: Mapping[str, Sequence[Any]]) -> list[Row]:
+def _differences(differences: Mapping[str, Sequence[Any]]) -> list[TableRow]:
     return [
         (name, values, "")
         for name, *values in cells(dict(sorted(differences.items())), "not set")
@@ -61,7 +61,7 @@ def _differences(differences: Mapping[str, Sequence[Any]]) -> list[Row]:
     ]
 
 
-def _outcomes(comparison: Comparison) -> Iterator[Row]:
+def _outcomes(comparison: Comparison) -> Iterator[TableRow]:
     for outcome in SUMMARY_METRICS:
         values = comparison.values(outcome)
         if len(values) > 2 and len(set(values)) == 1:
@@ -77,7 +77,7 @@ def _outcomes(comparison: Comparison) -> Iterator[Row]:
 
 
 def _tables(
-    title: str, rows: Sequence[Row], labels: Sequence[str], width: int
+    title: str, rows: Sequence[TableRow], labels: Sequence[str], width: int
 ) -> Iterator[RenderableType]:
     """Yield a table with a column for each run, or several tables if the columns don't fit."""
     names = min(MAX_NAME_WIDTH, max((len(name) + 4 for name, *_ in rows), default=0))

@@ -222,10 +222,11 @@ class Trainer:
             images: (B, 3, H, W), uint8; the whole batch, of which this process uses its share.
             labels: (B,), int64.
         """
-        epoch, ranks, metrics = len(self.rows), self.process_group, self.step_metrics
+        epoch, metrics = len(self.rows), self.step_metrics
+        process_group = self.process_group
         self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, self.step))
         # Each rank draws its own dropout masks; rank 0 draws the same ones as a single process.
-        rank = () if ranks.is_main else (ranks.rank,)
+        rank = () if process_group.is_main else (process_group.rank,)
         torch.manual_seed(derive_seed(self.seed, "model", epoch, self.step, *rank))
         lr = self.schedule(self.global_step)
         for group in self.optimizer.param_groups:
@@ -234,7 +235,7 @@ class Trainer:
         for operation in self.augmentation:
             images, labels = operation(images, labels, self.generator)
         batch = len(images)
-        share = ranks.share(batch)
+        share = process_group.share(batch)
         images, labels = images[share], labels[share]
         size = self.progressive_resizing.size(epoch)
         if size != images.shape[-1]:
@@ -245,9 +246,9 @@ class Trainer:
         with autocast(self.device, self.precision):
             logits = self.wrapped_model(self.normalize(images))
             loss = self.loss(logits, labels)
-        if ranks.world_size > 1:
+        if process_group.world_size > 1:
             # The scaling makes the mean over the ranks equal to the mean over the batch.
-            loss = loss * (len(images) * ranks.world_size / batch)
+            loss = loss * (len(images) * process_group.world_size / batch)
         torch.autograd.backward(loss)
 
         grad_norm = metrics.update(self.step, loss, logits, labels)

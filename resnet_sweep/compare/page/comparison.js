@@ -103,7 +103,8 @@ const OUTCOMES = [
   { name: "time", value: (run) => run.seconds || undefined, show: duration },
   {
     name: "notes",
-    value: ({ notes }) => (notes.length ? notes.join("; ") : undefined),
+    value: ({ notes }) =>
+      notes.map((note) => (note.endsWith(".") ? note : `${note}.`)).join(" ") || undefined,
     show: formatValue,
   },
 ];

@@ -54,9 +54,9 @@ function drawSummary() {
   for (const run of loggedRuns)
     cards.push(
       card(
-        `${run.name.replaceAll("_", " ")}, best validation accuracy`,
+        `${run.name.replaceAll("_", " ")}, best accuracy`,
         percent(best(run)),
-        `final ${percent(run.final?.val_acc)}, overfitting gap ${percent(run.gap)}`,
+        `final ${percent(run.final?.val_acc)}, gap ${percent(run.gap)}`,
       ),
     );
   document.getElementById("summary").append(...cards);
@@ -97,7 +97,7 @@ function drawFigures() {
   const run = allRuns[report.figures_of];
   const variant = run.variant === run.name ? "" : ` (${run.variant})`;
   document.getElementById("figures-of").textContent =
-    `Figures of the best run that has any: ${run.name}${variant}, ` +
+    `From the best run that has figures: ${run.name}${variant}, ` +
     `best validation accuracy ${percent(best(run))}.`;
   document.getElementById("gallery").append(
     ...report.figures.map(({ title, data }) => {
