@@ -109,7 +109,7 @@ def _existing(path: str | Path) -> Path:
 
 
 def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[LoadedRun | BrokenRun]:
-    """Search a directory and yield its runs; their names are their paths, with `name` for `top`."""
+    """Search `top` and yield its runs. A run's name is its path with `top` replaced by `name`."""
     errors: list[OSError] = []
     for path, folders, files in os.walk(top, onerror=errors.append):
         path_name = os.path.normpath(os.path.join(name, os.path.relpath(path, top)))

@@ -22,7 +22,7 @@ def safe_text(value: Any, digits: int = ALL_DIGITS) -> str:
     """Return a value as one line of text that is safe to print.
 
     A text is returned as it is, and any other value as JSON with at most `digits` significant
-    digits. Longer texts than MAX_TEXT_LENGTH are truncated, and `escape` is applied.
+    digits. Texts longer than MAX_TEXT_LENGTH are truncated, and `escape` is applied.
     """
     text = value
     if not isinstance(value, str):

@@ -21,12 +21,12 @@ from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.signature import INCIDENTAL
 
 CURVES = ("train_acc", "val_acc", "train_loss", "val_loss")
-# Epochs of the curves are left out, so that a page has at most 10 MB, and a curve no more points
-# than a chart can show: approximate number of points on a page, and limits of the points of a run.
+# Epochs of the curves are left out, so that a page has about 10 MB at most, and a curve no more
+# points than a chart can show: number of points on a page, and limits of the points of a run.
 MAX_POINTS, MAX_POINTS_PER_RUN, MIN_POINTS_PER_RUN = 60_000, 400, 20
 # Number of significant digits of curves, and of outcomes.
 CURVE_DIGITS, OUTCOME_DIGITS = 4, 7
-# Parts of a run. The page has entries that are the same in all runs only once.
+# Parts of a run. An entry that is the same in all runs is stored once for the page.
 SHARED = ("settings", "choices", "environment")
 # Folders of a run directory that contain figures.
 FIGURE_FOLDERS = ("evaluation", "features")

@@ -102,7 +102,7 @@ class RunCheckpoints:
         self._write_metrics(state["rows"], state["layers"].tolist())
 
     def _write_best(self, state: State) -> bool:
-        """Write the best model if `state` is from the end of the best epoch; return if it is."""
+        """Write the best model if `state` ends the best epoch, and return whether it does."""
         best = best_row(state["rows"])
         if best is None or best is not state["rows"][-1] or state["step"]:
             return False

@@ -49,7 +49,7 @@ class ProgressiveResizing:
         return ", ".join(parts)
 
     def notes(self, rows: Sequence[Row], images: int) -> list[str]:
-        """Return a sentence on the time that smaller sizes saved, and none if no size is smaller.
+        """Return a note on the time that smaller sizes saved; no note if no smaller size was used.
 
         Args:
             rows: metrics of the epochs.

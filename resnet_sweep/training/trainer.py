@@ -322,7 +322,7 @@ class Trainer:
             what: start of the message, which the epoch and the step follow.
             step: the step of the current epoch.
         """
-        # All gradients of this step are NaN, so the message has the largest one of the step before.
+        # All gradients of this step are NaN, so the message names the previous step's largest.
         layers, norms = self.step_metrics.largest_gradients(max(step - 1, 0), step + 1)
         lr = self.schedule(len(self.rows) * self.steps_per_epoch + step)
         return Diverged(

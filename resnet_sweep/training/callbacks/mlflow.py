@@ -26,7 +26,7 @@ RUN_ID = "mlflow_run_id"
 # MLflow's status for a state. It is "FINISHED" for all other states. The tag "state" has the state.
 STATUSES = {"interrupted": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 # Defaults of MLflow's environment variables. MLflow would wait minutes for a server that doesn't
-# answer, and training with it. What such a server misses is sent after the next epoch.
+# answer, and block training. What such a server misses is sent after the next epoch.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",

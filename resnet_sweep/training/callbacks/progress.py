@@ -46,7 +46,7 @@ class LogFileHandler(logging.FileHandler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             super().emit(record)
-        # The first message opens the file, and super() doesn't handle errors of that.
+        # The first message opens the file, and super() doesn't catch an error of open().
         except OSError:
             self.handleError(record)
 
