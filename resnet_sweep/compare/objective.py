@@ -43,8 +43,8 @@ def distance(rows: Iterable[Row], reference: Iterable[Row]) -> float | None:
 
     It is 0 for equal curves, and about 100 between a run that learns nothing and a run that
     predicts everything correctly from the first epoch. A column that the runs don't have in any
-    common epoch is left out, and the weights of the others are scaled up. Runs of different lengths are
-    compared over the epochs of the shorter one, regardless of their schedules. If an epoch has
+    common epoch is left out, and the weights of the others are scaled up. Runs of different lengths
+    are compared over the epochs of the shorter one, regardless of their schedules. If an epoch has
     several rows, the last one is used.
 
     Returns:
