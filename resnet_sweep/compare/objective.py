@@ -159,8 +159,8 @@ class Objective:
         if name == "distance_to_reference":
             if reference is None:
                 raise ConfigError(
-                    "objective=distance_to_reference needs a reference: set reference to "
-                    "logged_run_1, logged_run_2, a run directory, or a metrics.csv"
+                    "objective=distance_to_reference needs a reference: set one, for example "
+                    "reference=logged_run_1, or the path of a run directory or a metrics.csv"
                 )
             self._curves = read_reference(reference)
 

@@ -99,8 +99,7 @@ class Ranking:
         measured = [difference for difference in differences if difference.interval is not None]
         notes = []
         if self._broken:
-            runs = "1 run is" if self._broken == 1 else f"{self._broken} runs are"
-            notes.append(f"{runs} left out, because of a run.json that can't be read")
+            notes.append(f"number of runs left out because they can't be read: {self._broken}")
         if self._expression is not None and self.baseline is None:
             count = len(self._matching)
             notes.append(
