@@ -99,10 +99,7 @@ class ClassificationMetrics:
     calibration: Calibration
 
     def extreme_classes(self, best: bool) -> list[tuple[str, float]]:
-        """Return the best classes and their accuracies, best first; or the worst, worst first.
-
-        There are at most EXTREMES.
-        """
+        """Return the EXTREMES best classes with their accuracies, best first, or the worst ones."""
         known = [(name, value) for name, value in self.class_accuracy.items() if value is not None]
         return sorted(known, key=lambda entry: entry[1], reverse=best)[:EXTREMES]
 

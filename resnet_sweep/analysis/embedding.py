@@ -46,7 +46,7 @@ def collect_inputs(layer: nn.Module | None) -> Iterator[list[Tensor]]:
 
 
 def embed(features: Points) -> Points:
-    """Return a t-SNE embedding of vectors, in which vectors that are near each other stay so.
+    """Return a t-SNE embedding of vectors, which keeps near vectors near each other.
 
     Van der Maaten and Hinton, 2008, "Visualizing Data using t-SNE", applied to the first DIMENSIONS
     principal components.

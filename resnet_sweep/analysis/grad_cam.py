@@ -16,8 +16,8 @@ OPACITY = 0.6
 def grad_cam(model: nn.Module, layers: Layers, images: Tensor, classes: Tensor) -> Tensor:
     """Return gradient-weighted class activation maps of the last feature maps.
 
-    Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-    Localization", 2017, equations 1 and 2.
+    Selvaraju et al., 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+    Localization", equations 1 and 2.
 
     Args:
         model: model in evaluation mode.

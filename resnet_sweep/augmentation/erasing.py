@@ -61,8 +61,8 @@ class RandomErasing:
     """Fills a rectangle in some images with the data's mean.
 
     Zhong et al., 2020, "Random Erasing Data Augmentation". As in torchvision, the logarithm of the
-    aspect ratio is uniform, and of ten random rectangles the first one is used that is smaller than
-    the image in both dimensions. If there is none, nothing is erased.
+    aspect ratio is uniform, and ten random rectangles are drawn. The first one that is smaller than
+    the image in both dimensions is used. If there is none, nothing is erased.
 
     Args:
         mean: mean of the data, see `MeanFill`.

@@ -49,7 +49,7 @@ class Mixing:
             generator: generator on the images' device.
 
         Returns:
-            The mixed images, (B, C, H, W), and the share that each image really keeps, (B,),
+            The mixed images, (B, C, H, W), and the share that each image actually keeps, (B,),
             float32.
         """
         raise NotImplementedError

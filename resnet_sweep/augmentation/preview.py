@@ -53,7 +53,7 @@ def image_row(title: str, batch: Batch, classes: Sequence[str]) -> ImageRow:
 
 
 def captions(labels: Tensor, classes: Sequence[str]) -> list[str]:
-    """Return the class of each label; of a mixed label, its two largest shares, too."""
+    """Return the class of each label, or the two largest shares of a mixed label, as text."""
     if labels.ndim == 1:
         return [classes[label] for label in labels.tolist()]
     texts = []
