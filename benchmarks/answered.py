@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resnet_sweep.compare.collection import logged_runs, read_run
 from resnet_sweep.compare.diff_view import draw_curves
-from resnet_sweep.compare.format import escaped, shown
+from resnet_sweep.compare.format import escape, safe_text
 from resnet_sweep.compare.group import Group
 from resnet_sweep.compare.loaded_run import LoadedRun, Metrics, load_run
 from resnet_sweep.runs.metrics import best_row
@@ -57,7 +57,7 @@ class Sweep:
         if path.exists():
             words = shlex.split(json.loads(path.read_text())["definition"]["command"])
             kept = [word for word in words if not word.startswith("hydra.sweep.dir=")]
-            yield f"`{escaped(shlex.join(kept))}`\n"
+            yield f"`{escape(shlex.join(kept))}`\n"
         machine = self.top / self.part / "machine.txt"
         told = machine.read_text().splitlines() if machine.exists() else []
         records = [entry.record for entry in self.entries]
@@ -69,7 +69,8 @@ class Sweep:
         missing = (
             "" if done == self.jobs else f" of {self.jobs}: **the others aren't at their end**"
         )
-        yield f"{', '.join(map(shown, told))}; seeds: {', '.join(seeds)}; runs: {done}{missing}.\n"
+        settings = ", ".join(map(safe_text, told))
+        yield f"{settings}; seeds: {', '.join(seeds)}; runs: {done}{missing}.\n"
 
     @property
     def epochs(self) -> int:

@@ -19,16 +19,16 @@ from optuna.trial import TrialState
 
 from benchmarks.answered import LOGGED, REFERENCES, Sweep, logged_until
 from benchmarks.best_recipe import effects
-from resnet_sweep.compare.comparison import OUTCOMES
+from resnet_sweep.compare.comparison import SUMMARY_METRICS
 from resnet_sweep.compare.diff_columns import MISSING, variants
 from resnet_sweep.compare.filter_expression import FilterExpression
-from resnet_sweep.compare.format import format_table, shown, span
+from resnet_sweep.compare.format import format_duration, format_table, safe_text
 from resnet_sweep.compare.group import (
     COMPLETE,
     Group,
     Statistic,
-    replicates,
-    spread,
+    format_mean_sd,
+    group_replicates,
 )
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.objective import Objective
@@ -68,7 +68,7 @@ VERDICTS = {"better": "Help", "worse": "Harm", "within noise": "Within noise",
 
 def readings(sweep: Sweep) -> Iterator[str]:
     """Which reading of the architecture is nearer to the log, and both beside the log's figures."""
-    groups = named(replicates(sweep.entries))
+    groups = named(group_replicates(sweep.entries))
     yield from nearest(sweep.entries)
     log = {f"{run.name}, epoch {sweep.epochs}": Group([run]) for run in logged_until(sweep.epochs)}
     yield from figures(log | groups)
@@ -102,8 +102,8 @@ def open_questions(sweep: Sweep) -> Iterator[str]:
     switches = np.array([[value == values[0] for value in values] for values in varied.values()]).T
     others = [next(v for v in values if v != values[0]) for values in varied.values()]
     columns = [
-        ["", *(f"{key}={shown(values[0])}" for key, values in varied.items())],
-        ["instead of", *map(shown, others)],
+        ["", *(f"{key}={safe_text(values[0])}" for key, values in varied.items())],
+        ["instead of", *map(safe_text, others)],
     ]
     for reference in REFERENCES:
         objective = Objective("distance_to_reference", reference)
@@ -120,11 +120,11 @@ def recommendations(sweep: Sweep) -> Iterator[str]:
     """Which recommendations help, which harm, which are noise."""
     ranking = Ranking(sweep.entries, FilterExpression('experiment == "logged_run_1"'))
     told: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
-    for group, effect in zip(ranking.groups, ranking.effects, strict=True):
+    for group, effect in zip(ranking.groups, ranking.differences, strict=True):
         name = group.runs[0].choices["experiment"]
         if effect is not None:
             verdict = ranking.verdict(group, effect)
-            told[verdict].append(f"`{name}` ({ranking.objective.difference(effect.mean)})")
+            told[verdict].append(f"`{name}` ({ranking.objective.format_difference(effect.mean)})")
         elif group.state == "diverged":
             told["unstable"].append(f"`{name}` (all of them)")
     for verdict, names in told.items():
@@ -161,7 +161,7 @@ def beside_recipe(ranking: Ranking, name: str) -> Iterator[str]:
         effect = MeanDifference.between(groups[0], recipe, ranking.objective.value)
         yield (
             f"{told} has rank {place}. The best trial has "
-            f"{ranking.objective.difference(effect.mean)} points, and looks better than it is, "
+            f"{ranking.objective.format_difference(effect.mean)} points, and looks better than it is, "
             "since it was chosen.\n"
         )
 
@@ -185,13 +185,13 @@ def best(sweep: Sweep) -> Iterator[str]:
     if search.exists():
         yield "Chosen on held-out images, by trying all of the log's recommendations at once:\n"
         yield search.read_text().partition("\nChosen")[0]
-    (group,) = replicates(sweep.entries)
-    tested = Statistic.of(map(test_accuracy, group.counted))
+    (group,) = group_replicates(sweep.entries)
+    tested = Statistic.from_values(map(test_accuracy, group.counted))
     if tested is None:
         yield "Not tested yet.\n"
     else:
         reached = "reached" if tested.mean >= AIM else "missed"
-        yield (f"On the test set, read once: {spread(tested, 2, '%')}, n = {tested.n}; the aim of "
+        yield (f"On the test set, read once: {format_mean_sd(tested, 2, '%')}, n = {tested.n}; the aim of "
                f"{AIM:.0f}% is {reached}.\n")  # fmt: skip
     yield from figures({"on held-out images": group})
     yield from sweep.picture({"best recipe": group})
@@ -199,8 +199,8 @@ def best(sweep: Sweep) -> Iterator[str]:
 
 def lengths(sweep: Sweep) -> Iterator[str]:
     """When runs of several lengths come to the log's best accuracy."""
-    groups = sorted(replicates(sweep.entries), key=length)
-    times = [Statistic.of(map(time_to_target, group.counted)) for group in groups]
+    groups = sorted(group_replicates(sweep.entries), key=length)
+    times = [Statistic.from_values(map(time_to_target, group.counted)) for group in groups]
     always = [
         (time.mean, length(group))
         for group, time in zip(groups, times, strict=True)
@@ -208,13 +208,13 @@ def lengths(sweep: Sweep) -> Iterator[str]:
     ]
     if always:
         seconds, epochs = min(always)
-        yield f"Shortest of those whose seeds all reach it: {span(seconds)}, of {epochs} epochs.\n"
+        yield f"Shortest of those whose seeds all reach it: {format_duration(seconds)}, of {epochs} epochs.\n"
     else:
         yield f"Of no length do all seeds reach {TARGET:.2f}%.\n"
     rows = [["epochs", "n", "best", f"reach {TARGET:.2f}%", "in seconds"]]
     for group, time in zip(groups, times, strict=True):
-        accuracy = spread(group.statistic(Objective().value), 2, "%")
-        reach = (str(time.n), spread(time, 1)) if time else ("0", "")
+        accuracy = format_mean_sd(group.statistic(Objective().value), 2, "%")
+        reach = (str(time.n), format_mean_sd(time, 1)) if time else ("0", "")
         rows.append([str(length(group)), str(len(group.counted)), accuracy, *reach])
     yield from block(format_table(rows, frozenset(range(5)), None))
     yield from sweep.picture(named(groups))
@@ -257,8 +257,8 @@ def write(top: Path, output: Path) -> None:
                 parts.append(f"Not run yet. `benchmarks/answers.sh {sweep.part}` runs it.\n")
     if not found:
         raise ConfigError(
-            f"{shown(str(top))} has no runs to tell of: start benchmarks/answers.sh gpu (or cpu) "
-            f"{shown(str(top))}"
+            f"{safe_text(str(top))} has no runs to tell of: start benchmarks/answers.sh gpu (or cpu) "
+            f"{safe_text(str(top))}"
         )
     before = output.read_text() if output.exists() else ""
     by_people = before.partition(BY_PEOPLE)[2] or "\n\nNobody has said yet.\n"
@@ -273,14 +273,14 @@ def nearest(entries: Sequence[LoadedRun]) -> Iterator[str]:
         objective = Objective("distance_to_reference", reference)
         first, *others = found.ranked(reference)
         told = [
-            f"`{names[id(group)]}` ({spread(group.statistic(objective.value), 2)} points, "
+            f"`{names[id(group)]}` ({format_mean_sd(group.statistic(objective.value), 2)} points, "
             f"n = {len(group.counted)})"
             for group in (first, *others[:1])
         ]
         sentence = f"Nearest to `{reference}` is {told[0]}"
         if others and (effect := MeanDifference.between(others[0], first, objective.value)):
-            ends = ", ".join(map(objective.difference, effect.interval or ()))
-            sentence += f"; next is {told[1]}, {objective.difference(effect.mean)} points"
+            ends = ", ".join(map(objective.format_difference, effect.interval or ()))
+            sentence += f"; next is {told[1]}, {objective.format_difference(effect.mean)} points"
             sentence += f" [{ends}]" if ends else ""
             sentence += {
                 "within noise": ", which is within noise: these curves don't distinguish the two",
@@ -295,7 +295,7 @@ def named(groups: Sequence[Group]) -> dict[str, Group]:
     found = {}
     for at, group in enumerate(groups):
         words = [
-            f"{key}={shown(values[at])}"
+            f"{key}={safe_text(values[at])}"
             for key, values in varied.items()
             if values[at] is not MISSING
         ]
@@ -306,14 +306,14 @@ def named(groups: Sequence[Group]) -> dict[str, Group]:
 def figures(groups: Mapping[str, Group]) -> Iterator[str]:
     """The accuracies and losses of named groups of runs, a row each."""
     columns = [["", *groups], ["n", *(str(len(group.counted)) for group in groups.values())]]
-    for figure in OUTCOMES:
+    for figure in SUMMARY_METRICS:
         if figure.name.endswith(("accuracy", "loss")):
             unit, digits = ("", 4) if figure.name.endswith("loss") else ("%", 2)
             found = [
-                group.statistic(lambda run, of=figure.of: of(run.record))
+                group.statistic(lambda run, get=figure.get: get(run.record))
                 for group in groups.values()
             ]
-            columns.append([figure.name, *(spread(each, digits, unit) for each in found)])
+            columns.append([figure.name, *(format_mean_sd(each, digits, unit) for each in found)])
     rows = list(zip(*columns, strict=True))
     yield from block(format_table(rows, frozenset(range(1, len(columns))), None))
 
@@ -324,7 +324,7 @@ def epochs(groups: Mapping[str, Group], last: int) -> Iterator[str]:
     for epoch in sorted({each for each in KEY_EPOCHS if each < last} | {last}):
         for name, group in groups.items():
             found = [
-                spread(group.statistic(partial(reached, epoch, column)), digits, unit)
+                format_mean_sd(group.statistic(partial(reached, epoch, column)), digits, unit)
                 for column, _, digits, unit in CURVES
             ]
             rows.append((str(epoch), name, *found))

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from resnet_sweep.compare.format import escaped
+from resnet_sweep.compare.format import escape
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.output import discard_output, fail_to_write, forgiving_output
 
@@ -43,7 +43,7 @@ def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
             status = action()
     except ConfigError as error:
         # The message may quote text from a run directory.
-        message = "\n".join(map(escaped, str(error).split("\n")))
+        message = "\n".join(map(escape, str(error).split("\n")))
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

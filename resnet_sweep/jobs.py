@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hydra.core.utils import env_override
 
-from resnet_sweep.compare.format import number, percent, span
+from resnet_sweep.compare.format import format_duration, format_number, format_percent
 from resnet_sweep.config.build import build_loggers
 from resnet_sweep.config.command import command, relative
 from resnet_sweep.config.plan import PlannedRun, load_planned_run
@@ -231,12 +231,15 @@ def summary(record: Record, directory: Path) -> str:
         lines.append(("State", f"{record.state}: {record.reason}"))
     if best is not None and final is not None:
         lines += [
-            ("Best validation accuracy", f"{percent(best['val_acc'])} (epoch {best['epoch']})"),
-            ("Final training accuracy", percent(final["train_acc"])),
-            ("Final validation accuracy", percent(final["val_acc"])),
-            ("Final training loss", number(final["train_loss"], 4)),
-            ("Overfitting gap", percent(record.gap)),
-            ("Time", span(record.seconds)),
+            (
+                "Best validation accuracy",
+                f"{format_percent(best['val_acc'])} (epoch {best['epoch']})",
+            ),
+            ("Final training accuracy", format_percent(final["train_acc"])),
+            ("Final validation accuracy", format_percent(final["val_acc"])),
+            ("Final training loss", format_number(final["train_loss"], 4)),
+            ("Overfitting gap", format_percent(record.gap)),
+            ("Time", format_duration(record.seconds)),
         ]
     lines += [("Note", note) for note in record.notes]
     lines.append(("Run directory", relative(directory)))

@@ -25,11 +25,11 @@ from resnet_sweep.analysis.classification_metrics import (
     classification_metrics,
     draw_confusion,
 )
-from resnet_sweep.analysis.dead_channels import by_stage, dead_channels, record_maxima
+from resnet_sweep.analysis.dead_channels import by_stage, collect_maxima, dead_channels
 from resnet_sweep.analysis.embedding import embed
 from resnet_sweep.analysis.feature_report import FeatureReport
 from resnet_sweep.analysis.grad_cam import grad_cam, overlay
-from resnet_sweep.analysis.layers import Layers, NotApplicableError, find_layers, record_outputs
+from resnet_sweep.analysis.layers import Layers, NotApplicableError, collect_outputs, find_layers
 from resnet_sweep.cli import main
 from resnet_sweep.cli.features import choose_images
 from resnet_sweep.data.digits import Digits
@@ -102,7 +102,7 @@ class TestClassificationMetrics:
         assert [pair.images for pair in pairs] == [count for _, count in mistakes.most_common(10)]
         for pair in pairs:
             assert mistakes[pair.true, pair.predicted] == pair.images
-            assert pair.of == labels.tolist().count(CLASSES.index(pair.true))
+            assert pair.class_images == labels.tolist().count(CLASSES.index(pair.true))
 
     def test_a_perfect_prediction_has_no_confused_pairs(self) -> None:
         metrics = classification_metrics(100 * torch.eye(3), torch.arange(3), ["a", "b", "c"])
@@ -155,7 +155,7 @@ class TestLayers:
         images = torch.randn(2, 3, 8, 8)
         with torch.no_grad():
             expected, before = model(images), model[0](images)
-            with record_outputs({"first": model[0], "relu": model[1]}) as outputs:
+            with collect_outputs({"first": model[0], "relu": model[1]}) as outputs:
                 assert torch.equal(model(images), expected)
         assert torch.equal(outputs["first"], before)
         assert torch.equal(outputs["relu"], before.clamp(min=0))
@@ -218,7 +218,7 @@ class TestGradCam:
         torch.manual_seed(0)
         model = torchvision.models.resnet18(num_classes=7).eval()
         images, classes = torch.randn(3, 3, 64, 64), torch.tensor([2, 0, 6])
-        with torch.no_grad(), record_outputs({"last": model.layer4}) as outputs:
+        with torch.no_grad(), collect_outputs({"last": model.layer4}) as outputs:
             model(images)
         cam = torch.einsum("bk,bkhw->bhw", model.fc.weight.detach()[classes], outputs["last"])
         maps = grad_cam(model, find_layers(model, images), images, classes)
@@ -243,17 +243,17 @@ class TestDeadChannels:
         for norm, dead in ((model.norm, [0, 5, 9]), (block.norm1, [2]), (block.norm2, [3, 4])):
             norm.weight.data[dead] = 0
             norm.bias.data[dead] = torch.tensor([0.0, -1.0, -2.0])[: len(dead)]
-        with torch.no_grad(), record_maxima(model) as maxima:
+        with torch.no_grad(), collect_maxima(model) as maxima:
             for images in torch.randn(200, 3, 16, 16).split(80):
                 model(images)
         layers = {layer.layer: layer for layer in dead_channels(maxima)}
         assert list(layers) == [
-            "stages.0.0.relu, use 1",
-            "stages.0.0.relu, use 2",
-            "stages.1.0.relu, use 1",
-            "stages.1.0.relu, use 2",
-            "stages.1.1.relu, use 1",
-            "stages.1.1.relu, use 2",
+            "stages.0.0.relu, call 1",
+            "stages.0.0.relu, call 2",
+            "stages.1.0.relu, call 1",
+            "stages.1.0.relu, call 2",
+            "stages.1.1.relu, call 1",
+            "stages.1.1.relu, call 2",
             "relu",
         ]
         assert [layer.channels for layer in layers.values()] == [8, 8, 8, 16, 16, 16, 16]
@@ -270,7 +270,7 @@ class TestDeadChannels:
         model = nn.Sequential(nn.Identity(), nn.ReLU())
         images = -torch.ones(300, 2, 4, 4)
         images[250, 1, 3, 3] = 1e-6
-        with record_maxima(model) as maxima:
+        with collect_maxima(model) as maxima:
             for batch in images.split(100):
                 model(batch)
         assert [(layer.channels, layer.dead) for layer in dead_channels(maxima)] == [(2, 1)]
@@ -391,7 +391,7 @@ class TestEvaluate:
             assert value in result.stdout
         assert written["confused_pairs"]
         for pair in written["confused_pairs"]:
-            values = (pair[name] for name in ("true", "predicted", "images", "of"))
+            values = (pair[name] for name in ("true", "predicted", "images", "class_images"))
             line = r"^\D*" + r"\D+".join(map(str, values)) + r"\D*$"
             assert re.search(line, result.stdout, re.MULTILINE)
         assert is_image(run_copy / "evaluation" / "confusion.png")
@@ -553,7 +553,7 @@ def test_the_feature_maps_of_a_classifiers_stages_become_smaller(name: str) -> N
     model = torchvision_classifier(10, name).eval()
     images = torch.zeros(1, 3, 32, 32)
     layers = find_layers(model, images)
-    with torch.inference_mode(), record_outputs(layers.stages) as outputs:
+    with torch.inference_mode(), collect_outputs(layers.stages) as outputs:
         model(images)
     sizes = [output.shape[-1] for output in outputs.values()]
     assert sizes == sorted(sizes, reverse=True)

@@ -23,7 +23,7 @@ from resnet_sweep.augmentation import (
     trivial_augment,
 )
 from resnet_sweep.augmentation.crop_flip import crop
-from resnet_sweep.augmentation.erasing import inside, square
+from resnet_sweep.augmentation.erasing import box_mask, square_mask
 from resnet_sweep.augmentation.mixing import blend, draw_beta, mix_labels, paste
 
 MEAN = [0.5, 0.4, 0.3]
@@ -177,7 +177,7 @@ def test_inside_marks_the_pixels_of_a_slice() -> None:
     top, left, bottom, right = torch.tensor(
         [[0, 3, -2, 5, 9], [1, 2, 7, 4, 4], [4, 3, 2, 99, 20], [6, 8, 11, 5, 4]]
     )
-    found = inside(top, left, bottom, right, 9, 11)
+    found = box_mask(top, left, bottom, right, 9, 11)
     for index in range(5):
         expected = torch.zeros(9, 11, dtype=torch.bool)
         expected[max(top[index], 0) : bottom[index], left[index] : right[index]] = True
@@ -188,7 +188,7 @@ class TestCutout:
     @pytest.mark.parametrize("size", [1, 8, 9, 16])
     def test_the_square_has_its_size_and_is_cut_off_at_the_border(self, size: int) -> None:
         y, x = torch.cartesian_prod(torch.arange(32), torch.arange(32)).T
-        found = square(y, x, size, 32, 32)[:, 0]
+        found = square_mask(y, x, size, 32, 32)[:, 0]
         for index in range(0, 32 * 32, 7):
             for row in range(32):
                 below = row - int(y[index]) + size // 2

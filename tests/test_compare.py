@@ -20,8 +20,8 @@ from small_run import composed
 from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs, read_run, resolve_run
 from resnet_sweep.compare.diff_columns import MISSING, diff_columns
 from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
-from resnet_sweep.compare.format import shown
-from resnet_sweep.compare.group import Statistic, replicates
+from resnet_sweep.compare.format import safe_text
+from resnet_sweep.compare.group import Statistic, group_replicates
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import relevant
@@ -275,12 +275,12 @@ class TestUntrustedFiles:
     def test_printed_values_cannot_contain_control_sequences_of_a_terminal(self) -> None:
         everything = "".join(map(chr, [*range(0x3000), *range(0xD800, 0xE000), 0x202E, 0xE0001]))
         for start in range(0, len(everything), 100):
-            text = shown(everything[start : start + 100])
+            text = safe_text(everything[start : start + 100])
             assert text.isprintable()
             text.encode()
-        assert shown("\x1b[2J\n") == "\\x1b[2J\\n"
-        assert shown("naïve ± 東京") == "naïve ± 東京"
-        assert len(shown("x" * 10**7)) < 1000
+        assert safe_text("\x1b[2J\n") == "\\x1b[2J\\n"
+        assert safe_text("naïve ± 東京") == "naïve ± 東京"
+        assert len(safe_text("x" * 10**7)) < 1000
 
 
 class TestReplicates:
@@ -295,7 +295,7 @@ class TestReplicates:
         write_run(tmp_path / "foreign", fingerprint="g")
         groups = [
             {run.directory.name for run in group.runs}
-            for group in replicates(find_runs([tmp_path]))
+            for group in group_replicates(find_runs([tmp_path]))
         ]
         assert sorted(map(sorted, groups)) == [["0", "1", "2"], ["coarse"], ["foreign"], ["other"]]
 
@@ -304,7 +304,7 @@ class TestReplicates:
         write_run(tmp_path / "0-again", accuracy=71.0, started="2026-02-02T00:00:00+00:00")
         write_run(tmp_path / "1", {"seed": 1}, accuracy=73.0)
         write_run(tmp_path / "2", {"seed": 2}, accuracy=10.0, state="interrupted")
-        (group,) = replicates(find_runs([tmp_path]))
+        (group,) = group_replicates(find_runs([tmp_path]))
         assert {run.directory.name for run in group.counted} == {"0-again", "1"}
         assert group.state == "3 finished, 1 interrupted"
 
@@ -312,12 +312,12 @@ class TestReplicates:
         generator = np.random.default_rng(0)
         for size in (2, 3, 10, 100):
             values = generator.normal(70, 3, size).tolist()
-            mean, sd, n = Statistic.of([*values, None])
+            mean, sd, n = Statistic.from_values([*values, None])
             assert mean == pytest.approx(np.mean(values), rel=1e-12)
             assert sd == pytest.approx(np.std(values, ddof=1), rel=1e-9)
             assert n == size
-        assert Statistic.of([70.0]) == (70.0, None, 1)
-        assert Statistic.of([None]) is None
+        assert Statistic.from_values([70.0]) == (70.0, None, 1)
+        assert Statistic.from_values([None]) is None
 
 
 class TestDiffColumns:

@@ -62,9 +62,9 @@ def test_the_output_has_choices_then_settings_then_the_outcome(tmp_path: Path, d
     assert parts["Choices"] == {"optim": ["sgd", "adamw"]}
     assert parts["Settings"] == {
         "optim._target_": ["torch.optim.SGD", "torch.optim.AdamW"],
-        "optim.betas": ["not there", "[0.9, 0.999]"],
+        "optim.betas": ["not set", "[0.9, 0.999]"],
         "optim.lr": ["0.1", "0.001"],
-        "optim.momentum": ["0.9", "not there"],
+        "optim.momentum": ["0.9", "not set"],
     }
     assert parts["Outcome"] == {
         "best accuracy": ["70.00%", "65.50%", "-4.50"],
@@ -104,11 +104,11 @@ def test_runs_that_differ_only_in_paths_and_machine_are_the_same(
     parts = parts_of(result)
     assert "Settings" not in parts
     assert parts["Environment"] == {
-        "data.root": ["not there", "/x"],
+        "data.root": ["not set", "/x"],
         "device": ["cpu", "cuda:0"],
-        "git_commit": ["not there", "abc"],
+        "git_commit": ["not set", "abc"],
         "host": ["here", "there"],
-        "logger.csv._target_": ["not there", "x"],
+        "logger.csv._target_": ["not set", "x"],
         "threads": ["1", "8"],
         "trainer.threads": ["null", "8"],
         "versions.python": ["3.11.7", "3.12.0"],

@@ -153,7 +153,7 @@ class TestReference:
 
 
 def value_of(directory: Path, config: dict) -> float | None:
-    return Objective.of(config).value(load_run(directory, "run"))
+    return Objective.from_config(config).value(load_run(directory, "run"))
 
 
 class TestObjective:
@@ -215,7 +215,7 @@ class TestObjective:
     )
     def test_a_wrong_objective_is_refused(self, config: dict, facts: list[str]) -> None:
         with pytest.raises(ConfigError) as refusal:
-            Objective.of(config)
+            Objective.from_config(config)
         for fact in facts:
             assert fact in str(refusal.value)
 

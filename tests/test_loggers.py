@@ -333,7 +333,7 @@ class TestMLflow:
         """Settings are sent in batches, and the second batch fails once."""
         from mlflow import MlflowClient
 
-        monkeypatch.setattr("resnet_sweep.training.callbacks.mlflow.PARAMETERS_AT_ONCE", 5)
+        monkeypatch.setattr("resnet_sweep.training.callbacks.mlflow.PARAMETERS_PER_REQUEST", 5)
         original = MlflowClient.log_batch
         calls = []
 

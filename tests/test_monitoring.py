@@ -71,8 +71,8 @@ def test_the_total_is_that_of_all_weights(tmp_path: Path) -> None:
         if weight.ndim > 1
     }
     steepest = max(last, key=last.get)
-    assert recorder.steps[-1].steepest_layer == steepest
-    assert recorder.steps[-1].steepest_norm == pytest.approx(last[steepest], rel=1e-5)
+    assert recorder.steps[-1].largest_grad_layer == steepest
+    assert recorder.steps[-1].largest_grad_norm == pytest.approx(last[steepest], rel=1e-5)
 
 
 def test_a_mixed_label_counts_by_the_predicted_class_share() -> None:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression
-from resnet_sweep.compare.group import Group, replicates
+from resnet_sweep.compare.group import Group, group_replicates
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.compare.paired_test import MeanDifference
@@ -33,7 +33,9 @@ def write_replicates(folder: Path, lr: float, values: dict[int, float], **change
 
 
 def groups(folder: Path) -> dict[float, Group]:
-    return {group.runs[0].settings["optim.lr"]: group for group in replicates(find_runs([folder]))}
+    return {
+        group.runs[0].settings["optim.lr"]: group for group in group_replicates(find_runs([folder]))
+    }
 
 
 def effect(folder: Path, ours: dict[int, float], theirs: dict[int, float]) -> MeanDifference | None:
@@ -190,7 +192,7 @@ class TestRanking:
         assert [line[0] for line in lines] == ["0.2", "0.1", "0.3", "0.4", "0.5"]
         assert " ".join(lines[0]).endswith("1 finished, 1 interrupted")
         assert [line[-1] for line in lines[2:]] == ["failed", "diverged", "(stale)"]
-        assert ranking.effects[2:] == [None, None, None]
+        assert ranking.differences[2:] == [None, None, None]
         note = ranking.notes()[0]
         assert re.findall(r"\d+", note) == ["1"]
         (tmp_path / "empty").mkdir()
@@ -221,7 +223,7 @@ class TestRanking:
         write_replicates(tmp_path, 0.1, {0: 70.0}, state="interrupted")
         write_replicates(tmp_path, 0.2, {0: 71.0})
         ranking = Ranking(find_runs([tmp_path]), BASELINE)
-        assert ranking.effects == [None, None]
+        assert ranking.differences == [None, None]
         (note,) = ranking.notes()
         assert "baseline" in note
         write_replicates(tmp_path, 0.1, {0: 70.0})
@@ -243,7 +245,7 @@ class TestRanking:
         assert header.split()[:4] == ["optim.lr", "n", "distance", "best"]
         assert [line.split()[0] for line in lines] == ["0.3", "0.1", "0.2"]
         assert ranking.command == "python -m resnet_sweep optim.lr=0.3 seed=0"
-        near, none, far = ranking.effects
+        near, none, far = ranking.differences
         assert none is None
         assert near.mean < 0 < far.mean
         root = math.sqrt(0.2)

@@ -20,7 +20,7 @@ from processes import assert_refused
 from resnet_sweep.cli import main
 from resnet_sweep.cli.report import report
 from resnet_sweep.compare.collection import LOGGED_RUNS
-from resnet_sweep.compare.report import embeddable
+from resnet_sweep.compare.report import script_json
 from resnet_sweep.runs.metrics import write_metrics
 from resnet_sweep.runs.record import Record
 
@@ -581,7 +581,7 @@ class TestPage:
 
 class TestContent:
     def test_text_can_stand_in_a_script(self) -> None:
-        text = embeddable({HOSTILE: [HOSTILE, 1.5, None]})
+        text = script_json({HOSTILE: [HOSTILE, 1.5, None]})
         assert not set(text) & set("<>&\u2028\u2029")
         assert json.loads(text) == {HOSTILE: [HOSTILE, 1.5, None]}
 
@@ -611,8 +611,8 @@ class TestContent:
 
     def test_pictures_are_drawn_anew_and_small(self, sweep_page: Path) -> None:
         content = content_of(sweep_page)
-        (picture,) = content["pictures"]
-        assert content["runs"][content["pictures_of"]]["name"] == "3"
+        (picture,) = content["figures"]
+        assert content["runs"][content["figures_of"]]["name"] == "3"
         kind, _, data = picture["data"].partition(",")
         assert kind == "data:image/png;base64"
         embedded = Image.open(io.BytesIO(base64.b64decode(data)))
@@ -630,7 +630,7 @@ class TestContent:
         Image.new("RGB", (8, 8)).save(folder / "jpeg.png", format="JPEG")
         (folder / "cut.png").write_bytes(secret.read_bytes()[:45])
         (tmp_path / "run" / "features").symlink_to(tmp_path)
-        assert content_of(report([str(tmp_path)], None))["pictures"] == []
+        assert content_of(report([str(tmp_path)], None))["figures"] == []
 
     def test_picture_of_too_many_pixels_is_left_out(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -641,7 +641,7 @@ class TestContent:
         for name, width in {"a": 100, "b": 101, "c": 50}.items():
             Image.new("L", (width, 10)).save(folder / f"{name}.png")
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-        found = content_of(report([str(tmp_path)], None))["pictures"]
+        found = content_of(report([str(tmp_path)], None))["figures"]
         assert [picture["title"] for picture in found] == ["a", "c"]
 
     def test_page_sets_no_markup(self) -> None:

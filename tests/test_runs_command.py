@@ -87,13 +87,13 @@ def test_json_has_the_figures_of_numpy(sweep: Path, runs: Runs) -> None:
     content = json.loads(runs("multirun", "--group-by", "seed", "--json").stdout)
     assert content["damaged"] == []
     for line in content["runs"]:
-        (seed,) = line["varies"].values()
+        (seed,) = line["differences"].values()
         values = [60.5 + seed**2, 61.0 + seed**2]
         assert line["best"]["mean"] == pytest.approx(np.mean(values))
         assert line["best"]["sd"] == pytest.approx(np.std(values, ddof=1))
         assert line["best"]["n"] == line["n"] == 2
         assert line["names"] == [f"multirun/day/{3 + seed}", f"multirun/day/{seed}"]
-    assert sorted(line["varies"]["seed"] for line in content["runs"]) == [0, 1, 2]
+    assert sorted(line["differences"]["seed"] for line in content["runs"]) == [0, 1, 2]
 
 
 def test_csv_has_all_digits(sweep: Path, runs: Runs) -> None:

@@ -9,14 +9,14 @@ import torch
 from matplotlib import colormaps
 from torch import Tensor, nn
 
-from resnet_sweep.analysis.layers import Layers, NotApplicableError, record_outputs
+from resnet_sweep.analysis.layers import Layers, NotApplicableError, collect_outputs
 from resnet_sweep.data.dataset import IndexArray, UInt8Array
 from resnet_sweep.picture import ImageRow, draw_rows
 
-# Filters in a row of the figure, and channels of each stage that are drawn.
+# Number of filters in a row of the figure, and of channels of each stage that are drawn.
 FILTER_COLUMNS = 8
-STRONGEST = 3
-# Approximate width of a map, and height of a color scale, in pixels.
+STRONGEST_CHANNELS = 3
+# Approximate width of a feature map in pixels, and size of a color scale.
 MAP_SIZE = 96
 SCALE = (12, MAP_SIZE)
 
@@ -27,47 +27,47 @@ def first_filters(model: nn.Module) -> Values:
     """Return the weights of the first convolution, (filters, 3, height, width), float32.
 
     Raises:
-        NotApplicableError: there is none, or its input isn't an RGB image.
+        NotApplicableError: there is no convolution, or its input isn't an RGB image.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             weight: Values = module.weight.detach().float().cpu().numpy()
             if weight.shape[1] != 3:
                 raise NotApplicableError(
-                    f"the first convolution has {weight.shape[1]} input channels, not 3 colors"
+                    f"the first convolution has {weight.shape[1]} input channels instead of 3"
                 )
             return weight
     raise NotApplicableError("the model has no convolution")
 
 
 def draw_filters(filters: Values) -> bytes:
-    """Draw the filters as images: red, green and blue are their weights, gray is zero."""
+    """Draw filters as images, whose red, green and blue are the weights; zero is gray."""
     largest = float(np.abs(filters).max())
     colors = 0.5 + filters.transpose(0, 2, 3, 1) / (2 * largest or 1)
     pixels = (255 * colors).round().astype(np.uint8)
     numbers = [str(index) for index in range(len(filters))]
     title = (
         f"The {len(filters)} filters of the first convolution\n"
-        f"channel by channel from {-largest:.2f} (dark) to {largest:.2f} (bright)"
+        f"each channel from {-largest:.2f} (dark) to {largest:.2f} (bright)"
     )
     return draw_rows([ImageRow("", list(pixels), numbers)], title, FILTER_COLUMNS)
 
 
 @torch.inference_mode()
 def stage_activations(model: nn.Module, layers: Layers, images: Tensor) -> dict[str, Values]:
-    """Return the output of each stage by its name, (B, channels, H, W), float32.
+    """Return the output of each stage, (B, channels, H, W), float32, by the stage's name.
 
     Args:
-        model: in evaluation mode.
+        model: model in evaluation mode.
         layers: layers of the model.
         images: (B, 3, H, W), normalized.
 
     Raises:
-        NotApplicableError: there is no stage.
+        NotApplicableError: the model has no stages.
     """
     if not layers.stages:
-        raise NotApplicableError("no top-level part of the model gives maps of more than a pixel")
-    with record_outputs(layers.stages) as outputs:
+        raise NotApplicableError("no top-level module of the model returns maps larger than 1x1")
+    with collect_outputs(layers.stages) as outputs:
         model(images)
     return {name: output.float().cpu().numpy() for name, output in outputs.items()}
 
@@ -79,10 +79,11 @@ def strongest_channels(maps: Values) -> tuple[IndexArray, Values]:
         maps: (B, channels, H, W).
 
     Returns:
-        (B, n), int64, the strongest first; (B, n, H, W); n is STRONGEST or the number of channels.
+        The channels, (B, n), int64, the strongest first, and their maps, (B, n, H, W); n is
+        STRONGEST_CHANNELS, or the number of channels if that is smaller.
     """
     strength = np.abs(maps).mean((2, 3))
-    channels: IndexArray = np.argsort(-strength, axis=1, kind="stable")[:, :STRONGEST]
+    channels: IndexArray = np.argsort(-strength, axis=1, kind="stable")[:, :STRONGEST_CHANNELS]
     return channels, np.take_along_axis(maps, channels[:, :, None, None], axis=1)
 
 
@@ -92,8 +93,9 @@ def draw_activations(
     """Draw, for each image, the mean over the channels and the strongest channels of each stage.
 
     Args:
-        activations: (B, channels, H, W) for each stage.
-        images, captions: (B, H, W, 3), and a text for each.
+        activations: outputs of each stage, (B, channels, H, W), by the stage's name.
+        images: (B, H, W, 3).
+        captions: a text for each image.
     """
     rows = [
         ImageRow("", [image], [caption]) for image, caption in zip(images, captions, strict=True)
@@ -104,9 +106,9 @@ def draw_activations(
         size = " x ".join(map(str, maps.shape[1:]))
         parts = ((maps.mean(1, keepdims=True), [["mean"]] * len(maps)), (strongest, channels))
         for part, labels in parts:
-            pixels, scale, ends = color(part)
+            pixels, scale, limits = colorize(part)
             scales.images += [scale] * part.shape[1]
-            scales.captions += [f"{size}\n{ends}"] * part.shape[1]
+            scales.captions += [f"{size}\n{limits}"] * part.shape[1]
             for row, row_pixels, row_labels in zip(rows, pixels, labels, strict=True):
                 row.images += list(row_pixels)
                 row.captions += [f"{name}\n{label}" for label in row_labels]
@@ -114,12 +116,15 @@ def draw_activations(
     return draw_rows([*rows, scales], title, size=MAP_SIZE)
 
 
-def color(values: Values) -> tuple[UInt8Array, UInt8Array, str]:
-    """Return values in color, the color scale, and its ends; if any is negative, white is zero."""
-    largest = float(np.abs(values).max()) or 1.0
-    least, colormap = 0.0, colormaps["viridis"]
+def colorize(values: Values) -> tuple[UInt8Array, UInt8Array, str]:
+    """Return values as colors, an image of the color scale, and a text with the scale's limits.
+
+    If a value is negative, the scale is symmetric, and white is zero.
+    """
+    high = float(np.abs(values).max()) or 1.0
+    low, colormap = 0.0, colormaps["viridis"]
     if values.min() < 0:
-        least, colormap = -largest, colormaps["RdBu_r"]
+        low, colormap = -high, colormaps["RdBu_r"]
     scale = np.broadcast_to(np.linspace(0, 1, SCALE[1]), SCALE)
-    pixels = colormap((values - least) / (largest - least), bytes=True)[..., :3]
-    return pixels, colormap(scale, bytes=True)[..., :3], f"{least:.2g} to\n{largest:.2g}"
+    pixels = colormap((values - low) / (high - low), bytes=True)[..., :3]
+    return pixels, colormap(scale, bytes=True)[..., :3], f"{low:.2g} to\n{high:.2g}"

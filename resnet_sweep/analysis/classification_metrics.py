@@ -1,4 +1,4 @@
-"""Classification metrics on a test set: accuracies, the confusion matrix and calibration."""
+"""Classification metrics: accuracies, loss, the confusion matrix and calibration."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -14,25 +14,31 @@ from torch import Tensor
 
 from resnet_sweep.training.evaluation import accuracy, cross_entropy
 
-# Bins of the confidence, of equal width.
+# Number of bins of the confidence, which have equal widths.
 BINS = 15
-# Classes with the highest and the lowest accuracy, and pairs of confused classes.
+# Number of best and of worst classes, and of pairs of confused classes.
 EXTREMES = 5
 PAIRS = 10
-# With more classes there is no room for a number in each cell.
-NUMBERED = 20
+# With more classes, the cells of the confusion matrix have no room for numbers.
+MAX_NUMBERED_CLASSES = 20
 
 Matrix = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A true class, and another one that is predicted for `images` of its `of` images."""
+class ConfusedPair:
+    """Two classes that the model confuses.
+
+    Attributes:
+        true, predicted: names of the true class and of the predicted class.
+        images: number of images of the true class for which the other class is predicted.
+        class_images: number of all images of the true class.
+    """
 
     true: str
     predicted: str
     images: int
-    of: int
+    class_images: int
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,9 @@ class Bin:
     """The images whose confidence is above `lower` and at most `upper`, in percent.
 
     Attributes:
-        confidence: mean probability of the predicted class, percent; None without images.
-        accuracy: percent; None without images.
+        images: number of images.
+        confidence: mean probability of the predicted class, in percent; None without images.
+        accuracy: accuracy in percent; None without images.
     """
 
     lower: float
@@ -53,14 +60,14 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A classifier's confidence compared with its accuracy.
+    """The calibration of a classifier: its confidence compared with its accuracy.
 
-    Guo et al., "On Calibration of Modern Neural Networks", 2017, equations 2 and 3.
+    Guo et al., 2017, "On Calibration of Modern Neural Networks", equations 2 and 3.
 
     Attributes:
-        error: expected calibration error: the mean difference between accuracy and confidence of
-            the bins, weighted by their images, in percentage points.
-        bins: from 0 to 100% confidence.
+        error: expected calibration error, in percentage points: the mean absolute difference
+            between accuracy and confidence over the bins, weighted by the number of images.
+        bins: bins from 0 to 100% confidence.
     """
 
     error: float
@@ -73,10 +80,11 @@ class ClassificationMetrics:
 
     Attributes:
         classes: names of the classes.
-        top1, top5: percent of the images whose label is among the one or five likeliest.
+        top1, top5: top-1 and top-5 accuracy in percent.
         loss: mean cross entropy.
-        class_accuracy: percent for each class; None for a class without images.
-        confusion: (classes, classes), a row for each true class, a column for each predicted one.
+        class_accuracy: accuracy of each class in percent; None for a class without images.
+        confusion: (classes, classes), confusion matrix with a row for each true class and a column
+            for each predicted class.
         confused_pairs: the PAIRS most frequent mistakes, the most frequent first.
         calibration: calibration of the predicted class's probability.
     """
@@ -87,17 +95,17 @@ class ClassificationMetrics:
     loss: float
     class_accuracy: dict[str, float | None]
     confusion: Matrix
-    confused_pairs: list[Pair]
+    confused_pairs: list[ConfusedPair]
     calibration: Calibration
 
     def extreme_classes(self, best: bool) -> list[tuple[str, float]]:
-        """Return the EXTREMES best or worst classes and their accuracies, the extreme one first."""
+        """Return the EXTREMES best classes with their accuracies, best first, or the worst ones."""
         known = [(name, value) for name, value in self.class_accuracy.items() if value is not None]
         return sorted(known, key=lambda entry: entry[1], reverse=best)[:EXTREMES]
 
-    def json(self, **circumstances: Any) -> bytes:
-        """Return `circumstances` and all metrics as JSON, with a line for each."""
-        content = circumstances | asdict(self) | {"confusion": self.confusion.tolist()}
+    def json(self, **context: Any) -> bytes:
+        """Return `context` and all metrics as a JSON object with one entry per line."""
+        content = context | asdict(self) | {"confusion": self.confusion.tolist()}
         lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
         return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
@@ -114,8 +122,8 @@ def classification_metrics(
         top5=accuracy(logits, labels, k=5),
         loss=cross_entropy(logits, labels),
         class_accuracy={
-            name: 100 * right / images if images else None
-            for name, (right, images) in zip(classes, counts, strict=True)
+            name: 100 * correct / images if images else None
+            for name, (correct, images) in zip(classes, counts, strict=True)
         },
         confusion=matrix,
         confused_pairs=most_confused(matrix, classes),
@@ -123,14 +131,16 @@ def classification_metrics(
     )
 
 
-def most_confused(matrix: Matrix, classes: list[str]) -> list[Pair]:
-    """Return the pairs of different classes with the most images, PAIRS at most."""
+def most_confused(matrix: Matrix, classes: list[str]) -> list[ConfusedPair]:
+    """Return the most frequently confused pairs of classes, at most PAIRS."""
     wrong = matrix - np.diag(matrix.diagonal())
     pairs = []
     for cell in np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]:
         true, predicted = divmod(int(cell), len(classes))
         if images := int(wrong[true, predicted]):
-            pairs.append(Pair(classes[true], classes[predicted], images, int(matrix[true].sum())))
+            pairs.append(
+                ConfusedPair(classes[true], classes[predicted], images, int(matrix[true].sum()))
+            )
     return pairs
 
 
@@ -144,25 +154,25 @@ def measure_calibration(logits: Tensor, labels: Tensor) -> Calibration:
     for number in range(BINS):
         inside = index == number
         images = int(inside.sum())
-        confidence = share = None
+        confidence = bin_accuracy = None
         if images:
             confidence = 100 * confidences[inside].mean().item()
-            share = 100 * correct[inside].mean().item()
-            gaps += images * abs(share - confidence)
+            bin_accuracy = 100 * correct[inside].mean().item()
+            gaps += images * abs(bin_accuracy - confidence)
         lower, upper = (100 * edge for edge in edges[number : number + 2].tolist())
-        bins.append(Bin(lower, upper, images, confidence, share))
+        bins.append(Bin(lower, upper, images, confidence, bin_accuracy))
     return Calibration(gaps / len(labels), bins)
 
 
 def draw_confusion(matrix: Matrix, classes: list[str], title: str) -> Figure:
-    """Draw the matrix, each row in percent of its class."""
-    small = len(classes) <= NUMBERED
+    """Draw a confusion matrix, each row in percent of the images of its class."""
+    small = len(classes) <= MAX_NUMBERED_CLASSES
     side = 4 + (0.5 if small else 0.11) * len(classes)
     figure = Figure(figsize=(side + 1.5, side), layout="constrained")
     axes = figure.subplots()
     # A class without images has an empty row.
     percent = 100 * matrix / matrix.sum(1, keepdims=True).clip(min=1)
-    picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     size = 10 if small else 5.5
     wide = max(map(len, classes)) > 3
     ticks = range(len(classes))
@@ -179,12 +189,12 @@ def draw_confusion(matrix: Matrix, classes: list[str], title: str) -> Figure:
         for line in np.arange(9.5, len(classes) - 1, 10):
             axes.axhline(line, color="gray", linewidth=0.3)
             axes.axvline(line, color="gray", linewidth=0.3)
-    figure.colorbar(picture, ax=axes, label="images of the true class, %", fraction=0.03, pad=0.01)
+    figure.colorbar(image, ax=axes, label="share of the true class, %", fraction=0.03, pad=0.01)
     return figure
 
 
 def draw_reliability(calibration: Calibration, title: str) -> Figure:
-    """Draw accuracy against confidence, and below it the number of images of that confidence."""
+    """Draw a reliability diagram: accuracy by confidence, and the number of images below it."""
     figure = Figure(figsize=(6.5, 7.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins, width = [bin_ for bin_ in calibration.bins if bin_.images], 100 / BINS
@@ -202,7 +212,7 @@ def draw_reliability(calibration: Calibration, title: str) -> Figure:
         ylim=(0, 100.5),
     )
     counts = lower.bar(left, [bin_.images for bin_ in bins], **style, color="gray")
-    # A bar of few images among thousands is invisible, but its number isn't.
+    # Numbers at the bars are needed because a bar of few images among thousands is invisible.
     lower.bar_label(counts, fontsize=8, padding=1)
     lower.margins(y=0.2)
     lower.set(xlabel="confidence: probability of the predicted class, %", ylabel="images")

@@ -1,4 +1,4 @@
-"""Dead channels: channels that are zero after a ReLU on every image."""
+"""Dead channels: channels that are zero after a ReLU for every image."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,18 +13,20 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 RELUS = (nn.ReLU, nn.ReLU6)
-# Largest outputs, (channels,), by the name of a ReLU and the number of its use in a forward pass.
+# Largest output of each channel, (channels,), by the name of a ReLU and the number of its call in a
+# forward pass.
 Maxima = dict[tuple[str, int], Tensor]
 
 
 @dataclass(frozen=True)
 class DeadChannels:
-    """Number of dead channels of a layer, or of several.
+    """The number of dead channels in a layer, or in several layers together.
 
     Attributes:
-        layer: name; if the module is used more than once, with the number of the use.
+        layer: name of the layer, with the number of the call if a forward pass calls the module
+            more than once.
         channels: number of channels.
-        dead: number of channels that aren't above zero on any image.
+        dead: number of channels that aren't above zero for any image.
     """
 
     layer: str
@@ -33,45 +35,45 @@ class DeadChannels:
 
 
 @contextmanager
-def record_maxima(model: nn.Module) -> Iterator[Maxima]:
-    """Yield the largest output of each channel of each ReLU within this context.
+def collect_maxima(model: nn.Module) -> Iterator[Maxima]:
+    """Yield a dict that collects the largest output of each channel of each ReLU in this context.
 
-    A ReLU that isn't a module isn't found.
+    Only ReLUs that are modules are found.
     """
     maxima: Maxima = {}
-    uses: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
 
-    def record(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        uses[name] += 1
+    def hook(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        calls[name] += 1
         # If the output isn't a feature map, its channels are the last dimension.
         channels = output.movedim(1 if output.ndim == 4 else -1, 0)
         largest = channels.flatten(1).amax(1)
-        key = (name, uses[name])
+        key = (name, calls[name])
         maxima[key] = torch.maximum(maxima.get(key, largest), largest)
 
     with ExitStack() as hooks:
-        hooks.enter_context(model.register_forward_pre_hook(lambda *_: uses.clear()))
+        hooks.enter_context(model.register_forward_pre_hook(lambda *_: calls.clear()))
         for name, module in model.named_modules():
             if isinstance(module, RELUS):
-                hooks.enter_context(module.register_forward_hook(partial(record, name)))
+                hooks.enter_context(module.register_forward_hook(partial(hook, name)))
         yield maxima
 
 
 def dead_channels(maxima: Maxima) -> list[DeadChannels]:
-    """Return the dead channels of each use of a ReLU, in the order of the forward pass."""
-    repeated = {name for name, use in maxima if use > 1}
+    """Return the dead channels of each call of a ReLU, in the order of the forward pass."""
+    repeated = {name for name, call in maxima if call > 1}
     return [
         DeadChannels(
-            layer=f"{name}, use {use}" if name in repeated else name,
+            layer=f"{name}, call {call}" if name in repeated else name,
             channels=len(largest),
             dead=int((largest <= 0).sum()),
         )
-        for (name, use), largest in maxima.items()
+        for (name, call), largest in maxima.items()
     ]
 
 
 def by_stage(layers: list[DeadChannels]) -> list[DeadChannels]:
-    """Return sums over the layers of each stage, or of each other top-level part."""
+    """Return the sums over the layers of each stage, or of each other top-level module."""
     channels, dead = Counter[str](), Counter[str]()
     for layer in layers:
         parts = layer.layer.partition(",")[0].split(".")
@@ -82,7 +84,7 @@ def by_stage(layers: list[DeadChannels]) -> list[DeadChannels]:
 
 
 def table(layers: list[DeadChannels]) -> Iterator[str]:
-    """Yield the lines of a table with a row for each stage and one for all of them."""
+    """Yield the lines of a table with a row for each stage and a row for the sum."""
     rows = by_stage(layers)
     rows.append(
         DeadChannels("all", sum(row.channels for row in rows), sum(row.dead for row in rows))
@@ -95,7 +97,7 @@ def table(layers: list[DeadChannels]) -> Iterator[str]:
 
 
 def draw_dead_channels(layers: list[DeadChannels], title: str) -> Figure:
-    """Draw the number of dead and of other channels of each layer."""
+    """Draw the number of dead channels and of other channels in each layer."""
     figure = Figure(figsize=(8, 1.5 + 0.22 * len(layers)), layout="constrained")
     axes = figure.subplots()
     names = [layer.layer for layer in layers]
@@ -109,6 +111,6 @@ def draw_dead_channels(layers: list[DeadChannels], title: str) -> Figure:
     axes.margins(x=0.08, y=0.01)
     axes.tick_params(axis="y", labelsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(title=title, xlabel="channels; the number is that of the dead ones")
+    axes.set(title=title, xlabel="channels (number of dead channels at the bar)")
     figure.legend(loc="outside lower center", ncols=2)
     return figure

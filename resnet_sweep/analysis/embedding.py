@@ -1,4 +1,4 @@
-"""An embedding of the features that a network's classifier sees, in two dimensions."""
+"""A two-dimensional embedding of the features that are the input of a network's classifier."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +17,8 @@ from resnet_sweep.analysis.layers import NotApplicableError
 
 DIMENSIONS = 50
 PERPLEXITY = 30
-# Matplotlib's twenty colors without its grays, the strong ones first. Colors for more classes can't
-# be distinguished.
+# Matplotlib's twenty colors without its grays, the strong ones first. More colors couldn't be
+# distinguished.
 COLORS = [
     colormaps["tab20"](index) for index in (*range(0, 20, 2), *range(1, 20, 2)) if index // 2 != 7
 ]
@@ -28,24 +28,27 @@ Labels = npt.NDArray[np.integer[Any]]
 
 
 @contextmanager
-def record_inputs(layer: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Yield a list of the layer's inputs within this context, (N, width), float32, on the CPU."""
+def collect_inputs(layer: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Yield a list that collects a layer's inputs in this context: (N, width), float32, on the CPU.
+
+    If `layer` is None, the list stays empty.
+    """
     collected: list[Tensor] = []
 
-    def collect(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         collected.append(inputs[0].flatten(1).float().cpu())
 
     if layer is None:
         yield collected
     else:
-        with layer.register_forward_pre_hook(collect):
+        with layer.register_forward_pre_hook(hook):
             yield collected
 
 
 def embed(features: Points) -> Points:
-    """Return an embedding of vectors by t-SNE, in which near vectors stay near.
+    """Return a t-SNE embedding of vectors, which keeps near vectors near each other.
 
-    Van der Maaten and Hinton, "Visualizing Data using t-SNE", 2008, applied to the first DIMENSIONS
+    Van der Maaten and Hinton, 2008, "Visualizing Data using t-SNE", applied to the first DIMENSIONS
     principal components.
 
     Args:
@@ -55,10 +58,10 @@ def embed(features: Points) -> Points:
         (n, 2), float32.
 
     Raises:
-        NotApplicableError: there are fewer than three vectors, or all are equal.
+        NotApplicableError: there are fewer than three vectors, or all vectors are equal.
     """
     if len(features) < 3 or not np.ptp(features, axis=0).any():
-        raise NotApplicableError("a map needs three images at least, and features that differ")
+        raise NotApplicableError("an embedding needs at least three images with different features")
     dimensions = min(DIMENSIONS, len(features))
     if features.shape[1] > dimensions:
         features = PCA(dimensions, random_state=0).fit_transform(features)
@@ -68,15 +71,15 @@ def embed(features: Points) -> Points:
 
 
 def draw_embedding(points: Points, labels: Labels, classes: list[str], title: str) -> Figure:
-    """Draw an embedding, (n, 2), colored by class, with names at the classes' medians.
+    """Draw an embedding, (n, 2), colored by class, with the name of a class at its median.
 
-    If there are more classes than COLORS, the most compact ones have a color and a name, and the
+    If there are more classes than COLORS, only the most compact ones have a color and a name. The
     others are gray.
     """
     medians, named = compact_classes(points, labels, classes)
     colored = sorted(medians)
     if len(classes) > len(COLORS):
-        title += f"\nin color {len(named)} of {len(classes)} classes, the most compact"
+        title += f"\nthe {len(named)} most compact of {len(classes)} classes are colored"
         colored = named
     figure = Figure(figsize=(10, 9), layout="constrained")
     axes = figure.subplots()
@@ -99,10 +102,10 @@ def draw_embedding(points: Points, labels: Labels, classes: list[str], title: st
 def compact_classes(
     points: Points, labels: Labels, classes: list[str]
 ) -> tuple[dict[int, Points], list[int]]:
-    """Return the median of each class that has points, and the most compact classes, in order.
+    """Return the median of each class that has points, and the most compact classes.
 
-    There are at most as many as COLORS. A class is left out if its name would cover that of a more
-    compact one.
+    The most compact class comes first, and there are at most as many classes as COLORS. A class is
+    left out if its name would overlap the name of a more compact class.
     """
     medians: dict[int, Points] = {}
     spreads: dict[int, float] = {}
@@ -110,7 +113,7 @@ def compact_classes(
         group = points[labels == label]
         medians[label] = np.median(group, axis=0)
         spreads[label] = float(np.linalg.norm(group - medians[label], axis=1).mean())
-    # Width of a letter and height of a line, as shares of the figure.
+    # Width of a letter and height of a line, as fractions of the figure.
     letter, line = (0.018, 0.035) * np.ptp(points, axis=0)
     chosen: list[int] = []
     for label in sorted(spreads, key=spreads.__getitem__):

@@ -1,4 +1,4 @@
-"""A report on the features of a trained network: figures, and their data."""
+"""The feature report of a trained network: figures, and their data."""
 
 import csv
 import io
@@ -20,16 +20,23 @@ from resnet_sweep.data.dataset import Batches, Dataset, IndexArray, Split, balan
 from resnet_sweep.picture import ImageRow, draw_rows, png
 from resnet_sweep.training.evaluation import Normalize, autocast, predict
 
-# Test images for the embedding and the dead channels.
-SURVEYED = 2000
-# Images in a row of the figure of Grad-CAM.
+# Largest number of test images for the embedding and the dead channels.
+MAX_SAMPLE = 2000
+# Number of images in a row of the Grad-CAM figure.
 COLUMNS = 8
 
 Files = dict[str, bytes]
 
 
-class Survey(NamedTuple):
-    """Predictions for n test images, (n,), int64, and what hooks recorded meanwhile."""
+class Sample(NamedTuple):
+    """A sample of n test images: predictions, (n,), int64, and what hooks collected with them.
+
+    Attributes:
+        positions: positions of the images in the test set.
+        labels, predicted: true and predicted classes.
+        classifier_inputs: inputs of the classifier, see `collect_inputs`.
+        dead_channels: dead channels of each layer for the whole sample.
+    """
 
     positions: IndexArray
     labels: IndexArray
@@ -43,11 +50,11 @@ class FeatureReport:
     """Figures of a network's features, and their data.
 
     Attributes:
-        model: on the device, in evaluation mode.
-        dataset: its test set is used.
+        model: model on the device, in evaluation mode.
+        dataset: dataset, of which the test set is used.
         normalize: maps images to the model's input.
-        device, precision: those of the model.
-        positions: positions in the test set of the images that are shown.
+        device, precision: device and precision of the forward pass.
+        positions: positions in the test set of the images in the figures.
     """
 
     model: nn.Module
@@ -68,10 +75,10 @@ class FeatureReport:
         self.predicted = self.probabilities.argmax(1)
 
     def parts(self) -> dict[str, Callable[[], Files]]:
-        """Return the method of each part by the part's name.
+        """Return the method that creates each part of the report, by the part's name.
 
-        It returns the contents of files by their names, or raises NotApplicableError if the part
-        doesn't apply to the network.
+        A method returns the contents of files by their names. It raises NotApplicableError if the
+        part doesn't apply to the network.
         """
         return {
             "filters": self.filters,
@@ -82,13 +89,13 @@ class FeatureReport:
         }
 
     def filters(self) -> Files:
-        """Return the filters of the first convolution."""
+        """Return files with the filters of the first convolution."""
         filters = activations.first_filters(self.model)
         figure = activations.draw_filters(filters)
         return {"filters.png": figure, "filters.npz": _npz(filters=filters)}
 
     def activations(self) -> Files:
-        """Return the activations of each stage."""
+        """Return files with the activations of each stage."""
         with autocast(self.device, self.precision):
             maps = activations.stage_activations(self.model, self.layers, self.inputs)
         figure = activations.draw_activations(maps, self.pixels, self._captions())
@@ -101,7 +108,7 @@ class FeatureReport:
         return {"activations.png": figure, "activations.npz": _npz(**arrays)}
 
     def grad_cam(self) -> Files:
-        """Return Grad-CAM maps of the predicted and of the true classes."""
+        """Return files with Grad-CAM maps of the predicted and of the true classes."""
         with autocast(self.device, self.precision):
             predicted, true = (
                 grad_cam(self.model, self.layers, self.inputs, classes)
@@ -127,46 +134,46 @@ class FeatureReport:
         return {"grad_cam.png": draw_rows(rows, title, COLUMNS), "grad_cam.npz": data}
 
     def embedding(self) -> Files:
-        """Return an embedding of the features that the classifier sees."""
-        survey, classes = self.survey, self.dataset.classes
-        if not survey.classifier_inputs:
+        """Return files with an embedding of the classifier's inputs."""
+        sample, classes = self.sample, self.dataset.classes
+        if not sample.classifier_inputs:
             raise NotApplicableError("the model has no linear layer")
-        points = embedding.embed(torch.cat(survey.classifier_inputs).numpy())
+        points = embedding.embed(torch.cat(sample.classifier_inputs).numpy())
         title = f"t-SNE of the last features of {len(points):,} test images"
-        figure = embedding.draw_embedding(points, survey.labels, classes, title)
+        figure = embedding.draw_embedding(points, sample.labels, classes, title)
         content = io.StringIO()
         writer = csv.writer(content, lineterminator="\n")
         writer.writerow(("position", "x", "y", "label", "predicted"))
         for position, (x, y), label, guess in zip(
-            survey.positions, points, survey.labels, survey.predicted, strict=True
+            sample.positions, points, sample.labels, sample.predicted, strict=True
         ):
             writer.writerow((position, f"{x:.4f}", f"{y:.4f}", classes[label], classes[guess]))
         return {"embedding.png": png(figure), "embedding.csv": content.getvalue().encode()}
 
     def dead_channels(self) -> Files:
-        """Return the number of dead channels of each layer."""
-        images, layers = len(self.survey.positions), self.survey.dead_channels
+        """Return files with the number of dead channels in each layer."""
+        images, layers = len(self.sample.positions), self.sample.dead_channels
         if not layers:
             raise NotApplicableError("the model has no ReLU")
-        title = f"Channels never above zero on {images:,} test images"
+        title = f"Channels that are never above zero for {images:,} test images"
         figure = dead_channels.draw_dead_channels(layers, title)
         content = {"images": images, "layers": [asdict(layer) for layer in layers]}
         data = json.dumps(content, indent=2).encode() + b"\n"
         return {"dead_channels.png": png(figure), "dead_channels.json": data}
 
     @cached_property
-    def survey(self) -> Survey:
-        """Predictions for up to SURVEYED test images."""
+    def sample(self) -> Sample:
+        """A class-balanced sample of at most MAX_SAMPLE test images."""
         test = self.dataset.test
-        positions = balanced_subset(test.labels[test.indices], min(SURVEYED, len(test)), seed=0)
+        positions = balanced_subset(test.labels[test.indices], min(MAX_SAMPLE, len(test)), seed=0)
         batches = Batches(Split(test.images, test.labels, test.indices[positions]), self.device)
         with (
-            embedding.record_inputs(self.layers.classifier) as inputs,
-            dead_channels.record_maxima(self.model) as maxima,
+            embedding.collect_inputs(self.layers.classifier) as inputs,
+            dead_channels.collect_maxima(self.model) as maxima,
         ):
             logits, labels = predict(self.model, batches, self.normalize, self.precision)
         predicted, dead = logits.argmax(1).numpy(), dead_channels.dead_channels(maxima)
-        return Survey(positions, labels.numpy(), predicted, inputs, dead)
+        return Sample(positions, labels.numpy(), predicted, inputs, dead)
 
     def _captions(self) -> list[str]:
         return [
@@ -175,11 +182,17 @@ class FeatureReport:
         ]
 
     def _overlays(self, title: str, maps: Tensor, classes: Tensor) -> ImageRow:
-        """Return the images under maps of classes, (B,), which are named with their probability."""
-        shares = self.probabilities.gather(1, classes[:, None])[:, 0].tolist()
+        """Return the images overlaid with Grad-CAM maps, with class and probability as captions.
+
+        Args:
+            title: title of the row.
+            maps: (B, h, w), a map for each image.
+            classes: (B,), the class of each map.
+        """
+        probabilities = self.probabilities.gather(1, classes[:, None])[:, 0].tolist()
         captions = [
-            f"{self.dataset.classes[label]} {100 * share:.0f}%"
-            for label, share in zip(classes.tolist(), shares, strict=True)
+            f"{self.dataset.classes[label]} {100 * probability:.0f}%"
+            for label, probability in zip(classes.tolist(), probabilities, strict=True)
         ]
         return ImageRow(title, [*map(overlay, maps, self.pixels)], captions)
 

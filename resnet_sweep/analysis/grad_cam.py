@@ -1,4 +1,4 @@
-"""Grad-CAM: where in an image a network sees a class."""
+"""Grad-CAM: the regions of an image that are important for a class."""
 
 import numpy as np
 import torch
@@ -6,35 +6,35 @@ import torch.nn.functional as F
 from matplotlib import colormaps
 from torch import Tensor, nn
 
-from resnet_sweep.analysis.layers import Layers, NotApplicableError, record_outputs
+from resnet_sweep.analysis.layers import Layers, NotApplicableError, collect_outputs
 from resnet_sweep.data.dataset import UInt8Array
 
-# Share of a map in an image under it.
+# Opacity of a map over an image.
 OPACITY = 0.6
 
 
 def grad_cam(model: nn.Module, layers: Layers, images: Tensor, classes: Tensor) -> Tensor:
     """Return gradient-weighted class activation maps of the last feature maps.
 
-    Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-    Localization", 2017, equations 1 and 2.
+    Selvaraju et al., 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+    Localization", equations 1 and 2.
 
     Args:
-        model: in evaluation mode.
+        model: model in evaluation mode.
         layers: layers of the model.
         images: (B, 3, H, W), normalized.
         classes: (B,), int64, a class for each image.
 
     Returns:
-        (B, h, w), float32, at least 0, on the CPU.
+        The maps, (B, h, w), float32, not negative, on the CPU.
 
     Raises:
-        NotApplicableError: there are no feature maps.
+        NotApplicableError: the model has no feature maps.
     """
     if layers.features is None:
-        raise NotApplicableError("no top-level part of the model gives maps of more than a pixel")
-    with torch.enable_grad(), record_outputs({"features": layers.features}) as outputs:
-        # The input needs a gradient, so that there is one even if all weights are frozen.
+        raise NotApplicableError("no top-level module of the model returns maps larger than 1x1")
+    with torch.enable_grad(), collect_outputs({"features": layers.features}) as outputs:
+        # The input requires a gradient, so that gradients exist even if all weights are frozen.
         logits = model(images.clone().requires_grad_())
         scores = logits.gather(1, classes[:, None]).sum()
         (gradient,) = torch.autograd.grad(scores, outputs["features"])
@@ -44,7 +44,7 @@ def grad_cam(model: nn.Module, layers: Layers, images: Tensor, classes: Tensor) 
 
 
 def overlay(activation: Tensor, image: UInt8Array) -> UInt8Array:
-    """Return an image, (H, W, 3), under its map, (h, w), which is scaled to a maximum of 1."""
+    """Return an image, (H, W, 3), overlaid with its map, (h, w), scaled to a maximum of 1."""
     scaled = activation / activation.max().clamp(min=torch.finfo(torch.float32).tiny)
     enlarged = F.interpolate(scaled[None, None], size=image.shape[:2], mode="bilinear")[0, 0]
     colors = 255 * colormaps["inferno"](enlarged.numpy())[..., :3]

@@ -1,4 +1,4 @@
-"""Layers of a network that are analyzed, and their outputs."""
+"""The layers of a network that the feature report analyzes, and their outputs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,17 +13,17 @@ from resnet_sweep.models.resnet import ResNet
 
 
 class NotApplicableError(LookupError):
-    """An analysis doesn't apply to a network; the message says why."""
+    """An analysis isn't applicable to a network; the message says why."""
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Parts of an image classifier.
+    """The layers of an image classifier that are analyzed.
 
     Attributes:
-        stages: consecutive parts by name; each returns (N, channels, H, W).
-        features: the part that returns the last feature maps.
-        classifier: the part whose input is one vector for each image.
+        stages: consecutive modules by name; each returns feature maps (N, channels, H, W).
+        features: module that returns the last feature maps; None if there are no feature maps.
+        classifier: last linear layer, whose input is one vector per image; None if there is none.
     """
 
     stages: dict[str, nn.Module]
@@ -32,15 +32,16 @@ class Layers:
 
 
 def find_layers(model: nn.Module, images: Tensor) -> Layers:
-    """Return the layers of a network: exactly for a `ResNet`, and by a heuristic for others.
+    """Return the layers of a network that are analyzed.
 
-    For other networks, the stages are the top-level children that return maps of more than a pixel.
-    If there is a single one, as in VGG and MobileNet, they are the last of its own children for
-    each size of map. The classifier is the last linear layer.
+    The layers of a `ResNet` are known. For other networks, the stages are the top-level children
+    that return feature maps larger than 1x1. If there is only one such child, as in VGG and
+    MobileNet, the stages are its own children, of which only the last one with each size of feature
+    maps is used. The classifier is the last linear layer.
 
     Args:
-        model: in evaluation mode.
-        images: (N, 3, H, W), for a forward pass.
+        model: model in evaluation mode.
+        images: (N, 3, H, W), normalized, for a forward pass.
     """
     if isinstance(model, ResNet):
         stages: dict[str, nn.Module] = {"stem": model.stem}
@@ -69,8 +70,8 @@ def find_layers(model: nn.Module, images: Tensor) -> Layers:
 def _map_sizes(
     model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor
 ) -> dict[str, torch.Size]:
-    """Return height and width of the outputs that are maps of more than a pixel."""
-    with torch.inference_mode(), record_outputs(layers) as outputs:
+    """Return height and width of the outputs that are feature maps larger than 1x1."""
+    with torch.inference_mode(), collect_outputs(layers) as outputs:
         model(images)
     return {
         name: output.shape[2:]
@@ -80,11 +81,11 @@ def _map_sizes(
 
 
 @contextmanager
-def record_outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Yield the latest output of each layer within this context, in the order of the calls."""
+def collect_outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Yield a dict that collects the latest output of each layer in this context, in call order."""
     outputs: dict[str, Tensor] = {}
 
-    def record(name: str, module: nn.Module, inputs: tuple[Any, ...], output: object) -> object:
+    def hook(name: str, module: nn.Module, inputs: tuple[Any, ...], output: object) -> object:
         if isinstance(output, Tensor):
             outputs.pop(name, None)
             outputs[name] = output
@@ -94,5 +95,5 @@ def record_outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
-            hooks.enter_context(layer.register_forward_hook(partial(record, name)))
+            hooks.enter_context(layer.register_forward_hook(partial(hook, name)))
         yield outputs

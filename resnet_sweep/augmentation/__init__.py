@@ -1,15 +1,15 @@
-"""Augmentation of training batches by tensor operations on the device.
+"""Augmentation of training batches by tensor operations on the training device.
 
 An operation is called with
 
-- images: (B, 3, H, W), uint8, or floats of the same scale, 0..255;
-- labels: (B,), int64, or (B, classes), float32, the share of each class, if images were mixed;
-- a generator on the images' device, from which it draws separately for each image;
+- images: (B, 3, H, W), uint8, or floating in the same range, 0..255;
+- labels: (B,), int64, or, after images were mixed, (B, classes), float32, the share of each class;
+- a generator on the images' device, from which it draws random numbers for each image.
 
-and returns images and labels, each in either form. It doesn't change its arguments.
+It returns images and labels, in any of these forms, and doesn't change its arguments.
 
-Its constructor may have parameters that aren't settings and that the program supplies:
-`num_classes`, and `mean`, per channel, of the data's images scaled to 0..1.
+Two parameters of its constructor aren't settings, and are passed by the program if the constructor
+has them: `num_classes`, and `mean`, the mean per channel of the data's images, scaled to 0..1.
 """
 
 from resnet_sweep.augmentation.color import ColorJitter

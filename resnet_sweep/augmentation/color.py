@@ -12,15 +12,16 @@ Strength = Annotated[float, Ge(0)]
 
 
 class ColorJitter:
-    """Change brightness, contrast, saturation and hue of each image, in this order.
+    """Randomly changes brightness, contrast, saturation and hue of each image, in this order.
 
     Howard, 2013, "Some Improvements on Deep Convolutional Neural Network Based Image
     Classification", where the order is random.
 
     Args:
-        brightness, contrast, saturation: the factor is uniform in 1 - strength (or 0) to
-            1 + strength.
-        hue: the shift is uniform in -hue to hue, in turns of the color circle.
+        brightness, contrast, saturation: strengths. A factor is drawn uniformly from
+            max(0, 1 - strength) to 1 + strength.
+        hue: strength. A shift is drawn uniformly from -hue to hue; 1 is a full turn of the color
+            circle.
     """
 
     def __init__(
@@ -40,33 +41,33 @@ class ColorJitter:
         draws = torch.rand((4, len(images)), generator=generator, device=images.device)
         images = images.float()
         adjustments = (adjust_brightness, adjust_contrast, adjust_saturation)
-        for adjust, (least, most), draw in zip(adjustments, self.factors, draws[:3], strict=True):
-            images = adjust(images, least + (most - least) * draw)
+        for adjust, (low, high), draw in zip(adjustments, self.factors, draws[:3], strict=True):
+            images = adjust(images, low + (high - low) * draw)
         return shift_hue(images, self.hue * (2 * draws[3] - 1)), labels
 
 
 def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
-    """Scale the distance of (B, 3, H, W), 0..255, from black by the factors (B,)."""
+    """Scale the distance of pixels, (B, 3, H, W), 0..255, from black by factors, (B,)."""
     return _extrapolate(torch.zeros_like(images), images, factors)
 
 
 def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Scale the distance of (B, 3, H, W), 0..255, from each image's mean gray by factors (B,)."""
+    """Scale the distance of pixels, (B, 3, H, W), 0..255, from their image's mean gray by (B,)."""
     return _extrapolate(luma(images).mean((1, 2, 3), keepdim=True), images, factors)
 
 
 def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
-    """Scale the distance of (B, 3, H, W), 0..255, from each pixel's gray by the factors (B,)."""
+    """Scale the distance of pixels, (B, 3, H, W), 0..255, from their gray by factors, (B,)."""
     return _extrapolate(luma(images), images, factors)
 
 
 def shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
-    """Rotate the hue of (B, 3, H, W), 0..255, by (B,), in turns."""
+    """Shift the hue of images, (B, 3, H, W), 0..255, by (B,) turns of the color circle."""
     red, green, blue = images.unbind(1)
     value = images.amax(1)
     chroma = value - images.amin(1)
     divisor = torch.where(chroma == 0, 1, chroma)
-    # In sixths of a turn: 0 is red, 2 is green, 4 is blue.
+    # The unit is a sixth of a turn: 0 is red, 2 is green, 4 is blue.
     hue = torch.where(
         value == red,
         (green - blue) / divisor,
@@ -83,7 +84,7 @@ def shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
 
 
 def luma(images: Tensor) -> Tensor:
-    """Return the gray, (B, 1, H, W), of (B, 3, H, W) by the weights of ITU-R BT.601."""
+    """Return images, (B, 3, H, W), as gray, (B, 1, H, W), with the weights of ITU-R BT.601."""
     red, green, blue = images.unbind(1)
     return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
 

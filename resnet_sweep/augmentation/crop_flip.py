@@ -12,7 +12,7 @@ from resnet_sweep.ranges import Probability
 
 
 class RandomCrop:
-    """Pad each image with black pixels on each side, and crop it to its old size at random.
+    """Pads each image with black pixels on all sides, and crops it to its size at a random offset.
 
     He et al., 2016, "Deep Residual Learning for Image Recognition", section 4.2.
     """
@@ -28,15 +28,21 @@ class RandomCrop:
 
 
 def crop(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
-    """Crop zero-padded images, (B, C, H, W), at offsets (B,), int64, of 0 to 2 * padding."""
+    """Pad images, (B, C, H, W), with zeros, and crop them at offsets, (B,), int64.
+
+    Args:
+        images: (B, C, H, W).
+        padding: number of pixels on each side.
+        top, left: row and column of each crop in the padded image, from 0 to 2 * padding.
+    """
     height, width = images.shape[-2:]
-    # All windows of the padded image, as a view: (B, C, offsets, offsets, H, W).
+    # A view of all crops of the padded image: (B, C, offsets, offsets, H, W).
     windows = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
 class RandomHorizontalFlip:
-    """Mirror each image with a probability."""
+    """Mirrors each image with a probability."""
 
     def __init__(self, probability: Probability = 0.5) -> None:
         self.probability = probability

@@ -1,4 +1,4 @@
-"""Mixing of images and their labels: MixUp and CutMix."""
+"""Augmentation that mixes images and their labels: MixUp and CutMix."""
 
 import math
 from typing import Annotated
@@ -7,7 +7,7 @@ import torch
 from annotated_types import Gt
 from torch import Generator, Tensor
 
-from resnet_sweep.augmentation.erasing import draw_pixels, inside
+from resnet_sweep.augmentation.erasing import box_mask, draw_pixels
 from resnet_sweep.data.dataset import Batch
 from resnet_sweep.ranges import Probability
 
@@ -15,11 +15,11 @@ Alpha = Annotated[float, Gt(0)]
 
 
 class Mixing:
-    """Base class of operations that mix each image of a batch with another one, its partner.
+    """Base class of operations that mix each image of a batch with another image, its partner.
 
     Args:
         num_classes: number of classes.
-        alpha: the share that an image keeps is drawn from Beta(alpha, alpha).
+        alpha: parameter of the distribution Beta(alpha, alpha) of the share that an image keeps.
         probability: probability that an image is mixed.
     """
 
@@ -32,7 +32,7 @@ class Mixing:
         count, device = len(images), images.device
         partners = torch.randperm(count, generator=generator, device=device)
         mixed = torch.rand(count, generator=generator, device=device) < self.probability
-        # An image that isn't mixed keeps all of itself.
+        # The share of an image that isn't mixed is 1.
         shares = torch.where(mixed, draw_beta(self.alpha, count, generator), 1.0)
         images, shares = self.mix(images, partners, shares, generator)
         return images, mix_labels(labels, partners, shares, self.num_classes)
@@ -40,19 +40,26 @@ class Mixing:
     def mix(
         self, images: Tensor, partners: Tensor, shares: Tensor, generator: Generator
     ) -> tuple[Tensor, Tensor]:
-        """Mix images, (B, C, H, W), with their partners, (B,), int64, by the shares that they keep.
+        """Mix images with their partners.
+
+        Args:
+            images: (B, C, H, W).
+            partners: (B,), int64, index of each image's partner.
+            shares: (B,), float32, share that each image is to keep.
+            generator: generator on the images' device.
 
         Returns:
-            (B, C, H, W); (B,), float32, the share that each image keeps after all.
+            The mixed images, (B, C, H, W), and the share that each image actually keeps, (B,),
+            float32.
         """
         raise NotImplementedError
 
 
 class MixUp(Mixing):
-    """Blend each image with another one, and their labels by the same weights.
+    """Blends each image with another image, and their labels with the same weights.
 
     Zhang et al., 2018, "mixup: Beyond Empirical Risk Minimization"; with a share for each image,
-    where the authors' code draws one for the batch.
+    while the authors' code draws one share for the batch.
     """
 
     def mix(
@@ -62,11 +69,11 @@ class MixUp(Mixing):
 
 
 class CutMix(Mixing):
-    """Paste a box of another image into each, and mix their labels by the visible areas.
+    """Pastes a box of another image into each image, and mixes their labels by the visible areas.
 
     Yun et al., 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with
-    Localizable Features"; with a box for each image, where the paper has one for the batch. An
-    image keeps more than the share that was drawn if part of the box lies outside it.
+    Localizable Features"; with a box for each image, while the paper has one box for the batch. If
+    the box extends past the image, the image keeps more than the share that was drawn.
     """
 
     def mix(
@@ -76,15 +83,15 @@ class CutMix(Mixing):
 
 
 class CutMixOrMixUp:
-    """Mix each image with another one, by CutMix or by MixUp.
+    """Mixes each image with another image, by CutMix or by MixUp.
 
-    As in Touvron et al., 2021, "Training data-efficient image transformers & distillation through
-    attention"; with a choice for each image, where theirs is for a batch.
+    Touvron et al., 2021, "Training data-efficient image transformers & distillation through
+    attention"; with a random choice for each image, while theirs is for a batch.
 
     Args:
         num_classes: number of classes.
         cutmix_probability: probability of CutMix; otherwise MixUp is used.
-        cutmix_alpha, mixup_alpha: the shares are drawn from Beta(alpha, alpha).
+        cutmix_alpha, mixup_alpha: `alpha` of CutMix and of MixUp, see `Mixing`.
     """
 
     def __init__(
@@ -110,7 +117,7 @@ class CutMixOrMixUp:
 
 
 def blend(images: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
-    """Return the mean, floating, of each image, weighted by its share, and its partner."""
+    """Return the mean of each image and its partner, weighted by the image's share, floating."""
     shares = shares[:, None, None, None]
     return shares * images + (1 - shares) * images[partners]
 
@@ -118,47 +125,48 @@ def blend(images: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
 def paste(
     images: Tensor, partners: Tensor, shares: Tensor, y: Tensor, x: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Replace a box of each image, with its centre at (y, x), by the same box of its partner.
+    """Replace a box in each image, with the center (y, x), by the same box of its partner.
 
     Returns:
-        (B, C, H, W); (B,), float32, the share of its area that each image keeps.
+        The images, (B, C, H, W), and the share of its area that each image keeps, (B,), float32.
     """
     height, width = images.shape[-2:]
-    # Half a side of the box, as a share of the image's side.
+    # Half of the box's side, as a fraction of the image's side.
     half = (1 - shares).sqrt() / 2
     half_height, half_width = (half * height).long(), (half * width).long()
     top, bottom = (y - half_height).clamp(min=0), (y + half_height).clamp(max=height)
     left, right = (x - half_width).clamp(min=0), (x + half_width).clamp(max=width)
-    box = inside(top, left, bottom, right, height, width)
+    box = box_mask(top, left, bottom, right, height, width)
     kept = 1 - (bottom - top) * (right - left) / (height * width)
     return torch.where(box, images[partners], images), kept
 
 
 def draw_beta(alpha: float, count: int, generator: Generator) -> Tensor:
-    """Draw numbers from Beta(alpha, alpha): (count,), float32.
+    """Draw numbers, (count,), float32, from the distribution Beta(alpha, alpha).
 
-    Such a number is 1/2 + t / (2 sqrt(2 alpha + t^2)), where t has Student's distribution with
-    2 alpha degrees of freedom. Bailey, 1994, "Polar Generation of Random Variates with the
-    t-Distribution", has a formula for t from two uniform numbers (Devroye, 1996, "Random Variate
-    Generation in One Line of Code").
+    If t has Student's t-distribution with 2 alpha degrees of freedom, then
+    1/2 + t / (2 sqrt(2 alpha + t^2)) has this distribution (Devroye, 1996, "Random Variate
+    Generation in One Line of Code"). Bailey, 1994, "Polar Generation of Random Variates with the
+    t-Distribution", has a formula that gives t from two uniform numbers.
     """
     radius, angle = torch.rand((2, count), generator=generator, device=generator.device)
     cosine = torch.cos(2 * math.pi * angle)
     # Bailey's t^2 is 2 alpha (1 / power - 1) cosine^2. For a small alpha the power is near 0, so
-    # numerator and denominator are multiplied by it, and nothing overflows.
+    # numerator and denominator are multiplied by it, which prevents an overflow.
     logarithm = radius.log() / alpha
     power, rest = logarithm.exp(), -logarithm.expm1()
-    # Rounding of the square root can give a number outside the interval.
+    # Because the square root is rounded, a number can be just outside of the interval.
     numbers: Tensor = (1 + cosine * (rest / (power + rest * cosine**2)).sqrt()) / 2
     return numbers.clamp(0, 1)
 
 
 def mix_labels(labels: Tensor, partners: Tensor, shares: Tensor, num_classes: int) -> Tensor:
-    """Return the labels of mixed images, (B, classes), float32, the share of each class.
+    """Return the labels of mixed images, (B, classes), float32: the share of each class.
 
     Args:
         labels: (B,), int64, or (B, classes), float32.
-        partners, shares: (B,), each image's partner, and the share that the image keeps.
+        partners: (B,), int64, index of each image's partner.
+        shares: (B,), share that each image keeps.
         num_classes: number of classes.
     """
     if labels.ndim == 1:

@@ -1,4 +1,4 @@
-"""Preview of augmentation: images before and after it."""
+"""Preview of the augmentation: images before and after it."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,14 +15,15 @@ Operation = Callable[[Tensor, Tensor, Generator], Batch]
 def draw_augmentation(
     operations: Sequence[Operation], dataset: Dataset, images: int, draws: int, seed: int
 ) -> bytes:
-    """Return a PNG file of some training images before augmentation, and several times after it.
+    """Return a PNG figure of training images before augmentation, and of several draws after it.
 
     Args:
-        operations: in order; see `resnet_sweep.augmentation`.
+        operations: operations in the order in which they are applied, see
+            `resnet_sweep.augmentation`.
         dataset: dataset of the images.
-        images: number of images, side by side.
+        images: number of images, which are side by side.
         draws: number of rows after augmentation.
-        seed: seed of the random choices.
+        seed: seed of the choice of the images and of the augmentation.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "show"))
     positions = torch.randperm(len(dataset.train), generator=generator)[:images]
@@ -33,7 +34,7 @@ def draw_augmentation(
 def augment(
     operations: Sequence[Operation], batch: Batch, classes: Sequence[str], draws: int, seed: int
 ) -> list[ImageRow]:
-    """Return a row of the images before augmentation, and a row for each draw after it."""
+    """Return a row of images before augmentation, and a row after augmentation for each draw."""
     rows = [image_row("before", batch, classes)]
     for draw in range(draws):
         generator = torch.Generator().manual_seed(derive_seed(seed, "show", draw))
@@ -52,13 +53,13 @@ def image_row(title: str, batch: Batch, classes: Sequence[str]) -> ImageRow:
 
 
 def captions(labels: Tensor, classes: Sequence[str]) -> list[str]:
-    """Return the class of each label; for a mixed one, the two largest with their shares."""
+    """Return the class of each label, or the two largest shares of a mixed label, as text."""
     if labels.ndim == 1:
         return [classes[label] for label in labels.tolist()]
-    found = []
+    texts = []
     for shares in labels.tolist():
         largest = sorted(range(len(shares)), key=shares.__getitem__, reverse=True)[:2]
-        one, other = (f"{classes[label]} {shares[label]:.2f}" for label in largest)
-        mixed = not other.endswith(" 0.00")
-        found.append(f"{one} /\n{other}" if mixed else classes[largest[0]])
-    return found
+        first, second = (f"{classes[label]} {shares[label]:.2f}" for label in largest)
+        mixed = not second.endswith(" 0.00")
+        texts.append(f"{first} /\n{second}" if mixed else classes[largest[0]])
+    return texts

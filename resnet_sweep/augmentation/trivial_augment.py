@@ -1,4 +1,4 @@
-"""TrivialAugment."""
+"""TrivialAugment, which applies one random operation to each image."""
 
 import math
 from collections import defaultdict
@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 
 from resnet_sweep.data.dataset import Batch
 
-# The "wide" space: the weakest and the strongest strength, and whether the sign is drawn.
+# TrivialAugment's wide search space: the weakest and the strongest setting of each operation, and
+# whether its sign is random.
 OPERATIONS: dict[str, tuple[float, float, bool]] = {
     "identity": (0, 0, False),
     "shear_x": (0, 0.99, True),
@@ -31,10 +32,10 @@ OPERATIONS: dict[str, tuple[float, float, bool]] = {
 
 
 class TrivialAugment:
-    """One random operation of a random strength on each image.
+    """Applies one random operation with a random strength to each image.
 
     Müller and Hutter, 2021, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation",
-    with its wide space, as in torchvision's TrivialAugmentWide.
+    with its wide search space, as in torchvision's TrivialAugmentWide.
 
     Args:
         num_magnitude_bins: number of different strengths.
@@ -43,8 +44,8 @@ class TrivialAugment:
     def __init__(self, num_magnitude_bins: Annotated[int, Ge(2)] = 31) -> None:
         self.num_magnitude_bins = num_magnitude_bins
         self.choices = [
-            (name, torch.linspace(least, most, num_magnitude_bins).tolist(), signed)
-            for name, (least, most, signed) in OPERATIONS.items()
+            (name, torch.linspace(weakest, strongest, num_magnitude_bins).tolist(), signed)
+            for name, (weakest, strongest, signed) in OPERATIONS.items()
         ]
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
@@ -61,7 +62,7 @@ class TrivialAugment:
     def draw(self, count: int, generator: Generator) -> list[tuple[str, float]]:
         """Draw an operation and a strength for each image.
 
-        This waits for a GPU, because the operations of each image depend on what was drawn.
+        This waits for a GPU, because the draws decide which operations run.
         """
         limits = (len(OPERATIONS), self.num_magnitude_bins, 2)
         draws = [
@@ -77,11 +78,12 @@ class TrivialAugment:
 
 def apply(name: str, images: Tensor, strength: float) -> Tensor:
     """Apply one of OPERATIONS to uint8 images (B, 3, H, W)."""
-    # This import takes seconds, and other augmentation doesn't need it.
+    # This import takes seconds, and other operations don't need it.
     from torchvision.transforms.v2 import functional
 
     def affine(x: int = 0, y: int = 0, shear: tuple[float, float] = (0, 0)) -> Tensor:
-        # A shear keeps the first row or column in place, and a translation has no center.
+        # With this center, a shear keeps the first row or column in place. It doesn't affect
+        # translations.
         moved: Tensor = functional.affine(images, 0.0, [x, y], 1.0, list(shear), center=[0, 0])
         return moved
 

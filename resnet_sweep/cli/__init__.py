@@ -72,12 +72,12 @@ def _joined(words: list[str]) -> list[str]:
 def _refuse(word: str) -> None:
     from difflib import get_close_matches
 
-    from resnet_sweep.compare.format import escaped
+    from resnet_sweep.compare.format import escape
 
     close = get_close_matches(word, SUBCOMMANDS, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     print(
-        f"error: there is no subcommand {escaped(word)}{hint}: name one of "
+        f"error: there is no subcommand {escape(word)}{hint}: name one of "
         f"{', '.join(SUBCOMMANDS)}, or write an override as NAME=VALUE",
         file=sys.stderr,
     )

@@ -6,7 +6,7 @@ The metrics are printed, and written with figures into RUN/evaluation.
 import argparse
 
 from resnet_sweep.compare.collection import resolve_trained_run
-from resnet_sweep.compare.format import escaped, shown
+from resnet_sweep.compare.format import escape, safe_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
     chosen_by_test = dataset.validation is dataset.test
     mark, suffix = (" (with flip)", "_flip") if flip else ("", "")
     record = restored.record
-    so_far = "" if record.ended_for_good else f" ({shown(record.state)}: best so far)"
+    so_far = "" if record.ended_for_good else f" ({safe_text(record.state)}: best so far)"
     lines = {
-        "Run": f"{escaped(str(directory))}{so_far}",
+        "Run": f"{escape(str(directory))}{so_far}",
         "Checkpoint": f"epoch {restored.epoch}, validation accuracy {restored.val_acc:.2f}%",
         "Test set": f"{len(labels):,} images"
         + (", each averaged with its mirror image (flip)" if flip else "")
@@ -66,10 +66,10 @@ def run(arguments: argparse.Namespace) -> None:
     for name, value in lines.items():
         print(f"  {name + ':':17}{value}")
     for note in record.notes:
-        print(f"  {'Note:':17}{shown(note)}")
+        print(f"  {'Note:':17}{safe_text(note)}")
     print(f"  Most confused{mark}:")
     for pair in found.confused_pairs:
-        print(f"    {pair.true} -> {pair.predicted}, {pair.images} of {pair.of}")
+        print(f"    {pair.true} -> {pair.predicted}, {pair.images} of {pair.class_images}")
 
     title = f"epoch {restored.epoch}, {len(labels):,} test images, top-1 {found.top1:.2f}%{mark}"
     contents = {
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         ),
     }
     write_folder(directory / "evaluation", contents)
-    print(f"  {'Written:':17}{escaped(str(directory / 'evaluation'))}/: {', '.join(contents)}")
+    print(f"  {'Written:':17}{escape(str(directory / 'evaluation'))}/: {', '.join(contents)}")
 
 
 def _listed(entries: list[tuple[str, float]]) -> str:

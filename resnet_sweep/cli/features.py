@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"    {line}")
     if "dead_channels.json" in contents:
         print("  Channels that are never above zero:")
-        for line in table(report.survey.dead_channels):
+        for line in table(report.sample.dead_channels):
             print(f"    {line}")
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
-from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.format import safe_text
 from resnet_sweep.compare.objective import read_reference
 from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.compare.runs_table import RunsTable
@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> None:
     if runs_table.broken:
         text.append("\n\nThese can't be read:", style="bold")
         for run in runs_table.broken:
-            text.append(f"\n  {shown(run.name)}: {shown(run.error)}")
+            text.append(f"\n  {safe_text(run.name)}: {safe_text(run.error)}")
     console.print(text)
 
 

@@ -1,4 +1,4 @@
-"""Finding the runs below some directories, or those that a command line names."""
+"""Find the runs in directories, and the runs that a command line names."""
 
 import os
 import re
@@ -7,17 +7,17 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.format import safe_text
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
-from resnet_sweep.compare.safe_read import LARGEST_SWEEP, read_limited
+from resnet_sweep.compare.safe_read import MAX_SWEEP_BYTES, read_limited
 from resnet_sweep.errors import ConfigError
 
-# The runs of the training log, a run directory each.
+# Folder of the runs of the training log, which have the form of run directories.
 LOGGED_RUNS = Path(__file__).parent / "logged_runs"
 
 
 class _Job(BaseModel):
-    """What is read of a job in `sweep.json`: its directory, and its choice in each group."""
+    """The part of a job in `sweep.json` that is read."""
 
     directory: str
     choices: dict[str, str] = {}
@@ -28,16 +28,16 @@ class _Sweep(BaseModel):
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[LoadedRun | BrokenRun]:
-    """Return all runs in some directories or below, newest first and broken ones last.
+    """Search directories for runs, and return them, newest first and broken ones last.
 
-    Links, hidden folders and folders below a run directory are skipped. The runs that a sweep
-    reuses are found with it. A run that is in several of the directories is returned once.
+    Symbolic links, hidden folders and folders inside a run directory are skipped. The runs that a
+    sweep reuses are returned with the sweep. Each run is returned once.
 
     Args:
-        paths: directories, runs themselves, or names of logged runs.
+        paths: directories, run directories, or names of logged runs.
 
     Raises:
-        ConfigError: one of them doesn't exist.
+        ConfigError: a path doesn't exist.
     """
     seen: set[tuple[int, int]] = set()
     found = [run for path in paths for run in _search(_existing(path), str(path), seen)]
@@ -45,52 +45,55 @@ def find_runs(paths: Iterable[str | Path]) -> list[LoadedRun | BrokenRun]:
 
 
 def resolve_run(path: str | Path) -> Path:
-    """Return the directory of a run that a command line names by it, or by a logged run's name.
+    """Return a run's directory.
+
+    Args:
+        path: a run directory, or the name of a logged run.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: `path` is neither.
     """
     directory = _existing(path)
     if not os.path.lexists(directory / "run.json"):
         raise ConfigError(
-            f"{shown(str(path))} isn't a run directory (it has no run.json): name one, such as "
-            f"outputs/DATE/TIME, or {' or '.join(logged_runs())}"
+            f"{safe_text(str(path))} isn't a run directory (it has no run.json): name one, for "
+            f"example outputs/DATE/TIME, or {' or '.join(logged_runs())}"
         )
     return directory
 
 
 def resolve_trained_run(path: str | Path) -> Path:
-    """Return the directory of a run that has weights, as `resolve_run` does.
+    """Return a run's directory like `resolve_run`, but not of a logged run, which has no weights.
 
     Raises:
-        ConfigError: there is none, or it is a logged run, which has no weights.
+        ConfigError: `path` isn't a run directory, or names a logged run.
     """
     directory = resolve_run(path)
     if directory.parent == LOGGED_RUNS:
         raise ConfigError(
-            f"{shown(str(path))} comes from the training log without its weights: name a run that "
-            "was trained, such as outputs/DATE/TIME"
+            f"{safe_text(str(path))} is from the training log and has no weights: name a run "
+            "directory, for example outputs/DATE/TIME"
         )
     return directory
 
 
 def read_run(path: str | Path) -> LoadedRun:
-    """Return the run that a command line names, see `resolve_run`.
+    """Return the run at a path, see `resolve_run`.
 
     Raises:
-        ConfigError: there is none, or its record can't be read.
+        ConfigError: there is no run, or its record can't be read.
     """
     run = load_run(resolve_run(path), str(path))
     if isinstance(run, BrokenRun):
         raise ConfigError(
-            f"{shown(run.name)} can't be read, because {shown(run.error)}: restore it, or name "
-            "another run"
+            f"{safe_text(run.name)} can't be read, because {safe_text(run.error)}: restore it, or "
+            "name another run"
         )
     return run
 
 
 def logged_runs() -> list[str]:
-    """Return the names of the logged runs that come with this package."""
+    """Return the names of the logged runs, which are part of this package."""
     return sorted(path.name for path in LOGGED_RUNS.iterdir() if path.is_dir())
 
 
@@ -100,35 +103,37 @@ def _existing(path: str | Path) -> Path:
     if str(path) in logged_runs():
         return LOGGED_RUNS / path
     raise ConfigError(
-        f"{shown(str(path))} isn't a directory: name one with runs, or {' or '.join(logged_runs())}"
+        f"{safe_text(str(path))} isn't a directory: name a directory that contains runs, or "
+        f"{' or '.join(logged_runs())}"
     )
 
 
 def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[LoadedRun | BrokenRun]:
-    """Yield the runs in a directory or below, each named by its path from there behind `name`."""
+    """Search `top` and yield its runs. A run's name is its path with `top` replaced by `name`."""
     errors: list[OSError] = []
     for path, folders, files in os.walk(top, onerror=errors.append):
-        named = os.path.normpath(os.path.join(name, os.path.relpath(path, top)))
+        path_name = os.path.normpath(os.path.join(name, os.path.relpath(path, top)))
         is_run = "run.json" in (*folders, *files)
         folders[:] = [folder for folder in folders if not (is_run or folder.startswith("."))]
         if not _is_new(path, seen):
             folders.clear()
         elif is_run:
-            yield load_run(Path(path), named)
+            yield load_run(Path(path), path_name)
         elif "sweep.json" in files:
-            for place, choices in _reused(path):
-                there, known = (os.path.normpath(os.path.join(at, place)) for at in (path, named))
-                if _is_new(there, seen):
-                    run = load_run(Path(there), known)
+            for relative, choices in _reused(path):
+                directory = os.path.normpath(os.path.join(path, relative))
+                if _is_new(directory, seen):
+                    run_name = os.path.normpath(os.path.join(path_name, relative))
+                    run = load_run(Path(directory), run_name)
                     yield run.with_choices(choices) if isinstance(run, LoadedRun) else run
     for error in errors:
-        named = os.path.join(name, os.path.relpath(error.filename, top))
+        path_name = os.path.join(name, os.path.relpath(error.filename, top))
         reason = f"it can't be read ({error.strerror})"
-        yield BrokenRun(Path(error.filename), os.path.normpath(named), reason)
+        yield BrokenRun(Path(error.filename), os.path.normpath(path_name), reason)
 
 
 def _is_new(path: str, seen: set[tuple[int, int]]) -> bool:
-    """Return whether a directory is there and hasn't been seen, and note that it has."""
+    """Return whether a directory exists and isn't in `seen`, and add it."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -139,22 +144,23 @@ def _is_new(path: str, seen: set[tuple[int, int]]) -> bool:
 
 
 def _reused(sweep: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the directories, from there, and choices of the runs that a sweep reuses."""
+    """Yield the relative directory and the choices of each run that a sweep reuses."""
     try:
-        content = read_limited(Path(sweep, "sweep.json"), LARGEST_SWEEP)
+        content = read_limited(Path(sweep, "sweep.json"), MAX_SWEEP_BYTES)
         jobs = _Sweep.model_validate_json(content).jobs
     except (OSError, ValueError):
-        # The runs in its own directory are found without sweep.json.
+        # The runs in the sweep's own directory are found without sweep.json.
         return
     for job in jobs:
-        place = os.path.normpath(job.directory)
-        outside = place.startswith(os.pardir) or os.path.isabs(place)
-        if outside and os.path.isfile(os.path.join(sweep, place, "run.json")):
-            yield place, job.choices
+        directory = os.path.normpath(job.directory)
+        outside = directory.startswith(os.pardir) or os.path.isabs(directory)
+        if outside and os.path.isfile(os.path.join(sweep, directory, "run.json")):
+            yield directory, job.choices
 
 
 def _order(run: LoadedRun | BrokenRun) -> tuple[bool, float, list[str | int]]:
-    # Jobs of a sweep that were started in the same second stay in the order of their numbers.
+    # The numbers in names are compared as numbers, so that jobs of a sweep that were started in the
+    # same second are in order.
     parts = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", run.name)]
     if isinstance(run, BrokenRun):
         return True, 0.0, parts

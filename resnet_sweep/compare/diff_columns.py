@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from resnet_sweep.compare.format import shown, shown_briefly
+from resnet_sweep.compare.format import distinct_texts, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.signature import ORDER
 
@@ -11,47 +11,47 @@ from resnet_sweep.runs.signature import ORDER
 MISSING: Any = object()
 
 
-def differing(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the names whose values aren't all the same, each with its value in every mapping."""
+def find_differences(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the names whose values aren't the same in all mappings, with the value in each."""
     names = dict.fromkeys(name for mapping in mappings for name in mapping)
     columns = {name: [mapping.get(name, MISSING) for mapping in mappings] for name in names}
-    # By their texts, because True isn't 1 in a config, though they are equal in Python.
+    # repr() is compared because true and 1 are different settings, but are equal in Python.
     return {n: values for n, values in columns.items() if len({repr(v) for v in values}) > 1}
 
 
 def diff_columns(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
-    """Return the choices and settings that differ between runs, with their values in every run.
+    """Return the choices and settings that differ between runs, with the value of each run.
 
-    A setting that follows from the choice made in its group is left out, and so is the fingerprint
-    of the data if it follows from their settings.
+    A setting is left out if the choice of its group determines it, and the data's fingerprint is
+    left out if the data's settings determine it.
     """
-    settings = differing([run.settings for run in runs])
+    settings = find_differences([run.settings for run in runs])
     groups = {_group(name) for name in settings if "." in name or name == "fingerprint"}
     choices = {
         name: values
-        for name, values in differing([run.choices for run in runs]).items()
+        for name, values in find_differences([run.choices for run in runs]).items()
         if name in groups
     }
     columns = {
         name: values
         for name, values in settings.items()
         if name not in ("fingerprint", ORDER)
-        and not (_group(name) in choices and _follows(values, [choices[_group(name)]]))
+        and not (_group(name) in choices and _is_determined(values, [choices[_group(name)]]))
     } | choices
     if ORDER in settings and not any(name.startswith("augmentation") for name in columns):
         columns[ORDER] = settings[ORDER]
     if "fingerprint" in settings and MISSING not in settings["fingerprint"]:
         data = [values for name, values in columns.items() if _group(name) == "data"]
-        if not _follows(settings["fingerprint"], data):
+        if not _is_determined(settings["fingerprint"], data):
             columns["fingerprint"] = settings["fingerprint"]
-    # The seed comes last, because a sweep usually has every seed of everything.
+    # The seed comes last, because a sweep usually repeats every combination with each seed.
     return dict(sorted(columns.items(), key=lambda item: (item[0] == "seed", item[0])))
 
 
 def variants(runs: Sequence[LoadedRun], seed: bool = False) -> dict[str, list[Any]]:
-    """Return `diff_columns` with the experiments in place of the settings that they set.
+    """Return `diff_columns` with the experiment in place of the settings that it determines.
 
-    Settings that were typed beside the experiments are kept, and the seed if `seed` is true.
+    Settings that were given as overrides are kept. The seed is kept if `seed` is true.
     """
     columns = diff_columns(runs)
     if not seed:
@@ -59,27 +59,30 @@ def variants(runs: Sequence[LoadedRun], seed: bool = False) -> dict[str, list[An
     experiments = [run.choices.get("experiment", MISSING) for run in runs]
     if len(set(experiments)) < 2:
         return columns
-    typed = {
+    overridden = {
         override.partition("=")[0].lstrip("+~") for run in runs for override in run.record.overrides
     }
     return {"experiment": experiments} | {
         name: values
         for name, values in columns.items()
-        if name in ("seed", *typed) or not _follows(values, [experiments])
+        if name in ("seed", *overridden) or not _is_determined(values, [experiments])
     }
 
 
 def cells(columns: Mapping[str, Sequence[Any]], missing: str = "") -> list[list[str]]:
-    """Return columns of values as text for a table, each with its name first."""
+    """Return columns of values as cells of a table; the first cell of a column is its name."""
     return [
-        [shown(name), *shown_briefly([missing if value is MISSING else value for value in values])]
+        [
+            safe_text(name),
+            *distinct_texts([missing if value is MISSING else value for value in values]),
+        ]
         for name, values in columns.items()
     ]
 
 
-def row(columns: Mapping[str, Sequence[Any]], at: int) -> dict[str, Any]:
-    """Return the values at a position of all columns that have one there."""
-    values = {name: column[at] for name, column in columns.items()}
+def row_at(columns: Mapping[str, Sequence[Any]], index: int) -> dict[str, Any]:
+    """Return the values of a row by the names of their columns; missing values are left out."""
+    values = {name: column[index] for name, column in columns.items()}
     return {name: value for name, value in values.items() if value is not MISSING}
 
 
@@ -87,10 +90,10 @@ def _group(name: str) -> str:
     return "data" if name == "fingerprint" else name.partition(".")[0]
 
 
-def _follows(values: Iterable[Any], reasons: Sequence[Sequence[Any]]) -> bool:
-    """Return whether a run's values of `reasons` determine its value in `values`."""
+def _is_determined(values: Iterable[Any], columns: Sequence[Sequence[Any]]) -> bool:
+    """Return whether the values of each run in `columns` determine its value in `values`."""
     determined: dict[tuple[str, ...], str] = {}
-    return bool(reasons) and all(
-        determined.setdefault(tuple(map(repr, reason)), repr(value)) == repr(value)
-        for value, *reason in zip(values, *reasons, strict=True)
+    return bool(columns) and all(
+        determined.setdefault(tuple(map(repr, others)), repr(value)) == repr(value)
+        for value, *others in zip(values, *columns, strict=True)
     )

@@ -1,4 +1,4 @@
-"""A comparison of runs for people: its tables, and the curves of the runs in one figure."""
+"""The output of `diff`: tables, and a figure with the learning curves of the runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,32 +8,36 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from resnet_sweep.compare.comparison import OUTCOMES, PRECISION, Comparison
+from resnet_sweep.compare.comparison import PRECISION, SUMMARY_METRICS, Comparison
 from resnet_sweep.compare.diff_columns import cells
-from resnet_sweep.compare.format import format_table, shown
+from resnet_sweep.compare.format import format_table, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.picture import png
 from resnet_sweep.runs.files import write_atomically
 
-# Characters that the column of a run needs; where the columns don't fit, there are several tables.
+# Width of a run's column. If the columns of all runs don't fit, they are divided among several
+# tables, with at least MIN_COLUMNS in each.
 COLUMN_WIDTH = 10
-LEAST_COLUMNS = 2
-LONGEST_NAME = 30
-# The panels of the figure: their titles, and the columns of training and validation.
+MIN_COLUMNS = 2
+MAX_NAME_WIDTH = 30
+# The panels of the figure: title, and metrics column of training and of validation.
 PANELS = (("accuracy, %", "train_acc", "val_acc"), ("loss", "train_loss", "val_loss"))
 
-# A row of a table: the name of what differs, the value in each run, and by how much the second
-# run's is larger than the first's.
-Row = tuple[str, Sequence[str], str]
+# A row of a table: a name, the value of each run, and the difference between two runs.
+TableRow = tuple[str, Sequence[str], str]
 
 
 def diff_view(comparison: Comparison, width: int) -> Iterator[RenderableType]:
-    """Yield what to print: the runs' names, then what differs, and all outcomes of two runs."""
-    labels = [chr(ord("A") + at) if at < 26 else str(at + 1) for at in range(len(comparison.runs))]
+    """Yield the parts of the output: names of the runs, differing settings, and outcomes.
+
+    Outcomes of two runs are all included. Of more runs, only those that differ are.
+    """
+    count = len(comparison.runs)
+    labels = [chr(ord("A") + index) if index < 26 else str(index + 1) for index in range(count)]
     for label, run in zip(labels, comparison.runs, strict=True):
-        reason = f" ({shown(run.record.reason)})" if run.record.reason else ""
-        yield Text(f"{label:3}{shown(run.name)}: {shown(run.state)}{reason}")
+        reason = f" ({safe_text(run.record.reason)})" if run.record.reason else ""
+        yield Text(f"{label:3}{safe_text(run.name)}: {safe_text(run.state)}{reason}")
 
     settings = {name: values for name, values in comparison.settings.items() if name != PRECISION}
     yield from _tables("Choices", _differences(comparison.choices), labels, width)
@@ -48,35 +52,36 @@ def diff_view(comparison: Comparison, width: int) -> Iterator[RenderableType]:
     yield from _notes(comparison, labels)
 
 
-def _differences(differences: Mapping[str, Sequence[Any]]) -> list[Row]:
+def _differences(differences: Mapping[str, Sequence[Any]]) -> list[TableRow]:
     return [
         (name, values, "")
-        for name, *values in cells(dict(sorted(differences.items())), "not there")
-        # A group that is empty in one run is seen by the settings that it has in another.
+        for name, *values in cells(dict(sorted(differences.items())), "not set")
+        # A group that is empty in one run needs no row: its settings in other runs have rows.
         if not ("{}" in values and any(other.startswith(f"{name}.") for other in differences))
     ]
 
 
-def _outcomes(comparison: Comparison) -> Iterator[Row]:
-    for outcome in OUTCOMES:
+def _outcomes(comparison: Comparison) -> Iterator[TableRow]:
+    for outcome in SUMMARY_METRICS:
         values = comparison.values(outcome)
         if len(values) > 2 and len(set(values)) == 1:
             continue
         change = ""
         if len(values) == 2:
-            one, other = values
-            if one is not None and other is not None:
-                change = outcome.change(other - one) if other != one else "same"
+            first, second = values
+            if first is not None and second is not None:
+                same = first == second
+                change = "same" if same else outcome.format_difference(second - first)
         if any(value is not None for value in values):
-            yield outcome.name, [outcome.text(value) for value in values], change
+            yield outcome.name, [outcome.format(value) for value in values], change
 
 
 def _tables(
-    title: str, rows: Sequence[Row], labels: Sequence[str], width: int
+    title: str, rows: Sequence[TableRow], labels: Sequence[str], width: int
 ) -> Iterator[RenderableType]:
-    """Yield a table with a column for each run, or several tables where the columns don't fit."""
-    names = min(LONGEST_NAME, max((len(name) + 4 for name, *_ in rows), default=0))
-    fitting = max(LEAST_COLUMNS, (width - names) // COLUMN_WIDTH)
+    """Yield a table with a column for each run, or several tables if the columns don't fit."""
+    names = min(MAX_NAME_WIDTH, max((len(name) + 4 for name, *_ in rows), default=0))
+    fitting = max(MIN_COLUMNS, (width - names) // COLUMN_WIDTH)
     changes = [f"{labels[1]} - {labels[0]}"] if any(change for *_, change in rows) else []
     for start in range(0, len(labels) if rows else 0, fitting):
         part = slice(start, start + fitting)
@@ -88,41 +93,45 @@ def _tables(
 
 
 def _notes(comparison: Comparison, labels: Sequence[str]) -> Iterator[RenderableType]:
-    """Yield the notes of the runs; a note of several runs once."""
-    owners: dict[str, list[str]] = {}
+    """Yield the notes of the runs; a note that several runs have is printed once."""
+    labels_of_note: dict[str, list[str]] = {}
     for label, run in zip(labels, comparison.runs, strict=True):
         for note in dict.fromkeys(run.record.notes):
-            owners.setdefault(note, []).append(label)
-    if not owners:
+            labels_of_note.setdefault(note, []).append(label)
+    if not labels_of_note:
         return
     yield Text("\nNotes", style="bold")
-    everyone = "both" if len(labels) == 2 else "all"
+    all_runs = "both" if len(labels) == 2 else "all"
     notes = Table.grid(padding=(0, 1, 0, 0))
-    for note, of in sorted(owners.items(), key=lambda item: (len(item[1]), item[1])):
-        who = everyone if len(of) == len(labels) else ", ".join(of)
-        notes.add_row(Text(f"  {who}:"), Text(shown(note)))
+    for note, found in sorted(labels_of_note.items(), key=lambda item: (len(item[1]), item[1])):
+        runs = all_runs if len(found) == len(labels) else ", ".join(found)
+        notes.add_row(Text(f"  {runs}:"), Text(safe_text(note)))
     yield notes
 
 
 def draw_curves(runs: Sequence[LoadedRun], path: Path) -> None:
-    """Draw accuracy and loss over the epochs: training dashed, validation solid, a color a run.
+    """Draw accuracy and loss over the epochs, with a color for each run.
+
+    Training is dashed, and validation solid.
 
     Args:
         runs: the runs, in the order of the legend.
         path: the PNG file to write.
 
     Raises:
-        ConfigError: the curves can't be read, drawn or written there.
+        ConfigError: the curves can't be read, or the file can't be written.
     """
     if path.suffix != ".png":
-        raise ConfigError(f"--curves={shown(str(path))} isn't a PNG file: name it FILE.png")
+        raise ConfigError(
+            f"--curves={safe_text(str(path))} isn't a PNG file: choose a name that ends in .png"
+        )
     for run in runs:
         if run.metrics.error:
             raise ConfigError(
-                f"the curves of {shown(run.name)} can't be read ({shown(run.metrics.error)}): "
-                "restore its metrics.csv, or leave out --curves"
+                f"the curves of {safe_text(run.name)} can't be read, because "
+                f"{safe_text(run.metrics.error)}: restore its metrics.csv, or leave out --curves"
             )
-    # Importing matplotlib takes a second, which a comparison without curves doesn't have to wait.
+    # This import takes a second, and a comparison without curves doesn't need it.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -135,17 +144,17 @@ def draw_curves(runs: Sequence[LoadedRun], path: Path) -> None:
                     *zip(*points, strict=True) if points else ((), ()),
                     style,
                     color=f"C{number % 10}",
-                    # A line through a single point wouldn't be visible.
+                    # A line through a single point is invisible.
                     marker="o" if len(points) == 1 else None,
                 )
         axes.set(xlabel="epoch", ylabel=title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     handles = [
-        *(axes.plot((), (), color=f"C{at % 10}")[0] for at in range(len(runs))),
+        *(axes.plot((), (), color=f"C{index % 10}")[0] for index in range(len(runs))),
         *(axes.plot((), (), style, color="gray")[0] for style in ("--", "-")),
     ]
-    names = [*(shown(run.name) for run in runs), "training", "validation"]
+    names = [*(safe_text(run.name) for run in runs), "training", "validation"]
     legend = figure.legend(handles, names, loc="outside upper center", ncols=2)
     for text in legend.get_texts():
         # A dollar sign in a name would start a formula.
@@ -154,6 +163,6 @@ def draw_curves(runs: Sequence[LoadedRun], path: Path) -> None:
         write_atomically(path, png(figure))
     except OSError as error:
         raise ConfigError(
-            f"{shown(str(path))} can't be written ({error.strerror}): name another file with "
+            f"{safe_text(str(path))} can't be written ({error.strerror}): choose another file with "
             "--curves"
         ) from error

@@ -1,4 +1,4 @@
-"""Filter expressions such as `optim.lr < 0.1 and state == "finished"`, and the fields they name."""
+"""Filter expressions, for example `optim.lr < 0.1 and state == "finished"`, and their fields."""
 
 import ast
 import operator
@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.format import safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import plain
 
 RunFields = Mapping[str, Any]
-# Returns the value of a part of an expression for a run.
+# A compiled part of an expression: returns its value for a run.
 _ValueOf = Callable[[RunFields], Any]
 
 _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
@@ -26,17 +26,17 @@ _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.In: lambda value, values: value in values,
     ast.NotIn: lambda value, values: value not in values,
 }
-# As configs and tables have them, beside Python's own names for them.
+# Names in configs and tables, which are allowed in addition to Python's None, True and False.
 _LITERALS = {"null": None, "true": True, "false": False}
 
 
 def run_fields(run: LoadedRun) -> RunFields:
-    """Return all fields of a run that it can be filtered, sorted and grouped by.
+    """Return the fields by which a run can be filtered, sorted and grouped.
 
-    Settings have their names in the config (`optim.lr`); the name of a group alone is the choice
-    made there (`optim`). The others are named as in `run.json` (`best.val_acc`, `seconds`, `host`),
-    where `best` and `final` alone are the validation accuracies; `time` and `run` are the names
-    that the table gives to `seconds` and to the run's name.
+    Settings have their names in the config (`optim.lr`), and the name of a group is the choice
+    made there (`optim`). Other fields have their names in `run.json` (`best.val_acc`, `seconds`,
+    `host`); `best` and `final` are the validation accuracies. As in the table, `time` is `seconds`,
+    and `run` is the run's name.
     """
     record = run.record
     recorded = (
@@ -70,36 +70,39 @@ def run_fields(run: LoadedRun) -> RunFields:
 def check_fields(
     names: Iterable[str], runs: Iterable[RunFields], in_expression: bool = True
 ) -> None:
-    """Check that for each of the names some run has a field.
+    """Check that each name is a field of at least one run.
 
     Args:
-        names: the names of fields.
-        runs: the fields of each run; without runs, no name is wrong.
-        in_expression: whether a name may be text that lacks its quotes.
+        names: names of fields.
+        runs: the fields of each run; without runs, all names are accepted.
+        in_expression: whether the names are from an expression, where a name may be a text without
+            quotes.
 
     Raises:
-        ConfigError: no run has it; the error names the most similar field.
+        ConfigError: no run has a field with this name; the message suggests the most similar field.
     """
     known = {name for fields in runs for name in fields}
     for name in sorted(names):
         if known and name not in known:
             similar = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-            hint = f"did you mean {shown(similar[0])}?" if similar else "name one such as optim.lr"
+            hint = (
+                f"did you mean {safe_text(similar[0])}?" if similar else "use a name like optim.lr"
+            )
             if in_expression and "." not in name:
                 hint += f' (if it is text, put it in quotes: "{name}")'
-            raise ConfigError(f"none of the runs has {shown(name)}: {hint}")
+            raise ConfigError(f"none of the runs has a field {safe_text(name)}: {hint}")
 
 
 class FilterExpression:
-    """A condition on runs, in a subset of Python's grammar that can only compare.
+    """A condition on runs, in a subset of Python's expressions.
 
-    It has comparisons, `and`, `or`, `not`, `in`, literals (with null, true and false), and the
-    names of fields, which may have dots. A comparison of values that have no order, such as of a
-    number with a field that the run doesn't have, is false.
+    Allowed are comparisons, `and`, `or`, `not`, `in`, literals (including null, true and false),
+    and names of fields, which may contain dots. A comparison of values that have no order, for
+    example of a number and a missing field, is false.
 
     Attributes:
         text: the expression.
-        names: the fields that it uses.
+        names: names of the fields in the expression.
 
     Raises:
         ConfigError: the text isn't such an expression.
@@ -109,9 +112,9 @@ class FilterExpression:
         self.text = text = text.strip()
         self.names: set[str] = set()
         try:
-            # Python warns of comparisons that look like mistakes in a program.
+            # Python warns of comparisons that would be mistakes in a program.
             with warnings.catch_warnings(action="ignore"):
-                self._value_of = self._compiled(ast.parse(text, mode="eval").body)
+                self._value_of = self._compile(ast.parse(text, mode="eval").body)
         except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
@@ -119,10 +122,10 @@ class FilterExpression:
             raise self._error(f"can't be read ({reason})") from error
 
     def matches(self, fields: RunFields) -> bool:
-        """Return whether it is true of a run; a field that the run doesn't have is None."""
+        """Return whether the condition is true for a run; a field that the run lacks is None."""
         return bool(self._value_of(fields))
 
-    def _compiled(self, node: ast.expr) -> _ValueOf:
+    def _compile(self, node: ast.expr) -> _ValueOf:
         match node:
             case ast.Constant(value=bool() | int() | float() | str() | None as value):
                 return lambda fields: value
@@ -133,30 +136,30 @@ class FilterExpression:
                 self.names.add(name)
                 return lambda fields: fields.get(name)
             case ast.List(elts=elements) | ast.Tuple(elts=elements):
-                entries = [self._compiled(element) for element in elements]
+                entries = [self._compile(element) for element in elements]
                 return lambda fields: [entry(fields) for entry in entries]
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                negated = self._compiled(operand)
+                negated = self._compile(operand)
                 return lambda fields: not negated(fields)
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
                 return lambda fields: -value
             case ast.BoolOp(op=connective, values=values):
-                operands = [self._compiled(value) for value in values]
+                operands = [self._compile(value) for value in values]
                 decisive = isinstance(connective, ast.Or)
-                return lambda fields: _connected(operands, decisive, fields)
+                return lambda fields: _evaluate_and_or(operands, decisive, fields)
             case ast.Compare(left=left, ops=ops, comparators=others) if all(
                 type(op) in _COMPARISONS for op in ops
             ):
-                operands = [self._compiled(operand) for operand in (left, *others)]
+                operands = [self._compile(operand) for operand in (left, *others)]
                 comparisons = [_COMPARISONS[type(op)] for op in ops]
-                return lambda fields: _compared(operands, comparisons, fields)
+                return lambda fields: _evaluate_comparisons(operands, comparisons, fields)
         source = ast.get_source_segment(self.text, node)
         raise self._error(f"has {source}, which isn't allowed")
 
     def _error(self, what: str) -> ConfigError:
         return ConfigError(
-            f"the condition {shown(self.text)} {shown(what)}: write comparisons of names and "
-            "values, such as optim.lr < 0.1 and state == 'finished'"
+            f"the condition {safe_text(self.text)} {safe_text(what)}: write comparisons of names "
+            "and values, for example optim.lr < 0.1 and state == 'finished'"
         )
 
 
@@ -165,8 +168,12 @@ def _is_name(node: ast.expr) -> bool:
     return all(isinstance(part, parts) for part in ast.walk(node))
 
 
-def _connected(operands: Iterable[_ValueOf], decisive: bool, fields: RunFields) -> Any:
-    """Return the first value that decides `and` (False) or `or` (True), or else the last."""
+def _evaluate_and_or(operands: Iterable[_ValueOf], decisive: bool, fields: RunFields) -> Any:
+    """Return the value of `and` or `or`: the first operand that decides it, or else the last.
+
+    Args:
+        decisive: truth of an operand that decides: False for `and`, True for `or`.
+    """
     value = None
     for operand in operands:
         value = operand(fields)
@@ -175,12 +182,12 @@ def _connected(operands: Iterable[_ValueOf], decisive: bool, fields: RunFields) 
     return value
 
 
-def _compared(
+def _evaluate_comparisons(
     operands: Sequence[_ValueOf],
     comparisons: Iterable[Callable[[Any, Any], bool]],
     fields: RunFields,
 ) -> bool:
-    """Return whether all comparisons of neighbors hold; what has no order doesn't."""
+    """Return whether a chain of comparisons is true; it is false if values have no order."""
     values = [operand(fields) for operand in operands]
     try:
         return all(map(operator.call, comparisons, values, values[1:]))

@@ -1,4 +1,4 @@
-"""Values and tables of runs as text that is safe to print."""
+"""Format values and tables as text that is safe to print."""
 
 import json
 import math
@@ -11,49 +11,55 @@ from rich.cells import cell_len
 
 from resnet_sweep.runs.record import Record, duration
 
-LONGEST_VALUE = 300
-# Significant digits of a number for people, and of any number in full.
+MAX_TEXT_LENGTH = 300
+# Number of significant digits in a table, and of a number with all digits.
 FEW_DIGITS, ALL_DIGITS = 4, 17
 # Spaces between the columns of a table.
 GAP = 2
 
 
-def shown(value: Any, digits: int = ALL_DIGITS) -> str:
-    """Return a value on one line as in a config, `rounded`, `escaped`, cut to 300 characters."""
+def safe_text(value: Any, digits: int = ALL_DIGITS) -> str:
+    """Return a value as one line of text that is safe to print.
+
+    A text is returned as it is, and any other value as JSON with at most `digits` significant
+    digits. Texts longer than MAX_TEXT_LENGTH are truncated, and `escape` is applied.
+    """
     text = value
     if not isinstance(value, str):
-        text = json.dumps(rounded(value, digits), ensure_ascii=False)
-    if len(text) > LONGEST_VALUE:
-        text = f"{text[:LONGEST_VALUE]}…"
-    return escaped(text)
+        text = json.dumps(round_digits(value, digits), ensure_ascii=False)
+    if len(text) > MAX_TEXT_LENGTH:
+        text = f"{text[:MAX_TEXT_LENGTH]}…"
+    return escape(text)
 
 
-def shown_briefly(values: Sequence[Any]) -> list[str]:
-    """Return values as `shown` does, with four digits, or with more if different ones need them."""
+def distinct_texts(values: Sequence[Any]) -> list[str]:
+    """Return values as `safe_text` does, with enough digits to distinguish different values."""
     different = len({repr(value) for value in values})
     for digits in (FEW_DIGITS, 2 * FEW_DIGITS, ALL_DIGITS):
-        texts = [shown(value, digits) for value in values]
+        texts = [safe_text(value, digits) for value in values]
         if len({*texts}) == different:
             break
     return texts
 
 
-def rounded(value: Any, digits: int) -> Any:
-    """Return a value with so many significant digits of fractions, alone or in a list."""
+def round_digits(value: Any, digits: int) -> Any:
+    """Round a float, or the floats in a list, to a number of significant digits.
+
+    Digits before the decimal point are always kept.
+    """
     if isinstance(value, list):
-        return [rounded(entry, digits) for entry in value]
+        return [round_digits(entry, digits) for entry in value]
     if not isinstance(value, float) or digits == ALL_DIGITS:
         return value
-    # All digits before the point are kept.
     large = 10**digits <= abs(value) < math.inf
     return round(value) if large else float(f"{value:.{digits}g}")
 
 
-def escaped(text: str) -> str:
-    """Return a text on one line that can't send commands to a terminal.
+def escape(text: str) -> str:
+    """Return a text as one line without characters that a terminal could interpret.
 
-    Control characters, invisible ones and those that change the direction of writing are written
-    as escape sequences.
+    Control characters, invisible characters, and characters that change the direction of the text
+    are written as escape sequences.
     """
     if text.isprintable():
         return text
@@ -63,42 +69,42 @@ def escaped(text: str) -> str:
     )
 
 
-def number(value: float | None, digits: int, unit: str = "", sign: str = "") -> str:
-    """Return a number with so many decimals, or `unknown`; `sign` is "+" for differences."""
+def format_number(value: float | None, digits: int, unit: str = "", sign: str = "") -> str:
+    """Format a number with `digits` decimals; None is `unknown`, `sign="+"` is for differences."""
     return "unknown" if value is None else format(value, f"{sign},.{digits}f") + unit
 
 
-def percent(accuracy: float | None) -> str:
-    """Return an accuracy with two decimals, or `unknown`."""
-    return number(accuracy, 2, "%")
+def format_percent(accuracy: float | None) -> str:
+    """Format an accuracy in percent with two decimals; None is `unknown`."""
+    return format_number(accuracy, 2, "%")
 
 
-def span(seconds: float | None, sign: str = "") -> str:
-    """Return a time span for people, or `unknown`; `sign` is "+" for differences."""
+def format_duration(seconds: float | None, sign: str = "") -> str:
+    """Format a duration; None is `unknown`, `sign="+"` is for differences."""
     if seconds is None:
         return "unknown"
     return ("-" if seconds < 0 else sign) + duration(abs(seconds))
 
 
 def reproduce_command(record: Record) -> str:
-    """Return the command that trains a run once more, in a new directory."""
+    """Return the command that trains a run again, in a new directory."""
     overrides = [
         override
         for override in record.overrides
         if not override.startswith(("trainer.resume=", "sweep="))
     ]
-    return escaped(shlex.join(["python", "-m", "resnet_sweep", *record.flags, *overrides]))
+    return escape(shlex.join(["python", "-m", "resnet_sweep", *record.flags, *overrides]))
 
 
 def format_table(
     rows: Sequence[Sequence[str]], right: Collection[int], width: int | None = None
 ) -> list[str]:
-    """Lay out rows of cells in aligned columns, and return a text for each row.
+    """Return rows of cells as text with aligned columns, one text per row.
 
     Args:
-        rows: the first is the header; all have the same length.
+        rows: rows of equal length; the first is the header.
         right: positions of the columns that are aligned on the right.
-        width: the width to which the widest columns are folded; None folds nothing.
+        width: width of the table; the widest columns are wrapped to fit it. None doesn't wrap.
     """
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     if width is not None:
@@ -107,31 +113,31 @@ def format_table(
 
 
 def _narrowed(widths: Sequence[int], width: int) -> list[int]:
-    """Return widths that fit side by side; the widest columns share what the others leave."""
-    room = width - GAP * (len(widths) - 1)
+    """Return widths of columns that fit into `width`, by making the widest columns narrower."""
+    available = width - GAP * (len(widths) - 1)
     narrowed = list(widths)
-    for place, at in enumerate(sorted(range(len(widths)), key=lambda at: widths[at])):
-        share = room // (len(widths) - place)
-        narrowed[at] = max(1, min(widths[at], share))
-        room -= narrowed[at]
+    for done, column in enumerate(sorted(range(len(widths)), key=widths.__getitem__)):
+        share = available // (len(widths) - done)
+        narrowed[column] = max(1, min(widths[column], share))
+        available -= narrowed[column]
     return narrowed
 
 
 def _lines(row: Sequence[str], widths: Sequence[int], right: Collection[int]) -> list[str]:
-    """Return the lines of a row, several if a cell is wider than its column."""
+    """Return the lines of a row: several if a cell is wider than its column."""
     lines = []
-    folded = (_fold(cell, width) for cell, width in zip(row, widths, strict=True))
-    for parts in zip_longest(*folded, fillvalue=""):
+    wrapped = (_wrap(cell, width) for cell, width in zip(row, widths, strict=True))
+    for parts in zip_longest(*wrapped, fillvalue=""):
         cells = []
-        for at, (part, width) in enumerate(zip(parts, widths, strict=True)):
+        for column, (part, width) in enumerate(zip(parts, widths, strict=True)):
             spaces = " " * (width - cell_len(part))
-            cells.append(spaces + part if at in right else part + spaces)
+            cells.append(spaces + part if column in right else part + spaces)
         lines.append((" " * GAP).join(cells).rstrip())
     return lines
 
 
-def _fold(text: str, width: int) -> list[str]:
-    """Break a text into lines of so many cells, between words where it is possible."""
+def _wrap(text: str, width: int) -> list[str]:
+    """Break a text into lines that are at most `width` cells wide, between words if possible."""
     if cell_len(text) <= width:
         return [text]
     from rich.console import Console

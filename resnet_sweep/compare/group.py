@@ -1,4 +1,4 @@
-"""Groups of runs, such as replicates, and the statistics of their values."""
+"""Groups of runs, for example replicates, and statistics of their values."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -7,26 +7,26 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from resnet_sweep.compare.format import number
+from resnet_sweep.compare.format import format_number
 from resnet_sweep.compare.loaded_run import LoadedRun
 
-# The states of runs that were trained as long as was asked for.
+# States of runs that were trained to their end.
 COMPLETE = frozenset({"finished", "stopped_early"})
 
-# Returns a value of a run; None if it isn't known.
+# Returns a value of a run; None if it is unknown.
 ValueOf = Callable[[LoadedRun], float | None]
 
 
 class Statistic(NamedTuple):
-    """Mean of a value over n runs, and its standard deviation (over n - 1), None if n is 1."""
+    """Mean and sample standard deviation of a value over n runs; `sd` is None if n is 1."""
 
     mean: float
     sd: float | None
     n: int
 
     @classmethod
-    def of(cls, values: Iterable[float | None]) -> "Statistic | None":
-        """Return the statistic of the values that are known; None if none is."""
+    def from_values(cls, values: Iterable[float | None]) -> "Statistic | None":
+        """Return the statistic of the values that aren't None; None if there are none."""
         known = [value for value in values if value is not None]
         if not known:
             return None
@@ -35,15 +35,15 @@ class Statistic(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that are shown as one row of a table: newest first, at least one."""
+    """One or more runs that are shown as one row of a table, newest first."""
 
     runs: Sequence[LoadedRun]
 
     @cached_property
     def counted(self) -> list[LoadedRun]:
-        """The runs that statistics are taken over: the complete ones, or all if none is.
+        """The runs that statistics include: the complete runs, or all runs if none is complete.
 
-        Of runs with the same settings and seed, which repeat each other, only the newest counts.
+        Of several runs with the same settings and seed, only the newest one is included.
         """
         complete = [run for run in self.runs if run.state in COMPLETE]
         newest: dict[tuple[str, str], LoadedRun] = {}
@@ -52,44 +52,47 @@ class Group:
         return list(newest.values())
 
     def statistic(self, value_of: ValueOf) -> Statistic | None:
-        """Return the statistic of a value over the counted runs; None if no run has it."""
-        return Statistic.of(map(value_of, self.counted))
+        """Return the statistic of a value over the counted runs; None if it is unknown for all."""
+        return Statistic.from_values(map(value_of, self.counted))
 
     @property
     def complete(self) -> bool:
-        """Whether any run was trained as long as was asked for."""
+        """Whether any run is complete."""
         return any(run.state in COMPLETE for run in self.runs)
 
     @property
     def unstable(self) -> bool:
-        """Whether a seed has diverged, so that the counted runs are a favorable selection."""
+        """Whether a run has diverged whose seed has no counted run.
+
+        The statistics of such a group look better than they are.
+        """
         counted = {repr(run.seed) for run in self.counted}
         return any(run.state == "diverged" and repr(run.seed) not in counted for run in self.runs)
 
     @property
     def state(self) -> str:
-        """The state of all runs, or the number of runs in each state."""
+        """The state of the runs if it is the same, or else the number of runs in each state."""
         first, *others = Counter(run.state for run in self.runs).most_common()
         return ", ".join(f"{n} {state}" for state, n in (first, *others)) if others else first[0]
 
 
-def spread(statistic: Statistic | None, digits: int, unit: str = "") -> str:
-    """Return a mean with its standard deviation, where there is one, or `unknown`."""
+def format_mean_sd(statistic: Statistic | None, digits: int, unit: str = "") -> str:
+    """Format a mean and, if there is one, its standard deviation; None is `unknown`."""
     if statistic is None:
         return "unknown"
     if statistic.sd is None:
-        return number(statistic.mean, digits, unit)
-    return f"{number(statistic.mean, digits)} ± {number(statistic.sd, digits, unit)}"
+        return format_number(statistic.mean, digits, unit)
+    return f"{format_number(statistic.mean, digits)} ± {format_number(statistic.sd, digits, unit)}"
 
 
-def grouped(runs: Iterable[LoadedRun], key: Callable[[LoadedRun], Hashable]) -> list[Group]:
-    """Group the runs that have the same key; the groups are in the order of their first runs."""
+def group_by(runs: Iterable[LoadedRun], key: Callable[[LoadedRun], Hashable]) -> list[Group]:
+    """Group runs by a key; the groups are in the order of their first runs."""
     groups: defaultdict[Hashable, list[LoadedRun]] = defaultdict(list)
     for run in runs:
         groups[key(run)].append(run)
     return [Group(members) for members in groups.values()]
 
 
-def replicates(runs: Iterable[LoadedRun]) -> list[Group]:
-    """Group the runs that differ only in their seeds."""
-    return grouped(runs, lambda run: run.replicate_key)
+def group_replicates(runs: Iterable[LoadedRun]) -> list[Group]:
+    """Group runs that differ only in their seeds."""
+    return group_by(runs, lambda run: run.replicate_key)

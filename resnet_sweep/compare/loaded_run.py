@@ -1,4 +1,4 @@
-"""A run directory that was found: a loaded run, or one that can't be read."""
+"""The content of a run directory: a loaded run, or a broken run, which can't be read."""
 
 import json
 from collections.abc import Mapping
@@ -16,9 +16,11 @@ from resnet_sweep.runs.signature import ORDER, augmentation_order, flatten, is_i
 
 
 class Metrics(NamedTuple):
-    """The metrics of the epochs that can be read, and why there are no more, a clause or None.
+    """The content of `metrics.csv`.
 
-    An unknown value is missing from its row.
+    Attributes:
+        rows: rows up to the first that can't be read; unknown values are missing in a row.
+        error: why the rest can't be read, a clause; None if `rows` is complete.
     """
 
     rows: list[Row]
@@ -31,9 +33,9 @@ class LoadedRun:
 
     Attributes:
         directory: the run directory.
-        name: the directory as a user would type it, or the name of a logged run. It has to be
-            escaped before it is printed, see `shown`.
-        record: the content of its `run.json`.
+        name: the directory as a user would type it, or the name of a logged run. It isn't escaped;
+            see `safe_text`.
+        record: content of `run.json`.
     """
 
     directory: Path
@@ -41,9 +43,9 @@ class LoadedRun:
     record: Record
 
     def with_choices(self, choices: Mapping[str, str]) -> "LoadedRun":
-        """Return this run with the choices of a sweep that reuses it, if it made any.
+        """Return this run with the choices of the sweep that reuses it, unless they are empty.
 
-        Other choices may have composed the same config, and a sweep names its jobs by its own.
+        Different choices can compose the same config, and a sweep should be shown with its own.
         """
         if not choices:
             return self
@@ -59,7 +61,7 @@ class LoadedRun:
         # While a run is running, metrics.csv may be newer than run.json.
         complete = self.record.state != "running" and error is None
         if complete and "metrics.csv" in self.record.altered(self.directory):
-            return Metrics([], "metrics.csv isn't what the run wrote")
+            return Metrics([], "metrics.csv was changed after the run wrote it")
         return Metrics(rows, error)
 
     @cached_property
@@ -71,8 +73,8 @@ class LoadedRun:
     def settings(self) -> dict[str, Any]:
         """The settings that decide what is trained, by their dotted names.
 
-        With `augmentation.order` if several operations are applied, and with the `precision` and
-        the `fingerprint` of the data where they are known.
+        They include `augmentation.order` if there are several operations, and the `precision` and
+        the `fingerprint` of the data if they are known.
         """
         settings = {
             name: plain(value) for name, value in self.config.items() if not is_incidental(name)
@@ -89,7 +91,7 @@ class LoadedRun:
 
     @cached_property
     def replicate_key(self) -> str:
-        """A text that is the same for two runs that differ only in their seeds."""
+        """A text that is equal for runs that differ only in their seeds."""
         return json.dumps(self.settings | {"seed": None}, sort_keys=True)
 
     @property
@@ -99,32 +101,37 @@ class LoadedRun:
 
     @cached_property
     def started(self) -> float | None:
-        """When the run was started, seconds since 1970; None if that isn't known."""
+        """Start of the run, in seconds since 1970; None if it is unknown."""
         if self.record.started is None:
             return None
         return datetime.fromisoformat(self.record.started).timestamp()
 
     @cached_property
     def state(self) -> str:
-        """The state of the record, or `running (stale)` if no process can be running it."""
+        """The state in the record, but `running (stale)` if a running run has an old heartbeat."""
         if self.record.state != "running":
             return self.record.state
         return "running" if is_fresh(self.record.heartbeat) else "running (stale)"
 
     @property
     def best_accuracy(self) -> float | None:
-        """The best validation accuracy, percent; None if there is none yet."""
+        """The best validation accuracy in percent; None if there is none yet."""
         return None if self.record.best is None else self.record.best["val_acc"]
 
     @property
     def final_accuracy(self) -> float | None:
-        """The validation accuracy of the last epoch, percent; None if there is none yet."""
+        """The validation accuracy of the last epoch in percent; None if there is none yet."""
         return None if self.record.final is None else self.record.final["val_acc"]
 
 
 @dataclass(frozen=True, eq=False)
 class BrokenRun:
-    """A run directory that can't be read, with its name as in `LoadedRun`, and why, a clause."""
+    """A run directory whose `run.json` can't be read.
+
+    Attributes:
+        directory, name: as in `LoadedRun`.
+        error: why it can't be read, a clause.
+    """
 
     directory: Path
     name: str
@@ -133,7 +140,7 @@ class BrokenRun:
 
 
 def load_run(directory: Path, name: str) -> LoadedRun | BrokenRun:
-    """Read the record of a run directory, whatever is in it."""
+    """Read the record of a run directory; return a BrokenRun if it isn't valid."""
     try:
         return LoadedRun(directory, name, read_record(directory))
     except InvalidFileError as error:

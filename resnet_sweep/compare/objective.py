@@ -1,4 +1,4 @@
-"""Objectives: what runs are ranked by, such as the distance of their curves from a reference."""
+"""Objectives: the values by which runs are ranked, for example the distance from a reference."""
 
 import math
 import os
@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from resnet_sweep.compare.collection import LOGGED_RUNS, logged_runs
-from resnet_sweep.compare.format import number, shown
+from resnet_sweep.compare.format import format_number, safe_text
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.safe_read import read_rows
 from resnet_sweep.errors import ConfigError
@@ -16,14 +16,15 @@ from resnet_sweep.runs.metrics import Row
 
 
 class Curve(NamedTuple):
-    """A metrics column in the distance: points per unit, and its share if all are known."""
+    """How a metrics column counts in the distance: points per unit, and weight of the column."""
 
     scale: float
     weight: float
 
 
-# A point is 1% of accuracy, or 1% of ln 100, the loss of a network that holds 100 classes equally
-# likely. Validation accuracy has less weight because it varies by some points from epoch to epoch.
+# A point is 1% of accuracy, or 1% of ln 100, which is the loss of a network that predicts 100
+# classes with equal probabilities. Validation accuracy has less weight because it fluctuates by
+# some points from epoch to epoch.
 CURVES: Mapping[str, Curve] = {
     "train_acc": Curve(scale=1.0, weight=0.4),
     "val_acc": Curve(scale=1.0, weight=0.2),
@@ -32,23 +33,27 @@ CURVES: Mapping[str, Curve] = {
 
 
 def distance(rows: Iterable[Row], reference: Iterable[Row]) -> float | None:
-    """Return the distance between the curves of two runs, epoch by epoch, in points.
+    """Return the distance between the curves of two runs, in points.
 
-    The distance is the root of the weighted mean, over the columns of CURVES, of the mean square
-    difference over the epochs that both runs have, each in points:
+    Curves are compared epoch by epoch. For each column of CURVES, the mean square difference is
+    taken over the epochs that both runs have. The distance is the root of the weighted mean of
+    these over the columns, with the scale s_c and the weight w_c of each column:
 
         sqrt(sum_c w_c * mean_e (s_c * (a_ce - b_ce))^2 / sum_c w_c)
 
-    It is 0 for equal curves, and about 100 between a run that learns nothing and one that predicts
-    everything from the first epoch on. A column that no epoch of both runs has is left out, and the
-    weights of the others are scaled up. Runs of different lengths are compared over the epochs of
-    the shorter one, regardless of their schedules. If an epoch has several rows, the last counts.
+    It is 0 for equal curves, and about 100 between a run that learns nothing and a run that
+    predicts everything correctly from the first epoch. A column that the runs don't have in any
+    common epoch is left out, and the weights of the others are scaled up. Runs of different lengths
+    are compared over the epochs of the shorter one, regardless of their schedules. If an epoch has
+    several rows, the last one is used.
 
     Returns:
-        The distance; None if the runs have no epoch in common, or no column.
+        The distance; None if the runs have no common epoch or no common column.
     """
-    ours, theirs = ({row["epoch"]: row for row in run} for run in (rows, reference))
-    pairs = [(row, theirs[epoch]) for epoch, row in ours.items() if epoch in theirs]
+    run_rows, reference_rows = ({row["epoch"]: row for row in run} for run in (rows, reference))
+    pairs = [
+        (row, reference_rows[epoch]) for epoch, row in run_rows.items() if epoch in reference_rows
+    ]
     total = weights = 0.0
     for name, (scale, weight) in CURVES.items():
         squares = [
@@ -63,18 +68,18 @@ def distance(rows: Iterable[Row], reference: Iterable[Row]) -> float | None:
 
 
 def read_reference(reference: str) -> list[Row]:
-    """Return the curves that `reference` names.
+    """Return the curves of the run that `reference` names.
 
     Args:
-        reference: the name of a logged run, a run directory, or a file called metrics.csv.
+        reference: the name of a logged run, a run directory, or a file named metrics.csv.
 
     Returns:
-        A row for each epoch, at least one, with `epoch` and the columns that are known.
+        A row for each epoch, at least one, with `epoch` and the known columns.
 
     Raises:
-        ConfigError: it is none of these, or can't be read, or has no curve to compare with.
+        ConfigError: `reference` is none of these, can't be read, or has no curve.
     """
-    name, directory = f"reference={shown(reference)}", Path(reference)
+    name, directory = f"reference={safe_text(reference)}", Path(reference)
     if not os.path.isdir(directory):
         if directory.name == "metrics.csv":
             directory = directory.parent
@@ -82,19 +87,19 @@ def read_reference(reference: str) -> list[Row]:
             directory = LOGGED_RUNS / reference
         else:
             raise ConfigError(
-                f"{name} isn't known: name {' or '.join(logged_runs())}, a run directory, or a "
+                f"{name} doesn't exist: name {' or '.join(logged_runs())}, a run directory, or a "
                 "metrics.csv"
             )
     try:
         rows, problem = read_rows(directory)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{name} has no metrics.csv: name a run directory, such as outputs/DATE/TIME, or a "
+            f"{name} has no metrics.csv: name a run directory, for example outputs/DATE/TIME, or a "
             "metrics.csv"
         ) from error
     if problem:
         raise ConfigError(
-            f"{name} can't be read, because {shown(problem)}: restore its metrics.csv"
+            f"{name} can't be read, because {safe_text(problem)}: restore its metrics.csv"
         )
     if not any(column in row for row in rows for column in CURVES):
         raise ConfigError(
@@ -111,37 +116,38 @@ def _lowest_loss(run: LoadedRun) -> float | None:
     return min((row["val_loss"] for row in run.metrics.rows if "val_loss" in row), default=None)
 
 
-class _Kind(NamedTuple):
+class _Definition(NamedTuple):
     direction: Direction
-    # The header of a column of its values, and their number of decimals for people.
+    # The column's header, and the number of decimals of its values.
     title: str
     digits: int
-    # A distance depends on the reference, too.
+    # None for the distance, which depends on the reference, too.
     value: Callable[[LoadedRun], float | None] | None
 
 
-OBJECTIVES: Mapping[str, _Kind] = {
-    "val_acc": _Kind("maximize", "best", 2, lambda run: run.best_accuracy),
-    "val_loss": _Kind("minimize", "lowest loss", 4, _lowest_loss),
-    "distance_to_reference": _Kind("minimize", "distance", 2, None),
-    "seconds": _Kind("minimize", "seconds", 1, lambda run: run.record.seconds),
-    "parameters": _Kind("minimize", "parameters", 0, lambda run: run.record.parameters),
+OBJECTIVES: Mapping[str, _Definition] = {
+    "val_acc": _Definition("maximize", "best", 2, lambda run: run.best_accuracy),
+    "val_loss": _Definition("minimize", "lowest loss", 4, _lowest_loss),
+    "distance_to_reference": _Definition("minimize", "distance", 2, None),
+    "seconds": _Definition("minimize", "seconds", 1, lambda run: run.record.seconds),
+    "parameters": _Definition("minimize", "parameters", 0, lambda run: run.record.parameters),
 }
-# Objectives that don't measure how good a run is, so that they need another one beside them.
+# Objectives that don't measure the quality of a run, so that they are only allowed together with
+# another objective.
 COSTS = ("seconds", "parameters")
 
 
 class Objective:
-    """A value that runs are ranked by.
+    """A value by which runs are ranked.
 
     Args:
         name: `val_acc`, the best validation accuracy in percent; `val_loss`, the lowest validation
-            loss of any epoch; `distance_to_reference`, see `distance`, in points; `seconds` of
-            training and evaluating; or `parameters`, the number of trained weights.
-        reference: the curves of the distance, see `read_reference`.
+            loss of all epochs; `distance_to_reference`, see `distance`, in points; `seconds`, the
+            time of training and evaluation; or `parameters`, the number of trained weights.
+        reference: the run whose curves the distance is measured from, see `read_reference`.
 
     Raises:
-        ConfigError: there is no such objective, or its reference is missing or can't be used.
+        ConfigError: there is no such objective, or its reference is missing or can't be read.
     """
 
     def __init__(self, name: str = "val_acc", reference: str | None = None) -> None:
@@ -153,71 +159,80 @@ class Objective:
         if name == "distance_to_reference":
             if reference is None:
                 raise ConfigError(
-                    "objective=distance_to_reference has no reference: give it with "
-                    "reference=logged_run_1, a run directory, or a metrics.csv"
+                    "objective=distance_to_reference needs a reference: set one, for example "
+                    "reference=logged_run_1, or the path of a run directory or a metrics.csv"
                 )
             self._curves = read_reference(reference)
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Objective":
-        """Return the objective of a config, the first of several; raises as `Objective` does."""
-        return cls.all_of(config)[0]
+    def from_config(cls, config: Mapping[str, Any]) -> "Objective":
+        """Return the first objective of a config; raises like `all_from_config`."""
+        return cls.all_from_config(config)[0]
 
     @classmethod
-    def all_of(cls, config: Mapping[str, Any]) -> list["Objective"]:
-        """Return the objectives of a config; raises as `Objective` does."""
-        asked = config.get("objective", "val_acc")
-        names = [asked] if isinstance(asked, str) else list(asked)
+    def all_from_config(cls, config: Mapping[str, Any]) -> list["Objective"]:
+        """Return the objectives of a config.
+
+        Raises:
+            ConfigError: there is no objective, an objective occurs twice, none of them measures
+                the quality of a run, or `Objective` raises it.
+        """
+        setting = config.get("objective", "val_acc")
+        names = [setting] if isinstance(setting, str) else list(setting)
         if names and all(name in COSTS for name in names):
             raise ConfigError(
-                f"objective={asked} doesn't measure how good a run is: put val_acc before it, as "
-                f"in objective=[val_acc,{names[0]}]"
+                f"objective={setting} doesn't measure the quality of a run: put val_acc before it, "
+                f"for example objective=[val_acc,{names[0]}]"
             )
         if not names or len({*names}) < len(names):
             raise ConfigError(
-                f"objective={asked} must name at least one objective, and each only once"
+                f"objective={setting} must name at least one objective, and none of them twice"
             )
         return [cls(name, config.get("reference")) for name in names]
 
     def value(self, run: LoadedRun | BrokenRun) -> float | None:
-        """Return the value of a run so far; None if it diverged, is broken or has no epoch."""
+        """Return the value of a run; None if the run diverged, is broken or has no epoch yet."""
         if isinstance(run, BrokenRun) or run.record.state == "diverged":
             return None
         value_of = OBJECTIVES[self.name].value
         return value_of(run) if value_of else distance(run.metrics.rows, self._curves)
 
     def gain(self, difference: float) -> float:
-        """Return a difference between values, positive if it is an improvement."""
+        """Return a difference between values with the sign changed if lower values are better."""
         return difference if self.direction == "maximize" else -difference
 
     def format(self, value: float) -> str:
-        """Return a value for people."""
-        return number(value, self.digits, "%" if self.name == "val_acc" else "")
+        """Format a value for a table."""
+        return format_number(value, self.digits, "%" if self.name == "val_acc" else "")
 
-    def difference(self, value: float) -> str:
-        """Return a difference between values for people."""
-        return number(value, self.digits, sign="+")
+    def format_difference(self, value: float) -> str:
+        """Format a difference between values for a table."""
+        return format_number(value, self.digits, sign="+")
 
 
 def check_directions(
-    objectives: Sequence[Objective], asked: str | Sequence[str]
+    objectives: Sequence[Objective], direction: str | Sequence[str]
 ) -> list[Direction]:
-    """Return the directions of a search, which are those of its objectives.
+    """Return the directions of the objectives of a search.
+
+    Args:
+        objectives: the objectives.
+        direction: value of `hydra.sweeper.direction`.
 
     Raises:
-        ConfigError: `asked`, the value of `hydra.sweeper.direction`, has other directions.
+        ConfigError: `direction` differs from the directions of the objectives.
     """
-    wanted = [objective.direction for objective in objectives]
-    given = [asked] if isinstance(asked, str) else [*asked]
-    if given != wanted:
+    expected = [objective.direction for objective in objectives]
+    directions = [direction] if isinstance(direction, str) else [*direction]
+    if directions != expected:
         names = [objective.name for objective in objectives]
         raise ConfigError(
-            f"hydra.sweeper.direction={_override(given)} contradicts "
-            f"objective={_override(names)}: write hydra.sweeper.direction={_override(wanted)}"
+            f"hydra.sweeper.direction={_override(directions)} contradicts "
+            f"objective={_override(names)}: set hydra.sweeper.direction={_override(expected)}"
         )
-    return wanted
+    return expected
 
 
 def _override(values: Sequence[str]) -> str:
-    """Return one value, or several as a list, as they are written in an override."""
+    """Return one value, or a list of several values, in the syntax of an override."""
     return values[0] if len(values) == 1 else f"[{','.join(values)}]"

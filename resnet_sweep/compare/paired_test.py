@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from resnet_sweep.compare.group import Group, ValueOf
 
 CONFIDENCE = 0.95
-# A smaller standard deviation comes from rounding.
+# A standard deviation below this is rounding error.
 ROUNDING = 1e-9
 
 
@@ -17,10 +17,10 @@ class MeanDifference:
 
     Attributes:
         mean: the difference.
-        interval: its 95% confidence interval by Student's t; None for single runs, and where all
-            differences are equal but not 0, as happens on small test sets.
-        n: the number of pairs; of independent samples, the smaller number of runs.
-        paired: whether runs of the same seed are compared.
+        interval: 95% confidence interval of the difference by Student's t-test. None for single
+            runs, and if all differences are equal but not 0, which happens on small test sets.
+        n: number of pairs, or, for independent samples, number of runs in the smaller group.
+        paired: whether runs with the same seed are compared.
     """
 
     mean: float
@@ -30,34 +30,41 @@ class MeanDifference:
 
     @classmethod
     def between(cls, group: Group, baseline: Group, value_of: ValueOf) -> "MeanDifference | None":
-        """Return by how much a value of a group exceeds that of a baseline.
+        """Return the mean value of a group minus that of a baseline.
 
-        Runs of the same seed see the same images in the same order. Their differences are tested as
-        pairs, over the seeds that both groups have, so that what is common to a seed cancels out.
-        Groups that share no seed, or only one of several, are compared as independent samples of
-        unequal variances (Welch, "The generalization of Student's problem when several different
-        population variances are involved", 1947). None if one of the groups has no value.
+        Runs with the same seed are trained on the same images in the same order. They are compared
+        as pairs, over the seeds that both groups have, so that the influence of the seed cancels
+        out. Groups that have no common seed, or only one although both have several, are compared
+        as independent samples with unequal variances (Welch, 1947, "The generalization of Student's
+        problem when several different population variances are involved").
+
+        Returns:
+            The difference; None if one of the groups has no value.
         """
-        ours, theirs = (
-            {repr(run.seed): value for run in of.counted if (value := value_of(run)) is not None}
-            for of in (group, baseline)
+        values, baseline_values = (
+            {repr(run.seed): value for run in runs.counted if (value := value_of(run)) is not None}
+            for runs in (group, baseline)
         )
-        if not (ours and theirs):
+        if not (values and baseline_values):
             return None
-        shared = [seed for seed in ours if seed in theirs]
-        paired = len(shared) > 1 or (len(shared) == 1 and 1 in (len(ours), len(theirs)))
-        samples = [[*ours.values()], [*theirs.values()]]
+        shared = [seed for seed in values if seed in baseline_values]
+        single = 1 in (len(values), len(baseline_values))
+        paired = len(shared) > 1 or (len(shared) == 1 and single)
+        samples = [[*values.values()], [*baseline_values.values()]]
         if paired:
-            samples = [[ours[seed] - theirs[seed] for seed in shared]]
+            samples = [[values[seed] - baseline_values[seed] for seed in shared]]
         mean = fmean(samples[0]) - sum(map(fmean, samples[1:]))
         return cls(mean, _interval(mean, samples), min(map(len, samples)), paired)
 
     def verdict(self, gain: Callable[[float], float]) -> str:
-        """Return whether the difference is an improvement, for which `gain` returns a number > 0.
+        """Return whether the difference is an improvement.
+
+        Args:
+            gain: returns a positive number for a difference that is an improvement.
 
         Returns:
-            "better" or "worse" if the interval leaves no other sign, "within noise" if it does,
-            and "too few runs" if there is no interval.
+            "better" or "worse" if the interval doesn't contain 0, "within noise" if it does, and
+            "too few runs" if there is no interval.
         """
         if self.interval is None:
             return "too few runs"
@@ -68,13 +75,13 @@ class MeanDifference:
 
 
 def _interval(mean: float, samples: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """Return the confidence interval of the mean of a sample, or of the difference between two."""
+    """Return the confidence interval of a sample's mean, or of the difference of two means."""
     if min(map(len, samples)) < 2:
         return None
     if all(stdev(sample) < ROUNDING for sample in samples):
-        # Nothing can be inferred from samples without any spread.
+        # Nothing can be inferred from samples without any variance.
         return (mean, mean) if abs(mean) < ROUNDING else None
-    # Importing scipy takes a second, which commands that compare nothing don't have to wait.
+    # This import takes a second, and commands that compare nothing don't need it.
     from scipy.stats import ttest_1samp, ttest_ind
 
     paired = len(samples) == 1

@@ -1,4 +1,4 @@
-"""The report of runs: an HTML page that needs no network, or a training log in Markdown."""
+"""The report on runs: an HTML page that needs no network, or a training log in Markdown."""
 
 import base64
 import json
@@ -10,54 +10,53 @@ from pathlib import Path
 from typing import Any
 
 from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs, logged_runs
-from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.format import safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.report_data import report_data
 from resnet_sweep.compare.training_log import write_log
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 
-# In this order, because each uses those before it.
+# The order matters, because a script uses the scripts before it.
 SCRIPTS = ("report.js", "table.js", "comparison.js", "charts.js", "main.js")
-# Characters of text that HTML or JavaScript could take for something else.
+# Characters that HTML or JavaScript could interpret as something other than text.
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 def write_report(
     paths: Sequence[str], output: Path | None, studies: Sequence[Mapping[str, Any]] = ()
 ) -> Path:
-    """Write the report of the runs in some directories, and return its path.
+    """Write the report on the runs in directories, and return its path.
 
     Args:
         paths: directories, run directories, or names of logged runs.
         output: an HTML or a Markdown file; None for report.html in the directory.
-        studies: the studies of which runs are trials, see `report_data`.
+        studies: studies whose trials are among the runs, see `report_data`.
 
     Raises:
-        ConfigError: there are no runs, or they can't be reported in this form, or the file can't
-            be written.
+        ConfigError: there are no runs, the format doesn't suit them, or the file can't be written.
     """
-    named = ", ".join(map(shown, paths))
+    named = ", ".join(map(safe_text, paths))
     runs = find_runs(paths)
     if not runs:
         raise ConfigError(
-            f"there is no run in {named} or below: name a directory that has some, such as outputs "
-            "or multirun"
+            f"there are no runs in {named}: name a directory that contains runs, for example "
+            "outputs or multirun"
         )
     if output is None:
         if len(paths) > 1 or not os.path.isdir(paths[0]):
             raise ConfigError(
-                f"a report of {named} has no directory of its own: name its file, such as "
+                f"a report on {named} has no default file: choose a file with -o, for example "
                 "-o report.html"
             )
         output = Path(paths[0]) / "report.html"
     if output.suffix not in (".html", ".md"):
         raise ConfigError(
-            f"a report can't be written as {shown(str(output))}: name a file that ends in .html "
-            "or, for a training log, in .md"
+            f"a report can't be written as {safe_text(str(output))}: choose a file name that ends "
+            "in .html or, for a training log, in .md"
         )
     if output.suffix == ".md":
-        # In the order in which they were named, or else in which they were started.
+        # Runs are in the order of the paths, or, if there is only one path, in the order of start.
         if len(paths) > 1:
             runs = [run for path in paths for run in find_runs([path])]
         else:
@@ -77,17 +76,18 @@ def write_report(
         write_atomically(output, text.encode())
     except OSError as error:
         raise ConfigError(
-            f"{shown(str(output))} can't be written ({error.strerror}): name another file with -o"
+            f"{safe_text(str(output))} can't be written ({error.strerror}): choose another file "
+            "with -o"
         ) from error
     return output
 
 
 def render_page(data: Mapping[str, Any]) -> str:
-    """Return the HTML page, one file, that shows what `report_data` returned.
+    """Return the HTML page, as one file, for the data that `report_data` returns.
 
-    Its content security policy lets it load nothing, and run nothing but our scripts.
+    Its content security policy allows no requests, and no scripts but those of the page itself.
     """
-    # These imports take a moment, which --help doesn't have to wait.
+    # These imports take a moment, and --help doesn't need them.
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -96,7 +96,7 @@ def render_page(data: Mapping[str, Any]) -> str:
     policy = {
         "default-src": "'none'",
         "script-src": " ".join(map(_digest, scripts)),
-        # Plotly sets styles of single elements.
+        # Plotly sets style attributes.
         "style-src": "'unsafe-inline'",
         "img-src": "data:",
         "connect-src": "'none'",
@@ -108,17 +108,17 @@ def render_page(data: Mapping[str, Any]) -> str:
         autoescape=True,
         undefined=StrictUndefined,
     )
-    # All of these are our own text, or JSON that is escaped for a script element.
+    # The values are texts of this package, or JSON that is escaped for a script element.
     return environment.get_template("page.html").render(
         policy=Markup("; ".join(f"{name} {value}" for name, value in policy.items())),
         style=Markup(_asset("page.css")),
-        data=Markup(embeddable(data)),
+        data=Markup(script_json(data)),
         scripts=[Markup(script) for script in scripts],
     )
 
 
-def embeddable(data: Any) -> str:
-    """Return JSON that can be put into a script element, whatever texts are in it."""
+def script_json(data: Any) -> str:
+    """Return data as JSON that is safe in a script element, whatever texts it contains."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).translate(ESCAPES)
 
 

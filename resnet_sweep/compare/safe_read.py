@@ -12,20 +12,21 @@ from resnet_sweep.errors import InvalidFileError
 from resnet_sweep.runs.metrics import COLUMNS, Row
 from resnet_sweep.runs.record import Record
 
-# Bytes of a file that is read; sweep.json has a few hundred thousand jobs then.
-LARGEST_RECORD = 16 * 2**20
-LARGEST_METRICS = 64 * 2**20
-LARGEST_SWEEP = 256 * 2**20
+# Largest sizes of files that are read, in bytes. A sweep.json of this size has a few hundred
+# thousand jobs.
+MAX_RECORD_BYTES = 16 * 2**20
+MAX_METRICS_BYTES = 64 * 2**20
+MAX_SWEEP_BYTES = 256 * 2**20
 
 
 def read_record(directory: Path) -> Record:
     """Return the record of a run directory.
 
     Raises:
-        InvalidFileError: there is none, or it isn't valid.
+        InvalidFileError: there is no `run.json`, or it isn't valid.
     """
     try:
-        return Record.parse(read_limited(directory / "run.json", LARGEST_RECORD))
+        return Record.parse(read_limited(directory / "run.json", MAX_RECORD_BYTES))
     except FileNotFoundError as error:
         raise InvalidFileError("there is no run.json") from error
 
@@ -33,57 +34,56 @@ def read_record(directory: Path) -> Record:
 def read_rows(directory: Path) -> tuple[list[Row], str | None]:
     """Return the rows of `metrics.csv` up to the first that can't be read.
 
-    A value that is empty or not finite is left out of its row, and a column that `COLUMNS` doesn't
-    have is left out.
+    Values that are empty or not finite, and columns that aren't in `COLUMNS`, are left out.
 
     Returns:
-        The rows, and why there are no more, a clause; None if these are all.
+        The rows, and the reason why the rest can't be read, a clause; None if these are all rows.
 
     Raises:
         FileNotFoundError: there is no `metrics.csv`.
     """
     rows: list[Row] = []
     try:
-        text = read_limited(directory / "metrics.csv", LARGEST_METRICS).decode()
+        text = read_limited(directory / "metrics.csv", MAX_METRICS_BYTES).decode()
         whole, _, rest = text.rpartition("\n")
         lines = csv.reader(io.StringIO(whole, newline=""))
         header = next(lines, [])
         if "epoch" not in header:
             return rows, "metrics.csv has no column epoch"
         for number, line in enumerate(lines, start=1):
-            which = f"row {number} of metrics.csv has"
             if len(line) != len(header):
-                return rows, f"{which} {len(line)} values for {len(header)} columns"
+                counts = f"{len(line)} values for {len(header)} columns"
+                return rows, f"row {number} of metrics.csv has {counts}"
             row = {
                 name: int(value) if name == "epoch" else float(value)
                 for name, value in zip(header, line, strict=True)
                 if name in COLUMNS and value
             }
             if "epoch" not in row:
-                return rows, f"{which} no epoch"
+                return rows, f"row {number} of metrics.csv has no epoch"
             rows.append({name: value for name, value in row.items() if math.isfinite(value)})
     except InvalidFileError as error:
         return rows, str(error)
     except (ValueError, OverflowError, csv.Error) as error:
         return rows, f"metrics.csv isn't a table of numbers ({error})"
-    return rows, "the last row of metrics.csv is cut off" if rest else None
+    return rows, "the last row of metrics.csv is truncated" if rest else None
 
 
 def read_limited(path: Path, limit: int) -> bytes:
-    """Return the content of a file, which must not be a link, a pipe or a device.
+    """Return the content of a regular file; links, pipes and devices are refused.
 
     Args:
         path: the file.
-        limit: the number of bytes that it may have.
+        limit: largest size in bytes.
 
     Raises:
-        FileNotFoundError: there is none.
-        InvalidFileError: it can't be read, or isn't such a file.
+        FileNotFoundError: there is no such file.
+        InvalidFileError: it can't be read, is too large, or isn't a regular file.
     """
     try:
         with open(path, "rb", opener=_open) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InvalidFileError(f"{path.name} isn't a file")
+                raise InvalidFileError(f"{path.name} isn't a regular file")
             content = file.read(limit + 1)
     except FileNotFoundError:
         raise

@@ -1,4 +1,4 @@
-"""The training log of one or two runs, in Markdown; its layout is in training_log.md.jinja."""
+"""The training log of one or two runs in Markdown; training_log.md.jinja has its layout."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from resnet_sweep.compare.format import number, percent, shown, shown_briefly, span
+from resnet_sweep.compare.format import (
+    distinct_texts,
+    format_duration,
+    format_number,
+    format_percent,
+    safe_text,
+)
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import COLUMNS, best_row
 
-MOST_RUNS = 2
-# The sections of the model configuration, with the config groups that they state.
+MAX_RUNS = 2
+# The sections of the model configuration, and the config groups of which they list the settings.
 SECTIONS = {
     "Architecture Details": ("model",),
     "Dataset Information": ("data",),
@@ -32,7 +38,7 @@ TITLES = {
     "std": "Standard Deviation",
     "ema_decay": "EMA Decay",
 }
-# The key epochs as shares of a run, with their names.
+# The key epochs: their positions as fractions of the run, and their names.
 KEY_EPOCHS = (
     (0.10, "Early training"),
     (0.25, "Mid training"),
@@ -41,21 +47,21 @@ KEY_EPOCHS = (
 )
 
 
-# The values of an epoch by the columns of metrics.csv, None where they aren't known.
+# The values of an epoch by the columns of metrics.csv; None if a value is unknown.
 Epoch = Mapping[str, Any]
 UNKNOWN: Epoch = dict.fromkeys(COLUMNS)
 
 
 @dataclass(frozen=True)
 class RunLog:
-    """A run with the values that the tables of the log have.
+    """A run, with the values for the tables of the log.
 
     Attributes:
-        number: the number of the run in the log, from 1.
+        number: number of the run in the log, from 1.
         run: the run.
         epochs: all epochs in `metrics.csv`.
-        calculated: the best of them.
-        best, final: the best epoch and the last in the record.
+        calculated: the best epoch in `metrics.csv`.
+        best, final: the best epoch and the last epoch in `run.json`.
     """
 
     number: int
@@ -66,7 +72,7 @@ class RunLog:
     final: Epoch
 
     @classmethod
-    def of(cls, number: int, run: LoadedRun | BrokenRun) -> "RunLog":
+    def from_run(cls, number: int, run: LoadedRun | BrokenRun) -> "RunLog":
         """Return the log of a run.
 
         Raises:
@@ -84,37 +90,37 @@ class RunLog:
                 return cls(number, run, epochs, calculated, best, run.record.final or epochs[-1])
             problem = run.metrics.error
         raise ConfigError(
-            f"there is no training log of {shown(run.name)}, because "
-            f"{shown(problem or 'it has no complete epoch')}: name another run"
+            f"a training log of {safe_text(run.name)} can't be written, because "
+            f"{safe_text(problem or 'it has no complete epoch')}: name another run"
         )
 
     @property
     def gap(self) -> float | None:
-        """Final training accuracy minus final validation accuracy, in points."""
+        """Final training accuracy minus final validation accuracy, in percentage points."""
         return _gain(self.final["val_acc"], self.final["train_acc"])
 
     @property
-    def disagreement(self) -> str | None:
-        """Where the record and the metrics contradict each other; None if they don't."""
+    def inconsistency(self) -> str | None:
+        """How `run.json` and `metrics.csv` contradict each other; None if they don't."""
         last, final = self.epochs[-1]["epoch"], self.final["epoch"]
         if last != final:
-            return f"metrics.csv ends at epoch {_whole(last)}, run.json at {_whole(final)}"
+            return f"metrics.csv ends at epoch {_whole(last)}, and run.json at {_whole(final)}"
         recorded, calculated = (
-            f"{percent(epoch['val_acc'])} in epoch {_whole(epoch['epoch'])}"
+            f"{format_percent(epoch['val_acc'])} in epoch {_whole(epoch['epoch'])}"
             for epoch in (self.best, self.calculated)
         )
         if recorded != calculated:
-            return f"the best is {recorded} in run.json, {calculated} in metrics.csv"
+            return f"the best is {recorded} in run.json, and {calculated} in metrics.csv"
         return None
 
     def key_epochs(self) -> Iterator[tuple[Epoch, str]]:
-        """Yield the first, the best and the last epoch and those between, with their names."""
+        """Yield the first, the best, the last and some other epochs, with their names."""
         last = len(self.epochs)
         numbers = [epoch["epoch"] for epoch in self.epochs]
         names = {1: ["Initial"]}
         names.setdefault(last, ["Final" if numbers[-1] == self.final["epoch"] else "Last known"])
         for share, name in KEY_EPOCHS:
-            # In a short run, several shares are the same epoch.
+            # In a short run, several fractions give the same epoch.
             names.setdefault(max(1, round(share * last)), [name])
         if self.best["epoch"] in numbers:
             best = numbers.index(self.best["epoch"]) + 1
@@ -124,24 +130,24 @@ class RunLog:
 
 
 def write_log(runs: Sequence[LoadedRun | BrokenRun]) -> str:
-    """Return the training log of one run, or of two with their comparison.
+    """Return the training log of one run, or of two runs with their comparison.
 
     Raises:
-        ConfigError: there are more than two, or one of them has no epoch.
+        ConfigError: there are more than two runs, or a run can't be read or has no epoch.
     """
-    if len(runs) > MOST_RUNS:
+    if len(runs) > MAX_RUNS:
         raise ConfigError(
-            f"a training log is of one run or two, but here are {len(runs)}: name one or two run "
-            "directories"
+            f"a training log is about one run or two runs, but {len(runs)} were found: name one or "
+            "two run directories"
         )
-    # This import takes a moment, which --help doesn't have to wait.
+    # This import takes a moment, and --help doesn't need it.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    logs = [RunLog.of(at, run) for at, run in enumerate(runs, start=1)]
+    logs = [RunLog.from_run(index, run) for index, run in enumerate(runs, start=1)]
     best = max(logs, key=lambda log: log.best["val_acc"] or 0.0)
     environment = Environment(
         loader=PackageLoader("resnet_sweep.compare", ""),
-        # Markdown is no HTML; `text` escapes what Markdown would take for markup.
+        # The output isn't HTML; the filter `text` escapes Markdown's markup.
         autoescape=False,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -149,13 +155,13 @@ def write_log(runs: Sequence[LoadedRun | BrokenRun]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "percent": percent,
-        "loss": partial(number, digits=4),
+        "percent": format_percent,
+        "loss": partial(format_number, digits=4),
         "whole": _whole,
-        "span": span,
+        "span": format_duration,
         "text": _text,
-        "gain": lambda before, after: number(_gain(before, after), 2, "%", sign="+"),
-        "relative_gain": lambda before, after: number(
+        "gain": lambda before, after: format_number(_gain(before, after), 2, "%", sign="+"),
+        "relative_gain": lambda before, after: format_number(
             _relative_gain(before, after), 1, "%", sign="+"
         ),
     }
@@ -171,43 +177,44 @@ def write_log(runs: Sequence[LoadedRun | BrokenRun]) -> str:
 
 
 def _section(logs: Sequence[RunLog], title: str) -> Iterator[str]:
-    """Yield the lines of a section of the configuration; where runs differ, with all values."""
+    """Yield the lines of a section of the configuration; if runs differ, with the value of each."""
     for group in SECTIONS[title]:
         if group != "trainer":
-            yield from _stated(TITLES[group], [_choice(log, group) for log in logs])
+            yield from _setting_line(TITLES[group], [_choice(log, group) for log in logs])
         prefix = f"{group}."
         for name in dict.fromkeys(name for log in logs for name in log.run.settings):
             if name.startswith(prefix) and name != f"{prefix}_target_":
                 heading = name.removeprefix(prefix).removesuffix("._target_")
-                yield from _stated(_heading(heading), _values(logs, name))
+                yield from _setting_line(_heading(heading), _values(logs, name))
     records = [log.run.record for log in logs]
     if title == "Architecture Details":
         stages, *others = map(_stages, logs)
         if all(other == stages for other in others):
             yield from stages
         counts = [record.parameters for record in records]
-        yield from _stated("Total Parameters", ["" if n is None else _whole(n) for n in counts])
+        texts = ["" if count is None else _whole(count) for count in counts]
+        yield from _setting_line("Total Parameters", texts)
     elif title == "Training Configuration":
-        yield from _stated("Seed", [_text(record.seed) for record in records])
+        yield from _setting_line("Seed", [_text(record.seed) for record in records])
 
 
 def _choice(log: RunLog, group: str) -> str:
-    """Return the choice made in a config group, with the class that it names."""
+    """Return the choice in a config group, with the name of its class."""
     choice = _text(log.run.choices.get(group))
     name = _class(log.run.settings.get(f"{group}._target_"))
     return f"{choice} ({name})" if choice and name else choice or name
 
 
 def _values(logs: Sequence[RunLog], name: str) -> list[str]:
-    """Return a setting of each run as text, empty where it isn't set."""
+    """Return a setting of each run as text; it is empty if a run doesn't have the setting."""
     values = [log.run.settings.get(name) for log in logs]
     if name.endswith("._target_"):
         return [_class(value) for value in values]
-    return [_text(text) for text in shown_briefly(["" if v in (None, {}) else v for v in values])]
+    return [_text(text) for text in distinct_texts(["" if v in (None, {}) else v for v in values])]
 
 
 def _stages(log: RunLog) -> list[str]:
-    """Return the lines on the stages of a ResNet of basic blocks, none for other networks."""
+    """Return the lines about the stages of a ResNet with basic blocks; none for other networks."""
     settings = log.run.settings
     match settings:
         case {
@@ -220,16 +227,17 @@ def _stages(log: RunLog) -> list[str]:
         case _:
             return []
     lines = [f"- **Architecture**: {len(widths)}-stage ResNet with {_text(block)} blocks"]
-    for at, (width, count, stride) in enumerate(zip(widths, blocks, strides, strict=True)):
+    stages = zip(inputs, widths, blocks, strides, strict=False)
+    for stage, (in_width, width, count, stride) in enumerate(stages, start=1):
         lines.append(
-            f"  - Stage {at + 1}: {_text(inputs[at])}→{_text(width)} channels, {_text(count)} "
+            f"  - Stage {stage}: {_text(in_width)}→{_text(width)} channels, {_text(count)} "
             f"blocks, stride {_text(stride)}"
         )
     return lines
 
 
-def _stated(title: str, values: Sequence[str]) -> Iterator[str]:
-    """Yield a line of the configuration, none where no run states anything."""
+def _setting_line(title: str, values: Sequence[str]) -> Iterator[str]:
+    """Yield a line of the configuration, or none if the values of all runs are empty."""
     text = values[0]
     if len({*values}) > 1:
         text = ", ".join(f"{value or 'none'} (Run {n})" for n, value in enumerate(values, start=1))
@@ -240,15 +248,18 @@ def _stated(title: str, values: Sequence[str]) -> Iterator[str]:
 def _environment(logs: Sequence[RunLog]) -> Iterator[str]:
     records = [log.run.record for log in logs]
     torch = [record.versions.get("torch") for record in records]
-    times = [span(record.seconds) if record.seconds else "Not logged" for record in records]
-    yield from _stated("Device", [_text(record.device) for record in records])
-    yield from _stated("Precision", [_text(record.precision) for record in records])
-    yield from _stated("Framework", [f"PyTorch {_text(v)}" if v else "" for v in torch])
-    yield from _stated("Training Time", times)
+    times = [
+        format_duration(record.seconds) if record.seconds else "Not logged" for record in records
+    ]
+    frameworks = [f"PyTorch {_text(version)}" if version else "" for version in torch]
+    yield from _setting_line("Device", [_text(record.device) for record in records])
+    yield from _setting_line("Precision", [_text(record.precision) for record in records])
+    yield from _setting_line("Framework", frameworks)
+    yield from _setting_line("Training Time", times)
 
 
 def _whole(count: float | None) -> str:
-    return number(count, 0)
+    return format_number(count, 0)
 
 
 def _gain(before: float | None, after: float | None) -> float | None:
@@ -256,12 +267,12 @@ def _gain(before: float | None, after: float | None) -> float | None:
 
 
 def _relative_gain(before: float | None, after: float | None) -> float | None:
-    """Return by how many percent a value is larger than before."""
+    """Return by how many percent a value is larger than the value before."""
     return 100 * (after - before) / before if before and after is not None else None
 
 
 def _heading(name: str) -> str:
-    """Return `early_stopping.min_delta` as `Early Stopping Min Delta`."""
+    """Return a setting's heading, `Early Stopping Min Delta` for `early_stopping.min_delta`."""
     return TITLES.get(name) or _text(re.sub(r"[._]+", " ", name).title())
 
 
@@ -270,7 +281,7 @@ def _class(target: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text on one line that Markdown takes for nothing else."""
+    """Return a value as one line of text, with Markdown's markup escaped."""
     if value is None:
         return ""
-    return re.sub(r"([\\`*<|]|(?<=\])\()", r"\\\1", " ".join(shown(value).split()))
+    return re.sub(r"([\\`*<|]|(?<=\])\()", r"\\\1", " ".join(safe_text(value).split()))

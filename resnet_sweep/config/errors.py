@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import resnet_sweep.conf
-from resnet_sweep.compare.format import escaped
+from resnet_sweep.compare.format import escape
 from resnet_sweep.config import PRESETS
 from resnet_sweep.config.check import unknown_name
 from resnet_sweep.errors import ConfigError, InternalError, InvalidJobs, RunFailed
@@ -60,7 +60,7 @@ def missing_package(choice: str, package: str, extra: str) -> str:
 
 
 def _shorten(text: str) -> str:
-    text = escaped(text)
+    text = escape(text)
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     return text

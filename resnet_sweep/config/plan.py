@@ -141,7 +141,7 @@ def plan_run(
         )
     build_schedule(config, settings, dataset)
     build_loggers(config)
-    Objective.all_of(config)
+    Objective.all_from_config(config)
     return replace(
         run,
         parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),

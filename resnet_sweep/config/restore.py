@@ -13,7 +13,7 @@ from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.checkpoint import BEST, read_checkpoint
-from resnet_sweep.training.device import set_exactness
+from resnet_sweep.training.device import configure_tf32
 from resnet_sweep.training.evaluation import Normalize
 
 
@@ -73,7 +73,7 @@ def restore(directory: Path) -> Restored:
             f"{path} doesn't fit the model in {directory / 'run.json'}: one of them was altered, "
             "so put it back"
         ) from error
-    set_exactness(run.device, run.precision)
+    configure_tf32(run.device, run.precision)
     return Restored(
         model=model.to(run.device).eval(),
         dataset=run.dataset,

@@ -1,4 +1,4 @@
-"""Datasets, and batches of their images."""
+"""Datasets, and batches of their images on a device."""
 
 from resnet_sweep.data.cifar100 import CIFAR100
 from resnet_sweep.data.dataset import Dataset, Split, Subsets

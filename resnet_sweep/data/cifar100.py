@@ -1,8 +1,8 @@
-"""CIFAR-100, from array files, from torchvision's copy, or from its download.
+"""CIFAR-100 from array files, from torchvision's files, or from a download.
 
-Array files are images and labels in NumPy's own format, memory-mapped, so that processes on the
-same machine share one copy in memory: `train_images.npy`, `train_labels.npy`, `test_images.npy`,
-`test_labels.npy`, and `classes.txt` (a name a line).
+The array files are `train_images.npy`, `train_labels.npy`, `test_images.npy`, `test_labels.npy`, in
+NumPy's format, and `classes.txt`, with one name per line. The arrays are memory-mapped, so that
+processes on the same machine share one copy in memory.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from resnet_sweep.runs.lock import exclusive
 
 COUNTS = {"train": 50_000, "test": 10_000}
 CLASSES = 100
-# Digests of the published images and labels, in any order.
+# Digests of the published images and labels, which don't depend on the order of the images.
 DIGESTS = {
     "train": "ace8bf041bf05e0a76933484ca47d0cd",
     "test": "e7dfbebcbaea52d210b1f02da2f677e7",
@@ -35,16 +35,17 @@ DIGESTS = {
 
 @dataclass(frozen=True)
 class CIFAR100(Subsets):
-    """50,000 training and 10,000 test images of 100 classes, 3x32x32 (Krizhevsky, 2009).
+    """50,000 training and 10,000 test images of 100 classes, 3x32x32.
 
-    They are looked for in this order: array files in `root`/cifar100, torchvision's copy in
-    `root`/cifar-100-python, and, in the default root only, torchvision's verified download.
-    Whatever the source, array files are made of it once.
+    The first of these sources is used: array files in `root`/cifar100; torchvision's files in
+    `root`/cifar-100-python; and, for the default root only, torchvision's verified download. Data
+    from the other two sources is converted to array files once. Krizhevsky, 2009, "Learning
+    Multiple Layers of Features from Tiny Images".
 
     Attributes:
-        root: the folder; None for the default, which is $RESNET_SWEEP_DATA or else
-            ~/.cache/resnet_sweep.
-        mean, std: for each channel of images scaled to 0..1.
+        root: folder of the data; None for $RESNET_SWEEP_DATA, or ~/.cache/resnet_sweep if that
+            isn't set.
+        mean, std: mean and standard deviation per channel, of images scaled to 0..1.
     """
 
     root: str | None = None
@@ -58,10 +59,11 @@ class CIFAR100(Subsets):
             )
 
     def load(self, seed: int) -> Dataset:
-        """Return the dataset, checked, with its subsets chosen by `seed`.
+        """Check the data, and return the dataset with the subsets that `seed` chooses.
 
         Raises:
-            ConfigError: it isn't there and can't be downloaded, or isn't CIFAR-100 as published.
+            ConfigError: the data is missing and can't be downloaded, or it differs from the
+                published CIFAR-100.
         """
         folder = self._folder()
         splits, ordered = {}, []
@@ -70,8 +72,8 @@ class CIFAR100(Subsets):
             in_order, in_any_order = digest_folder(folder, part, file_state(folder, part))
             if in_any_order.hex()[:32] != DIGESTS[part]:
                 raise ConfigError(
-                    f"{part}_images.npy and {part}_labels.npy in {folder} aren't CIFAR-100 as "
-                    "published: they were altered, so replace them"
+                    f"{part}_images.npy and {part}_labels.npy in {folder} differ from the "
+                    "published CIFAR-100: replace them"
                 )
             ordered.append(in_order)
         return self.select(
@@ -85,7 +87,7 @@ class CIFAR100(Subsets):
         )
 
     def _folder(self) -> Path:
-        """Return the folder of array files, which is made if there is none."""
+        """Return the folder of array files, and create it if it is missing."""
         default = os.environ.get("RESNET_SWEEP_DATA") or "~/.cache/resnet_sweep"
         root = Path(default if self.root is None else self.root).expanduser()
         folder, original = root / "cifar100", root / "cifar-100-python"
@@ -93,19 +95,19 @@ class CIFAR100(Subsets):
             return folder
         if self.root is not None and not original.is_dir():
             raise ConfigError(
-                f"data.root={root} holds neither {folder.name}/ (array files) nor "
-                f"{original.name}/ (torchvision's copy): put one there, leave data.root out for a "
-                "download, or try experiment=quickstart, which needs no data"
+                f"data.root={root} contains neither {folder.name}/ (array files) nor "
+                f"{original.name}/ (torchvision's files): put one there, leave data.root out to "
+                "download the data, or try experiment=quickstart, which needs no download"
             )
         existed = root.exists()
         try:
             root.mkdir(parents=True, exist_ok=True)
-            # Of processes that are started together, one downloads, and the others wait.
+            # If several processes start at once, one downloads, and the others wait.
             with exclusive(root / ".cifar100.lock"):
                 if not folder.is_dir():
                     splits, classes = _read_torchvision(root, download=self.root is None)
                     write_arrays(folder, splits, classes)
-        # torchvision raises RuntimeError for a failed download and for a wrong checksum.
+        # torchvision raises RuntimeError if the download fails or has a wrong checksum.
         except (OSError, RuntimeError) as error:
             text = str(error).partition(" You can use download=True")[0]
             reason = text.splitlines()[0] if text else type(error).__name__
@@ -114,13 +116,13 @@ class CIFAR100(Subsets):
                     root.rmdir()
             if self.root is not None:
                 raise ConfigError(
-                    f"{original} couldn't be made into array files beside it ({reason}): fix "
-                    "that, or put the published files into another data.root"
+                    f"{original} couldn't be converted to array files in {folder} ({reason}): fix "
+                    "the cause, or put the published files into another data.root"
                 ) from error
             raise ConfigError(
                 f"CIFAR-100 isn't in {root} and couldn't be downloaded ({reason}): connect to a "
                 "network, put cifar-100-python/ (the published archive, unpacked) or cifar100/ "
-                f"(array files) into {root}, or try experiment=quickstart, which needs no data"
+                f"(array files) into {root}, or try experiment=quickstart, which needs no download"
             ) from error
         return folder
 
@@ -129,7 +131,7 @@ def read_split(folder: Path, part: str) -> Split:
     """Memory-map one part, "train" or "test", of a folder of array files.
 
     Raises:
-        ConfigError: a file is missing, cut off, or has other content than expected.
+        ConfigError: a file is missing, is truncated, or has an unexpected shape, type or label.
     """
     images = _map(folder / f"{part}_images.npy", (COUNTS[part], 3, 32, 32))
     labels = _map(folder / f"{part}_labels.npy", (COUNTS[part],))
@@ -145,7 +147,7 @@ def read_classes(folder: Path) -> list[str]:
     """Return the class names of a folder of array files.
 
     Raises:
-        ConfigError: the file is missing, or doesn't have CLASSES different names.
+        ConfigError: the file is missing, or doesn't contain CLASSES different names.
     """
     path = folder / "classes.txt"
     try:
@@ -154,30 +156,35 @@ def read_classes(folder: Path) -> list[str]:
         raise ConfigError(f"{path} can't be read ({error}): restore it") from error
     if not len(names) == len(set(names)) == CLASSES:
         raise ConfigError(
-            f"{path} has {len(set(names))} different names on {len(names)} lines, but should have "
-            f"one for each of the {CLASSES} classes: restore it"
+            f"{path} has {len(set(names))} different names on {len(names)} lines, but it must have "
+            f"one name for each of the {CLASSES} classes: restore it"
         )
     return names
 
 
 @lru_cache
 def digest_folder(folder: Path, part: str, state: Hashable) -> tuple[bytes, bytes]:
-    """Return digests of one part's examples, in their order and in any order.
+    """Return two digests of the images and labels of one part.
 
-    They are computed once for each state of the files.
+    The first depends on their order, and the second doesn't. They are cached.
+
+    Args:
+        folder: folder of array files.
+        part: "train" or "test".
+        state: `file_state` of the part; the digests are computed again if it changes.
     """
     digests = read_split(folder, part).digests()
     return blake2b(b"".join(digests)).digest(), blake2b(b"".join(sorted(digests))).digest()
 
 
 def file_state(folder: Path, part: str) -> Hashable:
-    """Return sizes, times of change and inodes of one part's files."""
+    """Return the sizes, modification times and inodes of one part's files."""
     stats = [(folder / f"{part}_{kind}.npy").stat() for kind in ("images", "labels")]
     return tuple((stat.st_size, stat.st_mtime_ns, stat.st_ino) for stat in stats)
 
 
 def write_arrays(folder: Path, splits: dict[str, Split], classes: list[str]) -> None:
-    """Write a folder of array files atomically, unless another process has made it meanwhile."""
+    """Write a folder of array files atomically, unless another process writes it first."""
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         unfinished.chmod(0o755)
@@ -196,19 +203,19 @@ def write_arrays(folder: Path, splits: dict[str, Split], classes: list[str]) -> 
 
 def _map(path: Path, shape: tuple[int, ...]) -> UInt8Array:
     try:
-        # Copy-on-write, because torch warns of read-only arrays.
+        # The mode is copy-on-write, because torch warns of read-only arrays.
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is missing: restore it") from error
-    # NumPy raises errors of many kinds for a damaged header.
+    # NumPy raises errors of many types for a damaged header.
     except Exception as error:
-        raise ConfigError(f"{path} is cut off or isn't an array file: replace it") from error
+        raise ConfigError(f"{path} is truncated or isn't an array file: replace it") from error
     if not isinstance(array, np.ndarray):
         raise ConfigError(f"{path} is an archive of arrays, not an array file: replace it")
     if array.dtype != np.uint8 or array.shape != shape:
         raise ConfigError(
-            f"{path} holds {array.dtype} numbers of shape {array.shape}, but should hold uint8 "
-            f"numbers of shape {shape}: replace it"
+            f"{path} contains a {array.dtype} array of shape {array.shape}, but it must contain a "
+            f"uint8 array of shape {shape}: replace it"
         )
     return array
 

@@ -1,4 +1,4 @@
-"""A dataset: its images for training, for validation and for testing."""
+"""A dataset: its training, validation and test images, and batches of them."""
 
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,12 +21,12 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Split:
-    """Some of the images of an array, without a copy of them.
+    """A subset of an array of images, which isn't copied.
 
     Attributes:
         images: (N, 3, H, W), uint8, RGB; may be a memory map.
         labels: (N,), uint8.
-        indices: (n,), int64, ascending: the images of the N that belong to this split.
+        indices: (n,), int64, indices of the images that belong to this split, in ascending order.
     """
 
     images: UInt8Array
@@ -35,33 +35,33 @@ class Split:
 
     @classmethod
     def whole(cls, images: UInt8Array, labels: UInt8Array) -> Self:
-        """Return the split of all images."""
+        """Return the split that contains all images."""
         return cls(images, labels, np.arange(len(images)))
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def digests(self) -> list[bytes]:
-        """Return a digest of each of the N images together with its label, in order."""
+        """Return a digest of each of the N images with its label, in order."""
         return [
             blake2b(image.tobytes() + label.tobytes(), digest_size=16).digest()
             for image, label in zip(self.images, self.labels, strict=True)
         ]
 
     def divide(self, setting: str, count: int, seed: int) -> tuple["Split", "Split"]:
-        """Return a class-balanced choice of `count` images, and the other images.
+        """Return a random, class-balanced subset of `count` images, and the other images.
 
         Args:
-            setting: name of the setting in `data` that `count` is from.
+            setting: name of the setting of `data` that has the value `count`.
             count: number of images to choose.
-            seed: seed of the run; each setting draws by itself.
+            seed: seed of the run; the subsets of different settings are independent.
 
         Raises:
-            ConfigError: there are fewer images than that.
+            ConfigError: `count` is larger than the number of images.
         """
         if count > len(self):
             raise ConfigError(
-                f"data.{setting}={count} is more than the {len(self)} images there are: "
+                f"data.{setting}={count} is larger than the number of images, {len(self)}: "
                 f"choose a smaller number, or data.{setting}=null"
             )
         labels = self.labels[self.indices]
@@ -75,16 +75,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of a run.
+    """The images that a run uses.
 
     Attributes:
         train: training images.
-        validation: images on which a run is evaluated after each epoch.
+        validation: images on which the model is evaluated after each epoch.
         test: images for `evaluate`; the same as `validation` unless training images are held out
             for validation.
-        classes: the name of each label.
-        mean, std: per channel, of images scaled to 0..1.
-        fingerprint: a digest of all images and labels in their order, before any subset.
+        classes: name of each class, by its label.
+        mean, std: mean and standard deviation per channel, of images scaled to 0..1.
+        fingerprint: digest of all images and labels in their order, including those that no subset
+            contains.
     """
 
     train: Split
@@ -103,13 +104,15 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Subsets:
-    """Settings of a dataset: how many of its images a run uses, chosen by the run's seed.
+    """Settings that limit the number of images that a run uses.
 
-    The choice is class-balanced, and a larger one has all images of a smaller one.
+    The run's seed chooses the images. Subsets are class-balanced, and a larger subset contains all
+    images of a smaller one.
 
     Attributes:
-        limit_train, limit_test: number of training and of test images; None for all.
-        holdout: number of training images to validate on instead of the test set.
+        limit_train, limit_test: number of training images and of test images; None for all.
+        holdout: number of training images that are used for validation instead of the test set;
+            None for the test set.
     """
 
     limit_train: Count | None = None
@@ -117,15 +120,15 @@ class Subsets:
     holdout: Count | None = None
 
     def select(self, train: Split, test: Split, seed: int, **description: Any) -> Dataset:
-        """Return the dataset of chosen images.
+        """Return the dataset with subsets of the images.
 
         Args:
-            train, test: all images.
+            train, test: all training images and all test images.
             seed: seed of the run.
-            description: the dataset's other attributes.
+            description: other attributes of the dataset.
 
         Raises:
-            ConfigError: a subset is larger than the images that there are.
+            ConfigError: a subset is larger than the number of images.
         """
         if self.limit_test is not None:
             test, _ = test.divide("limit_test", self.limit_test, seed)
@@ -134,7 +137,7 @@ class Subsets:
             validation, train = train.divide("holdout", self.holdout, seed)
             if not len(train):
                 raise ConfigError(
-                    f"data.holdout={self.holdout} leaves no image to train on: choose a smaller "
+                    f"data.holdout={self.holdout} leaves no image for training: choose a smaller "
                     "number"
                 )
         if self.limit_train is not None:
@@ -143,9 +146,9 @@ class Subsets:
 
 
 class Batches:
-    """The images of a split, kept as uint8 on the device that trains.
+    """The images of a split, as uint8 on the training device.
 
-    On a CPU nothing is copied, so memory-mapped arrays stay shared between processes.
+    On a CPU the images aren't copied, so processes continue to share memory-mapped arrays.
     """
 
     def __init__(self, split: Split, device: torch.device) -> None:
@@ -160,23 +163,23 @@ class Batches:
         return len(self.indices)
 
     def take(self, positions: Tensor) -> Batch:
-        """Return the images, uint8, and labels, int64, at positions, (B,), of the split."""
+        """Return the images, uint8, and labels, int64, at some positions, (B,), in the split."""
         chosen = self.indices[positions]
         return self.images[chosen], self.labels[chosen].long()
 
 
 def balanced_subset(labels: UInt8Array, count: int, seed: int) -> IndexArray:
-    """Return ascending positions of `count` labels, with the classes as equal as possible.
+    """Return random positions of `count` labels, ascending, balanced between the classes.
 
-    The images of each class are taken in a random order, one of every class in turn, so the choice
-    for a smaller count is part of the choice for a larger one.
+    Images are drawn in rounds, one image of each class per round. So the positions for a smaller
+    count are among those for a larger one.
     """
-    # RandomState and not default_rng: its streams are frozen for all versions of NumPy.
+    # RandomState is used because its streams are the same in all versions of NumPy.
     generator = np.random.RandomState([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])
-    turn = generator.permutation(int(labels.max(initial=0)) + 1)
+    class_order = generator.permutation(int(labels.max(initial=0)) + 1)
     shuffled = generator.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     sizes = np.bincount(labels)
-    place_in_class = np.concatenate([np.arange(size) for size in sizes])
-    order = by_class[np.lexsort((turn[labels[by_class]], place_in_class))]
+    rounds = np.concatenate([np.arange(size) for size in sizes])
+    order = by_class[np.lexsort((class_order[labels[by_class]], rounds))]
     return np.sort(order[:count])

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, enlarged; a dataset that needs no download."""
+"""scikit-learn's handwritten digits: a dataset that needs no download."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -11,16 +11,17 @@ from resnet_sweep.data.dataset import Dataset, Split, Subsets, UInt8Array, balan
 
 @dataclass(frozen=True)
 class Digits(Subsets):
-    """1,797 digits of 8x8 pixels (Alpaydin and Kaynak, 1998), repeated to 3x32x32.
+    """1,797 handwritten digits of 8x8 pixels, enlarged to 3x32x32 by repeating each pixel.
 
-    A fifth of them, 36 of each class, is the test set. The settings are those of `Subsets`.
+    Alpaydin and Kaynak, 1998, "Optical Recognition of Handwritten Digits". The test set is a fifth
+    of them, 36 images of each class. The settings are those of `Subsets`.
     """
 
     def load(self, seed: int) -> Dataset:
-        """Return the dataset, with its subsets chosen by `seed`.
+        """Return the dataset with the subsets that `seed` chooses.
 
         Raises:
-            ConfigError: a subset is larger than the images that there are.
+            ConfigError: a subset is larger than the number of images.
         """
         images, labels, fingerprint = _read()
         test = balanced_subset(labels, 360, seed=0)

@@ -1,4 +1,4 @@
-"""Networks, as plain torch modules."""
+"""Image classifiers, as torch modules."""
 
 from resnet_sweep.models.resnet import ResNet
 from resnet_sweep.models.zoo import timm_classifier, torchvision_classifier

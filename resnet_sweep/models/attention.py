@@ -1,4 +1,4 @@
-"""Attention over the channels and positions of a feature map, (N, channels, H, W)."""
+"""Attention modules: they scale the channels or positions of feature maps, (N, channels, H, W)."""
 
 import math
 from collections.abc import Callable
@@ -18,12 +18,13 @@ def channel_perceptron(channels: int) -> nn.Sequential:
 
 
 class SqueezeExcitation(nn.Module):
-    """Squeeze-and-excitation: scales each channel by a perceptron of all channels' means.
+    """Squeeze-and-excitation: scales each channel by a function of the means of all channels.
 
-    Hu et al., "Squeeze-and-Excitation Networks", 2018, equations 2 to 4: the scale is
-    sigmoid(W2 relu(W1 z)) with z the means over the image. As in those equations there are no
-    biases; the authors found channel dependencies easier to model without them. The reduction is
-    their 16, with at least four hidden units, so that 16 channels don't have a single one.
+    Hu et al., 2018, "Squeeze-and-Excitation Networks", equations 2 to 4: the scales are
+    sigmoid(W2 relu(W1 z)), where z are the means of the channels over the image. As in these
+    equations, there are no biases; the authors found that channel dependencies are easier to model
+    without them. The reduction ratio is 16, as in the paper, but there are at least four hidden
+    units, because 16 channels would have a single one.
     """
 
     def __init__(self, channels: int) -> None:
@@ -36,11 +37,11 @@ class SqueezeExcitation(nn.Module):
 
 
 class EfficientChannelAttention(nn.Module):
-    """Efficient channel attention: scales each channel by a convolution of neighbours' means.
+    """Efficient channel attention: scales each channel by a 1D convolution of the channel means.
 
-    Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
-    2020, equations 9 and 12: the kernel size is the odd number nearest to (log2(channels) + b) /
-    gamma, with gamma 2 and b 1; of two that are equally near, the larger. There is no bias.
+    Wang et al., 2020, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
+    Networks", equations 9 and 12: the kernel size is the odd number nearest to (log2(channels) + b)
+    / gamma, with gamma 2 and b 1; if two are equally near, the larger one. There is no bias.
     """
 
     def __init__(self, channels: int) -> None:
@@ -54,14 +55,15 @@ class EfficientChannelAttention(nn.Module):
 
 
 class ConvolutionalBlockAttention(nn.Module):
-    """CBAM: scales each channel, and then each position, by means and maxima over the other.
+    """CBAM: scales first each channel, and then each position.
 
-    Woo et al., "CBAM: Convolutional Block Attention Module", 2018, equations 2 and 3: the channels
-    by sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)) over the image, the positions by the sigmoid of a
-    7x7 convolution of mean and max over the channels. The perceptron is that of
-    `SqueezeExcitation`. BatchNorm follows the convolution, as in the code of the authors' results,
-    though not in the equation: it keeps the sigmoid from saturating. Its weight starts at 0, as
-    theirs does, so each position's scale starts at one half.
+    Woo et al., 2018, "CBAM: Convolutional Block Attention Module", equations 2 and 3. The scales of
+    the channels are sigmoid(W1 relu(W0 mean) + W1 relu(W0 max)), where mean and max are over the
+    image; W0 and W1 have the same sizes as in `SqueezeExcitation`. The scales of the positions are
+    the sigmoid of a 7x7 convolution of the mean and the max over the channels. BatchNorm follows
+    this convolution: it isn't in the equation, but in the authors' code, and keeps the sigmoid from
+    saturating. Its weight is initialized to 0, as in that code, so at first the scale of each
+    position is one half.
     """
 
     def __init__(self, channels: int) -> None:

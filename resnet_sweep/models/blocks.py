@@ -17,9 +17,9 @@ def convolution(in_channels: int, out_channels: int, size: int, stride: int = 1)
 class NarrowProjection(nn.Conv2d):
     """A 1x1 convolution without bias, for fewer than eight channels.
 
-    With a stride and channels last, oneDNN's kernel for CPUs with AVX2 alone writes outside its
-    memory in the backward pass (seen in torch 2.15). So the pixels are selected before it, and it
-    has no stride.
+    For a strided convolution in channels-last memory format, oneDNN's kernel for CPUs with AVX2 but
+    without AVX-512 writes out of bounds in the backward pass (observed with torch 2.15). So this
+    module selects the pixels first, and then applies a convolution without a stride.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class NarrowProjection(nn.Conv2d):
 
 
 def projection(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d | None:
-    """Return a 1x1 convolution for the shortcut if the shape changes, and None if it doesn't."""
+    """Return a 1x1 convolution for the shortcut if the block changes the shape, or else None."""
     if stride == 1 and in_channels == out_channels:
         return None
     if in_channels < 8:
@@ -37,15 +37,18 @@ def projection(in_channels: int, out_channels: int, stride: int) -> nn.Conv2d | 
 
 
 class StochasticDepth(nn.Module):
-    """Replaces the residuals of some images by zeros in training, drawn for each image and step.
+    """Replaces the residuals of randomly drawn images by zeros in training.
 
-    Huang et al., "Deep Networks with Stochastic Depth", 2016, equation 2. The other residuals are
-    divided by 1 - probability, which keeps their mean. The paper scales them in evaluation instead.
+    Huang et al., 2016, "Deep Networks with Stochastic Depth", equation 2; with a draw for each
+    image, where the paper has one for the batch. The other residuals are divided by
+    1 - probability, which keeps the expected value. The paper scales residuals in evaluation
+    instead.
 
     Shapes: (N, ...) to the same.
 
     Args:
-        probability: probability of dropping an image's residual, below 1; at 0 nothing is drawn.
+        probability: probability of dropping an image's residual, below 1; with 0, no random numbers
+            are drawn.
     """
 
     def __init__(self, probability: float) -> None:
@@ -67,12 +70,13 @@ class ResidualBlock(nn.Module):
     Shapes: (N, in_channels, H, W) to (N, expansion * width, H / stride, W / stride), rounded up.
 
     Attributes:
-        expansion: output channels for each channel of the block's width.
-        preactivated: whether BatchNorm and ReLU precede the convolutions, so that nothing follows
-            the sum.
+        expansion: ratio of the output channels to the block's width.
+        preactivated: whether BatchNorm and ReLU precede the convolutions. If they do, nothing
+            follows the sum.
 
     Args:
-        attention: kind of attention that is applied to the residual.
+        out_channels: number of output channels.
+        attention: attention module of the residual, a key of `ATTENTION`; None for no attention.
         drop: probability of dropping an image's residual in training.
     """
 
@@ -85,7 +89,10 @@ class ResidualBlock(nn.Module):
         self.stochastic_depth = StochasticDepth(drop)
 
     def add(self, residual: Tensor, shortcut: Tensor) -> Tensor:
-        """Return the block's sum, (N, out_channels, H, W), as both arguments are."""
+        """Return the sum of the residual, after attention and stochastic depth, and the shortcut.
+
+        Shapes: the arguments and the sum are (N, out_channels, H, W).
+        """
         if self.attention is not None:
             residual = self.attention(residual)
         dropped: Tensor = self.stochastic_depth(residual)
@@ -95,8 +102,8 @@ class ResidualBlock(nn.Module):
 class BasicBlockV1(ResidualBlock):
     """Two 3x3 convolutions, each followed by BatchNorm, with ReLU between them and after the sum.
 
-    He et al., "Deep Residual Learning for Image Recognition", 2016, figure 2. Where the shape
-    changes, the shortcut is a 1x1 convolution and BatchNorm ("option B"); elsewhere the input.
+    He et al., 2016, "Deep Residual Learning for Image Recognition", figure 2. If the block changes
+    the shape, the shortcut is a 1x1 convolution and BatchNorm ("option B"); otherwise the input.
     """
 
     preactivated = False
@@ -123,8 +130,9 @@ class BasicBlockV1(ResidualBlock):
 class BasicBlockV2(ResidualBlock):
     """Two 3x3 convolutions, each after BatchNorm and ReLU ("full pre-activation").
 
-    He et al., "Identity Mappings in Deep Residual Networks", 2016, figure 4(e). Where the shape
-    changes, the shortcut is a 1x1 convolution of the activated input; elsewhere it is the input.
+    He et al., 2016, "Identity Mappings in Deep Residual Networks", figure 4(e). If the block
+    changes the shape, the shortcut is a 1x1 convolution of the activated input; otherwise the
+    input.
     """
 
     def __init__(
@@ -147,9 +155,10 @@ class BasicBlockV2(ResidualBlock):
 class BottleneckV2(ResidualBlock):
     """Convolutions of 1x1, 3x3 and 1x1, each after BatchNorm and ReLU.
 
-    He et al., "Identity Mappings in Deep Residual Networks", 2016, section 4: the first two have
-    `width` channels, the last four times as many. The 3x3 convolution has the stride, because a
-    1x1 one would skip three of four pixels. The shortcut is as in `BasicBlockV2`.
+    He et al., 2016, "Identity Mappings in Deep Residual Networks", section 4: the first two have
+    `width` channels, and the last has four times as many. The 3x3 convolution has the stride,
+    because a 1x1 convolution with stride 2 ignores three of four pixels. The shortcut is as in
+    `BasicBlockV2`.
     """
 
     expansion = 4

@@ -9,45 +9,46 @@ from torch import Tensor, nn
 from resnet_sweep.models.blocks import BLOCKS, convolution
 from resnet_sweep.ranges import Count
 
-# Not all features or residuals may be dropped.
+# It can't be 1, because all features or residuals would be dropped.
 DropProbability = Annotated[float, Ge(0), Lt(1)]
 # The deepest network of He et al. (2016), with 1,202 layers, has 600 blocks.
-MOST_BLOCKS = 1000
+MAX_BLOCKS = 1000
 
 
 class ResNet(nn.Module):
     """A residual network for images of about 32x32 pixels.
 
-    A 3x3 stem without normalisation, stages of residual blocks, a last BatchNorm and ReLU, the
-    mean over the image, dropout, and a linear classifier (He et al., 2016, "Identity Mappings in
-    Deep Residual Networks", section 4). With "basic_v1" the BatchNorm and ReLU follow the stem
-    instead of the stages (He et al., 2016, "Deep Residual Learning for Image Recognition", section
-    4.2). Convolutions are initialized as in He et al., 2015, "Delving Deep into Rectifiers",
-    equation 14.
+    It consists of a 3x3 stem without normalization, stages of residual blocks, BatchNorm and ReLU,
+    global average pooling, dropout, and a linear classifier (He et al., 2016, "Identity Mappings in
+    Deep Residual Networks", section 4). With "basic_v1", BatchNorm and ReLU follow the stem instead
+    of the stages (He et al., 2016, "Deep Residual Learning for Image Recognition", section 4.2).
+    Convolutions are initialized as in He et al., 2015, "Delving Deep into Rectifiers: Surpassing
+    Human-Level Performance on ImageNet Classification", equation 14.
 
     Shapes: (N, 3, H, W) to logits (N, num_classes).
 
     Attributes:
-        stride: product of all strides: the side of the image in pixels, divided by the side of the
+        stride: product of all strides, which is the ratio of the image's side to the side of the
             last feature map.
 
     Args:
-        num_classes: length of the output.
-        widths: channels of each stage; "bottleneck_v2" has these inside its blocks, and four times
-            as many between them.
-        blocks: residual blocks of each stage.
+        num_classes: number of classes.
+        widths: number of channels in each stage; with "bottleneck_v2", the number inside the
+            blocks, which have four times as many output channels.
+        blocks: number of residual blocks in each stage.
         strides: stride of each stage's first block.
-        block: kind of residual block.
+        block: type of the residual blocks.
         dropout: probability of dropping a feature before the classifier.
         attention: squeeze-and-excitation, efficient channel attention or the convolutional block
-            attention module, at the end of each residual.
-        stochastic_depth: probability of dropping the last block's residual; for block l of L it is
-            l / L of that (Huang et al., 2016, "Deep Networks with Stochastic Depth", equation 4).
-        stem_width: channels of the stem; None for the first entry of `widths`.
+            attention module, at the end of each residual; None for no attention.
+        stochastic_depth: probability of dropping the last block's residual; block l of L has l / L
+            of this probability (Huang et al., 2016, "Deep Networks with Stochastic Depth",
+            equation 4).
+        stem_width: number of channels of the stem; None for the first entry of `widths`.
 
     Raises:
-        ValueError: widths, blocks and strides differ in length, there is no stage, or there are
-            more than MOST_BLOCKS.
+        ValueError: widths, blocks and strides have different lengths, there is no stage, or there
+            are more than MAX_BLOCKS blocks.
     """
 
     def __init__(
@@ -66,11 +67,12 @@ class ResNet(nn.Module):
         if not widths or not len(widths) == len(blocks) == len(strides):
             raise ValueError(
                 f"widths={list(widths)}, blocks={list(blocks)} and strides={list(strides)} "
-                "must have one entry for each stage"
+                "must each have one entry per stage"
             )
-        if sum(blocks) > MOST_BLOCKS:
+        if sum(blocks) > MAX_BLOCKS:
             raise ValueError(
-                f"blocks={list(blocks)} are more than {MOST_BLOCKS} in all: choose fewer"
+                f"blocks={list(blocks)} has {sum(blocks):,} blocks, more than {MAX_BLOCKS:,}: "
+                "choose fewer"
             )
         self.stride = math.prod(strides)
         kind = BLOCKS[block]

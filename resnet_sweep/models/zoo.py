@@ -1,4 +1,4 @@
-"""Classifiers of torchvision and timm, with new weights and stems for small images."""
+"""Classifiers from torchvision and timm, without pretrained weights, adapted to small images."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -9,11 +9,11 @@ from torch import nn
 
 from resnet_sweep.ranges import Count
 
-# These return a tuple in training unless `aux_logits` is false.
+# Models with auxiliary classifiers: in training they return a tuple unless `aux_logits` is false.
 AUXILIARY = {"googlenet", "inception_v3"}
-# Arguments by which a model gets trained weights.
+# Arguments that load pretrained weights.
 WEIGHTS = ("weights", "pretrained", "checkpoint_path")
-# A stem has up to three convolutions before its pooling; a later pooling belongs to a stage.
+# A stem has at most three convolutions before its pooling; a later pooling belongs to a stage.
 STEM_CONVOLUTIONS = 3
 
 
@@ -23,18 +23,18 @@ def torchvision_classifier(
     """Return a classifier of torchvision.
 
     Args:
-        num_classes: length of the output.
+        num_classes: number of classes.
         name: one of `torchvision.models.list_models(module=torchvision.models)`.
-        fit_stem: adapt its stem to small images, see `remove_early_downsampling`.
-        arguments: further ones of the network.
+        fit_stem: adapt the stem to small images, see `remove_early_downsampling`.
+        arguments: further arguments of the model.
 
     Raises:
-        ValueError: there is no such classifier, or an argument asks for trained weights.
+        ValueError: there is no such classifier, or an argument loads pretrained weights.
     """
     # This import takes seconds, and other models don't need it.
     from torchvision import models
 
-    check_request("torchvision", name, models.list_models(module=models), arguments)
+    check_arguments("torchvision", name, models.list_models(module=models), arguments)
     if name in AUXILIARY:
         arguments = {"aux_logits": False, "init_weights": True} | arguments
     model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **arguments)
@@ -46,11 +46,17 @@ def torchvision_classifier(
 def timm_classifier(
     num_classes: Count, name: str, fit_stem: bool = True, **arguments: Any
 ) -> nn.Module:
-    """Return a classifier of timm; as `torchvision_classifier`, with `timm.list_models()`.
+    """Return a classifier of timm.
+
+    Args:
+        num_classes: number of classes.
+        name: one of `timm.list_models()`.
+        fit_stem: adapt the stem to small images, see `remove_early_downsampling`.
+        arguments: further arguments of the model.
 
     Raises:
-        ValueError: there is no such classifier, or no timm, or an argument asks for trained
-            weights.
+        ValueError: timm isn't installed, there is no such classifier, or an argument loads
+            pretrained weights.
     """
     try:
         import timm
@@ -58,9 +64,9 @@ def timm_classifier(
         raise ValueError(
             f"name={name} needs timm, which isn't installed: pip install 'resnet-sweep[timm]'"
         ) from error
-    # A name may have a tag of its weights, which isn't in the list.
+    # A name may end in a tag of pretrained weights, and the list has names without tags.
     known = [name] if timm.is_model(name) else timm.list_models()
-    check_request("timm", name, known, arguments)
+    check_arguments("timm", name, known, arguments)
     model: nn.Module = timm.create_model(
         name, pretrained=False, num_classes=num_classes, **arguments
     )
@@ -69,42 +75,45 @@ def timm_classifier(
     return model
 
 
-def check_request(
+def check_arguments(
     library: str, name: str, known: Iterable[str], arguments: Mapping[str, Any]
 ) -> None:
     """Check the name and the arguments of a classifier.
 
     Raises:
-        ValueError: the name isn't known, or an argument asks for trained weights.
+        ValueError: the name isn't known, or an argument loads pretrained weights.
     """
     for argument in WEIGHTS:
         if argument in arguments:
             raise ValueError(
-                f"{argument}={arguments[argument]} asks for trained weights, but networks start "
-                f"with new ones here: leave {argument} out"
+                f"{argument}={arguments[argument]} would load pretrained weights, but every run "
+                f"trains from random ones: leave {argument} out"
             )
     if name not in known:
         near = get_close_matches(name, known)
-        hint = f"did you mean {' or '.join(near)}?" if near else "its list_models() has the names"
+        hint = f"did you mean {' or '.join(near)}?" if near else "its list_models() lists the names"
         raise ValueError(f"name={name} isn't a classifier of {library}: {hint}")
 
 
 def remove_early_downsampling(model: nn.Module) -> None:
-    """Remove the early downsampling of a network, for images of about 32x32 pixels.
+    """Remove the downsampling in a network's stem, for images of about 32x32 pixels.
 
-    As in He et al., 2016, "Deep Residual Learning for Image Recognition", for CIFAR, the first
-    convolution becomes one of at most 3x3 with stride 1, and a max pooling of the stem is removed.
-    A convolution of disjoint patches (ConvNeXt, Swin) gets patches of 2x2. Networks that count
-    their patches aren't changed, because they take the sizes of image and patches as arguments;
-    nor are networks that don't start with a strided convolution. If several parallel convolutions
-    see the image (RepVGG), all of them change.
+    The first convolution gets a kernel of at most 3x3 and stride 1, and the max pooling in the stem
+    is removed, as in the CIFAR networks of He et al., 2016, "Deep Residual Learning for Image
+    Recognition", section 4.2. A convolution of disjoint patches (ConvNeXt, Swin) gets patches of
+    2x2 pixels. If several parallel convolutions have the image as input (RepVGG), all of them are
+    changed.
 
-    The smaller kernel is the middle of the larger one, times the ratio of their sizes. So its
-    outputs have the same variance as before, and its distribution is the one that most networks
-    draw for the smaller kernel, by its fan-in or fan-out.
+    Two kinds of networks aren't changed: networks with a fixed number of patches, such as vision
+    transformers, which take the sizes of image and patches as arguments, and networks that don't
+    start with a strided convolution.
+
+    The new kernel is the center of the old one, multiplied by the ratio of their sizes. This keeps
+    the variance of the outputs, and gives the weights the distribution with which most networks
+    would initialize the smaller kernel, by its fan-in or fan-out.
 
     Args:
-        model: changed in place.
+        model: the network, which is changed in place.
     """
     if hasattr(model, "patch_embed") or hasattr(model, "image_size"):
         return
@@ -115,25 +124,25 @@ def remove_early_downsampling(model: nn.Module) -> None:
     patches = convolutions[0].kernel_size == stride
     for conv in convolutions:
         if conv.in_channels == 3 and conv.stride == stride:
-            shrink(conv, 2 if patches else 3, 2 if patches else 1)
-    seen = 0
+            crop_kernel(conv, 2 if patches else 3, 2 if patches else 1)
+    convolutions_so_far = 0
     for path, module in list(model.named_modules()):
-        seen += isinstance(module, nn.Conv2d)
-        if seen > STEM_CONVOLUTIONS:
+        convolutions_so_far += isinstance(module, nn.Conv2d)
+        if convolutions_so_far > STEM_CONVOLUTIONS:
             return
         if isinstance(module, nn.MaxPool2d):
             model.set_submodule(path, nn.Identity())
             return
 
 
-def shrink(conv: nn.Conv2d, size: int, stride: int) -> None:
-    """Reduce a convolution's kernel to its middle, (size, size) at most, and change its stride."""
+def crop_kernel(conv: nn.Conv2d, size: int, stride: int) -> None:
+    """Crop a convolution's kernel to its center, at most (size, size), and set its stride."""
     old = conv.kernel_size[0]
     size = min(old, size)
     margin = (old - size) // 2
-    middle = slice(margin, margin + size)
+    center = slice(margin, margin + size)
     with torch.no_grad():
-        conv.weight = nn.Parameter(conv.weight[:, :, middle, middle] * (old / size))
+        conv.weight = nn.Parameter(conv.weight[:, :, center, center] * (old / size))
     conv.kernel_size = (size, size)
     conv.stride = (stride, stride)
     if not isinstance(conv.padding, str):

@@ -11,8 +11,8 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from resnet_sweep.compare.format import shown
-from resnet_sweep.compare.group import COMPLETE, replicates
+from resnet_sweep.compare.format import safe_text
+from resnet_sweep.compare.group import COMPLETE, group_replicates
 from resnet_sweep.compare.objective import Direction, Objective, check_directions
 from resnet_sweep.config.check import SETTINGS as CONFIG_SETTINGS
 from resnet_sweep.config.check import check_names, check_value
@@ -122,7 +122,7 @@ class StudyPlan:
         self.space = SearchSpace(
             [*preset_overrides(settings["params"]), *overrides_of(config.hydra)]
         )
-        self.objectives = Objective.all_of(self.whole)
+        self.objectives = Objective.all_from_config(self.whole)
         self.directions = check_directions(self.objectives, settings["direction"])
         self.sampler = TrialSampler(settings["sampler"], self.space, self.directions)
         count: int = settings["n_trials"]
@@ -144,7 +144,7 @@ class StudyPlan:
         goals = zip(self.objectives, self.directions, strict=True)
         lines = [f"{self.n_trials} trials, sampled by {sampler}, pruned by {pruner}"]
         lines += [f"  {objective.name}: {direction}" for objective, direction in goals]
-        lines += [f"  {shown(key)}: {text}" for key, text in self.space.descriptions().items()]
+        lines += [f"  {safe_text(key)}: {text}" for key, text in self.space.descriptions().items()]
         lines.append(f"  {len(self.corners)} corners of this space are valid")
         lines += [f"  first: {_words(parameters)}" for parameters in self.enqueued]
         return "\n".join(lines)
@@ -237,7 +237,7 @@ class StudyPlan:
             for values in asked:
                 if not isinstance(values, Mapping) or values.keys() != keys:
                     raise ConfigError(
-                        f"{shown(values)} hasn't a value of each key that is searched "
+                        f"{safe_text(values)} hasn't a value of each key that is searched "
                         f"({', '.join(keys)})"
                     )
             return [self.space.parameters(values) for values in asked]
@@ -262,7 +262,7 @@ class StudyPlan:
         """Return the trials whose runs are finished already, oldest first, to begin with."""
         cache = RunCache.here()
         found: dict[str, FrozenTrial] = {}
-        for group in reversed(replicates(cache.runs)):
+        for group in reversed(group_replicates(cache.runs)):
             complete = next((run for run in group.counted if run.state in COMPLETE), None)
             if complete is None:
                 continue

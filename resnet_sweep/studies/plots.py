@@ -12,7 +12,7 @@ from optuna import visualization
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from resnet_sweep.compare.format import FEW_DIGITS, shown
+from resnet_sweep.compare.format import FEW_DIGITS, safe_text
 from resnet_sweep.studies.storage import find_storage
 from resnet_sweep.studies.trial_queue import STATES, count_states
 
@@ -49,7 +49,7 @@ def _studies(storage: BaseStorage) -> Iterator[dict[str, Any]]:
                 study = optuna.create_study(directions=study.directions)
                 study.add_trials(trials[-MOST_TRIALS:])
             yield {
-                "name": shown(summary.study_name),
+                "name": safe_text(summary.study_name),
                 "summary": count_states(STATES[trial.state] for trial in trials),
                 "figures": list(_figures(study, names)),
             }
@@ -97,7 +97,7 @@ def _safe(value: Any) -> Any:
     if isinstance(value, Mapping):
         if "bdata" in value:
             return {name: value[name] for name in ("dtype", "bdata", "shape") if name in value}
-        return {shown(name): _safe(content) for name, content in value.items()}
+        return {safe_text(name): _safe(content) for name, content in value.items()}
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
@@ -107,8 +107,8 @@ def _safe(value: Any) -> Any:
     if isinstance(value, (int, float)):
         return value if math.isfinite(value) else None
     # A plot's own line breaks stay.
-    texts = LONG_NUMBER.sub(lambda number: shown(float(number[0]), FEW_DIGITS), str(value)).split(
-        "<br>"
-    )
-    parts = (shown(text).replace("<", "&lt;").replace(">", "&gt;") for text in texts)
+    texts = LONG_NUMBER.sub(
+        lambda number: safe_text(float(number[0]), FEW_DIGITS), str(value)
+    ).split("<br>")
+    parts = (safe_text(text).replace("<", "&lt;").replace(">", "&gt;") for text in texts)
     return "<br>".join(parts)

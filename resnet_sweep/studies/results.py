@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from resnet_sweep.compare.format import FEW_DIGITS, format_table, reproduce_command, shown
+from resnet_sweep.compare.format import FEW_DIGITS, format_table, reproduce_command, safe_text
 from resnet_sweep.compare.group import COMPLETE, Statistic
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
@@ -78,11 +78,11 @@ class TrialResult:
             self.state = "interrupted" if interrupted else "running"
         reasons = [] if same is None else [f"the same as trial {same}"]
         self.reason = ": ".join([*reasons, *filter(None, [attributes.get(REASON)])])
-        best = Statistic.of(record.best["val_acc"] for record in records if record.best)
-        final = Statistic.of(record.final["val_acc"] for record in records if record.final)
+        best = Statistic.from_values(record.best["val_acc"] for record in records if record.best)
+        final = Statistic.from_values(record.final["val_acc"] for record in records if record.final)
         self.best_val_acc, self.final_val_acc = best and best.mean, final and final.mean
         self.seconds = sum(record.seconds or 0.0 for record in records) if records else None
-        self.statistic = Statistic.of(map(objective.value, runs))
+        self.statistic = Statistic.from_values(map(objective.value, runs))
 
     def describe(self, objectives: Sequence[Objective]) -> str:
         """Return a one-line summary."""
@@ -94,7 +94,7 @@ class TrialResult:
             text += ": " + ", ".join(f"{goal.title} {goal.format(value)}" for goal, value in goals)
         if self.seconds:
             text += f", {duration(self.seconds)}"
-        return f"{shown(text)}  {brief_parameters(self.parameters)}"
+        return f"{safe_text(text)}  {brief_parameters(self.parameters)}"
 
 
 class StudyResults:
@@ -210,7 +210,7 @@ class StudyResults:
             lines.append(f"Reproduce the best run:\n  {command}")
         broken = [result for result in results if result.state in ("failed", "diverged")]
         lines += [
-            f"trial {result.number} {result.state}: {shown(result.reason)}"
+            f"trial {result.number} {result.state}: {safe_text(result.reason)}"
             for result in broken[:MOST_LISTED]
         ]
         return lines
@@ -218,7 +218,7 @@ class StudyResults:
     def _ranking(self, ranked: Sequence[TrialResult], width: int | None) -> list[str]:
         objectives, keys = self.plan.objectives, list(self.plan.space.distributions)
         titles = [objective.title for objective in objectives]
-        rows = [["trial", "state", *titles, "time", *map(shown, keys), "directory"]]
+        rows = [["trial", "state", *titles, "time", *map(safe_text, keys), "directory"]]
         for result in ranked:
             values = zip(objectives, result.values or (), strict=True)
             rows.append(
@@ -227,7 +227,7 @@ class StudyResults:
                     result.state,
                     *(objective.format(value) for objective, value in values),
                     duration(result.seconds or 0),
-                    *(shown(result.parameters.get(key, ""), FEW_DIGITS) for key in keys),
+                    *(safe_text(result.parameters.get(key, ""), FEW_DIGITS) for key in keys),
                     relative(result.directory),
                 ]
             )

@@ -27,7 +27,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler
 from optuna.trial import Trial
 
-from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.format import safe_text
 from resnet_sweep.compare.objective import Direction
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.randomness import derive_seed
@@ -308,7 +308,7 @@ def _parameter(key: str, distribution: BaseDistribution, setting: Any) -> Any:
             if converted == value and math.isclose(steps, round(steps), abs_tol=1e-8):
                 return converted
     raise ConfigError(
-        f"{key}={shown(setting)} is outside of the search space ({_describe(distribution)})"
+        f"{key}={safe_text(setting)} is outside of the search space ({_describe(distribution)})"
     )
 
 
@@ -325,9 +325,11 @@ def _parsed(value: Any) -> Any:
 
 def _describe(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
-        return f"one of {', '.join(map(shown, distribution.choices))}"
+        return f"one of {', '.join(map(safe_text, distribution.choices))}"
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
-    text = f"{shown(distribution.low)} to {shown(distribution.high)}"
+    text = f"{safe_text(distribution.low)} to {safe_text(distribution.high)}"
     if distribution.log:
         return f"{text}, by its logarithm"
-    return text if distribution.step is None else f"{text} in steps of {shown(distribution.step)}"
+    return (
+        text if distribution.step is None else f"{text} in steps of {safe_text(distribution.step)}"
+    )

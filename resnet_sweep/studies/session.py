@@ -18,7 +18,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
-from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.format import safe_text
 from resnet_sweep.config.command import relative
 from resnet_sweep.config.compose import overrides_of
 from resnet_sweep.console import console
@@ -152,7 +152,7 @@ class StudySession:
 
         def on_end(directory: Path, reason: str | None) -> None:
             if reason is not None:
-                lost.append(f"worker {directory.name}: {shown(reason)}")
+                lost.append(f"worker {directory.name}: {safe_text(reason)}")
 
         with self._reporting(), terminable():
             content = json.dumps(worker_config(self.plan.config), indent=1).encode()
@@ -166,7 +166,7 @@ class StudySession:
                 launcher.launch(work_on_study, directories, WORKER_LOG, on_end)
             # A launcher can fail in any way, with its workers in any state.
             except Exception as error:
-                reason = shown(one_line(f"{type(error).__name__}: {error}"))
+                reason = safe_text(one_line(f"{type(error).__name__}: {error}"))
                 lost.append(f"the launcher failed ({reason}); workers may still run")
             finally:
                 done.set()

@@ -12,7 +12,7 @@ from omegaconf import read_write
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 
-from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.format import safe_text
 from resnet_sweep.config.compose import is_named_by_time
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import missing_folders, remove_empty
@@ -44,7 +44,7 @@ def check_directory(plan: StudyPlan) -> None:
         return
     what = "a grid sweep"
     if theirs is not None:
-        what = f"the study {shown(theirs)}, whose name or storage is another"
+        what = f"the study {safe_text(theirs)}, whose name or storage is another"
     raise ConfigError(f"{directory} has {what}: choose another hydra.sweep.dir")
 
 
@@ -102,7 +102,7 @@ def _home(name: str, attributes: Mapping[str, Any], asked: Path | None) -> Path 
         return None
     if asked is not None and not (asked.is_dir() and os.path.samefile(asked, found)):
         raise ConfigError(
-            f"the study {shown(name)} has its trials in {found}, and not in {asked}: leave "
+            f"the study {safe_text(name)} has its trials in {found}, and not in {asked}: leave "
             "hydra.sweep.dir out, or choose another hydra.sweeper.study_name"
         )
     return Path(found)
@@ -165,14 +165,14 @@ def _is_abandoned(study: optuna.Study) -> bool:
 
 
 def _check_fingerprint(study: optuna.Study, asked: Mapping[str, Any]) -> None:
-    which = f"the study {shown(study.study_name)}"
+    which = f"the study {safe_text(study.study_name)}"
     other = "choose another hydra.sweep.dir or hydra.sweeper.study_name"
     found = study.user_attrs.get(FINGERPRINT)
     if not isinstance(found, Mapping):
         raise ConfigError(f"{which} was made by another program: {other}")
     # As JSON has it, where lists and tuples are the same.
     listed = [
-        f"{shown(name)}: {shown(there)} there, {shown(here)} here"
+        f"{safe_text(name)}: {safe_text(there)} there, {safe_text(here)} here"
         for name, (there, here) in differences(found, json.loads(json.dumps(asked))).items()
     ]
     if listed:

@@ -13,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from resnet_sweep.compare.format import FEW_DIGITS, shown
+from resnet_sweep.compare.format import FEW_DIGITS, safe_text
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.lock import DirectoryLock
 from resnet_sweep.runs.record import (
@@ -240,7 +240,7 @@ def count_states(states: Iterable[str]) -> str:
 
 def brief_parameters(parameters: Mapping[str, Any]) -> str:
     """Return the parameters of a trial for people."""
-    return " ".join(f"{key}={shown(value, FEW_DIGITS)}" for key, value in parameters.items())
+    return " ".join(f"{key}={safe_text(value, FEW_DIGITS)}" for key, value in parameters.items())
 
 
 def _trained_epochs(directory: Path) -> int:

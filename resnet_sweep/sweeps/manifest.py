@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.diff_columns import MISSING, variants
-from resnet_sweep.compare.group import COMPLETE, Statistic, replicates
+from resnet_sweep.compare.group import COMPLETE, Statistic, group_replicates
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.errors import ConfigError
@@ -142,9 +142,9 @@ def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) ->
     runs = [job.run for job in jobs]
     varying = variants(runs, seed=True)
     statistics: dict[object, Statistic | None] = {}
-    for group in replicates(runs):
+    for group in group_replicates(runs):
         values = (objective.value(run) for run in group.counted if run.state in COMPLETE)
-        statistics |= dict.fromkeys(group.runs, Statistic.of(values))
+        statistics |= dict.fromkeys(group.runs, Statistic.from_values(values))
     judged = [] if objective.name == "val_acc" else [objective.name]
     header = ["number", "state", "directory", "best_val_acc", "final_val_acc", "seconds"]
     text = io.StringIO()

@@ -82,7 +82,7 @@ class SweepPlan:
             None if self.settings[name] is None else FilterExpression(self.settings[name])
             for name in ("sweep_filter", "baseline")
         )
-        self.objective = Objective.of(self.settings)
+        self.objective = Objective.from_config(self.settings)
         self.pairs = pairs_of(self.settings["zip"])
         self.manifest = Manifest.read(directory)
         if "study" in (self.manifest.definition.model_extra or {}):

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from resnet_sweep.compare.format import percent
+from resnet_sweep.compare.format import format_percent
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import HEARTBEAT_SECONDS, PENDING, duration
 from resnet_sweep.sweeps.job import Job
@@ -131,7 +131,7 @@ class Progress:
         if epoch == progress.get("epoch") and progress.get("steps"):
             text += f" {100 * progress['step'] // progress['steps']}%"
         if final.get("val_acc") is not None:
-            text += f" at {percent(final['val_acc'])}"
+            text += f" at {format_percent(final['val_acc'])}"
         if progress.get("images_per_second"):
             text += f" {progress['images_per_second']:,.0f} images/s"
         return text

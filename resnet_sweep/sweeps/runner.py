@@ -16,7 +16,7 @@ from typing import Any
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from resnet_sweep.compare.format import shown
+from resnet_sweep.compare.format import safe_text
 from resnet_sweep.compare.loaded_run import load_run
 from resnet_sweep.config.command import command, relative
 from resnet_sweep.config.compose import flags_of, is_named_by_time, overrides_of, unresolved
@@ -265,7 +265,7 @@ class SweepRunner:
                     printed.add(job)
                     console.print(
                         f"waiting for job {job.number}, which process {holder['process']} on "
-                        f"{shown(holder['host'])} is training",
+                        f"{safe_text(holder['host'])} is training",
                         markup=False,
                     )
             if rest and all(job.held for job in rest):
@@ -300,7 +300,7 @@ class SweepRunner:
         pending = [job for job in self.jobs if not job.ended and job not in broken]
         if error:
             console.print(
-                f"\nthe launcher failed ({shown(error)}); {len(pending)} jobs are pending",
+                f"\nthe launcher failed ({safe_text(error)}); {len(pending)} jobs are pending",
                 markup=False,
             )
         if pending or any(job.state == "failed" for job in broken):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.filter_expression import run_fields
-from resnet_sweep.compare.format import format_table, percent, shown
+from resnet_sweep.compare.format import format_percent, format_table, safe_text
 from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.config.command import relative
 from resnet_sweep.console import console
@@ -23,9 +23,9 @@ def print_plan(plan: SweepPlan, retry_failed: bool = True) -> None:
     rows = [["job", "state", "best", *(column[0] for column in varying), "where"]]
     for index, job in enumerate(plan.jobs, start=1):
         values = [column[index] for column in varying]
-        where = shown(job.run.name) if job.reused or job.state != PENDING else ""
+        where = safe_text(job.run.name) if job.reused or job.state != PENDING else ""
         state = f"{job.state} (reused)" if job.reused else job.state
-        best = percent(job.run.best_accuracy) if job.record.best else ""
+        best = format_percent(job.run.best_accuracy) if job.record.best else ""
         rows.append([str(job.number), state, best, *values, where])
     width = console.width if console.is_terminal else None
     lines = [*format_table(rows, frozenset({0, 2}), width), *summarize_plan(plan, retry_failed)]
@@ -36,9 +36,10 @@ def describe(job: Job) -> str:
     """Return a one-line summary of a job."""
     run, text = job.run, f"job {job.number} {job.state}"
     if job.reason:
-        text += f" ({shown(job.reason)})"
+        text += f" ({safe_text(job.reason)})"
     if run.record.best is not None:
-        text += f": best {percent(run.best_accuracy)}, final {percent(run.final_accuracy)}"
+        text += f": best {format_percent(run.best_accuracy)}"
+        text += f", final {format_percent(run.final_accuracy)}"
         text += f", {duration(run.record.seconds or 0)}"
     return text
 
@@ -59,8 +60,8 @@ def print_summary(plan: SweepPlan) -> None:
         states = " or ".join(sorted({job.state for job in broken}, reverse=True))
         lines.append(f"\n{len(broken)} of {len(jobs)} jobs {states}:")
     for job in broken:
-        which = f" ({shown(overrides[job])})" if overrides[job] else ""
-        lines.append(f"  job {job.number}{which} {job.state}: {shown(job.reason)}")
+        which = f" ({safe_text(overrides[job])})" if overrides[job] else ""
+        lines.append(f"  job {job.number}{which} {job.state}: {safe_text(job.reason)}")
         lines.append(f"    see {relative(job.directory)}/train.log")
     if lines:
         console.print("\n".join(lines), markup=False)
@@ -78,25 +79,24 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
     """Yield a few lines on a plan."""
     jobs = plan.jobs
     varying = variants([job.run for job in jobs], seed=True)
-    vary = f", which vary in {', '.join(map(shown, varying))}" if varying else ""
+    vary = f", which vary in {', '.join(map(safe_text, varying))}" if varying else ""
     yield f"{_count(len(jobs), 'job')}{vary}"
     baseline = plan.baseline
     if baseline is not None and not any(baseline.matches(run_fields(job.run)) for job in jobs):
-        yield f"  no job is the baseline ({shown(baseline.text)}), so nothing is compared"
+        yield f"  no job is the baseline ({safe_text(baseline.text)}), so nothing is compared"
     for keys in plan.pairs:
-        yield f"  {' and '.join(map(shown, keys))} are paired"
+        yield f"  {' and '.join(map(safe_text, keys))} are paired"
     if plan.filtered:
         yield f"  {_count(plan.filtered, 'combination')} left out by sweep_filter"
     for overrides, job in plan.duplicates[:MOST_DUPLICATES]:
         which = ", the baseline" if baseline and baseline.matches(run_fields(job.run)) else ""
-        yield (
-            f"  {shown(overrides)} trains the same as job {job.number}{which}, so it is left out"
-        )
+        same = f"job {job.number}{which}"
+        yield f"  {safe_text(overrides)} trains the same as {same}, so it is left out"
     if len(plan.duplicates) > MOST_DUPLICATES:
         yield f"  and {len(plan.duplicates) - MOST_DUPLICATES} more that train the same as others"
     reused = Counter(os.path.dirname(job.run.name) for job in jobs if job.reused)
     for place, count in reused.items():
-        yield f"  {_count(count, 'job')} reused from {shown(place)}, finished there already"
+        yield f"  {_count(count, 'job')} reused from {safe_text(place)}, finished there already"
     states = Counter(job.state for job in jobs if not job.reused)
     for state, what in (
         ("finished", "finished already"),
@@ -113,7 +113,7 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
         if job.held and (holder := job.record.heartbeat):
             yield (
                 f"  job {job.number} is being trained by process {holder['process']} on "
-                f"{shown(holder['host'])}"
+                f"{safe_text(holder['host'])}"
             )
     to_train = plan.to_train(retry_failed)
     seconds = plan.cache.estimate(to_train)

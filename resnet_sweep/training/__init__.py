@@ -1,4 +1,4 @@
-"""The training loop, a single one for every run."""
+"""Training: the loop that every run uses, and its settings."""
 
 from resnet_sweep.training.config import EarlyStopping, TrainerConfig
 

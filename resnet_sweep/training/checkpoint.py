@@ -1,4 +1,4 @@
-"""Checkpoints, protected against a crash and against corruption."""
+"""Checkpoints that survive crashes and detect damage."""
 
 import io
 import logging
@@ -18,7 +18,7 @@ from resnet_sweep.runs.run import Run
 
 BEST = "best_model.pth"
 LAST = "last_model.pth"
-# The last checkpoint but one, in case the last one is damaged.
+# The checkpoint before the last one, for the case that the last one is damaged.
 PREVIOUS = "previous_model.pth"
 
 State = dict[str, Any]
@@ -27,22 +27,22 @@ log = logging.getLogger(__name__)
 
 
 class DamagedCheckpointError(ConfigError):
-    """A checkpoint can't be read, or its content isn't what was written."""
+    """A checkpoint can't be read, or its content doesn't match its digest."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
-            f"{path} is damaged ({reason}): restore it, or train the run anew with "
+            f"{path} is damaged ({reason}): restore it, or start the run over with "
             "trainer.resume=false"
         )
         self.reason = reason
 
 
 class RunCheckpoints:
-    """The checkpoints of a run, and the files of metrics that have to agree with them.
+    """The checkpoints of a run, and its metrics files, which are kept consistent with them.
 
     Args:
-        layers: names of the layers whose norms are in a state.
-        in_thread: write in a thread, while a GPU trains; otherwise `save` waits.
+        layers: names of the layers whose norms a state contains.
+        in_thread: write in a thread while a GPU trains; otherwise `save` returns after writing.
     """
 
     def __init__(self, run: Run, layers: Sequence[str], in_thread: bool) -> None:
@@ -54,7 +54,7 @@ class RunCheckpoints:
     def load(self) -> State | None:
         """Return the newest valid state of the run, or None if there is none.
 
-        The best model and the files of metrics are made to agree with it.
+        The best model and the metrics files are written again to match it.
         """
         signature = self.run.record.signature
         state = read_last(self.directory, signature)
@@ -66,8 +66,8 @@ class RunCheckpoints:
             error = check_best(self.directory, signature, int(best["epoch"]))
             if error is not None:
                 log.warning(
-                    "warning: %s can't be used (%s); unless a later epoch is better, there will be "
-                    "none, and only trainer.resume=false trains it anew",
+                    "warning: %s can't be used (%s); it is replaced if a later epoch is better, or "
+                    "if trainer.resume=false starts the run over",
                     self.directory / BEST,
                     error,
                 )
@@ -75,10 +75,10 @@ class RunCheckpoints:
         return state
 
     def save(self, state: State) -> None:
-        """Save a state of the trainer when the save before is finished.
+        """Save a state of the trainer, after waiting for the previous save.
 
         Raises:
-            OSError: this or the save before it failed.
+            OSError: this save or the previous one failed.
             LockLostError: another process has taken over the run.
         """
         self.wait()
@@ -88,7 +88,7 @@ class RunCheckpoints:
             self._unfinished = self._thread.submit(self._write, copy_state(state))
 
     def wait(self) -> None:
-        """Wait until everything is written, and raise what that raised."""
+        """Wait until everything is written; raise the error of a save that failed."""
         unfinished, self._unfinished = self._unfinished, None
         if unfinished is not None:
             unfinished.result()
@@ -96,12 +96,13 @@ class RunCheckpoints:
     def _write(self, state: State) -> None:
         self.run.verify_ownership()
         write_last(self.directory, {"signature": self.run.record.signature, **state})
-        # Second, since a killed process can write it again from the last checkpoint.
+        # The best model comes second, because it can be written again from the last checkpoint if
+        # the process is killed in between.
         self._write_best(state)
         self._write_metrics(state["rows"], state["layers"].tolist())
 
     def _write_best(self, state: State) -> bool:
-        """Write the best model, if a state is that at the end of the best epoch."""
+        """Write the best model if `state` ends the best epoch, and return whether it does."""
         best = best_row(state["rows"])
         if best is None or best is not state["rows"][-1] or state["step"]:
             return False
@@ -120,10 +121,11 @@ class RunCheckpoints:
 
 
 def write_checkpoint(path: Path, state: State, backup: Path | None = None) -> None:
-    """Write tensors, numbers, strings, None, and lists and dicts of these atomically.
+    """Write a checkpoint atomically, with a digest of its content.
 
     Args:
-        backup: where an older file at `path` is kept.
+        state: tensors, numbers, strings, None, and lists and dicts of these.
+        backup: path to which an existing file at `path` is moved; None replaces it.
     """
     path.parent.mkdir(exist_ok=True)
     buffer = io.BytesIO()
@@ -135,7 +137,7 @@ def read_checkpoint(path: Path, signature: str | None = None) -> State:
     """Read a checkpoint onto the CPU. Nothing in it is executed.
 
     Args:
-        signature: of the run that it must belong to; None for any run.
+        signature: signature of the run that the checkpoint must belong to; None for any run.
 
     Raises:
         DamagedCheckpointError: the file is damaged, or belongs to another run.
@@ -144,32 +146,33 @@ def read_checkpoint(path: Path, signature: str | None = None) -> State:
     try:
         state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         stored = state.pop("digest")
-    # A damaged file can raise nearly anything.
+    # A damaged file can raise errors of nearly any type.
     except Exception as error:
         raise DamagedCheckpointError(path, f"it can't be read: {type(error).__name__}") from error
     if stored != digest(state):
-        raise DamagedCheckpointError(path, "its content isn't what was written")
+        raise DamagedCheckpointError(path, "its content doesn't match its digest")
     if signature not in (None, state.get("signature")):
         raise DamagedCheckpointError(path, "it belongs to another run")
     return state
 
 
 def write_last(directory: Path, state: State) -> None:
-    """Write the last checkpoint of a run into `checkpoints/`, and keep the one before it."""
+    """Write the last checkpoint of a run into `checkpoints/`, and keep the previous one."""
     write_checkpoint(directory / LAST, state, backup=directory / PREVIOUS)
 
 
 def read_last(directory: Path, signature: str) -> State | None:
     """Return the newest valid checkpoint in `checkpoints/` of a run, or None if there is none.
 
-    One that can't be used is renamed, so that it can't replace a valid one as the backup.
+    A checkpoint that can't be used is renamed, so that the next save doesn't keep it in place of a
+    valid previous one.
     """
     for path in (directory / LAST, directory / PREVIOUS):
         try:
             state = read_checkpoint(path, signature)
             if "rows" in state:
                 return state
-            reason = "it has weights alone"
+            reason = "it contains only weights"
         except FileNotFoundError:
             continue
         except DamagedCheckpointError as error:
@@ -194,11 +197,11 @@ def check_best(directory: Path, signature: str, epoch: int) -> str | None:
         return "it is missing"
     except DamagedCheckpointError as error:
         return error.reason
-    return None if found == epoch else "it isn't of the best epoch"
+    return None if found == epoch else "it isn't from the best epoch"
 
 
 def copy_state(state: Any) -> Any:
-    """Copy a state to the CPU, so that training can't change it."""
+    """Return a copy of a state on the CPU, which training doesn't change."""
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):

@@ -14,14 +14,14 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Criteria that end a run before its schedule does. The schedule keeps its length.
+    """Criteria that end a run early. The schedule still spans all epochs.
 
     Attributes:
         epoch: last epoch to train; None sets no limit.
-        patience: epochs in a row without an improvement after which the run ends (Prechelt, 1998,
-            "Early Stopping - But When?"); None allows any number of them.
+        patience: number of consecutive epochs without an improvement after which the run ends
+            (Prechelt, 1998, "Early Stopping - But When?"); None never ends it.
         metric: metric that has to improve.
-        min_delta: smallest improvement, exclusive, in the metric's unit.
+        min_delta: the metric has to improve by more than this, in its unit.
     """
 
     epoch: Count | None = None
@@ -50,25 +50,29 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """Length of a run, batch size, and where and how it is computed.
+    """Settings of the `Trainer`.
 
     Attributes:
-        epochs: passes over the training images; the schedule spans them.
-        batch_size: images in a step.
+        epochs: number of passes over the training images; the schedule spans them.
+        batch_size: number of images in a step.
         drop_last: leave out the last batch of an epoch if it is smaller.
-        max_steps: stop after this many steps; the schedule keeps its length.
-        clip_grad_norm: largest norm of the gradient of all weights together; a larger one is scaled
-            down (Pascanu et al., 2013, "On the difficulty of training Recurrent Neural Networks").
-        ema_decay: decay of the `ExponentialMovingAverage` that is evaluated and kept as the best.
-        early_stopping: when the run ends before its last epoch; by default never.
+        max_steps: stop after this many steps; the schedule still spans all epochs.
+        clip_grad_norm: largest norm of the gradient of all weights together; a larger gradient is
+            scaled down to it (Pascanu et al., 2013, "On the difficulty of training Recurrent Neural
+            Networks"); None doesn't clip.
+        ema_decay: decay of the `ExponentialMovingAverage` that is evaluated and saved as the best
+            model; None evaluates and saves the trained weights.
+        early_stopping: criteria that end the run early; by default none.
         progressive_resizing: sizes of the training images, see `ProgressiveResizing`.
-        device: as torch names it, such as "cuda:1", or "auto": a GPU if there is one.
-        threads: CPU threads; None for torch's own choice.
-        precision: of the forward pass; "auto" is bfloat16 where the device is faster with it.
-        compile: mode of `torch.compile`, see `resnet_sweep.training.device.compile_model`.
-        resume: continue from the last checkpoint of the run directory; False starts over.
-        distributed: share every batch among the processes that torchrun starts.
-        sync_batch_norm: compute BatchNorm's statistics over the shares of all processes.
+        device: a torch device, for example "cuda:1", or "auto" for a GPU if there is one.
+        threads: number of CPU threads; None for torch's default.
+        precision: precision of the forward pass; "auto" is bfloat16 on devices where that is
+            faster, and float32 on others.
+        compile: mode of `torch.compile`, see `resnet_sweep.training.device.compile_model`; None
+            doesn't compile.
+        resume: continue from the last checkpoint in the run directory; False starts over.
+        distributed: divide every batch among the processes that torchrun starts.
+        sync_batch_norm: compute BatchNorm's statistics over the batches of all processes.
     """
 
     epochs: Count = 100
@@ -80,7 +84,7 @@ class TrainerConfig:
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     progressive_resizing: list[Count] | None = None
     device: str = "auto"
-    # More than any machine has would only make torch fail.
+    # torch fails with a number that is far larger than any machine has.
     threads: Annotated[int, Ge(1), Le(4096)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: CompileMode | None = None

@@ -16,16 +16,16 @@ from resnet_sweep.training.distributed import ProcessGroup
 
 # torch's own choice, before anything changes it.
 _DEFAULT_THREADS = torch.get_num_threads()
-# From glibc's malloc.h. It maps blocks larger than 32 MB separately in any case.
+# From glibc's malloc.h. glibc maps blocks larger than 32 MB separately in any case.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_THRESHOLD = 32 * 2**20
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of `trainer.device`; "auto" prefers a GPU.
+    """Return the device that `trainer.device` names; "auto" prefers a GPU.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: this machine has no such device.
     """
     available = {
         "cuda": torch.cuda.device_count(),
@@ -39,28 +39,29 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(
-            f"trainer.device={name} is no device: choose auto, cpu, cuda, cuda:1 or mps"
+            f"trainer.device={name} isn't a device: choose auto, cpu, cuda, cuda:1 or mps"
         ) from error
     if (device.index or 0) >= available.get(device.type, 0):
         raise ConfigError(
-            f"trainer.device={name} isn't there: this machine has {' and '.join(present)}, so "
+            f"trainer.device={name} isn't available: this machine has {' and '.join(present)}, so "
             "choose one of these, or auto"
         )
     return device
 
 
 def place_rank(device: torch.device, process_group: ProcessGroup) -> torch.device:
-    """Return the device of this process: with several, the GPU of its local rank.
+    """Return the device of this process: the GPU of its local rank if several processes use GPUs.
 
     Raises:
-        ConfigError: there is no GPU for it, or `trainer.device` names one GPU for all.
+        ConfigError: there is no GPU for this process, or `trainer.device` names the same GPU for
+            all processes.
     """
     if process_group.world_size == 1 or device.type == "cpu":
         return device
     if device.type != "cuda" or device.index is not None:
         raise ConfigError(
             f"trainer.device={device} can't be shared by {process_group.world_size} processes: "
-            "choose cuda, by which each has a GPU of its own, or cpu"
+            "choose cuda, which gives each process its own GPU, or cpu"
         )
     count, local_rank = torch.cuda.device_count(), process_group.torchrun.local_rank
     if local_rank >= count:
@@ -81,16 +82,16 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Return the precision of `trainer.precision` on a device: "float32" or "bfloat16".
+    """Resolve `trainer.precision` on a device to "float32" or "bfloat16".
 
     Raises:
-        ConfigError: bfloat16 on a device that only emulates it, many times slower.
+        ConfigError: the device only emulates bfloat16, which is many times slower.
     """
     fast = has_fast_bfloat16(device)
     if name == "bfloat16" and not fast:
         raise ConfigError(
-            f"trainer.precision=bfloat16 would be emulated on this {device.type}, many times "
-            "slower than float32: choose float32, or auto"
+            f"trainer.precision=bfloat16 would be emulated on this {device.type}, which is many "
+            "times slower than float32: choose float32, or auto"
         )
     if name == "auto":
         return "bfloat16" if fast else "float32"
@@ -100,18 +101,18 @@ def resolve_precision(name: str, device: torch.device) -> str:
 def check_compile(
     mode: CompileMode | None, device: torch.device, process_group: ProcessGroup
 ) -> None:
-    """Check that `trainer.compile` can compile for a device.
+    """Check that `trainer.compile` works on a device.
 
     Raises:
-        ConfigError: there is no C++ compiler, which torch needs for a CPU, or several processes
-            share the run.
+        ConfigError: there is no C++ compiler, which torch needs on a CPU, or several processes
+            train the run.
     """
     if mode is None:
         return
     if process_group.world_size > 1:
         raise ConfigError(
-            f"trainer.compile={mode} works in one process, but {process_group.world_size} share "
-            "this run: choose trainer.compile=null"
+            f"trainer.compile={mode} works in a single process only, but "
+            f"{process_group.world_size} processes train this run: choose trainer.compile=null"
         )
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
@@ -124,17 +125,17 @@ def check_compile(
 def compile_model(model: nn.Module, mode: CompileMode) -> nn.Module:
     """Return a module that runs a model's forward and backward pass compiled by `torch.compile`.
 
-    It has the weights of `model` itself. Compilation takes seconds to minutes in the first step of
-    each shape: a whole batch, the last, smaller batch of an epoch, and each size of progressive
-    resizing. Dropout and stochastic depth draw the same random numbers as without compilation, so
-    results differ by rounding alone.
+    The module shares its weights with `model`. Each shape of a batch is compiled in its first step,
+    which takes seconds to minutes: the full batch, the last, smaller batch of an epoch, and each
+    size of progressive resizing. Dropout and stochastic depth draw the same random numbers as
+    without compilation, so results differ only by rounding.
     """
     # Models that earlier runs of this process compiled count against a limit on recompilations.
     torch.compiler.reset()
-    # torch.compile takes a mode or options, and the random numbers are an option.
+    # torch.compile takes either a mode or options, and torch's own random numbers are an option.
     options = {**torch._inductor.list_mode_options(mode), "fallback_random": True}
     compiled = torch.compile(model, dynamic=False, options=options)
-    # torch declares a function, and returns a module for a module.
+    # torch.compile is declared to return a function, but returns a module for a module.
     assert isinstance(compiled, nn.Module)
     return compiled
 
@@ -142,12 +143,12 @@ def compile_model(model: nn.Module, mode: CompileMode) -> nn.Module:
 def configure(device: torch.device, precision: str, threads: int | None) -> None:
     """Set this process's threads, precision and memory allocator for a run."""
     set_threads(threads)
-    set_exactness(device, precision)
+    configure_tf32(device, precision)
     if device.type == "cpu":
         keep_freed_memory()
 
 
-def set_exactness(device: torch.device, precision: str) -> None:
+def configure_tf32(device: torch.device, precision: str) -> None:
     """Turn TensorFloat-32, with 11 significant bits, off for float32 on a GPU."""
     if device.type == "cuda" and precision == "float32":
         torch.backends.cudnn.allow_tf32 = False
@@ -155,16 +156,16 @@ def set_exactness(device: torch.device, precision: str) -> None:
 
 
 def set_threads(threads: int | None) -> int:
-    """Set torch's number of CPU threads, None for its own choice, and return the number."""
+    """Set the number of torch's CPU threads, None for torch's default, and return the number."""
     torch.set_num_threads(threads or _DEFAULT_THREADS)
     return torch.get_num_threads()
 
 
 def keep_freed_memory() -> None:
-    """Set glibc to keep the memory that a training step frees, for the rest of this process.
+    """Configure glibc to keep the memory that a training step frees, for the rest of this process.
 
-    Otherwise it returns much of it to the system, which has to clear every page before the next
-    step. Other C libraries have no such setting.
+    By default, glibc returns much of that memory to the system, which has to clear every page
+    before the next step. Other C libraries have no such setting.
     """
     if sys.platform == "win32":
         return
@@ -176,8 +177,8 @@ def keep_freed_memory() -> None:
 
 
 def memory_bytes() -> int:
-    """Return how much memory this process may use: the machine's, or a lower limit."""
-    # Python can't read it on Windows.
+    """Return the number of bytes that this process may use: the machine's memory, or a limit."""
+    # Python has no function for this on Windows.
     if sys.platform == "win32":
         return sys.maxsize
     import resource
@@ -186,7 +187,7 @@ def memory_bytes() -> int:
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if address_space != resource.RLIM_INFINITY:
         limits.append(address_space)
-    # The memory limits of cgroup version 2 and 1, which containers set; "max" is none.
+    # The memory limits of cgroup version 2 and 1, which containers set; "max" means no limit.
     for path in ("memory.max", "memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
             limits.append(int(Path("/sys/fs/cgroup", path).read_text()))

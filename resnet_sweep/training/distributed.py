@@ -13,14 +13,14 @@ from resnet_sweep.torchrun import Torchrun
 
 
 class ProcessGroup:
-    """The processes of a run, each of which trains on a share of every batch.
+    """The processes that train one run together, each on a share of every batch.
 
-    They are those that torchrun started, on one machine or several. Tensors on a GPU are exchanged
-    by NCCL, and everything else by Gloo. In a group of a single process, nothing is exchanged.
+    torchrun starts them, on one machine or several. NCCL exchanges tensors on GPUs, and Gloo
+    everything else. A group of a single process exchanges nothing.
 
     Attributes:
-        torchrun: the torchrun that started this process; by default a single process.
-        rank: number of this process, from 0. Rank 0 alone writes into the run directory.
+        torchrun: what torchrun passed to this process; by default a single process.
+        rank: number of this process, from 0. Only rank 0 writes into the run directory.
         world_size: number of processes.
     """
 
@@ -44,7 +44,7 @@ class ProcessGroup:
         if self.world_size == 1:
             return
         store = self.torchrun.meeting()
-        # Rank 0 connects only after it has checked the config and loaded the data.
+        # The other ranks wait for rank 0, which first validates the config and loads the data.
         store.set_timeout(default_pg_timeout)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
@@ -59,9 +59,9 @@ class ProcessGroup:
             dist.destroy_process_group()
 
     def share(self, count: int) -> slice:
-        """Return this process's part of `count` entries.
+        """Return the slice of `count` entries that belongs to this process.
 
-        The parts are in the order of the ranks, and their sizes differ by one at most.
+        The slices are in the order of the ranks, and their lengths differ by one at most.
         """
         size, remainder = divmod(count, self.world_size)
         first = self.rank * size + min(self.rank, remainder)
@@ -97,14 +97,14 @@ class ProcessGroup:
         return values
 
     def broadcast(self, value: Any = None) -> Any:
-        """Return rank 0's value; tensors in it have to be on the CPU."""
+        """Return rank 0's value on all ranks; tensors in it have to be on the CPU."""
         values = [value]
         if self.world_size > 1:
             dist.broadcast_object_list(values, 0)
         return values[0]
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Replace a model's buffers, such as BatchNorm's statistics, by rank 0's."""
+        """Replace a model's buffers, for example BatchNorm's statistics, by those of rank 0."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)

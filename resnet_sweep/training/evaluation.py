@@ -1,4 +1,4 @@
-"""Evaluation of a model on images that it isn't trained on."""
+"""Evaluation of a model: its predictions for a split, and their accuracy and loss."""
 
 import math
 from collections.abc import Callable
@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 from resnet_sweep.data.dataset import Batches
 
-# Large enough to keep a GPU busy, small enough for the caches of a CPU.
+# Large enough to keep a GPU busy, and small enough for the caches of a CPU.
 BATCH_SIZE = 250
 
 
 class Normalize:
-    """Maps images of 0..255 to a network's input: zero mean and unit deviation in each channel.
+    """Normalizes images of 0..255 to zero mean and unit standard deviation in each channel.
 
-    `mean` and `std` are per channel, of images scaled to 0..1.
+    Args:
+        mean, std: mean and standard deviation per channel, of images scaled to 0..1.
+        device: device of the images.
     """
 
     def __init__(self, mean: list[float], std: list[float], device: torch.device) -> None:
@@ -24,7 +26,7 @@ class Normalize:
         self.std = torch.tensor(std, device=device).view(1, -1, 1, 1) * 255
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Map (B, C, H, W), uint8 or floating, to float32 with the channels last in memory."""
+        """Normalize (B, C, H, W), uint8 or floating, to float32 in channels-last memory format."""
         normalized = (images.float() - self.mean) / self.std
         return normalized.contiguous(memory_format=torch.channels_last)
 
@@ -41,14 +43,16 @@ def predict(
     precision: str,
     check: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the model's logits for all n images of a split, and leave it in evaluation mode.
+    """Return the model's logits and the labels for all n images of a split.
+
+    The model is left in evaluation mode.
 
     Args:
         precision: "float32" or "bfloat16".
         check: called before each batch; may raise to stop the evaluation.
 
     Returns:
-        Logits, (n, classes), float32; labels, (n,), int64; both on the CPU.
+        Logits, (n, classes), float32, and labels, (n,), int64, both on the CPU.
     """
     model.eval()
     device = batches.images.device
@@ -58,9 +62,9 @@ def predict(
         for positions in torch.split(all_positions, BATCH_SIZE):
             if check is not None:
                 check()
-            images, truth = batches.take(positions)
+            images, batch_labels = batches.take(positions)
             logits.append(model(normalize(images)).float())
-            labels.append(truth)
+            labels.append(batch_labels)
     return torch.cat(logits).cpu(), torch.cat(labels).cpu()
 
 
@@ -76,14 +80,13 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> float:
 
 
 class FlipAverage(nn.Module):
-    """Flip test-time augmentation: averages a classifier's probabilities over an image and its
-    mirror image.
+    """Test-time augmentation: the mean of the probabilities for an image and its mirror image.
 
-    Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
-    2015, section 3.2; Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural
-    Networks", 2012, section 4.1, which average over crops, too.
+    Simonyan and Zisserman, 2015, "Very Deep Convolutional Networks for Large-Scale Image
+    Recognition", section 3.2; Krizhevsky et al., 2012, "ImageNet Classification with Deep
+    Convolutional Neural Networks", section 4.1, where crops are averaged, too.
 
-    It maps (N, 3, H, W) to the logarithms of the means, (N, classes).
+    Shapes: images (N, 3, H, W) to logarithms of the mean probabilities, (N, classes).
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Parameter groups, the Muon optimizer, and the moving average of weights."""
+"""Parameter groups, the Muon optimizer, and the exponential moving average of weights."""
 
 import copy
 from collections.abc import Iterable
@@ -11,48 +11,50 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from resnet_sweep.ranges import Count
 
-# Coefficients of the quintic Newton-Schulz iteration by which few steps bring singular values near
-# 1, though not exactly to it.
+# Coefficients of the quintic Newton-Schulz iteration. Few steps bring singular values near 1, but
+# not exactly to 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 def param_groups(model: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
-    """Return all trained weights of a model, as an optimizer takes them.
+    """Return the trained weights of a model as parameter groups for an optimizer.
 
-    Without `decay_norm_and_bias`, biases and the weights of normalisations are a second group, with
-    weight_decay 0 (He et al., 2019, "Bag of Tricks", section 3.1).
+    Without `decay_norm_and_bias`, biases and the weights of normalization layers are in a second
+    group, with weight_decay 0 (He et al., 2019, "Bag of Tricks for Image Classification with
+    Convolutional Neural Networks", section 3.1).
     """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     if decay_norm_and_bias:
         return [{"params": trained}]
-    undecayed = {
+    no_decay = {
         id(weight)
         for module in model.modules()
         for name, weight in module.named_parameters(recurse=False)
         if name == "bias" or isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm))
     }
     return [
-        {"params": [weight for weight in trained if id(weight) not in undecayed]},
-        {"params": [weight for weight in trained if id(weight) in undecayed], "weight_decay": 0.0},
+        {"params": [weight for weight in trained if id(weight) not in no_decay]},
+        {"params": [weight for weight in trained if id(weight) in no_decay], "weight_decay": 0.0},
     ]
 
 
 class Muon(torch.optim.Optimizer):
     """Orthogonalized momentum for the filters of convolutions, and plain SGD for other weights.
 
-    Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks". A filter bank
-    counts as a matrix with a row for each output channel; its step is scaled by
-    sqrt(max(1, rows / columns)). torch.optim.Muon does the same for two-dimensional weights only.
+    Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural networks". The filters of a
+    convolution are treated as a matrix with a row for each output channel, and their update is
+    scaled by sqrt(max(1, rows / columns)). torch.optim.Muon does the same, but only for
+    two-dimensional weights.
 
     Args:
         lr: learning rate of the filters.
-        momentum: of all weights, in Nesterov's form.
-        weight_decay: decoupled for the filters, and as in SGD for other weights.
-        rest_lr: learning rate of all weights that aren't filters: BatchNorm, biases, the
-            classifier.
-        ns_steps: steps of the Newton-Schulz iteration.
+        momentum: Nesterov momentum of all weights.
+        weight_decay: decoupled weight decay of the filters, and weight decay as in SGD of the other
+            weights.
+        rest_lr: learning rate of the weights that aren't filters: BatchNorm, biases, classifier.
+        ns_steps: number of steps of the Newton-Schulz iteration.
     """
 
     def __init__(
@@ -68,7 +70,8 @@ class Muon(torch.optim.Optimizer):
         groups = params if isinstance(params[0], dict) else [{"params": params}]
         divided = []
         for group in groups:
-            # The schedule sets the rate of the filters, and the other rate in proportion.
+            # The schedule sets the learning rate of the filters; `lr_scale` keeps the other
+            # learning rate proportional to it.
             for filters, scale in ((True, 1.0), (False, rest_lr / lr)):
                 chosen = [weight for weight in group["params"] if (weight.ndim == 4) == filters]
                 parts = {"params": chosen, "filters": filters, "lr_scale": scale}
@@ -103,9 +106,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
-    """Approximate the nearest (semi-)orthogonal matrix: U V' of the decomposition U S V'.
+    """Approximate the nearest (semi-)orthogonal matrix: U V' for the decomposition U S V'.
 
-    After 5 steps of the Newton-Schulz iteration, singular values are between 0.7 and 1.2.
+    After 5 steps of the Newton-Schulz iteration, the singular values are between 0.7 and 1.2.
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
@@ -118,7 +121,7 @@ def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
 
 
 def _orthogonal_filters(update: Tensor, steps: int) -> Tensor:
-    """Orthogonalize (out, in, height, width) as a matrix, and scale it by its shape."""
+    """Orthogonalize filters, (out, in, height, width), as a matrix, and scale it by its shape."""
     rows = len(update)
     matrix = orthogonalize(update.reshape(rows, -1), steps)
     scale = max(1.0, rows / matrix.shape[1]) ** 0.5
@@ -126,16 +129,16 @@ def _orthogonal_filters(update: Tensor, steps: int) -> Tensor:
 
 
 class ExponentialMovingAverage:
-    """An exponential moving average of weights and of BatchNorm's statistics.
+    """An exponential moving average of a model's weights and of BatchNorm's statistics.
 
-    Polyak and Juditsky, 1992, "Acceleration of Stochastic Approximation by Averaging". After
-    step t, counted from 1, the average moves towards the model by 1 - min(decay, t / (t + 9)), as
-    in TensorFlow's ExponentialMovingAverage, so that the weights of the first steps are soon
-    forgotten.
+    Polyak and Juditsky, 1992, "Acceleration of Stochastic Approximation by Averaging". In step t,
+    counted from 1, the old average has the weight min(decay, t / (t + 9)) and the model the rest,
+    as in TensorFlow's ExponentialMovingAverage. So the weights of the first steps soon lose their
+    influence.
 
     Attributes:
-        model: a copy of the model, with averaged weights.
-        decay: weight of the old average in each step.
+        model: copy of the model, with averaged weights.
+        decay: largest weight of the old average in a step.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -146,7 +149,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Include the model's weights after a step, counted from 1."""
+        """Update the average with the model's weights after step `step`, counted from 1."""
         weight = 1 - min(self.decay, step / (step + 9))
         torch._foreach_lerp_(self._averaged, self._trained, weight)
         if self._averaged_counts:
@@ -154,7 +157,7 @@ class ExponentialMovingAverage:
 
 
 def _tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Return all tensors of a model's state: floating ones, and counters."""
+    """Return the tensors of a model's state: the floating ones, and the integer counters."""
     tensors = [*model.parameters(), *model.buffers()]
     return (
         [tensor for tensor in tensors if tensor.is_floating_point()],

@@ -1,4 +1,4 @@
-"""Progressive resizing: training on small images first."""
+"""Progressive resizing: training that starts with small images."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,15 @@ from resnet_sweep.runs.record import duration
 
 
 class ProgressiveResizing:
-    """The size of the training images in each epoch.
+    """A schedule of the size of the training images.
 
-    Every entry of `sizes` has an equal part of the run, so a repeated size has a larger one.
-    Howard, 2018, for DAWNBench; Tan and Le, 2021, "EfficientNetV2", section 4.
+    Each entry of `sizes` is used for an equal part of the run; a size that is repeated is used for
+    several parts. Howard, 2018, "Now anyone can train Imagenet in 18 minutes"; Tan and Le, 2021,
+    "EfficientNetV2: Smaller Models and Faster Training", section 4.
 
     Args:
-        sizes: pixels, ascending.
-        epochs: length of the run.
+        sizes: sizes in pixels, in ascending order.
+        epochs: number of epochs of the run.
 
     Raises:
         ValueError: the sizes aren't ascending.
@@ -29,13 +30,13 @@ class ProgressiveResizing:
     def __init__(self, sizes: Sequence[int], epochs: int) -> None:
         if not sizes or list(sizes) != sorted(sizes):
             raise ValueError(
-                f"trainer.progressive_resizing={list(sizes)} must be ascending sizes, such as "
-                "[16, 24, 32], each of which may be repeated"
+                f"trainer.progressive_resizing={list(sizes)} must be sizes in ascending order, for "
+                "example [16, 24, 32]; a size may be repeated"
             )
         self.sizes, self.epochs = list(sizes), epochs
 
     def size(self, epoch: int) -> int:
-        """Return the size in an epoch, counted from 0; the last epoch has the last size."""
+        """Return the size in an epoch, counted from 0; the last epoch always has the last size."""
         return self.sizes[math.ceil((epoch + 1) * len(self.sizes) / self.epochs) - 1]
 
     def __str__(self) -> str:
@@ -48,10 +49,11 @@ class ProgressiveResizing:
         return ", ".join(parts)
 
     def notes(self, rows: Sequence[Row], images: int) -> list[str]:
-        """Return how much time smaller sizes saved, as one sentence, or none if none was used.
+        """Return a note on the time that smaller sizes saved; no note if no smaller size was used.
 
         Args:
-            images: training images in an epoch.
+            rows: metrics of the epochs.
+            images: number of training images in an epoch.
         """
         last = self.sizes[-1]
         speeds: dict[int, list[float]] = {}
@@ -65,17 +67,19 @@ class ProgressiveResizing:
                 "the time saved by progressive resizing is unknown, since no epoch was trained at "
                 f"{last} pixels"
             ]
-        # Medians, since other work on the machine may slow down some epochs.
+        # Medians are used because other work on the machine may slow down some epochs.
         seconds = sum(len(speed) * images / median(speed) for speed in speeds.values())
         without = len(rows) * images / median(speeds[last])
         return [
             f"progressive resizing saved about {duration(max(without - seconds, 0.0))} of "
-            f"{duration(without)} of training, by the median speeds at each size, up to {last} "
-            "pixels"
+            f"{duration(without)} of training, estimated from the median speed at each size, up to "
+            f"{last} pixels"
         ]
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Resize (B, C, H, W), uint8 or floating, to (B, C, size, size), float32, bilinearly with
-    antialiasing."""
+    """Resize images bilinearly, with antialiasing.
+
+    Shapes: (B, C, H, W), uint8 or floating, to (B, C, size, size), float32.
+    """
     return F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)

@@ -16,16 +16,16 @@ Fraction = Annotated[float, Gt(0), Lt(1)]
 
 @dataclass
 class Schedule:
-    """A learning rate for each step: a linear warm-up, and a function after it.
+    """Base class of learning rate schedules: a linear warm-up, followed by `after_warmup`.
 
-    In step s of a warm-up of w steps the rate is lr * (s + 1) / w (Goyal et al., 2017,
-    "Accurate, Large Minibatch SGD").
+    In step s of a warm-up of w steps the learning rate is lr * (s + 1) / w (Goyal et al., 2017,
+    "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour").
 
     Args:
-        lr: the peak.
-        epochs: length of the run.
-        steps_per_epoch: steps in an epoch.
-        warmup_epochs: length of the warm-up; may be a fraction.
+        lr: highest learning rate.
+        epochs: number of epochs of the run.
+        steps_per_epoch: number of steps in an epoch.
+        warmup_epochs: number of epochs of the warm-up; may be a fraction.
 
     Raises:
         ValueError: the warm-up is longer than the run, or a setting contradicts another.
@@ -43,7 +43,7 @@ class Schedule:
                 f"(trainer.epochs={self.epochs}): choose a shorter warm-up or a longer run"
             )
         self.warmup_steps = round(self.warmup_epochs * self.steps_per_epoch)
-        # Steps after the warm-up.
+        # Number of steps after the warm-up.
         self.steps = self.epochs * self.steps_per_epoch - self.warmup_steps
 
     def __call__(self, step: int) -> float:
@@ -70,7 +70,11 @@ class Constant(Schedule):
 
 @dataclass
 class BoundedSchedule(Schedule):
-    """A schedule whose rate doesn't fall below min_lr, which may not be above lr."""
+    """Base class of schedules whose learning rate doesn't fall below `min_lr`.
+
+    Raises:
+        ValueError: `min_lr` is above `lr`.
+    """
 
     min_lr: NonNegative = 0.0
 
@@ -87,8 +91,9 @@ class BoundedSchedule(Schedule):
 class Cosine(BoundedSchedule):
     """Half a cosine from lr down to min_lr.
 
-    The rate is min_lr + (lr - min_lr) * (1 + cos(pi * t)) / 2 with t from 0 to 1 over the steps
-    (Loshchilov and Hutter, 2017, "SGDR", equation 5 without restarts).
+    The learning rate is min_lr + (lr - min_lr) * (1 + cos(pi * t)) / 2, where t rises from 0 to 1
+    over the steps (Loshchilov and Hutter, 2017, "SGDR: Stochastic Gradient Descent with Warm
+    Restarts", equation 5, without restarts).
     """
 
     def after_warmup(self, step: int) -> float:
@@ -97,18 +102,21 @@ class Cosine(BoundedSchedule):
 
 @dataclass
 class CosineWarmRestarts(Cosine):
-    """Half cosines from lr down to min_lr, one after another (Loshchilov and Hutter, 2017, "SGDR").
+    """Several half cosines from lr down to min_lr, one after the other.
+
+    Loshchilov and Hutter, 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts".
 
     Args:
         T_0: length of the first cosine, as a fraction of the run after the warm-up.
-        T_mult: how many times as long as the one before it each further cosine is.
+        T_mult: ratio of the lengths of two consecutive cosines.
     """
 
     T_0: Annotated[float, Gt(0), Le(1)] = 0.1429
     T_mult: Count = 2
 
     def after_warmup(self, step: int) -> float:
-        # Rounded up, so that cosines that fill the run don't leave a few steps to another one.
+        # Rounded up, so that cosines that should fill the run aren't followed by another one of a
+        # few steps.
         length = max(1, math.ceil(self.T_0 * self.steps - 1e-6))
         if self.T_mult == 1:
             step %= length
@@ -120,13 +128,14 @@ class CosineWarmRestarts(Cosine):
 
 @dataclass
 class MultiStep(Schedule):
-    """A piecewise constant rate, multiplied by gamma at each milestone.
+    """A piecewise constant learning rate.
 
-    He et al., 2016, "Deep Residual Learning for Image Recognition", section 4.2, divide by ten
-    at a half and at three quarters of the run.
+    He et al., 2016, "Deep Residual Learning for Image Recognition", section 4.2, divide the
+    learning rate by 10 after one half and after three quarters of the run.
 
     Args:
-        milestones: fractions of the run after the warm-up, ascending.
+        milestones: fractions of the run after the warm-up, in ascending order.
+        gamma: factor of the learning rate at each milestone.
     """
 
     milestones: Sequence[Fraction] = (0.5, 0.75)
@@ -136,7 +145,7 @@ class MultiStep(Schedule):
         super().__post_init__()
         if sorted({*self.milestones}) != list(self.milestones):
             raise ValueError(
-                f"milestones={list(self.milestones)} must be ascending, such as [0.5, 0.75]"
+                f"milestones={list(self.milestones)} must be ascending, for example [0.5, 0.75]"
             )
 
     def after_warmup(self, step: int) -> float:
@@ -148,13 +157,13 @@ class MultiStep(Schedule):
 class OneCycle(Schedule):
     """Half a cosine up to lr, and half a cosine down to almost zero.
 
-    Smith and Topin, 2018, "Super-Convergence", as in torch.optim.lr_scheduler.OneCycleLR, with a
-    constant momentum.
+    Smith and Topin, 2018, "Super-Convergence: Very Fast Training of Neural Networks Using Large
+    Learning Rates"; as in torch.optim.lr_scheduler.OneCycleLR, but with a constant momentum.
 
     Args:
-        pct_start: fraction of the run in which the rate rises.
-        div_factor: lr divided by the rate of the first step.
-        final_div_factor: the rate of the first step divided by that of the last.
+        pct_start: fraction of the run in which the learning rate rises.
+        div_factor: ratio of lr to the learning rate of the first step.
+        final_div_factor: ratio of the learning rate of the first step to that of the last.
     """
 
     pct_start: Fraction = 0.3
@@ -163,7 +172,7 @@ class OneCycle(Schedule):
 
     def after_warmup(self, step: int) -> float:
         initial = self.lr / self.div_factor
-        # A run of very few steps has none in which the rate could rise.
+        # In a run of very few steps there is no step in which the learning rate could rise.
         peak, last = max(self.pct_start * self.steps - 1, 0), self.steps - 1
         if step <= peak:
             return anneal(initial, self.lr, step / peak if peak else 1.0)
@@ -172,10 +181,11 @@ class OneCycle(Schedule):
 
 @dataclass
 class Plateau(BoundedSchedule):
-    """A rate that is reduced when a metric has stopped improving.
+    """A learning rate that is reduced when a metric has stopped improving.
 
-    An epoch is an improvement if it is better than the best so far by `threshold` times that. After
-    more than `patience` epochs in a row without one, the rate is multiplied by `factor`, as in
+    The metric improves if it exceeds its best value so far by more than `threshold` times that
+    value (for a loss, if it falls below it by more). After more than `patience` consecutive epochs
+    without an improvement, the learning rate is multiplied by `factor`, as in
     torch.optim.lr_scheduler.ReduceLROnPlateau. The epochs of the warm-up don't count.
     """
 
@@ -206,5 +216,5 @@ class Plateau(BoundedSchedule):
 
 
 def anneal(start: float, end: float, progress: float) -> float:
-    """Interpolate from start to end along half a cosine, with progress from 0 to 1."""
+    """Interpolate from `start` to `end` along half a cosine; `progress` is from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

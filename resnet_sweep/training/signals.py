@@ -1,4 +1,4 @@
-"""Signals that stop a run: Ctrl-C, those of schedulers, and the hang-up of a terminal."""
+"""Signals that stop a run: Ctrl-C, signals of cluster schedulers, and SIGHUP."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
+# Exit statuses of a process that a signal stopped, with the state of its run saved.
 TERMINATED, INTERRUPTED = 75, 130
 
 _Handler = Callable[[int, FrameType | None], Any] | int | None
@@ -22,27 +23,27 @@ class Interrupted(Exception):
 
 
 class StopSignal:
-    """Stores that the process was asked to stop, between `listen` and `release`.
+    """Handles the signals that ask the process to stop, between `listen` and `release`.
 
-    The first signal is only stored, for the trainer to poll. A second Ctrl-C raises
-    KeyboardInterrupt at once, for a user who doesn't want to wait.
+    The first signal is only stored, and the trainer polls it. A second Ctrl-C raises
+    KeyboardInterrupt at once, for users who don't want to wait.
 
-    submitit and the tools of other schedulers announce the end of a job by SIGUSR2. Their own
-    handler queues the job again, so `release`, when the state of the run is saved, passes the
-    signal on to the handler that was there before.
+    submitit and similar tools send SIGUSR2 before a job ends, and their own signal handler requeues
+    the job. So `release`, which is called after the state of the run has been saved, raises the
+    signal again for the handler that was installed before.
 
-    In a job that submitit started, SIGTERM doesn't stop the run: SLURM announces by it that the job
-    will be preempted, and queues the job again only if it is still running when it is killed. A
-    checkpoint is requested instead, and training continues.
+    In a job of submitit, SIGTERM doesn't stop the run. SLURM sends it before it preempts a job, and
+    requeues the job only if it is still running when it is killed. So a checkpoint is requested,
+    and training continues.
 
     Args:
-        ignore_repeats: treat a second Ctrl-C like the first one, since torchrun passes it on to
-            processes that have received it from the terminal already.
+        ignore_repeats: treat a second Ctrl-C like the first one. Needed under torchrun, which
+            forwards Ctrl-C to processes that have already received it from the terminal.
 
     Attributes:
         received: number of the first signal, or None.
-        checkpoint_requested: the process may be killed without another signal, so a checkpoint has
-            to be written; the trainer resets this once it is.
+        checkpoint_requested: whether a checkpoint has to be written soon, because the process may
+            be killed without another signal; the trainer resets it after writing the checkpoint.
     """
 
     def __init__(self, ignore_repeats: bool = False) -> None:
@@ -57,7 +58,7 @@ class StopSignal:
         # Python allows signal handlers in the main thread only.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
-                # nohup starts a process with this signal ignored, which has to stay so.
+                # nohup starts a process with SIGHUP ignored, and it has to stay ignored.
                 if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                     continue
                 self._handlers[number] = signal.signal(number, self._receive)
@@ -65,16 +66,16 @@ class StopSignal:
 
     def release(self) -> None:
         """Restore the earlier signal handlers. Calling it twice is harmless."""
-        queues_again = callable(self._handlers.get(signal.SIGUSR2))
+        requeues = callable(self._handlers.get(signal.SIGUSR2))
         while self._handlers:
             signal.signal(*self._handlers.popitem())
-        if queues_again and self._end_announced:
+        if requeues and self._end_announced:
             signal.raise_signal(signal.SIGUSR2)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT and not self.ignore_repeats:
             raise KeyboardInterrupt
-        # submitit's own handler of SIGTERM does nothing.
+        # submitit installs a handler for SIGTERM that does nothing.
         module = getattr(self._handlers.get(number), "__module__", None) or ""
         if number == signal.SIGTERM and module.split(".")[0] == "submitit":
             self.checkpoint_requested = True
@@ -83,14 +84,14 @@ class StopSignal:
         if self.received is None:
             self.received = number
             if number == signal.SIGINT and not self.ignore_repeats:
-                # The signal may have interrupted a print, which isn't reentrant, and the terminal
-                # may be gone.
+                # The signal may have interrupted a print, which isn't reentrant, so os.write is
+                # used. It fails if the terminal has been closed.
                 with contextlib.suppress(OSError):
-                    os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+                    os.write(2, b"\nstopping after this step; press Ctrl-C again to stop at once\n")
 
     @property
     def exit_status(self) -> int:
-        """The exit status of a process that the received signal stopped."""
+        """The exit status of this process after the received signal."""
         assert self.received is not None
         return exit_status(self.received)
 
@@ -101,5 +102,5 @@ class StopSignal:
 
 
 def exit_status(number: int) -> int:
-    """Return the exit status of a process that a signal stopped, with its state saved."""
+    """Return the exit status of a process that signal `number` stopped, with its state saved."""
     return INTERRUPTED if number == signal.SIGINT else TERMINATED

@@ -1,4 +1,4 @@
-"""Metrics of the steps of an epoch."""
+"""Metrics of the steps in an epoch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,20 +10,21 @@ from resnet_sweep.runs.metrics import LayerNorms
 
 
 class StepMetrics:
-    """Metrics of each step of the present epoch, kept on the device until they are read.
+    """Metrics of each step in the current epoch, kept on the device until they are read.
 
-    Reading a number from a GPU waits for it, so only the methods that return numbers do.
+    Reading a number from a GPU blocks until the GPU has computed it, so only the methods that
+    return numbers do so.
 
     Attributes:
-        parameters: the model's trained weights.
-        layers: names of the weights that have two or more dimensions: filters and matrices; of all
-            weights if none has.
-        losses: (steps,), mean loss of a batch, in training mode.
-        correct: (steps,), correctly classified images of a batch; an image with a mixed label
-            counts by the share of the predicted class.
+        parameters: trained weights of the model.
+        layers: names of the weights with two or more dimensions (filters and matrices), or of all
+            weights if there are none.
+        losses: (steps,), mean loss of each batch, in training mode.
+        correct: (steps,), number of correctly classified images in each batch; an image with a
+            mixed label counts as the share of the predicted class in its label.
         grad_norms: (steps,), Euclidean norm of the gradient of all weights, before clipping.
-        layer_grad_norms: (steps, layers), of each layer's.
-        update_norms: (layers,), of the change that the epoch's last step made to each layer.
+        layer_grad_norms: (steps, layers), Euclidean norm of each layer's gradient.
+        update_norms: (layers,), Euclidean norm of the change of each layer in the last step.
     """
 
     SAVED = ("losses", "correct", "grad_norms", "layer_grad_norms")
@@ -32,8 +33,8 @@ class StepMetrics:
         weights: dict[str, Tensor] = dict(model.named_parameters())
         weights = {name: weight for name, weight in weights.items() if weight.requires_grad}
         names, self.parameters = [*weights], [*weights.values()]
-        every = range(len(names))
-        self._layer_indices = [i for i in every if self.parameters[i].ndim >= 2] or [*every]
+        indices = range(len(names))
+        self._layer_indices = [i for i in indices if self.parameters[i].ndim >= 2] or [*indices]
         self._layer_weights = [self.parameters[index] for index in self._layer_indices]
         self.layers = [names[index].removesuffix(".weight") for index in self._layer_indices]
         self._zero = torch.zeros((), device=device)
@@ -47,12 +48,13 @@ class StepMetrics:
         """Store the metrics of a step after its backward pass.
 
         Args:
-            step: of the epoch, from 0.
+            step: number of the step in the epoch, from 0.
+            loss: mean loss of the batch, a scalar.
             logits: (B, classes).
             labels: (B,), or (B, classes) as probabilities.
 
         Returns:
-            The norm of the gradient of all weights, a scalar.
+            Norm of the gradient of all weights, a scalar.
         """
         predicted = logits.detach().argmax(1)
         if labels.ndim == 1:
@@ -77,19 +79,26 @@ class StepMetrics:
 
     @torch.no_grad()
     def measure_update(self, before: list[Tensor]) -> None:
-        """Store how far a step moved the layers' weights from what they were before it."""
+        """Store the norms of the changes of the layers' weights in a step.
+
+        Args:
+            before: `copy_layer_weights` before the step.
+        """
         norms = torch._foreach_norm(torch._foreach_sub(self._layer_weights, before))
         self.update_norms.copy_(torch.stack(norms))
 
     def largest_gradients(self, first: int, last: int) -> tuple[list[str], list[float]]:
-        """Return the layer with the largest gradient in each step from `first` up to, but not
-        including, `last`, and the norm of that gradient."""
+        """Return the layer with the largest gradient in each step, and the norm of that gradient.
+
+        Args:
+            first, last: the steps, from `first` up to, but not including, `last`.
+        """
         largest = self.layer_grad_norms[first:last].nan_to_num(nan=torch.inf).max(1)
         return [self.layers[layer] for layer in largest.indices.tolist()], largest.values.tolist()
 
     @torch.no_grad()
     def layer_norms(self, steps: int) -> list[LayerNorms]:
-        """Return the norms of each layer at the end of an epoch of this many steps."""
+        """Return the norms of each layer at the end of an epoch with this number of steps."""
         columns = (
             self.layer_grad_norms[:steps].cpu().double().mean(0).tolist(),
             torch.stack(torch._foreach_norm(self._layer_weights)).tolist(),
@@ -98,8 +107,11 @@ class StepMetrics:
         return [LayerNorms(*values) for values in zip(self.layers, *columns, strict=True)]
 
     def epoch_means(self, batch_sizes: Sequence[int]) -> tuple[float, float, float]:
-        """Return the means over an epoch whose steps had batches of these sizes: loss of an image,
-        percent of correctly classified images, and norm of the gradient of a step."""
+        """Return the mean loss of the images, the accuracy in percent, and the mean gradient norm.
+
+        Args:
+            batch_sizes: number of images in each step of the epoch.
+        """
         steps, images = len(batch_sizes), sum(batch_sizes)
         losses, correct, norms = (
             values[:steps].cpu().double() for values in (self.losses, self.correct, self.grad_norms)
@@ -113,7 +125,7 @@ class StepMetrics:
         return saved | {"update_norms": self.update_norms.cpu()}
 
     def load_state_dict(self, state: dict[str, Any], steps: int) -> None:
-        """Continue after `steps` steps of an epoch."""
+        """Restore the metrics of the first `steps` steps of the epoch."""
         for name in self.SAVED:
             getattr(self, name)[:steps] = state[name]
         self.update_norms[:] = state["update_norms"]

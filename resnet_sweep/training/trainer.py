@@ -28,12 +28,12 @@ from resnet_sweep.training.schedules import Schedule
 from resnet_sweep.training.signals import Interrupted, StopSignal
 from resnet_sweep.training.step_metrics import StepMetrics
 
-# Reading metrics from a GPU waits for it, so callbacks get the steps only this often.
+# Interval at which callbacks get the steps. Reading metrics blocks until a GPU has computed them.
 REPORT_SECONDS = 0.5
-# A run that is killed in a long epoch loses at most this much.
+# Interval of the checkpoints within an epoch: a run that is killed loses at most this much.
 CHECKPOINT_SECONDS = 300
-# A validation loss this many times that of guessing is noted.
-FAR_ABOVE = 10
+# A note is made if the validation loss is more than this many times that of random guessing.
+UNTRAINED_LOSS_RATIO = 10
 
 log = logging.getLogger(__name__)
 
@@ -43,35 +43,36 @@ class Diverged(Exception):
 
 
 def steps_per_epoch(images: int, config: TrainerConfig) -> int:
-    """Return the number of steps in an epoch of this many training images."""
+    """Return the number of steps in an epoch with this number of training images."""
     whole, rest = divmod(images, config.batch_size)
     return whole if config.drop_last else whole + bool(rest)
 
 
 @dataclass(eq=False, repr=False)
 class Trainer:
-    """Trains a model, evaluates it after each epoch, and keeps checkpoints.
+    """Trains a model, evaluates it after each epoch, and saves checkpoints.
 
-    Every random choice is a function of the seed, the epoch and the step, and everything else is in
-    the checkpoint. So on a CPU a run that is stopped anywhere and resumed equals, bit for bit, the
-    run that was never stopped.
+    Every random choice is a function of the seed, the epoch and the step, and all other state is in
+    the checkpoint. So on a CPU, a run that is stopped anywhere and resumed is equal, bit for bit,
+    to a run that was never stopped.
 
-    Several processes may train one model together, each on a share of every batch. Rank 0 alone
-    has the run directory, and decides by its clock when all of them report and save.
+    Several processes can train one model together, each on a share of every batch. Only rank 0 has
+    the run directory, and its clock decides when all ranks report and save.
 
     Attributes:
-        model: on the device.
-        optimizer: a group's `lr_scale` multiplies the learning rate.
+        model: the model, on the device.
+        optimizer: the optimizer; the `lr_scale` of a parameter group multiplies the learning rate.
         augmentation: operations on training batches, see `resnet_sweep.augmentation`.
         loss: maps logits (B, classes) and labels, (B,) or (B, classes) if the augmentation mixes
             them, to a scalar.
-        precision: of the forward pass, "float32" or "bfloat16".
-        rows: metrics of the epochs so far, a row of `metrics.csv` each.
-        layers: numbers of the `LayerNorms` at the end of the epochs so far.
-        step: steps of the present epoch that are done.
+        precision: precision of the forward pass, "float32" or "bfloat16".
+        rows: metrics of the epochs so far, one row of `metrics.csv` per epoch.
+        layers: values of the `LayerNorms` of all layers, for each epoch so far.
+        step: number of steps of the current epoch that are done.
         seconds: time that these steps took.
-        total_steps: steps in the whole run.
-        evaluated: the model that is evaluated: the averaged one, if there is one.
+        total_steps: number of steps in the run.
+        evaluated: the model that is evaluated: the average of the weights if `config.ema_decay` is
+            set, and `model` otherwise.
         wrapped_model: `model`, compiled, with gradients that are averaged over the processes.
     """
 
@@ -114,7 +115,7 @@ class Trainer:
         if config.ema_decay is not None:
             self.ema = ExponentialMovingAverage(self.model, config.ema_decay)
         self.evaluated = self.ema.model if self.ema else self.model
-        # On a CPU, a thread that writes would only take time from the training.
+        # On a CPU, a writing thread would only slow down training.
         self.saves_in_thread = self.device.type != "cpu"
         compiled = compile_model(self.model, config.compile) if config.compile else self.model
         self.wrapped_model = self.process_group.wrap(compiled, self.device)
@@ -122,30 +123,30 @@ class Trainer:
 
     @property
     def global_step(self) -> int:
-        """Steps of the run that are done."""
+        """Number of steps of the run that are done."""
         # The last epoch may be cut short by max_steps.
         return min(len(self.rows) * self.steps_per_epoch + self.step, self.total_steps)
 
     @property
     def steps_this_epoch(self) -> int:
-        """Steps in the present epoch."""
+        """Number of steps in the current epoch."""
         return min(self.steps_per_epoch, self.total_steps - len(self.rows) * self.steps_per_epoch)
 
     def fit(self, run: Run | None, callbacks: Sequence[Callback], stop: StopSignal) -> str | None:
-        """Train to the end, from the run's last checkpoint if it has one.
+        """Train to the end, starting from the run's last checkpoint if there is one.
 
         Args:
-            run: the run directory; None on other ranks than 0.
-            callbacks: called in order.
-            stop: signals that stop the run; a signal to one rank stops all of them.
+            run: the run; None on all ranks but rank 0.
+            callbacks: callbacks, which are called in this order.
+            stop: signals that stop the run; a signal to one rank stops all ranks.
 
         Returns:
-            Why the run ended before its last epoch; None if it didn't.
+            The reason if the run was stopped early, or None.
 
         Raises:
             Diverged: the loss became NaN or infinite.
             Interrupted: a signal stopped the run; its state is saved.
-            Pruned: a callback found the run not worth continuing.
+            Pruned: a callback ended the run.
         """
         self.callbacks, self.stop = callbacks, stop
         layers, in_thread = self.step_metrics.layers, self.saves_in_thread
@@ -186,7 +187,7 @@ class Trainer:
         return None
 
     def _remaining_batches(self, epoch: int) -> Iterator[Tensor]:
-        """Yield the indices of the training images of each step that is left of an epoch."""
+        """Yield the indices of the training images for each remaining step of an epoch."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
         order = torch.randperm(len(self.train_batches), generator=generator).to(self.device)
         self._reported = self.step
@@ -197,7 +198,7 @@ class Trainer:
             yield order[first : first + self.config.batch_size]
 
     def _poll(self) -> tuple[bool, bool]:
-        """Return whether to report the steps and to save a checkpoint after the next step.
+        """Return whether to report steps, and whether to save a checkpoint, after the next step.
 
         Raises:
             Interrupted: a rank received a signal.
@@ -213,18 +214,19 @@ class Trainer:
         return bool(report), bool(checkpoint)
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
-        """Augmentation, forward pass, backward pass and update.
+        """Train one step: augmentation, forward pass, backward pass and update.
 
-        It doesn't wait for a GPU, except for augmentation that does (TrivialAugment).
+        It doesn't wait for a GPU, unless the augmentation does (TrivialAugment).
 
         Args:
-            images: (B, 3, H, W), uint8; the whole batch, of which this process takes its share.
+            images: (B, 3, H, W), uint8; the whole batch, of which this process uses its share.
             labels: (B,), int64.
         """
-        epoch, ranks, metrics = len(self.rows), self.process_group, self.step_metrics
+        epoch, metrics = len(self.rows), self.step_metrics
+        process_group = self.process_group
         self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, self.step))
-        # Ranks drop different features; rank 0 drops those of a run in a single process.
-        rank = () if ranks.is_main else (ranks.rank,)
+        # Each rank draws its own dropout masks; rank 0 draws the same ones as a single process.
+        rank = () if process_group.is_main else (process_group.rank,)
         torch.manual_seed(derive_seed(self.seed, "model", epoch, self.step, *rank))
         lr = self.schedule(self.global_step)
         for group in self.optimizer.param_groups:
@@ -233,20 +235,20 @@ class Trainer:
         for operation in self.augmentation:
             images, labels = operation(images, labels, self.generator)
         batch = len(images)
-        share = ranks.share(batch)
+        share = process_group.share(batch)
         images, labels = images[share], labels[share]
         size = self.progressive_resizing.size(epoch)
         if size != images.shape[-1]:
             images = resize(images, size)
 
-        # A compiled step in a CUDA graph reuses the memory of the last gradients.
+        # Gradients are cleared first, because a step in a CUDA graph reuses their memory.
         self.optimizer.zero_grad()
         with autocast(self.device, self.precision):
             logits = self.wrapped_model(self.normalize(images))
             loss = self.loss(logits, labels)
-        if ranks.world_size > 1:
-            # So that its mean over the ranks is the mean over the batch.
-            loss = loss * (len(images) * ranks.world_size / batch)
+        if process_group.world_size > 1:
+            # The scaling makes the mean over the ranks equal to the mean over the batch.
+            loss = loss * (len(images) * process_group.world_size / batch)
         torch.autograd.backward(loss)
 
         grad_norm = metrics.update(self.step, loss, logits, labels)
@@ -264,7 +266,7 @@ class Trainer:
         """Call the callbacks with the steps since the last report.
 
         Raises:
-            Diverged: the loss of one of them isn't finite.
+            Diverged: the loss of a step isn't finite.
         """
         self._reported_time = time.monotonic()
         if self._reported == self.step:
@@ -278,14 +280,14 @@ class Trainer:
         if len(finite) < len(steps):
             loss = steps[len(finite)].loss
             raise self._diverged(f"the loss became {loss} in", self._reported)
-        # Reading the metrics has waited for a GPU.
+        # The time is right on a GPU, too, because reading the metrics has waited for it.
         self.seconds = time.monotonic() - self._epoch_start
 
     def _read_steps(self, first: int, last: int) -> list[Step]:
         """Read the metrics of the steps from `first` up to, but not including, `last`."""
         metrics = self.step_metrics
         losses, counts = metrics.losses[first:last], metrics.correct[first:last]
-        # Until now, each rank has the metrics of its own shares.
+        # So far, each rank has the metrics of its own shares.
         self.process_group.all_reduce_sum(losses)
         self.process_group.all_reduce_sum(counts)
         losses /= self.process_group.world_size
@@ -314,33 +316,41 @@ class Trainer:
         return min(size, len(self.train_batches) - step * size)
 
     def _diverged(self, what: str, step: int) -> Diverged:
-        """Return the error of a loss that isn't finite in, or after, a step of this epoch."""
-        # In this step all gradients are NaN, so those of the step before are named.
+        """Return the error for a loss that isn't finite.
+
+        Args:
+            what: start of the message, which the epoch and the step follow.
+            step: the step of the current epoch.
+        """
+        # All gradients of this step are NaN, so the message names the previous step's largest.
         layers, norms = self.step_metrics.largest_gradients(max(step - 1, 0), step + 1)
         lr = self.schedule(len(self.rows) * self.steps_per_epoch + step)
         return Diverged(
             f"{what} epoch {len(self.rows) + 1}, step {step + 1} of "
             f"{self.steps_this_epoch}, at learning rate {lr:g} and gradient norm "
-            f"{self.step_metrics.grad_norms[step].item():g}; the largest gradient before was that "
-            f"of layer {layers[0]}, {norms[0]:g}"
+            f"{self.step_metrics.grad_norms[step].item():g}; before it, layer {layers[0]} had the "
+            f"largest gradient, with norm {norms[0]:g}"
         )
 
     def _evaluate(self) -> list[LayerNorms]:
-        """Evaluate the model after the last step of an epoch, end the epoch, and return its norms.
+        """Evaluate the model after the last step of an epoch, and start the next epoch.
+
+        Returns:
+            Norms of each layer in the epoch.
 
         Raises:
             Diverged: the validation loss isn't finite.
         """
         start = time.monotonic()
         self.process_group.broadcast_buffers(self.evaluated)
-        # Several ranks have to stop at the same step, which they agree on in `_poll`.
-        alone = self.process_group.world_size == 1
+        # Several ranks have to stop at the same step, on which they agree in `_poll`.
+        single = self.process_group.world_size == 1
         shares = predict(
             self.evaluated,
             self.validation_batches,
             self.normalize,
             self.precision,
-            check=self.stop.raise_if_stopped if alone else None,
+            check=self.stop.raise_if_stopped if single else None,
         )
         logits, labels = (torch.cat(self.process_group.all_gather(share)) for share in shares)
         val_loss, val_acc = cross_entropy(logits, labels), accuracy(logits, labels)
@@ -376,12 +386,12 @@ class Trainer:
         if self.stop.checkpoint_requested:
             self.checkpoints.wait()
             self.stop.checkpoint_requested = False
-            log.warning("SIGTERM announced the end of the job: saved, and training continues")
+            log.warning("received SIGTERM: saved a checkpoint, and training continues")
         elif self.global_step >= self.total_steps:
             self.checkpoints.wait()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that `load_state_dict` needs to continue from here."""
+        """Return the state from which `load_state_dict` can continue."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema and self.ema.model.state_dict(),
@@ -394,7 +404,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from where `state` was taken."""
+        """Restore a state that `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         if self.ema:
             self.ema.model.load_state_dict(state["ema"])
@@ -406,15 +416,15 @@ class Trainer:
             self.schedule.observe(row)
 
     def notes(self) -> list[str]:
-        """Return what the run has shown about its own settings, a sentence each."""
+        """Return remarks on the run's settings that its metrics suggest, one sentence each."""
         images = sum(self._images_in(step) for step in range(self.steps_per_epoch))
         notes = self.progressive_resizing.notes(self.rows, images)
         last, classes = self.rows[-1], self.dataset.num_classes
         loss, accuracy = math.log(classes), 100 / classes
-        if last["val_loss"] > FAR_ABOVE * loss and last["val_acc"] < 1.5 * accuracy:
+        if last["val_loss"] > UNTRAINED_LOSS_RATIO * loss and last["val_acc"] < 1.5 * accuracy:
             notes.append(
-                f"val_loss {last['val_loss']:.4g} of the last epoch is far above the {loss:.2f} of "
-                f"guessing, and val_acc {last['val_acc']:.2f}% is near the {accuracy:.2f}% of "
-                "guessing: the model has learned nothing, so choose a lower optim.lr"
+                f"the last epoch has val_loss {last['val_loss']:.4g} and val_acc "
+                f"{last['val_acc']:.2f}%, and random guessing would have {loss:.2f} and "
+                f"{accuracy:.2f}%: the model has learned nothing, so choose a lower optim.lr"
             )
         return notes

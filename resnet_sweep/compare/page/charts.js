@@ -1,7 +1,7 @@
 "use strict";
-// The charts: learning curves and parallel coordinates, by plotly.
+// The charts: learning curves and parallel coordinates, drawn by Plotly.
 
-// Mostly Okabe and Ito's colours, which colour-blind people tell apart.
+// Mostly the colors of Okabe and Ito, which color-blind people can distinguish.
 const PALETTE = [
   "#0072b2",
   "#d55e00",
@@ -15,7 +15,7 @@ const PALETTE = [
   "#5f8a00",
 ];
 const LOGGED = { dash: "dot", colors: ["#8a8f98", "#b0a18a"] };
-// From the lowest to the highest accuracy, all of them legible on light and on dark ground.
+// From the lowest to the highest accuracy. All are legible on a light and on a dark background.
 const SHADES = [
   "#5b6fd6",
   "#4a8fd0",
@@ -29,7 +29,7 @@ const SHADES = [
 ];
 const colors = new Map();
 
-// A row keeps its colour for as long as it is drawn.
+// A row keeps its color while its curves are drawn.
 function colorOf(key) {
   for (const other of colors.keys()) if (!view.drawn.has(other)) colors.delete(other);
   if (!colors.has(key)) {
@@ -39,9 +39,9 @@ function colorOf(key) {
   return colors.get(key);
 }
 
-// Plotly reads a few tags in its texts.
-function plain(words, most = 60) {
-  const short = words.length > most ? `${words.slice(0, most - 1)}…` : words;
+// Plotly interprets a few HTML tags in texts, so they are escaped.
+function plain(text, maxLength = 60) {
+  const short = text.length > maxLength ? `${text.slice(0, maxLength - 1)}…` : text;
   return short.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
@@ -67,8 +67,8 @@ function draw(place, traces, design) {
   Plotly.react(place, traces, layout(design), CONFIG);
 }
 
-// Optuna's plots keep their axes, and get the background and fonts of the page.
-function drawAsGiven(place, traces, design) {
+// Optuna's plots keep their own axes, and get the background and the fonts of the page.
+function drawStudyPlot(place, traces, design) {
   const { paper_bgcolor, plot_bgcolor, font, hoverlabel, xaxis } = layout({});
   const axes = Object.fromEntries(
     Object.keys({ xaxis, yaxis: xaxis, ...design })
@@ -80,8 +80,8 @@ function drawAsGiven(place, traces, design) {
   Plotly.react(place, structuredClone(traces), { ...structuredClone(design), ...own, ...axes, width: null }, CONFIG);
 }
 
-// The values of a metric by epoch, over runs: {epoch: [values]} in the order of epochs, those that
-// all runs have: where one ends, the mean of the rest would jump.
+// The values of a metric in several runs, {epoch: [values]}, in the order of the epochs. Only epochs
+// of all runs are included, because the mean would jump where one of the runs ends.
 function byEpoch(members, metric) {
   const found = new Map();
   for (const run of members) {
@@ -126,7 +126,7 @@ function curvesOf({ label, members, color, dash }, metric) {
         line: { width: 0 },
         hoverinfo: "skip",
         hovertemplate: undefined,
-        name: plain(`${label}, band`),
+        name: plain(`${label}, spread`),
       });
     }
     lines.push({
@@ -148,31 +148,32 @@ function drawnRows() {
       ownRuns.filter((run) => (kind === "run" ? run.number : run.group) === number),
     );
     const [first] = chosen;
-    // A run without curves isn't in their mean.
+    // Runs without curves are left out of the mean.
     const members = chosen.filter((run) => run.curves.epoch.length);
     const seed =
       kind === "run" &&
       "seed" in first.settings &&
       report.varied.some(({ name }) => name === "seed") &&
-      first.recipe !== first.name;
+      first.variant !== first.name;
     const label =
       kind === "run"
-        ? first.recipe + (seed ? ` seed=${shown(first.settings.seed)}` : "")
-        : `${first.recipe}, n=${members.length}`;
+        ? first.variant + (seed ? ` seed=${formatValue(first.settings.seed)}` : "")
+        : `${first.variant}, n=${members.length}`;
     return { key, label, name: first.name, members, color: colorOf(key) };
   });
-  return rows.map((row) => ({ ...row, label: isAmbiguous(row, rows) ? named(row) : row.label }));
+  return rows.map((row) => ({ ...row, label: isAmbiguous(row, rows) ? withName(row) : row.label }));
 }
 
 function isAmbiguous({ label }, rows) {
   return rows.filter((other) => other.label === label).length > 1;
 }
 
-function named({ label, name }) {
+function withName({ label, name }) {
   return label === name ? label : `${label} (${name})`;
 }
 
-// The logged runs, as far as the others that are drawn: else 100 epochs would leave 5 no room.
+// The logged runs, cut at the last epoch of the other runs. Otherwise their 100 epochs would leave
+// no room for a run of a few epochs.
 function loggedRows(last) {
   return loggedRuns.map((run, place) => {
     const within = run.curves.epoch.filter((epoch) => epoch <= last).length;
@@ -180,12 +181,12 @@ function loggedRows(last) {
     const curves = Object.fromEntries(
       Object.entries(run.curves).map(([name, values]) => [name, values.slice(0, cut)]),
     );
-    const aside =
+    const range =
       cut < run.curves.epoch.length
-        ? `, to epoch ${curves.epoch.at(-1)} of ${run.curves.epoch.at(-1)}`
+        ? `, up to epoch ${curves.epoch.at(-1)} of ${run.curves.epoch.at(-1)}`
         : "";
     return {
-      label: run.name + aside,
+      label: run.name + range,
       members: [{ ...run, curves }],
       color: LOGGED.colors[place % LOGGED.colors.length],
       dash: LOGGED.dash,
@@ -214,7 +215,8 @@ function drawLegend(rows) {
           {
             type: "button",
             class: "plain",
-            "aria-label": `stop drawing ${label}`,
+            "aria-label": `remove the curves of ${label}`,
+            title: "remove these curves",
             onclick: remove,
           },
           "×",
@@ -246,7 +248,7 @@ function drawCurves() {
           ? []
           : [
               {
-                text: "choose runs in the table",
+                text: "No curves: select runs in the column “draw” of the table.",
                 showarrow: false,
                 xref: "paper",
                 yref: "paper",
@@ -261,16 +263,16 @@ function drawCurves() {
 
 const NULL_GAP = 0.15;
 
-// An axis of the parallel coordinates: where values are on it, from 0 to 1, and its ticks.
+// An axis of the parallel coordinates: a function from a value to its position, 0 to 1, and ticks.
 function scaleOf(values) {
   const present = unique(values.filter((value) => value !== undefined && value !== null));
   if (present.length && present.every((value) => typeof value === "number")) {
     const [low, high] = [Math.min(...present), Math.max(...present)];
-    const warp = low > 0 && high / low >= 10 ? Math.log : (value) => value;
+    const scale = low > 0 && high / low >= 10 ? Math.log : (value) => value;
     // Missing values are below all others, so that no line is interrupted.
     const gap = present.length < unique(values).length ? NULL_GAP : 0;
     const share = (value) =>
-      high === low ? 0.5 : (warp(value) - warp(low)) / (warp(high) - warp(low));
+      high === low ? 0.5 : (scale(value) - scale(low)) / (scale(high) - scale(low));
     const place = (value) => (typeof value === "number" ? gap + (1 - gap) * share(value) : 0);
     const ticks = (present.length <= 6 ? present : [low, high]).map((value) => [
       place(value),
@@ -278,19 +280,19 @@ function scaleOf(values) {
     ]);
     return { place, ticks: gap ? [[0, "null"], ...ticks] : ticks };
   }
-  const names = unique(values.map(shown)).sort();
+  const names = unique(values.map(formatValue)).sort();
   const place = (value) =>
-    names.length === 1 ? 0.5 : names.indexOf(shown(value)) / (names.length - 1);
+    names.length === 1 ? 0.5 : names.indexOf(formatValue(value)) / (names.length - 1);
   return { place, ticks: names.slice(0, 12).map((name) => [place(name), name || "none"]) };
 }
 
-const MOST_AXES = 9;
+const MAX_AXES = 9;
 
 function drawParallel() {
   const section = document.getElementById("hyperparameters");
   const settings = columns
     .filter(({ name, varied }) => varied && name !== "seed")
-    .slice(0, MOST_AXES);
+    .slice(0, MAX_AXES);
   section.hidden = !settings.length || !ownRuns.some((run) => best(run) !== undefined);
   document.querySelector('nav a[href="#hyperparameters"]').hidden = section.hidden;
   if (section.hidden) return;
@@ -301,8 +303,8 @@ function drawParallel() {
   const scales = axes.map(({ value }) => scaleOf(runs.map(value)));
   const shades = SHADES.map(() => ({ x: [], y: [], text: [] }));
   for (const run of runs) {
-    const quality = scales.at(-1).place(best(run));
-    const shade = shades[Math.round(quality * (SHADES.length - 1))];
+    const position = scales.at(-1).place(best(run));
+    const shade = shades[Math.round(position * (SHADES.length - 1))];
     const label = plain(`${run.name}  ${percent(best(run))}`, 80);
     axes.forEach(({ value }, place) => {
       shade.x.push(place);

@@ -1,9 +1,9 @@
 "use strict";
-// The difference of two runs.
+// The comparison of two runs.
 
 const selects = [document.getElementById("one"), document.getElementById("other")];
 
-// A third run replaces the one that was chosen first.
+// A third run replaces the run that was selected first.
 function compare(number) {
   const place = view.compared.indexOf(number);
   const free = view.compared.indexOf(undefined);
@@ -17,7 +17,7 @@ function compare(number) {
 function fillSelects() {
   for (const [place, select] of selects.entries()) {
     select.append(
-      element("option", { value: "" }, "click a run's name in the table, or choose"),
+      element("option", { value: "" }, "select a run here, or click its name in the table"),
       ...allRuns.map((run) => element("option", { value: run.number }, titleOf(run))),
     );
     select.onchange = () => {
@@ -46,8 +46,8 @@ function differenceTable(title, rows) {
       "td",
       {},
       value === undefined
-        ? element("span", { class: "spread" }, "not there")
-        : rounded(value, digits),
+        ? element("span", { class: "spread" }, "not set")
+        : roundDigits(value, digits),
     );
   return element(
     "div",
@@ -69,8 +69,8 @@ function differenceTable(title, rows) {
         "tbody",
         {},
         rows.map(([name, one, other]) => {
-          // All digits of numbers that would look the same.
-          const digits = shown(one) === shown(other) ? 17 : 4;
+          // Numbers that would look equal are shown with all digits.
+          const digits = formatValue(one) === formatValue(other) ? 17 : 4;
           const values = [one, other].map((value) => cells(value, digits));
           return element("tr", {}, element("th", { scope: "row" }, name), ...values);
         }),
@@ -79,35 +79,40 @@ function differenceTable(title, rows) {
   );
 }
 
-// Accuracies differ by points, for which a percent sign would be ambiguous.
+// Differences between accuracies are points. A percent sign would be ambiguous.
 const inPercent = { show: percent, showChange: (change) => change.toFixed(2) };
 const OUTCOMES = [
   {
     name: "state",
-    of: ({ state, reason }) => (reason ? `${state}: ${reason}` : state),
-    show: shown,
+    value: ({ state, reason }) => (reason ? `${state}: ${reason}` : state),
+    show: formatValue,
   },
-  { name: "best validation accuracy", of: best, ...inPercent, better: 1 },
-  { name: "in epoch", of: (run) => run.best?.epoch, show: shown },
-  { name: "final validation accuracy", of: (run) => run.final?.val_acc, ...inPercent, better: 1 },
-  { name: "final training accuracy", of: (run) => run.final?.train_acc, ...inPercent },
-  { name: "final training loss", of: (run) => run.final?.train_loss, show: decimals },
-  { name: "final validation loss", of: (run) => run.final?.val_loss, show: decimals, better: -1 },
-  { name: "overfitting gap", of: (run) => run.gap, ...inPercent },
-  { name: "epochs", of: (run) => run.final?.epoch, show: shown },
+  { name: "best validation accuracy", value: best, ...inPercent, better: 1 },
+  { name: "best epoch", value: (run) => run.best?.epoch, show: formatValue },
+  { name: "final validation accuracy", value: (run) => run.final?.val_acc, ...inPercent, better: 1 },
+  { name: "final training accuracy", value: (run) => run.final?.train_acc, ...inPercent },
+  { name: "final training loss", value: (run) => run.final?.train_loss, show: decimals },
+  { name: "final validation loss", value: (run) => run.final?.val_loss, show: decimals, better: -1 },
+  { name: "overfitting gap", value: (run) => run.gap, ...inPercent },
+  { name: "epochs", value: (run) => run.final?.epoch, show: formatValue },
   {
     name: "parameters",
-    of: (run) => run.parameters,
+    value: (run) => run.parameters,
     show: (value) => value?.toLocaleString("en") ?? "",
   },
-  { name: "time", of: (run) => run.seconds || undefined, show: duration },
-  { name: "notes", of: ({ notes }) => (notes.length ? notes.join("; ") : undefined), show: shown },
+  { name: "time", value: (run) => run.seconds || undefined, show: duration },
+  {
+    name: "notes",
+    value: ({ notes }) =>
+      notes.map((note) => (note.endsWith(".") ? note : `${note}.`)).join(" ") || undefined,
+    show: formatValue,
+  },
 ];
 
 function outcomeTable(one, other) {
-  const rows = OUTCOMES.map(({ name, of, show, showChange = show, better }) => {
-    const [first, second] = [of(one), of(other)].map((value) => value ?? undefined);
-    const change = known([first, second]).length === 2 ? second - first : undefined;
+  const rows = OUTCOMES.map(({ name, value: valueOf, show, showChange = show, better }) => {
+    const [first, second] = [valueOf(one), valueOf(other)].map((value) => value ?? undefined);
+    const change = numbers([first, second]).length === 2 ? second - first : undefined;
     if (first === undefined && second === undefined) return "";
     const className = change && better ? (change * better > 0 ? "better" : "worse") : undefined;
     const sign = change > 0 ? "+" : change < 0 ? "−" : "";
@@ -155,14 +160,14 @@ function drawComparison() {
     ...differences(one.environment, other.environment),
     ...settings.filter(([name]) => isIncidental(name)),
   ];
-  const asked = settings.filter(([name]) => !isIncidental(name));
-  const same = asked.length ? "" : "All settings that decide what is trained are the same.";
+  const relevant = settings.filter(([name]) => !isIncidental(name));
+  const same = relevant.length ? "" : "All settings that decide what is trained are the same.";
   place.replaceChildren(
     ...[
       same && element("p", { class: "note" }, same),
       outcomeTable(one, other),
       differenceTable("Choices", choices),
-      differenceTable("Settings", asked),
+      differenceTable("Settings", relevant),
       differenceTable("Environment", environment),
     ].filter(Boolean),
   );

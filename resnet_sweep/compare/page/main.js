@@ -1,19 +1,20 @@
 "use strict";
 // Builds the page.
 
-const QUICK_CHOICE = 5;
+// The number of rows whose curves are drawn at first.
+const BEST_COUNT = 5;
 
 function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-function card(what, figure, aside) {
+function card(title, value, details) {
   return element(
     "div",
     { class: "card" },
-    element("div", { class: "what" }, what),
-    element("div", { class: "figure" }, figure),
-    element("div", { class: "aside", title: aside }, aside),
+    element("div", { class: "card-title" }, title),
+    element("div", { class: "card-value" }, value),
+    element("div", { class: "card-details", title: details }, details),
   );
 }
 
@@ -35,33 +36,33 @@ function drawSummary() {
     if (winner)
       cards.push(
         card(
-          `best val accuracy${data.length > 1 ? `, ${shown(name)}` : ""}`,
+          `best validation accuracy${data.length > 1 ? `, ${formatValue(name)}` : ""}`,
           percent(best(winner)),
-          `${winner.recipe}, epoch ${winner.best.epoch}`,
+          `${winner.variant}, epoch ${winner.best.epoch}`,
         ),
       );
   }
-  const seconds = known(ownRuns.map((run) => run.seconds));
+  const seconds = numbers(ownRuns.map((run) => run.seconds));
   if (seconds.length)
     cards.push(
       card(
         "total time",
         duration(seconds.reduce((sum, value) => sum + value, 0)),
-        `${duration(mean(seconds))} per run`,
+        `mean ${duration(mean(seconds))} per run`,
       ),
     );
   for (const run of loggedRuns)
     cards.push(
       card(
-        run.name.replaceAll("_", " "),
+        `${run.name.replaceAll("_", " ")}, best accuracy`,
         percent(best(run)),
-        `baseline, final ${percent(run.final?.val_acc)}, gap ${percent(run.gap)}`,
+        `final ${percent(run.final?.val_acc)}, gap ${percent(run.gap)}`,
       ),
     );
   document.getElementById("summary").append(...cards);
 }
 
-// Optuna's plots, in the colours of the page.
+// Optuna's plots, in the colors of the page.
 function drawStudies() {
   const section = document.getElementById("studies");
   section.hidden = !report.studies.length;
@@ -85,19 +86,21 @@ function drawStudies() {
       ),
     ),
   );
-  for (const [chart, data, design] of charts) drawAsGiven(chart, data, design);
+  for (const [chart, data, design] of charts) drawStudyPlot(chart, data, design);
 }
 
-function drawPictures() {
-  const section = document.getElementById("pictures");
-  section.hidden = !report.pictures.length;
-  document.querySelector('nav a[href="#pictures"]').hidden = section.hidden;
+function drawFigures() {
+  const section = document.getElementById("figures");
+  section.hidden = !report.figures.length;
+  document.querySelector('nav a[href="#figures"]').hidden = section.hidden;
   if (section.hidden) return;
-  const run = allRuns[report.pictures_of];
-  document.getElementById("pictures-of").textContent =
-    `Of ${run.name}: ${run.recipe}, best ${percent(best(run))}`;
+  const run = allRuns[report.figures_of];
+  const variant = run.variant === run.name ? "" : ` (${run.variant})`;
+  document.getElementById("figures-of").textContent =
+    `From the best run that has figures: ${run.name}${variant}, ` +
+    `best validation accuracy ${percent(best(run))}.`;
   document.getElementById("gallery").append(
-    ...report.pictures.map(({ title, data }) => {
+    ...report.figures.map(({ title, data }) => {
       const figure = element("figure", {});
       const button = element(
         "button",
@@ -128,8 +131,8 @@ function showTheme() {
   drawStudies();
 }
 
-// Accuracies on other data can't be compared with those of the first row.
-function drawTheBest() {
+// Only rows on the same data as the first row, because accuracies on other data aren't comparable.
+function drawBest() {
   const data = shownGroups()[0]?.members[0].choices.data;
   const groups = shownGroups({ column: "best", descending: true }).filter(
     ({ members }) => members[0].choices.data === data,
@@ -137,7 +140,7 @@ function drawTheBest() {
   view.drawn = new Set(
     groups
       .filter(({ key }) => key !== undefined)
-      .slice(0, QUICK_CHOICE)
+      .slice(0, BEST_COUNT)
       .map(({ members }) => rowKey(members)),
   );
 }
@@ -153,7 +156,7 @@ function listen() {
     drawRuns();
   });
   on("draw-best", "click", () => {
-    drawTheBest();
+    drawBest();
     drawTable();
     drawCurves();
   });
@@ -174,18 +177,18 @@ function listen() {
 document.title = `${report.title}: ${plural(ownRuns.length, "run")}`;
 document.getElementById("title").textContent = report.title;
 document.getElementById("subtitle").textContent =
-  `${plural(ownRuns.length, "run")}, written ${instant(report.written)}`;
+  `${plural(ownRuns.length, "run")}, written ${formatTime(report.written)}`;
 document.getElementById("footer").textContent = report.footer;
-// The logged runs can't be compared with runs on other data.
+// The logged runs are drawn at first only if a run has the same data.
 document.getElementById("logged").checked = ownRuns.some(({ choices }) =>
   loggedRuns.some((run) => run.choices.data === choices.data),
 );
 drawSummary();
 drawHead();
 drawDamaged();
-drawPictures();
+drawFigures();
 fillSelects();
-drawTheBest();
+drawBest();
 drawTable();
 drawComparison();
 listen();

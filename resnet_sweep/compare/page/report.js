@@ -1,5 +1,5 @@
 "use strict";
-// The data of the page, and what is derived from it.
+// The data of the page, and functions for it.
 
 const report = JSON.parse(document.getElementById("report").textContent);
 
@@ -16,26 +16,26 @@ const allRuns = report.runs.map((run, number) => ({
 const ownRuns = allRuns.filter((run) => !run.reference);
 const loggedRuns = allRuns.filter((run) => run.reference);
 
-// The settings and choices of a run that differ from others, as overrides.
+// The variant: the settings and choices of a run that differ between runs, as overrides.
 for (const run of ownRuns) {
-  const words = report.varied
+  const overrides = report.varied
     .filter(({ name, part }) => name !== "seed" && name in run[part])
-    .map(({ name, part }) => `${name}=${shown(run[part][name])}`);
-  run.recipe = words.join(" ") || run.name;
+    .map(({ name, part }) => `${name}=${formatValue(run[part][name])}`);
+  run.variant = overrides.join(" ") || run.name;
 }
-for (const run of loggedRuns) run.recipe = run.name;
+for (const run of loggedRuns) run.variant = run.name;
 
-// An object without a prototype, so that a setting may have any name.
+// An object without a prototype, so that settings can have any names.
 function mapping(...parts) {
   return Object.assign(Object.create(null), ...parts);
 }
 
-function shown(value) {
-  return rounded(value, 4);
+function formatValue(value) {
+  return roundDigits(value, 4);
 }
 
-// A value as text. Whole numbers keep all digits, and fractions those before the point.
-function rounded(value, digits) {
+// A value as text. Integers keep all digits, and other numbers the digits before the decimal point.
+function roundDigits(value, digits) {
   if (value === undefined) return "";
   if (typeof value === "string") return value;
   if (typeof value !== "number" || Number.isInteger(value)) return JSON.stringify(value);
@@ -60,11 +60,12 @@ function duration(seconds) {
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
 }
 
-function instant(text) {
-  return text ? text.slice(0, 16).replace("T", " ") : "";
+// A time without its seconds.
+function formatTime(time) {
+  return time ? time.slice(0, 16).replace("T", " ") : "";
 }
 
-function known(values) {
+function numbers(values) {
   return values.filter((value) => typeof value === "number");
 }
 
@@ -72,7 +73,7 @@ function mean(values) {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
-// The sample standard deviation; of a single value there is none.
+// The sample standard deviation; undefined for a single value.
 function deviation(values) {
   if (values.length < 2) return undefined;
   const middle = mean(values);
@@ -85,36 +86,36 @@ function unique(values) {
   return [...new Map(values.map((value) => [JSON.stringify(value), value])).values()];
 }
 
-// Numbers by size, everything else as text, and missing values last in either direction.
+// Sorts numbers by size and other values as text. Missing values are last in both directions.
 function order(one, other, descending) {
   const missing = [one, other].map(
     (value) => value === undefined || value === null || value === "",
   );
   if (missing[0] || missing[1]) return missing[0] - missing[1];
-  const numbers = typeof one === "number" && typeof other === "number";
-  const ascending = numbers
+  const numeric = typeof one === "number" && typeof other === "number";
+  const ascending = numeric
     ? one - other
-    : shown(one).localeCompare(shown(other), undefined, { numeric: true });
+    : formatValue(one).localeCompare(formatValue(other), undefined, { numeric: true });
   return descending ? -ascending : ascending;
 }
 
-// The name of a run, with its settings that differ.
+// The name of a run, with its variant and its seed.
 function titleOf(run) {
-  const seed = "seed" in run.settings ? ` seed=${shown(run.settings.seed)}` : "";
-  return run.name + (run.recipe === run.name ? "" : `  (${run.recipe}${seed})`);
+  const seed = "seed" in run.settings ? ` seed=${formatValue(run.settings.seed)}` : "";
+  return run.name + (run.variant === run.name ? "" : `  (${run.variant}${seed})`);
 }
 
 function best(run) {
   return run.best?.val_acc ?? undefined;
 }
 
-// The page shows data by text nodes alone, so that nothing of a run is ever read as markup.
+// The page shows data only in text nodes and attributes, so that the browser never parses it as HTML.
 function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const created = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === "onclick" || name === "onchange") made[name] = value;
-    else if (value !== undefined && value !== false) made.setAttribute(name, value);
+    if (name === "onclick" || name === "onchange") created[name] = value;
+    else if (value !== undefined && value !== false) created.setAttribute(name, value);
   }
-  made.append(...children.flat().filter((child) => child !== undefined && child !== ""));
-  return made;
+  created.append(...children.flat().filter((child) => child !== undefined && child !== ""));
+  return created;
 }

@@ -1,13 +1,13 @@
 "use strict";
-// The table of runs: replicates in one row, sorted, filtered, each run expandable.
+// The table of runs, with replicates in one row. It can be sorted and filtered, and rows expanded.
 
 const table = document.getElementById("table");
 const view = {
   search: "",
-  filters: new Map(), // by the column
+  filters: new Map(), // texts by their columns
   sort: { column: "best", descending: true },
   singles: false,
-  expanded: new Set(), // numbers of groups
+  expanded: new Set(), // numbers of groups whose runs are shown
   opened: new Set(), // numbers of runs whose details are shown
   drawn: new Set(), // keys of the rows whose curves are drawn
   compared: [undefined, undefined], // numbers of runs
@@ -41,18 +41,18 @@ const columns = [
     numeric: true,
     outcome: true,
   },
-  { id: "when", name: "when", value: (run) => run.started, show: instant },
+  { id: "started", name: "started", value: (run) => run.started, show: formatTime },
 ];
-const MOST_OPTIONS = 12;
+const MAX_OPTIONS = 12;
 
 function text(column, run) {
-  return (column.show ?? shown)(column.value(run));
+  return (column.show ?? formatValue)(column.value(run));
 }
 
-// A filter is a comparison, such as >70, or a part of what the column shows.
-function passes(value, words, filter) {
+// A filter is a comparison, for example >70, or a part of the text in the column.
+function matches(value, shown, filter) {
   const comparison = filter.match(/^\s*(<=|>=|<|>|=)\s*(-?[\d.]+(?:e[+-]?\d+)?)\s*%?\s*$/i);
-  if (!comparison) return words.toLowerCase().includes(filter.trim().toLowerCase());
+  if (!comparison) return shown.toLowerCase().includes(filter.trim().toLowerCase());
   const limit = Number(comparison[2]);
   if (typeof value !== "number") return false;
   switch (comparison[1]) {
@@ -69,21 +69,23 @@ function passes(value, words, filter) {
   }
 }
 
-function isFound(run, column) {
+function passesFilter(run, column) {
   const filter = view.filters.get(column);
   if (!filter) return true;
-  const words = text(column, run);
-  return column.options ? words === filter.slice(1) : passes(column.value(run), words, filter);
+  const shown = text(column, run);
+  return column.options ? shown === filter.slice(1) : matches(column.value(run), shown, filter);
 }
 
 const outcomes = columns.filter(({ outcome }) => outcome);
 
-// Those of a row's replicates that are looked for. A row is found by what stands in it: by the
-// mean of an outcome, unless single runs are shown.
-function found(replicates) {
+// The replicates of a group that pass the search and the filters. Outcomes of a group are filtered by
+// their mean, unless each run has its own row.
+function filterRuns(replicates) {
   const words = view.search.toLowerCase().split(/\s+/).filter(Boolean);
-  const asked = view.singles ? columns : columns.filter(({ outcome }) => !outcome);
-  const matching = replicates.filter((run) => asked.every((column) => isFound(run, column)));
+  const filtered = view.singles ? columns : columns.filter(({ outcome }) => !outcome);
+  const matching = replicates.filter((run) =>
+    filtered.every((column) => passesFilter(run, column)),
+  );
   if (!matching.length) return [];
   const means = view.singles ? [] : outcomes.flatMap((column) => summarize(column, matching).shown);
   const members = matching.filter((run) => {
@@ -91,35 +93,35 @@ function found(replicates) {
     return words.every((word) => all.includes(word));
   });
   if (view.singles || !members.length) return members;
-  const suits = outcomes.every((column) => {
+  const passed = outcomes.every((column) => {
     const filter = view.filters.get(column);
     const row = summarize(column, members);
-    return !filter || passes(row.key, row.shown[0] ?? "", filter);
+    return !filter || matches(row.key, row.shown[0] ?? "", filter);
   });
-  return suits ? members : [];
+  return passed ? members : [];
 }
 
-// What a row of replicates has in a column: the mean of outcomes, the newest start, else all
-// different values.
+// The value of a group in a column: the mean of an outcome, the latest start, or all different
+// values of a setting.
 function summarize(column, members) {
   const values = members.map(column.value);
-  if (column.id === "when") {
+  if (column.id === "started") {
     const [newest] = values.sort((one, other) => order(one, other, true));
     return { key: newest, shown: [column.show(newest)] };
   }
   if (members.length === 1 || !column.outcome) {
     const different = unique(values).sort((one, other) => order(one, other, false));
-    return { key: values[0], shown: different.map(column.show ?? shown) };
+    return { key: values[0], shown: different.map(column.show ?? formatValue) };
   }
-  const numbers = known(counted(members).map(column.value));
+  const known = numbers(counted(members).map(column.value));
   return {
-    key: numbers.length ? mean(numbers) : undefined,
-    shown: numbers.length ? [column.show(mean(numbers))] : [],
-    spread: deviation(numbers),
+    key: known.length ? mean(known) : undefined,
+    shown: known.length ? [column.show(mean(known))] : [],
+    spread: deviation(known),
   };
 }
 
-// A run that is running, incomplete or a repetition isn't counted beside others.
+// The runs that statistics include: the complete ones without repetitions, or all if there are none.
 function counted(members) {
   const complete = members.filter((run) => run.counted);
   return complete.length ? complete : members;
@@ -128,10 +130,10 @@ function counted(members) {
 function shownGroups({ column: id, descending } = view.sort) {
   const groups = new Map();
   for (const run of ownRuns) groups.set(run.group, [...(groups.get(run.group) ?? []), run]);
-  const column = columns.find((each) => each.id === id);
+  const column = columns.find((candidate) => candidate.id === id);
   const inOrder = (one, other) => order(one.key, other.key, descending);
   return [...groups]
-    .map(([number, replicates]) => [number, found(replicates)])
+    .map(([number, replicates]) => [number, filterRuns(replicates)])
     .filter(([, members]) => members.length)
     .map(([number, members]) => ({
       number,
@@ -176,10 +178,11 @@ function filterOf(column) {
     view.filters.set(column, target.value);
     drawRuns();
   };
-  if (column.outcome || ["run", "when"].includes(column.id) || values.length > MOST_OPTIONS) {
+  if (column.outcome || ["run", "started"].includes(column.id) || values.length > MAX_OPTIONS) {
     const input = element("input", {
       type: "text",
       "aria-label": label,
+      title: column.numeric ? "a comparison, for example >70, or a text" : "a text",
       placeholder: column.numeric ? ">" : undefined,
       autocomplete: "off",
     });
@@ -187,7 +190,7 @@ function filterOf(column) {
     return input;
   }
   column.options = values.sort((one, other) => order(one, other, false));
-  // A sign before each value tells an empty one from no choice at all.
+  // The sign before each value distinguishes an empty value from no filter.
   return element(
     "select",
     { "aria-label": label, onchange: change },
@@ -212,7 +215,7 @@ function toggle(set, entry) {
 function groupRow(group) {
   const key = rowKey(group.members);
   const expanded = view.singles || view.expanded.has(group.number);
-  const [{ recipe }] = group.members;
+  const [{ variant }] = group.members;
   const [count, all] = [counted(group.members).length, group.members.length];
   const replicates = `${count === all ? all : `${count} of ${all}`} replicates`;
   const disclose = element(
@@ -222,7 +225,7 @@ function groupRow(group) {
       class: "plain",
       "data-key": `expand ${group.number}`,
       "aria-expanded": String(expanded),
-      "aria-label": `${replicates} of ${recipe}`,
+      "aria-label": `${replicates} of ${variant}`,
       onclick: () => {
         toggle(view.expanded, group.number);
         drawTable();
@@ -233,20 +236,20 @@ function groupRow(group) {
   const cells = columns.slice(1).map((column) => {
     const { shown: values, spread } = summarize(column, group.members);
     const text = values.length > 3 ? `${values.slice(0, 3).join(", ")}, …` : values.join(", ");
-    const aside =
+    const spreadText =
       spread === undefined
         ? ""
         : ` ± ${column.id === "time" ? duration(spread) : spread.toFixed(2)}`;
     return cell(
       column,
-      [text, element("span", { class: "spread" }, aside)],
-      text + aside,
+      [text, element("span", { class: "spread" }, spreadText)],
+      text + spreadText,
     );
   });
   return element(
     "tr",
     { class: "group" },
-    drawCell(key, `replicates of ${recipe}`),
+    drawCell(key, `replicates of ${variant}`),
     element("td", { class: "name" }, disclose),
     cells,
   );
@@ -300,7 +303,7 @@ function runRows(run, member) {
       class: "plain",
       "data-key": `compare ${run.number}`,
       "aria-pressed": String(place >= 0),
-      title: "compare this run",
+      title: "select this run for the comparison",
       onclick: () => compare(run.number),
     },
     run.name,
@@ -332,8 +335,8 @@ function runRows(run, member) {
 }
 
 function details(run) {
-  const figures = [
-    ["best", run.best && `${percent(run.best.val_acc)} in epoch ${run.best.epoch}`],
+  const values = [
+    ["best", run.best && `${percent(run.best.val_acc)} validation, in epoch ${run.best.epoch}`],
     [
       "final",
       run.final &&
@@ -346,12 +349,14 @@ function details(run) {
     ],
     ["overfitting gap", percent(run.gap)],
     ["parameters", run.parameters?.toLocaleString("en")],
-    ...Object.entries(run.environment).map(([name, value]) => [name, shown(value)]),
+    ...Object.entries(run.environment).map(([name, value]) => [name, formatValue(value)]),
   ].filter(([, value]) => value);
   const settings = Object.keys(run.settings)
     .sort()
-    .map((name) => `${name}: ${shown(run.settings[name])}`);
-  const choices = Object.entries(run.choices).map(([group, choice]) => `${group}=${shown(choice)}`);
+    .map((name) => `${name}: ${formatValue(run.settings[name])}`);
+  const choices = Object.entries(run.choices).map(
+    ([group, choice]) => `${group}=${formatValue(choice)}`,
+  );
   return element(
     "div",
     {},
@@ -366,7 +371,7 @@ function details(run) {
         "div",
         {},
         element("h3", {}, "Outcome and environment"),
-        element("pre", {}, figures.map(([name, value]) => `${name}: ${value}`).join("\n")),
+        element("pre", {}, values.map(([name, value]) => `${name}: ${value}`).join("\n")),
       ),
       element("div", {}, element("h3", {}, "Choices"), element("pre", {}, choices.join("\n"))),
     ),
@@ -396,7 +401,7 @@ function drawTable() {
   if (focused) table.querySelector(`[data-key="${focused}"]`)?.focus();
 }
 
-// The table, and what shows the same runs as it.
+// The table, and the parallel coordinates, which show the same runs.
 function drawRuns() {
   drawTable();
   drawParallel();
@@ -405,7 +410,7 @@ function drawRuns() {
 function drawDamaged() {
   if (!report.damaged.length) return;
   document.getElementById("damaged").append(
-    element("h3", {}, "Not readable"),
+    element("h3", {}, "Runs that can't be read"),
     element(
       "ul",
       {},

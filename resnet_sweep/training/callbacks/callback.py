@@ -9,21 +9,24 @@ from resnet_sweep.runs.record import Record
 
 @dataclass(frozen=True)
 class Step:
-    """A training step; see `StepMetrics` for its metrics.
+    """Metrics of one training step.
 
     Attributes:
-        steepest_layer, steepest_norm: the layer with the largest gradient, and its norm.
-        epoch: from 1.
-        step: within its epoch, from 0.
-        global_step: within the run, from 0.
+        loss, correct, grad_norm: metrics of the batch, see `StepMetrics`.
+        largest_grad_layer, largest_grad_norm: layer with the largest gradient, and the norm of that
+            gradient.
+        epoch: number of the epoch, from 1.
+        step: number of the step in its epoch, from 0.
+        global_step: number of the step in the run, from 0.
+        lr: learning rate.
         images: number of images in the batch.
     """
 
     loss: float
     correct: float
     grad_norm: float
-    steepest_layer: str
-    steepest_norm: float
+    largest_grad_layer: str
+    largest_grad_norm: float
     epoch: int
     step: int
     global_step: int
@@ -32,14 +35,15 @@ class Step:
 
 
 class Pruned(Exception):
-    """The run isn't worth continuing; raised by a callback when training starts or an epoch ends.
+    """Raised by a callback, in `on_train_start` or `on_epoch_end`, to end an unpromising run.
 
-    Its state is saved by then. Callbacks after the one that raises it don't get that event.
+    The state of the run is already saved then. The callbacks that follow in the list aren't called
+    for this event.
     """
 
 
 class Callback:
-    """Base class of callbacks. Its methods do nothing. An exception of a callback ends the run.
+    """Base class of callbacks. Its methods do nothing. An exception in a callback ends the run.
 
     Attributes:
         train_started: whether `on_train_start` has returned; set by the trainer.
@@ -48,15 +52,24 @@ class Callback:
     train_started = False
 
     def on_train_start(self, directory: Path, step: int) -> None:
-        """Called before the first step, with the run directory and the steps of the run that are
-        done already, if it is resumed."""
+        """Called before the first step.
+
+        Args:
+            directory: run directory.
+            step: number of steps that are already done; not 0 if the run is resumed.
+        """
 
     def on_steps(self, steps: list[Step]) -> None:
         """Called about twice a second with the steps since the last call."""
 
     def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
-        """Called when an epoch is trained, evaluated and saved, with its row of `metrics.csv` and
-        the steps of the run that are done."""
+        """Called after an epoch has been trained, evaluated and saved.
+
+        Args:
+            row: the epoch's row of `metrics.csv`.
+            layers: norms of each layer.
+            step: number of steps of the run that are done.
+        """
 
     def on_train_end(self, record: Record) -> None:
-        """Called when the run has ended, in the state that its record has, if `train_started`."""
+        """Called after the run has ended, if `train_started`; `record.state` says how it ended."""

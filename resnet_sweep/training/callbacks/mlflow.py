@@ -1,4 +1,4 @@
-"""Runs in MLflow."""
+"""The MLflow logger."""
 
 import logging
 import os
@@ -21,20 +21,20 @@ from resnet_sweep.training.callbacks.callback import Callback
 if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
 
-# The file of a run directory with the run's id in the store.
+# File in the run directory that contains the run's MLflow id.
 RUN_ID = "mlflow_run_id"
-# MLflow's names of the states of a run that isn't "FINISHED"; the tag "state" has ours.
+# MLflow's status for a state. It is "FINISHED" for all other states. The tag "state" has the state.
 STATUSES = {"interrupted": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
-# Defaults of MLflow's own variables. It would wait minutes for a server that doesn't answer, which
-# delays training; what such a server misses is sent after the next epoch.
+# Defaults of MLflow's environment variables. MLflow would wait minutes for a server that doesn't
+# answer, and block training. What such a server misses is sent after the next epoch.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-# MLflow's limit on the parameters in a request.
-PARAMETERS_AT_ONCE = 100
+# The most parameters that MLflow accepts in one request.
+PARAMETERS_PER_REQUEST = 100
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +42,16 @@ log = logging.getLogger(__name__)
 class MLflow(Callback):
     """Logs a run's settings, the metrics of each epoch, and its files to an MLflow store.
 
-    A resumed run continues its run in the store. A store that can't be reached doesn't end
-    training; what it misses is sent after the next epoch.
+    A resumed run is logged to the same MLflow run. An unreachable store doesn't end training; what
+    it misses is sent after the next epoch.
 
     Args:
         folder: folder of the default store, `mlflow.db`.
-        tracking_uri: of the store, such as `http://HOST:PORT` or `sqlite:///FILE`; None for
-            $MLFLOW_TRACKING_URI, or else `mlflow.db`.
-        experiment: MLflow experiment of the run; None for $MLFLOW_EXPERIMENT_NAME, or else
-            `resnet_sweep`.
-        best_model: log the weights of the best epoch, too.
+        tracking_uri: URI of the store, for example `http://HOST:PORT` or `sqlite:///FILE`; None
+            for $MLFLOW_TRACKING_URI, or `mlflow.db` if that isn't set.
+        experiment: MLflow experiment of the run; None for $MLFLOW_EXPERIMENT_NAME, or
+            `resnet_sweep` if that isn't set.
+        best_model: also log the weights of the best epoch.
 
     Raises:
         ValueError: MLflow isn't installed, or the store can't be reached.
@@ -83,22 +83,22 @@ class MLflow(Callback):
             self.file = sqlite_file(self.tracking_uri)
             if self.file is None:
                 self.connect(self.tracking_uri).search_experiments(max_results=1)
-            # The file itself is made when training starts, because nothing is written before.
+            # The file is created when training starts, because nothing may be written before.
             elif not os.access(self.file.parent, os.W_OK):
-                raise OSError(f"{self.file.parent} isn't a folder to write into")
+                raise OSError(f"{self.file.parent} isn't a writable folder")
             else:
-                # The working directory is another one during training with hydra.job.chdir.
+                # With hydra.job.chdir, the working directory changes before training.
                 self.tracking_uri = with_absolute_path(self.tracking_uri, self.file)
         except Exception as error:
             raise ValueError(
                 f"the MLflow store {self.tracking_uri} can't be reached ({one_line(error)}): start "
-                "its server, or name another with tracking_uri"
+                "its server, or set tracking_uri to another store"
             ) from error
 
     def on_train_start(self, directory: Path, step: int) -> None:
         self.directory = directory
         self.rows = read_metrics(directory)
-        # The run's id in the store, while that can be reached.
+        # The run's MLflow id; None while the store can't be reached.
         self.run_id: str | None = None
         self.unreachable = False
         self._attempt(self._log_epochs)
@@ -114,19 +114,19 @@ class MLflow(Callback):
         try:
             action()
             self.unreachable = False
-        # No error of a store is a reason to end training.
+        # An error of the store must not end training.
         except Exception as error:
             if not self.unreachable:
                 log.warning(
                     "warning: the run can't be logged to the MLflow store %s (%s); training "
-                    "continues, and logging is tried again after each epoch",
+                    "continues, and logging is retried after each epoch",
                     self.tracking_uri,
                     one_line(error),
                 )
             self.unreachable, self.run_id = True, None
 
     def _log_epochs(self) -> str:
-        """Log the epochs that the store doesn't have, and return the run's id there."""
+        """Log the epochs that are missing in the store, and return the run's MLflow id."""
         from mlflow.entities import Metric
 
         run_id = self.run_id = self.run_id or self._open()
@@ -152,8 +152,8 @@ class MLflow(Callback):
         run = self._find_run()
         if run is None:
             run = self._create_run(record)
-            # Written before anything else is logged, so that a run whose store is lost meanwhile
-            # is resumed there later.
+            # The id is written before anything is logged, so that logging can continue in the same
+            # MLflow run if the connection is lost.
             write_atomically(self.directory / RUN_ID, run.info.run_id.encode())
         else:
             self.client.update_run(run.info.run_id, status="RUNNING")
@@ -164,9 +164,10 @@ class MLflow(Callback):
         return run_id
 
     def _make_store(self, file: Path) -> None:
-        """Make the file of an SQLite store.
+        """Create the file of an SQLite store.
 
-        It is made under another name, because two processes that make it at once would break it.
+        It is created under a temporary name, because two processes that create the same file at
+        once would corrupt it.
         """
         with TemporaryDirectory(dir=file.parent, prefix=".mlflow-") as folder:
             made = Path(folder) / file.name
@@ -175,13 +176,13 @@ class MLflow(Callback):
                 os.link(made, file)
 
     def _find_run(self) -> "MLflowRun | None":
-        """Return this run in the store; None if it has none, or if it was deleted."""
+        """Return the MLflow run of this run; None if it doesn't exist or was deleted."""
         try:
             run = self.client.get_run((self.directory / RUN_ID).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except Exception as error:
-            # The id may be that of a run in another store.
+            # The id may belong to a run in another store.
             if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
@@ -205,10 +206,10 @@ class MLflow(Callback):
         )
 
     def _experiment_id(self) -> str:
-        # The files of an SQLite store lie beside it; a server has its own place for them.
-        place = None if self.file is None else (self.file.parent / "mlruns").as_uri()
+        # Artifacts of an SQLite store are kept next to its file; a server chooses their location.
+        location = None if self.file is None else (self.file.parent / "mlruns").as_uri()
         try:
-            return self.client.create_experiment(self.experiment, artifact_location=place)
+            return self.client.create_experiment(self.experiment, artifact_location=location)
         except Exception as error:
             experiment = self.client.get_experiment_by_name(self.experiment)
             if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS" or not experiment:
@@ -216,14 +217,14 @@ class MLflow(Callback):
             return str(experiment.experiment_id)
 
     def _log_parameters(self, run_id: str, record: Record, logged: Collection[str]) -> None:
-        """Log the settings that the store doesn't have; MLflow doesn't allow to change them."""
+        """Log the settings that are missing in the store; MLflow can't change logged ones."""
         from mlflow.entities import Param
 
         settings = {**dict(flatten(record.config)), **record.choices}
         settings["overrides"] = " ".join(record.overrides)
         missing = [Param(key, typed(value)) for key, value in settings.items() if key not in logged]
-        for first in range(0, len(missing), PARAMETERS_AT_ONCE):
-            self.client.log_batch(run_id, params=missing[first : first + PARAMETERS_AT_ONCE])
+        for first in range(0, len(missing), PARAMETERS_PER_REQUEST):
+            self.client.log_batch(run_id, params=missing[first : first + PARAMETERS_PER_REQUEST])
 
     def _log_end(self, record: Record) -> None:
         run_id = self._log_epochs()
@@ -231,7 +232,7 @@ class MLflow(Callback):
             self.client.set_tag(run_id, name, getattr(record, name))
         self.client.set_terminated(run_id, STATUSES.get(record.state, "FINISHED"))
         with TemporaryDirectory() as folder:
-            # The final record is written into the run directory only after all callbacks.
+            # The final run.json isn't in the run directory yet: it is written after all callbacks.
             replace(record, ended=now(), heartbeat=None).write(Path(folder))
             self.client.log_artifacts(run_id, folder)
         files = ["metrics.csv", "layer_norms.csv"]
@@ -249,12 +250,12 @@ def sqlite_uri(file: Path) -> str:
     """Return MLflow's URI of the SQLite store in a file."""
     from sqlalchemy.engine import URL
 
-    # A URI quotes the name, which MLflow takes literally unless the URI has a driver.
+    # SQLAlchemy quotes the file's name, and MLflow unquotes it only if the URI names a driver.
     return str(URL.create("sqlite+pysqlite", database=str(file)))
 
 
 def sqlite_file(tracking_uri: str) -> Path | None:
-    """Return the file of an SQLite store; None if it is another kind of store."""
+    """Return the file of an SQLite store; None for other kinds of stores."""
     if not tracking_uri.startswith(("sqlite:", "sqlite+")):
         return None
     from sqlalchemy.engine import make_url
@@ -264,7 +265,7 @@ def sqlite_file(tracking_uri: str) -> Path | None:
 
 
 def with_absolute_path(tracking_uri: str, file: Path) -> str:
-    """Return the URI of the SQLite store in a file with the absolute path of the file."""
+    """Return the URI of an SQLite store with its file's path made absolute."""
     from sqlalchemy.engine import make_url
 
     url = make_url(tracking_uri)

@@ -8,7 +8,7 @@ from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.callbacks.callback import Callback
 
-# File, label of the y axis, and the columns with their names in the legend.
+# File name, label of the y axis, and the columns with their labels in the legend.
 PLOTS = (
     ("accuracy.png", "accuracy, %", {"train_acc": "training", "val_acc": "validation"}),
     ("loss.png", "loss", {"train_loss": "training", "val_loss": "validation"}),
@@ -17,7 +17,7 @@ PLOTS = (
 
 
 class Plots(Callback):
-    """Plots accuracy, loss and learning rate by epoch when a run ends."""
+    """Plots accuracy, loss and learning rate over the epochs when a run ends."""
 
     def on_train_start(self, directory: Path, step: int) -> None:
         self.directory = directory

@@ -1,4 +1,4 @@
-"""Progress of a run: what is printed, logged and written into its record while it trains."""
+"""Progress of a run: console output, log messages, and the progress in `run.json`."""
 
 import logging
 import sys
@@ -15,14 +15,14 @@ from resnet_sweep.runs.run import Run
 from resnet_sweep.training.callbacks.callback import Callback, Step
 
 if TYPE_CHECKING:
-    # Hydra imports this module for `ConsoleHandler`, and torch would delay its --help.
+    # Hydra imports this module for `ConsoleHandler`, and importing torch would delay --help.
     from resnet_sweep.training.trainer import Trainer
 
-# Without a terminal, the progress within a long epoch is logged this often.
+# Without a terminal, the progress within an epoch is logged at this interval.
 LOG_SECONDS = 60
-# Gradients of training that works don't have norms near this one.
+# A layer's gradient explodes if its norm is larger; norms in stable training are far smaller.
 EXPLODING = 1000.0
-# A layer hardly learns if its gradient is a smaller share of the largest gradient of any layer.
+# A layer's gradient vanishes if its norm is at most this fraction of the largest layer's norm.
 VANISHING = 1e-6
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class LogFileHandler(logging.FileHandler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             super().emit(record)
-        # The file is opened for the first message, which super() doesn't handle.
+        # The first message opens the file, and super() doesn't catch an error of open().
         except OSError:
             self.handleError(record)
 
@@ -64,21 +64,24 @@ class LogFileHandler(logging.FileHandler):
 class ProgressLog(Callback):
     """Logs a line for each epoch, shows a progress bar on a terminal, and updates `run.progress`.
 
-    That is written into `run.json` with each heartbeat of the run.
+    Each heartbeat of the run writes `run.progress` into `run.json`.
 
     Args:
-        bar: show a progress bar, if there is a terminal.
+        bar: show a progress bar if there is a terminal.
     """
 
-    def __init__(self, run: Run, training: "Trainer", bar: bool) -> None:
-        self.run, self.epochs = run, training.config.epochs
-        self.total_steps, self.steps_per_epoch = training.total_steps, training.steps_per_epoch
+    def __init__(self, run: Run, trainer: "Trainer", bar: bool) -> None:
+        self.run, self.epochs = run, trainer.config.epochs
+        self.total_steps, self.steps_per_epoch = trainer.total_steps, trainer.steps_per_epoch
         self.bar: Progress | None = None
         if bar and console.is_terminal:
-            columns = ("{task.description}", "{task.fields[text]}", "{task.fields[left]}")
-            what, text, left = map(TextColumn, columns)
             self.bar = Progress(
-                what, BarColumn(bar_width=24), text, left, console=console, transient=True
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[metrics]}"),
+                TextColumn("{task.fields[time_left]}"),
+                console=console,
+                transient=True,
             )
 
     def on_train_start(self, directory: Path, step: int) -> None:
@@ -91,7 +94,7 @@ class ProgressLog(Callback):
                 "resumed at epoch %d, step %d of %d", epoch + 1, done + 1, self.steps_per_epoch
             )
         if self.bar is not None:
-            self.task = self.bar.add_task("starting", total=1, text="", left="")
+            self.task = self.bar.add_task("starting", total=1, metrics="", time_left="")
             self.bar.start()
 
     def on_steps(self, steps: list[Step]) -> None:
@@ -103,34 +106,34 @@ class ProgressLog(Callback):
             self.loss += step.loss * step.images
             self.correct += step.correct
         last = steps[-1]
-        passed = max(time.monotonic() - self.start, 1e-9)
-        speed, done = self.images / passed, last.global_step + 1
+        elapsed = max(time.monotonic() - self.start, 1e-9)
+        speed, done = self.images / elapsed, last.global_step + 1
         self.run.progress = {
             "epoch": last.epoch,
             "step": last.step + 1,
             "steps": self.steps_per_epoch,
             "images_per_second": speed,
         }
-        text = (
+        metrics = (
             f"train acc {100 * self.correct / self.epoch_images:5.2f}%  "
             f"loss {self.loss / self.epoch_images:.4f}  {speed:,.0f} images/s"
         )
-        seconds = passed / (done - self.first_step) * (self.total_steps - done)
-        left = f"{duration(seconds)} left"
-        where = f"epoch {last.epoch}/{self.epochs}"
+        seconds = elapsed / (done - self.first_step) * (self.total_steps - done)
+        time_left = f"{duration(seconds)} left"
+        epoch = f"epoch {last.epoch}/{self.epochs}"
         if self.bar is not None:
             self.bar.update(
                 self.task,
-                description=where,
+                description=epoch,
                 total=self.steps_per_epoch,
                 completed=last.step + 1,
-                text=text,
-                left=left,
+                metrics=metrics,
+                time_left=time_left,
             )
         elif time.monotonic() - self.logged > LOG_SECONDS:
             self.logged = time.monotonic()
             position = f"step {last.step + 1}/{self.steps_per_epoch}"
-            log.info("%s  %s  %s  %s", where, position, text, left)
+            log.info("%s  %s  %s  %s", epoch, position, metrics, time_left)
 
     def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
         self.logged = time.monotonic()
@@ -148,10 +151,10 @@ class ProgressLog(Callback):
 
 
 class GradientWarnings(Callback):
-    """Warns of a layer whose gradient explodes or vanishes, once for each layer.
+    """Warns once for each layer whose gradient explodes or vanishes.
 
-    Vanishing gradients of the first epoch are ignored, because some layers start at zero on
-    purpose, such as those of CBAM.
+    Vanishing gradients in the first epoch are ignored, because some weights are initialized to
+    zero on purpose, for example in CBAM.
     """
 
     def __init__(self) -> None:
@@ -159,13 +162,13 @@ class GradientWarnings(Callback):
 
     def on_steps(self, steps: list[Step]) -> None:
         for step in steps:
-            if step.steepest_norm > EXPLODING:
+            if step.largest_grad_norm > EXPLODING:
                 self._warn_once(
                     "warning: the gradient of layer %s explodes: its norm is %.3g in epoch %d, "
                     "step %d; a lower optim.lr, a longer schedule.warmup_epochs or "
                     "trainer.clip_grad_norm may help",
-                    step.steepest_layer,
-                    step.steepest_norm,
+                    step.largest_grad_layer,
+                    step.largest_grad_norm,
                     step.epoch,
                     step.step + 1,
                 )
@@ -176,7 +179,7 @@ class GradientWarnings(Callback):
             if row["epoch"] > 1 and layer.grad_norm <= VANISHING * largest.grad_norm:
                 self._warn_once(
                     "warning: the gradient of layer %s vanishes: its mean norm is %.3g in epoch "
-                    "%d, where that of layer %s is %.3g",
+                    "%d, and that of layer %s is %.3g",
                     layer.name,
                     layer.grad_norm,
                     row["epoch"],

@@ -1,4 +1,4 @@
-"""TensorBoard events."""
+"""The TensorBoard logger."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from resnet_sweep.training.callbacks.callback import Callback, Step
 class TensorBoard(Callback):
     """Writes TensorBoard events of a run.
 
-    They are the learning rate, loss and gradient norm of each step; the metrics of each epoch and
-    of the best one so far; the norms of each layer's gradient, weights and update; and the settings
-    by which the HPARAMS tab compares runs.
+    The events contain the learning rate, loss and gradient norm of each step; the metrics of each
+    epoch and of the best epoch so far; the norms of each layer's gradient, weights and update; and
+    the settings, by which the HPARAMS tab compares runs.
     """
 
     def on_train_start(self, directory: Path, step: int) -> None:
@@ -23,10 +23,11 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self.rows = read_metrics(directory)
-        # Steps that a killed process wrote after its last checkpoint are trained again.
+        # Steps after the last checkpoint of a killed process are trained again, so their events
+        # are discarded.
         writer: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=step)
-        # An experiment summary would hold for all runs of a folder. Without one, TensorBoard finds
-        # the settings of all of them, and shows those first that differ.
+        # An experiment summary would apply to all runs in a folder. Without one, TensorBoard
+        # collects the settings of the runs itself, and lists those that differ first.
         settings = hyperparameters(Record.read(directory))
         _, session_start, self.session_end = hparams(settings, {})
         writer.file_writer.add_summary(session_start)
@@ -52,17 +53,18 @@ class TensorBoard(Callback):
         self.writer.flush()
 
     def on_train_end(self, record: Record) -> None:
-        # TensorBoard uses the first end that it reads, so a run that may be resumed has none.
+        # TensorBoard uses the first end of a session that it reads, so none is written for a run
+        # that may be resumed.
         if record.ended_for_good and record.state != "diverged":
             self.writer.file_writer.add_summary(self.session_end)
         self.writer.close()
 
 
 def hyperparameters(record: Record) -> dict[str, float | str]:
-    """Return what distinguishes a run from others: the choice of each group, and the settings.
+    """Return the settings and choices of a run that the HPARAMS tab shows.
 
-    Settings that are None are left out. TensorBoard has no type for them, and the word None would
-    turn the numbers of other runs into words.
+    Settings that are None are left out, because TensorBoard has no type for None, and a text in
+    its place would make TensorBoard treat the numbers of other runs as text.
     """
     settings = dict(flatten(record.config)) | record.choices | {"precision": record.precision}
     return {
