@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "how-to" / "own_parts.md").read_text(encoding="utf-8")
 # A line with the name of a file, and the code block with its content.
 FILES = dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-TRANSCRIPTS = re.findall(r"^```console\n\$ (.*?)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+TRANSCRIPTS = re.findall(r"^```text\n\$ (.*?)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 # What makes a run short, and keeps a sweep from starting other processes.
 SHORT = (
     "trainer.epochs=1",
