@@ -62,8 +62,13 @@ CURVES = (
     ("val_acc", "validation accuracy", 2, "%"),
     ("train_loss", "training loss", 4, ""),
 )
-VERDICTS = {"better": "Help", "worse": "Harm", "within noise": "Within noise",
-            "unstable": "Some seeds diverge", "too few runs": "Too few runs"}  # fmt: skip
+VERDICTS = {
+    "better": "Help",
+    "worse": "Harm",
+    "within noise": "Within noise",
+    "unstable": "Some seeds diverge",
+    "too few runs": "Too few runs",
+}
 
 
 def readings(sweep: Sweep) -> Iterator[str]:
@@ -191,8 +196,10 @@ def best(sweep: Sweep) -> Iterator[str]:
         yield "Not tested yet.\n"
     else:
         reached = "reached" if tested.mean >= AIM else "missed"
-        yield (f"On the test set, read once: {spread(tested, 2, '%')}, n = {tested.n}; the aim of "
-               f"{AIM:.0f}% is {reached}.\n")  # fmt: skip
+        yield (
+            f"On the test set, read once: {spread(tested, 2, '%')}, n = {tested.n}; the aim of "
+            f"{AIM:.0f}% is {reached}.\n"
+        )
     yield from figures({"on held-out images": group})
     yield from sweep.picture({"best recipe": group})
 

@@ -118,9 +118,18 @@ def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str])
     keys = list(jobs[0])
     lists = [f"{key}={','.join(job[key] for job in jobs)}" for key in keys]
     command = [
-        sys.executable, "-m", "resnet_sweep", "--multirun", *lists, f"zip=[{','.join(keys)}]",
-        f"hydra.sweep.dir={directory}", "hydra/launcher=pool", "logger=csv", "reuse=false", *words,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "resnet_sweep",
+        "--multirun",
+        *lists,
+        f"zip=[{','.join(keys)}]",
+        f"hydra.sweep.dir={directory}",
+        "hydra/launcher=pool",
+        "logger=csv",
+        "reuse=false",
+        *words,
+    ]
     print(" ".join(command[1:]), file=sys.stderr, flush=True)
     process = subprocess.Popen(command, stdout=sys.stderr)
     # Who asks this one to stop means the one that it waits for, which saves before it ends.
@@ -131,8 +140,10 @@ def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str])
     found = [load_run(directory / job.directory, f"{job.number}") for job in jobs]
     # Runs that diverge have come to their end as well, and their sweep says so by its status.
     if status != 0 and not (status == 1 and all(each.state in ENDED for each in found)):
-        print(f"not all runs came to their end: see {directory}, and start this again",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"not all runs came to their end: see {directory}, and start this again",
+            file=sys.stderr,
+        )
         raise SystemExit(status)
     return found
 
@@ -172,8 +183,11 @@ def main() -> None:
         switches.append(row)
         values.append(entry.record.best["val_acc"])
     if len(values) < len(RECOMMENDATIONS) + 2:
-        print(f"{len(found) - len(values)} of {len(found)} runs diverged, so that the effects "
-              "can't be told: ask for more --seeds", file=sys.stderr)  # fmt: skip
+        print(
+            f"{len(found) - len(values)} of {len(found)} runs diverged, so that the effects "
+            "can't be told: ask for more --seeds",
+            file=sys.stderr,
+        )
         raise SystemExit(1)
     told = effects(np.array(switches), values)
     chosen = [each.mean > 0 for each in told]
@@ -183,8 +197,10 @@ def main() -> None:
     print("| recommendation | effect, points | 95% interval | chosen |\n|---|---|---|---|")
     for each, effect, on in zip(RECOMMENDATIONS, told, chosen, strict=True):
         low, high = effect.mean - effect.margin, effect.mean + effect.margin
-        print(f"| `{each.name}` | {effect.mean:+.2f} | {low:+.2f} to {high:+.2f} | "
-              f"{'yes' if on else ''} |")  # fmt: skip
+        print(
+            f"| `{each.name}` | {effect.mean:+.2f} | {low:+.2f} to {high:+.2f} | "
+            f"{'yes' if on else ''} |"
+        )
     if not any(chosen):
         print("\nNone helps.")
         return
@@ -198,11 +214,16 @@ def main() -> None:
     sys.stdout.flush()
     subprocess.run(
         [
-            sys.executable, "-m", "resnet_sweep", "runs", arguments.directory / "choice",
-            "--baseline", baseline(*both),
+            sys.executable,
+            "-m",
+            "resnet_sweep",
+            "runs",
+            arguments.directory / "choice",
+            "--baseline",
+            baseline(*both),
         ],
         check=False,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -33,10 +33,24 @@ COUNTS = {"training": 10, "runs": 8, "sweeps": 7, "": 5}
 LIMIT_SECONDS = 1500
 HEAD = "| Fault | Found | By |\n|---|---|---|"
 OPERATORS = {
-    ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
-    ast.Is: "is not", ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.Add: "-",
-    ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "/", ast.And: "or", ast.Or: "and",
-}  # fmt: skip
+    ast.Lt: "<=",
+    ast.LtE: "<",
+    ast.Gt: ">=",
+    ast.GtE: ">",
+    ast.Eq: "!=",
+    ast.NotEq: "==",
+    ast.Is: "is not",
+    ast.IsNot: "is",
+    ast.In: "not in",
+    ast.NotIn: "in",
+    ast.Add: "-",
+    ast.Sub: "+",
+    ast.Mult: "/",
+    ast.Div: "*",
+    ast.FloorDiv: "/",
+    ast.And: "or",
+    ast.Or: "and",
+}
 # What this program can't reach without a GPU isn't changed.
 ELSEWHERE = ("cuda", "mps", "nccl")
 
@@ -258,14 +272,29 @@ class Copy:
         data = os.environ.get("RESNET_SWEEP_DATA") or ROOT.parent / "shared" / "data"
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "--timeout=300",
-                 *self.options, *names],
-                cwd=self.top, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
-                env=os.environ | {
-                    "PYTHONPATH": str(self.top), "OMP_NUM_THREADS": "1",
+                [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-x",
+                    "-q",
+                    "--tb=line",
+                    "--timeout=300",
+                    *self.options,
+                    *names,
+                ],
+                cwd=self.top,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_SECONDS,
+                check=False,
+                env=os.environ
+                | {
+                    "PYTHONPATH": str(self.top),
+                    "OMP_NUM_THREADS": "1",
                     "RESNET_SWEEP_DATA": str(data),
                 },
-            )  # fmt: skip
+            )
         except subprocess.TimeoutExpired:
             return "timeout"
         if done.returncode in (0, 5):
@@ -312,13 +341,15 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the faults (default: 0)")
     parser.add_argument(
-        "--survivors-of", metavar="REVISION",
+        "--survivors-of",
+        metavar="REVISION",
         help="run what no test finds against the test files of this revision that concern it",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--near", action="store_true",
+        "--near",
+        action="store_true",
         help="run the test files alone that import the changed module or its package",
-    )  # fmt: skip
+    )
     parser.add_argument("--only", type=int, nargs="*", help="the faults of these rows alone")
     parser.add_argument("--list", action="store_true", help="list the faults, and run no test")
     parser.add_argument(

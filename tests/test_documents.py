@@ -59,7 +59,7 @@ MONITORED = {
 
 @pytest.mark.parametrize("row", ROWS, ids=recommendations.override_of)
 def test_every_recommendation_is_an_override_and_was_run(row: str) -> None:
-    words = shlex.split(f"{recommendations.SETTING} {recommendations.override_of(row)}")
+    words = shlex.split(f"{recommendations.OVERRIDES} {recommendations.override_of(row)}")
     check_config(composed(*words))
     assert re.search(r"\d+\.\d+%", recommendations.cells(row)[3]), row
 
