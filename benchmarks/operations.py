@@ -41,8 +41,8 @@ STUDY = (
 )
 # System calls by the kind of request that a file server receives.
 KINDS = {
-    "looks": ("newfstatat", "stat", "lstat", "statx", "access", "faccessat", "readlink"),
-    "directories made": ("mkdir", "mkdirat"),
+    "stat calls": ("newfstatat", "stat", "lstat", "statx", "access", "faccessat", "readlink"),
+    "directories created": ("mkdir", "mkdirat"),
     "renames": ("rename", "renameat", "renameat2"),
     "removals": ("unlink", "unlinkat", "rmdir"),
     "syncs": ("fsync", "fdatasync"),
@@ -58,25 +58,9 @@ def trace(folder: Path, overrides: Sequence[str]) -> Path:
     """Run a training under strace, and return the log of its system calls."""
     log = folder / "log"
     calls = ",".join(f"?{call}" for call in KIND_OF)
-    subprocess.run(
-        [
-            "strace",
-            "-f",
-            "-y",
-            "--seccomp-bpf",
-            f"--trace={calls}",
-            "-o",
-            str(log),
-            sys.executable,
-            "-m",
-            "resnet_sweep",
-            *overrides,
-            "hydra.run.dir=run",
-        ],
-        cwd=folder,
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    strace = ["strace", "-f", "-y", "--seccomp-bpf", f"--trace={calls}", "-o", str(log)]
+    command = [sys.executable, "-m", "resnet_sweep", *overrides, "hydra.run.dir=run"]
+    subprocess.run([*strace, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return log
 
 
@@ -153,7 +137,7 @@ def print_file_operations(overrides: Sequence[str]) -> None:
     with temporary_folder() as folder:
         log = trace(folder, [*overrides, f"trainer.epochs={EPOCHS}"])
         total, between, epochs = file_operations(log)
-    print(table_header("in its directory", "a run", "and each epoch"))
+    print(table_header("file operation", "each run", "each epoch"))
     for kind in sorted(total):
         epoch = between[kind] / epochs
         print(table_row(kind, f"{total[kind] - EPOCHS * epoch:,.0f}", f"{epoch:,.1f}"))
@@ -177,7 +161,7 @@ def print_statements(storage: str, overrides: Sequence[str]) -> None:
                 result = process.submit(count_statements, folder / name, arguments)
                 counts.append(result.result())
     base, more_trials, more_epochs = counts
-    print(table_header("statements", "a worker", "each trial", "and each epoch"))
+    print(table_header("statement", "each worker", "each trial", "each epoch"))
     for kind in sorted(set().union(*counts)):
         epoch = (more_epochs[kind] - base[kind]) / (2 * (LONG - SHORT))
         trial = (more_trials[kind] - base[kind]) / 4 - SHORT * epoch
