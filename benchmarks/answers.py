@@ -135,8 +135,8 @@ def recommendations(sweep: ReportedSweep) -> Iterator[str]:
     for group, effect in zip(ranking.groups, ranking.effects, strict=True):
         name = group.runs[0].choices["experiment"]
         if effect is not None:
-            verdict = ranking.verdict(group, effect)
-            names[verdict].append(f"`{name}` ({ranking.objective.difference(effect.mean)})")
+            difference = ranking.objective.difference(effect.mean)
+            names[ranking.verdict(group, effect)].append(f"`{name}` ({difference})")
         elif group.state == "diverged":
             names["unstable"].append(f"`{name}` (all seeds)")
     for verdict, label in VERDICTS.items():
@@ -149,7 +149,7 @@ def study(sweep: ReportedSweep) -> Iterator[str]:
     """Yield the section with the best trials of a search and the rank of the unchanged recipe."""
     ranking = Ranking(sweep.runs)
     header, *lines = ranking.lines(None)
-    yield f"Judged on held-out images. Trials: {Group(sweep.runs).state}.\n"
+    yield f"Ranked on held-out images. Trials: {Group(sweep.runs).state}.\n"
     yield from recipe_rank(ranking, f"{sweep.folder}/0")
     if importances := parameter_importances(sweep):
         shares = ", ".join(f"`{key}` {share:.0%}" for key, share in importances.items())
@@ -176,10 +176,10 @@ def recipe_rank(ranking: Ranking, name: str) -> Iterator[str]:
         yield f"{subject} has rank 1.\n"
     else:
         effect = MeanDifference.between(groups[0], recipe, ranking.objective.value)
+        difference = ranking.objective.difference(effect.mean)
         yield (
-            f"{subject} has rank {rank}. The best trial has "
-            f"{ranking.objective.difference(effect.mean)} points, and looks better than it is, "
-            "since it was chosen.\n"
+            f"{subject} has rank {rank}. The best trial has {difference} points, and looks better "
+            "than it is, since it was chosen.\n"
         )
 
 
@@ -209,8 +209,8 @@ def best(sweep: ReportedSweep) -> Iterator[str]:
     else:
         reached = "reached" if tested.mean >= AIM else "missed"
         yield (
-            f"On the test set, read once: {spread(tested, 2, '%')}, n = {tested.n}; the aim of "
-            f"{AIM:.0f}% is {reached}.\n"
+            f"On the test set, read once: {spread(tested, 2, '%')}, n = {tested.n}; "
+            f"the aim of {AIM:.0f}% is {reached}.\n"
         )
     yield from results_table({"on held-out images": group})
     yield from sweep.plot_curves({"best recipe": group})
@@ -228,8 +228,8 @@ def lengths(sweep: ReportedSweep) -> Iterator[str]:
     if reached_by_all:
         seconds, epochs = min(reached_by_all)
         yield (
-            f"Shortest mean time of a length that reaches it with all seeds: {span(seconds)}, with "
-            f"{epochs} epochs.\n"
+            "Shortest mean time of a length that reaches it with all seeds: "
+            f"{span(seconds)}, with {epochs} epochs.\n"
         )
     else:
         yield f"No length reaches {TARGET:.2f}% with all seeds.\n"
@@ -278,9 +278,10 @@ def write(top: Path, output: Path) -> None:
             else:
                 parts.append(f"Not run yet. `benchmarks/answers.sh {sweep.part}` runs it.\n")
     if not has_runs:
+        directory = shown(str(top))
         raise ConfigError(
-            f"{shown(str(top))} contains no runs: run benchmarks/answers.sh gpu {shown(str(top))} "
-            "first, or the same with cpu"
+            f"{directory} contains no runs: first run benchmarks/answers.sh gpu {directory}, or the "
+            "same with cpu"
         )
     previous = output.read_text() if output.exists() else ""
     handwritten = previous.partition(HANDWRITTEN)[2] or "\n\nNot written yet.\n"
@@ -302,7 +303,8 @@ def nearest(runs: Sequence[LoadedRun]) -> Iterator[str]:
         sentence = f"Nearest to `{reference}` is {descriptions[0]}"
         if others and (effect := MeanDifference.between(others[0], first, objective.value)):
             ends = ", ".join(map(objective.difference, effect.interval or ()))
-            sentence += f"; next is {descriptions[1]}, {objective.difference(effect.mean)} points"
+            difference = objective.difference(effect.mean)
+            sentence += f"; next is {descriptions[1]}, {difference} points"
             sentence += f" [{ends}]" if ends else ""
             sentence += {
                 "within noise": ", which is within noise: these curves don't distinguish the two",
