@@ -280,8 +280,8 @@ def write(top: Path, output: Path) -> None:
     if not has_runs:
         directory = shown(str(top))
         raise ConfigError(
-            f"{directory} contains no runs: first run benchmarks/answers.sh gpu {directory}, or the "
-            "same with cpu"
+            f"{directory} contains no runs: first run benchmarks/answers.sh gpu {directory}, "
+            "or the same with cpu"
         )
     previous = output.read_text() if output.exists() else ""
     handwritten = previous.partition(HANDWRITTEN)[2] or "\n\nNot written yet.\n"
