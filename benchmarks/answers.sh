@@ -66,14 +66,14 @@ sweep() {
 # Set the overrides of the best recipe: those of RECIPE, or those that benchmarks.best_recipe chooses
 # on held-out images.
 choose_recipe() {
-  local found=$directory/search.md chosen=${RECIPE:-}
+  local search=$directory/search.md chosen=${RECIPE:-}
   if [[ -z $chosen ]]; then
-    if [[ ! -e $found ]]; then
+    if [[ ! -e $search ]]; then
       run "$python" -m benchmarks.best_recipe "$directory/search" ${overrides[@]+"${overrides[@]}"} \
-        >"$found.part" || return
-      mv "$found.part" "$found"
+        >"$search.part" || return
+      mv "$search.part" "$search"
     fi
-    chosen=$(sed -n 's/^Chosen: //p' "$found")
+    chosen=$(sed -n 's/^Chosen: //p' "$search")
   fi
   # If no recommendation helps, the log's recipe is the best.
   read -ra recipe <<<"${chosen:-experiment=logged_run_1}"

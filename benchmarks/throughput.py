@@ -139,7 +139,7 @@ def measure_rounds(
     epochs: int,
     device: str,
 ) -> Results:
-    """Measure the loops in turn, and print each measurement to stderr."""
+    """Measure the loops round by round, and print each measurement to stderr."""
     results: dict[str, dict[str, list[Measurement]]] = {}
     for model in models:
         images_per_epoch = images or (CPU_IMAGES[model] if device == "cpu" else GPU_IMAGES)
