@@ -133,18 +133,18 @@ def count_statements(folder: Path, arguments: Sequence[str]) -> Counter:
 
 
 def print_file_operations(overrides: Sequence[str]) -> None:
-    """Trace a run, and print its counts without its epochs, and for each epoch."""
+    """Trace a run, and print the counts of an epoch and of the rest of the run."""
     with temporary_folder() as folder:
         log = trace(folder, [*overrides, f"trainer.epochs={EPOCHS}"])
         total, between, epochs = file_operations(log)
-    print(table_header("file operation", "each run", "each epoch"))
+    print(table_header("file operation", "once per run", "per epoch"))
     for kind in sorted(total):
         epoch = between[kind] / epochs
         print(table_row(kind, f"{total[kind] - EPOCHS * epoch:,.0f}", f"{epoch:,.1f}"))
 
 
 def print_statements(storage: str, overrides: Sequence[str]) -> None:
-    """Run studies of three sizes, and print the counts for a worker, a trial and an epoch."""
+    """Run studies of three sizes, and print the counts of a worker, a trial and an epoch."""
     counts = []
     with temporary_folder() as folder:
         for trials, epochs in ((2, SHORT), (6, SHORT), (2, LONG)):
@@ -161,7 +161,7 @@ def print_statements(storage: str, overrides: Sequence[str]) -> None:
                 result = process.submit(count_statements, folder / name, arguments)
                 counts.append(result.result())
     base, more_trials, more_epochs = counts
-    print(table_header("statement", "each worker", "each trial", "each epoch"))
+    print(table_header("statement", "once per worker", "once per trial", "per epoch"))
     for kind in sorted(set().union(*counts)):
         epoch = (more_epochs[kind] - base[kind]) / (2 * (LONG - SHORT))
         trial = (more_trials[kind] - base[kind]) / 4 - SHORT * epoch

@@ -19,7 +19,7 @@ class Timestamps(Callback):
     It maps events to seconds of the system's monotonic clock, which all processes share:
 
     - `started`: right before the first batch is fetched.
-    - `first_step`: the first report of steps. In a run of one step, that step has ended.
+    - `first_step`: steps are reported for the first time; in a run of one step, after that step.
     - `epoch_ended`: the last epoch is evaluated, saved and logged.
     - `ended`: the run has ended.
     """

@@ -59,8 +59,8 @@ def test_the_plain_loop_sees_the_same_images_through_the_same_network(
 @pytest.mark.slow
 def test_the_plain_loop_trains_and_is_timed(recipe: plain_loop.Recipe, tmp_path: Path) -> None:
     assert plain_loop.train(recipe, CPU, tmp_path) == STEPS
-    moments = read_timestamps(tmp_path)
-    assert moments["started"] < moments["epoch_ended"]
+    timestamps = read_timestamps(tmp_path)
+    assert timestamps["started"] < timestamps["epoch_ended"]
     assert (tmp_path / "last_model.pth").exists()
 
 
@@ -72,8 +72,8 @@ def test_lightning_makes_as_many_steps(recipe: plain_loop.Recipe, tmp_path: Path
     from benchmarks import lightning_loop
 
     assert lightning_loop.train(recipe, CPU, tmp_path) == STEPS
-    moments = read_timestamps(tmp_path)
-    assert moments["started"] < moments["epoch_ended"]
+    timestamps = read_timestamps(tmp_path)
+    assert timestamps["started"] < timestamps["epoch_ended"]
 
 
 @pytest.mark.slow
@@ -82,17 +82,17 @@ def test_ours_is_the_real_command_timed_by_a_monitor(tmp_path: Path) -> None:
         ["-m", "resnet_sweep", *WORDS, TIMESTAMPS_OVERRIDE, "hydra.run.dir=run"], tmp_path
     )
     assert Record.read(tmp_path / "run").state == "finished"
-    moments = read_timestamps(tmp_path / "run")
-    assert list(moments) == ["started", "first_step", "epoch_ended", "ended"]
-    assert [*moments.values()] == sorted(moments.values())
+    timestamps = read_timestamps(tmp_path / "run")
+    assert list(timestamps) == ["started", "first_step", "epoch_ended", "ended"]
+    assert [*timestamps.values()] == sorted(timestamps.values())
     # The libraries alone take that much.
     assert 100 < memory < 4000
 
 
 def test_runs_side_by_side_count_from_the_first_start_to_the_last_end() -> None:
-    moments = [{"started": 10, "epoch_ended": 20}, {"started": 12, "epoch_ended": 25}]
-    assert total_speed(moments[:1], 300) == 30
-    assert total_speed(moments, 300) == 40
+    timestamps = [{"started": 10, "epoch_ended": 20}, {"started": 12, "epoch_ended": 25}]
+    assert total_speed(timestamps[:1], 300) == 30
+    assert total_speed(timestamps, 300) == 40
 
 
 def test_a_ratio_is_of_one_round_and_the_table_has_their_median() -> None:
