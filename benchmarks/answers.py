@@ -1,12 +1,11 @@
-"""Gathers what benchmarks/answers.sh has trained into a document: sentences, tables, pictures.
+"""Write docs/explanation/answers.md from the runs of benchmarks/answers.sh.
 
 python -m benchmarks.answers DIRECTORY -o docs/explanation/answers.md
 
-Whatever isn't there is said to be missing. What stands under the document's last heading is written
-by people, and stays.
+The document contains sentences, tables and curves. Sections without runs say so. The text from the
+heading "What next?" on is written by hand, and isn't changed.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -17,8 +16,9 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from benchmarks.answered import LOGGED, REFERENCES, Sweep, logged_until
 from benchmarks.best_recipe import effects
+from benchmarks.command_line import make_parser
+from benchmarks.reported_sweep import LOGGED, REFERENCES, ReportedSweep, logged_until
 from resnet_sweep.compare.comparison import SUMMARY_METRICS
 from resnet_sweep.compare.diff_columns import MISSING, variants
 from resnet_sweep.compare.filter_expression import FilterExpression
@@ -50,237 +50,261 @@ Values are mean ± standard deviation over n seeds, and intervals are 95% interv
 [Replicates, differences and verdicts](statistics.md) defines distances, differences and verdicts.
 The validation images are the test images, as in the log, unless images were held out.
 """
-BY_PEOPLE = "## What next?"
-# The log's best accuracy, to be reached in less time, and the one to be reached at all.
-TARGET = max(entry.record.best["val_acc"] for entry in LOGGED)
+HANDWRITTEN = "## What next?"
+# The log's best accuracy, and the accuracy that the log aims for, percent.
+TARGET = max(run.record.best["val_acc"] for run in LOGGED)
 AIM = 80.0
-MOST_TRIALS = 10
-# Those which the log tells of first, and what it tells of them: column, name, digits, unit.
+MAX_TRIALS = 10
+# The key epochs of the log, and the values that the log reports: column, name, digits, unit.
 KEY_EPOCHS = (1, 10, 25, 50, 75, 100)
 CURVES = (
     ("train_acc", "training accuracy", 2, "%"),
     ("val_acc", "validation accuracy", 2, "%"),
     ("train_loss", "training loss", 4, ""),
 )
-VERDICTS = {"better": "Help", "worse": "Harm", "within noise": "Within noise",
-            "unstable": "Some seeds diverge", "too few runs": "Too few runs"}  # fmt: skip
+VERDICTS = {
+    "better": "Help",
+    "worse": "Harm",
+    "within noise": "Within noise",
+    "unstable": "Some seeds diverge",
+    "too few runs": "Too few runs",
+}
 
 
-def readings(sweep: Sweep) -> Iterator[str]:
-    """Which reading of the architecture is nearer to the log, and both beside the log's figures."""
-    groups = named(group_replicates(sweep.entries))
-    yield from nearest(sweep.entries)
+def readings(sweep: ReportedSweep) -> Iterator[str]:
+    """Yield the section that compares the readings of the architecture with the log."""
+    groups = name_groups(group_replicates(sweep.runs))
+    yield from nearest(sweep.runs)
     log = {f"{run.name}, epoch {sweep.epochs}": Group([run]) for run in logged_until(sweep.epochs)}
-    yield from figures(log | groups)
-    yield from epochs({run.name: Group([run]) for run in LOGGED} | groups, sweep.epochs)
-    yield from block(NearestRuns(sweep.entries, REFERENCES).lines(None))
-    yield from sweep.picture(groups)
+    yield from results_table(log | groups)
+    yield from epochs_table({run.name: Group([run]) for run in LOGGED} | groups, sweep.epochs)
+    yield from code_block(NearestRuns(sweep.runs, REFERENCES).lines(None))
+    yield from sweep.plot_curves(groups)
 
 
-def candidates(sweep: Sweep) -> Iterator[str]:
-    """All that the log leaves open, by distance; the readings have more seeds of two of them."""
-    more = Sweep(sweep.top, f"{sweep.part}/readings", sweep.output).entries
-    found = NearestRuns([*sweep.entries, *more], REFERENCES)
-    first = [found.ranked(name)[0] for name in REFERENCES]
-    yield from nearest([*sweep.entries, *more])
-    yield from open_questions(sweep)
-    yield from block(found.lines(None))
-    yield from sweep.picture(
-        {name: group for name, group in named(found.groups).items() if group in first}
+def candidates(sweep: ReportedSweep) -> Iterator[str]:
+    """Yield the section that ranks the candidates for the logged runs by distance.
+
+    The runs of the readings, which are further seeds of two candidates, are included.
+    """
+    readings = ReportedSweep(sweep.top, f"{sweep.part}/readings", sweep.output).runs
+    runs = [*sweep.runs, *readings]
+    ranking = NearestRuns(runs, REFERENCES)
+    first = [ranking.ranked(name)[0] for name in REFERENCES]
+    yield from nearest(runs)
+    yield from open_settings(sweep)
+    yield from code_block(ranking.lines(None))
+    yield from sweep.plot_curves(
+        {name: group for name, group in name_groups(ranking.groups).items() if group in first}
     )
 
 
-def open_questions(sweep: Sweep) -> Iterator[str]:
-    """What each answer to a question that the log leaves open does to the distances.
+def open_settings(sweep: ReportedSweep) -> Iterator[str]:
+    """Yield a table with the effect of each setting that the log doesn't state on the distance.
 
-    The candidates combine two answers to each in all ways, so that every run tells of every one.
+    The candidates are all combinations of two values of each setting, so each effect is estimated
+    from all runs. There is no table before all runs are complete.
     """
-    varied = variants(sweep.entries)
-    at_the_end = [entry for entry in sweep.entries if entry.state in COMPLETE]
-    if len(at_the_end) < sweep.jobs or sweep.jobs < len(varied) + 2:
+    varied = variants(sweep.runs)
+    complete = [run for run in sweep.runs if run.state in COMPLETE]
+    if len(complete) < sweep.jobs or sweep.jobs < len(varied) + 2:
         return
     switches = np.array([[value == values[0] for value in values] for values in varied.values()]).T
-    others = [next(v for v in values if v != values[0]) for values in varied.values()]
+    others = [next(value for value in values if value != values[0]) for values in varied.values()]
     columns = [
         ["", *(f"{key}={safe_text(values[0])}" for key, values in varied.items())],
         ["instead of", *map(safe_text, others)],
     ]
     for reference in REFERENCES:
         objective = Objective("distance_to_reference", reference)
-        distances = [objective.value(entry) for entry in sweep.entries]
+        distances = [objective.value(run) for run in sweep.runs]
         if None in distances:
             return
-        found = effects(switches, distances)
-        columns.append([reference, *(f"{each.mean:+.2f} ± {each.margin:.2f}" for each in found)])
-    yield "Effect of each on the distance, over all runs, with half of its interval:\n"
-    yield from block(format_table(list(zip(*columns, strict=True)), frozenset((2, 3)), None))
+        cells = [
+            f"{effect.mean:+.2f} ± {effect.margin:.2f}" for effect in effects(switches, distances)
+        ]
+        columns.append([reference, *cells])
+    yield "Effect of each setting on the distance over all runs, ± half of its interval:\n"
+    yield from code_block(format_table(list(zip(*columns, strict=True)), frozenset((2, 3)), None))
 
 
-def recommendations(sweep: Sweep) -> Iterator[str]:
-    """Which recommendations help, which harm, which are noise."""
-    ranking = Ranking(sweep.entries, FilterExpression('experiment == "logged_run_1"'))
-    told: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
+def recommendations(sweep: ReportedSweep) -> Iterator[str]:
+    """Yield the section that lists the recommendations by verdict."""
+    ranking = Ranking(sweep.runs, FilterExpression('experiment == "logged_run_1"'))
+    names: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
     for group, effect in zip(ranking.groups, ranking.differences, strict=True):
         name = group.runs[0].choices["experiment"]
         if effect is not None:
-            verdict = ranking.verdict(group, effect)
-            told[verdict].append(f"`{name}` ({ranking.objective.format_difference(effect.mean)})")
+            difference = ranking.objective.format_difference(effect.mean)
+            names[ranking.verdict(group, effect)].append(f"`{name}` ({difference})")
         elif group.state == "diverged":
-            told["unstable"].append(f"`{name}` (all of them)")
-    for verdict, names in told.items():
-        yield f"{VERDICTS[verdict]}: {', '.join(names) or 'none'}.\n"
-    yield from block(ranking.lines(None))
+            names["unstable"].append(f"`{name}` (all seeds)")
+    for verdict, label in VERDICTS.items():
+        yield f"{label}: {', '.join(names[verdict]) or 'none'}.\n"
+    yield from code_block(ranking.lines(None))
     yield from (f"{note[0].upper()}{note[1:]}.\n" for note in ranking.notes())
 
 
-def study(sweep: Sweep) -> Iterator[str]:
-    """The best trials of a search, beside the recipe that it began with."""
-    ranking = Ranking(sweep.entries)
+def study(sweep: ReportedSweep) -> Iterator[str]:
+    """Yield the section with the best trials of a search and the rank of the unchanged recipe."""
+    ranking = Ranking(sweep.runs)
     header, *lines = ranking.lines(None)
-    yield f"Judged on held-out images. Trials: {Group(sweep.entries).state}.\n"
-    yield from beside_recipe(ranking, f"{sweep.folder}/0")
-    if shares := importances(sweep):
-        told = ", ".join(f"`{key}` {share:.0%}" for key, share in shares.items())
-        yield f"Importance among the finished trials, by Optuna's functional ANOVA: {told}.\n"
-    yield from block([header, *lines[:MOST_TRIALS]])
+    yield f"Ranked on held-out images. Trials: {Group(sweep.runs).state}.\n"
+    yield from recipe_rank(ranking, f"{sweep.folder}/0")
+    if importances := parameter_importances(sweep):
+        shares = ", ".join(f"`{key}` {share:.0%}" for key, share in importances.items())
+        yield f"Importance among the finished trials, by Optuna's functional ANOVA: {shares}.\n"
+    yield from code_block([header, *lines[:MAX_TRIALS]])
 
 
-def beside_recipe(ranking: Ranking, name: str) -> Iterator[str]:
-    """What a search found beside the unchanged recipe, a trial that it was told to begin with."""
+def recipe_rank(ranking: Ranking, name: str) -> Iterator[str]:
+    """Yield the rank of the unchanged recipe, and the difference to the best trial.
+
+    Args:
+        ranking: of all trials.
+        name: of the run of the first trial, which is the unchanged recipe.
+    """
     groups = ranking.groups
-    recipe = next((each for each in groups if any(run.name == name for run in each.runs)), None)
+    recipe = next((group for group in groups if any(run.name == name for run in group.runs)), None)
     if recipe is None:
         return
-    place = groups.index(recipe) + 1
-    told = "The unchanged recipe, which the search tried first,"
+    rank = groups.index(recipe) + 1
+    subject = "The unchanged recipe, which the search tried first,"
     if not recipe.complete:
-        yield f"{told} is {recipe.state}.\n"
-    elif place == 1:
-        yield f"{told} has rank 1.\n"
+        yield f"{subject} is {recipe.state}.\n"
+    elif rank == 1:
+        yield f"{subject} has rank 1.\n"
     else:
         effect = MeanDifference.between(groups[0], recipe, ranking.objective.value)
+        difference = ranking.objective.format_difference(effect.mean)
         yield (
-            f"{told} has rank {place}. The best trial has "
-            f"{ranking.objective.format_difference(effect.mean)} points, and looks better than it is, "
-            "since it was chosen.\n"
+            f"{subject} has rank {rank}. The best trial has {difference} points, and looks better "
+            "than it is, since it was chosen.\n"
         )
 
 
-def importances(sweep: Sweep) -> dict[str, float]:
-    """How much of the variance over the finished trials each hyperparameter makes, 1 in all."""
+def parameter_importances(sweep: ReportedSweep) -> dict[str, float]:
+    """Return the importance of each parameter for the results of the finished trials; sum 1."""
     storage = find_storage(sweep.top / sweep.folder)
     if storage is None:
         return {}
-    (name,) = (each.study_name for each in storage.get_all_studies())
-    found = optuna.load_study(study_name=name, storage=storage)
-    finished = found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    (name,) = (study.study_name for study in storage.get_all_studies())
+    study = optuna.load_study(study_name=name, storage=storage)
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len({trial.value for trial in finished}) < 2:
         return {}
-    return get_param_importances(found, evaluator=FanovaImportanceEvaluator(seed=0))
+    return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
 
 
-def best(sweep: Sweep) -> Iterator[str]:
-    """How the best recipe was chosen, and what it comes to on the test set."""
+def best(sweep: ReportedSweep) -> Iterator[str]:
+    """Yield the section with the choice of the best recipe, and its accuracy on the test set."""
     search = sweep.top / sweep.part / "search.md"
     if search.exists():
         yield "Chosen on held-out images, by trying all of the log's recommendations at once:\n"
         yield search.read_text().partition("\nChosen")[0]
-    (group,) = group_replicates(sweep.entries)
+    (group,) = group_replicates(sweep.runs)
     tested = Statistic.from_values(map(test_accuracy, group.counted))
     if tested is None:
         yield "Not tested yet.\n"
     else:
         reached = "reached" if tested.mean >= AIM else "missed"
-        yield (f"On the test set, read once: {format_mean_sd(tested, 2, '%')}, n = {tested.n}; the aim of "
-               f"{AIM:.0f}% is {reached}.\n")  # fmt: skip
-    yield from figures({"on held-out images": group})
-    yield from sweep.picture({"best recipe": group})
+        yield (
+            f"On the test set, read once: {format_mean_sd(tested, 2, '%')}, n = {tested.n}; "
+            f"the aim of {AIM:.0f}% is {reached}.\n"
+        )
+    yield from results_table({"on held-out images": group})
+    yield from sweep.plot_curves({"best recipe": group})
 
 
-def lengths(sweep: Sweep) -> Iterator[str]:
-    """When runs of several lengths come to the log's best accuracy."""
-    groups = sorted(group_replicates(sweep.entries), key=length)
+def lengths(sweep: ReportedSweep) -> Iterator[str]:
+    """Yield the section with the time in which runs of several lengths reach the log's best."""
+    groups = sorted(group_replicates(sweep.runs), key=length)
     times = [Statistic.from_values(map(time_to_target, group.counted)) for group in groups]
-    always = [
+    reached_by_all = [
         (time.mean, length(group))
         for group, time in zip(groups, times, strict=True)
-        if time is not None and time.n == len({entry.settings["seed"] for entry in group.runs})
+        if time is not None and time.n == len({run.settings["seed"] for run in group.runs})
     ]
-    if always:
-        seconds, epochs = min(always)
-        yield f"Shortest of those whose seeds all reach it: {format_duration(seconds)}, of {epochs} epochs.\n"
+    if reached_by_all:
+        seconds, epochs = min(reached_by_all)
+        yield (
+            "Shortest mean time of a length that reaches it with all seeds: "
+            f"{format_duration(seconds)}, with {epochs} epochs.\n"
+        )
     else:
-        yield f"Of no length do all seeds reach {TARGET:.2f}%.\n"
-    rows = [["epochs", "n", "best", f"reach {TARGET:.2f}%", "in seconds"]]
+        yield f"No length reaches {TARGET:.2f}% with all seeds.\n"
+    rows = [["epochs", "n", "best", f"seeds that reach {TARGET:.2f}%", "seconds to it"]]
     for group, time in zip(groups, times, strict=True):
         accuracy = format_mean_sd(group.statistic(Objective().value), 2, "%")
-        reach = (str(time.n), format_mean_sd(time, 1)) if time else ("0", "")
-        rows.append([str(length(group)), str(len(group.counted)), accuracy, *reach])
-    yield from block(format_table(rows, frozenset(range(5)), None))
-    yield from sweep.picture(named(groups))
+        cells = (str(time.n), format_mean_sd(time, 1)) if time else ("0", "")
+        rows.append([str(length(group)), str(len(group.counted)), accuracy, *cells])
+    yield from code_block(format_table(rows, frozenset(range(5)), None))
+    yield from sweep.plot_curves(name_groups(groups))
 
 
 SECTIONS = {
     "What were run 1 and run 2?": (
         ("gpu/readings", "Both readings of the architecture", readings),
-        ("gpu/identify", "All that the log leaves open", candidates),
-        ("cpu/first_epochs", "Both readings, their first epochs", readings),
+        ("gpu/identify", "Candidates for the settings that the log doesn't state", candidates),
+        ("cpu/first_epochs", "The first epochs of both readings", readings),
     ),
     "Which recommendations help?": (
         ("gpu/recommended", "The log's network and length", recommendations),
         ("cpu/recommended", "A smaller network, fewer images and epochs", recommendations),
-        ("cpu/study", "Learning rate, weight decay and dropout, searched", study),
+        ("cpu/study", "A search for learning rate, weight decay and dropout", study),
     ),
-    "How far does this architecture come?": (
+    "How accurate does the architecture get?": (
         ("gpu/best", "The best recipe", best),
-        ("gpu/lengths", f"In less time to {TARGET:.2f}%", lengths),
+        ("gpu/lengths", f"The time to {TARGET:.2f}%", lengths),
     ),
 }
 
 
 def write(top: Path, output: Path) -> None:
-    """Write the document.
+    """Write the document from the runs in a directory.
 
     Raises:
-        ConfigError: there is no run to report.
+        ConfigError: the directory contains no runs.
     """
-    parts, found = [INTRODUCTION], False
+    parts, has_runs = [INTRODUCTION], False
     for question, sections in SECTIONS.items():
         parts.append(f"## {question}\n")
-        for folder, title, tell in sections:
-            sweep = Sweep(top, folder, output)
+        for folder, title, write_section in sections:
+            sweep = ReportedSweep(top, folder, output)
             parts.append(f"### {title}\n")
-            if sweep.entries:
-                found = True
-                parts += [*sweep.provenance(), *tell(sweep)]
+            if sweep.runs:
+                has_runs = True
+                parts += [*sweep.provenance(), *write_section(sweep)]
             else:
                 parts.append(f"Not run yet. `benchmarks/answers.sh {sweep.part}` runs it.\n")
-    if not found:
+    if not has_runs:
+        directory = safe_text(str(top))
         raise ConfigError(
-            f"{safe_text(str(top))} has no runs to tell of: start benchmarks/answers.sh gpu (or cpu) "
-            f"{safe_text(str(top))}"
+            f"{directory} contains no runs: first run benchmarks/answers.sh gpu {directory}, "
+            "or the same with cpu"
         )
-    before = output.read_text() if output.exists() else ""
-    by_people = before.partition(BY_PEOPLE)[2] or "\n\nNobody has said yet.\n"
-    write_atomically(output, ("\n".join(parts) + f"\n{BY_PEOPLE}{by_people}").encode())
+    previous = output.read_text() if output.exists() else ""
+    handwritten = previous.partition(HANDWRITTEN)[2] or "\n\nNot written yet.\n"
+    write_atomically(output, ("\n".join(parts) + f"\n{HANDWRITTEN}{handwritten}").encode())
 
 
-def nearest(entries: Sequence[LoadedRun]) -> Iterator[str]:
-    """Which candidate came nearest to each logged run, and by how much the next is farther."""
-    found = NearestRuns(entries, REFERENCES)
-    names = {id(group): name for name, group in named(found.groups).items()}
+def nearest(runs: Sequence[LoadedRun]) -> Iterator[str]:
+    """Yield the nearest candidate for each logged run, and its difference to the next one."""
+    ranking = NearestRuns(runs, REFERENCES)
+    names = {id(group): name for name, group in name_groups(ranking.groups).items()}
     for reference in REFERENCES:
         objective = Objective("distance_to_reference", reference)
-        first, *others = found.ranked(reference)
-        told = [
+        first, *others = ranking.ranked(reference)
+        descriptions = [
             f"`{names[id(group)]}` ({format_mean_sd(group.statistic(objective.value), 2)} points, "
             f"n = {len(group.counted)})"
             for group in (first, *others[:1])
         ]
-        sentence = f"Nearest to `{reference}` is {told[0]}"
+        sentence = f"Nearest to `{reference}` is {descriptions[0]}"
         if others and (effect := MeanDifference.between(others[0], first, objective.value)):
             ends = ", ".join(map(objective.format_difference, effect.interval or ()))
-            sentence += f"; next is {told[1]}, {objective.format_difference(effect.mean)} points"
+            difference = objective.format_difference(effect.mean)
+            sentence += f"; next is {descriptions[1]}, {difference} points"
             sentence += f" [{ends}]" if ends else ""
             sentence += {
                 "within noise": ", which is within noise: these curves don't distinguish the two",
@@ -289,88 +313,86 @@ def nearest(entries: Sequence[LoadedRun]) -> Iterator[str]:
         yield f"{sentence}.\n"
 
 
-def named(groups: Sequence[Group]) -> dict[str, Group]:
-    """Groups by what tells them apart, as overrides."""
+def name_groups(groups: Sequence[Group]) -> dict[str, Group]:
+    """Return the groups by the overrides that distinguish them."""
     varied = variants([group.runs[0] for group in groups])
-    found = {}
-    for at, group in enumerate(groups):
-        words = [
-            f"{key}={safe_text(values[at])}"
+    named = {}
+    for index, group in enumerate(groups):
+        overrides = [
+            f"{key}={safe_text(values[index])}"
             for key, values in varied.items()
-            if values[at] is not MISSING
+            if values[index] is not MISSING
         ]
-        found[" ".join(words) or "these runs"] = group
-    return found
+        named[" ".join(overrides) or "these runs"] = group
+    return named
 
 
-def figures(groups: Mapping[str, Group]) -> Iterator[str]:
-    """The accuracies and losses of named groups of runs, a row each."""
+def results_table(groups: Mapping[str, Group]) -> Iterator[str]:
+    """Yield a table of accuracies and losses, with a row for each named group."""
     columns = [["", *groups], ["n", *(str(len(group.counted)) for group in groups.values())]]
-    for figure in SUMMARY_METRICS:
-        if figure.name.endswith(("accuracy", "loss")):
-            unit, digits = ("", 4) if figure.name.endswith("loss") else ("%", 2)
-            found = [
-                group.statistic(lambda run, get=figure.get: get(run.record))
+    for metric in SUMMARY_METRICS:
+        if metric.name.endswith(("accuracy", "loss")):
+            unit, digits = ("", 4) if metric.name.endswith("loss") else ("%", 2)
+            statistics = [
+                group.statistic(lambda run, get=metric.get: get(run.record))
                 for group in groups.values()
             ]
-            columns.append([figure.name, *(format_mean_sd(each, digits, unit) for each in found)])
+            cells = (format_mean_sd(statistic, digits, unit) for statistic in statistics)
+            columns.append([metric.name, *cells])
     rows = list(zip(*columns, strict=True))
-    yield from block(format_table(rows, frozenset(range(1, len(columns))), None))
+    yield from code_block(format_table(rows, frozenset(range(1, len(columns))), None))
 
 
-def epochs(groups: Mapping[str, Group], last: int) -> Iterator[str]:
-    """How far named groups of runs were at the log's key epochs, and at the last that there is."""
+def epochs_table(groups: Mapping[str, Group], last: int) -> Iterator[str]:
+    """Yield a table of named groups at the key epochs of the log and at the last epoch."""
     rows = [("epoch", "", *(name for _, name, *_ in CURVES))]
-    for epoch in sorted({each for each in KEY_EPOCHS if each < last} | {last}):
+    for epoch in sorted({key for key in KEY_EPOCHS if key < last} | {last}):
         for name, group in groups.items():
-            found = [
-                format_mean_sd(group.statistic(partial(reached, epoch, column)), digits, unit)
+            cells = [
+                format_mean_sd(group.statistic(partial(value_at, epoch, column)), digits, unit)
                 for column, _, digits, unit in CURVES
             ]
-            rows.append((str(epoch), name, *found))
-    yield from block(format_table(rows, frozenset({0, *range(2, 2 + len(CURVES))}), None))
+            rows.append((str(epoch), name, *cells))
+    yield from code_block(format_table(rows, frozenset({0, *range(2, 2 + len(CURVES))}), None))
 
 
-def reached(epoch: int, column: str, run: LoadedRun) -> float | None:
-    """A run's figure at the end of an epoch; None if it hasn't come so far."""
+def value_at(epoch: int, column: str, run: LoadedRun) -> float | None:
+    """Return a value of a run at the end of an epoch; None if the run doesn't have that epoch."""
     return next((row.get(column) for row in run.metrics.rows if row["epoch"] == epoch), None)
 
 
-def block(lines: Sequence[str]) -> Iterator[str]:
-    """Lines whose columns stand below each other."""
+def code_block(lines: Sequence[str]) -> Iterator[str]:
+    """Yield lines as a code block, which keeps columns aligned."""
     yield "```\n" + "\n".join(lines) + "\n```\n"
 
 
-def test_accuracy(entry: LoadedRun) -> float | None:
-    """What `resnet_sweep evaluate` found of the best epoch, percent; None if it wasn't asked."""
-    path = entry.directory / "evaluation" / "evaluation.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    best = entry.record.best or {}
-    return found["top1"] if found and found["epoch"] == best.get("epoch") else None
+def test_accuracy(run: LoadedRun) -> float | None:
+    """Return the test accuracy of the best epoch, percent; None before `resnet_sweep evaluate`."""
+    path = run.directory / "evaluation" / "evaluation.json"
+    evaluation = json.loads(path.read_text()) if path.exists() else {}
+    best = run.record.best or {}
+    return evaluation["top1"] if evaluation and evaluation["epoch"] == best.get("epoch") else None
 
 
-def time_to_target(entry: LoadedRun) -> float | None:
-    """Seconds until the end of the first epoch with the log's best accuracy; None without one."""
-    passed = 0.0
-    for row in entry.metrics.rows:
-        passed += row["seconds"]
+def time_to_target(run: LoadedRun) -> float | None:
+    """Return the seconds to the end of the first epoch that reaches TARGET; None without one."""
+    seconds = 0.0
+    for row in run.metrics.rows:
+        seconds += row["seconds"]
         if row["val_acc"] >= TARGET:
-            return passed
+            return seconds
     return None
 
 
 def length(group: Group) -> int:
-    """The epochs that were asked for."""
+    """Return the setting `trainer.epochs` of a group."""
     return group.runs[0].settings["trainer.epochs"]
 
 
 def main() -> None:
-    """Gather the runs that a command line names."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.answers",
-        description="Write the results of runs into docs/explanation/answers.md.",
-    )
-    parser.add_argument("directory", type=Path, help="that benchmarks/answers.sh was given")
+    """Write the document that the command line names."""
+    parser = make_parser("answers", __doc__)
+    parser.add_argument("directory", type=Path, help="directory given to benchmarks/answers.sh")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the document")
     arguments = parser.parse_args()
     run_command(lambda: write(arguments.directory, arguments.output))

@@ -1,17 +1,16 @@
-"""Which of the log's recommendations help, all tried at once, to choose `best_recipe` by.
+"""Choose among the training log's recommendations with a screening design.
 
-python -m benchmarks.best_recipe DIRECTORY [--seeds 2] [WORD...]
+python -m benchmarks.best_recipe DIRECTORY [--seeds 2] [OVERRIDE...]
 python -m benchmarks.best_recipe multirun/best_recipe model=resnet8v2 data.limit_train=5000
 
-One sweep has 12 jobs a seed, in each of which half of the recommendations are on: the design of
-Plackett and Burman (1946), in which an effect is the difference between all runs with and all runs
-without, as sure as if each recommendation had all the runs to itself. Those whose effect is above
-zero are chosen, doubtful or not; whether the choice as a whole is better than the recipe is then
-told by both, trained with seeds of their own.
-All of it is judged on held-out training images. Started again, it goes on.
+A sweep trains the 12 combinations of a Plackett-Burman design (1946) for each seed. In the design,
+each recommendation is on in half of the combinations. Its effect is the difference between the runs
+with it and the runs without it, so each effect is estimated from all runs. All recommendations with
+a positive effect are chosen, even if the interval includes zero. A second sweep, with other seeds,
+compares the choice with the log's recipe. Accuracies are measured on held-out training images.
+The same command resumes after an interruption.
 """
 
-import argparse
 import signal
 import subprocess
 import sys
@@ -23,23 +22,25 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy import stats
 
+from benchmarks.command_line import make_parser
+from benchmarks.markdown import table_header, table_row
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.runs.record import ENDED
 from resnet_sweep.sweeps.manifest import Manifest
 
-# Of 12 runs, by 11 factors: each row is the one before it, turned by one, and the last has none on.
-_FIRST = (1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0)
-DESIGN = np.array([*(np.roll(_FIRST, turn) for turn in range(11)), np.zeros(11)], dtype=bool)
+# 12 runs by 11 factors: the cyclic shifts of the first row, and a last row with all factors off.
+_FIRST_ROW = (1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0)
+DESIGN = np.array([*(np.roll(_FIRST_ROW, shift) for shift in range(11)), np.zeros(11)], dtype=bool)
 
 AUGMENTATION = "augmentation"
 
 
 class Recommendation(NamedTuple):
-    """A change of the recipe.
+    """A change to the recipe.
 
     Attributes:
-        name: of its experiment.
-        key: that it sets.
+        name: of the experiment in conf/.
+        key: setting or config group that it changes.
         off, on: values of the key, as a run records them.
     """
 
@@ -49,7 +50,7 @@ class Recommendation(NamedTuple):
     on: str
 
 
-# At most 11. What is left out changes what a run costs, or its length.
+# At most 11. Recommendations that change the cost or the length of a run aren't included.
 RECOMMENDATIONS = (
     Recommendation("weight_decay_1e-3", "optim.weight_decay", "0.0005", "0.001"),
     Recommendation("lr_0.05", "optim.lr", "0.1", "0.05"),
@@ -65,11 +66,11 @@ RECOMMENDATIONS = (
 
 
 class Effect(NamedTuple):
-    """What a recommendation does to the validation accuracy.
+    """The estimated effect of a factor.
 
     Attributes:
-        mean: percentage points.
-        margin: half of the 95% interval.
+        mean: in the unit of the values; percentage points of validation accuracy.
+        margin: half of the 95% confidence interval.
     """
 
     mean: float
@@ -77,19 +78,19 @@ class Effect(NamedTuple):
 
 
 def settings(chosen: Sequence[bool]) -> dict[str, str]:
-    """The value of each key when some recommendations are on.
+    """Return the value of each key for a combination of recommendations.
 
     Args:
-        chosen: whether each is on, in the order of RECOMMENDATIONS.
+        chosen: whether each recommendation is on, in the order of RECOMMENDATIONS.
     """
     values: dict[str, str] = {}
     augmentations = []
-    for each, on in zip(RECOMMENDATIONS, chosen, strict=True):
-        if each.key == AUGMENTATION:
-            augmentations += [each.on] if on else []
+    for recommendation, on in zip(RECOMMENDATIONS, chosen, strict=True):
+        if recommendation.key == AUGMENTATION:
+            augmentations += [recommendation.on] if on else []
         else:
-            values[each.key] = each.on if on else each.off
-    # Two that mix labels take turns, as in Touvron et al. (2021).
+            values[recommendation.key] = recommendation.on if on else recommendation.off
+    # Both mix images, so `cutmix_mixup` chooses one at random, as in Touvron et al. (2021).
     if {"cutmix", "mixup"} <= {*augmentations}:
         augmentations = [name for name in augmentations if name not in ("cutmix", "mixup")]
         augmentations.append("cutmix_mixup")
@@ -98,111 +99,138 @@ def settings(chosen: Sequence[bool]) -> dict[str, str]:
 
 
 def effects(switches: np.ndarray, values: Sequence[float]) -> list[Effect]:
-    """The main effects by least squares, with their intervals by Student's t.
+    """Estimate main effects by least squares, with 95% intervals from Student's t distribution.
 
     Args:
-        switches: (runs, factors), whether each factor is on.
-        values: (runs,) what came of them.
+        switches: (runs, factors), whether a factor is on in a run.
+        values: (runs,), the results of the runs.
     """
     matrix = np.column_stack([np.ones(len(values)), switches.astype(float)])
     solution, *_ = np.linalg.lstsq(matrix, np.asarray(values), rcond=None)
-    freedom = len(values) - matrix.shape[1]
+    degrees_of_freedom = len(values) - matrix.shape[1]
     residuals = np.asarray(values) - matrix @ solution
-    covariance = np.linalg.inv(matrix.T @ matrix) * (residuals @ residuals / freedom)
-    margins = stats.t.ppf(0.975, freedom) * np.sqrt(np.diag(covariance))
-    return [Effect(*each) for each in zip(solution[1:], margins[1:], strict=True)]
+    covariance = np.linalg.inv(matrix.T @ matrix) * (residuals @ residuals / degrees_of_freedom)
+    margins = stats.t.ppf(0.975, degrees_of_freedom) * np.sqrt(np.diag(covariance))
+    return [Effect(mean, margin) for mean, margin in zip(solution[1:], margins[1:], strict=True)]
 
 
-def sweep(directory: Path, jobs: Sequence[dict[str, str]], words: Sequence[str]) -> list[LoadedRun]:
-    """Train some combinations, all of them here; returns all runs, those that diverged as well."""
+def run_sweep(
+    directory: Path, jobs: Sequence[dict[str, str]], overrides: Sequence[str]
+) -> list[LoadedRun]:
+    """Train combinations of settings, and return all runs, including diverged runs.
+
+    Raises:
+        SystemExit: some runs haven't ended.
+    """
     keys = list(jobs[0])
-    lists = [f"{key}={','.join(job[key] for job in jobs)}" for key in keys]
-    command = [
-        sys.executable, "-m", "resnet_sweep", "--multirun", *lists, f"zip=[{','.join(keys)}]",
-        f"hydra.sweep.dir={directory}", "hydra/launcher=pool", "logger=csv", "reuse=false", *words,
-    ]  # fmt: skip
+    values = [f"{key}={','.join(job[key] for job in jobs)}" for key in keys]
+    options = ["hydra/launcher=pool", "logger=csv", "reuse=false", *overrides]
+    command = [sys.executable, "-m", "resnet_sweep", "--multirun", *values]
+    command += [f"zip=[{','.join(keys)}]", f"hydra.sweep.dir={directory}", *options]
     print(" ".join(command[1:]), file=sys.stderr, flush=True)
     process = subprocess.Popen(command, stdout=sys.stderr)
-    # Who asks this one to stop means the one that it waits for, which saves before it ends.
-    before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+    # The sweep saves its runs on SIGTERM, so it receives the signal and this process waits.
+    handler = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
     status = process.wait()
-    signal.signal(signal.SIGTERM, before)
-    jobs = Manifest.read(directory).jobs
-    found = [load_run(directory / job.directory, f"{job.number}") for job in jobs]
-    # Runs that diverge have come to their end as well, and their sweep says so by its status.
-    if status != 0 and not (status == 1 and all(each.state in ENDED for each in found)):
-        print(f"not all runs came to their end: see {directory}, and start this again",
-              file=sys.stderr)  # fmt: skip
+    signal.signal(signal.SIGTERM, handler)
+    runs = [
+        load_run(directory / job.directory, f"{job.number}")
+        for job in Manifest.read(directory).jobs
+    ]
+    # A sweep with diverged runs exits with 1, but all of its runs have ended.
+    if status != 0 and not (status == 1 and all(run.state in ENDED for run in runs)):
+        print(
+            f"some runs in {directory} haven't ended: run the same command again", file=sys.stderr
+        )
         raise SystemExit(status)
-    return found
+    return runs
 
 
-def is_of(entry: LoadedRun, job: dict[str, str]) -> bool:
-    """Whether a run is one of a combination."""
-    words = {*entry.record.overrides}
-    return {f"{key}={value}" for key, value in job.items()} <= words
+def has_settings(run: LoadedRun, settings: dict[str, str]) -> bool:
+    """Return whether the overrides of a run contain these settings."""
+    return {f"{key}={value}" for key, value in settings.items()} <= {*run.record.overrides}
 
 
-def baseline(recipe: dict[str, str], choice: dict[str, str]) -> str:
-    """The condition that holds for runs of the recipe, and for none of the choice."""
+def baseline_filter(recipe: dict[str, str], choice: dict[str, str]) -> str:
+    """Return a filter expression that matches runs of the recipe, and no runs of the choice."""
     key = next(key for key in choice if choice[key] != recipe[key])
-    # As the command line reads the value.
+    # The expression compares with the type that the command line gives to the value.
     return f"{key} == {OmegaConf.from_dotlist([f'value={recipe[key]}']).value!r}"
 
 
-def main() -> None:
-    """Search, choose and confirm, and print tables in Markdown."""
-    parser = argparse.ArgumentParser(description="Choose among the log's recommendations.")
-    parser.add_argument("directory", type=Path, help="of the sweeps, gone on with if it is there")
-    parser.add_argument("--seeds", type=int, default=2, help="of each of the 12 runs (default: 2)")
-    parser.add_argument("--confirmations", type=int, default=3, help="other seeds (default: 3)")
-    parser.add_argument("words", nargs="*", help="overrides of all runs, such as model=resnet8v2")
-    arguments = parser.parse_args()
-    words = arguments.words
-    if not any(word.startswith("data.holdout=") for word in words):
-        words = ["data.holdout=5000", *words]
-    rows = [DESIGN[number, : len(RECOMMENDATIONS)] for number in range(len(DESIGN))]
+def measure_effects(directory: Path, seeds: int, overrides: Sequence[str]) -> list[Effect]:
+    """Train the design, print a summary of its runs, and return the effects.
+
+    The effects are in the order of RECOMMENDATIONS.
+
+    Raises:
+        SystemExit: too many runs diverged.
+    """
+    rows = DESIGN[:, : len(RECOMMENDATIONS)]
     jobs = [settings(row) for row in rows]
-    found = sweep(arguments.directory / "design", jobs, [*words, f"replicates={arguments.seeds}"])
-    switches, values = [], []
-    for entry in found:
-        if entry.state == "diverged":
+    runs = run_sweep(directory, jobs, [*overrides, f"replicates={seeds}"])
+    switches, accuracies = [], []
+    for run in runs:
+        if run.state == "diverged":
             continue
-        (row,) = (row for row, job in zip(rows, jobs, strict=True) if is_of(entry, job))
+        (row,) = (row for row, job in zip(rows, jobs, strict=True) if has_settings(run, job))
         switches.append(row)
-        values.append(entry.record.best["val_acc"])
-    if len(values) < len(RECOMMENDATIONS) + 2:
-        print(f"{len(found) - len(values)} of {len(found)} runs diverged, so that the effects "
-              "can't be told: ask for more --seeds", file=sys.stderr)  # fmt: skip
+        accuracies.append(run.record.best["val_acc"])
+    diverged = len(runs) - len(accuracies)
+    if len(accuracies) < len(RECOMMENDATIONS) + 2:
+        print(
+            f"cannot estimate the effects, because {diverged} of {len(runs)} runs diverged: "
+            "increase --seeds",
+            file=sys.stderr,
+        )
         raise SystemExit(1)
-    told = effects(np.array(switches), values)
-    chosen = [each.mean > 0 for each in told]
-    diverged = len(found) - len(values)
-    left_out = f", without {diverged} that diverged" if diverged else ""
-    print(f"{len(values)} runs, {np.mean(values):.2f}% on average{left_out}\n")
-    print("| recommendation | effect, points | 95% interval | chosen |\n|---|---|---|---|")
-    for each, effect, on in zip(RECOMMENDATIONS, told, chosen, strict=True):
+    excluded = f", without {diverged} diverged" if diverged else ""
+    print(f"{len(accuracies)} runs{excluded}, mean accuracy {np.mean(accuracies):.2f}%\n")
+    return effects(np.array(switches), accuracies)
+
+
+def main() -> None:
+    """Train the design, choose, compare the choice with the recipe, and print tables."""
+    parser = make_parser("best_recipe", __doc__)
+    parser.add_argument("directory", type=Path, help="directory of the sweeps")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds in the design (default: 2)")
+    parser.add_argument(
+        "--confirmations",
+        type=int,
+        default=3,
+        help="other seeds that compare the choice with the recipe (default: 3)",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="OVERRIDE",
+        help="an override of all runs, for example model=resnet8v2",
+    )
+    arguments = parser.parse_intermixed_args()
+    overrides = arguments.overrides
+    if not any(override.startswith("data.holdout=") for override in overrides):
+        overrides = ["data.holdout=5000", *overrides]
+    estimates = measure_effects(arguments.directory / "design", arguments.seeds, overrides)
+    chosen = [effect.mean > 0 for effect in estimates]
+    print(table_header("recommendation", "effect, points", "95% interval", "chosen"))
+    for recommendation, effect, on in zip(RECOMMENDATIONS, estimates, chosen, strict=True):
         low, high = effect.mean - effect.margin, effect.mean + effect.margin
-        print(f"| `{each.name}` | {effect.mean:+.2f} | {low:+.2f} to {high:+.2f} | "
-              f"{'yes' if on else ''} |")  # fmt: skip
+        interval = f"{low:+.2f} to {high:+.2f}"
+        name = f"`{recommendation.name}`"
+        print(table_row(name, f"{effect.mean:+.2f}", interval, "yes" if on else ""))
     if not any(chosen):
-        print("\nNone helps.")
+        print("\nNo recommendation has a positive effect.")
         return
-    best = settings(chosen)
-    print(f"\nChosen: {' '.join(f'{key}={value}' for key, value in best.items())}\n")
+    recipe, choice = settings([False] * len(RECOMMENDATIONS)), settings(chosen)
+    print(f"\nChosen: {' '.join(f'{key}={value}' for key, value in choice.items())}\n")
     last = arguments.seeds + arguments.confirmations
-    seeds = ",".join(map(str, range(arguments.seeds, last)))
-    both = [settings([False] * len(RECOMMENDATIONS)), best]
-    sweep(arguments.directory / "choice", both, [*words, f"seed={seeds}"])
-    # What is printed here comes before what the other process prints.
+    seeds = f"seed={','.join(map(str, range(arguments.seeds, last)))}"
+    directory = arguments.directory / "choice"
+    run_sweep(directory, [recipe, choice], [*overrides, seeds])
+    # The subprocess writes to the same stdout, so the buffer is flushed first.
     sys.stdout.flush()
-    subprocess.run(
-        [
-            sys.executable, "-m", "resnet_sweep", "runs", arguments.directory / "choice",
-            "--baseline", baseline(*both),
-        ],
-        check=False,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "resnet_sweep", "runs", directory]
+    subprocess.run([*command, "--baseline", baseline_filter(recipe, choice)], check=False)
 
 
 if __name__ == "__main__":

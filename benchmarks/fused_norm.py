@@ -1,57 +1,62 @@
-"""BatchNorm and ReLU in training, as they are and as torch's compiler fuses them.
+"""Compare BatchNorm and ReLU as they are with their fusion by torch's compiler, in training.
 
 python -m benchmarks.fused_norm [--rounds 60]
 
-A forward and a backward pass of a batch of 128 images, channels last, in turn in one process, by
-the shapes of ResNets on CIFAR-100. It needs a C++ compiler.
+Times a forward and a backward pass of 128 images, channels last, for the layer shapes of ResNets on
+CIFAR-100. Both versions take turns in one process. A C++ compiler is required.
 """
 
-import argparse
 import time
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 
-SHAPES = ((16, 32), (32, 16), (64, 8), (64, 32))
+from benchmarks.command_line import make_parser
+from benchmarks.markdown import median_and_range, table_header, table_row
+
+SHAPES = ((16, 32), (32, 16), (64, 8), (64, 32))  # channels, height and width
 BATCH = 128
+WARM_UP_ROUNDS = 3
 
 
 def norm_and_relu(channels: int) -> nn.Sequential:
-    """What stands before a convolution."""
+    """Return the two layers in front of a convolution."""
     return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
-def seconds(module: nn.Module, images: Tensor, gradient: Tensor) -> float:
-    """Of a forward and a backward pass."""
-    begun = time.perf_counter()
+def time_passes(module: nn.Module, images: Tensor, gradient: Tensor) -> float:
+    """Return the seconds of a forward and a backward pass."""
+    start = time.perf_counter()
     module(images).backward(gradient)
     images.grad = None
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def main() -> None:
-    """Measure, and print a table in Markdown."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.fused_norm", description="Fuse BatchNorm and ReLU."
-    )
-    parser.add_argument("--rounds", type=int, default=60)
+    """Measure all shapes, and print a table in Markdown."""
+    parser = make_parser("fused_norm", __doc__)
+    parser.add_argument("--rounds", type=int, default=60, help="rounds that count (default: 60)")
     rounds = parser.parse_args().rounds
-    print("| shape | eager, ms | fused, ms | ratio to eager | from | to |")
-    print("|---|---|---|---|---|---|")
+    print(table_header("shape", "eager, ms", "fused, ms", "ratio to eager", "from", "to"))
     for channels, size in SHAPES:
         modules = norm_and_relu(channels), torch.compile(norm_and_relu(channels), dynamic=False)
         images = torch.randn(BATCH, channels, size, size)
         images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
         gradient = torch.randn_like(images)
-        turns = [[seconds(each, images, gradient) for each in modules] for _ in range(rounds + 3)]
-        # The first ones compile.
-        eager, fused = zip(*turns[3:], strict=True)
-        speeds = [one / other for one, other in zip(eager, fused, strict=True)]
-        figures = [f"{1000 * median(each):.1f}" for each in (eager, fused)]
-        figures += [f"{of(speeds):.2f}" for of in (median, min, max)]
+        times = [
+            [time_passes(module, images, gradient) for module in modules]
+            for _ in range(WARM_UP_ROUNDS + rounds)
+        ]
+        # The first rounds compile.
+        eager, fused = zip(*times[WARM_UP_ROUNDS:], strict=True)
+        ratios = [
+            eager_seconds / fused_seconds
+            for eager_seconds, fused_seconds in zip(eager, fused, strict=True)
+        ]
+        medians = [f"{1000 * median(seconds):.1f}" for seconds in (eager, fused)]
         shape = " x ".join(map(str, (BATCH, channels, size, size)))
-        print(f"| {shape} | {' | '.join(figures)} |", flush=True)
+        print(table_row(shape, *medians, *median_and_range(ratios, 2)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""How many small faults in the package the tests find.
+"""Count how many mutants of the package the default tier of the tests kills.
 
 python -m benchmarks.mutation [--seed 0] [--survivors-of REVISION]
 
-A fault is one changed operator, constant or condition, or one statement that is left out. They are
-drawn by the seed: 10 in training/, 8 in runs/, 7 in sweeps/ and 5 elsewhere. Each is made in a copy
-of the working tree, and the default tier of the tests runs on that copy until its first failure,
-beginning with the test files that import the changed module. What no test finds can be run against
-the test files of another revision. Prints a row of a table for each fault.
+A mutant is the package with one small fault: a changed operator, constant or condition, or a
+removed statement. The seed selects 10 mutants of training/, 8 of runs/, 7 of sweeps/ and 5 of the
+rest. The tests run on each mutant, in a copy of the working tree, until the first failure, which
+kills the mutant. The test files that import the changed module run first. `--survivors-of` runs the
+test files of another revision on the mutants that survive. The result is a table with a row for
+each mutant.
 """
 
-import argparse
 import ast
 import io
 import os
@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,32 +25,49 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.command_line import make_parser
+from benchmarks.markdown import table_header, table_row
+from benchmarks.processes import ROOT, temporary_folder
+
 PACKAGE = "resnet_sweep"
 COUNTS = {"training": 10, "runs": 8, "sweeps": 7, "": 5}
-# A fault that has the tests run longer than this has been found: something hangs.
+# A mutant whose tests take longer hangs, which counts as killed.
 LIMIT_SECONDS = 1500
-HEAD = "| Fault | Found | By |\n|---|---|---|"
+HEADER = table_header("Mutant", "Killed", "By")
 OPERATORS = {
-    ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
-    ast.Is: "is not", ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.Add: "-",
-    ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "/", ast.And: "or", ast.Or: "and",
-}  # fmt: skip
-# What this program can't reach without a GPU isn't changed.
-ELSEWHERE = ("cuda", "mps", "nccl")
+    ast.Lt: "<=",
+    ast.LtE: "<",
+    ast.Gt: ">=",
+    ast.GtE: ">",
+    ast.Eq: "!=",
+    ast.NotEq: "==",
+    ast.Is: "is not",
+    ast.IsNot: "is",
+    ast.In: "not in",
+    ast.NotIn: "in",
+    ast.Add: "-",
+    ast.Sub: "+",
+    ast.Mult: "/",
+    ast.Div: "*",
+    ast.FloorDiv: "/",
+    ast.And: "or",
+    ast.Or: "and",
+}
+# Code with these words isn't changed, because tests without a GPU don't reach it.
+HARDWARE_WORDS = ("cuda", "mps", "nccl")
 
 
 @dataclass(frozen=True)
-class Fault:
-    """A changed piece of a source file.
+class Mutant:
+    """A change to a source file.
 
     Attributes:
         path: of the file, relative to the working tree.
-        line: where the piece begins, from 1.
-        start: its first byte in the file.
-        end: the byte after its last.
-        old: the piece.
-        new: the piece that replaces it.
+        line: of the change, from 1.
+        start: offset of the first changed byte.
+        end: offset after the last changed byte.
+        old: the replaced code.
+        new: the code that replaces it.
     """
 
     path: Path
@@ -67,16 +83,16 @@ class Fault:
 
     @property
     def module(self) -> str:
-        """The name of the changed module."""
+        """Return the name of the changed module."""
         return ".".join(self.path.with_suffix("").parts).removesuffix(".__init__")
 
 
-class Finder(ast.NodeVisitor):
-    """Collect the faults that one file can have."""
+class MutantCollector(ast.NodeVisitor):
+    """Collects all mutants of one file."""
 
     def __init__(self, path: Path, source: str) -> None:
         self.path, self.source = path, source.encode()
-        self.faults: list[Fault] = []
+        self.mutants: list[Mutant] = []
         self.lines = [0]
         for line in self.source.splitlines(keepends=True):
             self.lines.append(self.lines[-1] + len(line))
@@ -93,9 +109,9 @@ class Finder(ast.NodeVisitor):
 
     def _add(self, node: ast.AST, new: str) -> None:
         old = self._text(node)
-        if not any(word in old.lower() for word in ELSEWHERE):
-            self.faults.append(
-                Fault(self.path, node.lineno, self._start(node), self._end(node), old, new)
+        if not any(word in old.lower() for word in HARDWARE_WORDS):
+            self.mutants.append(
+                Mutant(self.path, node.lineno, self._start(node), self._end(node), old, new)
             )
 
     def _replace_between(self, node: ast.expr, left: ast.expr, right: ast.expr, new: str) -> None:
@@ -131,26 +147,26 @@ class Finder(ast.NodeVisitor):
             self._add(node, repr(node.value + 1))
 
     def _negate(self, node: ast.If | ast.IfExp | ast.While) -> None:
-        # What is below a condition on the hardware isn't reached here.
-        if not any(word in self._text(node.test).lower() for word in ELSEWHERE):
+        # The branches of a condition on the hardware aren't reached either.
+        if not any(word in self._text(node.test).lower() for word in HARDWARE_WORDS):
             self._add(node.test, f"not ({self._text(node.test)})")
             self.generic_visit(node)
 
     visit_If = visit_IfExp = _negate
 
-    def _leave_out(self, node: ast.stmt) -> None:
+    def _remove(self, node: ast.stmt) -> None:
         self._add(node, "pass")
         self.generic_visit(node)
 
-    visit_Raise = visit_AugAssign = _leave_out
+    visit_Raise = visit_AugAssign = _remove
 
     def visit_Expr(self, node: ast.Expr) -> None:
-        # Text that stands by itself is documentation.
+        # A constant as a statement is a docstring.
         if not isinstance(node.value, ast.Constant):
-            self._leave_out(node)
+            self._remove(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        # Without an assignment to a name, a NameError would follow at once.
+        # Without the assignment to a name, its next use would raise a NameError.
         if not any(isinstance(target, ast.Name | ast.Tuple) for target in node.targets):
             self._add(node, "pass")
         self.generic_visit(node)
@@ -164,28 +180,32 @@ class Finder(ast.NodeVisitor):
             self.visit(part)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        """Messages aren't changed."""
+        """Skip f-strings, since most are messages."""
 
 
-def draw(seed: int) -> list[Fault]:
-    """Draw the faults of a seed, in the order in which they are tried."""
-    chance = random.Random(seed)
-    found: dict[str, list[Fault]] = {part: [] for part in COUNTS}
+def sample_mutants(seed: int) -> list[Mutant]:
+    """Return the mutants of a seed, in the order in which they are tested."""
+    generator = random.Random(seed)
+    mutants: dict[str, list[Mutant]] = {part: [] for part in COUNTS}
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
         relative = path.relative_to(ROOT)
         part = relative.parts[1] if relative.parts[1] in COUNTS else ""
-        found[part] += Finder(relative, path.read_text()).faults
-    return [fault for part, count in COUNTS.items() for fault in chance.sample(found[part], count)]
+        mutants[part] += MutantCollector(relative, path.read_text()).mutants
+    return [
+        mutant
+        for part, count in COUNTS.items()
+        for mutant in generator.sample(mutants[part], count)
+    ]
 
 
-def near_and_far(tests: Path, fault: Fault) -> tuple[list[str], list[str]]:
-    """Return the test files that import the changed module or its package, and the others.
+def split_test_files(tests: Path, mutant: Mutant) -> tuple[list[str], list[str]]:
+    """Return the test files that import the changed module or its package, and all others.
 
-    Those that import the module itself come first.
+    The files that import the module itself come first.
     """
-    package = fault.module.rpartition(".")[0]
+    package = mutant.module.rpartition(".")[0]
     names = {
-        f"tests/{path.name}": (fault.module in text) * 2 + (package in text)
+        f"tests/{path.name}": (mutant.module in text) * 2 + (package in text)
         for path in sorted(tests.glob("test_*.py"))
         for text in [path.read_text()]
     }
@@ -194,60 +214,60 @@ def near_and_far(tests: Path, fault: Fault) -> tuple[list[str], list[str]]:
 
 
 class Copy:
-    """A copy of the working tree, in which faults are made and tests run.
+    """A copy of the working tree, in which tests run on mutants.
 
     Args:
-        folder: where it is made.
-        revision: whose tests it has; None for those of the working tree.
+        folder: that contains the copy.
+        revision: whose tests replace those of the working tree; None keeps them.
     """
 
     def __init__(self, folder: Path, revision: str | None = None) -> None:
         self.top = folder / "copy"
-        listed = subprocess.run(
+        files = subprocess.run(
             ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
-        for name in listed.splitlines():
+        for name in files.splitlines():
             (self.top / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, self.top / name)
         if revision:
             shutil.rmtree(self.top / "tests")
-            packed = subprocess.run(
+            archived = subprocess.run(
                 ["git", "archive", revision, "tests"], cwd=ROOT, capture_output=True, check=True
             )
-            with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+            with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
                 archive.extractall(self.top, filter="data")
-        # Tests ask git for the files of the project.
-        for words in (["init", "--quiet"], ["add", "--all"]):
-            subprocess.run(["git", *words], cwd=self.top, check=True)
+        # Some tests list the files of the project with git.
+        for arguments in (["init", "--quiet"], ["add", "--all"]):
+            subprocess.run(["git", *arguments], cwd=self.top, check=True)
         self.tests = self.top / "tests"
         self.options = [] if revision else ["-m", "not slow", "-n", "0"]
         self.changes = 0
 
-    def find(self, fault: Fault, only_near: bool = False) -> str | None:
-        """Return the first test that fails by a fault; None if all pass.
+    def test(self, mutant: Mutant, only_near: bool = False) -> str | None:
+        """Return the first test that fails on a mutant; None if the mutant survives.
 
         Args:
-            fault: to make in this copy.
-            only_near: run the test files alone that import the changed module or its package.
+            mutant: to test in this copy.
+            only_near: run only the test files that import the changed module or its package.
 
         Raises:
-            RuntimeError: the test fails without the fault, too.
+            RuntimeError: the test also fails without the change.
         """
-        path = self.top / fault.path
-        whole = path.read_bytes()
-        self._write(path, whole[: fault.start] + fault.new.encode() + whole[fault.end :])
+        path = self.top / mutant.path
+        source = path.read_bytes()
+        self._write(path, source[: mutant.start] + mutant.new.encode() + source[mutant.end :])
         try:
-            near, far = near_and_far(self.tests, fault)
-            found = self._run(near) or (None if only_near else self._run(far))
+            near, far = split_test_files(self.tests, mutant)
+            failed = self._run(near) or (None if only_near else self._run(far))
         finally:
-            self._write(path, whole)
-        if found and found.startswith("tests/") and self._run([found]):
-            raise RuntimeError(f"{found} fails without {fault}, too: fix that first")
-        return found
+            self._write(path, source)
+        if failed and failed.startswith("tests/") and self._run([failed]):
+            raise RuntimeError(f"{failed} also fails without the change {mutant}: fix it first")
+        return failed
 
     def _write(self, path: Path, content: bytes) -> None:
         path.write_bytes(content)
-        # Python takes compiled code for current if the time of the source, in seconds, is the same.
+        # Python reuses compiled code if the source has the same modification time in seconds.
         self.changes += 2
         later = time.time() + self.changes
         os.utime(path, (later, later))
@@ -257,94 +277,121 @@ class Copy:
             return None
         data = os.environ.get("RESNET_SWEEP_DATA") or ROOT.parent / "shared" / "data"
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "--timeout=300",
-                 *self.options, *names],
-                cwd=self.top, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
-                env=os.environ | {
-                    "PYTHONPATH": str(self.top), "OMP_NUM_THREADS": "1",
+            process = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-x",
+                    "-q",
+                    "--tb=line",
+                    "--timeout=300",
+                    *self.options,
+                    *names,
+                ],
+                cwd=self.top,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_SECONDS,
+                check=False,
+                env=os.environ
+                | {
+                    "PYTHONPATH": str(self.top),
+                    "OMP_NUM_THREADS": "1",
                     "RESNET_SWEEP_DATA": str(data),
                 },
-            )  # fmt: skip
+            )
         except subprocess.TimeoutExpired:
             return "timeout"
-        if done.returncode in (0, 5):
+        if process.returncode in (0, 5):
             return None
         lines = [
             line
-            for line in done.stdout.splitlines()
+            for line in process.stdout.splitlines()
             if line.startswith(("FAILED tests/", "ERROR tests/"))
         ]
         if not lines:
             raise RuntimeError(
-                f"the tests can't be run: {done.stdout[-1000:]}{done.stderr[-1000:]}"
+                f"cannot run the tests: {process.stdout[-1000:]}{process.stderr[-1000:]}"
             )
         return lines[0].split(" - ")[0].split(" ", 1)[1]
 
 
-def find_all(
-    faults: list[Fault], revision: str | None, side_by_side: int, only_near: bool
+def test_all(
+    mutants: list[Mutant], revision: str | None, jobs: int, only_near: bool
 ) -> Iterator[str | None]:
-    """Yield for each fault the first test that fails by it; None if all pass."""
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(side_by_side) as pool:
+    """Yield for each mutant the first test that fails on it; None if the mutant survives."""
+    with temporary_folder() as folder, ThreadPoolExecutor(jobs) as pool:
         copies: SimpleQueue[Copy] = SimpleQueue()
-        for number in range(side_by_side):
-            copies.put(Copy(Path(name) / str(number), revision))
+        for number in range(jobs):
+            copies.put(Copy(folder / str(number), revision))
 
-        def find(fault: Fault) -> str | None:
+        def test(mutant: Mutant) -> str | None:
             copy = copies.get()
             try:
-                found = copy.find(fault, only_near)
+                failed = copy.test(mutant, only_near)
             finally:
                 copies.put(copy)
-            print(f"{fault.path}:{fault.line}: {found}", file=sys.stderr, flush=True)
-            return found
+            print(f"{mutant.path}:{mutant.line}: {failed}", file=sys.stderr, flush=True)
+            return failed
 
-        yield from pool.map(find, faults)
+        yield from pool.map(test, mutants)
+
+
+def print_results(mutants: list[Mutant], failures: Iterator[str | None]) -> list[Mutant]:
+    """Print a table, row by row as the results arrive, and return the survivors."""
+    print(HEADER, flush=True)
+    survivors = []
+    for mutant, failed in zip(mutants, failures, strict=True):
+        print(table_row(f"{mutant}", "yes" if failed else "no", failed or ""), flush=True)
+        if not failed:
+            survivors.append(mutant)
+    return survivors
 
 
 def main() -> None:
-    """Make the faults of a seed, and print which test finds each."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.mutation",
-        description="Count how many small faults in the package the default tier of the tests "
-        "finds.",
+    """Test the mutants of a seed, and print which test kills each of them."""
+    parser = make_parser("mutation", __doc__)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed that selects the mutants (default: 0)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the faults (default: 0)")
     parser.add_argument(
-        "--survivors-of", metavar="REVISION",
-        help="run what no test finds against the test files of this revision that concern it",
-    )  # fmt: skip
+        "--survivors-of",
+        metavar="REVISION",
+        help="also test the survivors with the test files of this revision that import the "
+        "changed module or its package",
+    )
     parser.add_argument(
-        "--near", action="store_true",
-        help="run the test files alone that import the changed module or its package",
-    )  # fmt: skip
-    parser.add_argument("--only", type=int, nargs="*", help="the faults of these rows alone")
-    parser.add_argument("--list", action="store_true", help="list the faults, and run no test")
+        "--near",
+        action="store_true",
+        help="run only the test files that import the changed module or its package",
+    )
     parser.add_argument(
-        "--side-by-side", type=int, default=os.cpu_count() or 1, help="faults at once"
+        "--only", type=int, nargs="*", metavar="N", help="test only the mutants of these rows"
+    )
+    parser.add_argument("--list", action="store_true", help="list the mutants without testing them")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="mutants tested at once (default: number of cores)",
     )
     arguments = parser.parse_args()
-    faults = draw(arguments.seed)
+    mutants = sample_mutants(arguments.seed)
     if arguments.only:
-        faults = [faults[number - 1] for number in arguments.only]
+        mutants = [mutants[number - 1] for number in arguments.only]
     if arguments.list:
-        print(*(f"{number}. {fault}" for number, fault in enumerate(faults, 1)), sep="\n")
+        print(*(f"{number}. {mutant}" for number, mutant in enumerate(mutants, 1)), sep="\n")
         return
-    print(HEAD, flush=True)
-    survivors = []
-    for fault, found in zip(
-        faults, find_all(faults, None, arguments.side_by_side, arguments.near), strict=True
-    ):
-        print(f"| {fault} | {'yes' if found else 'no'} | {found or ''} |", flush=True)
-        if not found:
-            survivors.append(fault)
-    print(f"\n{len(faults) - len(survivors)} of {len(faults)} faults were found.", flush=True)
+    failures = test_all(mutants, None, arguments.jobs, arguments.near)
+    survivors = print_results(mutants, failures)
+    killed = len(mutants) - len(survivors)
+    print(f"\n{killed} of {len(mutants)} mutants were killed.", flush=True)
     if arguments.survivors_of and survivors:
-        print(f"\nWhat survived, against the tests of {arguments.survivors_of}:\n\n{HEAD}")
-        later = find_all(survivors, arguments.survivors_of, arguments.side_by_side, True)
-        for fault, found in zip(survivors, later, strict=True):
-            print(f"| {fault} | {'yes' if found else 'no'} | {found or ''} |", flush=True)
+        print(f"\nThe survivors, with the tests of {arguments.survivors_of}:\n")
+        print_results(
+            survivors, test_all(survivors, arguments.survivors_of, arguments.jobs, only_near=True)
+        )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""The training loop that most repositories have, to compare with.
+"""Train with a plain PyTorch loop, which the benchmarks compare with `python -m resnet_sweep`.
 
 python -m benchmarks.plain_loop --model resnet8v2 --images 4096 --epochs 1 --device cpu
 
-Worker processes of a DataLoader crop, flip and scale one PIL image after another with torchvision's
-transforms; the network has the default memory layout and computes eagerly in float32. On a GPU it
-has what is usual there: pinned memory, copies that don't wait, autocast to bfloat16. It prints a
-line an epoch, writes it to TensorBoard, validates after each epoch and saves the best weights and
-the last state, as ours does. `stopwatch.json` in the current folder has its times.
+The loop is the usual one. Worker processes of a DataLoader crop, flip and scale PIL images one by
+one with torchvision's transforms. The network has the default memory layout, and computes eagerly
+in float32. On a GPU the loop uses pinned memory, asynchronous copies and autocast to bfloat16.
+After each epoch it validates, prints a line, writes it to TensorBoard, and saves the best weights
+and the last state, as `resnet_sweep` does. It writes `timestamps.json` into the current folder.
 """
 
-import argparse
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -24,24 +24,25 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.stopwatch import Stopwatch
+from benchmarks.command_line import make_parser
+from benchmarks.timestamps import Timestamps
 from resnet_sweep.config.build import build_model, build_optimizer
 from resnet_sweep.config.instantiate import instantiate
 from resnet_sweep.data.dataset import Dataset as Source
 from resnet_sweep.data.dataset import Split
 from resnet_sweep.randomness import derive_seed
 
-# As many as there are cores, which is the usual advice, but no more than anybody takes.
+# The usual advice is one worker per core. More than four are uncommon.
 WORKERS = min(4, len(os.sched_getaffinity(0)))
 
 
 class Recipe(NamedTuple):
-    """What all loops have in common: the run that a command line composes.
+    """The parts of a training run that all compared loops share.
 
     Attributes:
         source: images and labels.
-        model, optimizer: with the first weights that ours has.
-        epochs, batch_size: of the run.
+        model, optimizer: with the initial weights that `resnet_sweep` has.
+        epochs, batch_size: length of the run, and images in a training batch.
     """
 
     source: Source
@@ -51,20 +52,30 @@ class Recipe(NamedTuple):
     batch_size: int
 
 
-def words_of(model: str, images: int, epochs: int, device: str) -> list[str]:
-    """The words of a run on some training images, and a fifth as many to validate on: the
-    proportion of CIFAR-100."""
+def recipe_overrides(model: str, images: int, epochs: int, device: str) -> list[str]:
+    """Return the overrides of a run.
+
+    Args:
+        model: a choice of the config group `model`.
+        images: training images in an epoch. Validation has a fifth as many, the proportion in
+            CIFAR-100.
+        epochs: length of the run.
+        device: `cpu` or `cuda`.
+    """
     return [
-        f"model={model}", f"data.limit_train={images}", f"data.limit_test={images // 5}",
-        f"trainer.epochs={epochs}", f"trainer.device={device}",
+        f"model={model}",
+        f"data.limit_train={images}",
+        f"data.limit_test={images // 5}",
+        f"trainer.epochs={epochs}",
+        f"trainer.device={device}",
         f"trainer.precision={'float32' if device == 'cpu' else 'auto'}",
-    ]  # fmt: skip
+    ]
 
 
-def read_recipe(words: list[str]) -> Recipe:
-    """What the words of a command line compose."""
+def compose_recipe(overrides: list[str]) -> Recipe:
+    """Return the recipe that `python -m resnet_sweep` composes from overrides."""
     with initialize_config_module("resnet_sweep.conf"):
-        config = OmegaConf.to_container(compose("config", overrides=words), resolve=True)
+        config = OmegaConf.to_container(compose("config", overrides=overrides), resolve=True)
     source = instantiate("data", config["data"]).load(config["seed"])
     torch.manual_seed(derive_seed(config["seed"], "weights"))
     model = build_model(config, source)
@@ -74,8 +85,8 @@ def read_recipe(words: list[str]) -> Recipe:
     )
 
 
-class Pictures(Dataset):
-    """The images of a split as torchvision's data sets give them: a transformed PIL image, and its
+class TransformedImages(Dataset):
+    """The images of a split in the form of torchvision's datasets: a transformed PIL image and its
     label."""
 
     def __init__(self, split: Split, transform: transforms.Compose) -> None:
@@ -86,16 +97,16 @@ class Pictures(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
-        return self.transform(Image.fromarray(self.images[place])), self.labels[place]
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def loaders(recipe: Recipe, pinned: bool) -> tuple[DataLoader, DataLoader]:
-    """Batches to train on, and to validate on."""
+def make_loaders(recipe: Recipe, pinned: bool) -> tuple[DataLoader, DataLoader]:
+    """Return the loaders of the training and of the validation batches."""
     scale = [transforms.ToTensor(), transforms.Normalize(recipe.source.mean, recipe.source.std)]
     augment = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
-    train = Pictures(recipe.source.train, transforms.Compose([*augment, *scale]))
-    validation = Pictures(recipe.source.validation, transforms.Compose(scale))
+    train = TransformedImages(recipe.source.train, transforms.Compose([*augment, *scale]))
+    validation = TransformedImages(recipe.source.validation, transforms.Compose(scale))
     settings = {"num_workers": WORKERS, "pin_memory": pinned, "persistent_workers": WORKERS > 0}
     return (
         DataLoader(train, recipe.batch_size, shuffle=True, **settings),
@@ -104,19 +115,19 @@ def loaders(recipe: Recipe, pinned: bool) -> tuple[DataLoader, DataLoader]:
 
 
 def train(recipe: Recipe, device: torch.device, folder: Path) -> int:
-    """Train, and write what comes of it into a folder; returns how many steps were made."""
+    """Train, write the results into a folder, and return the number of training steps."""
     from torch.utils.tensorboard import SummaryWriter
 
     model, optimizer = recipe.model.to(device), recipe.optimizer
     on_gpu = device.type == "cuda"
-    train_loader, validation_loader = loaders(recipe, pinned=on_gpu)
+    train_loader, validation_loader = make_loaders(recipe, pinned=on_gpu)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
     criterion = nn.CrossEntropyLoss()
-    computing = torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
+    autocast = torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
     writer = SummaryWriter(str(folder / "tensorboard"))
-    watch = Stopwatch()
+    timestamps = Timestamps()
     best, steps = -1.0, 0
-    watch.on_train_start(folder)
+    timestamps.on_train_start(folder)
     for epoch in range(1, recipe.epochs + 1):
         model.train()
         total, correct, seen = 0.0, 0, 0
@@ -124,7 +135,7 @@ def train(recipe: Recipe, device: torch.device, folder: Path) -> int:
             images = images.to(device, non_blocking=True)
             labels = labels.to(device, non_blocking=True)
             optimizer.zero_grad()
-            with computing:
+            with autocast:
                 logits = model(images)
                 loss = criterion(logits, labels)
             loss.backward()
@@ -137,7 +148,7 @@ def train(recipe: Recipe, device: torch.device, folder: Path) -> int:
         schedule.step()
         model.eval()
         val_total, val_correct, val_seen = 0.0, 0, 0
-        with torch.no_grad(), computing:
+        with torch.no_grad(), autocast:
             for images, labels in validation_loader:
                 images, labels = images.to(device), labels.to(device)
                 logits = model(images)
@@ -158,26 +169,37 @@ def train(recipe: Recipe, device: torch.device, folder: Path) -> int:
             torch.save(model.state_dict(), folder / "best_model.pth")
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
         torch.save(state, folder / "last_model.pth")
-        watch.on_epoch_end(row, [], steps)
+        timestamps.on_epoch_end(row, [], steps)
     writer.close()
     return steps
 
 
-def read_arguments(description: str) -> argparse.Namespace:
-    """The arguments of a loop."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", default="resnet8v2", help="a choice of the group model")
-    parser.add_argument("--images", type=int, default=4096, help="to train on in an epoch")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    return parser.parse_args()
+def run_loop(name: str, docstring: str, train: Callable[[Recipe, torch.device, Path], int]) -> None:
+    """Read the arguments of a loop from the command line, and train in the current folder.
+
+    Args:
+        name, docstring: of the loop's module.
+        train: the loop.
+    """
+    parser = make_parser(name, docstring)
+    parser.add_argument(
+        "--model", default="resnet8v2", help="a choice of the group model (default: resnet8v2)"
+    )
+    parser.add_argument(
+        "--images", type=int, default=4096, help="training images in an epoch (default: 4096)"
+    )
+    parser.add_argument("--epochs", type=int, default=1, help="default: 1")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    arguments = parser.parse_args()
+    overrides = recipe_overrides(
+        arguments.model, arguments.images, arguments.epochs, arguments.device
+    )
+    train(compose_recipe(overrides), torch.device(arguments.device), Path.cwd())
 
 
 def main() -> None:
-    """Train as told."""
-    told = read_arguments("Train as most repositories do.")
-    recipe = read_recipe(words_of(told.model, told.images, told.epochs, told.device))
-    train(recipe, torch.device(told.device), Path.cwd())
+    """Train with the plain loop."""
+    run_loop("plain_loop", __doc__, train)
 
 
 if __name__ == "__main__":

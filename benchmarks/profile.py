@@ -1,18 +1,16 @@
-"""Where the time of our training goes, in a step and in an epoch.
+"""Measure how a training step and an epoch divide their time among their parts.
 
-python -m benchmarks.profile [--models resnet44v2 ...] [--steps 10] [--device cpu|cuda]
+python -m benchmarks.profile [--models resnet44v2 ...] [--steps 5] [--device cpu|cuda]
 
-The steps are those of a real run, under torch's profiler. Of each operation counts the time that it
-takes itself, without those that it calls: on a GPU the time of its kernels. The rest is what the
-profiled steps took beyond that: Python, operations of no part, and on a GPU waiting for work. The
-profiler's own work is in it, so that it is an upper bound.
+torch's profiler measures the steps of a real run. An operation counts with its own time, without
+the operations that it calls; on a GPU, with the time of its kernels. "Python and the rest" is the
+remaining time of the profiled steps: Python, operations that belong to no part, and on a GPU
+waiting for work. It includes the work of the profiler, so it is an upper bound.
 
-Of an epoch, the parts that aren't training are timed on a short run, by image or by epoch, and told
-as shares of an epoch of all of CIFAR-100: 50,000 images to train on, 10,000 to evaluate.
+For an epoch, evaluation, checkpoints and logging are timed on a short run and scaled to all of
+CIFAR-100: 50,000 training images, and 10,000 images to evaluate.
 """
 
-import argparse
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,8 +23,11 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.plain_loop import words_of
-from benchmarks.throughput import IMAGES
+from benchmarks.command_line import make_parser
+from benchmarks.markdown import table_header, table_row
+from benchmarks.plain_loop import recipe_overrides
+from benchmarks.processes import temporary_folder
+from benchmarks.throughput import CPU_IMAGES
 from resnet_sweep.config.build import build_loggers
 from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.runs.record import Record
@@ -35,28 +36,28 @@ from resnet_sweep.training import checkpoint, trainer
 from resnet_sweep.training.signals import StopSignal
 from resnet_sweep.training.trainer import Trainer
 
-# What an operation belongs to, by what is in its name; the first that fits.
+# An operation belongs to the first part with a word that its name contains.
 OPERATIONS = {
     "convolutions": ("conv",),
     "norm and activation": ("batch_norm", "relu", "threshold"),
     "add": ("aten::add",),
     "loss and classifier": ("softmax", "nll_loss", "addmm", "aten::mm", "dropout", "mean"),
 }
-# What is marked as a whole, whatever operations it has.
-MARKED = ("augmentation", "figures of the step", "optimizer")
+# Parts that are labelled in the profile, so that all of their operations count as one part.
+LABELLED = ("augmentation", "metrics of the step", "optimizer")
 REST = "Python and the rest"
 TRAINING_IMAGES, TEST_IMAGES = 50_000, 10_000
 
 
-def prepared_run(model: str, images: int, device: str) -> PlannedRun:
-    """A run of one epoch on some images."""
+def plan_epoch(model: str, images: int, device: str) -> PlannedRun:
+    """Return a run of one epoch with a number of training images."""
     with initialize_config_module("resnet_sweep.conf"):
-        config = compose("config", overrides=words_of(model, images, 1, device))
+        config = compose("config", overrides=recipe_overrides(model, images, 1, device))
     return plan_run(OmegaConf.to_container(config, resolve=True))
 
 
-def marked(name: str, function: Callable) -> Callable:
-    """A function whose operations the profiler counts under a name."""
+def labelled(name: str, function: Callable) -> Callable:
+    """Return a function with the same result, whose operations have a label in the profile."""
 
     def call(*arguments: object) -> object:
         with record_function(name):
@@ -65,53 +66,55 @@ def marked(name: str, function: Callable) -> Callable:
     return call
 
 
-def steps_of(training: Trainer, count: int) -> Iterator[Callable[[], None]]:
-    """The first steps of a training, each to be made by a call."""
+def first_steps(training: Trainer, count: int) -> Iterator[Callable[[], None]]:
+    """Yield functions that make the first steps of a training."""
     size = training.config.batch_size
     order = torch.randperm(len(training.train_batches), device=training.device)
-    take = marked("augmentation", training.train_batches.take)
+    take = labelled("augmentation", training.train_batches.take)
     for step in range(count):
 
-        def make(step: int = step) -> None:
+        def make_step(step: int = step) -> None:
             training.step = step
             training.train_step(*take(order[step * size : (step + 1) * size]))
 
-        yield make
+        yield make_step
 
 
 def profile_steps(training: Trainer, count: int) -> Counter[str]:
-    """Seconds of the parts of a step, on average over `count` after two that aren't counted."""
-    training.augmentation = [marked("augmentation", each) for each in training.augmentation]
-    training.normalize = marked("augmentation", training.normalize)
-    training.step_metrics.update = marked("figures of the step", training.step_metrics.update)
+    """Return the mean seconds of the parts of a step, over `count` steps after two more steps."""
+    training.augmentation = [
+        labelled("augmentation", operation) for operation in training.augmentation
+    ]
+    training.normalize = labelled("augmentation", training.normalize)
+    training.step_metrics.update = labelled("metrics of the step", training.step_metrics.update)
     training.model.train()
-    first, second, *others = steps_of(training, count + 2)
+    first, second, *profiled = first_steps(training, count + 2)
     first()
     second()
     on_gpu = training.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as found:
-        begun = time.perf_counter()
-        for make in others:
-            make()
+    with profile(activities=activities) as profiler:
+        start = time.perf_counter()
+        for make_step in profiled:
+            make_step()
         if on_gpu:
             torch.cuda.synchronize()
-        whole = time.perf_counter() - begun
+        total = time.perf_counter() - start
     parts: Counter[str] = Counter()
-    for event in found.events():
+    for event in profiler.events():
         microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if name := part_of(event):
+        if name := find_part(event):
             parts[name] += microseconds / 1e6 / count
-    parts[REST] = whole / count - parts.total()
+    parts[REST] = total / count - parts.total()
     return parts
 
 
-def part_of(event: torch.autograd.profiler_util.FunctionEvent) -> str | None:
-    """What part of a step an operation belongs to; None if it is Python's own, or not known."""
+def find_part(event: torch.autograd.profiler_util.FunctionEvent) -> str | None:
+    """Return the part of a step that an operation belongs to; None if it belongs to no part."""
     ancestor = event
     while ancestor is not None:
-        for name in MARKED:
-            # The optimizer marks itself.
+        for name in LABELLED:
+            # torch labels the optimizer's step by itself.
             if ancestor.name.lower().startswith(name):
                 return None if ancestor is event else name
         ancestor = ancestor.cpu_parent
@@ -125,88 +128,90 @@ def part_of(event: torch.autograd.profiler_util.FunctionEvent) -> str | None:
 
 @contextmanager
 def timed(owner: object, name: str, seconds: Counter[str]) -> Iterator[None]:
-    """Have each call of `owner.name` add the time that it takes to that of its name."""
+    """Add the duration of each call of `owner.name` to `seconds[name]`."""
     function = getattr(owner, name)
 
-    def call(*arguments: object, **settings: object) -> object:
-        begun = time.perf_counter()
+    def call(*arguments: object, **keywords: object) -> object:
+        start = time.perf_counter()
         try:
-            return function(*arguments, **settings)
+            return function(*arguments, **keywords)
         finally:
-            seconds[name] += time.perf_counter() - begun
+            seconds[name] += time.perf_counter() - start
 
     with patch.object(owner, name, call):
         yield
 
 
-def time_epoch(prepared: PlannedRun, folder: Path) -> Counter[str]:
-    """Seconds of the parts of an epoch of all of CIFAR-100, reckoned from a short one."""
+def time_epoch(planned: PlannedRun, folder: Path) -> Counter[str]:
+    """Return the seconds of the parts of an epoch of CIFAR-100, scaled from a short epoch."""
     record = Record(
-        signature=prepared.signature,
-        config=dict(prepared.config),
-        precision=prepared.precision,
-        fingerprint=prepared.dataset.fingerprint,
+        signature=planned.signature,
+        config=dict(planned.config),
+        precision=planned.precision,
+        fingerprint=planned.dataset.fingerprint,
     )
     run = Run.open(folder, record)
-    training, loggers = prepared.training(), build_loggers(prepared.config)
-    spent: Counter[str] = Counter()
-    with ExitStack() as watched:
+    training, loggers = planned.training(), build_loggers(planned.config)
+    seconds: Counter[str] = Counter()
+    with ExitStack() as stack:
         for owner, name in (
             (Trainer, "train_step"),
             (Trainer, "_report_steps"),
             (Trainer, "_evaluate"),
             (trainer, "predict"),
             (checkpoint.RunCheckpoints, "save"),
-            # Which writes the last checkpoint and a best model alike.
+            # This writes both the last checkpoint and the best model.
             (checkpoint, "write_checkpoint"),
             *((logger, name) for logger in loggers for name in ("on_steps", "on_epoch_end")),
         ):
-            watched.enter_context(timed(owner, name, spent))
+            stack.enter_context(timed(owner, name, seconds))
         training.fit(run, loggers, StopSignal())
     run.close("finished")
-    larger = TRAINING_IMAGES / len(prepared.dataset.train)
-    saving = spent["write_checkpoint"]
-    steps = spent["train_step"] + spent["_report_steps"] - spent["on_steps"]
-    logging = spent["_evaluate"] - spent["predict"] + spent["save"] - saving + spent["on_epoch_end"]
+    scale = TRAINING_IMAGES / len(planned.dataset.train)
+    evaluation_scale = TEST_IMAGES / len(planned.dataset.validation)
+    saving = seconds["write_checkpoint"]
+    steps = seconds["train_step"] + seconds["_report_steps"] - seconds["on_steps"]
+    logging = seconds["_evaluate"] - seconds["predict"]
+    logging += seconds["save"] - saving + seconds["on_epoch_end"]
     return Counter(
         {
-            "training": larger * steps,
-            "evaluation": TEST_IMAGES / len(prepared.dataset.validation) * spent["predict"],
+            "training": scale * steps,
+            "evaluation": evaluation_scale * seconds["predict"],
             "checkpoints": saving,
-            "logging": logging + larger * spent["on_steps"],
+            "logging": logging + scale * seconds["on_steps"],
         }
     )
 
 
-def shares(parts: Counter[str]) -> str:
-    """Rows of a table: each part, its time, and its share of all."""
-    return "\n".join(
-        f"| {name} | {1000 * each:,.1f} | {each / parts.total():.1%} |"
-        for name, each in parts.most_common()
-    )
+def print_parts(title: str, parts: Counter[str]) -> None:
+    """Print a table with the time of each part and its share of the total."""
+    print(f"\n{title}\n")
+    print(table_header("part", "ms", "share"))
+    for name, seconds in parts.most_common():
+        print(table_row(name, f"{1000 * seconds:,.1f}", f"{seconds / parts.total():.1%}"))
 
 
 def main() -> None:
-    """Measure, and print tables in Markdown."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.profile", description="Say where the time of training goes."
+    """Measure, and print two tables in Markdown for each model."""
+    parser = make_parser("profile", __doc__)
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=[*CPU_IMAGES],
+        metavar="MODEL",
+        help=f"default: {', '.join(CPU_IMAGES)}",
     )
-    parser.add_argument("--models", nargs="+", default=[*IMAGES], metavar="MODEL")
-    parser.add_argument("--steps", type=int, default=5, help="that are profiled (default: 5)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    told = parser.parse_args()
-    for model in told.models:
-        images = 128 * (told.steps + 2)
-        prepared = prepared_run(model, images, told.device)
-        parts = profile_steps(prepared.training(), told.steps)
-        print(f"\n`{model}`, a step of 128 images, mean of {told.steps}\n")
-        print("| part | ms | share |\n|---|---|---|")
-        print(shares(parts), flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            epoch = time_epoch(prepared, Path(folder) / "run")
-        print(f"\n`{model}`, an epoch of 50,000 images, reckoned from one of {images}\n")
-        print("| part | ms | share |\n|---|---|---|")
-        print(shares(epoch), flush=True)
+    parser.add_argument("--steps", type=int, default=5, help="steps to profile (default: 5)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    arguments = parser.parse_args()
+    for model in arguments.models:
+        images = 128 * (arguments.steps + 2)
+        planned = plan_epoch(model, images, arguments.device)
+        parts = profile_steps(planned.training(), arguments.steps)
+        print_parts(f"`{model}`, a step of 128 images, mean of {arguments.steps}", parts)
+        with temporary_folder() as folder:
+            parts = time_epoch(planned, folder / "run")
+        print_parts(f"`{model}`, an epoch of 50,000 images, scaled from {images}", parts)
 
 
 if __name__ == "__main__":

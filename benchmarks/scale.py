@@ -1,26 +1,25 @@
-"""Ten thousand runs, a sweep of many jobs, a study of many trials, and several jobs at once.
+"""Measure the time and memory that many runs, jobs and trials need.
 
 python -m benchmarks.scale [--part runs|sweep|grid|study|memory] [--runs 10000] [--jobs 100]
                            [--grid 100 1000 10000] [--trials 1000]
 
-`runs`: a directory of runs as a sweep leaves them, 20 epochs each, is made by script; then `python
--m resnet_sweep runs` and `python -m resnet_sweep report` read it, each in a fresh process, three
-times over. `sweep`: the memory of one process that carries out many jobs of one step, by what each
-further job adds, from the 20th on. `grid`: what a sweep does around a job, without training: plan
-it, write its directory, launch it, and write the results, for sweeps of several sizes. `study`:
-what a worker of a study does around a trial, without training: take, sample, compare with the
-others, report three epochs, end it and write the results; of the first hundred trials and of the
-last. `memory`: of 1, 2 and 4 jobs at once on CIFAR-100, what they take together, and what they have
-of the images: mapped by each, and held once.
+Parts:
+
+- `runs`: the time and memory of `python -m resnet_sweep runs` and `python -m resnet_sweep report`
+  on a directory of runs of 20 epochs, which this script writes. Each command runs three times in a
+  fresh process.
+- `sweep`: the memory of one process that trains many jobs of one step, and the memory that each
+  further job adds, from the 20th job on.
+- `grid`: the time that a sweep spends on each job besides training: to plan it, write its
+  directory, launch it and write the results. It is measured for sweeps of several sizes.
+- `study`: the time that a worker of a study spends on each trial besides training: to lock it,
+  sample its parameters, look for duplicates, report three epochs, end it and write the results.
+- `memory`: the memory of 1, 2 and 4 jobs at once on CIFAR-100, and the part that the images take.
 """
 
-import argparse
 import itertools
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,8 +30,17 @@ import optuna
 from optuna.pruners import MedianPruner
 from optuna.trial import TrialState
 
-from benchmarks.processes import carry_out, environment, proportional_memory, tree
-from benchmarks.stopwatch import FILE, WORD
+from benchmarks.command_line import make_parser
+from benchmarks.markdown import median_and_range, table_header, table_row
+from benchmarks.processes import (
+    check_success,
+    process_tree,
+    proportional_memory,
+    run_python,
+    start_python,
+    temporary_folder,
+)
+from benchmarks.timestamps import FILE, TIMESTAMPS_OVERRIDE
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.runs.metrics import write_metrics
 from resnet_sweep.runs.record import Record
@@ -42,13 +50,20 @@ from resnet_sweep.studies.storage import open_storage, set_up_optuna
 from resnet_sweep.studies.trial_queue import TrialQueue
 
 EPOCHS = 20
-TURNS = 3
+REPETITIONS = 3
 WINDOW = 100
-BRIEF = ("trainer.epochs=1", "trainer.max_steps=1", "logger=csv")
+ONE_STEP = (
+    "experiment=quickstart",
+    "data.limit_train=64",
+    "data.limit_test=10",
+    "trainer.epochs=1",
+    "trainer.max_steps=1",
+    "logger=csv",
+)
 
 
 def write_runs(folder: Path, count: int) -> None:
-    """Make run directories: four settings in turn, and five seeds of each combination."""
+    """Write run directories of different settings, with five seeds for each combination."""
     for number in range(count):
         accuracy = 50 + number % 997 / 40
         row: dict[str, Any] = {"lr": 0.1, "train_loss": 1.2, "val_loss": 1.5, "grad_norm": 1.0}
@@ -58,16 +73,16 @@ def write_runs(folder: Path, count: int) -> None:
             for epoch in range(1, EPOCHS + 1)
         ]
         last = rows[-1]
-        seed, place = number % 5, number // 5
+        seed, combination = number % 5, number // 5
         config = {
             "seed": seed,
-            "model": {"_target_": "resnet_sweep.models.ResNet", "dropout": place % 5 / 10},
+            "model": {"_target_": "resnet_sweep.models.ResNet", "dropout": combination % 5 / 10},
             "data": {"_target_": "resnet_sweep.data.CIFAR100"},
             "optim": {
                 "_target_": "torch.optim.SGD",
-                "lr": (1 + place % 20) / 100,
+                "lr": (1 + combination % 20) / 100,
                 "momentum": 0.9,
-                "weight_decay": (1 + place // 20) / 1e5,
+                "weight_decay": (1 + combination // 20) / 1e5,
             },
             "trainer": {"epochs": EPOCHS, "batch_size": 128},
         }
@@ -89,7 +104,7 @@ def write_runs(folder: Path, count: int) -> None:
             seconds=60.0 * EPOCHS,
             started="2026-01-02T03:04:05+00:00",
             ended="2026-01-02T03:24:05+00:00",
-            host="here",
+            host="localhost",
             device="cpu",
             threads=2,
             precision="float32",
@@ -97,74 +112,78 @@ def write_runs(folder: Path, count: int) -> None:
         ).write(directory)
 
 
-def read_runs(count: int) -> Iterator[str]:
-    """Time the commands that read many runs; gives the rows of a table."""
-    yield f"| command, on {count:,} runs | median, s | from | to | memory, MB |"
-    yield "|---|---|---|---|---|"
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+def measure_runs(count: int) -> Iterator[str]:
+    """Yield the table of the commands that read many runs."""
+    yield table_header(f"command, on {count:,} runs", "median, s", "from", "to", "memory, MB")
+    with temporary_folder() as folder:
         (folder / "sweep").mkdir()
         write_runs(folder / "sweep", count)
-        for words in (["runs", "sweep"], ["report", "sweep", "-o", "report.html"]):
+        for command in (["runs", "sweep"], ["report", "sweep", "-o", "report.html"]):
             seconds, memory = [], []
-            for _ in range(TURNS):
-                begun = time.monotonic()
-                memory.append(carry_out(["-m", "resnet_sweep", *words], folder))
-                seconds.append(time.monotonic() - begun)
-            figures = [f"{of(seconds):.1f}" for of in (statistics.median, min, max)]
-            yield f"| `{' '.join(words)}` | {' | '.join(figures)} | {max(memory):,.0f} |"
+            for _ in range(REPETITIONS):
+                start = time.monotonic()
+                memory.append(run_python(["-m", "resnet_sweep", *command], folder))
+                seconds.append(time.monotonic() - start)
+            cells = [*median_and_range(seconds, 1), f"{max(memory):,.0f}"]
+            yield table_row(f"`{' '.join(command)}`", *cells)
         size = (folder / "report.html").stat().st_size
         yield f"\nThe report has {size / 1e6:.1f} MB."
 
 
-def follow_sweep(count: int) -> Iterator[str]:
-    """The memory of a process that carries out many jobs."""
-    words = ["-m", "resnet_sweep", "--multirun", f"seed=range(0,{count})", *BRIEF]
-    words += ["experiment=quickstart", "data.limit_train=64", "data.limit_test=10"]
+def measure_sweep(count: int) -> Iterator[str]:
+    """Yield the table of the memory of a process that trains many jobs."""
+    command = ["-m", "resnet_sweep", "--multirun", f"seed=range(0,{count})", *ONE_STEP]
     points: list[tuple[int, float]] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with started([*words, "hydra.sweep.dir=sweep"], folder) as process:
+    with temporary_folder() as folder:
+        with start_python([*command, "hydra.sweep.dir=sweep"], folder) as process:
             while process.poll() is None:
                 time.sleep(1)
-                done = len([*folder.glob("sweep/*/plots/lr.png")])
+                ended = len([*folder.glob("sweep/*/plots/lr.png")])
                 memory = proportional_memory(process.pid)
-                if memory and done and (not points or points[-1][0] < done):
-                    points.append((done, memory))
-    settled = [point for point in points if point[0] >= min(20, count // 2)]
+                if memory and ended and (not points or points[-1][0] < ended):
+                    points.append((ended, memory))
+        check_success(process, folder)
+    # The first jobs import modules, so they don't count for the growth.
+    settled = [(ended, memory) for ended, memory in points if ended >= min(20, count // 2)]
     growth = statistics.linear_regression(*zip(*settled, strict=True)).slope
-    last, memory = points[-1]
-    yield "| jobs | memory after the first, MB | after the last | each further job adds, MB |"
-    yield "|---|---|---|---|"
-    yield f"| {last} | {points[0][1]:,.0f} | {memory:,.0f} | {growth:.3f} |"
-    yield f"\nSo 1,000 jobs come to {memory + growth * (1000 - last):,.0f} MB."
+    ended, memory = points[-1]
+    yield table_header(
+        "jobs", "memory after the first, MB", "after the last", "each further job adds, MB"
+    )
+    yield table_row(f"{ended}", f"{points[0][1]:,.0f}", f"{memory:,.0f}", f"{growth:.3f}")
+    yield f"\nBy these numbers, 1,000 jobs need {memory + growth * (1000 - ended):,.0f} MB."
 
 
-def follow_grid(counts: Sequence[int]) -> Iterator[str]:
-    """The time that sweeps of several sizes need around each job, which isn't trained."""
-    yield "| jobs | before the first starts, ms a job | between two jobs, ms: median | mean |"
-    yield "|---|---|---|---|"
+def measure_grid(counts: Sequence[int]) -> Iterator[str]:
+    """Yield the table of the time that sweeps of several sizes spend on each job."""
+    yield table_header(
+        "jobs of a sweep",
+        "before the first starts, ms a job",
+        "between two jobs, ms: median",
+        "mean",
+    )
     for count in counts:
-        with tempfile.TemporaryDirectory() as name:
-            words = ["--multirun", f"seed=range(0,{count})", "hydra.sweep.dir=sweep", *BRIEF]
-            words += ["experiment=quickstart", "data.limit_train=64", "data.limit_test=10"]
-            command = [sys.executable, "-c", UNTRAINED, *words]
-            begun = time.time()
-            with (Path(name) / "output.log").open("w") as log:
-                subprocess.run(command, cwd=name, env=environment(), stdout=log, check=True)
-            moments = [float(line) for line in (Path(name) / "moments").read_text().split()]
-        gaps = [1000 * (after - before) for before, after in itertools.pairwise(moments)]
-        before = 1000 * (moments[0] - begun) / count
-        times = f"{statistics.median(gaps):.1f} | {statistics.mean(gaps):.1f}"
-        yield f"| {count:,} | {before:.1f} | {times} |"
+        with temporary_folder() as folder:
+            sweep = ["--multirun", f"seed=range(0,{count})", "hydra.sweep.dir=sweep", *ONE_STEP]
+            start = time.time()
+            check_success(start_python(["-c", WITHOUT_TRAINING, *sweep], folder), folder)
+            starts = [float(line) for line in (folder / "starts").read_text().split()]
+        gaps = [1000 * (later - earlier) for earlier, later in itertools.pairwise(starts)]
+        before = 1000 * (starts[0] - start) / count
+        yield table_row(f"{count:,}", f"{before:.1f}", *median_and_mean(gaps))
 
 
-# Runs the command line with a training that ends at once.
-UNTRAINED = """
+def median_and_mean(values: Sequence[float]) -> list[str]:
+    """Return two cells."""
+    return [f"{statistics.median(values):.1f}", f"{statistics.mean(values):.1f}"]
+
+
+# A script that runs the command line, and replaces each training by a line in a file.
+WITHOUT_TRAINING = """
 import sys, time
 from resnet_sweep import cli, jobs
 
-file = open("moments", "w", buffering=1)
+file = open("starts", "w", buffering=1)
 
 def train(planned, run, *args, **kwargs):
     print(time.time(), file=file)
@@ -177,13 +196,12 @@ cli.main()
 """
 
 
-def follow_study(count: int) -> Iterator[str]:
-    """The time that a worker needs around each trial, whose runs are made by script."""
+def measure_study(count: int) -> Iterator[str]:
+    """Yield the table of the time that a worker spends on each trial. A script writes the runs."""
     set_up_optuna()
     space = SearchSpace(["optim.lr=interval(0.01,0.3)"])
     plan: Any = SimpleNamespace(space=space, objectives=[Objective()], replicates=1)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         write_runs(folder, count)
         storage = open_storage(None, folder)
         sampler = TrialSampler({"_target_": "optuna.samplers.RandomSampler", "seed": 0}, space)
@@ -192,7 +210,7 @@ def follow_study(count: int) -> Iterator[str]:
         results = StudyResults(queue, plan, {})
         seconds = []
         for number in range(count):
-            begun = time.monotonic()
+            start = time.monotonic()
             lock = queue.take()
             assert lock is not None
             trial = sampler.sample(study, lock.id, lock.number)
@@ -204,91 +222,99 @@ def follow_study(count: int) -> Iterator[str]:
             results.of(queue.read(number))
             lock.release()
             results.save()
-            seconds.append(time.monotonic() - begun)
+            seconds.append(time.monotonic() - start)
         results.save(now=True)
-    yield f"| up to trial | ms for each of the last {WINDOW}: median | mean |"
-    yield "|---|---|---|"
+    yield table_header(
+        "trials of a study, up to", f"ms for each of the last {WINDOW}: median", "mean"
+    )
     for end in sorted({WINDOW, 1000, count}):
         if end <= count:
-            part = [1000 * value for value in seconds[max(0, end - WINDOW) : end]]
-            yield f"| {end} | {statistics.median(part):.1f} | {statistics.mean(part):.1f} |"
+            milliseconds = [1000 * value for value in seconds[max(0, end - WINDOW) : end]]
+            yield table_row(f"{end:,}", *median_and_mean(milliseconds))
 
 
-def share_images() -> Iterator[str]:
-    """The memory of several jobs at once, and what of it is the images."""
-    yield "| jobs at once | together, MB | images mapped, sum over processes, MB | held, MB |"
-    yield "|---|---|---|---|"
+def measure_memory() -> Iterator[str]:
+    """Yield the table of the memory of several jobs at once, and of their images."""
+    yield table_header(
+        "jobs at once", "together, MB", "images mapped, sum over processes, MB", "held, MB"
+    )
     for count in (1, 2, 4):
-        words = ["-m", "resnet_sweep", "--multirun", f"seed=range(0,{count})"]
-        words += ["model=resnet8v2", "trainer.epochs=1", "trainer.threads=1", "logger=csv", WORD]
-        words += ["data.limit_test=100", "hydra/launcher=pool", f"hydra.launcher.workers={count}"]
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            with started([*words, "hydra.sweep.dir=sweep"], folder) as process:
-                # All of them have gone through some batches, which are of all places.
-                while process.poll() is None and any(
-                    not (folder / f"sweep/{job}/{FILE}").exists() for job in range(count)
-                ):
-                    time.sleep(1)
-                time.sleep(20)
-                processes = [*tree(process.pid)]
-                whole = sum(map(proportional_memory, processes))
-                mapped, held = images_of(processes)
-                process.terminate()
-        yield f"| {count} | {whole:,.0f} | {mapped:,.0f} | {held:,.0f} |"
+        command = ["-m", "resnet_sweep", "--multirun", f"seed=range(0,{count})", "model=resnet8v2"]
+        command += ["data.limit_test=100", "trainer.epochs=1", "trainer.threads=1", "logger=csv"]
+        command += ["hydra/launcher=pool", f"hydra.launcher.workers={count}", TIMESTAMPS_OVERRIDE]
+        with (
+            temporary_folder() as folder,
+            start_python([*command, "hydra.sweep.dir=sweep"], folder) as process,
+        ):
+            # After some batches, whose images are chosen at random, a job has read most images.
+            while process.poll() is None and any(
+                not (folder / f"sweep/{job}/{FILE}").exists() for job in range(count)
+            ):
+                time.sleep(1)
+            time.sleep(20)
+            processes = [*process_tree(process.pid)]
+            total = sum(map(proportional_memory, processes))
+            mapped, held = image_memory(processes)
+            process.terminate()
+        yield table_row(f"{count}", f"{total:,.0f}", f"{mapped:,.0f}", f"{held:,.0f}")
 
 
-def images_of(processes: list[int]) -> tuple[float, float]:
-    """What processes have in memory of the array files of images, MB: the sum over them, and what
-    it takes, with shared pages once."""
+def image_memory(processes: list[int]) -> tuple[float, float]:
+    """Return the memory that processes use for the array files of images, MB.
+
+    Returns:
+        The sum over the processes, and the same with each shared page counted once.
+    """
     mapped = held = 0
     for process in processes:
         try:
             lines = Path(f"/proc/{process}/smaps").read_text().splitlines()
         except OSError:
             continue
-        inside = False
+        is_image = False
         for line in lines:
-            # The head of a mapping ends with its file; figures have a name with a colon.
+            # A mapping starts with a line that ends with its file. Its values follow, one in a line
+            # that starts with a name and a colon.
             if not line.split()[0].endswith(":"):
-                inside = line.endswith("_images.npy")
-            elif inside and line.startswith("Rss:"):
+                is_image = line.endswith("_images.npy")
+            elif is_image and line.startswith("Rss:"):
                 mapped += int(line.split()[1])
-            elif inside and line.startswith("Pss:"):
+            elif is_image and line.startswith("Pss:"):
                 held += int(line.split()[1])
     return mapped / 1000, held / 1000
-
-
-def started(words: list[str], folder: Path) -> subprocess.Popen:
-    """`python` with these words, begun in a folder."""
-    log = (folder / "output.log").open("w")
-    return subprocess.Popen(
-        [sys.executable, *words], cwd=folder, env=environment(), stdout=log, stderr=log
-    )
 
 
 PARTS = ("runs", "sweep", "grid", "study", "memory")
 
 
 def main() -> None:
-    """Measure, and print tables in Markdown."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scale", description="Measure time and memory of many runs."
-    )
-    parser.add_argument("--part", choices=PARTS, help="one alone")
-    parser.add_argument("--runs", type=int, default=10_000, help="that are read")
-    parser.add_argument("--jobs", type=int, default=100, help="of the sweep")
+    """Measure all parts or one, and print tables in Markdown."""
+    parser = make_parser("scale", __doc__)
+    parser.add_argument("--part", choices=PARTS, help="measure only this part")
     parser.add_argument(
-        "--grid", type=int, nargs="+", default=[100, 1000, 10_000], help="jobs of the sweeps"
+        "--runs", type=int, default=10_000, help="number of runs in `runs` (default: 10000)"
     )
-    parser.add_argument("--trials", type=int, default=1000, help="of the study")
+    parser.add_argument(
+        "--jobs", type=int, default=100, help="number of jobs in `sweep` (default: 100)"
+    )
+    parser.add_argument(
+        "--grid",
+        type=int,
+        nargs="+",
+        default=[100, 1000, 10_000],
+        metavar="JOBS",
+        help="numbers of jobs in `grid` (default: 100 1000 10000)",
+    )
+    parser.add_argument(
+        "--trials", type=int, default=1000, help="number of trials in `study` (default: 1000)"
+    )
     arguments = parser.parse_args()
     tables = {
-        "runs": lambda: read_runs(arguments.runs),
-        "sweep": lambda: follow_sweep(arguments.jobs),
-        "grid": lambda: follow_grid(arguments.grid),
-        "study": lambda: follow_study(arguments.trials),
-        "memory": share_images,
+        "runs": lambda: measure_runs(arguments.runs),
+        "sweep": lambda: measure_sweep(arguments.jobs),
+        "grid": lambda: measure_grid(arguments.grid),
+        "study": lambda: measure_study(arguments.trials),
+        "memory": measure_memory,
     }
     print(f"{len(os.sched_getaffinity(0))} cores")
     for part in [arguments.part] if arguments.part else PARTS:

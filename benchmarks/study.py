@@ -1,44 +1,51 @@
-"""How long searches take to the same value: without a pruner, and with one.
+"""Compare the time that searches with and without a pruner take to reach the same accuracy.
 
 python -m benchmarks.study [--seeds 5] [--trials 30] [--epochs 9] [--images 4000]
 
-With each seed three searches take turns: a study that trains every trial to its
-end, and `hydra/sweeper=optuna` with Hyperband, by one worker and by two. The target is the best
-value that the first one has after all its trials, on held-out training images, less one
-standard error of an accuracy on so few images: a trial that comes so near can't be told from the
-best. Each is timed from its command to the end of the first run that reaches the target; a study
-has three times as many trials to get there, most of which it prunes.
+Three searches run for each seed: a study without a pruner, which trains each trial to its end, and
+studies with Hyperband by one worker and by two. The target is the best accuracy that the study
+without a pruner reaches on held-out training images, less one standard error of an accuracy on that
+number of images, since accuracies that close can't be
+distinguished. The time counts from the
+command to the end of the first run that reaches the target. The studies with Hyperband, which prune
+most of their trials, have three times as many.
 """
 
-import argparse
 import math
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.command_line import make_parser
+from benchmarks.markdown import table_header, table_row
+from benchmarks.processes import start_python, temporary_folder
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.loaded_run import LoadedRun
 
 SPACE = (
-    "optim.lr=tag(log,interval(0.001,0.5))", "optim.momentum=interval(0.5,0.98)",
-    "optim.weight_decay=tag(log,interval(1e-5,1e-2))", "model.dropout=interval(0.0,0.4)",
-)  # fmt: skip
+    "optim.lr=tag(log,interval(0.001,0.5))",
+    "optim.momentum=interval(0.5,0.98)",
+    "optim.weight_decay=tag(log,interval(1e-5,1e-2))",
+    "model.dropout=interval(0.0,0.4)",
+)
 
 
-class Search(NamedTuple):
-    """What came of a search.
+# Exit statuses of a worker that aren't errors: success, failed trials, interrupted, and SIGTERM.
+EXPECTED_STATUSES = (0, 1, 75, -15)
+
+
+class SearchResult(NamedTuple):
+    """The result of a search.
 
     Attributes:
-        seconds: from its command to the target, or None if it never got there.
-        epochs: that were trained by then; all of them, if it never got there.
-        best: value, percent.
+        seconds: from the command to the target; None if the search didn't reach it.
+        epochs: trained until then; all epochs if the search didn't reach the target.
+        best: accuracy on the held-out images, percent.
     """
 
     seconds: float | None
@@ -47,126 +54,151 @@ class Search(NamedTuple):
 
 
 def ended_runs(folder: Path) -> list[LoadedRun]:
-    """The runs of a search that have ended with a value, the first one first."""
+    """Return the runs of a search that have ended with an accuracy, in the order of their ends."""
     if not (folder / "search").exists():
         return []
-    entries = [
-        entry
-        for entry in find_runs([folder / "search"])
-        if isinstance(entry, LoadedRun) and entry.record.ended and entry.record.best
+    runs = [
+        run
+        for run in find_runs([folder / "search"])
+        if isinstance(run, LoadedRun) and run.record.ended and run.record.best
     ]
-    return sorted(entries, key=moment_of)
+    return sorted(runs, key=end_time)
 
 
-def moment_of(entry: LoadedRun) -> float:
-    """When a run ended, seconds since 1970."""
-    return datetime.fromisoformat(entry.record.ended).timestamp()
+def end_time(run: LoadedRun) -> float:
+    """Return the end of a run, seconds since 1970."""
+    return datetime.fromisoformat(run.record.ended).timestamp()
 
 
 def search(
-    folder: Path, words: Sequence[str], workers: int, target: float | None, held_out: int
-) -> tuple[Search, float]:
-    """Carry a search out with some workers, until it has reached the target.
+    folder: Path, overrides: Sequence[str], workers: int, target: float | None, held_out: int
+) -> tuple[SearchResult, float]:
+    """Run a search until it has reached the target.
 
     Args:
-        folder: to do it in.
-        words: of the command.
-        workers: how many times it is started.
-        target: value to be reached, percent; None searches to the end, and then sets it.
-        held_out: images that a value is of.
+        folder: an empty folder.
+        overrides: of the command.
+        workers: number of processes that run the command.
+        target: accuracy to reach, percent; None runs the whole search, whose result sets the
+            target.
+        held_out: number of held-out images.
 
     Returns:
-        What came of it, and the target.
+        The result, and the target.
+
+    Raises:
+        SystemExit: a worker failed.
     """
-    begun = time.time()
-    command = [sys.executable, "-m", "resnet_sweep", "--multirun", *words, "hydra.sweep.dir=search"]
-    processes = []
-    for number in range(workers):
-        log = (folder / f"worker{number}.log").open("w")
-        processes.append(subprocess.Popen(command, cwd=folder, stdout=log, stderr=log))
+    start = time.time()
+    command = ["-m", "resnet_sweep", "--multirun", *overrides, "hydra.sweep.dir=search"]
+    processes = [
+        start_python(command, folder, log=f"worker{number}.log") for number in range(workers)
+    ]
     while any(process.poll() is None for process in processes):
         time.sleep(1)
         if target is not None and any(
-            entry.record.best["val_acc"] >= target for entry in ended_runs(folder)
+            run.record.best["val_acc"] >= target for run in ended_runs(folder)
         ):
             for process in processes:
                 process.terminate()
             break
-    status = [process.wait() for process in processes]
-    if any(code not in (0, 1, 75, -15) for code in status):
-        raise SystemExit(f"a worker ended with {status}: see {folder}")
+    for number, process in enumerate(processes):
+        status = process.wait()
+        if status not in EXPECTED_STATUSES:
+            output = (folder / f"worker{number}.log").read_text()
+            raise SystemExit(f"worker {number} failed with exit status {status}:\n{output}")
     runs = ended_runs(folder)
-    best = max(entry.record.best["val_acc"] for entry in runs)
+    best = max(run.record.best["val_acc"] for run in runs)
     if target is None:
         target = best - 100 * math.sqrt(best / 100 * (1 - best / 100) / held_out)
     reached = next((run for run in runs if run.record.best["val_acc"] >= target), None)
-    # Two workers train at once: what the other has begun by then counts as far as it got.
-    by_then = [
+    # With two workers, all epochs of a run that the other worker started before count too.
+    epochs = [
         row
-        for entry in find_runs([folder / "search"])
-        for row in entry.metrics.rows
-        if reached is None or entry.started < moment_of(reached)
+        for run in find_runs([folder / "search"])
+        for row in run.metrics.rows
+        if reached is None or run.started < end_time(reached)
     ]
-    seconds = reached and moment_of(reached) - begun
-    return Search(seconds, len(by_then), best), target
+    seconds = reached and end_time(reached) - start
+    return SearchResult(seconds, len(epochs), best), target
 
 
-def spread(values: Sequence[float | None], digits: int = 0) -> str:
-    """Median and range, of which None, for never, is above all others."""
-    every = [math.inf if value is None else value for value in values]
-    middle, low, high = statistics.median(every), min(every), max(every)
-    middle, low, high = (
-        f"{value:.{digits}f}" if math.isfinite(value) else "never" for value in (middle, low, high)
+def format_range(values: Sequence[float | None], digits: int = 0) -> str:
+    """Return the median and the range. None is larger than all numbers, and becomes "never"."""
+    numbers = [math.inf if value is None else value for value in values]
+    median, low, high = (
+        f"{value:.{digits}f}" if math.isfinite(value) else "never"
+        for value in (statistics.median(numbers), min(numbers), max(numbers))
     )
-    return f"{middle} ({low} to {high})"
+    return f"{median} ({low} to {high})"
 
 
 def main() -> None:
-    """Measure, and print a table in Markdown."""
-    parser = argparse.ArgumentParser(description="Time searches to the same best value.")
-    for name, default in (("seeds", 5), ("trials", 30), ("epochs", 9), ("images", 4000)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--experiment", default=None, help="such as quickstart, for digits")
+    """Run all searches, and print a table in Markdown."""
+    parser = make_parser("study", __doc__)
+    for name, default, help_text in (
+        ("seeds", 5, "number of seeds"),
+        ("trials", 30, "trials without a pruner"),
+        ("epochs", 9, "epochs in a trial"),
+        ("images", 4000, "training images, half of which are held out"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=int, default=default, help=f"{help_text} (default: {default})"
+        )
+    parser.add_argument(
+        "--experiment", help="for example quickstart, which trains on digits (default: resnet8v2)"
+    )
     arguments = parser.parse_args()
     held_out = arguments.images // 2
+    experiment = arguments.experiment
     common = [
-        *SPACE, f"trainer.epochs={arguments.epochs}", f"data.limit_train={arguments.images}",
-        f"data.holdout={held_out}", "trainer.threads=1", "trainer.device=cpu", "logger=csv",
-    ]  # fmt: skip
-    if arguments.experiment:
-        common.insert(0, f"experiment={arguments.experiment}")
-    else:
-        common.insert(0, "model=resnet8v2")
-    ways = {
+        f"experiment={experiment}" if experiment else "model=resnet8v2",
+        *SPACE,
+        f"trainer.epochs={arguments.epochs}",
+        f"data.limit_train={arguments.images}",
+        f"data.holdout={held_out}",
+        "trainer.threads=1",
+        "trainer.device=cpu",
+        "logger=csv",
+    ]
+    searches = {
         "no pruner": (1, ["hydra/sweeper=optuna", "hydra/sweeper/pruner=none"]),
         "study": (1, ["hydra/sweeper=optuna", "hydra/sweeper/pruner=hyperband"]),
         "study, two workers": (2, ["hydra/sweeper=optuna", "hydra/sweeper/pruner=hyperband"]),
     }
-    found: dict[str, list[Search]] = {way: [] for way in ways}
+    results: dict[str, list[SearchResult]] = {name: [] for name in searches}
     for seed in range(arguments.seeds):
         target = None
-        for way, (workers, words) in ways.items():
+        for name, (workers, overrides) in searches.items():
             trials = arguments.trials * (1 if target is None else 3)
-            drawn = [f"hydra.sweeper.sampler.seed={seed}", f"hydra.sweeper.n_trials={trials}"]
-            with tempfile.TemporaryDirectory() as folder:
-                place = Path(folder)
-                one, target = search(place, [*words, *common, *drawn], workers, target, held_out)
-            found[way].append(one)
-            print(f"seed {seed}, to {target:.2f}%, {way}: {one}", file=sys.stderr, flush=True)
+            sampling = [f"hydra.sweeper.sampler.seed={seed}", f"hydra.sweeper.n_trials={trials}"]
+            overrides = [*overrides, *common, *sampling]
+            with temporary_folder() as folder:
+                result, target = search(folder, overrides, workers, target, held_out)
+            results[name].append(result)
+            print(f"seed {seed}, to {target:.2f}%, {name}: {result}", file=sys.stderr, flush=True)
     print(f"{os.cpu_count()} cores, {arguments.seeds} seeds, medians and ranges\n")
-    print("| sweeper | seconds to the target | epochs to it | share of the time without a pruner |")
-    print("|---|---|---|---|")
-    for way, searches in found.items():
+    print(
+        table_header(
+            "sweeper",
+            "seconds to the target",
+            "epochs to it",
+            "share of the time without a pruner",
+        )
+    )
+    for name, by_seed in results.items():
         shares = [
-            one.seconds and one.seconds / other.seconds
-            for one, other in zip(searches, found["no pruner"], strict=True)
+            result.seconds and result.seconds / unpruned.seconds
+            for result, unpruned in zip(by_seed, results["no pruner"], strict=True)
         ]
-        columns = [
-            spread([each.seconds for each in searches]),
-            spread([each.epochs for each in searches]),
-            spread(shares, 2),
-        ]
-        print(f"| {way} | {' | '.join(columns)} |")
+        print(
+            table_row(
+                name,
+                format_range([result.seconds for result in by_seed]),
+                format_range([result.epochs for result in by_seed]),
+                format_range(shares, 2),
+            )
+        )
 
 
 if __name__ == "__main__":

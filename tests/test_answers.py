@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 from processes import assert_refused
 from run_directories import COLUMNS, write_run
 
-from benchmarks.answers import BY_PEOPLE, SECTIONS, TARGET, VERDICTS, main
+from benchmarks.answers import HANDWRITTEN, SECTIONS, TARGET, VERDICTS, main
 from resnet_sweep.compare.collection import read_run
 
 SCRIPT = ROOT / "benchmarks" / "answers.sh"
@@ -335,11 +335,11 @@ class TestDocument:
     def test_the_text_that_people_have_added_stays(self, tmp_path, write) -> None:
         write_recommended(tmp_path / "top" / "cpu" / "recommended")
         path = tmp_path / "answers.md"
-        written, heading, _ = write().partition(BY_PEOPLE)
+        written, heading, _ = write().partition(HANDWRITTEN)
         assert heading
-        path.write_text(f"{written}{BY_PEOPLE}\n\nCutMix for 300 epochs.\n")
+        path.write_text(f"{written}{HANDWRITTEN}\n\nCutMix for 300 epochs.\n")
         assert write() == path.read_text()
-        assert path.read_text().endswith(f"{BY_PEOPLE}\n\nCutMix for 300 epochs.\n")
+        assert path.read_text().endswith(f"{HANDWRITTEN}\n\nCutMix for 300 epochs.\n")
 
 
 class TestScript:
@@ -424,7 +424,7 @@ class TestScript:
     def test_extra_overrides_come_last_in_every_command(self, tmp_path: Path) -> None:
         overrides = "trainer.epochs=2 model=resnet8v2"
         for part in ("gpu", "cpu"):
-            assert self.run_script(tmp_path, part, tmp_path, WORDS=overrides).returncode == 0
+            assert self.run_script(tmp_path, part, tmp_path, OVERRIDES=overrides).returncode == 0
         calls = (tmp_path / "calls").read_text().splitlines()
         assert len(calls) == 6 + 3
         assert all(line.endswith(overrides) for line in calls)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small_run import composed
 
-from benchmarks.best_recipe import DESIGN, RECOMMENDATIONS, baseline, effects, settings
+from benchmarks.best_recipe import DESIGN, RECOMMENDATIONS, baseline_filter, effects, settings
 from resnet_sweep.compare.filter_expression import FilterExpression
 from resnet_sweep.runs.signature import flatten
 
@@ -37,7 +37,7 @@ def test_the_baseline_filter_matches_the_recipe_and_not_the_choice(index: int) -
         settings([on and position == index for position in range(len(RECOMMENDATIONS))])
         for on in (False, True)
     )
-    condition = FilterExpression(baseline(recipe, choice))
+    condition = FilterExpression(baseline_filter(recipe, choice))
     for chosen, expected in ((recipe, True), (choice, False)):
         config = composed(*(f"{key}={value}" for key, value in chosen.items()))
         fields = {name: value for name, value in flatten(config)} | {

@@ -65,7 +65,7 @@ MONITORED = {
 
 @pytest.mark.parametrize("row", ROWS, ids=recommendations.override_of)
 def test_every_recommendation_has_a_valid_override_and_a_measured_accuracy(row: str) -> None:
-    overrides = shlex.split(f"{recommendations.SETTING} {recommendations.override_of(row)}")
+    overrides = shlex.split(f"{recommendations.OVERRIDES} {recommendations.override_of(row)}")
     check_config(composed(*overrides))
     assert re.search(r"\d+\.\d+%", recommendations.cells(row)[3]), row
 
