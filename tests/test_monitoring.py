@@ -125,8 +125,15 @@ def test_an_exploding_gradient_is_reported_once_with_its_layer(
         assert norm > EXPLODING
         message = record.getMessage()
         assert message.startswith("warning: ")
-        for fact in (layer, f"{norm:.3g}", str(epoch), str(step), "optim.lr",
-                     "schedule.warmup_epochs", "trainer.clip_grad_norm"):  # fmt: skip
+        for fact in (
+            layer,
+            f"{norm:.3g}",
+            str(epoch),
+            str(step),
+            "optim.lr",
+            "schedule.warmup_epochs",
+            "trainer.clip_grad_norm",
+        ):
             assert fact in message
     assert len(warned) == len({layer for layer, *_ in warned})
     assert any(layer in str(diverged.value) for layer in layers)
@@ -199,9 +206,14 @@ plots.on_train_start(folder, 0)
 plots.on_train_end(None)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        env=os.environ | {"MPLCONFIGDIR": str(tmp_path / "new")}, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"MPLCONFIGDIR": str(tmp_path / "new")},
+        check=True,
+    )
     assert len(list((tmp_path / "plots").glob("*.png"))) == 3
     assert list((tmp_path / "new").glob("fontlist*"))
     assert "font_manager" not in done.stderr and "fontManager" not in done.stderr

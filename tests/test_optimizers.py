@@ -111,9 +111,11 @@ def test_the_rest_keeps_its_distance_from_the_filters_rate(tmp_path: Path) -> No
 
 def test_undecayed_weights_stay_so_under_muon() -> None:
     muon = {
-        "_target_": "resnet_sweep.training.optimizers.Muon", "lr": 0.02, "weight_decay": 0.1,
+        "_target_": "resnet_sweep.training.optimizers.Muon",
+        "lr": 0.02,
+        "weight_decay": 0.1,
         "decay_norm_and_bias": False,
-    }  # fmt: skip
+    }
     optimizer = plan_run(config(optim=muon)).training().optimizer
     for group in optimizer.param_groups:
         decayed = all(weight.ndim > 1 for weight in group["params"])

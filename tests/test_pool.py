@@ -64,10 +64,17 @@ def test_where_the_cores_of_this_process_are_not_known_all_are_taken(
 @pytest.mark.slow
 def test_a_worker_that_gets_sigterm_leaves_the_next_job_to_another(tmp_path: Path) -> None:
     process = start(
-        tmp_path, "--multirun", *TINY, "trainer.epochs=4", *broken("SIGTERM", "none"),
-        "hydra.sweep.dir=sweep", "hydra/launcher=pool", "hydra.launcher.workers=1",
-        "trainer.resume=false", **write_broken(tmp_path),
-    )  # fmt: skip
+        tmp_path,
+        "--multirun",
+        *TINY,
+        "trainer.epochs=4",
+        *broken("SIGTERM", "none"),
+        "hydra.sweep.dir=sweep",
+        "hydra/launcher=pool",
+        "hydra.launcher.workers=1",
+        "trainer.resume=false",
+        **write_broken(tmp_path),
+    )
     sweep = tmp_path / "sweep"
     wait_for(process, sweep / "0" / "run.json")
     begun = records(sweep)["0"]["started"]
@@ -77,8 +84,10 @@ def test_a_worker_that_gets_sigterm_leaves_the_next_job_to_another(tmp_path: Pat
     # Job 0 is interrupted, job 1 is carried out, and job 0 is resumed: each end has a line.
     ended = re.findall(r"job (\d) (interrupted|finished|failed)\b(.*)", output)
     assert [(job, state) for job, state, _ in ended] == [
-        ("0", "interrupted"), ("1", "finished"), ("0", "finished")
-    ]  # fmt: skip
+        ("0", "interrupted"),
+        ("1", "finished"),
+        ("0", "finished"),
+    ]
     assert "SIGTERM" in ended[0][2]
     assert {each["state"] for each in records(sweep).values()} == {"finished"}
     # To start over was asked for once, and not for when the job is resumed.

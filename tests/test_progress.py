@@ -27,9 +27,7 @@ def jobs(directory: Path, *settings: dict[str, Any]) -> list[Job]:
 
 def reach(job: Job, epoch: int, **changes: Any) -> None:
     """Write what a job leaves at the end of an epoch."""
-    final = {
-        "epoch": epoch, "train_acc": 60.0, "train_loss": 1.0, "val_acc": 50.0, "val_loss": 1.0
-    }  # fmt: skip
+    final = {"epoch": epoch, "train_acc": 60.0, "train_loss": 1.0, "val_acc": 50.0, "val_loss": 1.0}
     changes = {"state": "running", "final": final, "config": job.planned.config} | changes
     write_run(job.directory, **changes)
     job.look()

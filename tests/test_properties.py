@@ -32,9 +32,17 @@ SETTINGS = sorted(name for name, _ in flatten(CONFIG))
 # Of those, what decides what is trained.
 DECISIVE = [name for name in SETTINGS if not is_incidental(name)]
 ANNOTATIONS = (
-    int, float, bool, str, Count, Count | None, list[Count], Literal["a", "b"],
-    Annotated[float, Ge(0), Lt(1)], Annotated[float, Gt(0)] | None,
-)  # fmt: skip
+    int,
+    float,
+    bool,
+    str,
+    Count,
+    Count | None,
+    list[Count],
+    Literal["a", "b"],
+    Annotated[float, Ge(0), Lt(1)],
+    Annotated[float, Gt(0)] | None,
+)
 
 
 def changed(name: str, value: Any) -> dict:

@@ -27,9 +27,11 @@ def accuracy(run: LoadedRun) -> float | None:
 def write_replicates(folder: Path, lr: float, values: dict[int, float], **changes) -> None:
     for seed, value in values.items():
         write_run(
-            folder / f"{lr}-{seed}", {"optim.lr": lr, "seed": seed}, value,
+            folder / f"{lr}-{seed}",
+            {"optim.lr": lr, "seed": seed},
+            value,
             **{"overrides": [f"optim.lr={lr}", f"seed={seed}", "sweep=x"]} | changes,
-        )  # fmt: skip
+        )
 
 
 def groups(folder: Path) -> dict[float, Group]:
@@ -150,9 +152,7 @@ class TestRanking:
         write_replicates(tmp_path, 0.4, {0: 71.0, 1: 70.5, 2: 72.3})
         ranking = Ranking(find_runs([tmp_path]), BASELINE)
         header, *lines = ranking.lines(None)
-        assert header.split() == [
-            "optim.lr", "n", "best", "final", "time", "difference", "verdict"
-        ]  # fmt: skip
+        assert header.split() == ["optim.lr", "n", "best", "final", "time", "difference", "verdict"]
         assert [" ".join(line.split()) for line in lines] == [
             "0.2 3 73.00 ± 0.95% 73.00 ± 0.95% 1 min 30 s +2.00 [+1.75, +2.25] better",
             "0.4 3 71.27 ± 0.93% 71.27 ± 0.93% 12.5 s +0.27 [-1.60, +2.13] within noise",
@@ -259,16 +259,19 @@ class TestRanking:
 
     def test_experiments_stand_for_what_they_set(self, tmp_path: Path) -> None:
         runs = {
-            "recipe": {}, "wide": {"model.widths": [64], "model.stem_width": 8},
-            "fast": {"optim.lr": 0.2}, "se": {"model.attention": "se"},
-        }  # fmt: skip
+            "recipe": {},
+            "wide": {"model.widths": [64], "model.stem_width": 8},
+            "fast": {"optim.lr": 0.2},
+            "se": {"model.attention": "se"},
+        }
         for name, settings in runs.items():
             for momentum in (0.9, 0.95):
                 write_run(
-                    tmp_path / f"{name}-{momentum}", settings | {"optim.momentum": momentum},
+                    tmp_path / f"{name}-{momentum}",
+                    settings | {"optim.momentum": momentum},
                     choices={"optim": "sgd", "experiment": name},
                     overrides=[f"experiment={name}", f"optim.momentum={momentum}"],
-                )  # fmt: skip
+                )
         header, *lines = Ranking(find_runs([tmp_path])).lines(None)
         assert header.split()[:3] == ["experiment", "optim.momentum", "n"]
         assert {tuple(line.split()[:2]) for line in lines} == {
@@ -278,8 +281,10 @@ class TestRanking:
     def test_what_was_typed_beside_an_experiment_is_shown(self, tmp_path: Path) -> None:
         for name, lr in (("a", 0.1), ("b", 0.2)):
             write_run(
-                tmp_path / name, {"optim.lr": lr}, choices={"experiment": name},
+                tmp_path / name,
+                {"optim.lr": lr},
+                choices={"experiment": name},
                 overrides=[f"experiment={name}", f"optim.lr={lr}"],
-            )  # fmt: skip
+            )
         header = Ranking(find_runs([tmp_path])).lines(None)[0]
         assert header.split()[:2] == ["experiment", "optim.lr"]

@@ -24,10 +24,18 @@ from resnet_sweep.training.checkpoint import LAST, read_checkpoint
 from resnet_sweep.training.distributed import ProcessGroup
 
 WORDS = (
-    "trainer=ddp", "data=digits", "data.limit_train=100", "data.limit_test=51", "logger=csv",
-    "trainer.epochs=3", "trainer.batch_size=16", "trainer.device=cpu", "trainer.threads=1",
-    "trainer.precision=float32", "optim.lr=0.02",
-)  # fmt: skip
+    "trainer=ddp",
+    "data=digits",
+    "data.limit_train=100",
+    "data.limit_test=51",
+    "logger=csv",
+    "trainer.epochs=3",
+    "trainer.batch_size=16",
+    "trainer.device=cpu",
+    "trainer.threads=1",
+    "trainer.precision=float32",
+    "optim.lr=0.02",
+)
 
 
 TRUSTED = {
@@ -53,13 +61,25 @@ def torchrun(folder: Path, fate: str, *words: str) -> subprocess.CompletedProces
     write_network(folder)
     return subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
-            "--max-restarts=1", "-m", "resnet_sweep", "--config-dir", "mine", "model=network",
-            *WORDS, *words,
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node=2",
+            "--max-restarts=1",
+            "-m",
+            "resnet_sweep",
+            "--config-dir",
+            "mine",
+            "model=network",
+            *WORDS,
+            *words,
         ],
-        cwd=folder, env=clean_environment() | TRUSTED | {"FATE": fate},
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        cwd=folder,
+        env=clean_environment() | TRUSTED | {"FATE": fate},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
 
 
 @pytest.fixture
@@ -85,17 +105,26 @@ def test_two_processes_train_what_one_does(settings: dict, tmp_path: Path) -> No
     # As torchrun does, but without a new interpreter for each process.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment = TRUSTED | {
-        "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
-    }  # fmt: skip
+        "TORCHELASTIC_RUN_ID": "none",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+    }
     ranks = [
         processes.start(
-            tmp_path, "--config-dir", "mine", "model=network", *WORDS,
+            tmp_path,
+            "--config-dir",
+            "mine",
+            "model=network",
+            *WORDS,
             environment=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     try:
         outputs = [rank.communicate(60)[0] for rank in ranks]
     finally:

@@ -34,11 +34,16 @@ def write_run(directory: Path, accuracies: list[float], **changes: object) -> Re
     lr, seed = values.pop("lr", 0.1), values.pop("seed", 0)
     rows = [
         {
-            "epoch": epoch, "lr": lr, "train_loss": 4 / epoch, "train_acc": accuracy + 1.5,
-            "val_loss": 4.5 / epoch, "val_acc": accuracy, "seconds": 2.0,
+            "epoch": epoch,
+            "lr": lr,
+            "train_loss": 4 / epoch,
+            "train_acc": accuracy + 1.5,
+            "val_loss": 4.5 / epoch,
+            "val_acc": accuracy,
+            "seconds": 2.0,
         }
         for epoch, accuracy in enumerate(accuracies, start=1)
-    ]  # fmt: skip
+    ]
     best = max(rows, key=lambda row: row["val_acc"])
     record = Record(
         signature=f"{lr}-{seed}",
@@ -516,10 +521,17 @@ class TestPage:
             "model": {"x": f"%{{y}} {HOSTILE}"},
         }
         write_run(
-            runs / "other", [10.0], state="failed", reason=HOSTILE, overrides=[HOSTILE],
-            choices={"data": HOSTILE, HOSTILE: HOSTILE}, config={"seed": HOSTILE, **nested},
-            notes=[HOSTILE], host=HOSTILE, versions={HOSTILE: HOSTILE},
-        )  # fmt: skip
+            runs / "other",
+            [10.0],
+            state="failed",
+            reason=HOSTILE,
+            overrides=[HOSTILE],
+            choices={"data": HOSTILE, HOSTILE: HOSTILE},
+            config={"seed": HOSTILE, **nested},
+            notes=[HOSTILE],
+            host=HOSTILE,
+            versions={HOSTILE: HOSTILE},
+        )
         (runs / HOSTILE.replace("/", "|")).mkdir()
         (runs / HOSTILE.replace("/", "|") / "run.json").write_text(HOSTILE)
         page = Page(browser, report([str(runs)], tmp_path / "report.html"))
@@ -685,8 +697,13 @@ class TestTrainingLog:
         text = (tmp_path / "log.md").read_text()
         ours = tables(text)
         assert ours["Training Runs Summary"][0] == [
-            "Run", "Best Val Acc", "Final Train Acc", "Final Val Acc", "Final Loss", "Notes"
-        ]  # fmt: skip
+            "Run",
+            "Best Val Acc",
+            "Final Train Acc",
+            "Final Val Acc",
+            "Final Loss",
+            "Notes",
+        ]
         # The notes are judgements of the log's author.
         assert [row[:-1] for row in ours["Training Runs Summary"][2:]] == [
             ["1", "69.85%", "89.57%", "69.68%", "0.3645"],
@@ -716,13 +733,17 @@ class TestTrainingLog:
             ["**Overfitting Gap**", "19.89%", "24.95%", "+5.06%"],
         ]
         assert ours["Quick Reference"][2:] == [
-            ["Best Validation Accuracy", "74.86%"], ["Best Model Epoch", "99 (Run 2)"],
-            ["Final Training Accuracy", "99.65%"], ["Overfitting Gap", "24.95%"],
+            ["Best Validation Accuracy", "74.86%"],
+            ["Best Model Epoch", "99 (Run 2)"],
+            ["Final Training Accuracy", "99.65%"],
+            ["Overfitting Gap", "24.95%"],
             ["Final Loss", "0.0278"],
-        ]  # fmt: skip
-        for line in ("- **Overfitting Gap**: 24.95% (Train vs Val accuracy difference)",
-                     "- **Best Validation Accuracy**: 69.85% (Epoch 98)",
-                     "  - Stage 4: 128→256 channels, 3 blocks, stride 2"):  # fmt: skip
+        ]
+        for line in (
+            "- **Overfitting Gap**: 24.95% (Train vs Val accuracy difference)",
+            "- **Best Validation Accuracy**: 69.85% (Epoch 98)",
+            "  - Stage 4: 128→256 channels, 3 blocks, stride 2",
+        ):
             assert line in text
 
     def test_says_of_two_runs_where_they_differ(self, call: Command, tmp_path: Path) -> None:

@@ -20,8 +20,12 @@ from resnet_sweep.runs.run import Run, write_plan
 from resnet_sweep.training.device import memory_bytes
 
 SMALL = (
-    "data=digits", "model=resnet8v2", "logger=csv", "trainer.threads=1", "data.limit_test=50",
-)  # fmt: skip
+    "data=digits",
+    "model=resnet8v2",
+    "logger=csv",
+    "trainer.threads=1",
+    "data.limit_test=50",
+)
 
 
 # An override, and what its refusal names.
@@ -49,7 +53,7 @@ REFUSALS = [
     ("--cfg=nope", "--cfg", "nope", "job"),
     ("--config-path=old/.hydra", "old/.hydra", "old/.hydra/overrides.yaml"),
     ("--config-dir=old/.hydra", "old/.hydra", "old/.hydra/overrides.yaml"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -197,10 +201,14 @@ class TestDryRun:
         done = call(main, *SMALL, "trainer.epochs=7", "trainer.max_steps=3", "dry_run=true")
         assert done.returncode == 0, done.stderr
         facts = {
-            "Model": ("resnet8v2", "77,850"), "Data": ("digits", "1,437", "50"),
-            "Recipe": ("optim sgd", "schedule cosine"), "Length": ("7", "12", "128", "3"),
-            "Device": ("cpu", "1", "float32"), "Seed": ("0",), "Run directory": ("outputs",),
-        }  # fmt: skip
+            "Model": ("resnet8v2", "77,850"),
+            "Data": ("digits", "1,437", "50"),
+            "Recipe": ("optim sgd", "schedule cosine"),
+            "Length": ("7", "12", "128", "3"),
+            "Device": ("cpu", "1", "float32"),
+            "Seed": ("0",),
+            "Run directory": ("outputs",),
+        }
         lines = dict(re.findall(r"^\s*([\w ]+): +(.*)$", done.stdout, re.MULTILINE))
         for name, values in facts.items():
             for value in values:
@@ -262,9 +270,14 @@ def test_what_the_environment_holds_stays_out_of_the_run_directory(
 ) -> None:
     secret = "hunter2-0123456789"
     done = command(
-        *SMALL, "trainer.max_steps=1", "trainer.batch_size=16", "hydra.run.dir=run",
-        API_TOKEN=secret, MLFLOW_TRACKING_PASSWORD=secret, HYDRA_SECRET=secret,
-    )  # fmt: skip
+        *SMALL,
+        "trainer.max_steps=1",
+        "trainer.batch_size=16",
+        "hydra.run.dir=run",
+        API_TOKEN=secret,
+        MLFLOW_TRACKING_PASSWORD=secret,
+        HYDRA_SECRET=secret,
+    )
     assert done.returncode == 0, done.stderr
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert {"run.json", "hydra.yaml", "train.log"} <= {path.name for path in files}

@@ -104,5 +104,10 @@ def test_the_sizes_epochs_are_noted() -> None:
     # Each size is followed by its epochs.
     assert re.findall(r"\d+", note) == ["16", "1", "24", "2", "32", "3"]
     assert re.findall(r"\d+", str(ProgressiveResizing([16, 32], 7))) == [
-        "16", "1", "3", "32", "4", "7"
-    ]  # fmt: skip
+        "16",
+        "1",
+        "3",
+        "32",
+        "4",
+        "7",
+    ]

@@ -110,8 +110,9 @@ class TestSignature:
 
 class TestDirectory:
     def record(self, config: dict = CONFIG) -> Record:
-        return Record(signature=signature(config), config=config, precision="float32",
-                      fingerprint="d")  # fmt: skip
+        return Record(
+            signature=signature(config), config=config, precision="float32", fingerprint="d"
+        )
 
     def test_two_runs_of_the_same_second_get_two_directories(self, tmp_path: Path) -> None:
         names = [make_unique_directory(tmp_path / "day" / "12-00-00").name for _ in range(3)]
@@ -416,11 +417,19 @@ class TestMetrics:
 
     def test_the_record_has_the_best_epoch_the_last_and_the_gap(self, tmp_path: Path) -> None:
         run = Run.open(tmp_path, Record(signature="s"))
-        run.write_metrics([
-            {"epoch": epoch, "train_acc": 50.0 * epoch, "train_loss": 1.0, "val_acc": accuracy,
-             "val_loss": 2.0, "seconds": 1.5}
-            for epoch, accuracy in [(1, 40.0), (2, 60.0), (3, 60.0), (4, 55.0)]
-        ])  # fmt: skip
+        run.write_metrics(
+            [
+                {
+                    "epoch": epoch,
+                    "train_acc": 50.0 * epoch,
+                    "train_loss": 1.0,
+                    "val_acc": accuracy,
+                    "val_loss": 2.0,
+                    "seconds": 1.5,
+                }
+                for epoch, accuracy in [(1, 40.0), (2, 60.0), (3, 60.0), (4, 55.0)]
+            ]
+        )
         run.close("finished")
         record = Record.read(tmp_path)
         assert record.best == {"epoch": 2, "val_acc": 60.0, "val_loss": 2.0}

@@ -50,8 +50,15 @@ def sweep(tmp_path: Path) -> Path:
             seconds=100.0 + number,
             started=f"2026-01-02T03:0{number}:00+00:00",
         )
-    write_run(tmp_path / "outputs/day/time", {"optim.lr": 0.2}, state="interrupted", best=None,
-              final=None, gap=None, started="2026-01-03T00:00:00+00:00")  # fmt: skip
+    write_run(
+        tmp_path / "outputs/day/time",
+        {"optim.lr": 0.2},
+        state="interrupted",
+        best=None,
+        final=None,
+        gap=None,
+        started="2026-01-03T00:00:00+00:00",
+    )
     return tmp_path
 
 
@@ -61,25 +68,59 @@ def test_replicates_are_a_line_with_mean_and_deviation(sweep: Path, runs: Runs) 
     header, *lines = table(runs())
     assert header == ["state", "started", "n", "best", "final", "time", "optim.lr", "seed", "run"]
     assert lines == [
-        ["interrupted", "2026-01-03 00:00", "1", "unknown", "unknown", "12.5 s", "0.2", "0",
-         "outputs/day/time"],
-        ["finished", "2026-01-02 03:05", "3", text, text, "1 min 44 s", "0.05", "[0, 1, 2]",
-         "multirun/day/5 and 2 more"],
-        ["finished", "2026-01-02 03:02", "3", "62.67 ± 2.08%", "62.67 ± 2.08%", "1 min 41 s",
-         "0.1", "[0, 1, 2]", "multirun/day/2 and 2 more"],
-    ]  # fmt: skip
+        [
+            "interrupted",
+            "2026-01-03 00:00",
+            "1",
+            "unknown",
+            "unknown",
+            "12.5 s",
+            "0.2",
+            "0",
+            "outputs/day/time",
+        ],
+        [
+            "finished",
+            "2026-01-02 03:05",
+            "3",
+            text,
+            text,
+            "1 min 44 s",
+            "0.05",
+            "[0, 1, 2]",
+            "multirun/day/5 and 2 more",
+        ],
+        [
+            "finished",
+            "2026-01-02 03:02",
+            "3",
+            "62.67 ± 2.08%",
+            "62.67 ± 2.08%",
+            "1 min 41 s",
+            "0.1",
+            "[0, 1, 2]",
+            "multirun/day/2 and 2 more",
+        ],
+    ]
 
 
 def test_single_runs_are_shown_newest_first(sweep: Path, runs: Runs) -> None:
     header, *lines = table(runs("--no-group"))
     assert header == ["state", "started", "best", "final", "time", "optim.lr", "seed", "run"]
     assert [line[-1] for line in lines] == [
-        "outputs/day/time", *(f"multirun/day/{number}" for number in reversed(range(6)))
-    ]  # fmt: skip
+        "outputs/day/time",
+        *(f"multirun/day/{number}" for number in reversed(range(6))),
+    ]
     assert lines[1] == [
-        "finished", "2026-01-02 03:05", "64.50%", "64.50%", "1 min 45 s", "0.05", "2",
+        "finished",
+        "2026-01-02 03:05",
+        "64.50%",
+        "64.50%",
+        "1 min 45 s",
+        "0.05",
+        "2",
         "multirun/day/5",
-    ]  # fmt: skip
+    ]
     assert "optim.lr" not in table(runs("multirun/day/3", "multirun/day/4"))[0]
 
 
@@ -205,9 +246,11 @@ def test_variants_are_compared_with_a_baseline(tmp_path: Path, runs: Runs) -> No
     for seed, gain in enumerate((0.9, 1.0, 1.1)):
         for lr in (0.1, 0.2):
             write_run(
-                tmp_path / f"multirun/{lr}-{seed}", {"optim.lr": lr, "seed": seed},
-                70 + seed + gain * (lr > 0.1), overrides=[f"optim.lr={lr}", f"seed={seed}"],
-            )  # fmt: skip
+                tmp_path / f"multirun/{lr}-{seed}",
+                {"optim.lr": lr, "seed": seed},
+                70 + seed + gain * (lr > 0.1),
+                overrides=[f"optim.lr={lr}", f"seed={seed}"],
+            )
     done = runs("--baseline", "optim.lr == 0.1", "--filter", "seed >= 0")
     assert done.returncode == 0, done.stderr
     header, best, other, *notes = done.stdout.splitlines()
@@ -251,8 +294,12 @@ def test_a_reader_may_leave(sweep: Path, forms: list[str]) -> None:
     for form in forms:
         done = subprocess.run(
             f"{sys.executable} -m resnet_sweep runs --no-group {form} | true",
-            shell=True, cwd=sweep, env=clean_environment(), capture_output=True, text=True,
-        )  # fmt: skip
+            shell=True,
+            cwd=sweep,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+        )
         assert done.stderr == ""
 
 
@@ -393,17 +440,24 @@ def test_a_terminal_without_the_letters_gets_others(sweep: Path, runs: Runs) -> 
 
 @pytest.mark.parametrize(
     "arguments",
-    ["runs --help", "diff logged_run_1 logged_run_2", "report . -o -",
-     pytest.param("--help", marks=pytest.mark.slow),
-     pytest.param("--cfg job", marks=pytest.mark.slow)],
-)  # fmt: skip
+    [
+        "runs --help",
+        "diff logged_run_1 logged_run_2",
+        "report . -o -",
+        pytest.param("--help", marks=pytest.mark.slow),
+        pytest.param("--cfg job", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 def test_a_reader_of_any_command_may_leave(sweep: Path, arguments: str, unbuffered: str) -> None:
     done = subprocess.run(
         f"{sys.executable} -m resnet_sweep {arguments} | true",
-        shell=True, cwd=sweep, env=clean_environment() | {"PYTHONUNBUFFERED": unbuffered},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        shell=True,
+        cwd=sweep,
+        env=clean_environment() | {"PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+    )
     # A report can't be written to the standard output.
     assert len(done.stderr.splitlines()) == ("report" in arguments)
     assert "pipe" not in done.stderr.lower()

@@ -51,8 +51,12 @@ def test_warm_restarts_are_torchs_own(T_0: float, T_mult: int) -> None:
     ours = CosineWarmRestarts(0.3, 6, 10, min_lr=0.01, T_0=T_0, T_mult=T_mult)
     theirs = rates_of_torch(
         lr_scheduler.CosineAnnealingWarmRestarts,
-        0.3, 60, T_0=round(60 * T_0), T_mult=T_mult, eta_min=0.01,
-    )  # fmt: skip
+        0.3,
+        60,
+        T_0=round(60 * T_0),
+        T_mult=T_mult,
+        eta_min=0.01,
+    )
     assert [ours(step) for step in range(60)] == pytest.approx(theirs, rel=1e-9)
 
 
@@ -76,8 +80,13 @@ def test_one_cycle_is_torchs_own(pct_start: float) -> None:
     ours = OneCycle(0.3, epochs=6, steps_per_epoch=10, pct_start=pct_start)
     theirs = rates_of_torch(
         lr_scheduler.OneCycleLR,
-        0.3, 60, max_lr=0.3, total_steps=60, pct_start=pct_start, cycle_momentum=False,
-    )  # fmt: skip
+        0.3,
+        60,
+        max_lr=0.3,
+        total_steps=60,
+        pct_start=pct_start,
+        cycle_momentum=False,
+    )
     assert [ours(step) for step in range(60)] == pytest.approx(theirs, rel=1e-9)
 
 

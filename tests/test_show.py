@@ -41,8 +41,11 @@ def test_a_mixed_label_shows_its_two_largest_shares() -> None:
         [[0.62, 0.0, 0.38], [0.2, 0.5, 0.3], [0.0, 1.0, 0.0], [0.0, 0.002, 0.998]]
     )
     assert captions(shares, classes) == [
-        "apple 0.62 /\nrose 0.38", "bee 0.50 /\nrose 0.30", "bee", "rose"
-    ]  # fmt: skip
+        "apple 0.62 /\nrose 0.38",
+        "bee 0.50 /\nrose 0.30",
+        "bee",
+        "rose",
+    ]
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)])
@@ -97,8 +100,10 @@ def test_the_command_draws_the_same_picture_every_time(
     done = call(main, "show", *arguments, "-o", "other.png", "seed=1")
     assert answer(done) == (0, "other.png\n", "")
     assert {path.name for path in tmp_path.iterdir()} == {
-        "augmentation_cutmix.png", "again.png", "other.png"
-    }  # fmt: skip
+        "augmentation_cutmix.png",
+        "again.png",
+        "other.png",
+    }
     picture = (tmp_path / "augmentation_cutmix.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert (tmp_path / "again.png").read_bytes() == picture
@@ -127,7 +132,9 @@ REFUSALS = [
     (["augmentation=null"], "augmentation=null", "color_jitter", "cutmix"),
     (
         ["augmentation.cutout.size=4"],
-        "augmentation.cutout", "augmentation.random_crop", "augmentation.random_flip",
+        "augmentation.cutout",
+        "augmentation.random_crop",
+        "augmentation.random_flip",
     ),
     (["optim.lr=-1"], "optim.lr", "0", "-1"),
     (["optim.lr=1,2"], "optim.lr=1,2", "optim.lr=[1,2]"),
@@ -139,7 +146,7 @@ REFUSALS = [
     (["-o", "nowhere/picture.png"], "nowhere/picture.png", "-o"),
     (["-o", "."], "-o .", ".png"),
     (["-o", "picture.txt"], "-o picture.txt", ".png"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -168,8 +175,12 @@ def test_misspelt_choice_is_refused_with_the_nearest_and_all(call: Command, tmp_
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "resnet_sweep", "show", "--help"],
-        cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0
     assert "augmentation=cutmix" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

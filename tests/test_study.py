@@ -87,15 +87,21 @@ class TestPruning:
         extra = [f"hydra.sweeper.pruner.{key}={value}" for key, value in settings.items()]
         done = call(
             main,
-            *STUDY, f"hydra/sweeper/pruner={pruner}", *extra, "hydra.sweep.dir=study",
-            f"hydra.sweeper.n_trials={total}", "hydra.sweeper.sampler.seed=2",
-        )  # fmt: skip
+            *STUDY,
+            f"hydra/sweeper/pruner={pruner}",
+            *extra,
+            "hydra.sweep.dir=study",
+            f"hydra.sweeper.n_trials={total}",
+            "hydra.sweeper.sampler.seed=2",
+        )
         assert done.returncode == 0, done.stderr
         ours = trials(tmp_path / "study")
         classes = {
-            "hyperband": "HyperbandPruner", "successive_halving": "SuccessiveHalvingPruner",
-            "median": "MedianPruner", "percentile": "PercentilePruner",
-        }  # fmt: skip
+            "hyperband": "HyperbandPruner",
+            "successive_halving": "SuccessiveHalvingPruner",
+            "median": "MedianPruner",
+            "percentile": "PercentilePruner",
+        }
         study = optuna.create_study(
             study_name="resnet_sweep",
             direction="maximize",
@@ -139,9 +145,12 @@ class TestResuming:
     ) -> None:
         # Epochs that are long enough for the signal to arrive before the last one.
         words = (
-            *STUDY, "data.limit_train=200", "trainer.epochs=6", "hydra.sweep.dir=study",
+            *STUDY,
+            "data.limit_train=200",
+            "trainer.epochs=6",
+            "hydra.sweep.dir=study",
             "hydra/sweeper/pruner=none",
-        )  # fmt: skip
+        )
         process = start(tmp_path, *words, "hydra.sweeper.n_trials=1")
         run = tmp_path / "study" / "0"
         wait_for(process, run / "checkpoints" / "last_model.pth")
@@ -170,9 +179,13 @@ class TestResuming:
         words = [word for word in STUDY if not word.startswith("optim.lr")]
         done = call(
             main,
-            *words, "optim.lr=0.05,0.1", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=4",
-            "hydra/sweeper/pruner=none", "hydra/sweeper/sampler=random",
-        )  # fmt: skip
+            *words,
+            "optim.lr=0.05,0.1",
+            "hydra.sweep.dir=study",
+            "hydra.sweeper.n_trials=4",
+            "hydra/sweeper/pruner=none",
+            "hydra/sweeper/sampler=random",
+        )
         assert done.returncode == 0, done.stderr
         found = trials(tmp_path / "study")
         assert len(found) == 4
@@ -190,9 +203,13 @@ class TestResuming:
         first = command(*SMALL, "trainer.epochs=1", "optim.lr=0.2", "hydra.run.dir=outputs/earlier")
         assert first.returncode == 0, first.stderr
         done = command(
-            *STUDY, "trainer.epochs=1", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
-            "hydra.sweeper.warm_start=true", "hydra.sweeper.enqueue=current_config",
-        )  # fmt: skip
+            *STUDY,
+            "trainer.epochs=1",
+            "hydra.sweep.dir=study",
+            "hydra.sweeper.n_trials=1",
+            "hydra.sweeper.warm_start=true",
+            "hydra.sweeper.enqueue=current_config",
+        )
         assert done.returncode == 0, done.stderr
         earlier, recipe = trials(tmp_path / "study")
         assert earlier.params == {"optim.lr": 0.2}
@@ -213,9 +230,13 @@ class TestResuming:
         (tmp_path / "outputs/earlier/metrics.csv").unlink()
         done = call(
             main,
-            *STUDY, *words, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
-            "hydra.sweeper.enqueue=current_config", f"hydra.sweeper.direction={direction}",
-        )  # fmt: skip
+            *STUDY,
+            *words,
+            "hydra.sweep.dir=study",
+            "hydra.sweeper.n_trials=1",
+            "hydra.sweeper.enqueue=current_config",
+            f"hydra.sweeper.direction={direction}",
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         (row,) = rows(tmp_path / "study")
         assert (row["state"], row["directory"]) == ("finished", directory)
@@ -226,9 +247,13 @@ class TestReplicates:
     def test_a_trial_is_the_mean_over_seeds(self, call: Command, tmp_path: Path) -> None:
         done = call(
             main,
-            *STUDY, "replicates=2", "seed=5", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
+            *STUDY,
+            "replicates=2",
+            "seed=5",
+            "hydra.sweep.dir=study",
+            "hydra.sweeper.n_trials=1",
             "hydra/sweeper/pruner=none",
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         (trial,) = trials(tmp_path / "study")
         runs = [record(tmp_path / f"study/0/{seed}") for seed in (5, 6)]
@@ -247,10 +272,15 @@ class TestReplicates:
         )
         assert first.returncode == 0, first.stderr
         done = command(
-            *STUDY, "trainer.epochs=1", "replicates=2", "seed=5", "hydra.sweep.dir=multirun/study",
-            "hydra/sweeper/pruner=none", "hydra.sweeper.enqueue=current_config",
+            *STUDY,
+            "trainer.epochs=1",
+            "replicates=2",
+            "seed=5",
+            "hydra.sweep.dir=multirun/study",
+            "hydra/sweeper/pruner=none",
+            "hydra.sweeper.enqueue=current_config",
             "hydra.sweeper.n_trials=1",
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         runs = [record(tmp_path / "outputs/earlier"), record(tmp_path / "multirun/study/0/6")]
         assert not (tmp_path / "multirun/study/0/5").exists()
@@ -261,9 +291,14 @@ class TestReplicates:
         assert float(row["sd"]) == pytest.approx(stdev(found))
         # A study that begins with finished runs knows them all, too.
         done = command(
-            *STUDY, "trainer.epochs=1", "replicates=2", "seed=5", "hydra.sweep.dir=next",
-            "hydra.sweeper.n_trials=1", "hydra.sweeper.warm_start=true",
-        )  # fmt: skip
+            *STUDY,
+            "trainer.epochs=1",
+            "replicates=2",
+            "seed=5",
+            "hydra.sweep.dir=next",
+            "hydra.sweeper.n_trials=1",
+            "hydra.sweeper.warm_start=true",
+        )
         assert done.returncode == 0, done.stderr
         again = rows(tmp_path / "next")[0]
         assert [again[name] for name in ("value", "best_val_acc", "sd", "n")] == [
@@ -276,11 +311,16 @@ class TestReplicates:
     ) -> None:
         done = call(
             main,
-            *STUDY, "replicates=3", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=8",
-            "hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=2",
+            *STUDY,
+            "replicates=3",
+            "hydra.sweep.dir=study",
+            "hydra.sweeper.n_trials=8",
+            "hydra/sweeper/pruner=median",
+            "hydra.sweeper.pruner.n_startup_trials=2",
             # The epochs of the first seed aren't judged by, what it came to is.
-            "hydra.sweeper.pruner.n_warmup_steps=3", "hydra.sweeper.sampler.seed=1",
-        )  # fmt: skip
+            "hydra.sweeper.pruner.n_warmup_steps=3",
+            "hydra.sweeper.sampler.seed=1",
+        )
         assert done.returncode == 0, done.stderr
         study = optuna.create_study(
             direction="maximize",
@@ -315,9 +355,13 @@ def test_several_objectives_have_a_front(call: Command, tmp_path: Path) -> None:
     words = [word for word in STUDY if not word.startswith(("optim.lr", "model.widths"))]
     done = call(
         main,
-        *words, "objective=[val_acc,parameters]", "hydra.sweeper.direction=[maximize,minimize]",
-        "model.widths=[4,8],[8,16]", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=3",
-    )  # fmt: skip
+        *words,
+        "objective=[val_acc,parameters]",
+        "hydra.sweeper.direction=[maximize,minimize]",
+        "model.widths=[4,8],[8,16]",
+        "hydra.sweep.dir=study",
+        "hydra.sweeper.n_trials=3",
+    )
     assert done.returncode == 0, done.stderr
     for trial, row in zip(trials(tmp_path / "study"), rows(tmp_path / "study"), strict=True):
         run = record(tmp_path / "study" / row["directory"])
@@ -331,12 +375,18 @@ def test_several_objectives_have_a_front(call: Command, tmp_path: Path) -> None:
         (["seed=0,1"], ["seed=0,1", "replicates="]),
         (
             ["objective=val_loss"],
-            ["hydra.sweeper.direction=maximize", "objective=val_loss",
-             "hydra.sweeper.direction=minimize"],
+            [
+                "hydra.sweeper.direction=maximize",
+                "objective=val_loss",
+                "hydra.sweeper.direction=minimize",
+            ],
         ),
         (
-            ["objective=[val_acc,seconds]", "hydra.sweeper.direction=[maximize,minimize]",
-             "hydra/sweeper/pruner=median"],
+            [
+                "objective=[val_acc,seconds]",
+                "hydra.sweeper.direction=[maximize,minimize]",
+                "hydra/sweeper/pruner=median",
+            ],
             ["MedianPruner", "2", "hydra/sweeper/pruner=none"],
         ),
         (
@@ -345,13 +395,16 @@ def test_several_objectives_have_a_front(call: Command, tmp_path: Path) -> None:
         ),
         (["hydra.sweeper.enqueue=[{optim.lr: 5}]"], ["hydra.sweeper.enqueue", "optim.lr=5"]),
         (
-            ["hydra/sweeper/sampler=grid", "optim.lr=0.1,0.2",
-             "hydra.sweeper.enqueue=current_config"],
+            [
+                "hydra/sweeper/sampler=grid",
+                "optim.lr=0.1,0.2",
+                "hydra.sweeper.enqueue=current_config",
+            ],
             ["hydra.sweeper.enqueue", "grid", "hydra/sweeper/sampler"],
         ),
         (["trainer.resume=false"], ["trainer.resume=false"]),
     ],
-)  # fmt: skip
+)
 def test_bad_requests_touch_nothing(
     call: Command, tmp_path: Path, words: list[str], facts: list[str]
 ) -> None:
@@ -823,9 +876,13 @@ def test_numbers_have_four_digits_for_people_and_all_of_them_in_files_and_comman
     monkeypatch.setenv("WORD", "found")
     done = call(
         main,
-        *STUDY, "trainer.epochs=1", "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1",
-        "+hydra.job.env_set.OTHER=${oc.env:WORD}", "hydra.job.chdir=${dry_run}",
-    )  # fmt: skip
+        *STUDY,
+        "trainer.epochs=1",
+        "hydra.sweep.dir=study",
+        "hydra.sweeper.n_trials=1",
+        "+hydra.job.env_set.OTHER=${oc.env:WORD}",
+        "hydra.job.chdir=${dry_run}",
+    )
     assert done.returncode == 0, done.stderr
     (trial,) = trials(tmp_path / "study")
     value = trial.params["optim.lr"]

@@ -37,9 +37,15 @@ hydra:
 def begin(folder: Path, launcher: str) -> Process:
     """Start a study with two workers."""
     return start(
-        folder, *STUDY, f"hydra/launcher={launcher}", *LAUNCHERS[launcher], "trainer.epochs=8",
-        "hydra.sweeper.n_jobs=2", f"hydra.sweeper.n_trials={TRIALS}", "hydra.sweep.dir=study",
-    )  # fmt: skip
+        folder,
+        *STUDY,
+        f"hydra/launcher={launcher}",
+        *LAUNCHERS[launcher],
+        "trainer.epochs=8",
+        "hydra.sweeper.n_jobs=2",
+        f"hydra.sweeper.n_trials={TRIALS}",
+        "hydra.sweep.dir=study",
+    )
 
 
 def wait_for(processes: int, process: Process, folder: Path) -> list[int]:
@@ -89,9 +95,16 @@ def test_a_launcher_may_be_chosen_in_a_config(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "mine.yaml").write_text(CONFIG)
     process = start(
-        tmp_path, "--config-dir", "mine", "--config-name", "mine", *STUDY,
-        f"hydra.sweeper.n_trials={TRIALS}", "hydra.sweep.dir=study", "hydra.job.chdir=true",
-    )  # fmt: skip
+        tmp_path,
+        "--config-dir",
+        "mine",
+        "--config-name",
+        "mine",
+        *STUDY,
+        f"hydra.sweeper.n_trials={TRIALS}",
+        "hydra.sweep.dir=study",
+        "hydra.job.chdir=true",
+    )
     output = finish(process)
     assert process.returncode == 0, output
     assert len([*(tmp_path / "study" / "workers").glob("*/worker.log")]) == 2

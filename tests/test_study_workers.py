@@ -17,11 +17,19 @@ from processes import Process
 from resnet_sweep.runs.metrics import Row, read_metrics
 
 SMALL = (
-    "experiment=quickstart", "logger=csv", "data.limit_train=150", "data.limit_test=50",
-    "model.widths=[4,8]", "model.blocks=[1,1]", "model.strides=[2,2]", "trainer.epochs=3",
-    "trainer.batch_size=16", "trainer.threads=1", "trainer.device=cpu",
+    "experiment=quickstart",
+    "logger=csv",
+    "data.limit_train=150",
+    "data.limit_test=50",
+    "model.widths=[4,8]",
+    "model.blocks=[1,1]",
+    "model.strides=[2,2]",
+    "trainer.epochs=3",
+    "trainer.batch_size=16",
+    "trainer.threads=1",
+    "trainer.device=cpu",
     "trainer.precision=float32",
-)  # fmt: skip
+)
 STUDY = ("--multirun", "hydra/sweeper=optuna", "optim.lr=interval(0.01,0.3)", *SMALL)
 
 
@@ -156,9 +164,12 @@ def test_no_trial_is_lost_or_trained_twice_when_workers_are_killed(
     tmp_path: Path, place: str, total: int, kills: int, count: int
 ) -> None:
     workers = Workers(
-        tmp_path, f"hydra.sweeper.n_trials={total}", "hydra.sweep.dir=study",
-        f"hydra.sweeper.storage={place}", "hydra.sweeper.sampler.seed=1",
-    )  # fmt: skip
+        tmp_path,
+        f"hydra.sweeper.n_trials={total}",
+        "hydra.sweep.dir=study",
+        f"hydra.sweeper.storage={place}",
+        "hydra.sweeper.sampler.seed=1",
+    )
     directory = tmp_path / "study"
     try:
         left = kill_at_random(workers, directory, kills, seed=3, count=count)

@@ -13,9 +13,13 @@ from small_sweep import TINY, assert_same_runs, finish, leftovers, manifest, rec
 from resnet_sweep.runs.metrics import read_metrics
 
 SWEEP = (
-    "--multirun", *TINY, "trainer.epochs=16", "data.limit_train=300", "hydra.sweep.dir=sweep",
+    "--multirun",
+    *TINY,
+    "trainer.epochs=16",
+    "data.limit_train=300",
+    "hydra.sweep.dir=sweep",
     "seed=0,1",
-)  # fmt: skip
+)
 
 
 @pytest.mark.slow

@@ -98,8 +98,11 @@ class TestPreview:
         before = snapshot(undisturbed)
         done = call(
             main,
-            *GRID, f"hydra.sweep.dir={undisturbed}", "optim.lr=0.1,0.05,0.2", "dry_run=true",
-        )  # fmt: skip
+            *GRID,
+            f"hydra.sweep.dir={undisturbed}",
+            "optim.lr=0.1,0.05,0.2",
+            "dry_run=true",
+        )
         assert done.returncode == 0, done.stderr
         states = [state for _, state, _ in previewed(done.stdout)]
         assert states == ["finished"] * 4 + ["pending"] * 2
@@ -111,13 +114,18 @@ class TestPreview:
     def test_it_names_duplicates_and_counts_what_a_filter_leaves_out(self, call: Command) -> None:
         done = call(
             main,
-            *SWEEP, "optim.lr=0.1,0.10,0.2", "seed=0,1", "dry_run=true",
+            *SWEEP,
+            "optim.lr=0.1,0.10,0.2",
+            "seed=0,1",
+            "dry_run=true",
             "sweep_filter='optim.lr == 0.1 or seed == 0'",
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         assert [rest for *_, rest in previewed(done.stdout)] == [
-            ["0.1", "0"], ["0.1", "1"], ["0.2", "0"]
-        ]  # fmt: skip
+            ["0.1", "0"],
+            ["0.1", "1"],
+            ["0.2", "0"],
+        ]
         assert lines_with(done.stdout, "sweep_filter", 1)
         for seed in (0, 1):
             assert len(lines_with(done.stdout, "optim.lr=0.1", f"seed={seed}", f"job {seed}")) == 1
@@ -209,11 +217,12 @@ class TestResuming:
             (number, [f"optim.lr={lr}", f"seed={seed}"]) for number, (lr, seed) in enumerate(jobs)
         ]
         runs = {"0.1": "2", "0.05": "2", "0.2": "1"}
-        assert [(line["number"], line["state"], line["optim.lr"], line["seed"], line["n"])
-                for line in results(sweep)] == [
-            (str(number), "finished", lr, seed, runs[lr])
-            for number, (lr, seed) in enumerate(jobs)
-        ]  # fmt: skip
+        assert [
+            (line["number"], line["state"], line["optim.lr"], line["seed"], line["n"])
+            for line in results(sweep)
+        ] == [
+            (str(number), "finished", lr, seed, runs[lr]) for number, (lr, seed) in enumerate(jobs)
+        ]
         # The directories of its runs are enough to resume a sweep.
         (sweep / "sweep.json").write_text("{")
         done = call(main, *GRID, "optim.lr=0.2,0.1,0.05", "dry_run=true")
@@ -265,15 +274,21 @@ class TestResuming:
         self, command: Command, tmp_path: Path
     ) -> None:
         words = (
-            "model=resnet8v2", "data=digits", "trainer.batch_size=20", *TINY[1:],
+            "model=resnet8v2",
+            "data=digits",
+            "trainer.batch_size=20",
+            *TINY[1:],
             "trainer.max_steps=1",
-        )  # fmt: skip
+        )
         assert command(*words).returncode == 0
         baseline = 'experiment == "logged_run_1"'
         sweep = (
-            "--multirun", *words, "experiment=logged_run_1,lr_0.05", f"baseline='{baseline}'",
+            "--multirun",
+            *words,
+            "experiment=logged_run_1,lr_0.05",
+            f"baseline='{baseline}'",
             "hydra.sweep.dir=sweep",
-        )  # fmt: skip
+        )
         # The second command reads the sweep from its directory.
         for _ in range(2):
             done = command(*sweep)
@@ -306,9 +321,11 @@ class TestResuming:
         self, command: Command, tmp_path: Path
     ) -> None:
         done = command(
-            *SHORT, "optim.lr=0.1,0.05", "optim.weight_decay=${optim.lr}",
+            *SHORT,
+            "optim.lr=0.1,0.05",
+            "optim.weight_decay=${optim.lr}",
             "hydra.sweep.subdir='job ${hydra.job.num} é'",
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         found = records(tmp_path / "sweep")
         assert list(found) == ["job 0 é", "job 1 é"]
@@ -406,9 +423,14 @@ class TestResuming:
             "        time.sleep(300)\n"
         )
         process = start(
-            tmp_path, "--multirun", *TINY, "seed=0,1", "+augmentation.mine._target_=slow.Slow",
-            PYTHONPATH=str(tmp_path), RESNET_SWEEP_TRUSTED_PACKAGES="slow",
-        )  # fmt: skip
+            tmp_path,
+            "--multirun",
+            *TINY,
+            "seed=0,1",
+            "+augmentation.mine._target_=slow.Slow",
+            PYTHONPATH=str(tmp_path),
+            RESNET_SWEEP_TRUSTED_PACKAGES="slow",
+        )
         wait_for(process, tmp_path / "composing")
         process.send_signal(number)
         output = finish(process)
@@ -458,10 +480,14 @@ class TestWriting:
     ) -> None:
         monkeypatch.setenv("KIND", "cheap")
         call(
-            main, *SHORT, "seed=0,1", "hydra.sweep.subdir='job ${hydra:job.num}'",
-            "+hydra.job.env_set.KIND=${oc.env:KIND}", "hydra.job.chdir=${reuse}",
+            main,
+            *SHORT,
+            "seed=0,1",
+            "hydra.sweep.subdir='job ${hydra:job.num}'",
+            "+hydra.job.env_set.KIND=${oc.env:KIND}",
+            "hydra.job.chdir=${reuse}",
             "+hydra.job.env_set.PLACE=${hydra:runtime.output_dir}",
-        )  # fmt: skip
+        )
         for name in ("job 0", "job 1"):
             directory = tmp_path / "sweep" / name
             written = OmegaConf.to_container(OmegaConf.load(directory / ".hydra" / "hydra.yaml"))
@@ -607,9 +633,12 @@ def one_killed(once: Once) -> Path:
 
     def carry_out(folder: Path) -> None:
         process = start(
-            folder, *ONE_IS_KILLED, "hydra/launcher=pool", "hydra.launcher.workers=2",
+            folder,
+            *ONE_IS_KILLED,
+            "hydra/launcher=pool",
+            "hydra.launcher.workers=2",
             **write_broken(folder),
-        )  # fmt: skip
+        )
         (folder / "output.txt").write_text(finish(process))
         assert process.returncode == 1, (folder / "output.txt").read_text()
 
@@ -686,8 +715,9 @@ class TestFailures:
         disk.mkdir()
         mounted = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)],
-            capture_output=True, text=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+        )
         if mounted.returncode:
             pytest.skip(
                 f"no small disk can be mounted ({mounted.stderr.strip()}): run this as root, in a "

@@ -17,10 +17,19 @@ from resnet_sweep.training.evaluation import predict
 
 CPU = torch.device("cpu")
 WORDS = [
-    "model=resnet8v2", "model.widths=[16,32]", "model.blocks=[1,1]", "model.strides=[2,2]",
-    "data=digits", "data.limit_train=40", "data.limit_test=20", "trainer.batch_size=16",
-    "trainer.epochs=2", "trainer.device=cpu", "trainer.precision=float32", "trainer.threads=1",
-]  # fmt: skip
+    "model=resnet8v2",
+    "model.widths=[16,32]",
+    "model.blocks=[1,1]",
+    "model.strides=[2,2]",
+    "data=digits",
+    "data.limit_train=40",
+    "data.limit_test=20",
+    "trainer.batch_size=16",
+    "trainer.epochs=2",
+    "trainer.device=cpu",
+    "trainer.precision=float32",
+    "trainer.threads=1",
+]
 STEPS = 6
 
 

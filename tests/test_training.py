@@ -412,10 +412,12 @@ def test_accuracy_counts_the_label_among_the_k_largest(k: int) -> None:
 
 def test_cross_entropy_is_its_formula() -> None:
     logits, labels = torch.randn(20, 5), torch.randint(5, (20,))
-    expected = np.mean([
-        -math.log(math.exp(row[label]) / sum(map(math.exp, row)))
-        for row, label in zip(logits.tolist(), labels.tolist(), strict=True)
-    ])  # fmt: skip
+    expected = np.mean(
+        [
+            -math.log(math.exp(row[label]) / sum(map(math.exp, row)))
+            for row, label in zip(logits.tolist(), labels.tolist(), strict=True)
+        ]
+    )
     assert cross_entropy(logits, labels) == pytest.approx(expected)
 
 

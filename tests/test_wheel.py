@@ -32,10 +32,19 @@ def wheel(once: Once) -> Path:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes((ROOT / name).read_bytes())
         subprocess.run(
-            [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder,
-             folder / "source"],
-            check=True, capture_output=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "build",
+                "--wheel",
+                "--no-isolation",
+                "--outdir",
+                folder,
+                folder / "source",
+            ],
+            check=True,
+            capture_output=True,
+        )
         (file,) = folder.glob("*.whl")
         with zipfile.ZipFile(file) as archive:
             archive.extractall(folder / "unpacked")

@@ -29,8 +29,18 @@ from resnet_sweep.runs.signature import flatten
 # A trial that takes longer hangs.
 LIMIT_SECONDS = 30
 # What is printed in answer to these isn't one line.
-QUESTIONS = ("--cfg", "-c", "--help", "-h", "--hydra-help", "--version", "--info", "-i",
-             "--shell-completion", "-sc")  # fmt: skip
+QUESTIONS = (
+    "--cfg",
+    "-c",
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--version",
+    "--info",
+    "-i",
+    "--shell-completion",
+    "-sc",
+)
 
 
 def command_line(count: int, seed: int, folder: Path) -> Tally:

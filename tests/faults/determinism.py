@@ -22,11 +22,20 @@ def determinism(count: int, seed: int, folder: Path) -> Tally:
         for place, hash_seed in zip(places, ("1", "2"), strict=True):
             place.parent.mkdir(parents=True)
             done = subprocess.run(
-                [sys.executable, "-m", "resnet_sweep", *recipes.SMALL, *recipes.RECIPES[name],
-                 "hydra.run.dir=run"],
-                cwd=place.parent, env=clean_environment() | {"PYTHONHASHSEED": hash_seed},
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    "-m",
+                    "resnet_sweep",
+                    *recipes.SMALL,
+                    *recipes.RECIPES[name],
+                    "hydra.run.dir=run",
+                ],
+                cwd=place.parent,
+                env=clean_environment() | {"PYTHONHASHSEED": hash_seed},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         wrong = done.stderr if done.returncode else difference(places[1], results(places[0]))
         tally.add("the same bits", wrong and f"{name}: {wrong}")
         shutil.rmtree(folder / f"{number}")

@@ -22,16 +22,34 @@ from resnet_sweep.training.checkpoint import BEST, LAST, PREVIOUS, digest
 WORDS = (*recipes.SMALL, "hydra.run.dir=run")
 MARK = "executed"
 TARGETS = (
-    "os.system", "builtins.eval", "builtins.exec", "subprocess.run", "pathlib.Path.touch",
-    "hydra.utils.instantiate", "hydra.utils.call", "torch.load", "torch.hub.load", "pickle.loads",
-    "resnet_sweep.runs.run.shutil.rmtree", "resnet_sweep.runs.provenance.subprocess.run",
-    "torch.nn.modules.module.os.system", "torch.optim.optimizer.torch.load",
-    "torchvision.models._api.sys.exit", "resnet_sweep.training.trainer.os.replace",
-)  # fmt: skip
+    "os.system",
+    "builtins.eval",
+    "builtins.exec",
+    "subprocess.run",
+    "pathlib.Path.touch",
+    "hydra.utils.instantiate",
+    "hydra.utils.call",
+    "torch.load",
+    "torch.hub.load",
+    "pickle.loads",
+    "resnet_sweep.runs.run.shutil.rmtree",
+    "resnet_sweep.runs.provenance.subprocess.run",
+    "torch.nn.modules.module.os.system",
+    "torch.optim.optimizer.torch.load",
+    "torchvision.models._api.sys.exit",
+    "resnet_sweep.training.trainer.os.replace",
+)
 SCRIPTS = (
-    "<script>alert(1)</script>", "</script><img src=x onerror=alert(1)>", "'\"><svg onload=x>",
-    "javascript:alert(1)", "\x1b]0;title\x07", "\u202e", "{{7*7}}", "${jndi:ldap://x}", "-->",
-)  # fmt: skip
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    "'\"><svg onload=x>",
+    "javascript:alert(1)",
+    "\x1b]0;title\x07",
+    "\u202e",
+    "{{7*7}}",
+    "${jndi:ldap://x}",
+    "-->",
+)
 
 
 class Harm:
@@ -121,9 +139,12 @@ def _config(place: Path, chance: random.Random) -> tuple[str, str | None]:
     target = chance.choice(TARGETS)
     path = chance.choice(["model", "optim", "loss", "schedule", "+augmentation.odd", "+logger.odd"])
     arguments = chance.choice(
-        [(), (f"+{path.lstrip('+')}._args_=[{place}/{MARK}]",),
-         (f"+{path.lstrip('+')}.path={place}/{MARK}",)]
-    )  # fmt: skip
+        [
+            (),
+            (f"+{path.lstrip('+')}._args_=[{place}/{MARK}]",),
+            (f"+{path.lstrip('+')}.path={place}/{MARK}",),
+        ]
+    )
     plain = path.lstrip("+")
     words = [f"++{plain}._target_={target}", *arguments, "hydra.run.dir=other"]
     ended = child.run(place, *recipes.SMALL, *words, fault=_watched(place))
@@ -141,26 +162,35 @@ def _conf_folder(place: Path, chance: random.Random) -> tuple[str, str | None]:
     conf = place / "conf" / "optim"
     conf.mkdir(parents=True)
     text = chance.choice(
-        [f"_target_: torch.optim.SGD\nlr: !!python/object/apply:os.mkdir ['{place}/{MARK}']\n",
-         f"!!python/object/apply:os.mkdir ['{place}/{MARK}']\n",
-         f"_target_: os.mkdir\npath: {place}/{MARK}\nlr: 0.1\n",
-         "a: &a [1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b]\n",
-         "_target_: torch.optim.SGD\nlr: ${oc.create:${oc.env:HOME}}\n",
-         f"_target_: torch.optim.SGD\nlr: 0.1\nparams:\n  _target_: os.mkdir\n"
-         f"  path: {place}/{MARK}\n",
-         f"_target_: torch.optim.SGD\nlr: 0.1\nfoo:\n  _target_: os.mkdir\n"
-         f"  path: {place}/{MARK}\n",
-         f"_target_: torch.optim.SGD\nlr:\n  _target_: os.mkdir\n  path: {place}/{MARK}\n",
-         "defaults: [/../../../../etc/passwd]\n", "\x00", "- 1\n- 2\n", "lr: [\n"]
-    )  # fmt: skip
+        [
+            f"_target_: torch.optim.SGD\nlr: !!python/object/apply:os.mkdir ['{place}/{MARK}']\n",
+            f"!!python/object/apply:os.mkdir ['{place}/{MARK}']\n",
+            f"_target_: os.mkdir\npath: {place}/{MARK}\nlr: 0.1\n",
+            "a: &a [1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b]\n",
+            "_target_: torch.optim.SGD\nlr: ${oc.create:${oc.env:HOME}}\n",
+            f"_target_: torch.optim.SGD\nlr: 0.1\nparams:\n  _target_: os.mkdir\n"
+            f"  path: {place}/{MARK}\n",
+            f"_target_: torch.optim.SGD\nlr: 0.1\nfoo:\n  _target_: os.mkdir\n"
+            f"  path: {place}/{MARK}\n",
+            f"_target_: torch.optim.SGD\nlr:\n  _target_: os.mkdir\n  path: {place}/{MARK}\n",
+            "defaults: [/../../../../etc/passwd]\n",
+            "\x00",
+            "- 1\n- 2\n",
+            "lr: [\n",
+        ]
+    )
     (conf / "mine.yaml").write_text(text)
     # A stranger's modules beside it aren't imported.
     for name in ("resnet_sweep_plugin.py", "hydra_plugins.py", "yaml.py", "torch.py"):
         (place / "conf" / name).write_text(f"import os; os.mkdir({str(place / MARK)!r})\n")
     ended = child.run(
-        place, "--config-dir=conf", *recipes.SMALL, "optim=mine", "hydra.run.dir=other",
+        place,
+        "--config-dir=conf",
+        *recipes.SMALL,
+        "optim=mine",
+        "hydra.run.dir=other",
         fault=_watched(place),
-    )  # fmt: skip
+    )
     return "executed nothing", None if ended.refusal else f"{text!r}: {ended.status} {ended.output}"
 
 

@@ -18,8 +18,12 @@ from resnet_sweep.training import trainer
 
 # Where a file is made, written, renamed or removed.
 CALLS = (
-    (tempfile, "mkstemp"), (os, "fsync"), (os, "replace"), (os, "unlink"), (os, "mkdir"),
-)  # fmt: skip
+    (tempfile, "mkstemp"),
+    (os, "fsync"),
+    (os, "replace"),
+    (os, "unlink"),
+    (os, "mkdir"),
+)
 # Of one run, before it is let finish.
 KILLS = 5
 

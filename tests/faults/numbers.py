@@ -149,9 +149,18 @@ def _rate(chance: random.Random):
     rate = (
         10.0 ** chance.randint(-320, 309) if chance.random() < 0.5 else 10 ** chance.uniform(1, 20)
     )
-    words = (f"optim={optimizer}", f"optim.lr={rate}", chance.choice(
-        ["schedule=cosine", "schedule=one_cycle", "schedule=plateau", "schedule.warmup_epochs=1"]
-    ))  # fmt: skip
+    words = (
+        f"optim={optimizer}",
+        f"optim.lr={rate}",
+        chance.choice(
+            [
+                "schedule=cosine",
+                "schedule=one_cycle",
+                "schedule=plateau",
+                "schedule.warmup_epochs=1",
+            ]
+        ),
+    )
     return (lambda: None), words, f"{words}"
 
 

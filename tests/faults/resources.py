@@ -34,8 +34,18 @@ def resources(count: int, seed: int, folder: Path) -> Tally:
     chance = random.Random(seed)
     child.run(folder / "calm", *WORDS)
     expected = results(folder / "calm" / "run")
-    kinds = [_full_disk, _error_of_writing, _file_size, _file_handles, _memory, _clock, _slow_disk,
-             _no_locks, _two_processes, _read_only]  # fmt: skip
+    kinds = [
+        _full_disk,
+        _error_of_writing,
+        _file_size,
+        _file_handles,
+        _memory,
+        _clock,
+        _slow_disk,
+        _no_locks,
+        _two_processes,
+        _read_only,
+    ]
     # Owned by everybody, for a process without rights.
     folder.chmod(0o755)
     for number in range(count):
@@ -68,8 +78,11 @@ def _disturbed(
     if again.status != 0:
         return "", f"{told}\nand again {again.status}\n{again.output}"
     wrong = difference(place / "run", expected)
-    outcomes = ("finished all the same", "failed with a sentence, and went on to the same bits",
-                "refused with a sentence, and later ran")  # fmt: skip
+    outcomes = (
+        "finished all the same",
+        "failed with a sentence, and went on to the same bits",
+        "refused with a sentence, and later ran",
+    )
     return outcomes[ended.status], wrong and f"{told}\n{wrong}"
 
 

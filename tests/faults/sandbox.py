@@ -8,11 +8,25 @@ from pathlib import Path
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # Which arguments of an event of Python's are paths that it writes to.
 _EVENTS = {
-    "os.mkdir": (0,), "os.rename": (0, 1), "os.remove": (0,), "os.rmdir": (0,),
-    "os.symlink": (1,), "os.link": (1,), "os.truncate": (0,), "os.chmod": (0,), "os.utime": (0,),
-}  # fmt: skip
-_FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "socket.connect",
-              "socket.getaddrinfo", "pty.spawn")  # fmt: skip
+    "os.mkdir": (0,),
+    "os.rename": (0, 1),
+    "os.remove": (0,),
+    "os.rmdir": (0,),
+    "os.symlink": (1,),
+    "os.link": (1,),
+    "os.truncate": (0,),
+    "os.chmod": (0,),
+    "os.utime": (0,),
+}
+_FORBIDDEN = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "socket.connect",
+    "socket.getaddrinfo",
+    "pty.spawn",
+)
 # That ask for the commit, and (Python's `platform`, for MLflow) for the machine.
 _PROGRAMS = ("git", "uname")
 
