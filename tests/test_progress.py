@@ -73,5 +73,5 @@ def test_before_the_first_epoch_the_time_left_follows_from_earlier_runs(tmp_path
     write_run(tmp_path / "outputs")
     jobs = pending_jobs(tmp_path, {}, {"trainer.early_stopping": {"epoch": 4}})
     progress = progress_after(0, jobs, RunCache([tmp_path / "outputs"]))
-    # The earlier run took 12.5 s for jobs epochs.
+    # The earlier run took 12.5 s for two epochs.
     assert progress.left(2) == pytest.approx(14 * 6.25 / 2, rel=0.01)
