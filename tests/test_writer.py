@@ -27,7 +27,7 @@ SECONDS = 60
 
 @pytest.fixture(autouse=True)
 def report_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the trainer look for a stop signal after each step."""
+    """Let the trainer call the callbacks after each step."""
     monkeypatch.setattr(trainer, "REPORT_SECONDS", 0)
 
 

@@ -1,6 +1,6 @@
-"""Small runs on digits, one for each thing whose state a run has to keep."""
+"""The settings of small runs on digits, with each feature whose state is part of a checkpoint."""
 
-# Less than a second each. The last batch of an epoch isn't whole.
+# Such a run takes less than a second. The last batch of an epoch is smaller than the others.
 SMALL = (
     "data=digits",
     "data.limit_train=72",
