@@ -1,4 +1,4 @@
-"""Words of a command line: right, wrong, mutated, and of Hydra's grammar."""
+"""Generated arguments of command lines: valid, invalid, mutated and of Hydra's grammar."""
 
 import random
 import string
@@ -14,13 +14,13 @@ UNKNOWN = object()
 
 
 @dataclass(frozen=True)
-class Word:
-    """A word of a command line.
+class Argument:
+    """An argument of a command line.
 
     Attributes:
-        text: as typed.
-        key: the setting that it is for, if that is known.
-        value: what that setting must be if the run starts; UNKNOWN if it can't be told.
+        text: the argument itself.
+        key: the setting that it changes, if that is known.
+        value: the value that the setting must have if the run starts, or UNKNOWN.
     """
 
     text: str
@@ -110,7 +110,7 @@ VALUES: tuple[tuple[str, Any], ...] = (
     ("builtins.eval", "builtins.eval"),
     ("resnet_sweep.os.system", "resnet_sweep.os.system"),
 )
-# Hydra's grammar beyond plain values.
+# Values that use Hydra's override grammar, or that aren't valid in it.
 SPECIAL = (
     "???",
     "${seed}",
@@ -241,115 +241,115 @@ ALPHABET = string.ascii_lowercase + string.digits + "=.,:+~@$%{}[]()'\"\\/ -_*?!
 
 
 class Generator:
-    """Makes words by a seed."""
+    """Generates command lines from a seed."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
-        # What a run has by itself.
+        self.rng = random.Random(seed)
+        # The settings of the small run and their values.
         self.defaults = dict(flatten(composed(*SMALL)))
         self.settings = sorted(
             {*self.defaults, *dict(flatten(composed("optim=adamw", "schedule=plateau")))}
         )
         self.groups = sorted({choice.partition("=")[0] for choice in choices()})
         self.choices = choices()
-        self.real = [f"{name}={text}" for name in self.settings for text, _ in VALUES[:20]]
+        self.overrides = [f"{name}={text}" for name in self.settings for text, _ in VALUES[:20]]
 
-    def words(self) -> list[Word]:
-        """One to three words that may contradict each other."""
+    def arguments(self) -> list[Argument]:
+        """Return one to three arguments, which may contradict each other."""
         kinds = (
-            self.right,
-            self.right,
-            self.typed,
-            self.typed,
-            self.typed,
+            self.similar_value,
+            self.similar_value,
+            self.any_value,
+            self.any_value,
+            self.any_value,
             self.mutated,
-            self.special,
-            self.choice,
-            self.hydra,
+            self.grammar,
+            self.group_choice,
+            self.hydra_setting,
             self.flag,
         )
-        return [self.chance.choice(kinds)() for _ in range(self.chance.choice([1, 1, 1, 2, 3]))]
+        return [self.rng.choice(kinds)() for _ in range(self.rng.choice([1, 1, 1, 2, 3]))]
 
-    def right(self) -> Word:
-        """A setting with a value that is near the one it has, and so likely to be right."""
-        key = self.chance.choice([*self.defaults])
+    def similar_value(self) -> Argument:
+        """Return a setting with a value near its default, which is probably valid."""
+        key = self.rng.choice([*self.defaults])
         value = self.defaults[key]
         if isinstance(value, bool):
             value = not value
         elif isinstance(value, int):
-            value = max(value + self.chance.randint(-2, 9), 0)
+            value = max(value + self.rng.randint(-2, 9), 0)
         elif isinstance(value, float):
-            value = value * self.chance.choice([0.5, 1.0, 0.1, 1.1]) + self.chance.choice([0, 1e-3])
-        return Word(f"{key}={typed(value)}", key, value)
+            value = value * self.rng.choice([0.5, 1.0, 0.1, 1.1]) + self.rng.choice([0, 1e-3])
+        return Argument(f"{key}={typed(value)}", key, value)
 
-    def typed(self) -> Word:
-        """A setting with some value."""
-        key = self.chance.choice(self.settings)
-        text, value = self.chance.choice(VALUES)
-        prefix = self.chance.choice(["", "", "", "", "", "+", "++"])
-        return Word(f"{prefix}{key}={text}", key, value)
+    def any_value(self) -> Argument:
+        """Return a setting with any value."""
+        key = self.rng.choice(self.settings)
+        text, value = self.rng.choice(VALUES)
+        prefix = self.rng.choice(["", "", "", "", "", "+", "++"])
+        return Argument(f"{prefix}{key}={text}", key, value)
 
-    def special(self) -> Word:
-        """A setting, or something like one, with a value of Hydra's grammar."""
-        key = self.chance.choice([*self.settings, *self.groups, "nope", "a.b", "_target_"])
-        value = self.chance.choice(SPECIAL)
-        prefix = self.chance.choice(["", "", "+", "++", "~", "@", "-"])
-        middle = self.chance.choice(["=", "=", "=", "", "==", ":", "@a=", "@a:b=", "=="])
-        return Word(f"{prefix}{key}{middle}{value}")
+    def grammar(self) -> Argument:
+        """Return a setting, or a similar name, with a value of Hydra's grammar."""
+        key = self.rng.choice([*self.settings, *self.groups, "nope", "a.b", "_target_"])
+        value = self.rng.choice(SPECIAL)
+        prefix = self.rng.choice(["", "", "+", "++", "~", "@", "-"])
+        separator = self.rng.choice(["=", "=", "=", "", "==", ":", "@a=", "@a:b=", "=="])
+        return Argument(f"{prefix}{key}{separator}{value}")
 
-    def choice(self) -> Word:
-        """A choice of a group, there or not."""
-        group = self.chance.choice(self.groups)
-        some = self.chance.choice(self.choices).partition("=")[2]
-        other = self.chance.choice(self.choices).partition("=")[2]
-        text = self.chance.choice(
+    def group_choice(self) -> Argument:
+        """Return a choice of a group, which may not exist."""
+        group = self.rng.choice(self.groups)
+        name = self.rng.choice(self.choices).partition("=")[2]
+        other = self.rng.choice(self.choices).partition("=")[2]
+        text = self.rng.choice(
             [
-                some,
-                some,
+                name,
+                name,
                 "null",
-                f"[{some}]",
-                f"[{some},{other}]",
+                f"[{name}]",
+                f"[{name},{other}]",
                 "[]",
                 "{}",
                 "''",
                 "1",
                 "true",
-                f"../{some}",
-                f"{some}.yaml",
+                f"../{name}",
+                f"{name}.yaml",
                 "???",
-                f"{some},{other}",
+                f"{name},{other}",
                 "${seed}",
             ]
         )
-        prefix = self.chance.choice(["", "", "", "+", "~", "++"])
-        return Word(f"{prefix}{group}={text}" if prefix != "~" else f"~{group}")
+        prefix = self.rng.choice(["", "", "", "+", "~", "++"])
+        return Argument(f"{prefix}{group}={text}" if prefix != "~" else f"~{group}")
 
-    def hydra(self) -> Word:
-        """One of Hydra's own settings."""
-        key = self.chance.choice(HYDRA)
-        values = PLACES if self.chance.random() < 0.6 else [text for text, _ in VALUES]
-        prefix = self.chance.choice(["", "", "", "+", "++", "~"])
-        return Word(f"{prefix}{key}={self.chance.choice(values)}")
+    def hydra_setting(self) -> Argument:
+        """Return a setting of Hydra itself."""
+        key = self.rng.choice(HYDRA)
+        values = PLACES if self.rng.random() < 0.6 else [text for text, _ in VALUES]
+        prefix = self.rng.choice(["", "", "", "+", "++", "~"])
+        return Argument(f"{prefix}{key}={self.rng.choice(values)}")
 
-    def flag(self) -> Word:
-        """A flag, there or not; or a word without any sense."""
-        if self.chance.random() < 0.5:
-            return Word(self.chance.choice(FLAGS))
-        length = self.chance.choice([1, 3, 10, 40])
-        return Word("".join(self.chance.choices(ALPHABET, k=length)).replace("\x00", "0"))
+    def flag(self) -> Argument:
+        """Return a flag, which may not exist, or random characters."""
+        if self.rng.random() < 0.5:
+            return Argument(self.rng.choice(FLAGS))
+        length = self.rng.choice([1, 3, 10, 40])
+        return Argument("".join(self.rng.choices(ALPHABET, k=length)).replace("\x00", "0"))
 
-    def mutated(self) -> Word:
-        """A right word with some characters changed."""
-        characters = list(self.chance.choice([*self.choices, *self.real]))
-        for _ in range(self.chance.choice([1, 1, 2, 5])):
-            place = self.chance.randrange(len(characters) + 1)
-            what = self.chance.randrange(4)
-            if what == 0:
-                characters.insert(place, self.chance.choice(ALPHABET[:-4]))
-            elif what == 1 and characters:
-                del characters[place - 1]
-            elif what == 2 and characters:
-                characters[place - 1] = self.chance.choice(ALPHABET)
+    def mutated(self) -> Argument:
+        """Return an override with some characters changed."""
+        characters = list(self.rng.choice([*self.choices, *self.overrides]))
+        for _ in range(self.rng.choice([1, 1, 2, 5])):
+            position = self.rng.randrange(len(characters) + 1)
+            change = self.rng.randrange(4)
+            if change == 0:
+                characters.insert(position, self.rng.choice(ALPHABET[:-4]))
+            elif change == 1 and characters:
+                del characters[position - 1]
+            elif change == 2 and characters:
+                characters[position - 1] = self.rng.choice(ALPHABET)
             else:
-                characters[place:place] = characters[: self.chance.randrange(6)]
-        return Word("".join(characters).replace("\x00", "0"))
+                characters[position:position] = characters[: self.rng.randrange(6)]
+        return Argument("".join(characters).replace("\x00", "0"))

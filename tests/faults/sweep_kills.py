@@ -26,10 +26,10 @@ SECONDS = (0.5, 10)
 
 
 def sweep_kills(count: int, seed: int, folder: Path) -> Tally:
-    """Kill sweeps, or one of their workers, at random moments, and resume each until it is complete.
+    """Kill sweeps, or one of their workers, at random moments, and resume them.
 
-    When a sweep is complete, another one is started. Each is compared with an undisturbed sweep,
-    bit for bit.
+    A sweep is resumed until it is complete, and then another one is started. Each is compared with
+    an undisturbed sweep, bit for bit.
     """
     tally = Tally("a sweep, or one of its workers, is killed (SIGKILL) at a random moment")
     (folder / "undisturbed").mkdir()
