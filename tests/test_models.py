@@ -92,7 +92,7 @@ def test_attention_has_as_many_weights_as_in_its_paper(attention: str, channels:
 
 
 def test_resnet_164_has_the_published_number_of_parameters() -> None:
-    """He et al., 2016b, table 3: 1.7 M. The layers are 3 * 54 in the blocks, stem, classifier."""
+    """He et al., 2016b, table 3: 1.7 M. The blocks have 3 * 54 of the 164 layers."""
     with torch.device("meta"):
         model = ResNet(10, [16, 32, 64], [18, 18, 18], [1, 2, 2], block="bottleneck_v2")
     count = sum(weight.numel() for weight in model.parameters())
@@ -111,7 +111,7 @@ def test_resnet_20_has_the_published_number_of_parameters() -> None:
 
 
 def test_wide_resnet_has_the_published_number_of_parameters() -> None:
-    """Zagoruyko and Komodakis, 2016, table 1 and their code, layer by layer: 2.2 M parameters."""
+    """The layers are counted as in Zagoruyko and Komodakis, 2016, table 1, and in their code."""
     convolutions = 27 * 16
     norms = 0
     for inputs, width in ((16, 32), (32, 64), (64, 128)):
@@ -119,7 +119,7 @@ def test_wide_resnet_has_the_published_number_of_parameters() -> None:
         norms += 2 * inputs + 11 * 2 * width
     expected = convolutions + norms + 2 * 128 + 128 * 100 + 100
     assert parameter_count("wrn_40_2") == expected
-    # The published count is for 10 classes.
+    # The published number, 2.2 M, is for 10 classes.
     assert round((expected - 90 * 129) / 1e6, 1) == 2.2
 
 
@@ -142,7 +142,7 @@ def parameter_count(name: str) -> int:
         return sum(weight.numel() for weight in ResNet(100, **arguments).parameters())
 
 
-def test_stride_is_the_downsampling_up_to_the_last_stage() -> None:
+def test_stride_is_the_factor_by_which_the_last_stage_is_smaller_than_the_image() -> None:
     model = ResNet(10, [4, 4, 4], [1, 2, 1], [1, 2, 3])
     assert model.stages(model.stem(torch.zeros(1, 3, 24, 24))).shape[-1] == 24 / model.stride
 

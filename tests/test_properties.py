@@ -166,7 +166,7 @@ class TestSubsets:
         assert {*chosen.tolist()} <= {*larger.tolist()}
         available = np.bincount(labels, minlength=6)
         taken = np.bincount(labels[chosen], minlength=6)
-        # A class has fewer images than another only if it has no more, or by one image.
+        # The numbers differ by at most one, except for classes with too few images.
         for label in range(6):
             assert taken[label] == available[label] or taken[label] >= taken.max() - 1
 

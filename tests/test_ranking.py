@@ -73,7 +73,7 @@ class TestMeanDifference:
         assert found.n == 2
 
     @pytest.mark.parametrize("first", [2, 3], ids=["one shared", "none shared"])
-    def test_without_enough_shared_seeds_the_interval_is_scipys_of_welch(
+    def test_without_enough_shared_seeds_the_interval_is_scipys_welch_interval(
         self, tmp_path: Path, first: int
     ) -> None:
         variant = {0: 71.0, 1: 72.5, 2: 70.1}

@@ -55,7 +55,7 @@ def write_network(folder: Path) -> None:
 
 
 def torchrun(folder: Path, fate: str, *overrides: str) -> subprocess.CompletedProcess:
-    """Run two processes in a folder; network_of_ranks.py explains `fate`, of the second one."""
+    """Run two processes in a folder; see network_of_ranks.py for the fault of the second one."""
     write_network(folder)
     return subprocess.run(
         [
@@ -82,7 +82,7 @@ def torchrun(folder: Path, fate: str, *overrides: str) -> subprocess.CompletedPr
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """The config that `torchrun` composes."""
+    """Return the config that `torchrun` composes."""
     monkeypatch.setenv("RESNET_SWEEP_TRUSTED_PACKAGES", "network_of_ranks")
     return composed(*OVERRIDES) | {"model": {"_target_": "network_of_ranks.Network"}}
 

@@ -231,7 +231,7 @@ class TestTable:
         opened.tab.fill("#search", "47.00 0.1")
         assert opened.run_names() == ["3"]
         assert opened.counts() == [1, 6]
-        # The plot of hyperparameters has the one run that is left, which ends with a break.
+        # The plot of hyperparameters draws the one run that is left, and a break after it.
         lines = [x for trace in opened.traces("parallel") for x in trace["x"]]
         assert lines.count(None) == 1
 

@@ -118,7 +118,7 @@ def test_plateau_equals_torchs(metric: str, mode: str, seed: int) -> None:
 
 
 def test_plateau_does_not_count_epochs_of_the_warmup() -> None:
-    """Although nothing improves in ten epochs of warmup, the rate then reaches its peak."""
+    """Nothing improves in ten epochs of warmup, and after them the rate is at its peak."""
     schedule = Plateau(0.1, epochs=20, steps_per_epoch=5, warmup_epochs=10, patience=2)
     rates = []
     for epoch in range(20):

@@ -168,7 +168,7 @@ def test_a_misspelled_choice_is_refused_with_the_most_similar_one_and_a_list(
 ) -> None:
     result = call(main, "show", "data=digits", "augmentation=cutmixx")
     assert_refused(result, "augmentation=cutmixx", "cutmix", "color_jitter")
-    # The message has it in the list and as the suggestion.
+    # The message has `cutmix` in the list and as the suggestion.
     assert len(re.findall(r"\bcutmix\b", result.stderr)) == 2
     assert result.stdout == ""
     assert not list(tmp_path.iterdir())

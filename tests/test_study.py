@@ -109,16 +109,16 @@ class TestPruning:
         )
         for trial in trained:
             curve = [float(row["val_acc"]) for row in metrics(tmp_path / f"study/{trial.number}")]
-            expected, state = study.ask(), "COMPLETE"
+            reference, state = study.ask(), "COMPLETE"
             for epoch, value in enumerate(curve, start=1):
-                expected.report(value, epoch)
-                if epoch < 3 and expected.should_prune():
+                reference.report(value, epoch)
+                if epoch < 3 and reference.should_prune():
                     state = "PRUNED"
                     break
             assert (state, epoch) == (trial.state.name, len(curve))
             pruned = state == "PRUNED"
             study.tell(
-                expected, None if pruned else max(curve), state=optuna.trial.TrialState[state]
+                reference, None if pruned else max(curve), state=optuna.trial.TrialState[state]
             )
         assert {trial.state.name for trial in trained} == {"COMPLETE", "PRUNED"}
         check_complete(load(f"sqlite:///{tmp_path}/study/study.db"), tmp_path / "study", total)
@@ -335,19 +335,19 @@ class TestReplicates:
                 record(top / f"{seed}")["best"]["val_acc"]
                 for seed in range(len(list(top.glob("*/"))))
             ]
-            expected, state = study.ask(), "COMPLETE"
+            reference, state = study.ask(), "COMPLETE"
             curve = [float(row["val_acc"]) for row in metrics(top / "0")]
             reported = [*enumerate(curve, start=1), (6, fmean(bests[:2])), (9, fmean(bests))]
             for step, value in reported:
-                expected.report(value, step)
-                if step < 9 and expected.should_prune():
+                reference.report(value, step)
+                if step < 9 and reference.should_prune():
                     state = "PRUNED"
                     break
             assert (state, max(step // 3, 1)) == (trial.state.name, len(bests))
             seeds[len(bests)] += 1
             pruned = state == "PRUNED"
             study.tell(
-                expected, None if pruned else fmean(bests), state=optuna.trial.TrialState[state]
+                reference, None if pruned else fmean(bests), state=optuna.trial.TrialState[state]
             )
         # Some trials were pruned after the first seed, and others have all seeds.
         assert seeds[1] and seeds[3], seeds
@@ -536,7 +536,7 @@ def test_a_failed_trial_is_recorded_and_the_study_continues(call: Command, tmp_p
     assert len(trials(tmp_path / "study")) == 3
 
 
-def test_a_seeded_sampler_repeats_the_same_different_trials() -> None:
+def test_a_seeded_sampler_draws_the_same_trials_again_and_none_twice() -> None:
     space = SearchSpace(["a=interval(0.0,1.0)", "b=x,y,z"])
     node = {"_target_": "optuna.samplers.RandomSampler", "seed": 1}
 

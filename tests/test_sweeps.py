@@ -87,7 +87,7 @@ class TestDryRun:
         ]
         (header,) = (line for line in result.stdout.splitlines() if "state" in line.split())
         assert header.index("optim.lr") < header.index("seed")
-        # The summary says how many jobs there are, what varies and what is paired.
+        # The summary has the number of jobs, the settings that vary and those that are paired.
         assert lines_with(result.stdout, 2, "optim.lr", "seed")
         assert len(lines_with(result.stdout, "optim.lr", "seed")) == 3
         assert not list(tmp_path.iterdir())

@@ -20,8 +20,8 @@ from resnet_sweep import single_run  # noqa: F401
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.picture import png
 
-# Planning a run and drawing a figure import modules and read files that all children then share.
-# This process trains nothing, since the threads of torch don't survive a fork.
+# Planning a run and drawing a figure import modules that the children then need not import. This
+# process trains nothing, since the threads of torch don't survive a fork.
 torch.set_num_threads(1)
 plan_run(composed(*SMALL))
 png(Figure())

@@ -1,4 +1,4 @@
-"""Malicious files, which are loaded by all commands that read such files."""
+"""Malicious files, which are loaded by the commands that read such files."""
 
 import contextlib
 import html
@@ -88,7 +88,7 @@ def hostility(count: int, seed: int, folder: Path) -> Tally:
 
 
 def _sandboxed(trial: Path) -> Callable[[], None]:
-    """Return a fault after which a child can only write into a folder, and start no program."""
+    """Return a fault that lets a child write into one folder only, and start no program."""
 
     def fault() -> None:
         sandbox = Sandbox()

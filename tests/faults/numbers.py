@@ -22,7 +22,7 @@ NUMBERS = (math.nan, math.inf, -math.inf, 1e38)
 
 
 def numbers(count: int, seed: int, folder: Path) -> Tally:
-    """Train `count` runs with such a fault or such settings."""
+    """Train `count` runs with NaN or infinity, a rate that diverges, or a very small dataset."""
     tally = Tally(
         "NaN or infinity in images, loss, gradient or weights; learning rates that diverge; "
         "batches of one image; missing classes"
@@ -53,7 +53,7 @@ def _outcome(result: child.CommandResult, directory: Path) -> tuple[str, str | N
     error = run.error if isinstance(run, BrokenRun) else run.metrics.error
     if error:
         return "", f"its files can't be read: {error}"
-    # A gradient norm may be infinite, if the gradient was clipped or didn't change the weights.
+    # Only losses must be finite: the norm of a gradient may be infinite before it is clipped.
     losses = [row.get("val_loss", math.nan) for row in read_metrics(directory)]
     if not all(map(math.isfinite, losses)):
         return "", f"a loss isn't finite: {losses}"

@@ -1,4 +1,4 @@
-"""The settings of small runs on digits, with each feature whose state is part of a checkpoint."""
+"""The settings of small runs on digits, one for each feature with a state in the checkpoint."""
 
 # Such a run takes less than a second. The last batch of an epoch is smaller than the others.
 SMALL = (

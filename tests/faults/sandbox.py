@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# For each audit event of Python, the arguments that are paths which it changes.
+# The audit events that change paths, and the positions of these paths in their arguments.
 _EVENTS = {
     "os.mkdir": (0,),
     "os.rename": (0, 1),
@@ -27,7 +27,7 @@ _FORBIDDEN = (
     "socket.getaddrinfo",
     "pty.spawn",
 )
-# The package runs git for the commit, and Python's `platform`, which MLflow uses, runs uname.
+# The package runs git to find the commit. MLflow imports Python's `platform`, which runs uname.
 _PROGRAMS = ("git", "uname")
 
 

@@ -21,7 +21,7 @@ from small_sweep import (
 
 from faults.tally import Tally
 
-# A kill comes within this time, in which an idle machine completes the sweep.
+# The kill comes after a random time between these; an idle machine completes the sweep in it.
 SECONDS = (0.5, 10)
 
 
