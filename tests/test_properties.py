@@ -194,5 +194,5 @@ class TestSubsets:
         if holdout:
             assert len(dataset.validation) == holdout
             assert not {*dataset.train.indices} & {*dataset.validation.indices}
-        again = subsets.select(whole, whole, seed, **description)
-        assert np.array_equal(again.train.indices, dataset.train.indices)
+        repeated = subsets.select(whole, whole, seed, **description)
+        assert np.array_equal(repeated.train.indices, dataset.train.indices)

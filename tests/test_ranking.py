@@ -58,19 +58,19 @@ class TestMeanDifference:
             common + generator.normal(0.5, 0.2, n),
             common + generator.normal(0, 0.2, n),
         )
-        found = difference(tmp_path, dict(enumerate(variant)), dict(enumerate(baseline)))
+        result = difference(tmp_path, dict(enumerate(variant)), dict(enumerate(baseline)))
         expected = stats.ttest_rel(variant, baseline).confidence_interval(0.95)
-        assert found.mean == pytest.approx(np.mean(variant - baseline))
-        assert found.interval == pytest.approx([expected.low, expected.high], rel=1e-6)
-        assert (found.n, found.paired) == (n, True)
+        assert result.mean == pytest.approx(np.mean(variant - baseline))
+        assert result.interval == pytest.approx([expected.low, expected.high], rel=1e-6)
+        assert (result.n, result.paired) == (n, True)
 
     def test_only_shared_seeds_are_compared(self, tmp_path: Path) -> None:
         variant, baseline = {0: 71.0, 2: 73.5, 5: 10.0}, {2: 73.0, 0: 70.0, 1: 99.0}
-        found = difference(tmp_path, variant, baseline)
+        result = difference(tmp_path, variant, baseline)
         expected = stats.ttest_rel([71.0, 73.5], [70.0, 73.0]).confidence_interval(0.95)
-        assert found.mean == pytest.approx(0.75)
-        assert found.interval == pytest.approx([expected.low, expected.high])
-        assert found.n == 2
+        assert result.mean == pytest.approx(0.75)
+        assert result.interval == pytest.approx([expected.low, expected.high])
+        assert result.n == 2
 
     @pytest.mark.parametrize("first", [2, 3], ids=["one shared", "none shared"])
     def test_without_enough_shared_seeds_the_interval_is_scipys_welch_interval(
@@ -78,12 +78,12 @@ class TestMeanDifference:
     ) -> None:
         variant = {0: 71.0, 1: 72.5, 2: 70.1}
         baseline = dict(enumerate([69.0, 69.5, 68.1, 69.3], start=first))
-        found = difference(tmp_path, variant, baseline)
+        result = difference(tmp_path, variant, baseline)
         expected = stats.ttest_ind(
             [*variant.values()], [*baseline.values()], equal_var=False
         ).confidence_interval(0.95)
-        assert found.interval == pytest.approx([expected.low, expected.high], rel=1e-9)
-        assert (found.n, found.paired) == (3, False)
+        assert result.interval == pytest.approx([expected.low, expected.high], rel=1e-9)
+        assert (result.n, result.paired) == (3, False)
 
     @pytest.mark.parametrize(
         ("variant", "baseline", "mean", "paired"),
@@ -97,9 +97,9 @@ class TestMeanDifference:
     def test_a_single_run_has_no_interval(
         self, tmp_path: Path, variant: dict, baseline: dict, mean: float, paired: bool
     ) -> None:
-        found = difference(tmp_path, variant, baseline)
-        assert found == MeanDifference(mean, None, 1, paired)
-        assert found.verdict(lambda gain: gain) == "too few runs"
+        result = difference(tmp_path, variant, baseline)
+        assert result == MeanDifference(mean, None, 1, paired)
+        assert result.verdict(lambda gain: gain) == "too few runs"
 
     @pytest.mark.parametrize("seeds", [(0, 1), (2, 3)], ids=["paired", "welch"])
     def test_runs_without_spread_have_an_interval_only_if_the_means_are_equal(
@@ -125,9 +125,9 @@ class TestMeanDifference:
     def test_the_verdict_follows_from_the_sign_of_the_interval(
         self, interval: tuple, up: str, down: str
     ) -> None:
-        found = MeanDifference(sum(interval) / 2, interval, 3, True)
-        assert found.verdict(Objective("val_acc").gain) == up
-        assert found.verdict(Objective("val_loss").gain) == down
+        result = MeanDifference(sum(interval) / 2, interval, 3, True)
+        assert result.verdict(Objective("val_acc").gain) == up
+        assert result.verdict(Objective("val_loss").gain) == down
 
     def test_a_variant_with_a_diverged_seed_is_unstable(self, tmp_path: Path) -> None:
         write_replicates(tmp_path, 0.1, {0: 74.0, 1: 74.2, 2: 74.1})
@@ -148,8 +148,8 @@ class TestMeanDifference:
     def test_a_variant_without_a_result_is_not_compared(self, tmp_path: Path) -> None:
         write_replicates(tmp_path, 0.2, {0: 1.0}, best=None, state="failed")
         write_replicates(tmp_path, 0.1, {0: 70.0})
-        found = groups(tmp_path)
-        assert MeanDifference.between(found[0.2], found[0.1], accuracy) is None
+        by_lr = groups(tmp_path)
+        assert MeanDifference.between(by_lr[0.2], by_lr[0.1], accuracy) is None
 
 
 class TestRanking:

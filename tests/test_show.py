@@ -74,12 +74,14 @@ def test_the_original_images_are_followed_by_different_draws() -> None:
     classes = list("abcdef")
     operations = [RandomHorizontalFlip(), MixUp(num_classes=6)]
     rows = augment(operations, (images, labels), classes, draws=3, seed=1)
-    again = augment(operations, (images, labels), classes, draws=3, seed=1)
+    repeated = augment(operations, (images, labels), classes, draws=3, seed=1)
     other = augment(operations, (images, labels), classes, draws=3, seed=2)
     assert [row.title for row in rows] == ["before", "draw 1", "draw 2", "draw 3"]
     assert np.array_equal(rows[0].images, images.permute(0, 2, 3, 1))
     assert rows[0].captions == classes
-    assert all(np.array_equal(one.images, two.images) for one, two in zip(rows, again, strict=True))
+    assert all(
+        np.array_equal(one.images, two.images) for one, two in zip(rows, repeated, strict=True)
+    )
     different = np.unique([row.images for row in rows[1:] + other[1:]], axis=0)
     assert len(different) == 6
 

@@ -109,9 +109,9 @@ def test_the_trainer_computes_what_a_plain_loop_computes(tmp_path: Path, drop_la
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_other_weights(tmp_path: Path) -> None:
     one = train(plan_run(config()), tmp_path / "1")
-    again = train(plan_run(config()), tmp_path / "2")
+    repeated = train(plan_run(config()), tmp_path / "2")
     other = train(plan_run(config(seed=4)), tmp_path / "3")
-    assert_same_bits(one, again)
+    assert_same_bits(one, repeated)
     assert not torch.equal(weights(one)["stem.weight"], weights(other)["stem.weight"])
 
 
