@@ -1,4 +1,4 @@
-"""Injects faults into runs and counts the losses, for docs/explanation/reliability.md.
+"""Inject faults into runs, and print the table of docs/explanation/reliability.md.
 
 python -m benchmarks.reliability [--all] [--part kills [--count 50]]
 """
@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-# What can go wrong, with how many trials there are of it in a bounded part, and in all.
+# The number of trials of each kind of fault, by default and with --all.
 PARTS = {
     "kills": (15, 200),
     "sweep_kills": (10, 200),
@@ -22,37 +22,41 @@ PARTS = {
     "hostility": (10, 250),
     "determinism": (1, 13),
 }
-HEAD = "| What is done | Times | What came of it | Lost or let in |\n|---|---|---|---|"
+HEADER = "| Fault | Trials | Outcomes | Failures |\n|---|---|---|---|"
 
 
 def main() -> None:
-    """Run all parts or one, print a row of each, and exit with 1 if anything was lost."""
+    """Run one kind of fault or all, print a table row for each, and exit with 1 after a failure."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.reliability",
-        description="Kill runs, damage their files, starve them and mistype them, and count what "
-        "came of it.",
+        description="Inject faults into runs, and count the outcomes. A failure is a trial that "
+        "lost data, showed a wrong result, executed code of a file, or crashed.",
     )
-    parser.add_argument("--all", action="store_true", help="all trials, which take hours")
-    parser.add_argument("--part", choices=PARTS, help="one kind of fault alone")
-    parser.add_argument("--count", type=int, help="so many trials of each, instead")
-    parser.add_argument("--seed", type=int, default=0, help="of the random choices (default: 0)")
+    parser.add_argument(
+        "--all", action="store_true", help="run the full number of trials, which takes hours"
+    )
+    parser.add_argument("--part", choices=PARTS, help="run only this kind of fault")
+    parser.add_argument("--count", type=int, help="the number of trials of each kind of fault")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the seed of the random choices (default: 0)"
+    )
     arguments = parser.parse_args()
-    # The faults are part of the tests, and use what those have.
+    # The package `faults` is part of the tests, and imports their helpers.
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    print(HEAD, flush=True)
-    lost = 0
+    print(HEADER, flush=True)
+    failures = 0
     for part in [arguments.part] if arguments.part else PARTS:
-        trials = getattr(importlib.import_module(f"faults.{part}"), part)
-        begun = time.monotonic()
+        run_trials = getattr(importlib.import_module(f"faults.{part}"), part)
+        started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             count = arguments.count or PARTS[part][arguments.all]
-            tally = trials(count, arguments.seed, Path(folder))
+            tally = run_trials(count, arguments.seed, Path(folder))
         print(tally.row(), flush=True)
-        print(f"{part}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-        for each in tally.lost:
-            print(each, file=sys.stderr, flush=True)
-        lost += len(tally.lost)
-    sys.exit(1 if lost else 0)
+        print(f"{part}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        for failure in tally.failures:
+            print(failure, file=sys.stderr, flush=True)
+        failures += len(tally.failures)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The networks are those of the papers and of the log."""
+"""Networks, compared with their papers and with the training log."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_parameter_count_is_the_closed_formula(name: str) -> None:
+def test_parameter_count_equals_the_closed_formula(name: str) -> None:
     widths, blocks, strides, logged = SHAPES[name]
     with torch.device("meta"):
         model = ResNet(100, widths, blocks, strides)
@@ -31,7 +31,7 @@ def test_parameter_count_is_the_closed_formula(name: str) -> None:
     assert logged is None or count == logged
 
 
-def test_three_stages_have_44_weighted_layers() -> None:
+def test_the_three_stage_resnet44_has_44_weighted_layers() -> None:
     with torch.device("meta"):
         model = ResNet(100, *SHAPES["resnet44v2_3stage"][:3])
     weighted = [
@@ -43,11 +43,11 @@ def test_three_stages_have_44_weighted_layers() -> None:
 
 
 def in_order_of_use(model: ResNet) -> list[torch.Tensor]:
-    """The weights in the order of `reference_resnet.resnet`, found by running the model."""
-    found: dict[torch.Tensor, None] = {}
+    """Run the model, and return its weights in the order that `reference_resnet.resnet` takes."""
+    used: dict[torch.Tensor, None] = {}
     hooks = [
         module.register_forward_hook(
-            lambda module, *_: found.update(dict.fromkeys(module.parameters()))
+            lambda module, *_: used.update(dict.fromkeys(module.parameters()))
         )
         for module in model.modules()
         if not list(module.children())
@@ -55,7 +55,7 @@ def in_order_of_use(model: ResNet) -> list[torch.Tensor]:
     model(torch.zeros(2, 3, 8, 8, dtype=torch.float64))
     for hook in hooks:
         hook.remove()
-    return list(found)
+    return list(used)
 
 
 @pytest.mark.parametrize("attention", [None, "se", "eca", "cbam"])
@@ -84,15 +84,15 @@ def test_outputs_equal_the_papers_equations(
 
 @pytest.mark.parametrize("attention", ["se", "eca", "cbam"])
 @pytest.mark.parametrize("channels", [1, 3, 8, 16, 64, 100, 128, 256, 512, 2048])
-def test_attention_has_the_papers_number_of_weights(attention: str, channels: int) -> None:
+def test_attention_has_as_many_weights_as_in_its_paper(attention: str, channels: int) -> None:
     with torch.device("meta"):
         module = ATTENTION[attention](channels)
     count = sum(weight.numel() for weight in module.parameters())
     assert count == count_attention(attention, channels)
 
 
-def test_resnet_164_is_he_2016s_bottleneck_network() -> None:
-    """Their table 3: 1.7 M parameters; 164 layers are 3 * 54 in the blocks, stem and classifier."""
+def test_resnet_164_has_the_published_number_of_parameters() -> None:
+    """He et al., 2016b, table 3: 1.7 M. The blocks have 3 * 54 of the 164 layers."""
     with torch.device("meta"):
         model = ResNet(10, [16, 32, 64], [18, 18, 18], [1, 2, 2], block="bottleneck_v2")
     count = sum(weight.numel() for weight in model.parameters())
@@ -101,8 +101,8 @@ def test_resnet_164_is_he_2016s_bottleneck_network() -> None:
     assert model.classifier.in_features == 256
 
 
-def test_resnet_20_is_he_2016s_plain_network() -> None:
-    """Their table 6 has 0.27 M, with shortcuts that have no weights."""
+def test_resnet_20_has_the_published_number_of_parameters() -> None:
+    """He et al., 2016a, table 6: 0.27 M, with shortcuts that have no weights."""
     with torch.device("meta"):
         model = ResNet(10, [16, 32, 64], [3, 3, 3], [1, 2, 2], block="basic_v1")
     count = sum(weight.numel() for weight in model.parameters())
@@ -110,44 +110,44 @@ def test_resnet_20_is_he_2016s_plain_network() -> None:
     assert round((count - projections) / 1e6, 2) == 0.27
 
 
-def test_wide_resnet_has_the_weights_of_its_authors_network() -> None:
-    """Zagoruyko and Komodakis, 2016, table 1 and their code, layer by layer: 2.2 M parameters."""
+def test_wide_resnet_has_the_published_number_of_parameters() -> None:
+    """The layers are counted as in Zagoruyko and Komodakis, 2016, table 1, and in their code."""
     convolutions = 27 * 16
     norms = 0
-    for entry, width in ((16, 32), (32, 64), (64, 128)):
-        convolutions += 9 * entry * width + 11 * 9 * width**2 + entry * width
-        norms += 2 * entry + 11 * 2 * width
+    for inputs, width in ((16, 32), (32, 64), (64, 128)):
+        convolutions += 9 * inputs * width + 11 * 9 * width**2 + inputs * width
+        norms += 2 * inputs + 11 * 2 * width
     expected = convolutions + norms + 2 * 128 + 128 * 100 + 100
-    assert count_of("wrn_40_2") == expected
-    # The published count is for 10 classes.
+    assert parameter_count("wrn_40_2") == expected
+    # The published number, 2.2 M, is for 10 classes.
     assert round((expected - 90 * 129) / 1e6, 1) == 2.2
 
 
-def test_preactresnet18_has_the_weights_of_the_common_network() -> None:
-    """The network that is common for CIFAR, layer by layer, has 11.2 M and no last BatchNorm."""
+def test_preactresnet18_has_the_parameters_of_the_common_network_and_a_last_batch_norm() -> None:
+    """The network that is commonly used for CIFAR, counted layer by layer, has 11.2 M."""
     common = 27 * 64
-    for entry, width in ((64, 64), (64, 128), (128, 256), (256, 512)):
-        common += 9 * entry * width + 3 * 9 * width**2 + 2 * entry + 3 * 2 * width
-        common += entry * width if entry != width else 0
+    for inputs, width in ((64, 64), (64, 128), (128, 256), (256, 512)):
+        common += 9 * inputs * width + 3 * 9 * width**2 + 2 * inputs + 3 * 2 * width
+        common += inputs * width if inputs != width else 0
     common += 512 * 10 + 10
     assert common == 11_171_146
-    assert count_of("preactresnet18") == common + 90 * 513 + 2 * 512
+    assert parameter_count("preactresnet18") == common + 90 * 513 + 2 * 512
 
 
-def count_of(name: str) -> int:
-    """The number of weights for 100 classes of a model of the config tree."""
+def parameter_count(name: str) -> int:
+    """Return the number of parameters of a model in `conf/model/`, with 100 classes."""
     arguments = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     del arguments["_target_"]
     with torch.device("meta"):
         return sum(weight.numel() for weight in ResNet(100, **arguments).parameters())
 
 
-def test_stride_is_that_of_the_last_stage() -> None:
+def test_stride_is_the_factor_by_which_the_last_stage_is_smaller_than_the_image() -> None:
     model = ResNet(10, [4, 4, 4], [1, 2, 1], [1, 2, 3])
     assert model.stages(model.stem(torch.zeros(1, 3, 24, 24))).shape[-1] == 24 / model.stride
 
 
-def test_stochastic_depth_is_torchvisions_on_the_same_draws() -> None:
+def test_stochastic_depth_equals_torchvisions_for_the_same_random_numbers() -> None:
     from torchvision.ops import stochastic_depth
 
     residual = torch.randn(64, 3, 4, 4)
@@ -159,7 +159,7 @@ def test_stochastic_depth_is_torchvisions_on_the_same_draws() -> None:
 
 
 @pytest.mark.parametrize("block", ["basic_v1", "basic_v2", "bottleneck_v2"])
-def test_a_dropped_residual_leaves_the_shortcut_alone(block: str) -> None:
+def test_a_block_with_a_dropped_residual_returns_the_shortcut(block: str) -> None:
     torch.manual_seed(0)
     module = BLOCKS[block](8, 8 // BLOCKS[block].expansion, 1, None, 0.5).train()
     images = torch.rand(40, 8, 4, 4)
@@ -167,21 +167,21 @@ def test_a_dropped_residual_leaves_the_shortcut_alone(block: str) -> None:
     dropped = (outputs == images).flatten(1).all(1)
     assert 5 < dropped.sum() < 35
     module.stochastic_depth.probability = 0.0
-    # The statistics of a batch don't depend on what is dropped behind them.
+    # Residuals are dropped after BatchNorm, so its statistics are the same in both passes.
     twice = 2 * (module(images) - images) + images
     if block == "basic_v1":
         twice = twice.relu()
     torch.testing.assert_close(outputs[~dropped], twice[~dropped])
 
 
-def test_stochastic_depth_rises_linearly_to_the_last_block() -> None:
+def test_drop_probability_rises_linearly_to_the_last_block() -> None:
     """Huang et al., 2016, equation 4: block l of L survives with 1 - l / L * (1 - p_L)."""
     model = ResNet(10, [4, 8], [2, 3], [1, 2], stochastic_depth=0.4)
     survival = [1 - block.stochastic_depth.probability for stage in model.stages for block in stage]
     assert survival == pytest.approx([1 - number / 5 * (1 - 0.6) for number in range(1, 6)])
 
 
-def test_without_dropping_nothing_is_drawn() -> None:
+def test_a_network_without_dropout_draws_no_random_numbers() -> None:
     model = ResNet(10, [4], [2], [1]).train()
     before = torch.get_rng_state()
     model(torch.zeros(2, 3, 8, 8))
@@ -215,28 +215,28 @@ def test_gradient_equals_finite_differences() -> None:
         torch.testing.assert_close((values[0] - values[1]) / (2 * step), slope, rtol=1e-5, atol=0)
 
 
-def test_dropout_acts_before_the_classifier_and_in_training_alone() -> None:
+def test_dropout_is_applied_before_the_classifier_and_only_in_training() -> None:
     model = ResNet(5, [4], [1], [1], dropout=0.5)
     images = torch.randn(2, 3, 8, 8)
     model.eval()
     assert torch.equal(model(images), model(images))
-    seen = []
-    model.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    features = []
+    model.classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     model.train()
     model(images.repeat(64, 1, 1, 1))
-    dropped = (seen[0] == 0).double().mean().item()
+    dropped = (features[0] == 0).double().mean().item()
     assert 0.35 < dropped < 0.65
 
 
-def test_first_weights_have_the_variance_of_he_2015() -> None:
+def test_initial_weights_have_the_variance_of_he_2015() -> None:
     torch.manual_seed(0)
     model = ResNet(100, [64], [2], [1])
     weight = model.stages[0][0].conv1.weight
     assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
 
 
-def test_stages_must_agree_in_number() -> None:
-    with pytest.raises(ValueError) as refusal:
+def test_settings_for_different_numbers_of_stages_are_refused() -> None:
+    with pytest.raises(ValueError) as error:
         ResNet(10, [4, 8], [1], [1, 2])
     for fact in ("widths=[4, 8]", "blocks=[1]", "strides=[1, 2]"):
-        assert fact in str(refusal.value)
+        assert fact in str(error.value)

@@ -1,4 +1,4 @@
-"""What a run reports of its gradients, weights and updates."""
+"""Norms of gradients, weights and updates, and the warnings about them."""
 
 import csv
 import logging
@@ -25,8 +25,8 @@ def read_layers(directory: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_each_layers_norms_are_those_of_its_weights(tmp_path: Path) -> None:
-    """Against norms taken by hand at each step of the last epoch."""
+def test_layer_norms_csv_has_the_norms_of_each_layer(tmp_path: Path) -> None:
+    """The expected norms are computed at each step of the last epoch."""
     prepared = plan_run(config(trainer__epochs=2))
     training = prepared.training()
     gradients: list[dict[str, float]] = []
@@ -60,7 +60,7 @@ def test_each_layers_norms_are_those_of_its_weights(tmp_path: Path) -> None:
         assert float(row["update_norm"]) == pytest.approx(change, rel=1e-4)
 
 
-def test_the_total_is_that_of_all_weights(tmp_path: Path) -> None:
+def test_grad_norm_is_the_norm_over_all_weights(tmp_path: Path) -> None:
     recorder = Recorder()
     training = train(plan_run(config()), tmp_path, recorder)
     flat = torch.cat([weight.grad.flatten() for weight in training.model.parameters()])
@@ -75,7 +75,7 @@ def test_the_total_is_that_of_all_weights(tmp_path: Path) -> None:
     assert recorder.steps[-1].largest_grad_norm == pytest.approx(last[steepest], rel=1e-5)
 
 
-def test_a_mixed_label_counts_by_the_predicted_class_share() -> None:
+def test_a_mixed_label_counts_as_correct_by_the_share_of_the_predicted_class() -> None:
     model = nn.Linear(2, 3)
     metrics = StepMetrics(model, 2, torch.device("cpu"))
     logits = model(torch.randn(4, 2))
@@ -94,8 +94,7 @@ def test_a_mixed_label_counts_by_the_predicted_class_share() -> None:
     assert metrics.correct[1].item() == 3
 
 
-def test_weights_without_a_gradient_have_none(tmp_path: Path) -> None:
-    """A model may have weights that its output doesn't depend on."""
+def test_a_layer_that_the_output_does_not_depend_on_has_gradient_norm_zero() -> None:
     model = nn.ModuleDict({"used": nn.Linear(2, 3), "unused": nn.Linear(2, 3)})
     metrics = StepMetrics(model, 1, torch.device("cpu"))
     logits = model["used"](torch.randn(4, 2))
@@ -116,26 +115,33 @@ def test_an_exploding_gradient_is_reported_once_with_its_layer(
     with caplog.at_level(logging.WARNING), pytest.raises(Diverged) as diverged:
         training.fit(run, [GradientWarnings()], StopSignal())
     run.close("diverged")
-    # The layer, its norm, and where.
-    warned = [record.args for record in caplog.records]
-    assert warned
+    # The arguments of a warning are the layer, its norm, the epoch and the step.
+    warnings = [record.args for record in caplog.records]
+    assert warnings
     for record in caplog.records:
         layer, norm, epoch, step = record.args
         assert layer in layers
         assert norm > EXPLODING
         message = record.getMessage()
         assert message.startswith("warning: ")
-        for fact in (layer, f"{norm:.3g}", str(epoch), str(step), "optim.lr",
-                     "schedule.warmup_epochs", "trainer.clip_grad_norm"):  # fmt: skip
+        for fact in (
+            layer,
+            f"{norm:.3g}",
+            str(epoch),
+            str(step),
+            "optim.lr",
+            "schedule.warmup_epochs",
+            "trainer.clip_grad_norm",
+        ):
             assert fact in message
-    assert len(warned) == len({layer for layer, *_ in warned})
+    assert len(warnings) == len({layer for layer, *_ in warnings})
     assert any(layer in str(diverged.value) for layer in layers)
 
 
 def test_a_vanishing_gradient_is_reported_once_with_its_layer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In a deep network of sigmoids without normalisation, the first layers learn nothing."""
+    """Gradients vanish in the first layers of a deep sigmoid network without normalization."""
     torch.manual_seed(0)
     deep = [module for _ in range(20) for module in (nn.Linear(8, 8), nn.Sigmoid())]
     model = nn.Sequential(*deep, nn.Linear(8, 3))
@@ -143,20 +149,20 @@ def test_a_vanishing_gradient_is_reported_once_with_its_layer(
     loss = nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.arange(16) % 3)
     loss.backward()
     metrics.update(0, loss, torch.randn(16, 3), torch.arange(16) % 3)
-    warnings = GradientWarnings()
+    callback = GradientWarnings()
     layers = metrics.layer_norms(1)
     with caplog.at_level(logging.WARNING):
-        warnings.on_epoch_end({"epoch": 1}, layers, 1)
+        callback.on_epoch_end({"epoch": 1}, layers, 1)
         assert not caplog.records
-        warnings.on_epoch_end({"epoch": 2}, layers, 2)
-        warnings.on_epoch_end({"epoch": 3}, layers, 3)
+        callback.on_epoch_end({"epoch": 2}, layers, 2)
+        callback.on_epoch_end({"epoch": 3}, layers, 3)
     norms = {layer.name: layer.grad_norm for layer in layers}
-    warned = [record.args[0] for record in caplog.records]
-    assert "0" in warned
-    # The last layer learns.
-    assert "40" not in warned
-    assert len(warned) == len({*warned}) < 20
-    for name, record in zip(warned, caplog.records, strict=True):
+    reported = [record.args[0] for record in caplog.records]
+    assert "0" in reported
+    # The gradient of the last layer doesn't vanish.
+    assert "40" not in reported
+    assert len(reported) == len({*reported}) < 20
+    for name, record in zip(reported, caplog.records, strict=True):
         message = record.getMessage()
         assert message.startswith("warning: ")
         for fact in (f"layer {name}", f"{norms[name]:.3g}", "epoch 2", "layer 40"):
@@ -164,7 +170,7 @@ def test_a_vanishing_gradient_is_reported_once_with_its_layer(
 
 
 @pytest.mark.parametrize("attention", [None, "se", "eca", "cbam"])
-def test_a_training_that_goes_well_warns_of_nothing(
+def test_a_training_with_normal_gradients_logs_no_warning(
     attention: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -172,7 +178,7 @@ def test_a_training_that_goes_well_warns_of_nothing(
     assert not caplog.records
 
 
-def test_layers_are_in_tensorboard(tmp_path: Path) -> None:
+def test_tensorboard_has_the_norms_of_each_layer(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from resnet_sweep.training.callbacks.tensorboard import TensorBoard
@@ -186,8 +192,8 @@ def test_layers_are_in_tensorboard(tmp_path: Path) -> None:
         assert values == pytest.approx([float(row[kind]) for row in rows], rel=1e-4)
 
 
-def test_the_first_plots_of_an_environment_log_nothing(tmp_path: Path) -> None:
-    """Matplotlib lists the fonts then, and logs that it did."""
+def test_the_first_plots_on_a_machine_log_nothing_about_fonts(tmp_path: Path) -> None:
+    """Matplotlib builds its font list with the first plot, and logs that by default."""
     program = """
 import logging, pathlib
 logging.basicConfig(level=logging.INFO)
@@ -198,10 +204,15 @@ write_metrics(folder, [dict.fromkeys(COLUMNS, 0.5) | {"epoch": 1}])
 plots.on_train_start(folder, 0)
 plots.on_train_end(None)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        env=os.environ | {"MPLCONFIGDIR": str(tmp_path / "new")}, check=True,
-    )  # fmt: skip
+    process = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"MPLCONFIGDIR": str(tmp_path / "new")},
+        check=True,
+    )
     assert len(list((tmp_path / "plots").glob("*.png"))) == 3
     assert list((tmp_path / "new").glob("fontlist*"))
-    assert "font_manager" not in done.stderr and "fontManager" not in done.stderr
+    assert "font_manager" not in process.stderr and "fontManager" not in process.stderr

@@ -1,4 +1,4 @@
-"""Optimizers, clipping and averaging do what torch's own do, and what the papers say."""
+"""Optimizers, gradient clipping and weight averaging, compared with torch and the papers."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ from resnet_sweep.training.checkpoint import BEST, read_checkpoint
 from resnet_sweep.training.optimizers import ExponentialMovingAverage, Muon, orthogonalize
 from resnet_sweep.training.signals import Interrupted, StopSignal
 
-# Those that need more than gradients, or another kind of weights.
-UNSUITED = {"LBFGS", "SparseAdam", "Muon"}
+# LBFGS needs a closure, SparseAdam needs sparse gradients, and torch's Muon accepts only matrices.
+UNSUPPORTED = {"LBFGS", "SparseAdam", "Muon"}
 OPTIMIZERS = sorted(
     name
     for name, kind in vars(torch.optim).items()
     if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
-    if kind is not torch.optim.Optimizer and name not in UNSUITED
+    if kind is not torch.optim.Optimizer and name not in UNSUPPORTED
 )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_any_optimizer_of_torch_trains_and_resumes(
+def test_each_optimizer_of_torch_trains_and_resumes(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_sweep.training.trainer.REPORT_SECONDS", 0)
@@ -31,8 +31,8 @@ def test_any_optimizer_of_torch_trains_and_resumes(
         config(optim={"_target_": f"torch.optim.{name}", "lr": 0.01}, trainer__max_steps=9)
     )
     whole = train(prepared, tmp_path / "whole")
-    first = prepared.training().model.state_dict()["stem.weight"]
-    assert not torch.equal(weights(whole)["stem.weight"], first)
+    initial = prepared.training().model.state_dict()["stem.weight"]
+    assert not torch.equal(weights(whole)["stem.weight"], initial)
     run, stop = open_run(prepared, tmp_path / "stopped"), StopSignal()
     with pytest.raises(Interrupted):
         prepared.training().fit(run, [StopAt(stop, 4)], stop)
@@ -40,35 +40,35 @@ def test_any_optimizer_of_torch_trains_and_resumes(
     assert_same_bits(train(prepared, tmp_path / "stopped"), whole)
 
 
-@pytest.mark.parametrize("name", sorted(UNSUITED))
-def test_an_optimizer_that_needs_something_else_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
+def test_an_unsupported_optimizer_of_torch_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError) as error:
         plan_run(config(optim={"_target_": f"torch.optim.{name}", "lr": 0.01}))
-    assert "optim" in str(refusal.value)
-    assert name in str(refusal.value)
+    assert "optim" in str(error.value)
+    assert name in str(error.value)
 
 
 @pytest.mark.parametrize("shape", [(8, 3, 3, 3), (4, 16, 3, 3), (32, 4, 1, 1)])
-def test_muon_is_torchs_own_on_flattened_filters(shape: tuple[int, ...]) -> None:
+def test_muon_equals_torchs_muon_on_flattened_filters(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     ours = torch.nn.Parameter(torch.randn(shape).contiguous(memory_format=torch.channels_last))
-    first = ours.detach().reshape(len(ours), -1).clone()
-    theirs = torch.nn.Parameter(first.clone())
+    initial = ours.detach().reshape(len(ours), -1).clone()
+    theirs = torch.nn.Parameter(initial.clone())
     settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
     one, other = Muon([ours], **settings), torch.optim.Muon([theirs], **settings)
     for _ in range(4):
         gradient = torch.randn(shape)
-        # torch's averages gradients, ours adds them up as in the paper; the matrix made of them
-        # has the same directions, and both scale it to length one.
+        # torch averages gradients, and this package adds them up as in the paper. The momentum has
+        # the same direction in both, and both scale it to norm 1.
         ours.grad, theirs.grad = gradient, gradient.reshape(len(ours), -1)
         one.step()
         other.step()
     error = (ours.detach().reshape(len(ours), -1) - theirs.detach()).norm()
-    # torch computes it in bfloat16.
-    assert error < 0.02 * (theirs.detach() - first).norm()
+    # torch orthogonalizes in bfloat16.
+    assert error < 0.02 * (theirs.detach() - initial).norm()
 
 
-def test_orthogonalized_singular_values_are_near_one_and_vectors_stay() -> None:
+def test_orthogonalization_keeps_the_singular_vectors_and_brings_the_values_near_one() -> None:
     torch.manual_seed(0)
     for shape in ((8, 20), (20, 8), (10, 10)):
         matrix = torch.randn(shape, dtype=torch.float64)
@@ -80,7 +80,7 @@ def test_orthogonalized_singular_values_are_near_one_and_vectors_stay() -> None:
         assert (inner - values.diag()).abs().max() < 1e-6
 
 
-def test_muon_trains_what_is_no_filter_by_sgd() -> None:
+def test_muon_trains_weights_that_are_not_filters_by_sgd() -> None:
     torch.manual_seed(0)
     ours = torch.nn.Linear(5, 4)
     theirs = torch.nn.Linear(5, 4)
@@ -101,7 +101,7 @@ def test_muon_trains_what_is_no_filter_by_sgd() -> None:
     torch.testing.assert_close(ours.bias, theirs.bias)
 
 
-def test_the_rest_keeps_its_distance_from_the_filters_rate(tmp_path: Path) -> None:
+def test_the_schedule_scales_rest_lr_like_the_rate_of_the_filters(tmp_path: Path) -> None:
     muon = {"_target_": "resnet_sweep.training.optimizers.Muon", "lr": 0.02, "rest_lr": 0.1}
     training = train(plan_run(config(optim=muon, trainer__max_steps=3)), tmp_path)
     lr = training.schedule(2)
@@ -109,19 +109,20 @@ def test_the_rest_keeps_its_distance_from_the_filters_rate(tmp_path: Path) -> No
     assert rates == {True: pytest.approx(lr), False: pytest.approx(5 * lr)}
 
 
-def test_undecayed_weights_stay_so_under_muon() -> None:
+def test_muon_does_not_decay_norms_and_biases_if_they_are_excluded() -> None:
     muon = {
-        "_target_": "resnet_sweep.training.optimizers.Muon", "lr": 0.02, "weight_decay": 0.1,
+        "_target_": "resnet_sweep.training.optimizers.Muon",
+        "lr": 0.02,
+        "weight_decay": 0.1,
         "decay_norm_and_bias": False,
-    }  # fmt: skip
+    }
     optimizer = plan_run(config(optim=muon)).training().optimizer
     for group in optimizer.param_groups:
         decayed = all(weight.ndim > 1 for weight in group["params"])
         assert group["weight_decay"] == (0.1 if decayed else 0.0)
 
 
-def test_clipping_is_torchs_own(tmp_path: Path) -> None:
-    """The norm on record is that before clipping; the step is made with the clipped gradient."""
+def test_a_step_uses_the_clipped_gradient_and_grad_norm_is_the_norm_before(tmp_path: Path) -> None:
     plain = {"model__dropout": 0.0, "augmentation": {}, "trainer__max_steps": 1}
     sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
     recorder = Recorder()
@@ -138,21 +139,21 @@ def test_clipping_is_torchs_own(tmp_path: Path) -> None:
     assert recorder.steps[0].grad_norm > 0.1
 
 
-def test_a_gradient_shorter_than_the_limit_is_left_alone(tmp_path: Path) -> None:
+def test_a_gradient_below_the_limit_is_not_clipped(tmp_path: Path) -> None:
     limited = train(plan_run(config(trainer__clip_grad_norm=1e6)), tmp_path / "limited")
     free = train(plan_run(config()), tmp_path / "free")
     for name, weight in weights(free).items():
         torch.testing.assert_close(weights(limited)[name], weight)
 
 
-def test_the_average_is_torchs_own() -> None:
+def test_averaged_weights_equal_torchs() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     ours = ExponentialMovingAverage(model, decay=0.7)
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(0.7)
     theirs = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     theirs.update_parameters(model)
-    # By this step, the decay has long reached its final value.
+    # At this step the decay no longer grows.
     for step in range(1000, 1030):
         with torch.no_grad():
             for weight in model.parameters():
@@ -165,7 +166,7 @@ def test_the_average_is_torchs_own() -> None:
             torch.testing.assert_close(ours.model.state_dict()[name], value)
 
 
-def test_the_average_is_its_recursion_from_the_first_step() -> None:
+def test_decay_of_the_average_grows_from_the_first_step() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
     ours = ExponentialMovingAverage(model, decay=0.3)
     expected = model.weight.item()
@@ -178,10 +179,10 @@ def test_the_average_is_its_recursion_from_the_first_step() -> None:
         assert ours.model.weight.item() == pytest.approx(expected)
 
 
-def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
+def test_averaged_weights_are_evaluated_and_saved(tmp_path: Path) -> None:
     averaged = train(plan_run(config(trainer__ema_decay=0.9)), tmp_path / "averaged")
     plain = train(plan_run(config()), tmp_path / "plain")
-    # What is trained is the same, what is evaluated isn't.
+    # Both runs train the same weights, but evaluate different ones.
     for one, other in zip(averaged.rows, plain.rows, strict=True):
         assert one["train_loss"] == other["train_loss"]
         assert one["val_loss"] != other["val_loss"]
@@ -192,7 +193,7 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
         assert torch.equal(best["stem.weight"], averaged.ema.model.state_dict()["stem.weight"])
 
 
-def test_resnet_has_filters_for_muon() -> None:
+def test_muon_trains_all_convolutions_of_a_resnet_as_filters() -> None:
     muon = {"_target_": "resnet_sweep.training.optimizers.Muon", "lr": 0.02}
     training = plan_run(config(optim=muon, model=dict(RESNET))).training()
     filters = [group for group in training.optimizer.param_groups if group["filters"]]

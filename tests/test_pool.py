@@ -1,4 +1,4 @@
-"""The launcher that runs jobs side by side on one machine."""
+"""The pool launcher, which runs several jobs at a time on one machine."""
 
 import gc
 import os
@@ -30,12 +30,12 @@ from resnet_sweep.sweeps.launchers.pool import PoolLauncher
         ("auto", None, {"jobs_per_gpu": 2}, ["0", "1", "0", "1"]),
         ("auto", "7", {"jobs_per_gpu": 3}, ["7", "7", "7"]),
         ("auto", None, {"jobs_per_gpu": 2, "workers": 3}, ["0", "1", "0"]),
-        # The one that is named; what the jobs see stays as it is.
+        # The config names a GPU, so CUDA_VISIBLE_DEVICES isn't set.
         ("cuda:1", None, {}, [None]),
         ("cuda:1", None, {"jobs_per_gpu": 2}, [None, None]),
     ],
 )
-def test_each_gpu_has_as_many_jobs_as_are_asked_for(
+def test_each_gpu_gets_as_many_jobs_as_jobs_per_gpu_says(
     device: str,
     visible: str | None,
     settings: dict,
@@ -48,11 +48,12 @@ def test_each_gpu_has_as_many_jobs_as_are_asked_for(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     launcher = PoolLauncher(**settings, device=device)
-    assert [place.get("CUDA_VISIBLE_DEVICES") for place in launcher.environments(8)] == expected
+    environments = launcher.environments(8)
+    assert [variables.get("CUDA_VISIBLE_DEVICES") for variables in environments] == expected
     assert len(launcher.environments(1)) == 1
 
 
-def test_where_the_cores_of_this_process_are_not_known_all_are_taken(
+def test_all_cores_are_used_if_the_affinity_of_the_process_is_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -62,42 +63,51 @@ def test_where_the_cores_of_this_process_are_not_known_all_are_taken(
 
 
 @pytest.mark.slow
-def test_a_worker_that_gets_sigterm_leaves_the_next_job_to_another(tmp_path: Path) -> None:
+def test_another_worker_takes_the_next_job_when_one_gets_sigterm(tmp_path: Path) -> None:
     process = start(
-        tmp_path, "--multirun", *TINY, "trainer.epochs=4", *job_faults("SIGTERM", "none"),
-        "hydra.sweep.dir=sweep", "hydra/launcher=pool", "hydra.launcher.workers=1",
-        "trainer.resume=false", **write_faulty_transform(tmp_path),
-    )  # fmt: skip
+        tmp_path,
+        "--multirun",
+        *TINY,
+        "trainer.epochs=4",
+        *job_faults("SIGTERM", "none"),
+        "hydra.sweep.dir=sweep",
+        "hydra/launcher=pool",
+        "hydra.launcher.workers=1",
+        "trainer.resume=false",
+        **write_faulty_transform(tmp_path),
+    )
     sweep = tmp_path / "sweep"
     wait_for(process, sweep / "0" / "run.json")
-    begun = records(sweep)["0"]["started"]
+    started = records(sweep)["0"]["started"]
     output = finish(process)
     assert process.returncode == 0, output
     assert (tmp_path / "SIGTERM").exists()
-    # Job 0 is interrupted, job 1 is carried out, and job 0 is resumed: each end has a line.
-    ended = re.findall(r"job (\d) (interrupted|finished|failed)\b(.*)", output)
-    assert [(job, state) for job, state, _ in ended] == [
-        ("0", "interrupted"), ("1", "finished"), ("0", "finished")
-    ]  # fmt: skip
-    assert "SIGTERM" in ended[0][2]
-    assert {each["state"] for each in records(sweep).values()} == {"finished"}
-    # To start over was asked for once, and not for when the job is resumed.
-    assert records(sweep)["0"]["started"] == begun
+    # Job 0 is interrupted, job 1 runs, and job 0 is resumed. The output has a line for each end.
+    ends = re.findall(r"job (\d) (interrupted|finished|failed)\b(.*)", output)
+    assert [(job, state) for job, state, _ in ends] == [
+        ("0", "interrupted"),
+        ("1", "finished"),
+        ("0", "finished"),
+    ]
+    assert "SIGTERM" in ends[0][2]
+    assert {record["state"] for record in records(sweep).values()} == {"finished"}
+    # trainer.resume=false applies to the first launch only, so job 0 was resumed.
+    assert records(sweep)["0"]["started"] == started
 
 
-def test_a_failed_job_keeps_nothing_of_its_training(
+def test_a_failed_job_frees_the_memory_of_its_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process of the job takes the next one, which needs the memory."""
+    """The same process runs the next job, which needs the memory."""
 
     class Batch:
-        """Stands for a device's memory."""
+        """An object in place of a tensor on the device."""
 
-    kept = []
+    references = []
 
     def train(*arguments: object, **options: object) -> None:
         batch = Batch()
-        kept.append(weakref.ref(batch))
+        references.append(weakref.ref(batch))
         try:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         except RuntimeError as error:
@@ -110,15 +120,13 @@ def test_a_failed_job_keeps_nothing_of_its_training(
     gc.disable()
     try:
         assert jobs.train_job(tmp_path) == "failed"
-        assert kept[0]() is None
+        assert references[0]() is None
     finally:
         gc.enable()
 
 
-def test_an_interrupted_job_that_cannot_be_resumed_has_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its sweep would launch it again for ever."""
+def test_an_interrupted_job_that_cannot_be_resumed_fails(tmp_path: Path) -> None:
+    """Otherwise its sweep would launch it again without end."""
     planned = plan_run(config())
     record = planned.record(ComposedConfig(config(), {}, [], []))
     record.state, record.reason = "interrupted", "stopped by SIGTERM"
@@ -126,29 +134,29 @@ def test_an_interrupted_job_that_cannot_be_resumed_has_failed(
     record.write(tmp_path)
     write_hydra_folder(tmp_path, config(), {"job": {}}, [])
     assert jobs.train_job(tmp_path) == "failed"
-    found = Record.read(tmp_path)
-    assert found.state == "failed"
-    assert "cuda:7" in found.reason
+    record = Record.read(tmp_path)
+    assert record.state == "failed"
+    assert "cuda:7" in record.reason
 
 
-def test_a_job_whose_environment_cannot_be_set_has_failed(tmp_path: Path) -> None:
+def test_a_job_whose_environment_cannot_be_set_fails(tmp_path: Path) -> None:
     planned = plan_run(config())
     write_plan(tmp_path, planned.record(ComposedConfig(config(), {}, [], [])))
-    # There is no .hydra/ to read it from.
+    # The variables are in .hydra/hydra.yaml, which doesn't exist.
     assert jobs.train_job(tmp_path) == "failed"
-    found = Record.read(tmp_path)
-    assert (found.state, found.heartbeat) == ("failed", None)
-    assert "hydra.yaml" in found.reason
+    record = Record.read(tmp_path)
+    assert (record.state, record.heartbeat) == ("failed", None)
+    assert "hydra.yaml" in record.reason
 
 
-def test_folders_that_were_there_are_not_removed(
+def test_remove_empty_leaves_folders_that_existed_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("outputs").mkdir()
-    made = missing_folders(Path("outputs/day/time"))
-    assert made == [tmp_path / "outputs" / "day" / "time", tmp_path / "outputs" / "day"]
-    made[0].mkdir(parents=True)
-    remove_empty(made)
+    missing = missing_folders(Path("outputs/day/time"))
+    assert missing == [tmp_path / "outputs" / "day" / "time", tmp_path / "outputs" / "day"]
+    missing[0].mkdir(parents=True)
+    remove_empty(missing)
     assert list(tmp_path.iterdir()) == [tmp_path / "outputs"]
     assert missing_folders(Path(".")) == []

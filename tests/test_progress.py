@@ -1,4 +1,4 @@
-"""The time that a sweep is estimated to take."""
+"""The estimate of the time that is left for a sweep."""
 
 import time
 from pathlib import Path
@@ -14,66 +14,64 @@ from resnet_sweep.sweeps.progress import Progress
 from resnet_sweep.sweeps.run_cache import RunCache
 
 
-def jobs(directory: Path, *settings: dict[str, Any]) -> list[Job]:
-    """Jobs that wait, of ten epochs unless their settings say otherwise."""
-    found = []
-    for number, each in enumerate(settings):
-        planned = write_run(directory / "planned" / str(number), {"trainer.epochs": 10} | each)
+def pending_jobs(directory: Path, *settings: dict[str, Any]) -> list[Job]:
+    """Return pending jobs of ten epochs, each with its changed settings."""
+    jobs = []
+    for number, changes in enumerate(settings):
+        planned = write_run(directory / "planned" / str(number), {"trainer.epochs": 10} | changes)
         record = Record.read(planned)
         record.state, record.best, record.final = "pending", None, None
-        found.append(Job(number, record, directory / "sweep" / str(number)))
-    return found
+        jobs.append(Job(number, record, directory / "sweep" / str(number)))
+    return jobs
 
 
-def reach(job: Job, epoch: int, **changes: Any) -> None:
-    """Write what a job leaves at the end of an epoch."""
-    final = {
-        "epoch": epoch, "train_acc": 60.0, "train_loss": 1.0, "val_acc": 50.0, "val_loss": 1.0
-    }  # fmt: skip
+def finish_epoch(job: Job, epoch: int, **changes: Any) -> None:
+    """Write the files that a job has at the end of an epoch."""
+    final = {"epoch": epoch, "train_acc": 60.0, "train_loss": 1.0, "val_acc": 50.0, "val_loss": 1.0}
     changes = {"state": "running", "final": final, "config": job.planned.config} | changes
     write_run(job.directory, **changes)
     job.look()
 
 
-def begun(to_train: list[Job], history: RunCache, seconds: float) -> Progress:
-    plan = SimpleNamespace(jobs=to_train, cache=history)
-    progress = Progress(plan, to_train, save=lambda: None)
+def progress_after(seconds: float, jobs: list[Job], cache: RunCache) -> Progress:
+    """Return the progress of a sweep that started `seconds` ago."""
+    plan = SimpleNamespace(jobs=jobs, cache=cache)
+    progress = Progress(plan, jobs, save=lambda: None)
     progress.begun = time.monotonic() - seconds
     return progress
 
 
-def test_the_time_left_follows_from_the_epochs_of_jobs_that_run(tmp_path: Path) -> None:
-    two = jobs(tmp_path, {}, {})
-    progress = begun(two, RunCache([]), 60)
+def test_the_time_left_follows_from_the_epochs_of_running_jobs(tmp_path: Path) -> None:
+    jobs = pending_jobs(tmp_path, {}, {})
+    progress = progress_after(60, jobs, RunCache([]))
     assert progress.left(2) is None
     heartbeat = {"host": "here", "process": 1, "renewed": 0.0, "epoch": 3, "step": 5, "steps": 10}
-    reach(two[0], 2, heartbeat=heartbeat)
-    # 2.5 of 20 epochs in a minute.
+    finish_epoch(jobs[0], 2, heartbeat=heartbeat)
+    # 2.5 of 20 epochs took a minute.
     assert progress.left(2) == pytest.approx(60 / 2.5 * 17.5, rel=0.01)
-    reach(two[0], 10, state="finished")
-    del progress.rest[two[0]]
+    finish_epoch(jobs[0], 10, state="finished")
+    del progress.rest[jobs[0]]
     assert progress.left(1) == pytest.approx(60, rel=0.01)
 
 
-def test_what_jobs_had_trained_before_is_neither_done_nor_left(tmp_path: Path) -> None:
-    (job,) = jobs(tmp_path, {})
-    reach(job, 6, state="interrupted")
-    progress = begun([job], RunCache([]), 60)
-    reach(job, 8)
+def test_epochs_that_a_job_trained_before_do_not_count_in_the_estimate(tmp_path: Path) -> None:
+    (job,) = pending_jobs(tmp_path, {})
+    finish_epoch(job, 6, state="interrupted")
+    progress = progress_after(60, [job], RunCache([]))
+    finish_epoch(job, 8)
     assert progress.left(1) == pytest.approx(60, rel=0.01)
 
 
-def test_a_run_that_stops_early_at_an_epoch_is_no_longer_than_that(tmp_path: Path) -> None:
-    (job,) = jobs(tmp_path, {"trainer.early_stopping": {"epoch": 4, "patience": None}})
-    progress = begun([job], RunCache([]), 60)
-    reach(job, 3)
+def test_the_estimate_ends_at_the_epoch_of_early_stopping(tmp_path: Path) -> None:
+    (job,) = pending_jobs(tmp_path, {"trainer.early_stopping": {"epoch": 4, "patience": None}})
+    progress = progress_after(60, [job], RunCache([]))
+    finish_epoch(job, 3)
     assert progress.left(1) == pytest.approx(20, rel=0.01)
 
 
-def test_the_time_left_follows_from_runs_on_record_before_the_first_epoch(tmp_path: Path) -> None:
+def test_before_the_first_epoch_the_time_left_follows_from_earlier_runs(tmp_path: Path) -> None:
     write_run(tmp_path / "outputs")
-    two = jobs(tmp_path, {}, {"trainer.early_stopping": {"epoch": 4}})
-    # Runs like these took 12.5 s for two epochs.
-    assert begun(two, RunCache([tmp_path / "outputs"]), 0).left(2) == pytest.approx(
-        14 * 6.25 / 2, rel=0.01
-    )
+    jobs = pending_jobs(tmp_path, {}, {"trainer.early_stopping": {"epoch": 4}})
+    progress = progress_after(0, jobs, RunCache([tmp_path / "outputs"]))
+    # The earlier run took 12.5 s for two epochs.
+    assert progress.left(2) == pytest.approx(14 * 6.25 / 2, rel=0.01)

@@ -1,4 +1,4 @@
-"""A variant is compared with the baseline by its confidence interval, and the table shows it."""
+"""The ranking of variants, and their confidence intervals against the baseline."""
 
 import math
 import re
@@ -27,9 +27,11 @@ def accuracy(run: LoadedRun) -> float | None:
 def write_replicates(folder: Path, lr: float, values: dict[int, float], **changes) -> None:
     for seed, value in values.items():
         write_run(
-            folder / f"{lr}-{seed}", {"optim.lr": lr, "seed": seed}, value,
+            folder / f"{lr}-{seed}",
+            {"optim.lr": lr, "seed": seed},
+            value,
             **{"overrides": [f"optim.lr={lr}", f"seed={seed}", "sweep=x"]} | changes,
-        )  # fmt: skip
+        )
 
 
 def groups(folder: Path) -> dict[float, Group]:
@@ -38,49 +40,55 @@ def groups(folder: Path) -> dict[float, Group]:
     }
 
 
-def effect(folder: Path, ours: dict[int, float], theirs: dict[int, float]) -> MeanDifference | None:
-    write_replicates(folder, 0.2, ours)
-    write_replicates(folder, 0.1, theirs)
-    found = groups(folder)
-    return MeanDifference.between(found[0.2], found[0.1], accuracy)
+def difference(
+    folder: Path, variant: dict[int, float], baseline: dict[int, float]
+) -> MeanDifference | None:
+    """Write two variants, given by the accuracy of each seed, and compare them."""
+    write_replicates(folder, 0.2, variant)
+    write_replicates(folder, 0.1, baseline)
+    by_lr = groups(folder)
+    return MeanDifference.between(by_lr[0.2], by_lr[0.1], accuracy)
 
 
 class TestMeanDifference:
     @pytest.mark.parametrize("n", [2, 3, 10])
-    def test_of_shared_seeds_it_is_scipys_paired_interval(self, tmp_path: Path, n: int) -> None:
+    def test_shared_seeds_have_scipys_paired_interval(self, tmp_path: Path, n: int) -> None:
         generator = np.random.default_rng(n)
-        # What a seed does to both is most of the spread, and drops out.
+        # Most of the spread is common to both runs of a seed, so it cancels.
         common = generator.normal(70, 3, n)
-        ours, theirs = common + generator.normal(0.5, 0.2, n), common + generator.normal(0, 0.2, n)
-        found = effect(tmp_path, dict(enumerate(ours)), dict(enumerate(theirs)))
-        expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-        assert found.mean == pytest.approx(np.mean(ours - theirs))
-        assert found.interval == pytest.approx([expected.low, expected.high], rel=1e-6)
-        assert (found.n, found.paired) == (n, True)
+        variant, baseline = (
+            common + generator.normal(0.5, 0.2, n),
+            common + generator.normal(0, 0.2, n),
+        )
+        result = difference(tmp_path, dict(enumerate(variant)), dict(enumerate(baseline)))
+        expected = stats.ttest_rel(variant, baseline).confidence_interval(0.95)
+        assert result.mean == pytest.approx(np.mean(variant - baseline))
+        assert result.interval == pytest.approx([expected.low, expected.high], rel=1e-6)
+        assert (result.n, result.paired) == (n, True)
 
-    def test_only_seeds_that_both_have_count(self, tmp_path: Path) -> None:
-        ours, theirs = {0: 71.0, 2: 73.5, 5: 10.0}, {2: 73.0, 0: 70.0, 1: 99.0}
-        found = effect(tmp_path, ours, theirs)
+    def test_only_shared_seeds_are_compared(self, tmp_path: Path) -> None:
+        variant, baseline = {0: 71.0, 2: 73.5, 5: 10.0}, {2: 73.0, 0: 70.0, 1: 99.0}
+        result = difference(tmp_path, variant, baseline)
         expected = stats.ttest_rel([71.0, 73.5], [70.0, 73.0]).confidence_interval(0.95)
-        assert found.mean == pytest.approx(0.75)
-        assert found.interval == pytest.approx([expected.low, expected.high])
-        assert found.n == 2
+        assert result.mean == pytest.approx(0.75)
+        assert result.interval == pytest.approx([expected.low, expected.high])
+        assert result.n == 2
 
     @pytest.mark.parametrize("first", [2, 3], ids=["one shared", "none shared"])
-    def test_without_shared_seeds_it_is_scipys_interval_of_welch(
+    def test_without_enough_shared_seeds_the_interval_is_scipys_welch_interval(
         self, tmp_path: Path, first: int
     ) -> None:
-        ours = {0: 71.0, 1: 72.5, 2: 70.1}
-        theirs = dict(enumerate([69.0, 69.5, 68.1, 69.3], start=first))
-        found = effect(tmp_path, ours, theirs)
+        variant = {0: 71.0, 1: 72.5, 2: 70.1}
+        baseline = dict(enumerate([69.0, 69.5, 68.1, 69.3], start=first))
+        result = difference(tmp_path, variant, baseline)
         expected = stats.ttest_ind(
-            [*ours.values()], [*theirs.values()], equal_var=False
+            [*variant.values()], [*baseline.values()], equal_var=False
         ).confidence_interval(0.95)
-        assert found.interval == pytest.approx([expected.low, expected.high], rel=1e-9)
-        assert (found.n, found.paired) == (3, False)
+        assert result.interval == pytest.approx([expected.low, expected.high], rel=1e-9)
+        assert (result.n, result.paired) == (3, False)
 
     @pytest.mark.parametrize(
-        ("ours", "theirs", "mean", "paired"),
+        ("variant", "baseline", "mean", "paired"),
         [
             ({0: 71.0}, {0: 70.0}, 1.0, True),
             ({0: 71.0}, {0: 70.0, 1: 60.0}, 1.0, True),
@@ -89,21 +97,21 @@ class TestMeanDifference:
         ],
     )
     def test_a_single_run_has_no_interval(
-        self, tmp_path: Path, ours: dict, theirs: dict, mean: float, paired: bool
+        self, tmp_path: Path, variant: dict, baseline: dict, mean: float, paired: bool
     ) -> None:
-        found = effect(tmp_path, ours, theirs)
-        assert found == MeanDifference(mean, None, 1, paired)
-        assert found.verdict(lambda gain: gain) == "too few runs"
+        result = difference(tmp_path, variant, baseline)
+        assert result == MeanDifference(mean, None, 1, paired)
+        assert result.verdict(lambda gain: gain) == "too few runs"
 
     @pytest.mark.parametrize("seeds", [(0, 1), (2, 3)], ids=["paired", "welch"])
-    def test_equal_runs_say_nothing_about_the_spread(
+    def test_runs_without_spread_have_an_interval_only_if_the_means_are_equal(
         self, tmp_path: Path, seeds: tuple[int, int]
     ) -> None:
         baseline = dict.fromkeys(seeds, 70.1)
-        same = effect(tmp_path / "a", {0: 70.1, 1: 70.1}, baseline)
+        same = difference(tmp_path / "a", {0: 70.1, 1: 70.1}, baseline)
         assert (same.mean, same.interval) == (0.0, (0.0, 0.0))
         assert same.verdict(lambda gain: gain) == "within noise"
-        shifted = effect(tmp_path / "b", {0: 71.4, 1: 71.4}, baseline)
+        shifted = difference(tmp_path / "b", {0: 71.4, 1: 71.4}, baseline)
         assert shifted.mean == pytest.approx(1.3)
         assert shifted.interval is None
 
@@ -116,12 +124,14 @@ class TestMeanDifference:
             ((-2.0, 0.1), "within noise", "within noise"),
         ],
     )
-    def test_the_verdict_is_about_the_sign(self, interval: tuple, up: str, down: str) -> None:
-        found = MeanDifference(sum(interval) / 2, interval, 3, True)
-        assert found.verdict(Objective("val_acc").gain) == up
-        assert found.verdict(Objective("val_loss").gain) == down
+    def test_the_verdict_follows_from_the_sign_of_the_interval(
+        self, interval: tuple, up: str, down: str
+    ) -> None:
+        result = MeanDifference(sum(interval) / 2, interval, 3, True)
+        assert result.verdict(Objective("val_acc").gain) == up
+        assert result.verdict(Objective("val_loss").gain) == down
 
-    def test_seeds_that_diverged_are_no_noise(self, tmp_path: Path) -> None:
+    def test_a_variant_with_a_diverged_seed_is_unstable(self, tmp_path: Path) -> None:
         write_replicates(tmp_path, 0.1, {0: 74.0, 1: 74.2, 2: 74.1})
         write_replicates(tmp_path, 0.4, {0: 74.6, 1: 74.81})
         write_replicates(tmp_path, 0.4, {2: 1.0}, state="diverged")
@@ -131,17 +141,17 @@ class TestMeanDifference:
         assert "unstable" in table
         assert "better" not in table
         (warning,) = (note for note in ranking.notes() if "diverged" in note)
-        # One that has been trained to its end since.
+        # The diverged seed has a finished run now.
         write_replicates(tmp_path / "later", 0.4, {2: 74.7})
         ranking = Ranking(find_runs([tmp_path]), BASELINE)
         assert "unstable" not in "\n".join(ranking.lines(None))
         assert warning not in ranking.notes()
 
-    def test_what_isnt_known_isnt_compared(self, tmp_path: Path) -> None:
+    def test_a_variant_without_a_result_is_not_compared(self, tmp_path: Path) -> None:
         write_replicates(tmp_path, 0.2, {0: 1.0}, best=None, state="failed")
         write_replicates(tmp_path, 0.1, {0: 70.0})
-        found = groups(tmp_path)
-        assert MeanDifference.between(found[0.2], found[0.1], accuracy) is None
+        by_lr = groups(tmp_path)
+        assert MeanDifference.between(by_lr[0.2], by_lr[0.1], accuracy) is None
 
 
 class TestRanking:
@@ -152,9 +162,7 @@ class TestRanking:
         write_replicates(tmp_path, 0.4, {0: 71.0, 1: 70.5, 2: 72.3})
         ranking = Ranking(find_runs([tmp_path]), BASELINE)
         header, *lines = ranking.lines(None)
-        assert header.split() == [
-            "optim.lr", "n", "best", "final", "time", "difference", "verdict"
-        ]  # fmt: skip
+        assert header.split() == ["optim.lr", "n", "best", "final", "time", "difference", "verdict"]
         assert [" ".join(line.split()) for line in lines] == [
             "0.2 3 73.00 ± 0.95% 73.00 ± 0.95% 1 min 30 s +2.00 [+1.75, +2.25] better",
             "0.4 3 71.27 ± 0.93% 71.27 ± 0.93% 12.5 s +0.27 [-1.60, +2.13] within noise",
@@ -162,7 +170,7 @@ class TestRanking:
             "0.3 3 66.00 ± 0.95% 66.00 ± 0.95% 1 min 30 s -5.00 [-5.25, -4.75] worse",
         ]
         assert ranking.best is ranking.groups[0]
-        # That of its best seed, which needs no preset of the sweep.
+        # The command reproduces the best seed, without the preset of the sweep.
         assert ranking.command == "python -m resnet_sweep optim.lr=0.2 seed=2"
         (note,) = ranking.notes()
         assert "95%" in note
@@ -178,7 +186,7 @@ class TestRanking:
         (note,) = ranking.notes()
         assert "replicates=3" in note
 
-    def test_what_isnt_complete_comes_last_with_its_state(self, tmp_path: Path) -> None:
+    def test_unfinished_variants_are_last_and_show_their_states(self, tmp_path: Path) -> None:
         write_replicates(tmp_path, 0.1, {0: 70.0, 1: 71.0})
         write_replicates(tmp_path, 0.2, {0: 72.0})
         write_replicates(tmp_path, 0.2, {1: 99.0}, state="interrupted")
@@ -198,14 +206,14 @@ class TestRanking:
         (tmp_path / "empty").mkdir()
         (tmp_path / "empty/run.json").touch()
         assert Ranking(find_runs([tmp_path]), BASELINE).notes()[0] == note.replace("1", "2")
-        readable = [entry for entry in find_runs([tmp_path]) if isinstance(entry, LoadedRun)]
+        readable = [run for run in find_runs([tmp_path]) if isinstance(run, LoadedRun)]
         assert Ranking(readable, BASELINE).notes() == ranking.notes()[1:]
 
     @pytest.mark.parametrize(
         ("condition", "variants"),
         [("optim.lr == 7", ""), ("no.such.thing == 7", ""), ("optim.lr > 0", "2")],
     )
-    def test_a_baseline_that_isnt_one_is_reported(
+    def test_a_baseline_that_is_not_exactly_one_variant_is_reported(
         self, tmp_path: Path, condition: str, variants: str
     ) -> None:
         write_replicates(tmp_path, 0.1, {0: 70.0, 1: 71.0})
@@ -216,10 +224,10 @@ class TestRanking:
         (note,) = ranking.notes()
         before, _, after = note.partition(f"baseline={condition}")
         assert after
-        # How many variants the condition holds for, where those are several.
+        # The note has the number of variants that the condition holds for, if there are several.
         assert "".join(re.findall(r"\d+", before + after)) == variants
 
-    def test_a_baseline_under_way_compares_nothing_yet(self, tmp_path: Path) -> None:
+    def test_nothing_is_compared_with_an_interrupted_baseline(self, tmp_path: Path) -> None:
         write_replicates(tmp_path, 0.1, {0: 70.0}, state="interrupted")
         write_replicates(tmp_path, 0.2, {0: 71.0})
         ranking = Ranking(find_runs([tmp_path]), BASELINE)
@@ -229,13 +237,13 @@ class TestRanking:
         write_replicates(tmp_path, 0.1, {0: 70.0})
         assert note not in Ranking(find_runs([tmp_path]), BASELINE).notes()
 
-    def test_without_runs_there_is_no_best(self, tmp_path: Path) -> None:
+    def test_without_finished_runs_there_is_no_best(self, tmp_path: Path) -> None:
         assert Ranking([], BASELINE).best is None
         write_replicates(tmp_path, 0.1, {0: 70.0}, state="interrupted")
         ranking = Ranking(find_runs([tmp_path]))
         assert (ranking.best, ranking.command) == (None, None)
 
-    def test_what_is_minimized_has_the_smallest_first(self, tmp_path: Path) -> None:
+    def test_a_minimized_objective_ranks_the_smallest_value_first(self, tmp_path: Path) -> None:
         for lr, value in ((0.1, 70.0), (0.2, 74.0), (0.3, 71.0)):
             write_replicates(tmp_path, lr, {0: value, 1: value + 0.1})
         reference = str(tmp_path / "0.3-0")
@@ -259,29 +267,36 @@ class TestRanking:
         assert "lowest loss" in header
         assert "1.5000" in first
 
-    def test_experiments_stand_for_what_they_set(self, tmp_path: Path) -> None:
+    def test_variants_of_experiments_are_shown_by_the_name_of_the_experiment(
+        self, tmp_path: Path
+    ) -> None:
         runs = {
-            "recipe": {}, "wide": {"model.widths": [64], "model.stem_width": 8},
-            "fast": {"optim.lr": 0.2}, "se": {"model.attention": "se"},
-        }  # fmt: skip
+            "recipe": {},
+            "wide": {"model.widths": [64], "model.stem_width": 8},
+            "fast": {"optim.lr": 0.2},
+            "se": {"model.attention": "se"},
+        }
         for name, settings in runs.items():
             for momentum in (0.9, 0.95):
                 write_run(
-                    tmp_path / f"{name}-{momentum}", settings | {"optim.momentum": momentum},
+                    tmp_path / f"{name}-{momentum}",
+                    settings | {"optim.momentum": momentum},
                     choices={"optim": "sgd", "experiment": name},
                     overrides=[f"experiment={name}", f"optim.momentum={momentum}"],
-                )  # fmt: skip
+                )
         header, *lines = Ranking(find_runs([tmp_path])).lines(None)
         assert header.split()[:3] == ["experiment", "optim.momentum", "n"]
         assert {tuple(line.split()[:2]) for line in lines} == {
             (name, str(momentum)) for name in runs for momentum in (0.9, 0.95)
         }
 
-    def test_what_was_typed_beside_an_experiment_is_shown(self, tmp_path: Path) -> None:
+    def test_an_override_beside_an_experiment_has_a_column(self, tmp_path: Path) -> None:
         for name, lr in (("a", 0.1), ("b", 0.2)):
             write_run(
-                tmp_path / name, {"optim.lr": lr}, choices={"experiment": name},
+                tmp_path / name,
+                {"optim.lr": lr},
+                choices={"experiment": name},
                 overrides=[f"experiment={name}", f"optim.lr={lr}"],
-            )  # fmt: skip
+            )
         header = Ranking(find_runs([tmp_path])).lines(None)[0]
         assert header.split()[:2] == ["experiment", "optim.lr"]

@@ -1,4 +1,4 @@
-"""Several processes train the run that one process trains."""
+"""Distributed training by torchrun: several processes train the run that one process trains."""
 
 import json
 import re
@@ -23,79 +23,106 @@ from resnet_sweep.torchrun import Torchrun
 from resnet_sweep.training.checkpoint import LAST, read_checkpoint
 from resnet_sweep.training.distributed import ProcessGroup
 
-WORDS = (
-    "trainer=ddp", "data=digits", "data.limit_train=100", "data.limit_test=51", "logger=csv",
-    "trainer.epochs=3", "trainer.batch_size=16", "trainer.device=cpu", "trainer.threads=1",
-    "trainer.precision=float32", "optim.lr=0.02",
-)  # fmt: skip
-
-
-TRUSTED = {
+OVERRIDES = (
+    "trainer=ddp",
+    "data=digits",
+    "data.limit_train=100",
+    "data.limit_test=51",
+    "logger=csv",
+    "trainer.epochs=3",
+    "trainer.batch_size=16",
+    "trainer.device=cpu",
+    "trainer.threads=1",
+    "trainer.precision=float32",
+    "optim.lr=0.02",
+)
+ENVIRONMENT = {
     "RESNET_SWEEP_TRUSTED_PACKAGES": "network_of_ranks",
     "PYTHONPATH": str(Path(__file__).parent),
 }
 
 
-def several(size: int, rank: int = 0) -> ProcessGroup:
-    ranks = ProcessGroup()
-    ranks.rank, ranks.world_size = rank, size
-    return ranks
+def process_group(size: int, rank: int = 0) -> ProcessGroup:
+    group = ProcessGroup()
+    group.rank, group.world_size = rank, size
+    return group
 
 
 def write_network(folder: Path) -> None:
-    """Write a config folder, `mine`, with the network of network_of_ranks."""
+    """Write a config folder, `mine`, with the network in network_of_ranks.py."""
     (folder / "mine" / "model").mkdir(parents=True)
     (folder / "mine" / "model" / "network.yaml").write_text("_target_: network_of_ranks.Network\n")
 
 
-def torchrun(folder: Path, fate: str, *words: str) -> subprocess.CompletedProcess:
-    """Run two processes in a folder; `fate` is what the second one does, see network_of_ranks."""
+def torchrun(folder: Path, fate: str, *overrides: str) -> subprocess.CompletedProcess:
+    """Run two processes in a folder; see network_of_ranks.py for the fault of the second one."""
     write_network(folder)
     return subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
-            "--max-restarts=1", "-m", "resnet_sweep", "--config-dir", "mine", "model=network",
-            *WORDS, *words,
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node=2",
+            "--max-restarts=1",
+            "-m",
+            "resnet_sweep",
+            "--config-dir",
+            "mine",
+            "model=network",
+            *OVERRIDES,
+            *overrides,
         ],
-        cwd=folder, env=clean_environment() | TRUSTED | {"FAULT": fate},
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        cwd=folder,
+        env=clean_environment() | ENVIRONMENT | {"FAULT": fate},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
 
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """The config that `torchrun` composes."""
+    """Return the config that `torchrun` composes."""
     monkeypatch.setenv("RESNET_SWEEP_TRUSTED_PACKAGES", "network_of_ranks")
-    return composed(*WORDS) | {"model": {"_target_": "network_of_ranks.Network"}}
+    return composed(*OVERRIDES) | {"model": {"_target_": "network_of_ranks.Network"}}
 
 
 def assert_same_results(one: Path, other: Path) -> None:
-    ours, theirs = (read_metrics(each) for each in (one, other))
+    ours, theirs = (read_metrics(run) for run in (one, other))
     assert len(ours) == len(theirs) == 3
     for row, expected in zip(ours, theirs, strict=True):
         for name in ("lr", "train_loss", "train_acc", "val_loss", "val_acc", "grad_norm"):
             assert row[name] == pytest.approx(expected[name], rel=1e-5), name
-    ours, theirs = (read_checkpoint(each / "checkpoints" / LAST)["model"] for each in (one, other))
+    ours, theirs = (read_checkpoint(run / "checkpoints" / LAST)["model"] for run in (one, other))
     for name in theirs:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
 
 
 def test_two_processes_train_what_one_does(settings: dict, tmp_path: Path) -> None:
     write_network(tmp_path)
-    # As torchrun does, but without a new interpreter for each process.
+    # Set what torchrun sets, but fork the processes instead of starting interpreters.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    environment = TRUSTED | {
-        "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "0", "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
-    }  # fmt: skip
+    environment = ENVIRONMENT | {
+        "TORCHELASTIC_RUN_ID": "none",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+    }
     ranks = [
         processes.start(
-            tmp_path, "--config-dir", "mine", "model=network", *WORDS,
+            tmp_path,
+            "--config-dir",
+            "mine",
+            "model=network",
+            *OVERRIDES,
             environment=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     try:
         outputs = [rank.communicate(60)[0] for rank in ranks]
     finally:
@@ -105,25 +132,25 @@ def test_two_processes_train_what_one_does(settings: dict, tmp_path: Path) -> No
     (directory,) = (path.parent for path in tmp_path.glob("outputs/*/*/run.json"))
     record = Record.read(directory)
     assert (record.state, record.ranks) == ("finished", 2)
-    # Rank 0 alone prints.
+    # Only rank 0 prints.
     assert re.findall(r"\b(\d)/3\b", "".join(outputs)) == ["1", "2", "3"]
     train(plan_run(settings), tmp_path / "alone")
     assert_same_results(directory, tmp_path / "alone")
 
 
 @pytest.mark.slow
-def test_two_processes_of_which_one_is_killed_train_what_one_does(
+def test_a_torchrun_with_a_killed_process_trains_what_one_process_does(
     settings: dict, tmp_path: Path
 ) -> None:
-    done = torchrun(tmp_path, "killed")
-    assert done.returncode == 0, done.stderr
-    # Started again by torchrun, the run found its directory, which nobody had named.
+    process = torchrun(tmp_path, "killed")
+    assert process.returncode == 0, process.stderr
+    # torchrun started the processes again, and they found the directory without hydra.run.dir.
     (directory,) = (path.parent for path in tmp_path.glob("outputs/*/*/run.json"))
     record = Record.read(directory)
     assert (record.state, record.ranks) == ("finished", 2)
-    # The second process was killed in the second epoch, and rank 0 alone prints: each epoch is
-    # printed once, so that the first one wasn't trained again.
-    assert re.findall(r"\b(\d)/3\b", done.stdout) == ["1", "2", "3"]
+    # The second process was killed in the second epoch. Each epoch is printed once, so the first
+    # one wasn't trained again.
+    assert re.findall(r"\b(\d)/3\b", process.stdout) == ["1", "2", "3"]
     assert len([*tmp_path.glob("outputs/*/*")]) == 1
     train(plan_run(settings), tmp_path / "alone")
     assert_same_results(directory, tmp_path / "alone")
@@ -133,13 +160,13 @@ def test_two_processes_of_which_one_is_killed_train_what_one_does(
 def test_one_process_resumes_the_run_of_a_terminated_torchrun(
     settings: dict, tmp_path: Path
 ) -> None:
-    done = torchrun(tmp_path, "terminated", "hydra.run.dir=run")
-    assert done.returncode == 1, done.stderr
-    assert "SIGTERM" in done.stdout
-    assert "torchrun --nproc_per_node=2 -m resnet_sweep" in done.stdout
+    process = torchrun(tmp_path, "terminated", "hydra.run.dir=run")
+    assert process.returncode == 1, process.stderr
+    assert "SIGTERM" in process.stdout
+    assert "torchrun --nproc_per_node=2 -m resnet_sweep" in process.stdout
     content = json.loads((tmp_path / "run" / "run.json").read_text())
     assert content["state"] == "interrupted"
-    # It was interrupted within an epoch.
+    # The run was interrupted within an epoch.
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / LAST)["step"] > 0
     train(plan_run(settings), tmp_path / "run")
     train(plan_run(settings), tmp_path / "alone")
@@ -147,9 +174,9 @@ def test_one_process_resumes_the_run_of_a_terminated_torchrun(
 
 
 @pytest.mark.parametrize(("count", "size"), [(128, 2), (29, 4), (7, 7), (5, 8), (0, 3)])
-def test_shares_are_the_whole_in_order(count: int, size: int) -> None:
+def test_the_shares_of_all_ranks_are_the_batch_in_order(count: int, size: int) -> None:
     batch = list(range(count))
-    shares = [batch[several(size, rank).share(count)] for rank in range(size)]
+    shares = [batch[process_group(size, rank).share(count)] for rank in range(size)]
     assert [image for share in shares for image in share] == batch
     assert {len(share) for share in shares} <= {count // size, count // size + 1}
 
@@ -159,7 +186,7 @@ def test_shares_are_the_whole_in_order(count: int, size: int) -> None:
     [
         (2, {"trainer__sync_batch_norm": False}, ["2", "trainer.distributed=false"]),
         (2, {"trainer__distributed": True}, ["cpu", "trainer.sync_batch_norm=false"]),
-        # 100 images in batches of 16 leave 4 for the last one.
+        # The last of the batches of 16 has 4 of the 100 images, which 5 processes can't share.
         (
             5,
             {"trainer__distributed": True, "trainer__sync_batch_norm": False},
@@ -167,52 +194,54 @@ def test_shares_are_the_whole_in_order(count: int, size: int) -> None:
         ),
     ],
 )
-def test_what_processes_cannot_share_is_refused(size: int, changes: dict, facts: list[str]) -> None:
-    with pytest.raises(ConfigError) as refusal:
-        plan_run(config(**changes), several(size))
+def test_a_run_that_processes_cannot_share_is_refused(
+    size: int, changes: dict, facts: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        plan_run(config(**changes), process_group(size))
     for fact in facts:
-        assert re.search(rf"(?<![\d.]){re.escape(fact)}(?!\d)", str(refusal.value)), fact
+        assert re.search(rf"(?<![\d.]){re.escape(fact)}(?!\d)", str(error.value)), fact
 
 
-def test_a_sweep_is_not_shared(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_refuses_a_sweep(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Torchrun, "here", classmethod(lambda cls: Torchrun(0, 2, 0, "none")))
-    done = call(main, "--multirun", "data=digits", "seed=0,1")
-    processes.assert_refused(done, "torchrun", "2", "hydra/launcher=pool")
+    result = call(main, "--multirun", "data=digits", "seed=0,1")
+    processes.assert_refused(result, "torchrun", "2", "hydra/launcher=pool")
 
 
-def test_statistics_of_shares_make_another_run_and_the_number_of_processes_does_not() -> None:
+def test_the_signature_depends_on_sync_batch_norm_but_not_on_the_number_of_processes() -> None:
     alone = plan_run(config())
     assert plan_run(config(trainer__distributed=True)).signature == alone.signature
     changes = {"trainer__distributed": True, "trainer__sync_batch_norm": False}
-    of_shares = [plan_run(config(**changes), several(size)) for size in (1, 2, 4)]
-    assert len({each.signature for each in of_shares}) == 1
-    assert of_shares[0].signature != alone.signature
-    assert not of_shares[0].notes
-    assert "4" in of_shares[2].notes[-1] and "BatchNorm" in of_shares[2].notes[-1]
+    plans = [plan_run(config(**changes), process_group(size)) for size in (1, 2, 4)]
+    assert len({plan.signature for plan in plans}) == 1
+    assert plans[0].signature != alone.signature
+    assert not plans[0].notes
+    assert "4" in plans[2].notes[-1] and "BatchNorm" in plans[2].notes[-1]
 
 
-def test_a_run_is_where_torchruns_name_says(tmp_path: Path) -> None:
-    def named(run_id: str) -> Torchrun:
-        words = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-        return Torchrun.here(words | {"TORCHELASTIC_RUN_ID": run_id})
+def test_the_run_directory_follows_from_torchruns_rdzv_id(tmp_path: Path) -> None:
+    def with_id(run_id: str) -> Torchrun:
+        variables = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+        return Torchrun.here(variables | {"TORCHELASTIC_RUN_ID": run_id})
 
     assert Torchrun.here({}) is None
-    assert named("job-17").directory(lambda: tmp_path) == Path("outputs/job-17")
-    assert named("none").name is None
-    assert named("0de13ba3-088d-4e7a-990b-ae29bab0a38f").name is None
+    assert with_id("job-17").directory(lambda: tmp_path) == Path("outputs/job-17")
+    assert with_id("none").name is None
+    assert with_id("0de13ba3-088d-4e7a-990b-ae29bab0a38f").name is None
     for wrong in ("../x", ".hidden", "a/b", ""):
-        with pytest.raises(ConfigError) as refusal:
-            _ = named(wrong).name
-        assert f"--rdzv-id={wrong}" in str(refusal.value)
-        assert "hydra.run.dir=" in str(refusal.value)
+        with pytest.raises(ConfigError) as error:
+            _ = with_id(wrong).name
+        assert f"--rdzv-id={wrong}" in str(error.value)
+        assert "hydra.run.dir=" in str(error.value)
 
 
 @pytest.mark.slow
-def test_a_refusal_of_several_processes_is_printed_once(command: Command, tmp_path: Path) -> None:
-    done = command(
-        "--nproc_per_node=2", "-m", "resnet_sweep", *WORDS[1:], module="torch.distributed.run"
+def test_an_error_in_several_processes_is_printed_once(command: Command, tmp_path: Path) -> None:
+    process = command(
+        "--nproc_per_node=2", "-m", "resnet_sweep", *OVERRIDES[1:], module="torch.distributed.run"
     )
-    assert done.returncode == 1
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert process.returncode == 1
+    (line,) = (line for line in process.stderr.splitlines() if line.startswith("error: "))
     assert "2" in line and "trainer.distributed=false" in line
     assert not list(tmp_path.iterdir())

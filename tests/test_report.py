@@ -1,4 +1,4 @@
-"""What `report` writes: its page in a real browser, and a training log."""
+"""The subcommand `report`: its page, opened in a browser, and the training log."""
 
 import base64
 import csv
@@ -25,20 +25,27 @@ from resnet_sweep.runs.metrics import write_metrics
 from resnet_sweep.runs.record import Record
 
 PAGE = ROOT / "resnet_sweep" / "compare" / "page"
-HOSTILE = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>&lt;\u2028'
+MALICIOUS = (
+    '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>&lt;\u2028'
+)
 
 
 def write_run(directory: Path, accuracies: list[float], **changes: object) -> Record:
-    """A finished run whose validation accuracy goes through `accuracies`, an epoch each."""
+    """Write a finished run with these validation accuracies, one per epoch."""
     values = dict(changes)
     lr, seed = values.pop("lr", 0.1), values.pop("seed", 0)
     rows = [
         {
-            "epoch": epoch, "lr": lr, "train_loss": 4 / epoch, "train_acc": accuracy + 1.5,
-            "val_loss": 4.5 / epoch, "val_acc": accuracy, "seconds": 2.0,
+            "epoch": epoch,
+            "lr": lr,
+            "train_loss": 4 / epoch,
+            "train_acc": accuracy + 1.5,
+            "val_loss": 4.5 / epoch,
+            "val_acc": accuracy,
+            "seconds": 2.0,
         }
         for epoch, accuracy in enumerate(accuracies, start=1)
-    ]  # fmt: skip
+    ]
     best = max(rows, key=lambda row: row["val_acc"])
     record = Record(
         signature=f"{lr}-{seed}",
@@ -72,7 +79,7 @@ def write_run(directory: Path, accuracies: list[float], **changes: object) -> Re
 
 
 def write_sweep(directory: Path) -> None:
-    """Three learning rates with two seeds each, and the best of them with pictures."""
+    """Write runs with three learning rates and two seeds each; the best one has a picture."""
     accuracies = {0.05: (30.0, 34.0), 0.1: (40.0, 47.0), 0.2: (9.5, 8.0)}
     jobs = [(lr, seed) for lr in accuracies for seed in (0, 1)]
     for job, (lr, seed) in enumerate(jobs):
@@ -84,19 +91,19 @@ def write_sweep(directory: Path) -> None:
 
 
 def content_of(page: Path) -> dict:
-    """The data that a page carries."""
-    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page.read_text())
-    return json.loads(found[1])
+    """Return the data that a page contains."""
+    match = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page.read_text())
+    return json.loads(match[1])
 
 
 class Browser(NamedTuple):
-    """A tab of a browser, and the file that each page is copied to before it is opened there.
+    """A browser tab, and the file to which each page is copied before the tab opens it.
 
-    Another tab or file would have the scripts of the page compiled again, which takes seconds.
+    With another tab or file the browser compiles the page's scripts again, which takes seconds.
     """
 
     tab: Any
-    place: Path
+    path: Path
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +118,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if path is None:
         pytest.skip("Chromium isn't on this machine: apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield Browser(started.new_page(), tmp_path_factory.mktemp("page") / "report.html")
-        started.close()
+        chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield Browser(chromium.new_page(), tmp_path_factory.mktemp("page") / "report.html")
+        chromium.close()
 
 
 class Page:
-    """A page that was opened by its file, with all that went wrong on it."""
+    """An open page, with its errors, console messages and requests."""
 
     def __init__(
         self,
@@ -127,30 +134,30 @@ class Page:
         scheme: str = "light",
     ) -> None:
         self.tab = browser.tab
-        self.complaints: list[str] = []
+        self.messages: list[str] = []
         self.requests: list[str] = []
         self.listeners = {
-            "console": lambda message: self.complaints.append(message.text),
-            "pageerror": lambda error: self.complaints.append(str(error)),
+            "console": lambda message: self.messages.append(message.text),
+            "pageerror": lambda error: self.messages.append(str(error)),
             "request": lambda request: self.requests.append(request.url),
         }
         self.tab.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
         self.tab.emulate_media(color_scheme=scheme)
         for event, listener in self.listeners.items():
             self.tab.on(event, listener)
-        shutil.copyfile(path, browser.place)
-        self.tab.goto(browser.place.as_uri())
+        shutil.copyfile(path, browser.path)
+        self.tab.goto(browser.path.as_uri())
 
-    def names(self) -> list[str]:
-        """The names of the runs in the table, as they stand there."""
+    def run_names(self) -> list[str]:
+        """Return the names of the runs in the table, in its order."""
         return self.tab.locator("#table [data-key^='compare']").all_inner_texts()
 
     def column(self, number: int) -> list[str]:
-        """A column of the table, without its heads."""
+        """Return the cells of a column of the table, without its headers."""
         return self.tab.locator(f"#table tbody tr > td:nth-child({number})").all_inner_texts()
 
     def traces(self, chart: str) -> list[dict]:
-        """What a chart draws: name, points and style of each line."""
+        """Return the name, points and style of each line in a chart."""
         return self.tab.evaluate(
             "chart => document.getElementById(chart).data.map("
             "({name, x, y, line, fill}) => ({name, x, y, line, fill}))",
@@ -160,16 +167,16 @@ class Page:
     def width(self) -> int:
         return self.tab.evaluate("document.documentElement.scrollWidth")
 
-    def counted(self) -> list[int]:
-        """The numbers in the sentence on how many runs the table has."""
+    def counts(self) -> list[int]:
+        """Return the numbers in the sentence that says how many runs are shown."""
         return [int(number) for number in re.findall(r"\d+", self.tab.inner_text("#count"))]
 
     def close(self) -> None:
         for event, listener in self.listeners.items():
             self.tab.remove_listener(event, listener)
-        own, *others = [url for url in self.requests if not url.startswith("data:")]
-        assert own.startswith("file://") and others == []
-        assert self.complaints == []
+        page, *others = [url for url in self.requests if not url.startswith("data:")]
+        assert page.startswith("file://") and others == []
+        assert self.messages == []
 
 
 @pytest.fixture(scope="module")
@@ -187,48 +194,48 @@ def opened(browser: Browser, sweep_page: Path) -> Iterator[Page]:
 
 
 class TestTable:
-    def test_replicates_are_a_row_with_mean_and_deviation(self, opened: Page) -> None:
-        assert opened.names() == []
+    def test_replicates_are_one_row_with_mean_and_deviation(self, opened: Page) -> None:
+        assert opened.run_names() == []
         rows = opened.tab.locator("#table tbody tr")
         assert rows.count() == 3
         mean, spread = statistics.mean([40.0, 47.0]), statistics.stdev([40.0, 47.0])
         assert opened.column(4)[0] == f"{mean:.2f}% ± {spread:.2f}"
         assert re.search(r"\b2 replicates\b", rows.first.inner_text())
 
-    def test_a_row_of_replicates_opens_to_its_runs_and_closes(self, opened: Page) -> None:
+    def test_a_row_of_replicates_expands_to_its_runs_and_collapses(self, opened: Page) -> None:
         first = opened.tab.locator("#table [data-key^='expand']").first
         first.click()
-        assert opened.names() == ["3", "2"]
+        assert opened.run_names() == ["3", "2"]
         assert first.get_attribute("aria-expanded") == "true"
         first.click()
-        assert opened.names() == []
+        assert opened.run_names() == []
 
-    def test_sorts_both_ways_by_any_column(self, opened: Page) -> None:
+    def test_a_click_on_a_header_sorts_by_its_column_in_both_directions(self, opened: Page) -> None:
         opened.tab.check("#singles")
-        head = opened.tab.locator("#table th", has_text="optim.lr").first
+        header = opened.tab.locator("#table th", has_text="optim.lr").first
         for direction, order in (
             ("descending", ["0.2", "0.1", "0.05"]),
             ("ascending", ["0.05", "0.1", "0.2"]),
         ):
-            head.get_by_role("button").click()
-            assert head.get_attribute("aria-sort") == direction
+            header.get_by_role("button").click()
+            assert header.get_attribute("aria-sort") == direction
             assert list(dict.fromkeys(opened.column(6))) == order
         assert opened.tab.locator("#table th[aria-sort=ascending]").count() == 1
 
-    def test_filters_by_text_by_comparison_and_by_choice(self, opened: Page) -> None:
+    def test_runs_are_filtered_by_text_by_comparison_and_by_choice(self, opened: Page) -> None:
         opened.tab.check("#singles")
         opened.tab.fill("[aria-label='filter best val']", ">= 34")
-        assert sorted(opened.names()) == ["1", "2", "3"]
+        assert sorted(opened.run_names()) == ["1", "2", "3"]
         opened.tab.select_option("[aria-label='filter seed']", label="1")
-        assert sorted(opened.names()) == ["1", "3"]
+        assert sorted(opened.run_names()) == ["1", "3"]
         opened.tab.fill("#search", "47.00 0.1")
-        assert opened.names() == ["3"]
-        assert opened.counted() == [1, 6]
-        # The hyperparameters are those of the same runs, a break behind each.
+        assert opened.run_names() == ["3"]
+        assert opened.counts() == [1, 6]
+        # The plot of hyperparameters draws the one run that is left, and a break after it.
         lines = [x for trace in opened.traces("parallel") for x in trace["x"]]
         assert lines.count(None) == 1
 
-    def test_a_run_opens_to_its_config_and_command(self, opened: Page) -> None:
+    def test_details_of_a_run_show_its_config_and_command(self, opened: Page) -> None:
         opened.tab.check("#singles")
         opened.tab.locator("#table [data-key^='open'][aria-label*=' 3']").click()
         details = opened.tab.locator("td.details")
@@ -242,34 +249,32 @@ class TestTable:
         ):
             assert setting in details.locator(".settings").inner_text()
 
-    def test_a_replicate_that_broke_off_isnt_in_the_mean(
-        self, browser: Browser, tmp_path: Path
-    ) -> None:
+    def test_the_mean_leaves_out_a_failed_replicate(self, browser: Browser, tmp_path: Path) -> None:
         for seed, state in enumerate(["finished", "finished", "failed"]):
             write_run(tmp_path / str(seed), [10.0 + seed], seed=seed, state=state)
         page = Page(browser, report([str(tmp_path)], None))
         assert page.column(4) == [f"10.50% ± {statistics.stdev([10, 11]):.2f}"]
         assert re.search(r"\b2 of 3\b", page.tab.inner_text("#table"))
-        # The newest of all three, which the failed one is.
+        # The date is that of the newest replicate, which is the failed one.
         assert page.column(8) == ["2026-01-03 10:00"]
         page.tab.select_option("[aria-label='filter state']", label="failed")
         assert page.column(4) == ["12.00%"]
         page.close()
 
-    def test_a_row_of_replicates_is_found_by_its_mean(self, opened: Page) -> None:
+    def test_filters_compare_with_the_mean_of_replicates(self, opened: Page) -> None:
         field = "[aria-label='filter best val']"
         for filled, count in (("43.5", 2), (">= 43.5", 2), ("> 43.5", 0), ("47", 0), ("< 10", 2)):
             opened.tab.fill(field, filled)
-            assert opened.counted() == [count, 6]
+            assert opened.counts() == [count, 6]
         opened.tab.fill(field, "47")
         opened.tab.check("#singles")
-        assert opened.names() == ["3"]
+        assert opened.run_names() == ["3"]
         opened.tab.uncheck("#singles")
         opened.tab.fill(field, "")
         opened.tab.fill("#search", "43.5")
-        assert opened.counted() == [2, 6]
+        assert opened.counts() == [2, 6]
 
-    def test_every_control_of_a_row_has_a_label_of_its_own(self, opened: Page) -> None:
+    def test_all_controls_of_the_table_have_different_labels(self, opened: Page) -> None:
         opened.tab.check("#singles")
         labels = opened.tab.evaluate(
             "[...document.querySelectorAll('#table tbody input, #table tbody button')]"
@@ -280,7 +285,7 @@ class TestTable:
 
 
 class TestComparison:
-    def test_two_clicked_runs_are_compared(self, opened: Page) -> None:
+    def test_a_click_on_two_runs_compares_them(self, opened: Page) -> None:
         opened.tab.check("#singles")
         for name in ("0", "3"):
             opened.tab.locator(
@@ -293,23 +298,23 @@ class TestComparison:
             "best validation accuracy\t30.00%\t47.00%\t+17.00\n",
         ):
             assert row in differences
-        # What both have in common isn't shown, nor what differs only in when it was.
+        # Equal settings aren't shown, and neither are the times of the runs.
         assert "trainer.epochs" not in differences and "Environment" not in differences
         assert opened.tab.locator("tr.compared").count() == 2
 
-    def test_shows_states_and_notes(self, browser: Browser, tmp_path: Path) -> None:
+    def test_a_comparison_shows_states_and_notes(self, browser: Browser, tmp_path: Path) -> None:
         write_run(tmp_path / "a", [10.0], notes=["resumed once", "slow"])
         write_run(tmp_path / "b", [10.0], seed=1, state="failed", reason="no space is left")
         page = Page(browser, report([str(tmp_path)], None))
-        for place, name in (("#one", "a"), ("#other", "b")):
-            value = page.tab.locator(f"{place} option", has_text=re.compile(f"^{name}"))
-            page.tab.select_option(place, value.get_attribute("value"))
+        for menu, name in (("#one", "a"), ("#other", "b")):
+            option = page.tab.locator(f"{menu} option", has_text=re.compile(f"^{name}"))
+            page.tab.select_option(menu, option.get_attribute("value"))
         differences = page.tab.inner_text("#differences")
         assert re.search(r"state\tfinished\tfailed\b.*\bno space is left", differences)
         assert re.search(r"notes\tresumed once\b.*\bslow", differences)
         page.close()
 
-    def test_numbers_have_four_digits_but_where_they_would_look_the_same(
+    def test_numbers_have_four_digits_unless_different_ones_would_look_equal(
         self, browser: Browser, tmp_path: Path
     ) -> None:
         for name, lr in {"a": 0.10815682765921358, "b": 0.10815999}.items():
@@ -317,14 +322,14 @@ class TestComparison:
         page = Page(browser, report([str(tmp_path)], None))
         assert "optim.lr=0.1082" in page.tab.inner_text("#legend")
         assert "0.10815" not in page.tab.inner_text("#legend")
-        for place, name in (("#one", "a"), ("#other", "b")):
-            value = page.tab.locator(f"{place} option", has_text=re.compile(f"^{name}"))
-            page.tab.select_option(place, value.get_attribute("value"))
+        for menu, name in (("#one", "a"), ("#other", "b")):
+            option = page.tab.locator(f"{menu} option", has_text=re.compile(f"^{name}"))
+            page.tab.select_option(menu, option.get_attribute("value"))
         differences = page.tab.inner_text("#differences")
         assert "optim.lr\t0.10815682765921358\t0.10815999" in differences
         page.close()
 
-    def test_any_run_is_compared_with_a_logged_one(self, opened: Page) -> None:
+    def test_a_run_can_be_compared_with_a_logged_run(self, opened: Page) -> None:
         opened.tab.select_option("#one", label="logged_run_2")
         opened.tab.select_option("#other", index=1)
         differences = opened.tab.inner_text("#differences")
@@ -332,13 +337,13 @@ class TestComparison:
 
 
 class TestCurves:
-    def test_drawn_are_the_chosen_rows_with_the_band_of_replicates(self, opened: Page) -> None:
+    def test_a_chosen_row_is_drawn_with_the_band_of_its_replicates(self, opened: Page) -> None:
         opened.tab.click("#draw-none")
         opened.tab.uncheck("#logged")
         assert opened.traces("accuracy") == []
         opened.tab.locator("[data-key^='draw group']").first.check()
         band, validation, training = opened.traces("accuracy")
-        # The two runs with the best rate, by hand: 40/2, 40, 39 and 47/2, 47, 46.
+        # The accuracies of the two runs with the best rate are 40/2, 40, 39 and 47/2, 47, 46.
         assert validation["y"] == pytest.approx([21.75, 43.5, 42.5])
         assert training["y"] == pytest.approx([23.25, 45.0, 44.0])
         assert (validation["line"]["dash"], training["line"]["dash"]) == ("solid", "dash")
@@ -349,9 +354,9 @@ class TestCurves:
         losses = [trace["y"] for trace in opened.traces("loss") if not trace["fill"]]
         assert losses == [pytest.approx([4.5, 2.25, 1.5]), pytest.approx([4, 2, 4 / 3], rel=1e-3)]
 
-    def test_the_logged_runs_come_and_go(self, opened: Page) -> None:
+    def test_a_switch_shows_and_hides_the_logged_runs(self, opened: Page) -> None:
         assert sum("logged" in trace["name"] for trace in opened.traces("accuracy")) == 4
-        # As far as the runs that they are compared with.
+        # They are drawn up to the last epoch of the other runs.
         assert all(
             len(trace["x"]) == 3 for trace in opened.traces("accuracy") if "logged" in trace["name"]
         )
@@ -361,21 +366,23 @@ class TestCurves:
         opened.tab.click("#draw-none")
         assert {len(trace["x"]) for trace in opened.traces("accuracy")} == {100}
 
-    def test_a_run_leaves_by_the_legend(self, opened: Page) -> None:
+    def test_a_button_in_the_legend_removes_a_run(self, opened: Page) -> None:
         buttons = opened.tab.locator("#legend button")
         for left in (2, 1, 0):
             following = buttons.nth(1).get_attribute("aria-label") if left else None
             buttons.first.click()
             assert buttons.count() == left
-            # The keyboard acts on what follows.
+            # The keyboard focus moves to the next button.
             focused = opened.tab.evaluate(
                 "(({id, ariaLabel}) => id || ariaLabel)(document.activeElement)"
             )
             assert focused == (following or "legend")
 
-    def test_the_mean_ends_where_a_replicate_does(self, browser: Browser, tmp_path: Path) -> None:
+    def test_the_mean_curve_ends_with_the_shortest_replicate(
+        self, browser: Browser, tmp_path: Path
+    ) -> None:
         write_run(tmp_path / "0", [10.0, 20.0, 30.0])
-        # Asked for the same, one stopped early.
+        # Two more seeds with the same settings stopped early.
         for seed, accuracies in {1: [12.0, 22.0], 2: [90.0]}.items():
             record = write_run(tmp_path / str(seed), accuracies, seed=seed)
             record.config["trainer"]["epochs"] = 3
@@ -389,7 +396,7 @@ class TestCurves:
         assert "n=2" in page.tab.inner_text("#legend")
         page.close()
 
-    def test_runs_of_the_same_recipe_and_seed_have_labels_of_their_own(
+    def test_runs_with_the_same_settings_and_seed_have_different_labels(
         self, browser: Browser, tmp_path: Path
     ) -> None:
         for name, lr in {"a": 0.1, "b": 0.1, "c": 0.2}.items():
@@ -404,7 +411,7 @@ class TestCurves:
         assert labels == ["optim.lr=0.1 (a)", "optim.lr=0.1 (b)", "optim.lr=0.2"]
         page.close()
 
-    def test_only_runs_on_the_same_data_are_drawn_at_first(
+    def test_at_first_only_runs_on_the_same_data_are_drawn(
         self, browser: Browser, tmp_path: Path
     ) -> None:
         for name, accuracy in {"cifar10": 90.0, "cifar100": 60.0}.items():
@@ -419,7 +426,7 @@ class TestCurves:
         assert page.tab.locator("#legend li").all_inner_texts() == ["data=cifar10\n×"]
         page.close()
 
-    def test_parallel_coordinates_have_a_place_for_null(
+    def test_parallel_coordinates_draw_null_below_the_numbers(
         self, browser: Browser, tmp_path: Path
     ) -> None:
         for name, smoothing in {"a": None, "b": 0.1, "c": 0.2}.items():
@@ -432,27 +439,27 @@ class TestCurves:
             for x, y in zip(trace["x"], trace["y"], strict=True)
             if x is not None
         ]
-        places = sorted(y for x, y in points if x == 0)
-        assert len(points) == 6 and None not in places
-        assert places[0] == 0 < places[1] < places[2] == 1
+        heights = sorted(y for x, y in points if x == 0)
+        assert len(points) == 6 and None not in heights
+        assert heights[0] == 0 < heights[1] < heights[2] == 1
         assert "null" in page.tab.locator("#parallel").text_content()
         page.close()
 
 
 class TestPage:
-    def test_is_dark_by_the_system_and_by_the_switch(
+    def test_it_is_dark_by_the_systems_setting_and_by_the_switch(
         self, browser: Browser, sweep_page: Path
     ) -> None:
         page = Page(browser, sweep_page, scheme="dark")
-        grounds = []
+        backgrounds = []
         for pressed in ("true", "false", "true"):
             assert page.tab.get_attribute("#theme", "aria-pressed") == pressed
-            grounds.append(page.tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+            backgrounds.append(page.tab.evaluate("getComputedStyle(document.body).backgroundColor"))
             page.tab.click("#theme")
-        assert grounds[0] == grounds[2] != grounds[1]
+        assert backgrounds[0] == backgrounds[2] != backgrounds[1]
         page.close()
 
-    def test_all_can_be_done_by_keyboard(self, opened: Page) -> None:
+    def test_all_controls_can_be_used_by_keyboard(self, opened: Page) -> None:
         keys, reached = opened.tab.keyboard, []
         for _ in range(120):
             keys.press("Tab")
@@ -466,7 +473,7 @@ class TestPage:
             assert outline != "none" or reached[-1][0] == "BODY"
             if reached[-1][0] == "BODY":
                 break
-        controls = {what for _, what in reached}
+        controls = {name for _, name in reached}
         assert {
             "theme",
             "search",
@@ -478,10 +485,10 @@ class TestPage:
             "band",
         } <= controls
         assert {"expand 0", "expand 1", "expand 2", "draw group 0"} <= controls
-        # Act on one of each kind; the focus stays where it was, though the row is drawn anew.
+        # Use one control of each kind. The focus stays on it, although its row is drawn again.
         opened.tab.focus("[data-key='expand 1']")
         keys.press("Enter")
-        assert len(opened.names()) == 2
+        assert len(opened.run_names()) == 2
         opened.tab.focus("[data-key^='compare']")
         keys.press("Space")
         assert opened.tab.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
@@ -493,7 +500,7 @@ class TestPage:
         keys.press("Space")
         assert len(opened.traces("accuracy")) < before
 
-    def test_fits_a_phone(self, browser: Browser, sweep_page: Path) -> None:
+    def test_it_fits_the_width_of_a_phone(self, browser: Browser, sweep_page: Path) -> None:
         page = Page(browser, sweep_page, size=(360, 740))
         page.tab.check("#singles")
         for number in (0, 1):
@@ -503,25 +510,32 @@ class TestPage:
         assert page.width() <= 360
         page.close()
 
-    def test_shows_what_a_hostile_run_says_and_runs_none_of_it(
+    def test_it_shows_scripts_in_a_record_as_text_and_does_not_run_them(
         self, browser: Browser, tmp_path: Path
     ) -> None:
         runs = tmp_path / "runs <b>x</b>"
         write_run(runs / "<img src=x onerror=alert(1)>", [10.0, 20.0], lr=0.3, seed=1)
         nested = {
-            HOSTILE: {"{{scripts}}": HOSTILE},
+            MALICIOUS: {"{{scripts}}": MALICIOUS},
             "__proto__": 1,
             "constructor": 2,
             "best": 3,
-            "model": {"x": f"%{{y}} {HOSTILE}"},
+            "model": {"x": f"%{{y}} {MALICIOUS}"},
         }
         write_run(
-            runs / "other", [10.0], state="failed", reason=HOSTILE, overrides=[HOSTILE],
-            choices={"data": HOSTILE, HOSTILE: HOSTILE}, config={"seed": HOSTILE, **nested},
-            notes=[HOSTILE], host=HOSTILE, versions={HOSTILE: HOSTILE},
-        )  # fmt: skip
-        (runs / HOSTILE.replace("/", "|")).mkdir()
-        (runs / HOSTILE.replace("/", "|") / "run.json").write_text(HOSTILE)
+            runs / "other",
+            [10.0],
+            state="failed",
+            reason=MALICIOUS,
+            overrides=[MALICIOUS],
+            choices={"data": MALICIOUS, MALICIOUS: MALICIOUS},
+            config={"seed": MALICIOUS, **nested},
+            notes=[MALICIOUS],
+            host=MALICIOUS,
+            versions={MALICIOUS: MALICIOUS},
+        )
+        (runs / MALICIOUS.replace("/", "|")).mkdir()
+        (runs / MALICIOUS.replace("/", "|") / "run.json").write_text(MALICIOUS)
         page = Page(browser, report([str(runs)], tmp_path / "report.html"))
         page.tab.check("#singles")
         for number in range(2):
@@ -534,34 +548,34 @@ class TestPage:
         assert "{{scripts}}" in text
         assert page.tab.evaluate("window.hacked") is None
         assert page.tab.locator("img[src=x]").count() == 0
-        # All scripts are ours, by the policy's digests; one that came in otherwise doesn't run.
+        # The content security policy has the digests of the page's scripts, and no other runs.
         page.tab.evaluate(
             "document.body.append(Object.assign("
             "document.createElement('script'), {text: 'window.hacked = 2'}))"
         )
         assert page.tab.evaluate("window.hacked") is None
-        assert any("Content Security Policy" in complaint for complaint in page.complaints)
-        page.complaints.clear()
+        assert any("Content Security Policy" in message for message in page.messages)
+        page.messages.clear()
         page.close()
 
-    def test_shows_runs_that_have_nothing_yet(self, browser: Browser, tmp_path: Path) -> None:
+    def test_it_shows_runs_without_results(self, browser: Browser, tmp_path: Path) -> None:
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / "run.json").write_text("[]")
         empty = Page(browser, report([str(tmp_path)], None))
-        assert empty.counted() == [0, 0]
+        assert empty.counts() == [0, 0]
         assert re.search(r"\brun\.json\b.*\[\]", empty.tab.inner_text("#damaged"))
         empty.close()
-        write_run(tmp_path / "begun", [10.0], state="running", best=None, final=None, gap=None)
-        (tmp_path / "begun" / "metrics.csv").unlink()
-        begun = Page(browser, report([str(tmp_path)], None))
-        assert begun.column(3) == ["running (stale)"] and begun.column(4) == [""]
-        begun.tab.select_option("#other", label="logged_run_1")
-        begun.tab.locator("#table [data-key^='compare']").click()
-        assert "69.85%" in begun.tab.inner_text("#differences")
-        begun.close()
+        write_run(tmp_path / "started", [10.0], state="running", best=None, final=None, gap=None)
+        (tmp_path / "started" / "metrics.csv").unlink()
+        page = Page(browser, report([str(tmp_path)], None))
+        assert page.column(3) == ["running (stale)"] and page.column(4) == [""]
+        page.tab.select_option("#other", label="logged_run_1")
+        page.tab.locator("#table [data-key^='compare']").click()
+        assert "69.85%" in page.tab.inner_text("#differences")
+        page.close()
 
     @pytest.mark.slow
-    def test_of_500_runs_of_100_epochs_is_under_10_mb(
+    def test_a_page_with_500_runs_of_100_epochs_is_smaller_than_10_mb(
         self, browser: Browser, tmp_path: Path
     ) -> None:
         for number in range(500):
@@ -573,22 +587,22 @@ class TestPage:
         assert path.stat().st_size < 10e6
         assert len(content_of(path)["runs"][0]["curves"]["epoch"]) == 100
         page = Page(browser, path)
-        assert page.counted() == [500, 500]
+        assert page.counts() == [500, 500]
         page.tab.fill("#search", "0.125")
-        assert page.counted() == [4, 500]
+        assert page.counts() == [4, 500]
         page.close()
 
 
 class TestContent:
-    def test_text_can_stand_in_a_script(self) -> None:
-        text = script_json({HOSTILE: [HOSTILE, 1.5, None]})
+    def test_text_is_escaped_for_a_script_element(self) -> None:
+        text = script_json({MALICIOUS: [MALICIOUS, 1.5, None]})
         assert not set(text) & set("<>&\u2028\u2029")
-        assert json.loads(text) == {HOSTILE: [HOSTILE, 1.5, None]}
+        assert json.loads(text) == {MALICIOUS: [MALICIOUS, 1.5, None]}
 
-    def test_long_curves_are_thinned_to_their_end(self, tmp_path: Path) -> None:
+    def test_long_curves_are_thinned_and_keep_their_ends(self, tmp_path: Path) -> None:
         write_run(tmp_path / "long", [float(epoch % 90) for epoch in range(1, 2001)])
         epochs = content_of(report([str(tmp_path)], None))["runs"][0]["curves"]["epoch"]
-        # The first epoch is beside 400 multiples of five.
+        # The page has the first epoch and 400 multiples of five.
         assert len(epochs) == 401 and epochs[0] == 1 and epochs[-1] == 2000
 
     def test_runs_are_thinned_to_the_same_epochs(self, tmp_path: Path) -> None:
@@ -598,7 +612,9 @@ class TestContent:
         shorter, longer = sorted((set(run["curves"]["epoch"]) for run in runs), key=max)
         assert longer ^ shorter <= {800, 801} and len(shorter) < 420
 
-    def test_a_setting_named_as_a_group_leaves_its_choice(self, tmp_path: Path) -> None:
+    def test_the_choice_of_a_group_is_kept_when_a_setting_has_the_same_name(
+        self, tmp_path: Path
+    ) -> None:
         for seed, order in enumerate((["crop", "flip"], ["flip", "crop"])):
             config = {"augmentation": {name: {"p": 0.5} for name in order}}
             write_run(
@@ -609,7 +625,7 @@ class TestContent:
         assert varied["part"] == "settings"
         assert content["common"]["choices"] == {"augmentation": "light"}
 
-    def test_pictures_are_drawn_anew_and_small(self, sweep_page: Path) -> None:
+    def test_pictures_are_encoded_again_and_made_smaller(self, sweep_page: Path) -> None:
         content = content_of(sweep_page)
         (picture,) = content["figures"]
         assert content["runs"][content["figures_of"]]["name"] == "3"
@@ -618,7 +634,7 @@ class TestContent:
         embedded = Image.open(io.BytesIO(base64.b64decode(data)))
         assert embedded.format == "PNG" and max(embedded.size) <= 1800
 
-    def test_what_isnt_a_picture_isnt_embedded(self, tmp_path: Path) -> None:
+    def test_only_png_pictures_in_the_run_directory_are_embedded(self, tmp_path: Path) -> None:
         write_run(tmp_path / "run", [10.0])
         secret = tmp_path / "secret.png"
         Image.new("RGB", (8, 8)).save(secret)
@@ -632,7 +648,7 @@ class TestContent:
         (tmp_path / "run" / "features").symlink_to(tmp_path)
         assert content_of(report([str(tmp_path)], None))["figures"] == []
 
-    def test_picture_of_too_many_pixels_is_left_out(
+    def test_a_picture_with_too_many_pixels_is_left_out(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write_run(tmp_path / "run", [10.0])
@@ -641,10 +657,10 @@ class TestContent:
         for name, width in {"a": 100, "b": 101, "c": 50}.items():
             Image.new("L", (width, 10)).save(folder / f"{name}.png")
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-        found = content_of(report([str(tmp_path)], None))["figures"]
-        assert [picture["title"] for picture in found] == ["a", "c"]
+        pictures = content_of(report([str(tmp_path)], None))["figures"]
+        assert [picture["title"] for picture in pictures] == ["a", "c"]
 
-    def test_page_sets_no_markup(self) -> None:
+    def test_scripts_of_the_page_do_not_set_html(self) -> None:
         scripts = "".join(path.read_text() for path in PAGE.glob("*.js"))
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", scripts
@@ -657,37 +673,42 @@ class TestContent:
 
 
 def decimals(row: dict[str, str]) -> dict[str, str]:
-    """Write the figures of an epoch with as many decimals as the training log has."""
+    """Round the values of an epoch to the decimals of the training log."""
     digits = {"train_acc": 2, "val_acc": 2, "train_loss": 4}
     return row | {name: f"{float(row[name]):.{count}f}" for name, count in digits.items()}
 
 
 def tables(markdown: str) -> dict[str, list[list[str]]]:
-    """The tables of a training log by the headings above them, a list of cells a row."""
-    found: dict[str, list[list[str]]] = {}
+    """Return the tables of a training log, by their headings; each row is a list of cells."""
+    tables: dict[str, list[list[str]]] = {}
     headings = ["", ""]
     for line in markdown.splitlines():
         if mark := re.match(r"(##+) (.*)", line):
             headings[len(mark[1]) - 2 :] = [mark[2]]
         elif line.startswith("|"):
-            found.setdefault(" / ".join(headings), []).append(
+            tables.setdefault(" / ".join(headings), []).append(
                 [cell.strip() for cell in line.strip("|").split("|")]
             )
-    return found
+    return tables
 
 
 class TestTrainingLog:
-    def test_the_logged_runs_give_the_tables_of_the_log(
+    def test_the_report_of_the_logged_runs_has_the_tables_of_the_training_log(
         self, call: Command, tmp_path: Path
     ) -> None:
-        done = call(main, "report", "logged_run_1", "logged_run_2", "-o", "log.md")
-        assert done.returncode == 0, done.stderr
+        result = call(main, "report", "logged_run_1", "logged_run_2", "-o", "log.md")
+        assert result.returncode == 0, result.stderr
         text = (tmp_path / "log.md").read_text()
         ours = tables(text)
         assert ours["Training Runs Summary"][0] == [
-            "Run", "Best Val Acc", "Final Train Acc", "Final Val Acc", "Final Loss", "Notes"
-        ]  # fmt: skip
-        # The notes are judgements of the log's author.
+            "Run",
+            "Best Val Acc",
+            "Final Train Acc",
+            "Final Val Acc",
+            "Final Loss",
+            "Notes",
+        ]
+        # The notes in the last column were written by the author of the log.
         assert [row[:-1] for row in ours["Training Runs Summary"][2:]] == [
             ["1", "69.85%", "89.57%", "69.68%", "0.3645"],
             ["2", "74.86%", "99.65%", "74.70%", "0.0278"],
@@ -699,11 +720,11 @@ class TestTrainingLog:
                     for row in map(decimals, csv.DictReader(file))
                 ]
             rows[best - 1][2] = f"**{rows[best - 1][2]}**"
-            part = f"Training Run {run} - Detailed Results"
-            header, _, *epochs = ours[f"{part} / Complete Epoch Data"]
+            section = f"Training Run {run} - Detailed Results"
+            header, _, *epochs = ours[f"{section} / Complete Epoch Data"]
             assert header == ["Epoch", "Train Acc", "Val Acc", "Loss"]
             assert epochs == rows
-            header, _, *epochs = ours[f"{part} / Key Epochs"]
+            header, _, *epochs = ours[f"{section} / Key Epochs"]
             assert header == ["Epoch", "Train Acc", "Val Acc", "Loss", "Notes"]
             chosen = [1, 10, 25, 50, 75, best, 100]
             assert [row[:-1] for row in epochs] == [rows[epoch - 1] for epoch in chosen]
@@ -716,16 +737,20 @@ class TestTrainingLog:
             ["**Overfitting Gap**", "19.89%", "24.95%", "+5.06%"],
         ]
         assert ours["Quick Reference"][2:] == [
-            ["Best Validation Accuracy", "74.86%"], ["Best Model Epoch", "99 (Run 2)"],
-            ["Final Training Accuracy", "99.65%"], ["Overfitting Gap", "24.95%"],
+            ["Best Validation Accuracy", "74.86%"],
+            ["Best Model Epoch", "99 (Run 2)"],
+            ["Final Training Accuracy", "99.65%"],
+            ["Overfitting Gap", "24.95%"],
             ["Final Loss", "0.0278"],
-        ]  # fmt: skip
-        for line in ("- **Overfitting Gap**: 24.95% (Train vs Val accuracy difference)",
-                     "- **Best Validation Accuracy**: 69.85% (Epoch 98)",
-                     "  - Stage 4: 128→256 channels, 3 blocks, stride 2"):  # fmt: skip
+        ]
+        for line in (
+            "- **Overfitting Gap**: 24.95% (Train vs Val accuracy difference)",
+            "- **Best Validation Accuracy**: 69.85% (Epoch 98)",
+            "  - Stage 4: 128→256 channels, 3 blocks, stride 2",
+        ):
             assert line in text
 
-    def test_says_of_two_runs_where_they_differ(self, call: Command, tmp_path: Path) -> None:
+    def test_it_shows_the_differences_of_two_runs(self, call: Command, tmp_path: Path) -> None:
         write_run(tmp_path / "b", [50.0], lr=0.2, notes=["a | b\n# c <img src=x> [d](e)"])
         write_run(tmp_path / "a", [40.0, 30.0], lr=0.1)
         assert call(main, "report", "b", "a", "-o", "log.md").returncode == 0
@@ -748,12 +773,12 @@ class TestTrainingLog:
     ) -> None:
         write_run(tmp_path / "a", [50.0], state="running", best=None, final=None, gap=None)
         (tmp_path / "a" / "metrics.csv").write_text("epoch,val_acc\n1,50\n2,60\n")
-        done = call(main, "report", "a", "-o", "log.md")
-        assert (done.returncode, done.stderr) == (0, "")
+        result = call(main, "report", "a", "-o", "log.md")
+        assert (result.returncode, result.stderr) == (0, "")
         summary = tables((tmp_path / "log.md").read_text())["Training Runs Summary"][2]
         assert summary[:5] == ["1", "60.00%", "unknown", "60.00%", "unknown"]
 
-    def test_figures_are_the_records_where_the_metrics_are_cut_off(
+    def test_values_come_from_run_json_where_metrics_csv_is_cut_off(
         self, call: Command, tmp_path: Path
     ) -> None:
         write_run(tmp_path / "run", [10.0 * epoch for epoch in range(1, 9)] + [95.0, 90.0])
@@ -776,7 +801,7 @@ class TestCommand:
             (["nowhere"], ["nowhere", "logged_run_1", "logged_run_2"]),
             (["no_runs"], ["no_runs", "outputs", "multirun"]),
             (["sweep", "-o", "report.pdf"], ["report.pdf", ".html", ".md"]),
-            # Of one run or two, how many there are.
+            # A training log takes one run or two; the message has the number of runs.
             (["sweep", "-o", "log.md"], ["6"]),
             (["sweep", "logged_run_1", "logged_run_2", "-o", "log.md"], ["8"]),
             (["sweep", "-o", "missing/report.html"], ["missing/report.html", "-o"]),
@@ -784,7 +809,7 @@ class TestCommand:
             (["broken", "-o", "log.md"], ["broken", "run.json"]),
         ],
     )
-    def test_refuses_what_cannot_be_written(
+    def test_a_report_that_cannot_be_written_is_refused(
         self, call: Command, tmp_path: Path, arguments: list[str], facts: list[str]
     ) -> None:
         (tmp_path / "no_runs").mkdir()
@@ -792,27 +817,27 @@ class TestCommand:
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / "run.json").write_text("{")
         before = sorted(tmp_path.rglob("*"))
-        done = call(main, "report", *arguments)
-        assert_refused(done, *facts)
+        result = call(main, "report", *arguments)
+        assert_refused(result, *facts)
         assert sorted(tmp_path.rglob("*")) == before
 
-    def test_writes_into_the_directory_and_prints_where(
+    def test_the_report_is_written_into_the_directory_and_its_path_is_printed(
         self, call: Command, tmp_path: Path
     ) -> None:
         write_sweep(tmp_path / "sweep")
         (tmp_path / "sweep" / "9").mkdir()
         (tmp_path / "sweep" / "9" / "run.json").write_text('{"signature": 1}')
-        done = call(main, "report", "sweep")
-        assert (done.returncode, done.stdout) == (0, "sweep/report.html\n")
+        result = call(main, "report", "sweep")
+        assert (result.returncode, result.stdout) == (0, "sweep/report.html\n")
         (damaged,) = content_of(tmp_path / "sweep" / "report.html")["damaged"]
         assert "9" in damaged["name"] and "signature" in damaged["reason"]
 
-    def test_doesnt_wait_for_torch(self, command: Command, tmp_path: Path) -> None:
+    def test_it_does_not_import_torch(self, command: Command, tmp_path: Path) -> None:
         write_sweep(tmp_path / "sweep")
         code = (
             "import sys; from resnet_sweep.cli.report import report; report(['sweep'], None); "
             "assert not {'torch', 'hydra', 'omegaconf', 'matplotlib'} & set(sys.modules)"
         )
         (tmp_path / "check.py").write_text(code)
-        # A forked process would have torch imported.
+        # A forked process has torch imported already.
         assert command(module="check", cold=True).returncode == 0

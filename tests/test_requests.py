@@ -1,4 +1,4 @@
-"""Requests that only a generator or an adversary would make are refused with one line, too."""
+"""Unusual command lines: each is refused with one line, and leaves no files."""
 
 import os
 import re
@@ -20,11 +20,13 @@ from resnet_sweep.runs.run import Run, write_plan
 from resnet_sweep.training.device import memory_bytes
 
 SMALL = (
-    "data=digits", "model=resnet8v2", "logger=csv", "trainer.threads=1", "data.limit_test=50",
-)  # fmt: skip
-
-
-# An override, and what its refusal names.
+    "data=digits",
+    "model=resnet8v2",
+    "logger=csv",
+    "trainer.threads=1",
+    "data.limit_test=50",
+)
+# An override, and the facts that its error message names.
 REFUSALS = [
     ("logger=null", "logger=null", "csv", "mlflow", "tensorboard"),
     ("+schedule=true", "schedule=true", "constant", "cosine"),
@@ -49,7 +51,7 @@ REFUSALS = [
     ("--cfg=nope", "--cfg", "nope", "job"),
     ("--config-path=old/.hydra", "old/.hydra", "old/.hydra/overrides.yaml"),
     ("--config-dir=old/.hydra", "old/.hydra", "old/.hydra/overrides.yaml"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -57,95 +59,97 @@ REFUSALS = [
     [(override, facts) for override, *facts in REFUSALS],
     ids=[override[:50] for override, *_ in REFUSALS],
 )
-def test_request_is_refused_and_leaves_nothing(
+def test_an_invalid_override_is_refused_and_leaves_no_files(
     call: Command, tmp_path: Path, override: str, facts: list[str]
 ) -> None:
-    done = call(main, *SMALL, override)
-    processes.assert_refused(done, *facts)
+    result = call(main, *SMALL, override)
+    processes.assert_refused(result, *facts)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_choice_may_be_named_by_a_number(call: Command, tmp_path: Path) -> None:
+def test_the_name_of_a_choice_may_be_a_number(call: Command, tmp_path: Path) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     for name, epochs in (("2024", 3), ("1e3", 4), ("true", 5)):
-        preset = f"# @package _global_\ntrainer:\n  epochs: {epochs}\n"
-        (tmp_path / "mine" / "experiment" / f"{name}.yaml").write_text(preset)
-        done = call(main, "--config-dir", "mine", f"experiment={name}", "--cfg", "job")
-        assert f"\n  epochs: {epochs}\n" in done.stdout
-    words = ("--config-dir=mine", *SMALL, "dry_run=true", "-m")
-    done = call(main, *words, "experiment=2024,1e3")
-    assert done.returncode == 0, done.stderr
-    assert "2 jobs" in done.stdout
-    listed = ("1e3", "2024", "quickstart")
-    processes.assert_refused(call(main, *words[:2], "experiment=1e4"), *listed)
-    processes.assert_refused(call(main, *words[:2], "experiment=[2024,nope]"), "nope", *listed)
-    processes.assert_refused(call(main, *words, "experiment=[2024,nope]"), "nope", *listed)
+        experiment = f"# @package _global_\ntrainer:\n  epochs: {epochs}\n"
+        (tmp_path / "mine" / "experiment" / f"{name}.yaml").write_text(experiment)
+        result = call(main, "--config-dir", "mine", f"experiment={name}", "--cfg", "job")
+        assert f"\n  epochs: {epochs}\n" in result.stdout
+    arguments = ("--config-dir=mine", *SMALL, "dry_run=true", "-m")
+    result = call(main, *arguments, "experiment=2024,1e3")
+    assert result.returncode == 0, result.stderr
+    assert "2 jobs" in result.stdout
+    choices = ("1e3", "2024", "quickstart")
+    processes.assert_refused(call(main, *arguments[:2], "experiment=1e4"), *choices)
+    processes.assert_refused(call(main, *arguments[:2], "experiment=[2024,nope]"), "nope", *choices)
+    processes.assert_refused(call(main, *arguments, "experiment=[2024,nope]"), "nope", *choices)
 
 
-def test_several_choices_of_a_preset_are_named_in_the_table(call: Command) -> None:
-    done = call(main, *SMALL, "-m", "experiment=[cutout,se_attention],mixup", "dry_run=true")
-    assert done.returncode == 0, done.stderr
-    assert "cutout+se_attention" in done.stdout
+def test_the_table_of_a_dry_run_names_combined_experiments(call: Command) -> None:
+    result = call(main, *SMALL, "-m", "experiment=[cutout,se_attention],mixup", "dry_run=true")
+    assert result.returncode == 0, result.stderr
+    assert "cutout+se_attention" in result.stdout
 
 
-def test_a_setting_is_checked_against_the_choices_of_the_jobs(call: Command) -> None:
-    # The default model has no name.
-    words = ("data=digits", "model=glob(torchvision*)", "dry_run=true")
-    done = call(main, "--multirun", *words, "model.name=resnet34", "seed=0,1")
-    assert done.returncode == 0, done.stderr
-    assert "2 jobs" in done.stdout
-    wrong = call(main, "--multirun", *words, "model.nam=resnet34")
+def test_a_setting_is_checked_against_the_choices_of_each_job(call: Command) -> None:
+    # The default model has no setting `name`.
+    arguments = ("data=digits", "model=glob(torchvision*)", "dry_run=true")
+    result = call(main, "--multirun", *arguments, "model.name=resnet34", "seed=0,1")
+    assert result.returncode == 0, result.stderr
+    assert "2 jobs" in result.stdout
+    wrong = call(main, "--multirun", *arguments, "model.nam=resnet34")
     processes.assert_refused(wrong, "model.nam", "model.name")
 
 
-def test_a_directory_may_be_in_the_home_directory(
+def test_a_tilde_stands_for_the_home_directory(
     call: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", "/some where")
     for value in ("~/runs/x", "'~/runs/x'"):
-        done = call(main, f"hydra.run.dir={value}", "--cfg", "hydra", "-p", "hydra.run")
-        assert "dir: /some where/runs/x\n" in done.stdout
+        result = call(main, f"hydra.run.dir={value}", "--cfg", "hydra", "-p", "hydra.run")
+        assert "dir: /some where/runs/x\n" in result.stdout
 
 
-def test_directory_of_a_single_run_is_refused_for_a_sweep(call: Command, tmp_path: Path) -> None:
-    done = call(main, *SMALL, "replicates=2", "hydra.run.dir=here")
-    processes.assert_refused(done, "hydra.run.dir=here", "hydra.sweep.dir")
+def test_hydra_run_dir_is_refused_for_a_sweep(call: Command, tmp_path: Path) -> None:
+    result = call(main, *SMALL, "replicates=2", "hydra.run.dir=here")
+    processes.assert_refused(result, "hydra.run.dir=here", "hydra.sweep.dir")
     assert not list(tmp_path.iterdir())
 
 
-def test_setting_that_a_network_of_a_library_lacks_is_named(call: Command) -> None:
-    done = call(main, "debug=overfit", "data=digits", "model=torchvision_resnet18")
+def test_a_setting_that_a_torchvision_network_does_not_have_is_refused(call: Command) -> None:
+    result = call(main, "debug=overfit", "data=digits", "model=torchvision_resnet18")
     processes.assert_refused(
-        done, "model.dropout=0.0", "resnet_sweep.models.torchvision_classifier", "~model.dropout"
+        result, "model.dropout=0.0", "resnet_sweep.models.torchvision_classifier", "~model.dropout"
     )
 
 
-def test_a_name_that_no_file_can_have_is_refused(call: Command, tmp_path: Path) -> None:
-    # A shell can't type it, but a config may hold it.
-    done = call(main, *SMALL, "hydra.run.dir='a\x00b'")
-    processes.assert_refused(done, r"a\x00b")
+def test_a_directory_name_with_a_nul_character_is_refused(call: Command, tmp_path: Path) -> None:
+    # A shell can't pass it, but a config may contain it.
+    result = call(main, *SMALL, "hydra.run.dir='a\x00b'")
+    processes.assert_refused(result, r"a\x00b")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_flag_that_takes_the_next_word_is_refused(call: Command, tmp_path: Path) -> None:
+def test_a_flag_that_would_take_the_next_override_as_its_value_is_refused(
+    call: Command, tmp_path: Path
+) -> None:
     for others in ((), ("-cn", "config")):
-        done = call(main, *SMALL, "-p", "seed=1", *others)
-        processes.assert_refused(done, "-p", "--cfg")
+        result = call(main, *SMALL, "-p", "seed=1", *others)
+        processes.assert_refused(result, "-p", "--cfg")
         assert not list(tmp_path.iterdir())
     shown = call(main, "--cfg", "job", "-p", "optim")
     assert shown.stdout.startswith("# @package optim\n")
 
 
 @pytest.mark.parametrize("directory", ["run", "outputs/${now:%Y-%m-%d}/run"])
-def test_log_that_cannot_be_set_up_is_refused_and_leaves_nothing(
+def test_an_invalid_logging_config_is_refused_and_leaves_no_files(
     call: Command, tmp_path: Path, directory: str
 ) -> None:
-    done = call(main, *SMALL, "hydra.job_logging.version=2", f"hydra.run.dir={directory}")
-    processes.assert_refused(done, "version", "2")
+    result = call(main, *SMALL, "hydra.job_logging.version=2", f"hydra.run.dir={directory}")
+    processes.assert_refused(result, "version", "2")
     assert not list(tmp_path.iterdir())
 
 
-def test_refused_command_leaves_the_folder_of_a_run_that_starts(
+def test_a_refused_command_keeps_the_directory_of_a_run_that_is_starting(
     call: Command, tmp_path: Path
 ) -> None:
     planned = plan_run(composed(*SMALL))
@@ -159,7 +163,7 @@ def test_refused_command_leaves_the_folder_of_a_run_that_starts(
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".hydra", "run.json"]
 
 
-def test_refused_command_removes_the_directory_that_it_made_beside_another(
+def test_a_refused_command_removes_only_the_directory_that_it_made(
     call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(directory: Path, record: Record) -> None:
@@ -167,11 +171,11 @@ def test_refused_command_removes_the_directory_that_it_made_beside_another(
         raise ConfigError(f"{directory} is refused")
 
     monkeypatch.setattr(Run, "open", refuse)
-    words = (*SMALL, "hydra.run.dir=runs/${now:%Y}")
-    processes.assert_refused(call(main, *words), "refused")
+    arguments = (*SMALL, "hydra.run.dir=runs/${now:%Y}")
+    processes.assert_refused(call(main, *arguments), "refused")
     assert not list(tmp_path.iterdir())
     (tmp_path / "runs" / time.strftime("%Y") / ".hydra").mkdir(parents=True)
-    processes.assert_refused(call(main, *words), f"{time.strftime('%Y')}-2")
+    processes.assert_refused(call(main, *arguments), f"{time.strftime('%Y')}-2")
     assert len(list(tmp_path.rglob("*"))) == 3
 
 
@@ -180,102 +184,111 @@ def test_refused_command_removes_the_directory_that_it_made_beside_another(
     "directory",
     ["keep/me", "keep/me/x/y", "keep/me/${hydra:job.name}", "keep/${now:%Y}", "keep/me/${now:%Y}"],
 )
-def test_folders_that_were_there_are_not_removed(
+def test_a_refused_command_keeps_folders_that_existed_before(
     call: Command, tmp_path: Path, directory: str, wrong: str
 ) -> None:
     (tmp_path / "keep" / "me").mkdir(parents=True)
-    done = call(main, *SMALL, wrong, f"hydra.run.dir={directory}")
-    assert done.returncode == (0 if wrong == "dry_run=true" else 2)
-    assert "Warning" not in done.stderr
+    result = call(main, *SMALL, wrong, f"hydra.run.dir={directory}")
+    assert result.returncode == (0 if wrong == "dry_run=true" else 2)
+    assert "Warning" not in result.stderr
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["keep", "me"]
 
 
 class TestDryRun:
-    def test_it_prints_what_would_be_trained_and_leaves_nothing(
-        self, call: Command, tmp_path: Path
-    ) -> None:
-        done = call(main, *SMALL, "trainer.epochs=7", "trainer.max_steps=3", "dry_run=true")
-        assert done.returncode == 0, done.stderr
+    def test_it_prints_the_run_and_leaves_no_files(self, call: Command, tmp_path: Path) -> None:
+        result = call(main, *SMALL, "trainer.epochs=7", "trainer.max_steps=3", "dry_run=true")
+        assert result.returncode == 0, result.stderr
         facts = {
-            "Model": ("resnet8v2", "77,850"), "Data": ("digits", "1,437", "50"),
-            "Recipe": ("optim sgd", "schedule cosine"), "Length": ("7", "12", "128", "3"),
-            "Device": ("cpu", "1", "float32"), "Seed": ("0",), "Run directory": ("outputs",),
-        }  # fmt: skip
-        lines = dict(re.findall(r"^\s*([\w ]+): +(.*)$", done.stdout, re.MULTILINE))
+            "Model": ("resnet8v2", "77,850"),
+            "Data": ("digits", "1,437", "50"),
+            "Recipe": ("optim sgd", "schedule cosine"),
+            "Length": ("7", "12", "128", "3"),
+            "Device": ("cpu", "1", "float32"),
+            "Seed": ("0",),
+            "Run directory": ("outputs",),
+        }
+        lines = dict(re.findall(r"^\s*([\w ]+): +(.*)$", result.stdout, re.MULTILINE))
         for name, values in facts.items():
             for value in values:
                 assert re.search(rf"(?<![\d.,]){value}(?!\d|,\d)", lines[name]), (name, value)
         assert not list(tmp_path.iterdir())
 
-    def test_what_could_not_be_trained_is_refused(self, call: Command, tmp_path: Path) -> None:
-        done = call(main, *SMALL, "dry_run=true", "trainer.device=cuda:7")
-        processes.assert_refused(done, "trainer.device=cuda:7")
+    def test_it_refuses_a_run_that_cannot_be_trained(self, call: Command, tmp_path: Path) -> None:
+        result = call(main, *SMALL, "dry_run=true", "trainer.device=cuda:7")
+        processes.assert_refused(result, "trainer.device=cuda:7")
         (tmp_path / "thesis").mkdir()
         (tmp_path / "thesis" / "thesis.tex").touch()
-        done = call(main, *SMALL, "dry_run=true", "hydra.run.dir=thesis")
-        processes.assert_refused(done, "thesis.tex", "hydra.run.dir")
+        result = call(main, *SMALL, "dry_run=true", "hydra.run.dir=thesis")
+        processes.assert_refused(result, "thesis.tex", "hydra.run.dir")
         assert [path.name for path in tmp_path.rglob("*")] == ["thesis", "thesis.tex"]
 
-    def test_a_run_stays_as_it_is(self, call: Command, tmp_path: Path) -> None:
-        words = (*SMALL, "hydra.run.dir=run")
+    def test_it_does_not_change_an_existing_run(self, call: Command, tmp_path: Path) -> None:
+        arguments = (*SMALL, "hydra.run.dir=run")
         planned = plan_run(composed(*SMALL))
         record = planned.record(ComposedConfig(composed(*SMALL), {}, [], []))
         write_plan(tmp_path / "run", record)
         before = (tmp_path / "run" / "run.json").read_bytes()
-        done = call(main, *words, "dry_run=true")
-        assert done.returncode == 0, done.stderr
-        assert "pending" in done.stdout
+        result = call(main, *arguments, "dry_run=true")
+        assert result.returncode == 0, result.stderr
+        assert "pending" in result.stdout
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
         assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
-def test_wrong_name_is_refused_beside_a_value_that_cannot_be_resolved(call: Command) -> None:
-    done = call(main, *SMALL, "zip=${nope}", "eference=1")
-    processes.assert_refused(done, "eference", "reference")
-    # It is in a list of all settings, which a suggestion stands for.
-    assert "trainer" not in done.stderr
-    assert "nope" not in done.stderr
+def test_an_unknown_setting_is_reported_before_a_value_that_cannot_be_resolved(
+    call: Command,
+) -> None:
+    result = call(main, *SMALL, "zip=${nope}", "eference=1")
+    processes.assert_refused(result, "eference", "reference")
+    # The message has the most similar setting instead of a list of all settings.
+    assert "trainer" not in result.stderr
+    assert "nope" not in result.stderr
 
 
-def test_run_finishes_without_its_log(command: Command, tmp_path: Path) -> None:
+def test_a_run_whose_train_log_cannot_be_opened_finishes(command: Command, tmp_path: Path) -> None:
     (tmp_path / "run" / "train.log").mkdir(parents=True)
-    done = command(*SMALL, "trainer.max_steps=1", "trainer.batch_size=16", "hydra.run.dir=run")
-    assert done.returncode == 0, done.stderr
-    assert "/run/train.log" in done.stderr
-    assert done.stderr.count("\n") == 1
+    result = command(*SMALL, "trainer.max_steps=1", "trainer.batch_size=16", "hydra.run.dir=run")
+    assert result.returncode == 0, result.stderr
+    assert "/run/train.log" in result.stderr
+    assert result.stderr.count("\n") == 1
     assert '"state": "finished"' in (tmp_path / "run" / "run.json").read_text()
 
 
-def test_long_sentence_is_shortened_in_its_middle() -> None:
+def test_a_long_error_message_is_shortened_in_the_middle() -> None:
     shortened = format_error(ConfigError(f"{'a' * 10**6} isn't known, but b is"))
     assert len(shortened) < LONGEST + 10
     assert shortened.startswith("aaa")
     assert shortened.endswith("known, but b is")
 
 
-def test_there_is_memory() -> None:
+def test_memory_bytes_returns_a_plausible_size() -> None:
     assert 2**28 < memory_bytes() < 2**60
 
 
-def test_what_the_environment_holds_stays_out_of_the_run_directory(
+def test_environment_variables_are_not_written_into_the_run_directory(
     command: Command, tmp_path: Path
 ) -> None:
     secret = "hunter2-0123456789"
-    done = command(
-        *SMALL, "trainer.max_steps=1", "trainer.batch_size=16", "hydra.run.dir=run",
-        API_TOKEN=secret, MLFLOW_TRACKING_PASSWORD=secret, HYDRA_SECRET=secret,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    result = command(
+        *SMALL,
+        "trainer.max_steps=1",
+        "trainer.batch_size=16",
+        "hydra.run.dir=run",
+        API_TOKEN=secret,
+        MLFLOW_TRACKING_PASSWORD=secret,
+        HYDRA_SECRET=secret,
+    )
+    assert result.returncode == 0, result.stderr
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert {"run.json", "hydra.yaml", "train.log"} <= {path.name for path in files}
     assert not [path for path in files if secret.encode() in path.read_bytes()]
-    assert secret not in done.stdout + done.stderr
+    assert secret not in result.stdout + result.stderr
 
 
-def test_refusal_without_a_reader_has_an_exit_status_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_refused_command_with_a_closed_stderr_fails_and_leaves_no_files(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = processes.run(tmp_path, "experiment=quickstart", "optim.lr=-1", stderr=writer)
+    result = processes.run(tmp_path, "experiment=quickstart", "optim.lr=-1", stderr=writer)
     os.close(writer)
-    assert done.returncode
+    assert result.returncode
     assert not list(tmp_path.iterdir())

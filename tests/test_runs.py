@@ -1,4 +1,4 @@
-"""A run directory belongs to one run, and to one process at a time."""
+"""Run directories: signature, record, lock, metrics and atomic writes."""
 
 import errno
 import json
@@ -72,7 +72,9 @@ class TestSignature:
             ("trainer.epochs", 6),
         ],
     )
-    def test_it_changes_with_what_is_trained(self, path: str, value: object) -> None:
+    def test_it_changes_with_settings_that_decide_the_result(
+        self, path: str, value: object
+    ) -> None:
         assert signature(changed(path, value)) != signature()
 
     @pytest.mark.parametrize(
@@ -86,21 +88,23 @@ class TestSignature:
             ("trainer.resume", False),
         ],
     )
-    def test_it_stays_with_where_and_how(self, path: str, value: object) -> None:
+    def test_it_does_not_depend_on_where_and_how_a_run_is_trained(
+        self, path: str, value: object
+    ) -> None:
         assert signature(changed(path, value)) == signature()
 
     def test_it_changes_with_the_data_and_the_precision(self) -> None:
         assert signature(data="e") != signature()
         assert signature(precision="bfloat16") != signature()
 
-    def test_it_knows_no_difference_between_1_and_1_0(self) -> None:
+    def test_it_is_the_same_for_1_and_1_0(self) -> None:
         assert signature(changed("optim.lr", 1)) == signature(changed("optim.lr", 1.0))
 
-    def test_it_knows_no_order(self) -> None:
+    def test_it_does_not_depend_on_the_order_of_groups(self) -> None:
         assert signature(dict(reversed(CONFIG.items()))) == signature()
 
-    def test_it_is_today_what_it_was(self) -> None:
-        """Should this fail, the runs that people have would no longer be known: see NUMERICS."""
+    def test_it_is_the_same_as_in_earlier_versions(self) -> None:
+        """Another signature makes existing runs unusable; NUMERICS explains when it may change."""
         assert signature() == "7d01ccdab04ab0ba"
 
     def test_differences_name_settings_with_both_values(self) -> None:
@@ -110,58 +114,63 @@ class TestSignature:
 
 class TestDirectory:
     def record(self, config: dict = CONFIG) -> Record:
-        return Record(signature=signature(config), config=config, precision="float32",
-                      fingerprint="d")  # fmt: skip
+        return Record(
+            signature=signature(config), config=config, precision="float32", fingerprint="d"
+        )
 
-    def test_two_runs_of_the_same_second_get_two_directories(self, tmp_path: Path) -> None:
+    def test_runs_started_in_the_same_second_get_different_directories(
+        self, tmp_path: Path
+    ) -> None:
         names = [make_unique_directory(tmp_path / "day" / "12-00-00").name for _ in range(3)]
         assert names == ["12-00-00", "12-00-00-2", "12-00-00-3"]
 
-    def test_a_run_begins_continues_and_ends(self, tmp_path: Path) -> None:
+    def test_a_run_is_started_interrupted_resumed_and_finished(self, tmp_path: Path) -> None:
         run = Run.open(tmp_path / "run", self.record())
         assert Record.read(run.directory).state == "running"
         assert Record.read(run.directory).heartbeat["process"] == os.getpid()
         run.close("interrupted", "stopped by SIGTERM")
         assert Record.read(run.directory).heartbeat is None
 
-        again = Run.open(tmp_path / "run", self.record())
-        assert again.record.state == "running"
-        assert again.record.reason == ""
-        assert again.record.started == run.record.started
-        again.close("finished")
+        resumed = Run.open(tmp_path / "run", self.record())
+        assert resumed.record.state == "running"
+        assert resumed.record.reason == ""
+        assert resumed.record.started == run.record.started
+        resumed.close("finished")
 
-        ended = Run.open(tmp_path / "run", self.record())
-        assert ended.record.ended_for_good
+        finished = Run.open(tmp_path / "run", self.record())
+        assert finished.record.ended_for_good
         assert sorted(path.name for path in run.directory.iterdir()) == ["run.json"]
 
-    def test_a_run_of_another_configuration_is_refused_untouched(self, tmp_path: Path) -> None:
+    def test_a_directory_with_a_run_of_another_config_is_refused_and_unchanged(
+        self, tmp_path: Path
+    ) -> None:
         Run.open(tmp_path, self.record()).close("interrupted")
         before = {path: path.read_bytes() for path in tmp_path.rglob("*")}
-        with pytest.raises(ConfigError) as refusal:
+        with pytest.raises(ConfigError) as error:
             Run.open(tmp_path, self.record(changed("optim.lr", 0.2)))
         for fact in (str(tmp_path), "optim.lr", r"\b0\.1\b", r"\b0\.2\b"):
-            assert re.search(fact, str(refusal.value))
+            assert re.search(fact, str(error.value))
         assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
 
-    def test_a_directory_with_other_files_is_refused_untouched(self, tmp_path: Path) -> None:
+    def test_a_directory_with_other_files_is_refused_and_unchanged(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").write_text("years of work")
         with pytest.raises(ConfigError, match=r"thesis\.tex"):
             Run.open(tmp_path, self.record())
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
-    def test_a_file_is_no_directory(self, tmp_path: Path) -> None:
+    def test_a_file_in_place_of_the_directory_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(ConfigError, match=str(tmp_path / "file")):
             Run.open(tmp_path / "file", self.record())
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"signature": 1, "config": 2}'])
-    def test_a_damaged_record_is_refused_untouched(self, tmp_path: Path, content: str) -> None:
+    def test_a_damaged_record_is_refused_and_unchanged(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(ConfigError, match=str(tmp_path / "run.json")):
             Run.open(tmp_path, self.record())
         assert (tmp_path / "run.json").read_text() == content
 
-    def test_starting_over_removes_the_results_alone(self, tmp_path: Path) -> None:
+    def test_reset_run_removes_only_the_results(self, tmp_path: Path) -> None:
         Run.open(tmp_path, self.record()).close("finished")
         for name in ("checkpoints", "evaluation", "features"):
             (tmp_path / name).mkdir()
@@ -194,7 +203,7 @@ class TestDirectory:
             ("finished", "finished"),
         ],
     )
-    def test_a_plan_keeps_the_outcome_of_an_earlier_run(
+    def test_a_plan_keeps_the_results_of_an_earlier_run(
         self, tmp_path: Path, earlier: State, state: State
     ) -> None:
         record = self.record()
@@ -221,24 +230,28 @@ class TestDirectory:
         ("state", "marked"),
         [("pending", "failed"), ("running", "failed"), ("finished", "finished")],
     )
-    def test_a_run_without_its_process_is_marked_as_failed(
+    def test_a_run_whose_process_exited_is_marked_as_failed_unless_it_has_ended(
         self, tmp_path: Path, state: State, marked: State
     ) -> None:
         record = self.record()
         record.state = state
         record.write(tmp_path)
         mark_failed(tmp_path, "its process exited")
-        found = Record.read(tmp_path)
-        assert found.state == marked
-        assert (found.reason == "its process exited") == (marked == "failed")
+        record = Record.read(tmp_path)
+        assert record.state == marked
+        assert (record.reason == "its process exited") == (marked == "failed")
 
-    def test_a_process_killed_at_its_very_start_is_no_obstacle(self, tmp_path: Path) -> None:
+    def test_a_run_can_start_where_an_earlier_process_was_killed_at_once(
+        self, tmp_path: Path
+    ) -> None:
         (tmp_path / ".run.json-abc").touch()
         (tmp_path / "run.lock").touch()
         Run.open(tmp_path, self.record()).close("interrupted")
         assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
-    def test_another_applications_output_is_not_taken_over(self, tmp_path: Path) -> None:
+    def test_the_output_directory_of_another_hydra_application_is_refused(
+        self, tmp_path: Path
+    ) -> None:
         (tmp_path / ".hydra").mkdir()
         (tmp_path / "main.log").touch()
         with pytest.raises(ConfigError, match=str(tmp_path)):
@@ -249,11 +262,11 @@ class TestDirectory:
         with pytest.raises(ConfigError, match=str(tmp_path)):
             unexpected_file(tmp_path / ("long" * 100))
 
-    def test_a_file_may_have_the_name_of_hydras_folder(self, tmp_path: Path) -> None:
+    def test_a_file_named_like_hydras_folder_is_unexpected(self, tmp_path: Path) -> None:
         (tmp_path / ".hydra").touch()
         assert unexpected_file(tmp_path) == ".hydra"
 
-    def test_hydras_folder_is_written_when_another_process_removes_it(
+    def test_hydras_folder_is_written_even_if_another_process_removes_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write_text = Path.write_text
@@ -269,7 +282,7 @@ class TestDirectory:
         names = sorted(path.name for path in (tmp_path / ".hydra").iterdir())
         assert names == ["config.yaml", "hydra.yaml", "overrides.yaml"]
 
-    def test_what_a_killed_process_was_writing_is_removed(self, tmp_path: Path) -> None:
+    def test_unfinished_files_of_a_killed_process_are_removed(self, tmp_path: Path) -> None:
         Run.open(tmp_path, self.record()).close("interrupted")
         (tmp_path / ".run.json-abc").touch()
         (tmp_path / "checkpoints").mkdir()
@@ -278,7 +291,7 @@ class TestDirectory:
 
 
 class TestLock:
-    HOLDER = textwrap.dedent("""
+    HOLD = textwrap.dedent("""
         import sys, time
         from pathlib import Path
         from resnet_sweep.runs.record import Record
@@ -290,12 +303,12 @@ class TestLock:
 
     def hold(self, directory: Path) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "-c", self.HOLDER, str(directory)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", self.HOLD, str(directory)], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout.readline() == "held\n"
         return process
 
-    def test_a_second_process_is_refused_with_the_holder_of_the_run(self, tmp_path: Path) -> None:
+    def test_a_second_process_is_refused_with_the_number_of_the_first(self, tmp_path: Path) -> None:
         process = self.hold(tmp_path)
         try:
             before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -306,7 +319,7 @@ class TestLock:
             process.kill()
             process.wait()
 
-    def test_a_killed_process_holds_nothing(self, tmp_path: Path) -> None:
+    def test_a_killed_process_releases_the_lock(self, tmp_path: Path) -> None:
         process = self.hold(tmp_path)
         process.kill()
         process.wait()
@@ -314,11 +327,11 @@ class TestLock:
         Run.open(tmp_path, Record(signature="s")).close("interrupted")
 
     @pytest.mark.parametrize(("age", "free"), [(10, False), (1000, True)])
-    def test_another_machines_heartbeat_counts_while_it_is_renewed(
+    def test_a_heartbeat_of_another_machine_locks_the_run_until_it_is_stale(
         self, tmp_path: Path, age: float, free: bool
     ) -> None:
-        entry = {"host": "elsewhere", "process": 1, "renewed": time.time() - age}
-        Record(signature="s", heartbeat=entry).write(tmp_path)
+        heartbeat = {"host": "elsewhere", "process": 1, "renewed": time.time() - age}
+        Record(signature="s", heartbeat=heartbeat).write(tmp_path)
         if free:
             Run.open(tmp_path, Record(signature="s")).close("interrupted")
         else:
@@ -326,7 +339,7 @@ class TestLock:
                 Run.open(tmp_path, Record(signature="s"))
             assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
-    def test_a_run_that_another_process_took_over_and_ended_is_lost(self, tmp_path: Path) -> None:
+    def test_a_process_cannot_change_a_run_that_another_one_took_over(self, tmp_path: Path) -> None:
         run = Run.open(tmp_path, Record(signature="s"))
         Record(signature="s", state="finished", heartbeat=None).write(tmp_path)
         for change in (lambda: run.update(gap=1.0), lambda: run.close("interrupted")):
@@ -345,14 +358,12 @@ class TestLock:
             time.sleep(0.02)
         assert Record.read(tmp_path).heartbeat["renewed"] > first
         run.close("finished")
-        # A renewal that the end doesn't stop would be due several times by now.
+        # If close() didn't stop the renewals, several would follow in this time.
         time.sleep(0.2)
         assert Record.read(tmp_path).heartbeat is None
 
-    def test_among_processes_that_take_turns_none_holds_it_with_another(
-        self, tmp_path: Path
-    ) -> None:
-        """Each holder makes a file that mustn't be there yet, and removes it."""
+    def test_two_processes_never_hold_the_lock_at_the_same_time(self, tmp_path: Path) -> None:
+        """Each process creates a file that must not exist, and removes it."""
         (tmp_path / "run").mkdir()
         script = textwrap.dedent("""
             import sys
@@ -376,7 +387,7 @@ class TestLock:
         ]
         assert [process.wait(timeout=120) for process in processes] == [0, 0, 0, 0]
 
-    def test_processes_enter_an_exclusive_context_one_after_another(self, tmp_path: Path) -> None:
+    def test_only_one_process_at_a_time_is_in_an_exclusive_context(self, tmp_path: Path) -> None:
         script = textwrap.dedent("""
             import sys
             from pathlib import Path
@@ -393,7 +404,7 @@ class TestLock:
         assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
         assert not list(tmp_path.iterdir())
 
-    def test_of_many_that_try_one_gets_it(self, tmp_path: Path) -> None:
+    def test_a_held_lock_is_refused_until_it_is_released(self, tmp_path: Path) -> None:
         lock = DirectoryLock(tmp_path)
         for _ in range(5):
             with pytest.raises(ConfigError, match=str(tmp_path)):
@@ -404,7 +415,7 @@ class TestLock:
 
 
 class TestMetrics:
-    def test_what_is_read_is_what_was_written(self, tmp_path: Path) -> None:
+    def test_metrics_are_read_as_they_were_written(self, tmp_path: Path) -> None:
         rows = [
             {"epoch": 1, "lr": 0.1, "train_loss": 1 / 3, "val_acc": 12.34},
             {"epoch": 2, "train_loss": 4.0, "grad_norm": 1e-30},
@@ -414,13 +425,21 @@ class TestMetrics:
         header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
         assert header == ",".join(COLUMNS)
 
-    def test_the_record_has_the_best_epoch_the_last_and_the_gap(self, tmp_path: Path) -> None:
+    def test_the_record_has_the_best_epoch_the_last_epoch_and_the_gap(self, tmp_path: Path) -> None:
         run = Run.open(tmp_path, Record(signature="s"))
-        run.write_metrics([
-            {"epoch": epoch, "train_acc": 50.0 * epoch, "train_loss": 1.0, "val_acc": accuracy,
-             "val_loss": 2.0, "seconds": 1.5}
-            for epoch, accuracy in [(1, 40.0), (2, 60.0), (3, 60.0), (4, 55.0)]
-        ])  # fmt: skip
+        run.write_metrics(
+            [
+                {
+                    "epoch": epoch,
+                    "train_acc": 50.0 * epoch,
+                    "train_loss": 1.0,
+                    "val_acc": accuracy,
+                    "val_loss": 2.0,
+                    "seconds": 1.5,
+                }
+                for epoch, accuracy in [(1, 40.0), (2, 60.0), (3, 60.0), (4, 55.0)]
+            ]
+        )
         run.close("finished")
         record = Record.read(tmp_path)
         assert record.best == {"epoch": 2, "val_acc": 60.0, "val_loss": 2.0}
@@ -429,7 +448,7 @@ class TestMetrics:
         assert record.seconds == 6.0
 
 
-def test_readers_need_no_module_that_only_unix_has() -> None:
+def test_commands_that_read_runs_import_no_module_that_only_unix_has() -> None:
     script = textwrap.dedent("""
         import sys
         sys.modules["fcntl"] = sys.modules["resource"] = None
@@ -441,7 +460,7 @@ def test_readers_need_no_module_that_only_unix_has() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_numbers_that_json_cannot_say_become_null(tmp_path: Path) -> None:
+def test_nan_and_infinity_are_written_as_null(tmp_path: Path) -> None:
     Record(signature="s", config={"x": [float("nan")]}, gap=float("inf")).write(tmp_path)
     written = json.loads((tmp_path / "run.json").read_text())
     assert written["gap"] is None
@@ -452,11 +471,11 @@ def test_numbers_that_json_cannot_say_become_null(tmp_path: Path) -> None:
     ("seconds", "text"),
     [(8.26, "8.3 s"), (245, "4 min 05 s"), (59.96, "60.0 s"), (48000, "13 h 20 min")],
 )
-def test_durations_read_well(seconds: float, text: str) -> None:
+def test_a_duration_is_formatted_with_suitable_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_write_that_fails_raises_and_leaves_the_file_as_it_was(
+def test_a_failed_write_raises_an_error_and_keeps_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(source: str, target: Path) -> None:
@@ -465,24 +484,24 @@ def test_a_write_that_fails_raises_and_leaves_the_file_as_it_was(
     path = tmp_path / "run.json"
     path.write_bytes(b"old")
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError) as failure:
+    with pytest.raises(OSError) as error:
         write_atomically(path, b"new")
-    assert failure.value.errno == errno.EDQUOT
+    assert error.value.errno == errno.EDQUOT
     assert path.read_bytes() == b"old"
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_content_is_in_the_file_when_it_is_synchronized(
+def test_a_file_is_flushed_before_it_is_synchronized(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A power cut would leave an empty file otherwise."""
+    """Otherwise a power failure leaves an empty file."""
     sizes = []
-    synchronize = os.fsync
+    fsync = os.fsync
 
-    def measure(descriptor: int) -> None:
+    def record_size(descriptor: int) -> None:
         sizes.append(os.fstat(descriptor).st_size)
-        synchronize(descriptor)
+        fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", measure)
+    monkeypatch.setattr(os, "fsync", record_size)
     write_atomically(tmp_path / "run.json", b"content")
     assert sizes[0] == len(b"content")

@@ -1,4 +1,4 @@
-"""The table of runs that `python -m resnet_sweep runs` prints."""
+"""The subcommand `runs`, which prints a table of runs."""
 
 import csv
 import io
@@ -23,7 +23,10 @@ Runs = Callable[..., subprocess.CompletedProcess]
 
 @pytest.fixture
 def runs(command: Command, call: Command) -> Runs:
-    """Runs the command in the folder of the test; with an environment, as a process of its own."""
+    """Return a function that runs the subcommand in `tmp_path`.
+
+    With environment variables it starts a process, and otherwise it calls `main` in this one.
+    """
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         if not environment:
@@ -33,15 +36,15 @@ def runs(command: Command, call: Command) -> Runs:
     return run
 
 
-def table(done: subprocess.CompletedProcess) -> list[list[str]]:
-    """The cells of a table, which has two spaces or more between them."""
-    assert done.returncode == 0, done.stderr
-    return [re.split(r" {2,}", line.strip()) for line in done.stdout.splitlines()]
+def table(result: subprocess.CompletedProcess) -> list[list[str]]:
+    """Return the cells of a table, which are separated by two or more spaces."""
+    assert result.returncode == 0, result.stderr
+    return [re.split(r" {2,}", line.strip()) for line in result.stdout.splitlines()]
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Two learning rates, three seeds each, and one run that broke off."""
+    """Write runs with two learning rates and three seeds each, and an interrupted run."""
     for number, (lr, seed) in enumerate((lr, seed) for lr in (0.1, 0.05) for seed in range(3)):
         write_run(
             tmp_path / "multirun/day" / str(number),
@@ -50,40 +53,81 @@ def sweep(tmp_path: Path) -> Path:
             seconds=100.0 + number,
             started=f"2026-01-02T03:0{number}:00+00:00",
         )
-    write_run(tmp_path / "outputs/day/time", {"optim.lr": 0.2}, state="interrupted", best=None,
-              final=None, gap=None, started="2026-01-03T00:00:00+00:00")  # fmt: skip
+    write_run(
+        tmp_path / "outputs/day/time",
+        {"optim.lr": 0.2},
+        state="interrupted",
+        best=None,
+        final=None,
+        gap=None,
+        started="2026-01-03T00:00:00+00:00",
+    )
     return tmp_path
 
 
-def test_replicates_are_a_line_with_mean_and_deviation(sweep: Path, runs: Runs) -> None:
+def test_replicates_are_one_line_with_mean_and_deviation(sweep: Path, runs: Runs) -> None:
     accuracies = np.array([60.5, 61.5, 64.5])
     text = f"{accuracies.mean():.2f} ± {accuracies.std(ddof=1):.2f}%"
     header, *lines = table(runs())
     assert header == ["state", "started", "n", "best", "final", "time", "optim.lr", "seed", "run"]
     assert lines == [
-        ["interrupted", "2026-01-03 00:00", "1", "unknown", "unknown", "12.5 s", "0.2", "0",
-         "outputs/day/time"],
-        ["finished", "2026-01-02 03:05", "3", text, text, "1 min 44 s", "0.05", "[0, 1, 2]",
-         "multirun/day/5 and 2 more"],
-        ["finished", "2026-01-02 03:02", "3", "62.67 ± 2.08%", "62.67 ± 2.08%", "1 min 41 s",
-         "0.1", "[0, 1, 2]", "multirun/day/2 and 2 more"],
-    ]  # fmt: skip
+        [
+            "interrupted",
+            "2026-01-03 00:00",
+            "1",
+            "unknown",
+            "unknown",
+            "12.5 s",
+            "0.2",
+            "0",
+            "outputs/day/time",
+        ],
+        [
+            "finished",
+            "2026-01-02 03:05",
+            "3",
+            text,
+            text,
+            "1 min 44 s",
+            "0.05",
+            "[0, 1, 2]",
+            "multirun/day/5 and 2 more",
+        ],
+        [
+            "finished",
+            "2026-01-02 03:02",
+            "3",
+            "62.67 ± 2.08%",
+            "62.67 ± 2.08%",
+            "1 min 41 s",
+            "0.1",
+            "[0, 1, 2]",
+            "multirun/day/2 and 2 more",
+        ],
+    ]
 
 
 def test_single_runs_are_shown_newest_first(sweep: Path, runs: Runs) -> None:
     header, *lines = table(runs("--no-group"))
     assert header == ["state", "started", "best", "final", "time", "optim.lr", "seed", "run"]
     assert [line[-1] for line in lines] == [
-        "outputs/day/time", *(f"multirun/day/{number}" for number in reversed(range(6)))
-    ]  # fmt: skip
+        "outputs/day/time",
+        *(f"multirun/day/{number}" for number in reversed(range(6))),
+    ]
     assert lines[1] == [
-        "finished", "2026-01-02 03:05", "64.50%", "64.50%", "1 min 45 s", "0.05", "2",
+        "finished",
+        "2026-01-02 03:05",
+        "64.50%",
+        "64.50%",
+        "1 min 45 s",
+        "0.05",
+        "2",
         "multirun/day/5",
-    ]  # fmt: skip
+    ]
     assert "optim.lr" not in table(runs("multirun/day/3", "multirun/day/4"))[0]
 
 
-def test_json_has_the_figures_of_numpy(sweep: Path, runs: Runs) -> None:
+def test_json_has_the_mean_and_deviation_that_numpy_computes(sweep: Path, runs: Runs) -> None:
     content = json.loads(runs("multirun", "--group-by", "seed", "--json").stdout)
     assert content["damaged"] == []
     for line in content["runs"]:
@@ -119,58 +163,58 @@ def test_csv_has_all_digits(sweep: Path, runs: Runs) -> None:
         (["--filter", "'day/4' in run"], [4]),
     ],
 )
-def test_runs_are_chosen_and_sorted(
+def test_runs_are_filtered_and_sorted(
     sweep: Path, runs: Runs, arguments: list[str], expected: list[int]
 ) -> None:
-    done = runs("multirun", "--no-group", "--json", *arguments)
-    names = [line["names"][0] for line in json.loads(done.stdout)["runs"]]
+    result = runs("multirun", "--no-group", "--json", *arguments)
+    names = [line["names"][0] for line in json.loads(result.stdout)["runs"]]
     assert names == [f"multirun/day/{number}" for number in expected]
 
 
-def test_what_has_no_value_is_sorted_last(sweep: Path, runs: Runs) -> None:
+def test_runs_without_a_value_are_sorted_last(sweep: Path, runs: Runs) -> None:
     for sort in ("best", "-best"):
         lines = table(runs("--no-group", f"--sort={sort}"))
         assert lines[-1][-1] == "outputs/day/time"
 
 
-def test_damaged_runs_are_listed_below_with_their_reason(sweep: Path, runs: Runs) -> None:
+def test_damaged_runs_are_listed_below_the_table_with_the_reason(sweep: Path, runs: Runs) -> None:
     name = "bad \x1b[31mred\x07"
     (sweep / "outputs" / name).mkdir()
     (sweep / "outputs" / name / "run.json").write_text('{"signature": "\\u001b[2J", "best": []')
     write_run(sweep / "outputs/deep", best=["\x1b[2J"])
-    done = runs("outputs", "--no-group")
-    assert done.returncode == 0
-    assert "\x1b" not in done.stdout
-    # The header and the interrupted run, and below them a line for each of the damaged ones.
-    assert "outputs/day/time" in done.stdout.splitlines()[1]
-    *_, unreadable, deep = done.stdout.splitlines()
+    result = runs("outputs", "--no-group")
+    assert result.returncode == 0
+    assert "\x1b" not in result.stdout
+    # The header and the interrupted run come first, then a line for each damaged run.
+    assert "outputs/day/time" in result.stdout.splitlines()[1]
+    *_, unreadable, deep = result.stdout.splitlines()
     assert unreadable.strip().startswith("outputs/bad \\x1b[31mred\\x07: ")
     assert "run.json" in unreadable and "JSON" in unreadable.replace("run.json", "")
     assert deep.strip().startswith("outputs/deep: ")
     assert "run.json" in deep and re.search(r"\bbest\b", deep)
     damaged = json.loads(runs("outputs", "--json").stdout)["damaged"]
-    assert [entry["name"] for entry in damaged] == [f"outputs/{name}", "outputs/deep"]
+    assert [run["name"] for run in damaged] == [f"outputs/{name}", "outputs/deep"]
 
 
-def test_names_and_values_are_shown_harmlessly(tmp_path: Path, runs: Runs) -> None:
+def test_control_characters_in_names_and_values_are_escaped(tmp_path: Path, runs: Runs) -> None:
     write_run(tmp_path / "outputs/[bold]:smile: \u202e", {"optim.lr": "\x1b[2J", "x\x07": 1})
     write_run(tmp_path / "outputs/b", {"optim.lr": "${oc.env:HOME}"}, reason="\x9b31m")
     for arguments in ([], ["--csv"], ["--json"], ["--group-by", "optim.lr,reason"]):
-        done = runs(*arguments)
-        assert done.returncode == 0, done.stderr
-        assert all(line.isprintable() for line in done.stdout.splitlines())
-        assert "${oc.env:HOME}" in done.stdout
+        result = runs(*arguments)
+        assert result.returncode == 0, result.stderr
+        assert all(line.isprintable() for line in result.stdout.splitlines())
+        assert "${oc.env:HOME}" in result.stdout
     assert "outputs/[bold]:smile: \\u202e" in runs("--no-group").stdout
 
 
-def test_a_narrow_terminal_is_enough(sweep: Path, runs: Runs) -> None:
-    done = runs("--no-group", FORCE_COLOR="1", COLUMNS="80")
-    assert "\x1b[1m" in done.stdout
-    header, *lines = re.sub(r"\x1b\[[\d;]*m", "", done.stdout).splitlines()
+def test_the_table_fits_a_narrow_terminal(sweep: Path, runs: Runs) -> None:
+    result = runs("--no-group", FORCE_COLOR="1", COLUMNS="80")
+    assert "\x1b[1m" in result.stdout
+    header, *lines = re.sub(r"\x1b\[[\d;]*m", "", result.stdout).splitlines()
     assert max(map(cell_len, [header, *lines])) <= 80
-    # The widest columns are folded, and nothing is cut off.
-    at = header.index("run")
-    names = "".join(line[at:].strip() for line in lines)
+    # The widest columns are wrapped, and nothing is cut off.
+    start = header.index("run")
+    names = "".join(line[start:].strip() for line in lines)
     assert all(f"multirun/day/{number}" in names for number in range(6))
     assert "\x1b" not in runs("--no-group").stdout
 
@@ -190,56 +234,60 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "facts"), REFUSALS, ids=[each[0][-1] for each in REFUSALS])
-def test_a_wrong_request_is_refused(
+@pytest.mark.parametrize(
+    ("arguments", "facts"), REFUSALS, ids=[arguments[-1] for arguments, _ in REFUSALS]
+)
+def test_invalid_arguments_are_refused(
     sweep: Path, runs: Runs, arguments: list[str], facts: list[str]
 ) -> None:
-    done = runs(*arguments)
-    assert done.stdout == ""
-    assert_refused(done)
+    result = runs(*arguments)
+    assert result.stdout == ""
+    assert_refused(result)
     for fact in facts:
-        assert re.search(fact, done.stderr), done.stderr
+        assert re.search(fact, result.stderr), result.stderr
 
 
 def test_variants_are_compared_with_a_baseline(tmp_path: Path, runs: Runs) -> None:
     for seed, gain in enumerate((0.9, 1.0, 1.1)):
         for lr in (0.1, 0.2):
             write_run(
-                tmp_path / f"multirun/{lr}-{seed}", {"optim.lr": lr, "seed": seed},
-                70 + seed + gain * (lr > 0.1), overrides=[f"optim.lr={lr}", f"seed={seed}"],
-            )  # fmt: skip
-    done = runs("--baseline", "optim.lr == 0.1", "--filter", "seed >= 0")
-    assert done.returncode == 0, done.stderr
-    header, best, other, *notes = done.stdout.splitlines()
+                tmp_path / f"multirun/{lr}-{seed}",
+                {"optim.lr": lr, "seed": seed},
+                70 + seed + gain * (lr > 0.1),
+                overrides=[f"optim.lr={lr}", f"seed={seed}"],
+            )
+    result = runs("--baseline", "optim.lr == 0.1", "--filter", "seed >= 0")
+    assert result.returncode == 0, result.stderr
+    header, best, other, *notes = result.stdout.splitlines()
     assert header.split()[0] == "optim.lr"
     assert re.search(r"\+1\.00 \[\+0\.75, \+1\.25\] +better$", best)
     assert other.split()[-1] == "baseline"
     assert notes[-1].endswith("python -m resnet_sweep optim.lr=0.2 seed=2")
 
 
-def test_candidates_are_ranked_by_their_distance(tmp_path: Path, runs: Runs) -> None:
+def test_nearest_to_ranks_runs_by_their_distance(tmp_path: Path, runs: Runs) -> None:
     for lr, accuracy in ((0.1, 60.0), (0.2, 70.0), (0.4, 80.0)):
         write_run(tmp_path / f"multirun/{lr}", {"optim.lr": lr}, accuracy)
-    done = runs("--nearest-to", "multirun/0.2/metrics.csv", "--nearest-to", "logged_run_2")
-    assert done.returncode == 0, done.stderr
-    header, first, *_ = done.stdout.splitlines()
+    result = runs("--nearest-to", "multirun/0.2/metrics.csv", "--nearest-to", "logged_run_2")
+    assert result.returncode == 0, result.stderr
+    header, first, *_ = result.stdout.splitlines()
     assert header.split()[:2] == ["multirun/0.2/metrics.csv", "logged_run_2"]
     assert (first.split()[0], first.split()[-1]) == ("0.00", "multirun/0.2")
 
 
-def test_without_runs_it_says_so(tmp_path: Path, runs: Runs) -> None:
+def test_a_folder_without_runs_is_reported(tmp_path: Path, runs: Runs) -> None:
     assert_refused(runs(), "outputs", "multirun")
     (tmp_path / "outputs").mkdir()
-    # No header of a table either.
-    done = runs()
-    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
-    nothing = done.stdout
-    done = runs("--baseline", "optim.lr == 0.1")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(nothing)
+    # A table without rows has no header either.
+    result = runs()
+    assert (result.returncode, result.stderr, len(result.stdout.splitlines())) == (0, "", 1)
+    message = result.stdout
+    result = runs("--baseline", "optim.lr == 0.1")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(message)
 
 
-def test_the_logged_runs_are_runs(runs: Runs) -> None:
+def test_the_logged_runs_can_be_listed(runs: Runs) -> None:
     lines = table(runs("logged_run_1", "logged_run_2", "--no-group", "--sort", "-best"))
     assert [line[2] for line in lines[1:]] == ["74.86%", "69.85%"]
 
@@ -247,19 +295,25 @@ def test_the_logged_runs_are_runs(runs: Runs) -> None:
 @pytest.mark.parametrize(
     "forms", [[""], pytest.param(["--json", "--csv"], marks=pytest.mark.slow)], ids=" ".join
 )
-def test_a_reader_may_leave(sweep: Path, forms: list[str]) -> None:
+def test_no_error_is_printed_when_the_reader_of_a_pipe_exits(sweep: Path, forms: list[str]) -> None:
     for form in forms:
-        done = subprocess.run(
+        result = subprocess.run(
             f"{sys.executable} -m resnet_sweep runs --no-group {form} | true",
-            shell=True, cwd=sweep, env=clean_environment(), capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.stderr == ""
+            shell=True,
+            cwd=sweep,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert result.stderr == ""
 
 
 @pytest.mark.parametrize(
     "count", [400, pytest.param(10_000, marks=pytest.mark.slow)], ids="{} runs".format
 )
-def test_many_runs_need_neither_torch_nor_hydra(tmp_path: Path, runs: Runs, count: int) -> None:
+def test_many_runs_are_listed_without_importing_torch_or_hydra(
+    tmp_path: Path, runs: Runs, count: int
+) -> None:
     template = json.loads((write_run(tmp_path / "first") / "run.json").read_text())
     for number in range(count):
         directory = tmp_path / "multirun" / str(number // 100) / str(number % 100)
@@ -268,21 +322,21 @@ def test_many_runs_need_neither_torch_nor_hydra(tmp_path: Path, runs: Runs, coun
         template["config"]["optim"]["lr"] = (number // 4 + 1) / 10_000
         template["best"]["val_acc"] = 50 * number / count
         (directory / "run.json").write_text(json.dumps(template))
-    done = runs("--sort", "-best", "--top", "3", PYTHONPROFILEIMPORTTIME="1")
-    found = [line[-3:] for line in table(done)[1:]]
+    result = runs("--sort", "-best", "--top", "3", PYTHONPROFILEIMPORTTIME="1")
+    lines = [line[-3:] for line in table(result)[1:]]
     last = count // 4
-    assert [line[:2] for line in found] == [
+    assert [line[:2] for line in lines] == [
         [f"{lr / 10_000}", "[0, 1, 2, 3]"] for lr in (last, last - 1, last - 2)
     ]
-    for (*_, name), lr in zip(found, (last, last - 1, last - 2), strict=True):
+    for (*_, name), lr in zip(lines, (last, last - 1, last - 2), strict=True):
         assert name.startswith(f"multirun/{count // 100 - 1}/{(4 * lr - 4) % 100} ")
         assert "3" in name.split()[1:]
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "resnet_sweep.compare.runs_table" in imported
     assert not imported & {"torch", "numpy", "hydra", "omegaconf", "yaml", "matplotlib"}
 
 
-def test_text_that_a_spreadsheet_would_compute_is_made_inert(tmp_path: Path, runs: Runs) -> None:
+def test_csv_escapes_text_that_a_spreadsheet_would_compute(tmp_path: Path, runs: Runs) -> None:
     write_run(tmp_path / "outputs" / "=a", {"optim.lr": "=1+1"})
     write_run(tmp_path / "outputs" / "b", {"optim.lr": -1})
     write_run(tmp_path / "outputs" / "c", {"optim.lr": '=HYPERLINK("http://x")'})
@@ -294,21 +348,25 @@ def test_text_that_a_spreadsheet_would_compute_is_made_inert(tmp_path: Path, run
     assert not any(cell.startswith("=") for cell in cells)
 
 
-def test_a_condition_or_an_order_of_nothing_is_answered(tmp_path: Path, runs: Runs) -> None:
+def test_a_constant_filter_is_valid_and_an_empty_sort_key_is_refused(
+    tmp_path: Path, runs: Runs
+) -> None:
     write_run(tmp_path / "outputs" / "a")
     assert "outputs/a" in runs("--filter", "1").stdout
     assert "outputs/a" not in runs("--filter", "0").stdout
     assert_refused(runs("--sort="))
 
 
-def test_one_and_one_point_nought_are_one_group(tmp_path: Path, runs: Runs) -> None:
+def test_1_and_1_0_are_in_the_same_group(tmp_path: Path, runs: Runs) -> None:
     write_run(tmp_path / "outputs" / "a", {"optim.lr": 1, "seed": 0})
     write_run(tmp_path / "outputs" / "b", {"optim.lr": 1.0, "seed": 1})
     assert len(table(runs("--group-by", "optim.lr"))) == 2
 
 
 @pytest.mark.parametrize("name", ["time", "run", "state", "started", "best", "final"])
-def test_the_headings_of_the_table_are_keys(name: str, tmp_path: Path, runs: Runs) -> None:
+def test_runs_can_be_sorted_by_the_headings_of_the_table(
+    name: str, tmp_path: Path, runs: Runs
+) -> None:
     write_run(tmp_path / "outputs" / "a")
     assert runs("--sort", name).returncode == 0
 
@@ -316,14 +374,14 @@ def test_the_headings_of_the_table_are_keys(name: str, tmp_path: Path, runs: Run
 LONG = 0.10815682765921358
 
 
-def test_people_get_four_digits_and_programs_all(tmp_path: Path, runs: Runs) -> None:
+def test_tables_have_four_digits_and_csv_and_json_have_all(tmp_path: Path, runs: Runs) -> None:
     for number, dropout in enumerate((LONG, 0.2, 123456.78901234)):
         settings = {"model.dropout": dropout, "model.rates": [dropout, 1]}
         write_run(tmp_path / f"outputs/{number}", settings, overrides=[f"model.dropout={dropout}"])
     for arguments in ([], ["--no-group"], ["--nearest-to", "logged_run_1"]):
         text = runs(*arguments).stdout
         assert "0.1082" in text and "[0.1082, 1]" in text and str(LONG) not in text
-        # No digit before the point is rounded away.
+        # Digits before the decimal point aren't rounded.
         assert re.search(r"\b123457\b", text)
     ranked = runs("--baseline", "model.dropout == 0.2", "--filter", "model.dropout < 0.2").stdout
     assert f"model.dropout={LONG}" in ranked
@@ -331,7 +389,9 @@ def test_people_get_four_digits_and_programs_all(tmp_path: Path, runs: Runs) -> 
     assert str(LONG) in runs("--json").stdout
 
 
-def test_values_that_differ_never_look_the_same(tmp_path: Path, runs: Runs) -> None:
+def test_different_values_are_shown_with_enough_digits_to_differ(
+    tmp_path: Path, runs: Runs
+) -> None:
     for number, lr in enumerate((0.1, 0.10000001, 0.3)):
         write_run(tmp_path / f"outputs/{number}", {"optim.lr": lr})
     header, *lines = table(runs())
@@ -348,14 +408,14 @@ def test_values_that_differ_never_look_the_same(tmp_path: Path, runs: Runs) -> N
         ("optim.nesterov == False", ["a"]),
     ],
 )
-def test_conditions_have_the_literals_of_configs_and_of_python(
+def test_a_filter_accepts_the_literals_of_yaml_and_of_python(
     tmp_path: Path, runs: Runs, condition: str, expected: list[str]
 ) -> None:
     write_run(tmp_path / "outputs/a", {"optim.nesterov": False})
     write_run(tmp_path / "outputs/b", {"optim.nesterov": True, "trainer.threads": 2})
-    done = runs("--no-group", "--json", "--filter", condition)
-    assert done.returncode == 0, done.stderr
-    assert [run["names"] for run in json.loads(done.stdout)["runs"]] == [
+    result = runs("--no-group", "--json", "--filter", condition)
+    assert result.returncode == 0, result.stderr
+    assert [run["names"] for run in json.loads(result.stdout)["runs"]] == [
         [f"outputs/{name}"] for name in expected
     ]
 
@@ -368,42 +428,51 @@ def test_conditions_have_the_literals_of_configs_and_of_python(
         ("experimnt == 'x'", [r"\bexperimnt\b", r"\bexperiment\b"]),
     ],
 )
-def test_a_name_in_a_condition_that_no_run_has_is_refused(
+def test_a_name_in_a_filter_that_no_run_has_is_refused(
     tmp_path: Path, runs: Runs, option: str, condition: str, facts: list[str]
 ) -> None:
     write_run(tmp_path / "outputs/a", choices={"optim": "sgd", "experiment": "y"})
-    done = runs(option, condition)
-    assert_refused(done)
+    result = runs(option, condition)
+    assert_refused(result)
     for fact in facts:
-        assert re.search(fact, done.stderr), done.stderr
+        assert re.search(fact, result.stderr), result.stderr
 
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-def test_a_terminal_without_the_letters_gets_others(sweep: Path, runs: Runs) -> None:
+def test_a_terminal_without_unicode_gets_ascii(sweep: Path, runs: Runs) -> None:
     write_run(sweep / "outputs/day/naïve", {"optim.lr": 0.3})
-    done = runs(**ASCII)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.isascii()
-    assert " +- 2.08%" in done.stdout
-    # What has no stand-in is escaped.
-    assert "outputs/day/na\\" in done.stdout
+    result = runs(**ASCII)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.isascii()
+    assert " +- 2.08%" in result.stdout
+    # Characters without a replacement are escaped.
+    assert "outputs/day/na\\" in result.stdout
 
 
 @pytest.mark.parametrize(
     "arguments",
-    ["runs --help", "diff logged_run_1 logged_run_2", "report . -o -",
-     pytest.param("--help", marks=pytest.mark.slow),
-     pytest.param("--cfg job", marks=pytest.mark.slow)],
-)  # fmt: skip
+    [
+        "runs --help",
+        "diff logged_run_1 logged_run_2",
+        "report . -o -",
+        pytest.param("--help", marks=pytest.mark.slow),
+        pytest.param("--cfg job", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_a_reader_of_any_command_may_leave(sweep: Path, arguments: str, unbuffered: str) -> None:
-    done = subprocess.run(
+def test_no_command_prints_an_error_when_the_reader_of_a_pipe_exits(
+    sweep: Path, arguments: str, unbuffered: str
+) -> None:
+    result = subprocess.run(
         f"{sys.executable} -m resnet_sweep {arguments} | true",
-        shell=True, cwd=sweep, env=clean_environment() | {"PYTHONUNBUFFERED": unbuffered},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    # A report can't be written to the standard output.
-    assert len(done.stderr.splitlines()) == ("report" in arguments)
-    assert "pipe" not in done.stderr.lower()
+        shell=True,
+        cwd=sweep,
+        env=clean_environment() | {"PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+    )
+    # `report` prints one error, since it can't write to the standard output.
+    assert len(result.stderr.splitlines()) == ("report" in arguments)
+    assert "pipe" not in result.stderr.lower()

@@ -1,4 +1,4 @@
-"""The picture that `python -m resnet_sweep show` draws."""
+"""The subcommand `show`, which draws augmented images."""
 
 import re
 import subprocess
@@ -19,12 +19,12 @@ from resnet_sweep.picture import GAP, IMAGE, MARGIN, draw_rows
 
 
 def pixels(path: Path) -> np.ndarray:
-    """The colors of a picture, (H, W, 3), uint8."""
+    """Return the colors of a picture, (H, W, 3), uint8."""
     return np.rint(imread(path) * 255).astype(np.uint8)[..., :3]
 
 
-def places(picture: np.ndarray, image: torch.Tensor, zoom: int) -> int:
-    """How often an enlarged image is in a picture, pixel by pixel."""
+def occurrences(picture: np.ndarray, image: torch.Tensor, zoom: int) -> int:
+    """Return how often a picture contains an enlarged image, compared pixel by pixel."""
     large = image.permute(1, 2, 0).numpy().repeat(zoom, axis=0).repeat(zoom, axis=1)
     height, width = large.shape[:2]
     rows, columns = (picture[: -height + 1, : -width + 1] == large[0, 0]).all(-1).nonzero()
@@ -34,19 +34,22 @@ def places(picture: np.ndarray, image: torch.Tensor, zoom: int) -> int:
     )
 
 
-def test_a_mixed_label_shows_its_two_largest_shares() -> None:
+def test_a_mixed_label_is_shown_by_its_two_largest_shares() -> None:
     classes = ["apple", "bee", "rose"]
     assert captions(torch.tensor([2, 0]), classes) == ["rose", "apple"]
     shares = torch.tensor(
         [[0.62, 0.0, 0.38], [0.2, 0.5, 0.3], [0.0, 1.0, 0.0], [0.0, 0.002, 0.998]]
     )
     assert captions(shares, classes) == [
-        "apple 0.62 /\nrose 0.38", "bee 0.50 /\nrose 0.30", "bee", "rose"
-    ]  # fmt: skip
+        "apple 0.62 /\nrose 0.38",
+        "bee 0.50 /\nrose 0.30",
+        "bee",
+        "rose",
+    ]
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)])
-def test_every_image_is_in_the_picture_pixel_by_pixel(
+def test_the_picture_contains_the_pixels_of_every_image(
     size: tuple[int, int], tmp_path: Path
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -57,77 +60,83 @@ def test_every_image_is_in_the_picture_pixel_by_pixel(
         image_row("after", (after.float(), labels), names),
     ]
     path = tmp_path / "picture.png"
-    # In one row of three images, and in a row of two and one of the third.
+    # The three images are drawn in one row, and in two rows of at most two.
     for columns in (None, 2):
         path.write_bytes(draw_rows(rows, "a title", columns))
         picture = pixels(path)
         for image in (*before, *after):
-            assert places(picture, image, IMAGE // size[1]) == 1
+            assert occurrences(picture, image, IMAGE // size[1]) == 1
 
 
-def test_rows_are_the_images_before_and_draws_that_differ() -> None:
+def test_the_original_images_are_followed_by_different_draws() -> None:
     images = torch.randint(256, (6, 3, 8, 8), dtype=torch.uint8)
     labels = torch.arange(6)
     classes = list("abcdef")
     operations = [RandomHorizontalFlip(), MixUp(num_classes=6)]
     rows = augment(operations, (images, labels), classes, draws=3, seed=1)
-    again = augment(operations, (images, labels), classes, draws=3, seed=1)
+    repeated = augment(operations, (images, labels), classes, draws=3, seed=1)
     other = augment(operations, (images, labels), classes, draws=3, seed=2)
     assert [row.title for row in rows] == ["before", "draw 1", "draw 2", "draw 3"]
     assert np.array_equal(rows[0].images, images.permute(0, 2, 3, 1))
     assert rows[0].captions == classes
-    assert all(np.array_equal(one.images, two.images) for one, two in zip(rows, again, strict=True))
+    assert all(
+        np.array_equal(one.images, two.images) for one, two in zip(rows, repeated, strict=True)
+    )
     different = np.unique([row.images for row in rows[1:] + other[1:]], axis=0)
     assert len(different) == 6
 
 
-def answer(done: subprocess.CompletedProcess) -> tuple[int, str, str]:
-    """The exit status of a command, and what it printed."""
-    return done.returncode, done.stdout, done.stderr
+def output(result: subprocess.CompletedProcess) -> tuple[int, str, str]:
+    """Return the exit status, the standard output and the standard error of a command."""
+    return result.returncode, result.stdout, result.stderr
 
 
-def test_the_command_draws_the_same_picture_every_time(
+def test_the_same_command_draws_the_same_picture(
     call: Command, command: Command, tmp_path: Path
 ) -> None:
     arguments = ("data=digits", "augmentation=cutmix", "--images", "2", "--draws", "1")
-    assert answer(call(main, "show", *arguments)) == (0, "augmentation_cutmix.png\n", "")
-    done = command("show", "-o", "again.png", *arguments)
-    assert (done.returncode, done.stdout) == (0, "again.png\n"), done.stderr
-    # Options may stand between overrides.
-    done = call(main, "show", *arguments, "-o", "other.png", "seed=1")
-    assert answer(done) == (0, "other.png\n", "")
+    assert output(call(main, "show", *arguments)) == (0, "augmentation_cutmix.png\n", "")
+    result = command("show", "-o", "again.png", *arguments)
+    assert (result.returncode, result.stdout) == (0, "again.png\n"), result.stderr
+    # An option may come between overrides.
+    result = call(main, "show", *arguments, "-o", "other.png", "seed=1")
+    assert output(result) == (0, "other.png\n", "")
     assert {path.name for path in tmp_path.iterdir()} == {
-        "augmentation_cutmix.png", "again.png", "other.png"
-    }  # fmt: skip
+        "augmentation_cutmix.png",
+        "again.png",
+        "other.png",
+    }
     picture = (tmp_path / "augmentation_cutmix.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert (tmp_path / "again.png").read_bytes() == picture
     assert (tmp_path / "other.png").read_bytes() != picture
 
 
-def test_several_choices_name_the_picture_by_what_they_are(call: Command) -> None:
-    done = call(main, "show", "data=digits", "augmentation=[cutout,mixup]", "--images=1")
-    assert answer(done) == (0, "augmentation_cutout+mixup.png\n", "")
+def test_the_file_name_of_the_picture_has_all_chosen_augmentations(call: Command) -> None:
+    result = call(main, "show", "data=digits", "augmentation=[cutout,mixup]", "--images=1")
+    assert output(result) == (0, "augmentation_cutout+mixup.png\n", "")
 
 
-def test_the_first_row_is_of_real_training_images(
+def test_the_first_row_has_images_of_the_training_set(
     call: Command, tmp_path: Path, cifar100_root: Path
 ) -> None:
-    done = call(main, "show", "--images=2", "-o", "here.png", f"data.root={cifar100_root}")
-    assert done.returncode == 0, done.stderr
+    result = call(main, "show", "--images=2", "-o", "here.png", f"data.root={cifar100_root}")
+    assert result.returncode == 0, result.stderr
     zoom = IMAGE // 32
     first = pixels(tmp_path / "here.png")[GAP::zoom, MARGIN::zoom][:32, :32].transpose(2, 0, 1)
     train = np.load(cifar100_root / "cifar100" / "train_images.npy", mmap_mode="r")
     assert (train == first).all((1, 2, 3)).any()
 
 
-# The words of a command, and what its refusal names.
+# The arguments of a command, and the facts that its error message names.
 REFUSALS = [
     (["augmentation=mixup", "augmentation.mixup.alpha=-3"], "augmentation.mixup.alpha", "0", "-3"),
     (["augmentation=null"], "augmentation=null", "color_jitter", "cutmix"),
     (
         ["augmentation.cutout.size=4"],
-        "augmentation.cutout", "augmentation.random_crop", "augmentation.random_flip",
+        "augmentation.cutout",
+        "augmentation.random_crop",
+        "augmentation.random_flip",
     ),
     (["optim.lr=-1"], "optim.lr", "0", "-1"),
     (["optim.lr=1,2"], "optim.lr=1,2", "optim.lr=[1,2]"),
@@ -139,7 +148,7 @@ REFUSALS = [
     (["-o", "nowhere/picture.png"], "nowhere/picture.png", "-o"),
     (["-o", "."], "-o .", ".png"),
     (["-o", "picture.txt"], "-o picture.txt", ".png"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -147,30 +156,36 @@ REFUSALS = [
     [(arguments, facts) for arguments, *facts in REFUSALS],
     ids=[str(arguments) for arguments, *_ in REFUSALS],
 )
-def test_wrong_request_is_refused_and_leaves_nothing(
+def test_invalid_arguments_are_refused_and_leave_no_files(
     call: Command, tmp_path: Path, arguments: list[str], facts: list[str]
 ) -> None:
-    done = call(main, "show", "data=digits", *arguments)
-    assert_refused(done, *facts)
-    assert done.stdout == ""
+    result = call(main, "show", "data=digits", *arguments)
+    assert_refused(result, *facts)
+    assert result.stdout == ""
     assert not list(tmp_path.iterdir())
 
 
-def test_misspelt_choice_is_refused_with_the_nearest_and_all(call: Command, tmp_path: Path) -> None:
-    done = call(main, "show", "data=digits", "augmentation=cutmixx")
-    assert_refused(done, "augmentation=cutmixx", "cutmix", "color_jitter")
-    # Among all, and once more.
-    assert len(re.findall(r"\bcutmix\b", done.stderr)) == 2
-    assert done.stdout == ""
+def test_a_misspelled_choice_is_refused_with_the_most_similar_one_and_a_list(
+    call: Command, tmp_path: Path
+) -> None:
+    result = call(main, "show", "data=digits", "augmentation=cutmixx")
+    assert_refused(result, "augmentation=cutmixx", "cutmix", "color_jitter")
+    # The message has `cutmix` in the list and as the suggestion.
+    assert len(re.findall(r"\bcutmix\b", result.stderr)) == 2
+    assert result.stdout == ""
     assert not list(tmp_path.iterdir())
 
 
-def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
-    done = subprocess.run(
+def test_help_imports_neither_torch_nor_hydra(tmp_path: Path) -> None:
+    result = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "resnet_sweep", "show", "--help"],
-        cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0
-    assert "augmentation=cutmix" in done.stdout
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0
+    assert "augmentation=cutmix" in result.stdout
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert not imported & {"torch", "torchvision", "matplotlib", "hydra"}

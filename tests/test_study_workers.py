@@ -1,4 +1,4 @@
-"""Workers of a study share its trials, also when some of them are killed."""
+"""Several workers that share the trials of a study, some of which are killed."""
 
 import csv
 import json
@@ -17,25 +17,33 @@ from processes import Process
 from resnet_sweep.runs.metrics import Row, read_metrics
 
 SMALL = (
-    "experiment=quickstart", "logger=csv", "data.limit_train=150", "data.limit_test=50",
-    "model.widths=[4,8]", "model.blocks=[1,1]", "model.strides=[2,2]", "trainer.epochs=3",
-    "trainer.batch_size=16", "trainer.threads=1", "trainer.device=cpu",
+    "experiment=quickstart",
+    "logger=csv",
+    "data.limit_train=150",
+    "data.limit_test=50",
+    "model.widths=[4,8]",
+    "model.blocks=[1,1]",
+    "model.strides=[2,2]",
+    "trainer.epochs=3",
+    "trainer.batch_size=16",
+    "trainer.threads=1",
+    "trainer.device=cpu",
     "trainer.precision=float32",
-)  # fmt: skip
+)
 STUDY = ("--multirun", "hydra/sweeper=optuna", "optim.lr=interval(0.01,0.3)", *SMALL)
 
 
 class Workers:
-    """The same command, started several times."""
+    """Processes that run the same command."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
-        self.folder, self.words = folder, words
+    def __init__(self, folder: Path, *overrides: str) -> None:
+        self.folder, self.overrides = folder, overrides
         self.processes: list[Process] = []
         self.log = (folder / "workers.log").open("a")
 
     def start(self) -> Process:
         process = processes.start(
-            self.folder, *STUDY, *self.words, stdout=self.log, stderr=self.log
+            self.folder, *STUDY, *self.overrides, stdout=self.log, stderr=self.log
         )
         self.processes.append(process)
         return process
@@ -61,15 +69,15 @@ def rows(directory: Path) -> list[dict[str, str]]:
 
 
 def check_complete(study: optuna.Study, directory: Path, total: int) -> None:
-    """All trials have ended, each with its own number and the value of its own run."""
+    """Assert that all trials have ended, with the values of their own runs."""
     trials = study.get_trials(deepcopy=False)
     assert [trial.number for trial in trials] == list(range(total))
-    listed = rows(directory)
-    assert [int(row["number"]) for row in listed] == list(range(total))
+    results = rows(directory)
+    assert [int(row["number"]) for row in results] == list(range(total))
     assert sorted(path.name for path in directory.iterdir() if path.is_dir()) == sorted(
         map(str, range(total))
     )
-    for trial, row in zip(trials, listed, strict=True):
+    for trial, row in zip(trials, results, strict=True):
         record = json.loads((directory / str(trial.number) / "run.json").read_text())
         assert record["state"] == row["state"]
         assert row["state"] in ("finished", "pruned")
@@ -83,69 +91,70 @@ def check_complete(study: optuna.Study, directory: Path, total: int) -> None:
         assert trial.intermediate_values == curve
 
 
-class Left(NamedTuple):
-    """A run as a killed worker left it.
+class KilledRun(NamedTuple):
+    """A run when its worker was killed.
 
     Attributes:
-        run: its directory.
-        started: when it was started, by its record.
-        rows: the epochs that it has.
+        directory: the directory of the run.
+        started: the time in its record.
+        rows: the rows of its metrics.csv.
     """
 
-    run: Path
+    directory: Path
     started: str | None
     rows: list[Row]
 
 
-def check_resumed(left: list[Left]) -> None:
-    """No run that a killed worker left was begun anew."""
-    for run, started, found in left:
-        # A worker may be killed before it has noted the time.
-        assert started in (None, json.loads((run / "run.json").read_text())["started"])
-        # Their times are the same, so that none of these epochs was trained once more.
-        assert read_metrics(run)[: len(found)] == found
+def check_resumed(killed: list[KilledRun]) -> None:
+    """Assert that the runs of killed workers were resumed and not started again."""
+    for directory, started, rows in killed:
+        # A worker may be killed before it has written the time.
+        assert started in (None, json.loads((directory / "run.json").read_text())["started"])
+        # The rows are equal, including their times, so none of these epochs was trained again.
+        assert read_metrics(directory)[: len(rows)] == rows
 
 
 def kill_at_random(
     workers: Workers, directory: Path, kills: int, seed: int, count: int = 4
-) -> list[Left]:
-    """Keep some workers at work, and kill one in the middle of a trial now and then.
+) -> list[KilledRun]:
+    """Keep `count` workers running until the study ends, and kill some while they train a trial.
 
     Returns:
-        What those that were killed left.
+        The runs of the killed workers.
     """
-    chance, end = random.Random(seed), time.monotonic() + 400
-    left: list[Left] = []
+    rng, end = random.Random(seed), time.monotonic() + 400
+    killed: list[KilledRun] = []
     running = [workers.start() for _ in range(count)]
     pause = 0.0
     while running and time.monotonic() < end:
         time.sleep(0.02)
         running = [process for process in running if process.poll() is None]
-        if len(left) == kills or time.monotonic() < pause:
+        if len(killed) == kills or time.monotonic() < pause:
             continue
         training = {process_at_work(path): path.parent for path in directory.glob("*/run.json")}
         victims = [process for process in running if process.pid in training]
         if victims:
-            victim = chance.choice(victims)
+            victim = rng.choice(victims)
             victim.kill()
             victim.wait()
             run = training[victim.pid]
             started = json.loads((run / "run.json").read_text())["started"]
-            found = read_metrics(run) if (run / "metrics.csv").exists() else []
-            left.append(Left(run, started, found))
-            pause = time.monotonic() + chance.uniform(0.3, 2)
+            rows = read_metrics(run) if (run / "metrics.csv").exists() else []
+            killed.append(KilledRun(run, started, rows))
+            pause = time.monotonic() + rng.uniform(0.3, 2)
             running.append(workers.start())
     assert not running, workers.output()
-    return left
+    return killed
 
 
 def process_at_work(record: Path) -> int | None:
+    """Return the number of the process that trains the run with this `run.json`."""
     heartbeat = json.loads(record.read_text())["heartbeat"]
     return heartbeat and heartbeat["process"]
 
 
 @pytest.mark.parametrize(
-    ("place", "total", "kills", "count"),
+    ("storage", "total", "kills", "count"),
     [
         ("null", 4, 1, 2),
         pytest.param("null", 40, 6, 4, marks=pytest.mark.slow),
@@ -153,30 +162,33 @@ def process_at_work(record: Path) -> int | None:
     ],
 )
 def test_no_trial_is_lost_or_trained_twice_when_workers_are_killed(
-    tmp_path: Path, place: str, total: int, kills: int, count: int
+    tmp_path: Path, storage: str, total: int, kills: int, count: int
 ) -> None:
     workers = Workers(
-        tmp_path, f"hydra.sweeper.n_trials={total}", "hydra.sweep.dir=study",
-        f"hydra.sweeper.storage={place}", "hydra.sweeper.sampler.seed=1",
-    )  # fmt: skip
+        tmp_path,
+        f"hydra.sweeper.n_trials={total}",
+        "hydra.sweep.dir=study",
+        f"hydra.sweeper.storage={storage}",
+        "hydra.sweeper.sampler.seed=1",
+    )
     directory = tmp_path / "study"
     try:
-        left = kill_at_random(workers, directory, kills, seed=3, count=count)
+        killed = kill_at_random(workers, directory, kills, seed=3, count=count)
     finally:
         workers.end()
-    assert len(left) == kills
-    if place == "null":
+    assert len(killed) == kills
+    if storage == "null":
         study = load(f"sqlite:///{directory}/study.db")
     else:
         backend = optuna.storages.journal.JournalFileBackend(f"{directory}/study.journal")
         study = load(optuna.storages.JournalStorage(backend))
     check_complete(study, directory, total)
     if total > 4:
-        # Of four trials, the pruner may end none.
+        # With four trials, the pruner may end none.
         assert {trial.state.name for trial in study.trials} == {"COMPLETE", "PRUNED"}
-    check_resumed(left)
-    # A trial is announced by each worker that trains it, which are as many as it needed.
-    announced = re.findall(r"^trial (\d+)\b.*optim\.lr=", workers.output(), re.MULTILINE)
-    assert Counter(announced) == Counter(map(str, range(total))) + Counter(
-        victim.run.name for victim in left
+    check_resumed(killed)
+    # A worker prints a line when it starts a trial, and a killed trial is started once more.
+    starts = re.findall(r"^trial (\d+)\b.*optim\.lr=", workers.output(), re.MULTILINE)
+    assert Counter(starts) == Counter(map(str, range(total))) + Counter(
+        run.directory.name for run in killed
     )

@@ -1,4 +1,4 @@
-"""Sweeps as their users meet them: previewed, interrupted, resumed, extended and reported."""
+"""Grid sweeps: dry runs, resuming, the files that are written, failures and the summary."""
 
 import errno
 import json
@@ -44,30 +44,30 @@ from resnet_sweep.sweeps.manifest import Definition, Manifest
 SWEEP = ("--multirun", *TINY, "hydra.sweep.dir=sweep")
 SHORT = (*SWEEP, "trainer.max_steps=1")
 ONE_FAILS = (*SWEEP, "trainer.max_steps=3", *job_faults(*["none"] * 3, "error", *["none"] * 6))
-# The process of the second job kills itself, as the system does when memory runs out.
+# The process of the second job kills itself, as the system kills it when memory runs out.
 ONE_IS_KILLED = (*SWEEP, "trainer.epochs=3", *job_faults("none", "SIGKILL", "none"))
 
 
 @pytest.fixture
 def undisturbed(once: Once) -> Path:
-    """A sweep of four jobs that nothing interrupted."""
+    """Return the directory of an uninterrupted sweep with four jobs."""
 
-    def carry_out(folder: Path) -> None:
+    def run(folder: Path) -> None:
         process = start(folder, *GRID)
         output = finish(process)
         assert process.returncode == 0, output
 
-    return once("undisturbed_sweep", carry_out) / "sweep"
+    return once("undisturbed_sweep", run) / "sweep"
 
 
 @pytest.fixture
 def sweep(undisturbed: Path, tmp_path: Path) -> Path:
-    """A copy of the undisturbed sweep, which a test may change."""
+    """Return a copy of the undisturbed sweep, which a test may change."""
     return Path(shutil.copytree(undisturbed, tmp_path / "sweep"))
 
 
 def lines_with(output: str, *facts: object) -> list[str]:
-    """Return the lines that name all facts; a number among them counts as a whole number."""
+    """Return the lines that contain all facts; an integer must be a whole number in the line."""
     return [
         line
         for line in output.splitlines()
@@ -77,74 +77,84 @@ def lines_with(output: str, *facts: object) -> list[str]:
     ]
 
 
-class TestPreview:
-    def test_it_lists_the_jobs_and_writes_nothing(self, command: Command, tmp_path: Path) -> None:
-        done = command(*GRID, "dry_run=true", "zip=[optim.lr,seed]")
-        assert done.returncode == 0, done.stderr
-        assert dry_run_jobs(done.stdout) == [
+class TestDryRun:
+    def test_it_lists_the_jobs_and_writes_no_files(self, command: Command, tmp_path: Path) -> None:
+        result = command(*GRID, "dry_run=true", "zip=[optim.lr,seed]")
+        assert result.returncode == 0, result.stderr
+        assert dry_run_jobs(result.stdout) == [
             (0, "pending", ["0.1", "0"]),
             (1, "pending", ["0.05", "1"]),
         ]
-        (header,) = (line for line in done.stdout.splitlines() if "state" in line.split())
+        (header,) = (line for line in result.stdout.splitlines() if "state" in line.split())
         assert header.index("optim.lr") < header.index("seed")
-        # The summary says how many jobs there are, what varies and what is paired.
-        assert lines_with(done.stdout, 2, "optim.lr", "seed")
-        assert len(lines_with(done.stdout, "optim.lr", "seed")) == 3
+        # The summary has the number of jobs, the settings that vary and those that are paired.
+        assert lines_with(result.stdout, 2, "optim.lr", "seed")
+        assert len(lines_with(result.stdout, "optim.lr", "seed")) == 3
         assert not list(tmp_path.iterdir())
 
-    def test_it_says_what_is_finished_and_what_is_left(
+    def test_it_counts_the_finished_and_the_pending_jobs(
         self, call: Command, undisturbed: Path
     ) -> None:
         before = snapshot(undisturbed)
-        done = call(
+        result = call(
             main,
-            *GRID, f"hydra.sweep.dir={undisturbed}", "optim.lr=0.1,0.05,0.2", "dry_run=true",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        states = [state for _, state, _ in dry_run_jobs(done.stdout)]
+            *GRID,
+            f"hydra.sweep.dir={undisturbed}",
+            "optim.lr=0.1,0.05,0.2",
+            "dry_run=true",
+        )
+        assert result.returncode == 0, result.stderr
+        states = [state for _, state, _ in dry_run_jobs(result.stdout)]
         assert states == ["finished"] * 4 + ["pending"] * 2
-        summary = done.stdout.splitlines()[len(states) + 1 :]
+        summary = result.stdout.splitlines()[len(states) + 1 :]
         counts = [numbers(line)[:1] for line in summary]
         assert all([count] in counts for count in (6, 4, 2))
         assert snapshot(undisturbed) == before
 
-    def test_it_names_duplicates_and_counts_what_a_filter_leaves_out(self, call: Command) -> None:
-        done = call(
-            main,
-            *SWEEP, "optim.lr=0.1,0.10,0.2", "seed=0,1", "dry_run=true",
-            "sweep_filter='optim.lr == 0.1 or seed == 0'",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert [rest for *_, rest in dry_run_jobs(done.stdout)] == [
-            ["0.1", "0"], ["0.1", "1"], ["0.2", "0"]
-        ]  # fmt: skip
-        assert lines_with(done.stdout, "sweep_filter", 1)
-        for seed in (0, 1):
-            assert len(lines_with(done.stdout, "optim.lr=0.1", f"seed={seed}", f"job {seed}")) == 1
-
-    def test_every_wrong_job_is_named_and_none_is_trained(
-        self, command: Command, tmp_path: Path
+    def test_it_names_duplicate_jobs_and_counts_those_that_a_filter_removes(
+        self, call: Command
     ) -> None:
-        done = command(*SWEEP, "optim.lr=0.1,-1", "model=resnet8v2,resnet99", "seed=0,1")
-        assert done.returncode == 2
-        first, *lines = done.stderr.splitlines()
+        result = call(
+            main,
+            *SWEEP,
+            "optim.lr=0.1,0.10,0.2",
+            "seed=0,1",
+            "dry_run=true",
+            "sweep_filter='optim.lr == 0.1 or seed == 0'",
+        )
+        assert result.returncode == 0, result.stderr
+        assert [rest for *_, rest in dry_run_jobs(result.stdout)] == [
+            ["0.1", "0"],
+            ["0.1", "1"],
+            ["0.2", "0"],
+        ]
+        assert lines_with(result.stdout, "sweep_filter", 1)
+        for seed in (0, 1):
+            assert (
+                len(lines_with(result.stdout, "optim.lr=0.1", f"seed={seed}", f"job {seed}")) == 1
+            )
+
+    def test_an_error_names_every_invalid_job(self, command: Command, tmp_path: Path) -> None:
+        result = command(*SWEEP, "optim.lr=0.1,-1", "model=resnet8v2,resnet99", "seed=0,1")
+        assert result.returncode == 2
+        first, *lines = result.stderr.splitlines()
         assert first.startswith("error: ")
         assert {6, 8} <= {*numbers(first)}
-        words = [f"optim.lr=-1 model=resnet8v2 seed={seed}" for seed in (0, 1)]
-        words += [
+        jobs = [f"optim.lr=-1 model=resnet8v2 seed={seed}" for seed in (0, 1)]
+        jobs += [
             f"optim.lr={lr} model=resnet99 seed={seed}" for lr in ("0.1", "-1") for seed in (0, 1)
         ]
-        for each in words:
-            assert sum(each in line for line in lines) == 1, each
+        for job in jobs:
+            assert sum(job in line for line in lines) == 1, job
         reasons = [line for line in lines if "seed=" not in line]
         assert len(reasons) == 2
         assert sum("model=resnet99" in reason for reason in reasons) == 1
         assert sum("optim.lr" in reason and "-1" in reason for reason in reasons) == 1
-        assert "Traceback" not in done.stderr
+        assert "Traceback" not in result.stderr
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
-        ("words", "facts"),
+        ("overrides", "facts"),
         [
             ("replicates=0", ["replicates", "1", "1000"]),
             ("replicates=-3", ["replicates", "-3"]),
@@ -166,26 +176,26 @@ class TestPreview:
             ("hydra.sweep.dir=''", ["hydra.sweep.dir=''"]),
         ],
     )
-    def test_wrong_settings_of_a_sweep_are_refused(
-        self, call: Command, tmp_path: Path, words: str, facts: list[str]
+    def test_invalid_settings_of_a_sweep_are_refused(
+        self, call: Command, tmp_path: Path, overrides: str, facts: list[str]
     ) -> None:
-        words = shlex.split(words) if "hydra/launcher" in words else [words]
-        assert_refused(call(main, *SWEEP, "seed=0,1", *words), *facts)
+        overrides = shlex.split(overrides) if "hydra/launcher" in overrides else [overrides]
+        assert_refused(call(main, *SWEEP, "seed=0,1", *overrides), *facts)
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
-        ("word", "wrong", "count", "facts"),
+        ("override", "wrong", "count", "facts"),
         [
             ("replicates=1,2", 2, 4, ["replicates=2"]),
             ("hydra.sweep.subdir=x", 1, 2, ["hydra.sweep.subdir=x", "${hydra.job.num}"]),
         ],
     )
-    def test_settings_that_fit_only_some_jobs_are_refused(
-        self, call: Command, tmp_path: Path, word: str, wrong: int, count: int, facts: list[str]
+    def test_settings_that_are_invalid_in_some_jobs_are_refused(
+        self, call: Command, tmp_path: Path, override: str, wrong: int, count: int, facts: list[str]
     ) -> None:
-        done = call(main, *SWEEP, "seed=0,1", word)
-        assert done.returncode == 2
-        first, *jobs, reason = done.stderr.splitlines()
+        result = call(main, *SWEEP, "seed=0,1", override)
+        assert result.returncode == 2
+        first, *jobs, reason = result.stderr.splitlines()
         assert first.startswith("error: ")
         assert {wrong, count} <= {*numbers(first)}
         assert len(jobs) == wrong
@@ -195,129 +205,142 @@ class TestPreview:
 
 
 class TestResuming:
-    def test_a_sweep_that_grows_trains_only_what_is_new(
+    def test_an_extended_sweep_trains_only_the_new_jobs(
         self, command: Command, call: Command, sweep: Path
     ) -> None:
         before = {name: snapshot(sweep / name) for name in "0123"}
-        grown = (*GRID, "optim.lr=0.2,0.1,0.05", "sweep_filter='optim.lr < 0.2 or seed == 1'")
-        done = command(*grown)
-        assert done.returncode == 0, done.stderr
+        extended = (*GRID, "optim.lr=0.2,0.1,0.05", "sweep_filter='optim.lr < 0.2 or seed == 1'")
+        result = command(*extended)
+        assert result.returncode == 0, result.stderr
         assert {name: snapshot(sweep / name) for name in "0123"} == before
-        # Old jobs keep their numbers, and new ones get those that follow.
+        # Old jobs keep their numbers, and a new job gets the next number.
         jobs = [("0.1", "0"), ("0.1", "1"), ("0.05", "0"), ("0.05", "1"), ("0.2", "1")]
         assert [(line["number"], line["overrides"][-2:]) for line in manifest(sweep)] == [
             (number, [f"optim.lr={lr}", f"seed={seed}"]) for number, (lr, seed) in enumerate(jobs)
         ]
         runs = {"0.1": "2", "0.05": "2", "0.2": "1"}
-        assert [(line["number"], line["state"], line["optim.lr"], line["seed"], line["n"])
-                for line in results(sweep)] == [
-            (str(number), "finished", lr, seed, runs[lr])
-            for number, (lr, seed) in enumerate(jobs)
-        ]  # fmt: skip
-        # The directories of its runs are enough to resume a sweep.
+        assert [
+            (line["number"], line["state"], line["optim.lr"], line["seed"], line["n"])
+            for line in results(sweep)
+        ] == [
+            (str(number), "finished", lr, seed, runs[lr]) for number, (lr, seed) in enumerate(jobs)
+        ]
+        # Without a valid sweep.json, a sweep is resumed from the directories of its runs.
         (sweep / "sweep.json").write_text("{")
-        done = call(main, *GRID, "optim.lr=0.2,0.1,0.05", "dry_run=true")
-        states = [state for _, state, _ in dry_run_jobs(done.stdout)]
+        result = call(main, *GRID, "optim.lr=0.2,0.1,0.05", "dry_run=true")
+        states = [state for _, state, _ in dry_run_jobs(result.stdout)]
         assert states == ["finished"] * 5 + ["pending"]
 
-    def test_a_run_is_not_left_without_its_job(
+    def test_a_sweep_without_the_jobs_of_its_existing_runs_is_refused(
         self, command: Command, call: Command, tmp_path: Path
     ) -> None:
         own = tmp_path / "mine" / "optim" / "own.yaml"
         own.parent.mkdir(parents=True)
         own.write_text("defaults: [sgd]\nlr: 0.1\n")
-        words = ("--config-dir", "mine", *SHORT, "optim=own")
-        assert command(*words, "seed=0,1").returncode == 0
+        overrides = ("--config-dir", "mine", *SHORT, "optim=own")
+        assert command(*overrides, "seed=0,1").returncode == 0
         before = snapshot(tmp_path / "sweep")
-        # Each time the jobs without a place are named, and where they differ: there, and here.
-        done = call(main, *words, "seed=0")
-        assert_refused(done, "job 1", "seed: 1", "0 here", "hydra.sweep.dir")
-        assert "job 0" not in done.stderr
-        done = call(main, *words, "seed=0,1", "trainer.epochs=3")
-        assert_refused(done, "job 0", "job 1", "hydra.sweep.dir")
-        assert done.stderr.count("trainer.epochs: 2 there, 3 here") == 2
+        # The error names each job that the command no longer has, and both values of a setting.
+        result = call(main, *overrides, "seed=0")
+        assert_refused(result, "job 1", "seed: 1", "0 here", "hydra.sweep.dir")
+        assert "job 0" not in result.stderr
+        result = call(main, *overrides, "seed=0,1", "trainer.epochs=3")
+        assert_refused(result, "job 0", "job 1", "hydra.sweep.dir")
+        assert result.stderr.count("trainer.epochs: 2 there, 3 here") == 2
         own.write_text("defaults: [sgd]\nlr: 0.2\n")
-        done = call(main, *words, "seed=0,1")
-        assert_refused(done, "optim.lr: 0.1 there, 0.2 here", "hydra.sweep.dir")
+        result = call(main, *overrides, "seed=0,1")
+        assert_refused(result, "optim.lr: 0.1 there, 0.2 here", "hydra.sweep.dir")
         assert snapshot(tmp_path / "sweep") == before
 
-    def test_what_is_finished_elsewhere_is_reused_unless_reuse_is_false(
+    def test_finished_runs_in_other_directories_are_reused_unless_reuse_is_false(
         self, command: Command, tmp_path: Path
     ) -> None:
         assert command(*TINY, "trainer.max_steps=1", "seed=1").returncode == 0
-        words = ("--multirun", *TINY, "trainer.max_steps=1", "seed=0,1")
-        assert command(*words).returncode == 0
+        overrides = ("--multirun", *TINY, "trainer.max_steps=1", "seed=0,1")
+        assert command(*overrides).returncode == 0
         (first,) = tmp_path.glob("multirun/*/*")
         assert [path.name for path in first.glob("*/")] == ["0"]
         assert [line["reused"] for line in manifest(first)] == [False, True]
         assert (first / manifest(first)[1]["directory"] / "run.json").exists()
         assert [line["state"] for line in results(first)] == ["finished", "finished"]
-        # A reader of the sweep gets both runs, and each once if the other folder is read as well.
+        # The sweep has both runs, and a run that is in both folders is found once.
         both = [tmp_path / "multirun", tmp_path / "outputs"]
         assert [len(find_runs(folders)) for folders in ([first], both)] == [2, 2]
-        done = command(*words, "dry_run=true")
-        shown = [(state, rest[0]) for _, state, rest in dry_run_jobs(done.stdout)]
-        assert shown == [("finished", "(reused)")] * 2
-        done = command(*words, "dry_run=true", "reuse=false")
-        assert [state for _, state, _ in dry_run_jobs(done.stdout)] == ["pending"] * 2
+        result = command(*overrides, "dry_run=true")
+        jobs = [(state, rest[0]) for _, state, rest in dry_run_jobs(result.stdout)]
+        assert jobs == [("finished", "(reused)")] * 2
+        result = command(*overrides, "dry_run=true", "reuse=false")
+        assert [state for _, state, _ in dry_run_jobs(result.stdout)] == ["pending"] * 2
 
-    def test_a_reused_run_has_the_name_that_the_sweep_gives_it(
+    def test_a_reused_run_is_shown_with_the_experiment_of_the_sweep(
         self, command: Command, tmp_path: Path
     ) -> None:
-        words = (
-            "model=resnet8v2", "data=digits", "trainer.batch_size=20", *TINY[1:],
+        overrides = (
+            "model=resnet8v2",
+            "data=digits",
+            "trainer.batch_size=20",
+            *TINY[1:],
             "trainer.max_steps=1",
-        )  # fmt: skip
-        assert command(*words).returncode == 0
+        )
+        assert command(*overrides).returncode == 0
         baseline = 'experiment == "logged_run_1"'
         sweep = (
-            "--multirun", *words, "experiment=logged_run_1,lr_0.05", f"baseline='{baseline}'",
+            "--multirun",
+            *overrides,
+            "experiment=logged_run_1,lr_0.05",
+            f"baseline='{baseline}'",
             "hydra.sweep.dir=sweep",
-        )  # fmt: skip
+        )
         # The second command reads the sweep from its directory.
         for _ in range(2):
-            done = command(*sweep)
-            assert done.returncode == 0, done.stderr
-            # The run is found as the baseline.
-            assert lines_with(done.stdout, "logged_run_1 ", " baseline")
+            result = command(*sweep)
+            assert result.returncode == 0, result.stderr
+            # The reused run is the baseline.
+            assert lines_with(result.stdout, "logged_run_1 ", " baseline")
             assert [line["reused"] for line in manifest(tmp_path / "sweep")] == [True, False]
             names = [line["experiment"] for line in results(tmp_path / "sweep")]
             assert names == ["logged_run_1", "lr_0.05"]
-        found = {run.choices.get("experiment") for run in find_runs([tmp_path / "sweep"])}
-        assert found == {"logged_run_1", "lr_0.05"}
-        # In the folder that it lies in, it keeps the choices that it was made with.
+        experiments = {run.choices.get("experiment") for run in find_runs([tmp_path / "sweep"])}
+        assert experiments == {"logged_run_1", "lr_0.05"}
+        # In its own directory, the run keeps the choices that it was trained with.
         (run,) = find_runs([tmp_path / "outputs"])
         assert "experiment" not in run.choices
 
-    def test_starting_over_trains_all_of_it_again(self, command: Command, tmp_path: Path) -> None:
+    def test_a_sweep_with_resume_false_trains_all_jobs_again(
+        self, command: Command, tmp_path: Path
+    ) -> None:
         sweep = tmp_path / "sweep"
         assert command(*SHORT, "seed=0,1").returncode == 0
         metrics = {name: (sweep / name / "metrics.csv").stat() for name in "01"}
         started = {name: record["started"] for name, record in records(sweep).items()}
-        done = command(*SHORT, "seed=0,1", "trainer.resume=false")
-        assert done.returncode == 0, done.stderr
+        result = command(*SHORT, "seed=0,1", "trainer.resume=false")
+        assert result.returncode == 0, result.stderr
         assert list(records(sweep)) == ["0", "1"]
         for name, old in metrics.items():
             assert (sweep / name / "metrics.csv").stat().st_mtime_ns > old.st_mtime_ns
             assert records(sweep)[name]["started"] > started[name]
             assert records(sweep)[name]["state"] == "finished"
 
-    def test_what_words_refer_to_is_resolved_in_each_job(
+    def test_interpolations_in_overrides_are_resolved_in_each_job(
         self, command: Command, tmp_path: Path
     ) -> None:
-        done = command(
-            *SHORT, "optim.lr=0.1,0.05", "optim.weight_decay=${optim.lr}",
+        result = command(
+            *SHORT,
+            "optim.lr=0.1,0.05",
+            "optim.weight_decay=${optim.lr}",
             "hydra.sweep.subdir='job ${hydra.job.num} é'",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        found = records(tmp_path / "sweep")
-        assert list(found) == ["job 0 é", "job 1 é"]
-        for each in found.values():
-            assert each["config"]["optim"]["weight_decay"] == each["config"]["optim"]["lr"]
-            # As Hydra writes it, and reads it again.
-            assert r"optim.weight_decay=$\{optim.lr\}" in each["overrides"]
+        )
+        assert result.returncode == 0, result.stderr
+        runs = records(tmp_path / "sweep")
+        assert list(runs) == ["job 0 é", "job 1 é"]
+        for record in runs.values():
+            assert record["config"]["optim"]["weight_decay"] == record["config"]["optim"]["lr"]
+            # The record has the override in the form that Hydra writes and reads.
+            assert r"optim.weight_decay=$\{optim.lr\}" in record["overrides"]
 
-    def test_jobs_are_frozen_when_the_sweep_begins(self, tmp_path: Path) -> None:
+    def test_the_configs_of_all_jobs_are_composed_when_the_sweep_starts(
+        self, tmp_path: Path
+    ) -> None:
         own = tmp_path / "mine" / "optim" / "own.yaml"
         own.parent.mkdir(parents=True)
         own.write_text("defaults: [sgd]\nlr: 0.1\n")
@@ -326,75 +349,77 @@ class TestResuming:
         own.write_text("defaults: [sgd]\nlr: nonsense\n")
         output = finish(process)
         assert process.returncode == 0, output
-        found = records(tmp_path / "sweep").values()
-        assert [each["config"]["optim"]["lr"] for each in found] == [0.1, 0.1]
+        runs = records(tmp_path / "sweep").values()
+        assert [record["config"]["optim"]["lr"] for record in runs] == [0.1, 0.1]
 
     def test_a_second_process_on_the_same_sweep_is_refused(
         self, call: Command, tmp_path: Path
     ) -> None:
-        words = (*SWEEP, "trainer.epochs=500", "seed=0,1")
-        process = start(tmp_path, *words)
+        overrides = (*SWEEP, "trainer.epochs=500", "seed=0,1")
+        process = start(tmp_path, *overrides)
         wait_for(process, tmp_path / "sweep" / "0" / "run.json")
-        second = call(main, *words)
+        second = call(main, *overrides)
         assert_refused(second, str(process.pid), str(tmp_path / "sweep"), "hydra.sweep.dir")
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         output = finish(process)
         assert process.returncode == 75, output
-        (repeat,) = commands(output)
-        assert repeat.endswith("hydra.sweep.dir=sweep")
+        (resume,) = commands(output)
+        assert resume.endswith("hydra.sweep.dir=sweep")
         assert [0, 2] in map(numbers, output.splitlines())
         states = [line["state"] for line in manifest(tmp_path / "sweep")]
         assert states == ["interrupted", "pending"]
         assert json.loads((tmp_path / "sweep/sweep.json").read_text())["heartbeat"] is None
 
-    def test_a_sweep_that_another_process_changed_meanwhile_is_refused(
+    def test_a_sweep_that_another_process_changes_during_planning_is_refused(
         self, call: Command, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         plan_sweep = runner.SweepPlan
         changed = {}
 
-        def plan_and_be_late(*arguments: object) -> object:
+        def plan_and_run_another(*arguments: object) -> object:
             planned = plan_sweep(*arguments)
-            done = command(*SHORT, "seed=5")
-            assert done.returncode == 0, done.stderr
+            result = command(*SHORT, "seed=5")
+            assert result.returncode == 0, result.stderr
             changed.update(snapshot(tmp_path / "sweep"))
             return planned
 
-        monkeypatch.setattr(runner, "SweepPlan", plan_and_be_late)
+        monkeypatch.setattr(runner, "SweepPlan", plan_and_run_another)
         assert_refused(call(main, *SHORT, "seed=100,101"), str(tmp_path / "sweep"))
         assert changed
-        # The file that locks the sweep is removed again.
+        # The lock file of the sweep has been removed.
         assert snapshot(tmp_path / "sweep") == changed
 
-    @pytest.mark.parametrize("there", ["a file", "a file in the directory", "a file .hydra"])
-    def test_what_is_in_the_way_of_a_job_is_found_before_any_begins(
-        self, call: Command, tmp_path: Path, there: str
+    @pytest.mark.parametrize("obstacle", ["a file", "a file in the directory", "a file .hydra"])
+    def test_a_job_whose_directory_cannot_be_used_is_refused_before_any_job_starts(
+        self, call: Command, tmp_path: Path, obstacle: str
     ) -> None:
-        place = tmp_path / "sweep" / "1"
-        place.parent.mkdir()
-        if there == "a file":
-            place.touch()
+        directory = tmp_path / "sweep" / "1"
+        directory.parent.mkdir()
+        if obstacle == "a file":
+            directory.touch()
         else:
-            place.mkdir()
-            (place / (".hydra" if there == "a file .hydra" else "letter.txt")).touch()
+            directory.mkdir()
+            (directory / (".hydra" if obstacle == "a file .hydra" else "letter.txt")).touch()
         for dry_run in ("true", "false"):
-            done = call(main, *SWEEP, "seed=0,1", f"dry_run={dry_run}")
-            assert done.returncode == 2
-            assert done.stderr.startswith("error: ")
-            assert str(place) in done.stderr
-            assert "hydra.sweep.dir" in done.stderr
+            result = call(main, *SWEEP, "seed=0,1", f"dry_run={dry_run}")
+            assert result.returncode == 2
+            assert result.stderr.startswith("error: ")
+            assert str(directory) in result.stderr
+            assert "hydra.sweep.dir" in result.stderr
         assert not (tmp_path / "sweep" / "0").exists()
 
-    def test_a_refused_sweep_removes_only_what_it_made(self, call: Command, tmp_path: Path) -> None:
+    def test_a_refused_sweep_removes_only_the_folders_that_it_made(
+        self, call: Command, tmp_path: Path
+    ) -> None:
         (tmp_path / "keep" / "me").mkdir(parents=True)
         for directory in ("keep/me/${now:%Y}", "keep/me/new/${now:%Y}", "new/${now:%Y}"):
-            words = ("trainer.device=cuda:7", "seed=0,1", f"hydra.sweep.dir={directory}")
-            assert_refused(call(main, "--multirun", *TINY, *words), "cuda:7")
+            overrides = ("trainer.device=cuda:7", "seed=0,1", f"hydra.sweep.dir={directory}")
+            assert_refused(call(main, "--multirun", *TINY, *overrides), "cuda:7")
             assert sorted(path.name for path in tmp_path.rglob("*")) == ["keep", "me"]
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-    def test_a_signal_while_jobs_are_composed_leaves_nothing(
+    def test_a_sweep_stopped_while_it_composes_jobs_leaves_no_files(
         self, tmp_path: Path, number: int
     ) -> None:
         (tmp_path / "slow.py").write_text(
@@ -406,9 +431,14 @@ class TestResuming:
             "        time.sleep(300)\n"
         )
         process = start(
-            tmp_path, "--multirun", *TINY, "seed=0,1", "+augmentation.mine._target_=slow.Slow",
-            PYTHONPATH=str(tmp_path), RESNET_SWEEP_TRUSTED_PACKAGES="slow",
-        )  # fmt: skip
+            tmp_path,
+            "--multirun",
+            *TINY,
+            "seed=0,1",
+            "+augmentation.mine._target_=slow.Slow",
+            PYTHONPATH=str(tmp_path),
+            RESNET_SWEEP_TRUSTED_PACKAGES="slow",
+        )
         wait_for(process, tmp_path / "composing")
         process.send_signal(number)
         output = finish(process)
@@ -416,78 +446,82 @@ class TestResuming:
         assert {path.name for path in tmp_path.iterdir()} <= {"slow.py", "composing", "__pycache__"}
 
     @pytest.mark.parametrize("launcher", ["basic", pytest.param("pool", marks=pytest.mark.slow)])
-    def test_ctrl_c_saves_what_runs_and_the_resumed_sweep_equals_an_undisturbed_one(
+    def test_a_sweep_that_is_resumed_after_ctrl_c_equals_an_undisturbed_one(
         self, tmp_path: Path, launcher: str, undisturbed: Path
     ) -> None:
-        words = (*GRID, f"hydra/launcher={launcher}")
-        process = start(tmp_path, *words)
+        overrides = (*GRID, f"hydra/launcher={launcher}")
+        process = start(tmp_path, *overrides)
         wait_for(process, tmp_path / "sweep" / "0" / "metrics.csv")
-        # As a terminal does: to all processes of the group.
+        # A terminal sends SIGINT to all processes of the group.
         os.killpg(process.pid, signal.SIGINT)
         output = finish(process)
         assert process.returncode == 130, output
-        (repeat,) = commands(output)
-        assert repeat.endswith("hydra.sweep.dir=sweep")
+        (resume,) = commands(output)
+        assert resume.endswith("hydra.sweep.dir=sweep")
         states = [line["state"] for line in manifest(tmp_path / "sweep")]
         assert set(states) <= {"finished", "interrupted", "pending"}
         assert states != ["finished"] * 4
         assert not leftovers(tmp_path / "sweep")
-        process = start(tmp_path, *words)
+        process = start(tmp_path, *overrides)
         output = finish(process)
         assert process.returncode == 0, output
         assert_same_runs(tmp_path / "sweep", undisturbed)
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """The exception that the tests raise in place of a SIGKILL."""
 
 
 @pytest.fixture
-def unlaunched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have sweeps write their jobs, and launch none."""
+def no_launch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let sweeps write their jobs, but not launch them."""
     with monkeypatch.context() as patch:
         patch.setattr(runner.SweepRunner, "_launch_all", lambda self, jobs: None)
         yield
 
 
 class TestWriting:
-    """What a sweep writes before its first job starts."""
+    """The files that a sweep writes before its first job starts."""
 
-    def test_a_jobs_environment_is_resolved(
-        self, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unlaunched: None
+    def test_the_environment_of_a_job_is_resolved(
+        self, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_launch: None
     ) -> None:
         monkeypatch.setenv("KIND", "cheap")
         call(
-            main, *SHORT, "seed=0,1", "hydra.sweep.subdir='job ${hydra:job.num}'",
-            "+hydra.job.env_set.KIND=${oc.env:KIND}", "hydra.job.chdir=${reuse}",
+            main,
+            *SHORT,
+            "seed=0,1",
+            "hydra.sweep.subdir='job ${hydra:job.num}'",
+            "+hydra.job.env_set.KIND=${oc.env:KIND}",
+            "hydra.job.chdir=${reuse}",
             "+hydra.job.env_set.PLACE=${hydra:runtime.output_dir}",
-        )  # fmt: skip
+        )
         for name in ("job 0", "job 1"):
             directory = tmp_path / "sweep" / name
             written = OmegaConf.to_container(OmegaConf.load(directory / ".hydra" / "hydra.yaml"))
             assert written["hydra"]["job"]["chdir"] is True
             assert written["hydra"]["job"]["env_set"] == {"KIND": "cheap", "PLACE": str(directory)}
 
-    def test_jobs_in_a_directory_named_by_the_time_know_it(
-        self, call: Command, tmp_path: Path, unlaunched: None
+    def test_the_environment_of_a_job_has_a_directory_named_after_the_time(
+        self, call: Command, tmp_path: Path, no_launch: None
     ) -> None:
-        words = ("--multirun", *TINY, "+hydra.job.env_set.PLACE=${hydra:runtime.output_dir}")
-        call(main, *words, "hydra.sweep.dir=at_${now:%Y}")
-        call(main, *words, "hydra.sweep.dir=at_${now:%Y}")
-        places = sorted(tmp_path.glob("at_*/0"))
-        assert len(places) == 2
-        for place in places:
-            written = OmegaConf.load(place / ".hydra" / "hydra.yaml")
-            assert str(place) == written.hydra.job.env_set.PLACE
+        overrides = ("--multirun", *TINY, "+hydra.job.env_set.PLACE=${hydra:runtime.output_dir}")
+        call(main, *overrides, "hydra.sweep.dir=at_${now:%Y}")
+        call(main, *overrides, "hydra.sweep.dir=at_${now:%Y}")
+        directories = sorted(tmp_path.glob("at_*/0"))
+        assert len(directories) == 2
+        for directory in directories:
+            written = OmegaConf.load(directory / ".hydra" / "hydra.yaml")
+            assert str(directory) == written.hydra.job.env_set.PLACE
 
-    @pytest.mark.parametrize("place", ["_remove_pending", "remove_unfinished"])
-    def test_a_kill_while_pending_jobs_are_removed_blocks_no_number(
+    @pytest.mark.parametrize("function", ["_remove_pending", "remove_unfinished"])
+    def test_after_a_kill_while_pending_jobs_are_removed_the_sweep_can_be_extended(
         self,
         call: Command,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
-        unlaunched: None,
-        place: str,
+        no_launch: None,
+        function: str,
     ) -> None:
         def kill(*arguments: object) -> None:
             raise Killed
@@ -495,34 +529,36 @@ class TestWriting:
         sweep = tmp_path / "sweep"
         call(main, *SHORT, "seed=0,1,2")
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(runner, place, kill)
+            patch.setattr(runner, function, kill)
             call(main, *SHORT, "seed=0")
-        # What is half removed is still known as a pending job.
+        # Jobs that are partly removed are still pending jobs.
         assert {record["state"] for record in records(sweep).values()} == {"pending"}
         assert list(records(sweep)) == ["0", "1", "2"]
-        done = call(main, *SHORT, "seed=0,7")
-        assert not done.stderr
+        result = call(main, *SHORT, "seed=0,7")
+        assert not result.stderr
         assert [job["number"] for job in manifest(sweep)] == [0, 3]
         assert sorted(path.name for path in sweep.glob("*/")) == ["0", "3"]
 
-    def test_nothing_outside_of_the_sweep_is_removed(
-        self, call: Command, tmp_path: Path, unlaunched: None
+    def test_no_directory_outside_of_the_sweep_is_removed(
+        self, call: Command, tmp_path: Path, no_launch: None
     ) -> None:
-        """A sweep.json from elsewhere may name any directory as that of a pending job."""
+        """A changed sweep.json may name any directory as the directory of a pending job."""
         sweep, other = tmp_path / "sweep", tmp_path / "other" / "0"
         call(main, *SHORT, "seed=0,1")
         shutil.copytree(sweep / "1", other)
         (sweep / "linked").symlink_to(other)
         before = snapshot(other)
         content = (sweep / "sweep.json").read_text()
-        for place in ("../other/0", str(other), "linked"):
-            changed = content.replace('"directory": "1"', f'"directory": {json.dumps(place)}')
+        for directory in ("../other/0", str(other), "linked"):
+            changed = content.replace('"directory": "1"', f'"directory": {json.dumps(directory)}')
             assert changed != content
             (sweep / "sweep.json").write_text(changed)
             call(main, *SHORT, "seed=0")
             assert snapshot(other) == before
 
-    def test_none_starts_over_while_one_is_in_use(self, call: Command, sweep: Path) -> None:
+    def test_no_run_is_reset_while_another_process_uses_one_of_them(
+        self, call: Command, sweep: Path
+    ) -> None:
         before = snapshot(sweep)
         lock = DirectoryLock(sweep / "2")
         try:
@@ -531,43 +567,43 @@ class TestWriting:
             lock.release()
         assert snapshot(sweep) == before
 
-    @pytest.mark.parametrize(("words", "status"), [((), 0), (("seed=0,1,2",), 2)])
-    def test_a_directory_that_is_read_only(
+    @pytest.mark.parametrize(("overrides", "status"), [((), 0), (("seed=0,1,2",), 2)])
+    def test_a_read_only_sweep_is_shown_and_cannot_be_extended(
         self,
         call: Command,
         sweep: Path,
         monkeypatch: pytest.MonkeyPatch,
-        words: tuple[str, ...],
+        overrides: tuple[str, ...],
         status: int,
     ) -> None:
-        def refuse(lock: FileLock, *arguments: object, **options: object) -> None:
+        def fail(lock: FileLock, *arguments: object, **options: object) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), lock.lock_file)
 
         before = snapshot(sweep)
-        # The tests may be run by root, who may write anywhere.
-        monkeypatch.setattr(FileLock, "acquire", refuse)
-        done = call(main, *GRID, *words)
-        assert done.returncode == status
+        # File permissions don't stop root, who may run the tests.
+        monkeypatch.setattr(FileLock, "acquire", fail)
+        result = call(main, *GRID, *overrides)
+        assert result.returncode == status
         if status:
-            assert_refused(done, str(sweep), os.strerror(errno.EACCES), "hydra.sweep.dir")
+            assert_refused(result, str(sweep), os.strerror(errno.EACCES), "hydra.sweep.dir")
         else:
-            assert lines_with(done.stdout, "optim.lr", "best", "final")
+            assert lines_with(result.stdout, "optim.lr", "best", "final")
         assert snapshot(sweep) == before
 
-    @pytest.mark.parametrize("words", [(), ("dry_run=true",)])
+    @pytest.mark.parametrize("overrides", [(), ("dry_run=true",)])
     def test_the_directory_of_a_study_is_refused(
-        self, call: Command, tmp_path: Path, words: tuple[str, ...]
+        self, call: Command, tmp_path: Path, overrides: tuple[str, ...]
     ) -> None:
         sweep = tmp_path / "sweep"
         sweep.mkdir()
         Manifest(definition=Definition(study="resnet_sweep")).write(sweep)
         before = snapshot(sweep)
-        done = call(main, *SWEEP, *words)
-        assert_refused(done, "sweep", "hydra/sweeper=optuna", "hydra.sweep.dir")
+        result = call(main, *SWEEP, *overrides)
+        assert_refused(result, "sweep", "hydra/sweeper=optuna", "hydra.sweep.dir")
         assert snapshot(sweep) == before
 
-    def test_many_jobs_are_written_fast_and_visibly(
-        self, call: Command, monkeypatch: pytest.MonkeyPatch, unlaunched: None
+    def test_each_job_is_synchronized_once_and_the_progress_of_writing_is_shown(
+        self, call: Command, monkeypatch: pytest.MonkeyPatch, no_launch: None
     ) -> None:
         fsync, saved = os.fsync, []
         synced: list[int] = []
@@ -584,40 +620,43 @@ class TestWriting:
         )
         monkeypatch.setattr(runner, "HEARTBEAT_SECONDS", 0)
         monkeypatch.setattr(plan, "PLAIN_SECONDS", 0)
-        done = call(main, *SHORT, "hydra.sweep.dir=visible", "seed=0,1,2")
-        assert lines_with(done.stdout, 2, 3, "written")
+        result = call(main, *SHORT, "hydra.sweep.dir=visible", "seed=0,1,2")
+        assert lines_with(result.stdout, 2, 3, "written")
         assert len(saved) >= 3
 
 
 @pytest.fixture
 def one_failed(once: Once) -> Path:
-    """A folder with a sweep of ten jobs, the fourth of which failed, and what was printed."""
+    """Return a folder with a sweep of ten jobs, the fourth of which failed, and its output."""
 
-    def carry_out(folder: Path) -> None:
-        done = processes.run(folder, *ONE_FAILS, environment=write_faulty_transform(folder))
-        (folder / "output.txt").write_text(done.stdout)
-        assert done.returncode == 1, done.stdout + done.stderr
+    def run(folder: Path) -> None:
+        result = processes.run(folder, *ONE_FAILS, environment=write_faulty_transform(folder))
+        (folder / "output.txt").write_text(result.stdout)
+        assert result.returncode == 1, result.stdout + result.stderr
 
-    return once("sweep_with_one_failed_job", carry_out)
+    return once("sweep_with_one_failed_job", run)
 
 
 @pytest.fixture
 def one_killed(once: Once) -> Path:
-    """A folder with a sweep by two processes, one of which was killed, and what was printed."""
+    """Return a folder with a sweep by two processes, one of which was killed, and its output."""
 
-    def carry_out(folder: Path) -> None:
+    def run(folder: Path) -> None:
         process = start(
-            folder, *ONE_IS_KILLED, "hydra/launcher=pool", "hydra.launcher.workers=2",
+            folder,
+            *ONE_IS_KILLED,
+            "hydra/launcher=pool",
+            "hydra.launcher.workers=2",
             **write_faulty_transform(folder),
-        )  # fmt: skip
+        )
         (folder / "output.txt").write_text(finish(process))
         assert process.returncode == 1, (folder / "output.txt").read_text()
 
-    return once("sweep_with_one_killed_worker", carry_out)
+    return once("sweep_with_one_killed_worker", run)
 
 
 class TestFailures:
-    def test_one_of_ten_jobs_fails_and_the_rest_is_done(self, one_failed: Path) -> None:
+    def test_a_failed_job_does_not_stop_the_other_jobs(self, one_failed: Path) -> None:
         sweep, output = one_failed / "sweep", (one_failed / "output.txt").read_text()
         states = ["finished"] * 3 + ["failed"] + ["finished"] * 6
         assert [line["state"] for line in results(sweep)] == states
@@ -627,34 +666,33 @@ class TestFailures:
         assert "this one is broken" in (sweep / "3" / "train.log").read_text()
         assert lines_with(output, 1, 10, "failed")
         assert lines_with(output, "job 3", "seed=3", "this one is broken")
-        *_, repeat = commands(output)
-        assert repeat.startswith("python -m resnet_sweep --multirun ")
-        assert repeat.endswith("hydra.sweep.dir=sweep")
+        *_, retry = commands(output)
+        assert retry.startswith("python -m resnet_sweep --multirun ")
+        assert retry.endswith("hydra.sweep.dir=sweep")
 
-    def test_retry_failed_false_leaves_a_failed_job_as_it_is(
+    def test_retry_failed_false_does_not_train_a_failed_job_again(
         self, command: Command, one_failed: Path, tmp_path: Path
     ) -> None:
         sweep = Path(shutil.copytree(one_failed / "sweep", tmp_path / "sweep"))
         before, runs = manifest(sweep), {path.name: snapshot(path) for path in sweep.glob("*/")}
-        listed = command(
-            *ONE_FAILS, "retry_failed=false", "dry_run=true", **write_faulty_transform(tmp_path)
-        )
-        assert lines_with(listed.stdout, "nothing to train")
-        done = command(*ONE_FAILS, "retry_failed=false", **write_faulty_transform(tmp_path))
-        assert done.returncode == 1
+        variables = write_faulty_transform(tmp_path)
+        result = command(*ONE_FAILS, "retry_failed=false", "dry_run=true", **variables)
+        assert lines_with(result.stdout, "nothing to train")
+        result = command(*ONE_FAILS, "retry_failed=false", **variables)
+        assert result.returncode == 1
         assert manifest(sweep) == before
         assert {path.name: snapshot(path) for path in sweep.glob("*/")} == runs
 
-    def test_what_diverged_is_listed_below_the_others(self, command: Command) -> None:
-        done = command(*SWEEP, "optim.lr=0.1,1e9")
-        assert done.returncode == 1, done.stderr
-        table = done.stdout.partition("\n\n")[2].splitlines()
+    def test_diverged_jobs_are_listed_below_the_others(self, command: Command) -> None:
+        result = command(*SWEEP, "optim.lr=0.1,1e9")
+        assert result.returncode == 1, result.stderr
+        table = result.stdout.partition("\n\n")[2].splitlines()
         assert table[0].split()[:2] == ["optim.lr", "n"]
         assert [line.split()[0] for line in table[1:3]] == ["0.1", "1000000000"]
         assert table[2].endswith("diverged")
         assert [1, 2] in [numbers(line) for line in table[3:] if "diverged" in line]
 
-    def test_a_worker_that_is_killed_takes_only_its_job_with_it(
+    def test_only_the_job_of_a_killed_worker_fails_and_it_is_resumed(
         self, one_killed: Path, tmp_path: Path
     ) -> None:
         sweep = Path(shutil.copytree(one_killed / "sweep", tmp_path / "sweep"))
@@ -664,14 +702,14 @@ class TestFailures:
         assert "SIGKILL" in reason
         output = (one_killed / "output.txt").read_text()
         assert lines_with(output, "job 1", "seed=1", reason)
-        # The failed job is resumed, and comes to the same as if nothing had happened.
+        # The failed job is resumed, and then equals an undisturbed one.
         others = {name: snapshot(sweep / name) for name in "02"}
         variables = write_faulty_transform(tmp_path)
         (tmp_path / "SIGKILL").touch()
-        calm = ("hydra.sweep.dir=calm", "reuse=false", "hydra.sweep.subdir=1")
-        calm += ("zip=[]", "seed=1", "+augmentation.mine.by=SIGKILL")
-        for words in ((), calm):
-            process = start(tmp_path, *ONE_IS_KILLED, *words, **variables)
+        undisturbed = ("hydra.sweep.dir=undisturbed", "reuse=false", "hydra.sweep.subdir=1")
+        undisturbed += ("zip=[]", "seed=1", "+augmentation.mine.by=SIGKILL")
+        for overrides in ((), undisturbed):
+            process = start(tmp_path, *ONE_IS_KILLED, *overrides, **variables)
             output = finish(process)
             assert process.returncode == 0, output
         assert {name: snapshot(sweep / name) for name in "02"} == others
@@ -680,16 +718,19 @@ class TestFailures:
             written = OmegaConf.load(sweep / name / ".hydra" / "hydra.yaml")
             assert written.hydra.job.num == int(name)
         shutil.copytree(sweep / "1", tmp_path / "resumed" / "1")
-        assert_same_runs(tmp_path / "resumed", tmp_path / "calm")
+        assert_same_runs(tmp_path / "resumed", tmp_path / "undisturbed")
 
     @pytest.mark.slow
-    def test_a_full_disk_is_survived(self, tmp_path: Path, undisturbed: Path) -> None:
+    def test_a_sweep_stopped_by_a_full_disk_is_resumed(
+        self, tmp_path: Path, undisturbed: Path
+    ) -> None:
         disk = tmp_path / "disk"
         disk.mkdir()
         mounted = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)],
-            capture_output=True, text=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+        )
         if mounted.returncode:
             pytest.skip(
                 f"no small disk can be mounted ({mounted.stderr.strip()}): run this as root, in a "
@@ -697,15 +738,15 @@ class TestFailures:
             )
         try:
             sweep = disk / "sweep"
-            words = (*GRID, f"hydra.sweep.dir={sweep}")
-            process = start(tmp_path, *words)
+            overrides = (*GRID, f"hydra.sweep.dir={sweep}")
+            process = start(tmp_path, *overrides)
             output = finish(process)
             assert process.returncode == 1, output
-            # The system's own words for the error.
+            # The output has the system's message.
             assert os.strerror(errno.ENOSPC) in output
             assert "Traceback" not in output
             subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-            process = start(tmp_path, *words)
+            process = start(tmp_path, *overrides)
             output = finish(process)
             assert process.returncode == 0, output
             assert_same_runs(sweep, undisturbed)
@@ -714,30 +755,28 @@ class TestFailures:
             subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_sweeper_of_hydras_own_is_refused_and_leaves_nothing(
-    call: Command, tmp_path: Path
-) -> None:
+def test_hydras_basic_sweeper_is_refused_and_leaves_no_files(call: Command, tmp_path: Path) -> None:
     assert_refused(call(main, *GRID, "hydra/sweeper=basic"), "hydra/sweeper=basic", "grid")
     assert not list(tmp_path.iterdir())
 
 
-def test_its_table_compares_variants_with_the_baseline(
+def test_the_table_of_a_sweep_compares_variants_with_the_baseline(
     command: Command, sweep: Path, undisturbed: Path
 ) -> None:
     for name in "13":
         shutil.rmtree(sweep / name)
-    done = command(*GRID, "replicates=2", "seed=0", "baseline='optim.lr == 0.1'")
-    assert done.returncode == 0, done.stderr
-    assert [each["seed"] for each in records(sweep).values()] == [0, 1, 0, 1]
+    result = command(*GRID, "replicates=2", "seed=0", "baseline='optim.lr == 0.1'")
+    assert result.returncode == 0, result.stderr
+    assert [record["seed"] for record in records(sweep).values()] == [0, 1, 0, 1]
     # The replicates are the jobs that a sweep of both seeds trains.
     assert_same_runs(sweep, undisturbed)
-    table = done.stdout[done.stdout.index("optim.lr  n") :]
+    table = result.stdout[result.stdout.index("optim.lr  n") :]
     (line,) = lines_with(table, " baseline")
     assert line.split()[:2] == ["0.1", "2"]
     content = json.loads((sweep / "sweep.json").read_text())
     assert content["definition"]["baseline"] == "optim.lr == 0.1"
     assert content["heartbeat"] is None
-    best = max(records(sweep).values(), key=lambda each: each["best"]["val_acc"])
-    (repeat,) = commands(table)
-    assert f"optim.lr={best['config']['optim']['lr']}" in repeat
-    assert "replicates" not in repeat
+    best = max(records(sweep).values(), key=lambda record: record["best"]["val_acc"])
+    (reproduce,) = commands(table)
+    assert f"optim.lr={best['config']['optim']['lr']}" in reproduce
+    assert "replicates" not in reproduce

@@ -1,4 +1,4 @@
-"""The loops that are compared do the same work, and the comparison says what was measured."""
+"""The benchmark of throughput: its training loops do the same work, and its table is correct."""
 
 import json
 from pathlib import Path
@@ -22,34 +22,43 @@ from resnet_sweep.runs.record import Record
 from resnet_sweep.training.evaluation import predict
 
 CPU = torch.device("cpu")
-WORDS = [
-    "model=resnet8v2", "model.widths=[16,32]", "model.blocks=[1,1]", "model.strides=[2,2]",
-    "data=digits", "data.limit_train=40", "data.limit_test=20", "trainer.batch_size=16",
-    "trainer.epochs=2", "trainer.device=cpu", "trainer.precision=float32", "trainer.threads=1",
-]  # fmt: skip
+OVERRIDES = [
+    "model=resnet8v2",
+    "model.widths=[16,32]",
+    "model.blocks=[1,1]",
+    "model.strides=[2,2]",
+    "data=digits",
+    "data.limit_train=40",
+    "data.limit_test=20",
+    "trainer.batch_size=16",
+    "trainer.epochs=2",
+    "trainer.device=cpu",
+    "trainer.precision=float32",
+    "trainer.threads=1",
+]
 STEPS = 6
 
 
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> plain_loop.Recipe:
-    """Without worker processes, which take longer to start than this trains."""
+    """Return the recipe of a plain loop without worker processes, which take long to start."""
     monkeypatch.setattr(plain_loop, "WORKERS", 0)
-    return plain_loop.compose_recipe(WORDS)
+    return plain_loop.compose_recipe(OVERRIDES)
 
 
-def test_the_plain_loop_sees_the_same_images_through_the_same_network(
+def test_the_plain_loop_computes_the_same_outputs_for_the_same_images(
     recipe: plain_loop.Recipe,
 ) -> None:
-    training = plan_run(composed(*WORDS)).training()
-    ours, truth = predict(
+    training = plan_run(composed(*OVERRIDES)).training()
+    expected, expected_labels = predict(
         training.model, training.validation_batches, training.normalize, training.precision
     )
     _, validation = plain_loop.make_loaders(recipe, pinned=False)
     with torch.no_grad():
         batches = [(recipe.model.eval()(images), labels) for images, labels in validation]
-    logits, labels = (torch.cat(each) for each in zip(*batches, strict=True))
-    assert torch.equal(labels, truth)
-    torch.testing.assert_close(logits, ours)
+    logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert torch.equal(labels, expected_labels)
+    torch.testing.assert_close(logits, expected)
     settings = training.optimizer.param_groups[0]
     for name, value in recipe.optimizer.param_groups[0].items():
         assert name == "params" or settings[name] == value
@@ -65,7 +74,7 @@ def test_the_plain_loop_trains_and_is_timed(recipe: plain_loop.Recipe, tmp_path:
 
 
 @pytest.mark.slow
-def test_lightning_makes_as_many_steps(recipe: plain_loop.Recipe, tmp_path: Path) -> None:
+def test_the_lightning_loop_makes_as_many_steps(recipe: plain_loop.Recipe, tmp_path: Path) -> None:
     pytest.importorskip(
         "lightning", reason="pip install 'resnet-sweep[benchmarks]' to compare with Lightning"
     )
@@ -77,25 +86,25 @@ def test_lightning_makes_as_many_steps(recipe: plain_loop.Recipe, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_ours_is_the_real_command_timed_by_a_monitor(tmp_path: Path) -> None:
+def test_a_callback_times_the_command_of_this_package(tmp_path: Path) -> None:
     memory = run_python(
-        ["-m", "resnet_sweep", *WORDS, TIMESTAMPS_OVERRIDE, "hydra.run.dir=run"], tmp_path
+        ["-m", "resnet_sweep", *OVERRIDES, TIMESTAMPS_OVERRIDE, "hydra.run.dir=run"], tmp_path
     )
     assert Record.read(tmp_path / "run").state == "finished"
     timestamps = read_timestamps(tmp_path / "run")
     assert list(timestamps) == ["started", "first_step", "epoch_ended", "ended"]
     assert [*timestamps.values()] == sorted(timestamps.values())
-    # The libraries alone take that much.
+    # The memory in MB is at least that of the libraries.
     assert 100 < memory < 4000
 
 
-def test_runs_side_by_side_count_from_the_first_start_to_the_last_end() -> None:
+def test_the_speed_of_parallel_runs_is_measured_from_the_first_start_to_the_last_end() -> None:
     timestamps = [{"started": 10, "epoch_ended": 20}, {"started": 12, "epoch_ended": 25}]
     assert total_speed(timestamps[:1], 300) == 30
     assert total_speed(timestamps, 300) == 40
 
 
-def test_a_ratio_is_of_one_round_and_the_table_has_their_median() -> None:
+def test_ratios_are_computed_for_each_round_and_the_table_has_their_median() -> None:
     rounds = {
         "plain": [Measurement(10, 500), Measurement(20, 501), Measurement(40, 499)],
         "resnet_sweep": [Measurement(15, 300), Measurement(40, 300), Measurement(48, 310)],
@@ -108,17 +117,17 @@ def test_a_ratio_is_of_one_round_and_the_table_has_their_median() -> None:
     ]
 
 
-def test_only_a_ratio_of_ours_that_fell_beyond_the_tolerance_is_named() -> None:
-    kept = {
+def test_only_a_ratio_of_this_package_that_fell_beyond_the_tolerance_is_reported() -> None:
+    saved = {
         "resnet8v2": {"resnet_sweep": 2.0, "lightning": 1.0},
         "resnet20v2": {"resnet_sweep": 1.6},
     }
     assert (
-        find_regressions({"resnet8v2": {"resnet_sweep": 1.81, "lightning": 0.5}}, kept, 0.1) == []
+        find_regressions({"resnet8v2": {"resnet_sweep": 1.81, "lightning": 0.5}}, saved, 0.1) == []
     )
-    (sentence,) = find_regressions({"resnet8v2": {"resnet_sweep": 1.79}}, kept, 0.1)
+    (message,) = find_regressions({"resnet8v2": {"resnet_sweep": 1.79}}, saved, 0.1)
     for fact in ("resnet8v2", "resnet_sweep", "2.00", "1.79", "10%"):
-        assert fact in sentence
+        assert fact in message
 
 
 def test_check_exits_with_1_when_a_ratio_fell(
@@ -129,13 +138,13 @@ def test_check_exits_with_1_when_a_ratio_fell(
         throughput, "measure", lambda loop, *_: Measurement(speeds[loop.name], 500.0)
     )
     monkeypatch.setattr(throughput, "RATIOS", tmp_path / "throughput_ratios.json")
-    words = ["--models", "resnet8v2", "--rounds", "3"]
-    assert call(throughput.main, *words, "--check").returncode == 2
-    assert call(throughput.main, *words, "--keep").returncode == 0
+    arguments = ["--models", "resnet8v2", "--rounds", "3"]
+    assert call(throughput.main, *arguments, "--check").returncode == 2
+    assert call(throughput.main, *arguments, "--keep").returncode == 0
     assert json.loads(throughput.RATIOS.read_text())["cpu"]["resnet8v2"]["resnet_sweep"] == 2
-    assert call(throughput.main, *words, "--check").returncode == 0
+    assert call(throughput.main, *arguments, "--check").returncode == 0
     speeds["resnet_sweep"] = 17.0
-    # Python prints an exit status that is a text, and exits with 1.
-    sentence = call(throughput.main, *words, "--check").returncode
+    # SystemExit has a message, which Python prints before it exits with status 1.
+    message = call(throughput.main, *arguments, "--check").returncode
     for fact in ("resnet8v2", "resnet_sweep", "2.00", "1.70"):
-        assert fact in sentence
+        assert fact in message

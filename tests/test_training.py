@@ -1,4 +1,4 @@
-"""The loop trains what the recipe says, and a resumed run equals one that was never stopped."""
+"""The trainer: its loop, resuming, checkpoints, divergence, precision and signals."""
 
 import json
 import math
@@ -48,18 +48,18 @@ from resnet_sweep.training.trainer import Diverged
 
 
 def assert_names(error: pytest.ExceptionInfo, *facts: str) -> None:
-    """Assert that an error names all facts."""
+    """Assert that an error message contains all facts."""
     for fact in facts:
         assert fact in str(error.value)
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_the_loop_is_a_plain_loop(tmp_path: Path, drop_last: bool) -> None:
-    """With torch's own optimizer, schedule and loss, one image batch after another."""
+def test_the_trainer_computes_what_a_plain_loop_computes(tmp_path: Path, drop_last: bool) -> None:
+    """The plain loop uses the optimizer, the schedule and the loss of torch."""
     prepared = plan_run(
         config(
             model__dropout=0.0,
-            # Small, so that rounding isn't amplified into another run.
+            # A larger rate amplifies rounding errors.
             optim__lr=0.02,
             augmentation={},
             schedule={"_target_": "resnet_sweep.training.schedules.Cosine"},
@@ -74,8 +74,8 @@ def test_the_loop_is_a_plain_loop(tmp_path: Path, drop_last: bool) -> None:
     pixels = torch.from_numpy(split.images[split.indices])
     labels = torch.from_numpy(split.labels[split.indices]).long()
     mean, std = (
-        torch.tensor(each, dtype=torch.float64).view(3, 1, 1)
-        for each in (prepared.dataset.mean, prepared.dataset.std)
+        torch.tensor(values, dtype=torch.float64).view(3, 1, 1)
+        for values in (prepared.dataset.mean, prepared.dataset.std)
     )
     images = ours.normalize(pixels)
     torch.testing.assert_close(images.double(), (pixels / 255 - mean) / std, rtol=0, atol=1e-5)
@@ -107,18 +107,18 @@ def test_the_loop_is_a_plain_loop(tmp_path: Path, drop_last: bool) -> None:
         torch.testing.assert_close(weights(ours)[name], weight, rtol=2e-3, atol=2e-4)
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_gives_others(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bits_and_another_seed_other_weights(tmp_path: Path) -> None:
     one = train(plan_run(config()), tmp_path / "1")
-    again = train(plan_run(config()), tmp_path / "2")
+    repeated = train(plan_run(config()), tmp_path / "2")
     other = train(plan_run(config(seed=4)), tmp_path / "3")
-    assert_same_bits(one, again)
+    assert_same_bits(one, repeated)
     assert not torch.equal(weights(one)["stem.weight"], weights(other)["stem.weight"])
 
 
 @pytest.mark.parametrize(
     "step", [0, 7, 13, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 6, 8, 14, 20))]
 )
-def test_resumed_run_equals_uninterrupted_run(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("resnet_sweep.training.trainer.REPORT_SECONDS", 0)
@@ -147,43 +147,43 @@ def test_resumed_run_equals_uninterrupted_run(
 
 
 @pytest.mark.slow
-def test_run_stopped_at_every_step_equals_uninterrupted_run(tmp_path: Path) -> None:
+def test_a_run_stopped_at_every_step_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     prepared = plan_run(config())
     whole = train(prepared, tmp_path / "whole")
-    sittings = 0
+    interruptions = 0
     while True:
         run = open_run(prepared, tmp_path / "stopped")
         training, stop = prepared.training(), StopSignal()
-        made = training.train_step
+        train_step = training.train_step
 
-        def step(*batch, made=made, stop=stop, **settings):
-            made(*batch, **settings)
+        def step_and_stop(*batch, train_step=train_step, stop=stop, **settings):
+            train_step(*batch, **settings)
             stop.received = 15
 
-        training.train_step = step
+        training.train_step = step_and_stop
         try:
             training.fit(run, [], stop)
         except Interrupted:
             run.close("interrupted")
-            sittings += 1
+            interruptions += 1
         else:
             run.close("finished")
             break
-    assert sittings == 21
+    assert interruptions == 21
     assert_same_bits(training, whole)
 
 
-def test_metrics_are_rebuilt_from_the_checkpoint(tmp_path: Path) -> None:
+def test_metrics_csv_is_written_again_from_the_checkpoint(tmp_path: Path) -> None:
     prepared = plan_run(config())
     whole = train(prepared, tmp_path)
     (tmp_path / "metrics.csv").write_text("nonsense")
     Record(**json.loads((tmp_path / "run.json").read_text()) | {"state": "failed"}).write(tmp_path)
-    again = train(prepared, tmp_path)
-    assert_same_bits(again, whole)
+    resumed = train(prepared, tmp_path)
+    assert_same_bits(resumed, whole)
     assert without_times(read_metrics(tmp_path)) == without_times(whole.rows)
 
 
-def test_the_best_checkpoint_gives_the_best_accuracy(tmp_path: Path) -> None:
+def test_the_best_checkpoint_has_the_best_accuracy(tmp_path: Path) -> None:
     prepared = plan_run(config(trainer__epochs=6))
     training = train(prepared, tmp_path)
     best = read_checkpoint(tmp_path / "checkpoints" / BEST)
@@ -195,42 +195,42 @@ def test_the_best_checkpoint_gives_the_best_accuracy(tmp_path: Path) -> None:
     split = prepared.dataset.validation
     with torch.no_grad():
         images = training.normalize(torch.from_numpy(split.images[split.indices]))
-        found = training.model(images).argmax(1).numpy()
-    assert 100 * (found == split.labels[split.indices]).mean() == pytest.approx(best["val_acc"])
+        predicted = training.model(images).argmax(1).numpy()
+    assert 100 * (predicted == split.labels[split.indices]).mean() == pytest.approx(best["val_acc"])
 
 
 @pytest.mark.parametrize(("steps", "rows"), [(1, 1), (7, 1), (8, 2), (1000, 3)])
-def test_max_steps_cuts_the_run_off_and_leaves_the_schedule(
+def test_max_steps_ends_the_run_and_does_not_change_the_schedule(
     tmp_path: Path, steps: int, rows: int
 ) -> None:
     recorder = Recorder()
     prepared = plan_run(config(trainer__max_steps=steps))
     train(prepared, tmp_path, recorder)
-    made = min(steps, 21)
-    assert [step.global_step for step in recorder.steps] == list(range(made))
+    total = min(steps, 21)
+    assert [step.global_step for step in recorder.steps] == list(range(total))
     assert len(recorder.rows) == rows
-    assert recorder.steps_at_epoch_end == [min(7 * epoch, made) for epoch in range(1, rows + 1)]
-    whole = plan_run(config()).training().schedule
-    assert [step.lr for step in recorder.steps] == [whole(step) for step in range(made)]
+    assert recorder.steps_at_epoch_end == [min(7 * epoch, total) for epoch in range(1, rows + 1)]
+    schedule = plan_run(config()).training().schedule
+    assert [step.lr for step in recorder.steps] == [schedule(step) for step in range(total)]
 
 
-def test_each_epoch_sees_each_image_once(tmp_path: Path) -> None:
+def test_each_epoch_uses_each_image_once(tmp_path: Path) -> None:
     training = plan_run(config()).training()
-    seen: list[int] = []
+    used: list[int] = []
     take = training.train_batches.take
     training.train_batches.take = lambda positions: (
-        seen.extend(positions.tolist()),
+        used.extend(positions.tolist()),
         take(positions),
     )[1]
     run = Run.open(tmp_path, Record(signature="s"))
     training.fit(run, [], StopSignal())
     run.close("finished")
-    epochs = [seen[start : start + 100] for start in (0, 100, 200)]
+    epochs = [used[start : start + 100] for start in (0, 100, 200)]
     assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
     assert epochs[0] != epochs[1]
 
 
-def test_divergence_names_epoch_step_rate_and_layer(tmp_path: Path) -> None:
+def test_the_error_about_divergence_names_epoch_step_rate_and_layer(tmp_path: Path) -> None:
     training = plan_run(config(optim__lr=1e8, schedule__warmup_epochs=0)).training()
     run = Run.open(tmp_path, Record(signature="s"))
     with pytest.raises(Diverged) as diverged:
@@ -244,17 +244,17 @@ def test_divergence_names_epoch_step_rate_and_layer(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_validation_loss_that_is_no_number_is_divergence(tmp_path: Path) -> None:
+def test_a_run_with_a_nan_validation_loss_diverges(tmp_path: Path) -> None:
     training = plan_run(config()).training()
-    made = training.train_step
+    train_step = training.train_step
 
-    def step(*batch: object, **settings: object) -> None:
-        made(*batch, **settings)
+    def step_and_spoil(*batch: object, **settings: object) -> None:
+        train_step(*batch, **settings)
         if training.step == 6:
             with torch.no_grad():
                 training.model.classifier.bias[0] = math.nan
 
-    training.train_step = step
+    training.train_step = step_and_spoil
     run = Run.open(tmp_path, Record(signature="s"))
     with pytest.raises(Diverged) as diverged:
         training.fit(run, [], StopSignal())
@@ -262,8 +262,8 @@ def test_a_validation_loss_that_is_no_number_is_divergence(tmp_path: Path) -> No
     assert_names(diverged, "validation loss", "nan", "epoch 1", "step 7", "0.1")
 
 
-def test_a_run_that_learned_nothing_says_so(tmp_path: Path) -> None:
-    """Its loss is finite, but far above that of guessing."""
+def test_a_run_notes_a_loss_that_is_far_above_that_of_guessing(tmp_path: Path) -> None:
+    """The loss is finite, so the run doesn't diverge."""
     changes = {"trainer__epochs": 1, "trainer__max_steps": 5, "schedule__warmup_epochs": 0}
     prepared = plan_run(config(**changes, optim__lr=1000.0))
     jobs.train(prepared, open_run(prepared, tmp_path / "run"), StopSignal())
@@ -277,39 +277,41 @@ def test_a_run_that_learned_nothing_says_so(tmp_path: Path) -> None:
     assert train(plan_run(config(**changes)), tmp_path / "sane").notes() == []
 
 
-def test_long_epochs_are_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_written_within_a_long_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("resnet_sweep.training.trainer.CHECKPOINT_SECONDS", 0)
     prepared = plan_run(config())
     run = open_run(prepared, tmp_path)
     training = prepared.training()
-    made = training.train_step
+    train_step = training.train_step
 
-    def step(*batch: object, **settings: object) -> None:
+    def step_or_fail(*batch: object, **settings: object) -> None:
         if training.global_step == 10:
-            raise RuntimeError("power cut")
-        made(*batch, **settings)
+            raise RuntimeError("power failure")
+        train_step(*batch, **settings)
 
-    training.train_step = step
+    training.train_step = step_or_fail
     with pytest.raises(RuntimeError):
         training.fit(run, [], StopSignal())
     run.close("failed")
     assert read_checkpoint(tmp_path / "checkpoints" / LAST)["step"] == 3
 
 
-def test_randomness_of_each_step_follows_from_seed_epoch_and_step(tmp_path: Path) -> None:
-    found = []
+def test_the_random_numbers_of_a_step_follow_from_seed_epoch_and_step(tmp_path: Path) -> None:
+    seeds = []
 
-    def look(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple:
-        found.append((torch.initial_seed(), generator.initial_seed()))
+    def record_seeds(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple:
+        seeds.append((torch.initial_seed(), generator.initial_seed()))
         return images, labels
 
     prepared = plan_run(config(trainer__epochs=2))
     training = prepared.training()
-    training.augmentation = [look]
+    training.augmentation = [record_seeds]
     run = open_run(prepared, tmp_path)
     training.fit(run, [], StopSignal())
     run.close("finished")
-    assert found == [
+    assert seeds == [
         tuple(derive_seed(3, use, epoch, step) for use in ("model", "augmentation"))
         for epoch in (0, 1)
         for step in range(7)
@@ -317,7 +319,7 @@ def test_randomness_of_each_step_follows_from_seed_epoch_and_step(tmp_path: Path
 
 
 class Slow:
-    """A transform that takes at least so many seconds for a batch."""
+    """A transform that takes at least `SECONDS` for each batch."""
 
     SECONDS = 0.02
 
@@ -328,71 +330,71 @@ class Slow:
         return images, labels
 
 
-def test_times_and_speeds_are_those_of_the_clock(tmp_path: Path) -> None:
+def test_seconds_and_images_per_second_agree_with_the_clock(tmp_path: Path) -> None:
     prepared = plan_run(config())
     training = prepared.training()
     training.augmentation = [Slow()]
     run = open_run(prepared, tmp_path)
-    begun = time.monotonic()
+    started = time.monotonic()
     training.fit(run, [], StopSignal())
-    passed = time.monotonic() - begun
+    elapsed = time.monotonic() - started
     run.close("finished")
-    assert sum(row["seconds"] for row in training.rows) < passed
+    assert sum(row["seconds"] for row in training.rows) < elapsed
     for row in training.rows:
-        # Seven batches of 100 images; the rest of the epoch is evaluation.
-        trained = 100 / row["images_per_second"]
-        assert 7 * Slow.SECONDS < trained < row["seconds"]
+        # The 100 images are in seven batches, and the rest of the epoch is evaluation.
+        train_seconds = 100 / row["images_per_second"]
+        assert 7 * Slow.SECONDS < train_seconds < row["seconds"]
 
 
 @pytest.mark.parametrize(("written", "ema_decay"), [(False, None), (True, None), (True, 0.5)])
-def test_a_new_best_counts_once_the_last_checkpoint_has_its_epoch(
+def test_a_new_best_checkpoint_is_committed_with_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool, ema_decay: float | None
 ) -> None:
-    """Killed before or after that is written, the run has the best model of its epochs."""
+    """A run that is killed before or after that has the best model of its saved epochs."""
     easy = {"model__dropout": 0.0, "augmentation": {}, "data__limit_train": 300}
     prepared = plan_run(config(**easy, trainer__ema_decay=ema_decay))
     whole = train(prepared, tmp_path / "whole")
-    theirs = read_checkpoint(tmp_path / "whole" / "checkpoints" / BEST)
-    assert theirs["epoch"] == 2
+    expected = read_checkpoint(tmp_path / "whole" / "checkpoints" / BEST)
+    assert expected["epoch"] == 2
     run = open_run(prepared, tmp_path / "killed")
     training = prepared.training()
 
-    def killed(directory: Path, state: dict) -> None:
-        power_cut = len(state["rows"]) == 2
-        if written or not power_cut:
+    def write_or_fail(directory: Path, state: dict) -> None:
+        power_failure = len(state["rows"]) == 2
+        if written or not power_failure:
             write_last(directory, state)
-        if power_cut:
-            raise RuntimeError("power cut")
+        if power_failure:
+            raise RuntimeError("power failure")
 
     with monkeypatch.context() as patches, pytest.raises(RuntimeError):
-        patches.setattr(checkpoint, "write_last", killed)
+        patches.setattr(checkpoint, "write_last", write_or_fail)
         training.fit(run, [], StopSignal())
     run.close("failed")
     best = tmp_path / "killed" / "checkpoints" / BEST
     assert read_checkpoint(best)["epoch"] == 1
     assert_same_bits(train(prepared, tmp_path / "killed"), whole)
-    assert digest(read_checkpoint(best)) == digest(theirs)
+    assert digest(read_checkpoint(best)) == digest(expected)
     assert sorted(path.name for path in best.parent.iterdir()) == sorted(
         path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()
     )
 
 
-def test_run_taken_over_by_another_process_writes_nothing_more(tmp_path: Path) -> None:
+def test_a_run_that_another_process_took_over_writes_no_more_files(tmp_path: Path) -> None:
     prepared = plan_run(config())
     run = open_run(prepared, tmp_path)
     training = prepared.training()
     save = training._save_checkpoint
 
-    def overtaken() -> None:
-        other = Record.read(tmp_path)
-        other.heartbeat = {"host": "elsewhere", "process": 1, "renewed": time.time()}
-        other.write(tmp_path)
+    def take_over_and_save() -> None:
+        record = Record.read(tmp_path)
+        record.heartbeat = {"host": "elsewhere", "process": 1, "renewed": time.time()}
+        record.write(tmp_path)
         save()
 
-    training._save_checkpoint = overtaken
-    with pytest.raises(LockLostError) as lost:
+    training._save_checkpoint = take_over_and_save
+    with pytest.raises(LockLostError) as error:
         training.fit(run, [], StopSignal())
-    assert_names(lost, "process 1", "elsewhere")
+    assert_names(error, "process 1", "elsewhere")
     with pytest.raises(LockLostError):
         run.close("failed")
     assert Record.read(tmp_path).heartbeat["host"] == "elsewhere"
@@ -400,7 +402,7 @@ def test_run_taken_over_by_another_process_writes_nothing_more(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 10])
-def test_accuracy_counts_the_label_among_the_k_largest(k: int) -> None:
+def test_accuracy_counts_labels_among_the_k_largest_logits(k: int) -> None:
     logits = torch.randn(200, 8, generator=torch.Generator().manual_seed(k))
     labels = torch.randint(8, (200,), generator=torch.Generator().manual_seed(k))
     hits = [
@@ -410,16 +412,18 @@ def test_accuracy_counts_the_label_among_the_k_largest(k: int) -> None:
     assert accuracy(logits, labels, k) == pytest.approx(100 * np.mean(hits))
 
 
-def test_cross_entropy_is_its_formula() -> None:
+def test_cross_entropy_follows_its_formula() -> None:
     logits, labels = torch.randn(20, 5), torch.randint(5, (20,))
-    expected = np.mean([
-        -math.log(math.exp(row[label]) / sum(map(math.exp, row)))
-        for row, label in zip(logits.tolist(), labels.tolist(), strict=True)
-    ])  # fmt: skip
+    expected = np.mean(
+        [
+            -math.log(math.exp(row[label]) / sum(map(math.exp, row)))
+            for row, label in zip(logits.tolist(), labels.tolist(), strict=True)
+        ]
+    )
     assert cross_entropy(logits, labels) == pytest.approx(expected)
 
 
-def test_norms_and_biases_are_left_undecayed_on_request() -> None:
+def test_norms_and_biases_are_not_decayed_if_decay_norm_and_bias_is_false() -> None:
     model = plan_run(config()).training().model
     (everything,) = param_groups(model, decay_norm_and_bias=True)
     assert len(everything["params"]) == len(list(model.parameters()))
@@ -430,7 +434,7 @@ def test_norms_and_biases_are_left_undecayed_on_request() -> None:
     assert len(decayed["params"]) + len(undecayed["params"]) == len(everything["params"])
 
 
-def test_bfloat16_is_used_where_it_pays_and_nowhere_else() -> None:
+def test_precision_auto_is_bfloat16_only_on_cpus_with_amx() -> None:
     cpu = torch.device("cpu")
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     assert has_fast_bfloat16(cpu) is ("amx_bf16" in flags)
@@ -443,59 +447,59 @@ def test_bfloat16_without_amx_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     cpu = torch.device("cpu")
     assert resolve_precision("auto", cpu) == "float32"
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(ValueError) as error:
         resolve_precision("bfloat16", cpu)
-    assert_names(refusal, "trainer.precision", "bfloat16", "cpu")
+    assert_names(error, "trainer.precision", "bfloat16", "cpu")
 
 
-FREED_MEMORY = """
+COUNT_PAGE_FAULTS = """
 import ctypes, resource, torch
 from resnet_sweep.training.device import configure
 
-def faults():
+def page_faults():
     for _ in range(4):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        # Five tensors of 20 MB, freed together.
+        # Five tensors of 20 MB are freed together.
         [torch.ones(5_000_000) for _ in range(5)]
-        made = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    return made
+        count = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return count
 
 torch.set_num_threads(1)
-# M_MMAP_THRESHOLD: what is this large goes back to the system, wherever glibc would have put it.
+# With this M_MMAP_THRESHOLD, glibc returns blocks of this size to the system.
 ctypes.CDLL(None).mallopt(-3, 128 * 1024)
-print(faults())
+print(page_faults())
 configure(torch.device("cpu"), "float32", 1)
-print(faults())
+print(page_faults())
 """
 
 
 @pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="only glibc has the setting: run this on such a Linux"
 )
-def test_what_a_step_frees_is_kept_for_the_next() -> None:
-    """A page that the system has to clear for the process again counts as a page fault."""
-    done = subprocess.run(
-        [sys.executable, "-c", FREED_MEMORY], check=True, capture_output=True, text=True
+def test_memory_freed_by_a_step_is_not_returned_to_the_system() -> None:
+    """Memory that the system provides again causes page faults."""
+    process = subprocess.run(
+        [sys.executable, "-c", COUNT_PAGE_FAULTS], check=True, capture_output=True, text=True
     )
-    returned, kept = map(int, done.stdout.split())
-    assert kept < returned / 100
+    default, configured = map(int, process.stdout.split())
+    assert configured < default / 100
 
 
-def test_auto_prefers_a_gpu() -> None:
+def test_device_auto_is_a_gpu_if_there_is_one() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert resolve_device("auto").type in (expected, "mps")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_remembered_and_handlers_are_put_back(number: int) -> None:
+def test_a_signal_is_stored_and_the_earlier_handler_is_restored(number: int) -> None:
     before = signal.signal(number, signal.SIG_DFL)
     try:
         stop = StopSignal().listen()
         os.kill(os.getpid(), number)
-        with pytest.raises(Interrupted) as interrupted:
+        with pytest.raises(Interrupted) as error:
             stop.raise_if_stopped()
-        assert interrupted.value.signal == number
-        assert signal.Signals(number).name in str(interrupted.value)
+        assert error.value.signal == number
+        assert signal.Signals(number).name in str(error.value)
         stop.release()
         assert signal.getsignal(number) == signal.SIG_DFL
     finally:
@@ -512,15 +516,15 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
         stop.release()
 
 
-def test_an_announcement_during_the_release_reaches_the_earlier_handler(
+def test_a_signal_during_the_release_is_passed_to_the_earlier_handler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """SIGUSR2 comes just before the handlers are restored, and isn't lost."""
-    reached: list[int] = []
-    before = signal.signal(signal.SIGUSR2, lambda number, frame: reached.append(number))
+    """SIGUSR2 arrives just before the handlers are restored."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: received.append(number))
     restore = signal.signal
 
-    def announce_and_restore(number: int, handler: object) -> object:
+    def send_and_restore(number: int, handler: object) -> object:
         if number == signal.SIGUSR2:
             signal.raise_signal(signal.SIGUSR2)
         return restore(number, handler)
@@ -528,14 +532,14 @@ def test_an_announcement_during_the_release_reaches_the_earlier_handler(
     try:
         stop = StopSignal().listen()
         with monkeypatch.context() as patches:
-            patches.setattr(signal, "signal", announce_and_restore)
+            patches.setattr(signal, "signal", send_and_restore)
             stop.release()
-        assert reached == [signal.SIGUSR2]
+        assert received == [signal.SIGUSR2]
     finally:
         signal.signal(signal.SIGUSR2, before)
 
 
-def test_a_hang_up_that_is_to_be_ignored_is_ignored() -> None:
+def test_an_ignored_sighup_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         stop = StopSignal().listen()
@@ -546,7 +550,7 @@ def test_a_hang_up_that_is_to_be_ignored_is_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_constant_schedule_is_a_choice(tmp_path: Path) -> None:
+def test_a_run_with_the_constant_schedule_keeps_its_rate(tmp_path: Path) -> None:
     schedule = {"_target_": "resnet_sweep.training.schedules.Constant"}
     training = train(plan_run(config(schedule=schedule)), tmp_path)
     assert isinstance(training.schedule, Constant)

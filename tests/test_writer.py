@@ -1,4 +1,4 @@
-"""A training on a GPU continues while its checkpoints are written."""
+"""Checkpoints that are written by a thread while training continues, as on a GPU."""
 
 import errno
 import threading
@@ -26,7 +26,8 @@ SECONDS = 60
 
 
 @pytest.fixture(autouse=True)
-def look_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def report_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the trainer call the callbacks after each step."""
     monkeypatch.setattr(trainer, "REPORT_SECONDS", 0)
 
 
@@ -42,46 +43,45 @@ def prepared() -> PlannedRun:
 
 
 def saving_in_thread(prepared: PlannedRun) -> Trainer:
-    """A training that writes as one on a GPU does."""
+    """Return a trainer that writes checkpoints in a thread, as on a GPU."""
     training = prepared.training()
     training.saves_in_thread = True
     return training
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """Of the checkpoints of a run, without the times that it took."""
-    found = {}
+    """Return the digests of a run's checkpoints without their times."""
+    digests = {}
     for name in (BEST, LAST, PREVIOUS):
         state = read_checkpoint(directory / "checkpoints" / name)
         for row in state.get("rows", ()):
             del row["seconds"], row["images_per_second"]
-        found[name] = digest(state)
-    return found
+        digests[name] = digest(state)
+    return digests
 
 
-def test_what_is_written_is_what_was_to_be_written_however_late(
+def test_a_checkpoint_that_is_written_late_has_the_state_when_it_was_saved(
     prepared: PlannedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each checkpoint is written some steps after it was due, and is that of a training which
-    waits for it."""
+    """The checkpoints equal those of a training that waits until they are written."""
     inline = train(prepared, tmp_path / "inline")
     training = saving_in_thread(prepared)
     stepped = threading.Semaphore(0)
     step, write_last = training.train_step, checkpoint.write_last
 
-    def make_step(*batch: object, **settings: object) -> None:
+    def step_and_release(*batch: object, **settings: object) -> None:
         step(*batch, **settings)
         stepped.release()
 
     def write_late(directory: Path, state: dict) -> None:
-        # Those of this epoch, and three of the next one.
+        # Wait for the steps of this epoch and three of the next one.
         due = len(state["rows"]) * training.steps_per_epoch + 3
         if due < training.total_steps:
             while training.global_step < due:
                 assert stepped.acquire(timeout=SECONDS)
         write_last(directory, state)
 
-    training.train_step = make_step
+    training.train_step = step_and_release
     monkeypatch.setattr(checkpoint, "write_last", write_late)
     run = open_run(prepared, tmp_path / "in_thread")
     training.fit(run, [], StopSignal())
@@ -91,7 +91,7 @@ def test_what_is_written_is_what_was_to_be_written_however_late(
     assert len(read_metrics(tmp_path / "in_thread")) == 3
 
 
-def test_a_disk_that_is_full_ends_the_training(
+def test_a_full_disk_ends_the_training_with_an_error(
     prepared: PlannedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = saving_in_thread(prepared)
@@ -101,15 +101,15 @@ def test_a_disk_that_is_full_ends_the_training(
 
     monkeypatch.setattr(checkpoint, "write_last", fail)
     run = open_run(prepared, tmp_path)
-    with pytest.raises(OSError) as failure:
+    with pytest.raises(OSError) as error:
         training.fit(run, [], StopSignal())
-    assert failure.value.errno == errno.ENOSPC
+    assert error.value.errno == errno.ENOSPC
     run.close("failed")
     assert len(training.rows) <= 2
 
 
 @pytest.mark.parametrize("step", [3, pytest.param(9, marks=pytest.mark.slow), 20])
-def test_a_stopped_training_has_written_all_and_is_resumed(
+def test_a_stopped_training_writes_its_last_state_and_is_resumed(
     prepared: PlannedRun, tmp_path: Path, step: int
 ) -> None:
     run = open_run(prepared, tmp_path / "stopped")
@@ -126,7 +126,7 @@ def test_a_stopped_training_has_written_all_and_is_resumed(
     assert_same_bits(training, train(prepared, tmp_path / "whole"))
 
 
-def test_a_copied_state_shares_nothing_and_is_the_same() -> None:
+def test_a_copied_state_is_equal_and_shares_no_data() -> None:
     state = {
         "model": {"weight": torch.randn(2, 3).t(), "count": torch.tensor(3)},
         "optimizer": {"param_groups": [{"betas": (0.9, 0.999), "params": [0]}], "none": None},

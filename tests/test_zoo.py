@@ -1,4 +1,4 @@
-"""Classifiers of torchvision and timm learn from images of 32x32 pixels."""
+"""Classifiers of torchvision and timm for images of 32x32 pixels."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from torch import nn
 
 from resnet_sweep.models import timm_classifier, torchvision_classifier
 
-# One of each design is in the default tier, the smallest.
+# The default tier has one network of each design, the smallest.
 TORCHVISION = [
     pytest.param("convnext_tiny", marks=pytest.mark.slow),
     pytest.param("densenet121", marks=pytest.mark.slow),
@@ -37,8 +37,8 @@ TIMM = [
 ]
 
 
-def learns(model: nn.Module) -> None:
-    """Each weight gets a finite gradient from a batch of four."""
+def assert_trains(model: nn.Module) -> None:
+    """Assert that each weight gets a finite gradient from a batch of four images."""
     model.train()
     logits = model(torch.randn(4, 3, 32, 32))
     assert logits.shape == (4, 10)
@@ -48,19 +48,20 @@ def learns(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_torchvisions_classifiers_learn(name: str) -> None:
+def test_torchvision_classifiers_have_gradients_for_all_weights(name: str) -> None:
     torch.manual_seed(0)
-    learns(torchvision_classifier(10, name))
+    assert_trains(torchvision_classifier(10, name))
 
 
 @pytest.mark.parametrize(("name", "arguments"), TIMM)
-def test_timms_classifiers_learn(name: str, arguments: dict) -> None:
+def test_timm_classifiers_have_gradients_for_all_weights(name: str, arguments: dict) -> None:
     pytest.importorskip("timm", reason="pip install timm to run this")
     torch.manual_seed(0)
-    learns(timm_classifier(10, name, **arguments))
+    assert_trains(timm_classifier(10, name, **arguments))
 
 
-def builder(library: str):
+def builder(library: str) -> Callable[..., nn.Module]:
+    """Return the function that builds a classifier of a library."""
     if library == "timm":
         pytest.importorskip("timm", reason="pip install timm to run this")
         return timm_classifier
@@ -68,13 +69,13 @@ def builder(library: str):
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_resnet18_becomes_the_one_that_is_common_for_cifar(library: str) -> None:
-    """A 3x3 stem, nothing before the first stage, and its number of weights, layer by layer."""
+def test_resnet18_is_changed_into_the_common_network_for_cifar(library: str) -> None:
+    """It has a 3x3 stem without pooling, and its parameters are counted layer by layer."""
     model = builder(library)(10, "resnet18")
     expected = 27 * 64 + 2 * 64
-    for entry, width in ((64, 64), (64, 128), (128, 256), (256, 512)):
-        expected += 9 * entry * width + 3 * 9 * width**2 + 4 * 2 * width
-        expected += entry * width + 2 * width if entry != width else 0
+    for inputs, width in ((64, 64), (64, 128), (128, 256), (256, 512)):
+        expected += 9 * inputs * width + 3 * 9 * width**2 + 4 * 2 * width
+        expected += inputs * width + 2 * width if inputs != width else 0
     expected += 512 * 10 + 10
     assert sum(weight.numel() for weight in model.parameters()) == expected
     shapes = []
@@ -85,7 +86,7 @@ def test_resnet18_becomes_the_one_that_is_common_for_cifar(library: str) -> None
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_the_first_weights_of_a_fitted_stem_are_those_of_he_2015(library: str) -> None:
+def test_initial_weights_of_a_changed_stem_have_the_variance_of_he_2015(library: str) -> None:
     torch.manual_seed(0)
     weight = builder(library)(10, "resnet18").conv1.weight
     assert weight.shape == (64, 3, 3, 3)
@@ -96,7 +97,7 @@ def first_convolution(model: nn.Module) -> nn.Conv2d:
     return next(module for module in model.modules() if isinstance(module, nn.Conv2d))
 
 
-def test_patches_become_smaller_but_stay_disjoint() -> None:
+def test_a_stem_of_patches_gets_smaller_patches_that_do_not_overlap() -> None:
     stem = first_convolution(torchvision_classifier(10, "convnext_tiny"))
     assert stem.kernel_size == stem.stride == (2, 2)
     assert stem.weight.shape == (96, 3, 2, 2)
@@ -106,7 +107,7 @@ def test_patches_become_smaller_but_stay_disjoint() -> None:
     ("name", "arguments"),
     [("vgg11_bn", {}), ("vit_b_16", {"image_size": 32}), ("resnet18", {"fit_stem": False})],
 )
-def test_other_stems_are_left_alone(name: str, arguments: dict) -> None:
+def test_other_stems_are_not_changed(name: str, arguments: dict) -> None:
     import torchvision
 
     raw = {key: value for key, value in arguments.items() if key != "fit_stem"}
@@ -117,30 +118,30 @@ def test_other_stems_are_left_alone(name: str, arguments: dict) -> None:
 
 
 def assert_refused(build: Callable[..., nn.Module], name: str, *facts: str, **arguments) -> None:
-    """Assert that a network isn't built, and that the error names all facts."""
-    with pytest.raises(ValueError) as refusal:
+    """Assert that building a network raises an error that contains all facts."""
+    with pytest.raises(ValueError) as error:
         build(10, name, **arguments)
     for fact in facts:
-        assert fact in str(refusal.value)
+        assert fact in str(error.value)
 
 
-def test_refusal_of_an_unknown_name_has_the_nearest_names() -> None:
+def test_the_error_about_an_unknown_name_has_similar_names() -> None:
     assert_refused(torchvision_classifier, "resnet19", "resnet19", "torchvision", "resnet18")
     assert_refused(torchvision_classifier, "qqqq", "qqqq", "torchvision", "list_models()")
 
 
-def test_timms_names_are_of_networks_and_not_of_the_net() -> None:
+def test_a_timm_name_that_would_be_downloaded_is_refused() -> None:
     pytest.importorskip("timm", reason="pip install timm to run this")
     assert_refused(timm_classifier, "resnet19", "resnet19", "timm", "resnet18")
     assert_refused(timm_classifier, "hf-hub:someone/something", "hf-hub:someone/something", "timm")
 
 
 @pytest.mark.parametrize("argument", ["weights", "pretrained"])
-def test_trained_weights_are_refused(argument: str) -> None:
+def test_pretrained_weights_are_refused(argument: str) -> None:
     assert_refused(torchvision_classifier, "resnet18", f"{argument}=True", **{argument: True})
 
 
-def test_without_timm_the_refusal_has_the_command_that_installs_it(
+def test_without_timm_the_error_has_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
@@ -148,6 +149,6 @@ def test_without_timm_the_refusal_has_the_command_that_installs_it(
 
 
 @pytest.mark.slow
-def test_own_networks_import_no_torchvision() -> None:
+def test_the_networks_of_this_package_do_not_import_torchvision() -> None:
     check = "import sys, resnet_sweep.models as m; sys.exit('torchvision' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)

@@ -1,4 +1,4 @@
-"""The command line in a child of this process, which has imported all of it already."""
+"""Commands that run in forked children of this process, which has imported the package already."""
 
 import contextlib
 import os
@@ -20,8 +20,8 @@ from resnet_sweep import single_run  # noqa: F401
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.picture import png
 
-# What is imported and read when it is first needed is so for all children, once. Nothing is
-# trained, since threads of torch don't survive a fork.
+# Planning a run and drawing a figure import modules that the children then need not import. This
+# process trains nothing, since the threads of torch don't survive a fork.
 torch.set_num_threads(1)
 plan_run(composed(*SMALL))
 png(Figure())
@@ -30,13 +30,13 @@ LIMIT_SECONDS = 90
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a command ended.
+class CommandResult:
+    """The result of a command.
 
     Attributes:
-        status: its exit status; a negative one is the signal that killed it, None one that hung.
-        output: all that it printed.
-        seconds: how long it took.
+        status: the exit status; negative for a signal that killed it, None if it hung.
+        output: the standard output and the standard error.
+        seconds: the time that it took.
     """
 
     status: int | None
@@ -45,60 +45,60 @@ class Outcome:
 
     @property
     def refusal(self) -> str | None:
-        """Its sentence, if it was refused with a single one."""
+        """The error message, if the command was refused with exactly one."""
         lines = self.output.splitlines()
         if self.status == 2 and lines and lines[-1].startswith("error: "):
-            # Others may be of the log, above it.
+            # Lines of the log may come before the message.
             errors = [line for line in lines if "error" in line.lower()]
             return lines[-1] if len(errors) == 1 and "Traceback" not in self.output else None
         return None
 
 
 class Child:
-    """A command that is under way.
+    """A running command.
 
     Args:
-        folder: where it is started.
-        words: of the command line.
-        fault: called before it, to patch what is to fail.
-        main: what is called.
-        printed: name of a file in the folder, for what it prints.
+        folder: the working directory.
+        arguments: the arguments of the command.
+        fault: a function that injects a fault; the child calls it before the command.
+        main: the function of the command.
+        output: the name of a file in the folder for the output of the command.
     """
 
     def __init__(
         self,
         folder: Path,
-        *words: str,
+        *arguments: str,
         fault: Callable[[], None] = lambda: None,
         main: Callable[[], None] = command_line.main,
-        printed: str = "printed.txt",
+        output: str = "output.txt",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.printed = folder / printed
+        self.output = folder / output
         self.started = time.monotonic()
         sys.stdout.flush()
         self.process = os.fork()
         if self.process == 0:
-            self._carry_out(folder, words, fault, main)
+            self._run(folder, arguments, fault, main)
 
-    def _carry_out(self, folder, words, fault, main) -> None:
+    def _run(self, folder, arguments, fault, main) -> None:
         status: object = 70
         try:
             os.chdir(folder)
-            descriptor = os.open(self.printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            descriptor = os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             os.close(descriptor)
             sys.stdout = open(1, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
             sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
-            # A fork has none of its parent's threads.
+            # The child has none of its parent's threads.
             torch.set_num_threads(1)
-            sys.argv = ["resnet_sweep", *words]
+            sys.argv = ["resnet_sweep", *arguments]
             fault()
             main()
             status = 0
-        except SystemExit as leaving:
-            status = leaving.code
+        except SystemExit as error:
+            status = error.code
         except BaseException:
             traceback.print_exc()
             status = 1
@@ -108,12 +108,12 @@ class Child:
             os._exit(status if isinstance(status, int) else int(status is not None))
 
     def send(self, number: int) -> None:
-        """Send it a signal, if it is still there."""
+        """Send a signal to the child, unless it has ended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process, number)
 
-    def wait(self, limit: float = LIMIT_SECONDS) -> Outcome:
-        """Wait for its end, and kill it if that doesn't come."""
+    def wait(self, limit: float = LIMIT_SECONDS) -> CommandResult:
+        """Wait until the command ends, and kill it after `limit` seconds."""
         status: int | None = None
         while True:
             ended, code = os.waitpid(self.process, os.WNOHANG)
@@ -126,9 +126,9 @@ class Child:
                 break
             time.sleep(0.002)
         seconds = time.monotonic() - self.started
-        return Outcome(status, self.printed.read_text(errors="replace"), seconds)
+        return CommandResult(status, self.output.read_text(errors="replace"), seconds)
 
 
-def run(folder: Path, *words: str, **options) -> Outcome:
-    """Carry out a command to its end."""
-    return Child(folder, *words, **options).wait()
+def run(folder: Path, *arguments: str, **options) -> CommandResult:
+    """Run a command and wait until it ends."""
+    return Child(folder, *arguments, **options).wait()

@@ -1,4 +1,4 @@
-"""Files that somebody made to do harm, to be loaded."""
+"""Malicious files, which are loaded by the commands that read such files."""
 
 import contextlib
 import html
@@ -19,23 +19,42 @@ from faults.sandbox import Sandbox
 from faults.tally import Tally
 from resnet_sweep.training.checkpoint import BEST, LAST, PREVIOUS, digest
 
-WORDS = (*recipes.SMALL, "hydra.run.dir=run")
-MARK = "executed"
+ARGUMENTS = (*recipes.SMALL, "hydra.run.dir=run")
+# The name of the folder that malicious code makes.
+MARKER = "executed"
 TARGETS = (
-    "os.system", "builtins.eval", "builtins.exec", "subprocess.run", "pathlib.Path.touch",
-    "hydra.utils.instantiate", "hydra.utils.call", "torch.load", "torch.hub.load", "pickle.loads",
-    "resnet_sweep.runs.run.shutil.rmtree", "resnet_sweep.runs.provenance.subprocess.run",
-    "torch.nn.modules.module.os.system", "torch.optim.optimizer.torch.load",
-    "torchvision.models._api.sys.exit", "resnet_sweep.training.trainer.os.replace",
-)  # fmt: skip
+    "os.system",
+    "builtins.eval",
+    "builtins.exec",
+    "subprocess.run",
+    "pathlib.Path.touch",
+    "hydra.utils.instantiate",
+    "hydra.utils.call",
+    "torch.load",
+    "torch.hub.load",
+    "pickle.loads",
+    "resnet_sweep.runs.run.shutil.rmtree",
+    "resnet_sweep.runs.provenance.subprocess.run",
+    "torch.nn.modules.module.os.system",
+    "torch.optim.optimizer.torch.load",
+    "torchvision.models._api.sys.exit",
+    "resnet_sweep.training.trainer.os.replace",
+)
 SCRIPTS = (
-    "<script>alert(1)</script>", "</script><img src=x onerror=alert(1)>", "'\"><svg onload=x>",
-    "javascript:alert(1)", "\x1b]0;title\x07", "\u202e", "{{7*7}}", "${jndi:ldap://x}", "-->",
-)  # fmt: skip
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    "'\"><svg onload=x>",
+    "javascript:alert(1)",
+    "\x1b]0;title\x07",
+    "\u202e",
+    "{{7*7}}",
+    "${jndi:ldap://x}",
+    "-->",
+)
 
 
-class Harm:
-    """A pickle that makes a file when it is loaded as Python would."""
+class MaliciousObject:
+    """An object whose pickle makes a folder when Python's `pickle` loads it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,179 +64,196 @@ class Harm:
 
 
 def hostility(count: int, seed: int, folder: Path) -> Tally:
-    """Load so many hostile checkpoints, records, configs and tables."""
+    """Load `count` malicious checkpoints, records, configs and tables."""
     tally = Tally(
-        "a checkpoint, record, config or table made to execute code, to lead out of its directory "
-        "or to speak in a report"
+        "a malicious checkpoint, record, config or table that tries to execute code, to write "
+        "outside of its directory, or to inject a script into a report"
     )
-    chance = random.Random(seed)
-    sound = folder / "sound"
-    child.run(sound, *WORDS)
+    rng = random.Random(seed)
+    clean = folder / "clean"
+    child.run(clean, *ARGUMENTS)
     kinds = (_checkpoint, _config, _conf_folder, _record, _report)
     for number in range(count):
-        place = folder / f"{number}"
-        shutil.copytree(sound, place)
+        trial = folder / f"{number}"
+        shutil.copytree(clean, trial)
         kind = kinds[number % len(kinds)]
-        outcome, wrong = kind(place, chance)
-        if wrong is None and list(place.parent.rglob(MARK)):
-            wrong = "its code was executed"
-        tally.add(outcome, wrong and f"{kind.__name__} (seed {seed}, trial {number}): {wrong}")
-        shutil.rmtree(place)
+        outcome, failure = kind(trial, rng)
+        if failure is None and list(trial.parent.rglob(MARKER)):
+            failure = "its code was executed"
+        if failure is not None:
+            failure = f"{kind.__name__} (seed {seed}, trial {number}): {failure}"
+        tally.add(outcome, failure)
+        shutil.rmtree(trial)
     return tally
 
 
-def _watched(place: Path) -> Callable[[], None]:
-    """A fault that lets a child write into a place alone, and start nothing."""
+def _sandboxed(trial: Path) -> Callable[[], None]:
+    """Return a fault that lets a child write into one folder only, and start no program."""
 
     def fault() -> None:
         sandbox = Sandbox()
-        sandbox.inside, sandbox.closed = [str(place)], True
+        sandbox.writable, sandbox.active = [str(trial)], True
 
-        class Told(list):
-            def append(self, escape: str) -> None:
-                print("Traceback: reached out by", escape, file=sys.stderr)
+        class PrintedViolations(list):
+            def append(self, violation: str) -> None:
+                # Output with the word "Traceback" makes the trial fail.
+                print("Traceback: sandbox violation:", violation, file=sys.stderr)
 
-        sandbox.escapes = Told()
+        sandbox.violations = PrintedViolations()
 
     return fault
 
 
-def _orderly(ended: child.Outcome) -> str | None:
-    if "Traceback" in ended.output or ended.status not in (0, 1, 2):
-        return f"status {ended.status}\n{ended.output}"
+def _crash(result: child.CommandResult) -> str | None:
+    """Describe a command that ended with a traceback or another unexpected status, if it did."""
+    if "Traceback" in result.output or result.status not in (0, 1, 2):
+        return f"status {result.status}\n{result.output}"
     return None
 
 
-def _command(place: Path, *words: str) -> str | None:
-    return _orderly(child.run(place, *words, fault=_watched(place)))
+def _run_sandboxed(trial: Path, *arguments: str) -> str | None:
+    """Run a command in a sandbox; returns the description of a crash, if any."""
+    return _crash(child.run(trial, *arguments, fault=_sandboxed(trial)))
 
 
-def _checkpoint(place: Path, chance: random.Random) -> tuple[str, str | None]:
-    """Pickles in each of the forms that torch has, in the place of each checkpoint."""
-    harm = Harm(place / MARK)
-    for name in chance.sample([BEST, LAST, PREVIOUS], 2):
-        path = place / "run" / "checkpoints" / name
-        form = chance.randrange(4)
-        state = {"signature": harm, "rows": [], "model": harm}
+def _checkpoint(trial: Path, rng: random.Random) -> tuple[str, str | None]:
+    """Replace two checkpoints by pickles in one of the formats that torch reads."""
+    malicious = MaliciousObject(trial / MARKER)
+    for name in rng.sample([BEST, LAST, PREVIOUS], 2):
+        path = trial / "run" / "checkpoints" / name
+        form = rng.randrange(4)
+        state = {"signature": malicious, "rows": [], "model": malicious}
         if form == 0:
             torch.save(state | {"digest": ""}, path)
         elif form == 1:
             torch.save(state, path, _use_new_zipfile_serialization=False)
         elif form == 2:
-            path.write_bytes(pickle.dumps(harm))
+            path.write_bytes(pickle.dumps(malicious))
         else:
-            # Sound as far as it goes, of a form that nobody expects.
+            # The digest is valid, but the values have unexpected types.
             odd: dict[str, Any] = {"rows": 3, "model": {"a": [1]}, "signature": "x", "epoch": {}}
             torch.save(odd | {"digest": digest(odd)}, path)
-    record = json.loads((place / "run" / "run.json").read_text())
+    record = json.loads((trial / "run" / "run.json").read_text())
     del record["digest"]
-    (place / "run" / "run.json").write_text(json.dumps(record | {"state": "interrupted"}))
-    wrong = _command(place, "evaluate", "run") or _command(place, *WORDS)
-    return "executed nothing", wrong
+    (trial / "run" / "run.json").write_text(json.dumps(record | {"state": "interrupted"}))
+    failure = _run_sandboxed(trial, "evaluate", "run") or _run_sandboxed(trial, *ARGUMENTS)
+    return "executed no code", failure
 
 
-def _config(place: Path, chance: random.Random) -> tuple[str, str | None]:
-    """Classes that nobody trusts, named on the command line and in the record."""
-    target = chance.choice(TARGETS)
-    path = chance.choice(["model", "optim", "loss", "schedule", "+augmentation.odd", "+logger.odd"])
-    arguments = chance.choice(
-        [(), (f"+{path.lstrip('+')}._args_=[{place}/{MARK}]",),
-         (f"+{path.lstrip('+')}.path={place}/{MARK}",)]
-    )  # fmt: skip
-    plain = path.lstrip("+")
-    words = [f"++{plain}._target_={target}", *arguments, "hydra.run.dir=other"]
-    ended = child.run(place, *recipes.SMALL, *words, fault=_watched(place))
-    wrong = None if ended.refusal else f"{target} at {path}: status {ended.status}\n{ended.output}"
-    record = json.loads((place / "run" / "run.json").read_text())
+def _config(trial: Path, rng: random.Random) -> tuple[str, str | None]:
+    """Name a class that isn't trusted, on the command line and in the record."""
+    target = rng.choice(TARGETS)
+    path = rng.choice(["model", "optim", "loss", "schedule", "+augmentation.odd", "+logger.odd"])
+    arguments = rng.choice(
+        [
+            (),
+            (f"+{path.lstrip('+')}._args_=[{trial}/{MARKER}]",),
+            (f"+{path.lstrip('+')}.path={trial}/{MARKER}",),
+        ]
+    )
+    overrides = [f"++{path.lstrip('+')}._target_={target}", *arguments, "hydra.run.dir=other"]
+    result = child.run(trial, *recipes.SMALL, *overrides, fault=_sandboxed(trial))
+    failure = None
+    if not result.refusal:
+        failure = f"{target} at {path}: status {result.status}\n{result.output}"
+    record = json.loads((trial / "run" / "run.json").read_text())
     del record["digest"]
-    group = chance.choice(["model", "optim", "loss"])
-    record["config"][group] |= {"_target_": target, "path": f"{place}/{MARK}"}
-    (place / "run" / "run.json").write_text(json.dumps(record))
-    return "executed nothing", wrong or _command(place, "evaluate", "run")
+    group = rng.choice(["model", "optim", "loss"])
+    record["config"][group] |= {"_target_": target, "path": f"{trial}/{MARKER}"}
+    (trial / "run" / "run.json").write_text(json.dumps(record))
+    return "executed no code", failure or _run_sandboxed(trial, "evaluate", "run")
 
 
-def _conf_folder(place: Path, chance: random.Random) -> tuple[str, str | None]:
-    """A folder of YAML files from somebody, for `--config-dir`."""
-    conf = place / "conf" / "optim"
+def _conf_folder(trial: Path, rng: random.Random) -> tuple[str, str | None]:
+    """Pass a malicious folder of YAML files as `--config-dir`."""
+    conf = trial / "conf" / "optim"
     conf.mkdir(parents=True)
-    text = chance.choice(
-        [f"_target_: torch.optim.SGD\nlr: !!python/object/apply:os.mkdir ['{place}/{MARK}']\n",
-         f"!!python/object/apply:os.mkdir ['{place}/{MARK}']\n",
-         f"_target_: os.mkdir\npath: {place}/{MARK}\nlr: 0.1\n",
-         "a: &a [1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b]\n",
-         "_target_: torch.optim.SGD\nlr: ${oc.create:${oc.env:HOME}}\n",
-         f"_target_: torch.optim.SGD\nlr: 0.1\nparams:\n  _target_: os.mkdir\n"
-         f"  path: {place}/{MARK}\n",
-         f"_target_: torch.optim.SGD\nlr: 0.1\nfoo:\n  _target_: os.mkdir\n"
-         f"  path: {place}/{MARK}\n",
-         f"_target_: torch.optim.SGD\nlr:\n  _target_: os.mkdir\n  path: {place}/{MARK}\n",
-         "defaults: [/../../../../etc/passwd]\n", "\x00", "- 1\n- 2\n", "lr: [\n"]
-    )  # fmt: skip
+    text = rng.choice(
+        [
+            f"_target_: torch.optim.SGD\nlr: !!python/object/apply:os.mkdir ['{trial}/{MARKER}']\n",
+            f"!!python/object/apply:os.mkdir ['{trial}/{MARKER}']\n",
+            f"_target_: os.mkdir\npath: {trial}/{MARKER}\nlr: 0.1\n",
+            "a: &a [1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b]\n",
+            "_target_: torch.optim.SGD\nlr: ${oc.create:${oc.env:HOME}}\n",
+            f"_target_: torch.optim.SGD\nlr: 0.1\nparams:\n  _target_: os.mkdir\n"
+            f"  path: {trial}/{MARKER}\n",
+            f"_target_: torch.optim.SGD\nlr: 0.1\nfoo:\n  _target_: os.mkdir\n"
+            f"  path: {trial}/{MARKER}\n",
+            f"_target_: torch.optim.SGD\nlr:\n  _target_: os.mkdir\n  path: {trial}/{MARKER}\n",
+            "defaults: [/../../../../etc/passwd]\n",
+            "\x00",
+            "- 1\n- 2\n",
+            "lr: [\n",
+        ]
+    )
     (conf / "mine.yaml").write_text(text)
-    # A stranger's modules beside it aren't imported.
+    # Modules in the folder must not be imported.
     for name in ("resnet_sweep_plugin.py", "hydra_plugins.py", "yaml.py", "torch.py"):
-        (place / "conf" / name).write_text(f"import os; os.mkdir({str(place / MARK)!r})\n")
-    ended = child.run(
-        place, "--config-dir=conf", *recipes.SMALL, "optim=mine", "hydra.run.dir=other",
-        fault=_watched(place),
-    )  # fmt: skip
-    return "executed nothing", None if ended.refusal else f"{text!r}: {ended.status} {ended.output}"
+        (trial / "conf" / name).write_text(f"import os; os.mkdir({str(trial / MARKER)!r})\n")
+    result = child.run(
+        trial,
+        "--config-dir=conf",
+        *recipes.SMALL,
+        "optim=mine",
+        "hydra.run.dir=other",
+        fault=_sandboxed(trial),
+    )
+    failure = None if result.refusal else f"{text!r}: {result.status} {result.output}"
+    return "executed no code", failure
 
 
-def _record(place: Path, chance: random.Random) -> tuple[str, str | None]:
-    """Records with values of other kinds, read by all tools and gone on with."""
-    path = place / "run" / "run.json"
+def _record(trial: Path, rng: random.Random) -> tuple[str, str | None]:
+    """Write values of unexpected types into the record, and run all commands that read it."""
+    path = trial / "run" / "run.json"
     record = json.loads(path.read_text())
     del record["digest"]
-    odd = chance.choice(
-        [None, [], {}, "x", -1, 1e308, True, [[]], {"epoch": "x"}, "../../x", 10**30]
-    )
-    for name in chance.sample(sorted(record), 2):
+    odd = rng.choice([None, [], {}, "x", -1, 1e308, True, [[]], {"epoch": "x"}, "../../x", 10**30])
+    for name in rng.sample(sorted(record), 2):
         record[name] = odd
-    deep = chance.random() < 0.1
+    deep = rng.random() < 0.1
     path.write_text("[" * 10**5 if deep else json.dumps(record))
-    wrong = (
-        _command(place, "runs", ".")
-        or _command(place, "diff", "run", "logged_run_1")
-        or _command(place, "report", "run", "-o", "report.html")
-        or _command(place, "evaluate", "run")
-        or _command(place, *WORDS)
+    failure = (
+        _run_sandboxed(trial, "runs", ".")
+        or _run_sandboxed(trial, "diff", "run", "logged_run_1")
+        or _run_sandboxed(trial, "report", "run", "-o", "report.html")
+        or _run_sandboxed(trial, "evaluate", "run")
+        or _run_sandboxed(trial, *ARGUMENTS)
     )
-    return "read as data, or refused", wrong and f"{odd!r}: {wrong}"
+    return "read as data or refused", failure and f"{odd!r}: {failure}"
 
 
-def _report(place: Path, chance: random.Random) -> tuple[str, str | None]:
-    """Text that a browser or a terminal would obey, wherever text can stand."""
-    path = place / "run" / "run.json"
+def _report(trial: Path, rng: random.Random) -> tuple[str, str | None]:
+    """Write scripts and terminal escapes into each text that a report or a command shows."""
+    path = trial / "run" / "run.json"
     record = json.loads(path.read_text())
     del record["digest"]
-    said = chance.choice(SCRIPTS) + "mark"
+    text = rng.choice(SCRIPTS) + "mark"
     for name in ("reason", "host", "device", "git_commit"):
-        record[name] = said
-    record["choices"]["model"] = record["config"]["seed"] = said
-    record["config"][said] = {said: said}
-    record["overrides"] = record["notes"] = [said]
+        record[name] = text
+    record["choices"]["model"] = record["config"]["seed"] = text
+    record["config"][text] = {text: text}
+    record["overrides"] = record["notes"] = [text]
     path.write_text(json.dumps(record))
-    (place / "run" / "metrics.csv").write_text(f"epoch,{said}\n1,{said}\n")
-    other = place / "runs" / html.escape(said).replace("/", "|").replace("\x00", "")
+    (trial / "run" / "metrics.csv").write_text(f"epoch,{text}\n1,{text}\n")
+    other = trial / "runs" / html.escape(text).replace("/", "|").replace("\x00", "")
     other.parent.mkdir()
     with contextlib.suppress(OSError):
-        shutil.copytree(place / "run", other)
-    for words in (
+        shutil.copytree(trial / "run", other)
+    for arguments in (
         ("report", "run", "runs", "-o", "report.html"),
         ("runs", ".", "--no-group"),
         ("diff", "run", "logged_run_1"),
         ("evaluate", "run"),
     ):
-        ended = child.run(place, *words, fault=_watched(place))
-        wrong = _orderly(ended)
-        if wrong is None and ("\x1b" in ended.output or "\u202e" in ended.output):
-            wrong = f"{said!r} is printed as it is"
-        if wrong is not None:
-            return "escaped", wrong
-    page = (place / "report.html").read_text()
+        result = child.run(trial, *arguments, fault=_sandboxed(trial))
+        failure = _crash(result)
+        if failure is None and ("\x1b" in result.output or "\u202e" in result.output):
+            failure = f"{text!r} is printed without escaping"
+        if failure is not None:
+            return "", failure
+    page = (trial / "report.html").read_text()
     if "Content-Security-Policy" not in page or "default-src 'none'" not in page:
-        return "escaped", "the report has no policy"
-    if any(f"{each}mark" in page for each in SCRIPTS[:3]):
-        return "escaped", f"{said!r} is in the report as it is"
-    return "escaped", None
+        return "", "the report has no content security policy"
+    if any(f"{script}mark" in page for script in SCRIPTS[:3]):
+        return "", f"{text!r} is in the report without escaping"
+    return "shown as escaped text", None

@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment, until they are let finish."""
+"""Runs that are killed at random moments and resumed."""
 
 import mmap
 import os
@@ -16,54 +16,61 @@ from faults.results import difference, results
 from faults.tally import Tally
 from resnet_sweep.training import trainer
 
-# Where a file is made, written, renamed or removed.
+# Functions that create, write, rename or remove a file.
 CALLS = (
-    (tempfile, "mkstemp"), (os, "fsync"), (os, "replace"), (os, "unlink"), (os, "mkdir"),
-)  # fmt: skip
-# Of one run, before it is let finish.
+    (tempfile, "mkstemp"),
+    (os, "fsync"),
+    (os, "replace"),
+    (os, "unlink"),
+    (os, "mkdir"),
+)
+# The number of times that a run is killed before it may finish.
 KILLS = 5
 
 
-class Moments:
-    """The moments around all writing of a child, counted there and known here."""
+class KillPoints:
+    """The points before, in and after each write of a child, at which it can be killed.
+
+    The child counts them in memory that it shares with this process.
+    """
 
     def __init__(self) -> None:
         self._shared = mmap.mmap(-1, 8)
 
     @property
     def count(self) -> int:
-        """How many there were in the last child."""
+        """The number of points that the last child passed."""
         return struct.unpack("q", self._shared[:])[0]
 
-    def fault(self, at: int | None, saving: float) -> Callable[[], None]:
-        """A fault that kills the child at one of its moments, or at none.
+    def fault(self, point: int | None, save_interval: float) -> Callable[[], None]:
+        """Return a fault that kills the child at a point, or that only counts the points.
 
         Args:
-            at: the number of the moment, from 1.
-            saving: seconds between checkpoints within an epoch.
+            point: the number of the point, from 1, or None.
+            save_interval: the seconds between checkpoints within an epoch.
         """
 
-        def pass_by() -> None:
+        def reach_point() -> None:
             count = self.count + 1
             self._shared[:] = struct.pack("q", count)
-            if count == at:
+            if count == point:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        def around(function):
-            def called(*arguments, **options):
-                pass_by()
+        def with_points(function):
+            def call(*arguments, **options):
+                reach_point()
                 result = function(*arguments, **options)
-                pass_by()
+                reach_point()
                 return result
 
-            return called
+            return call
 
-        def half_written(fdopen):
-            def opened(*arguments, **options):
+        def with_point_within_writes(fdopen):
+            def open_file(*arguments, **options):
                 file = fdopen(*arguments, **options)
                 write = file.write
 
-                class Halves:
+                class SplitWrites:
                     def __enter__(self):
                         return self
 
@@ -77,60 +84,63 @@ class Moments:
                         half = len(content) // 2
                         write(content[:half])
                         file.flush()
-                        pass_by()
+                        reach_point()
                         write(content[half:])
 
-                return Halves()
+                return SplitWrites()
 
-            return opened
+            return open_file
 
         def install() -> None:
             self._shared[:] = struct.pack("q", 0)
-            trainer.CHECKPOINT_SECONDS = saving
+            trainer.CHECKPOINT_SECONDS = save_interval
             for module, name in CALLS:
-                setattr(module, name, around(getattr(module, name)))
-            os.fdopen = half_written(os.fdopen)
+                setattr(module, name, with_points(getattr(module, name)))
+            os.fdopen = with_point_within_writes(os.fdopen)
 
         return install
 
 
 def kills(count: int, seed: int, folder: Path) -> Tally:
-    """Kill runs of all recipes so many times, half of them around a write, and let each go on."""
-    tally = Tally("a run is killed (SIGKILL) at a random moment, half of them around a write")
-    chance = random.Random(seed)
+    """Kill runs of all recipes `count` times, half of them around a write, and resume them."""
+    tally = Tally(
+        "a run is killed (SIGKILL) at a random moment, in half of the trials around a write"
+    )
+    rng = random.Random(seed)
     names = list(recipes.RECIPES)
-    chance.shuffle(names)
-    calm: dict[str, tuple[dict, float, int]] = {}
-    moments = Moments()
+    rng.shuffle(names)
+    undisturbed: dict[str, tuple[dict, float, int]] = {}
+    kill_points = KillPoints()
     number = 0
-    while tally.tried < count:
+    while tally.total < count:
         name = names[number % len(names)]
-        words = (*recipes.SMALL, *recipes.RECIPES[name], "hydra.run.dir=run")
-        saving = chance.choice([0.01, 300.0])
-        if name not in calm:
-            place = folder / f"calm{number}"
-            ended = child.run(place, *words, fault=moments.fault(None, 0.01))
-            if ended.status != 0:
-                raise RuntimeError(f"{name} doesn't run: {ended.output}")
-            calm[name] = (results(place / "run"), ended.seconds, moments.count)
-        expected, seconds, points = calm[name]
-        place = folder / f"killed{number}"
+        arguments = (*recipes.SMALL, *recipes.RECIPES[name], "hydra.run.dir=run")
+        save_interval = rng.choice([0.01, 300.0])
+        if name not in undisturbed:
+            trial = folder / f"undisturbed{number}"
+            result = child.run(trial, *arguments, fault=kill_points.fault(None, 0.01))
+            if result.status != 0:
+                raise RuntimeError(f"{name} doesn't run: {result.output}")
+            undisturbed[name] = (results(trial / "run"), result.seconds, kill_points.count)
+        expected, seconds, points = undisturbed[name]
+        trial = folder / f"killed{number}"
         number += 1
         killed = 0
-        while killed < min(KILLS, count - tally.tried):
-            at = chance.randint(1, points) if chance.random() < 0.5 else None
-            process = child.Child(place, *words, fault=moments.fault(at, saving))
-            if at is None:
-                time.sleep(chance.uniform(0, seconds))
+        while killed < min(KILLS, count - tally.total):
+            point = rng.randint(1, points) if rng.random() < 0.5 else None
+            fault = kill_points.fault(point, save_interval)
+            process = child.Child(trial, *arguments, fault=fault)
+            if point is None:
+                time.sleep(rng.uniform(0, seconds))
                 process.send(signal.SIGKILL)
-            ended = process.wait()
-            if ended.status != -signal.SIGKILL:
+            if process.wait().status != -signal.SIGKILL:
                 break
             killed += 1
-        ended = child.run(place, *words, fault=moments.fault(None, saving))
-        wrong = ended.output if ended.status != 0 else difference(place / "run", expected)
+        result = child.run(trial, *arguments, fault=kill_points.fault(None, save_interval))
+        failure = result.output if result.status != 0 else difference(trial / "run", expected)
+        if failure is not None:
+            failure = f"{name}, killed {killed} times (seed {seed}, run {number}): {failure}"
         for _ in range(max(killed, 1)):
-            told = wrong and f"{name}, killed {killed} times (seed {seed}, run {number}): {wrong}"
-            tally.add("went on to the same bits", told)
-        shutil.rmtree(place)
+            tally.add("resumed with bit-identical results", failure)
+        shutil.rmtree(trial)
     return tally

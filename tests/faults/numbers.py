@@ -1,4 +1,4 @@
-"""Numbers that are none, where a training meets them, and batches at the edge."""
+"""Runs with NaN and infinity, diverging learning rates and very small datasets."""
 
 import json
 import math
@@ -22,66 +22,87 @@ NUMBERS = (math.nan, math.inf, -math.inf, 1e38)
 
 
 def numbers(count: int, seed: int, folder: Path) -> Tally:
-    """Put NaN and infinity into data, losses and gradients, use rates that diverge and batches at
-    the edge: so many runs."""
+    """Train `count` runs with NaN or infinity, a rate that diverges, or a very small dataset."""
     tally = Tally(
-        "NaN or infinity in data, loss, gradient or weights; diverging rates; batches of one; "
-        "missing classes"
+        "NaN or infinity in images, loss, gradient or weights; learning rates that diverge; "
+        "batches of one image; missing classes"
     )
-    chance = random.Random(seed)
-    kinds = (_in_data, _in_loss, _in_gradient, _in_weights, _rate, _edge)
+    rng = random.Random(seed)
+    kinds = (_in_images, _in_loss, _in_gradient, _in_weights, _rate, _small_dataset)
     for number in range(count):
         kind = kinds[number % len(kinds)]
-        fault, words, told = kind(chance)
-        place = folder / f"{number}"
-        ended = child.run(place, *recipes.SMALL, *words, "hydra.run.dir=run", fault=fault)
-        outcome, wrong = _judge(ended, place / "run")
-        tally.add(outcome, wrong and f"{told} (seed {seed}, trial {number}): {wrong}")
-        shutil.rmtree(place)
+        fault, overrides, description = kind(rng)
+        trial = folder / f"{number}"
+        result = child.run(trial, *recipes.SMALL, *overrides, "hydra.run.dir=run", fault=fault)
+        outcome, failure = _outcome(result, trial / "run")
+        if failure is not None:
+            failure = f"{description} (seed {seed}, trial {number}): {failure}"
+        tally.add(outcome, failure)
+        shutil.rmtree(trial)
     return tally
 
 
-def _judge(ended: child.Outcome, directory: Path) -> tuple[str, str | None]:
-    if ended.refusal and not (directory / "run.json").exists():
-        return "refused with one sentence", None
-    if "Traceback" in ended.output or ended.status not in (0, 1):
-        return "", f"status {ended.status}\n{ended.output}"
+def _outcome(result: child.CommandResult, directory: Path) -> tuple[str, str | None]:
+    """Return the outcome of a run and the description of a failure, if any."""
+    if result.refusal and not (directory / "run.json").exists():
+        return "refused with one error message", None
+    if "Traceback" in result.output or result.status not in (0, 1):
+        return "", f"status {result.status}\n{result.output}"
     record = json.loads((directory / "run.json").read_text())
-    entry = load_run(directory, "run")
-    error = entry.error if isinstance(entry, BrokenRun) else entry.metrics.error
+    run = load_run(directory, "run")
+    error = run.error if isinstance(run, BrokenRun) else run.metrics.error
     if error:
         return "", f"its files can't be read: {error}"
-    rows = read_metrics(directory)
-    # A gradient's norm may be infinite where the step was clipped or came to nothing.
-    figures = [row.get("val_loss", math.nan) for row in rows]
-    if not all(map(math.isfinite, figures)):
-        return "", f"a loss isn't finite: {figures}"
-    if ended.status == 0:
-        return "finished, with finite figures", None if record["state"] == "finished" else str(
-            record
-        )
+    # Only losses must be finite: the norm of a gradient may be infinite before it is clipped.
+    losses = [row.get("val_loss", math.nan) for row in read_metrics(directory)]
+    if not all(map(math.isfinite, losses)):
+        return "", f"a loss isn't finite: {losses}"
+    if result.status == 0:
+        failure = None if record["state"] == "finished" else str(record)
+        return "finished with finite metrics", failure
     if record["state"] != "diverged" or "step" not in record["reason"]:
-        return "", f"it is {record['state']}: {record['reason']}\n{ended.output}"
-    return "told where it diverged", None
+        return "", f"the state is {record['state']}: {record['reason']}\n{result.output}"
+    return "reported where it diverged", None
 
 
-def _after(calls: int, change: Callable[[Any], Any]) -> Callable:
-    """A function's results, changed from some call on, once or for good."""
-    made = [0]
+def _change_result(call: int, change: Callable[[Any], Any]) -> Callable:
+    """Return a decorator that changes the result of one call of a function.
 
-    def wrap(function):
-        def called(*arguments, **options):
-            made[0] += 1
+    Args:
+        call: the number of the call, from 1.
+        change: a function that returns the changed result.
+    """
+    calls = 0
+
+    def decorate(function):
+        def changed(*arguments, **options):
+            nonlocal calls
+            calls += 1
             result = function(*arguments, **options)
-            return change(result) if made[0] == calls else result
+            return change(result) if calls == call else result
 
-        return called
+        return changed
 
-    return wrap
+    return decorate
 
 
-def _in_data(chance: random.Random):
-    value, calls = chance.choice(NUMBERS), chance.randint(1, 24)
+def _before_update(call: int, change: Callable[[StepMetrics], None]) -> None:
+    """Call a function with the step metrics before their update with this number, from 1."""
+    calls = 0
+    update = StepMetrics.update
+
+    def changed(self, *arguments):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            change(self)
+        return update(self, *arguments)
+
+    StepMetrics.update = changed
+
+
+def _in_images(rng: random.Random):
+    value, batch = rng.choice(NUMBERS), rng.randint(1, 24)
 
     def spoil(images: torch.Tensor) -> torch.Tensor:
         images[0, 0, 0, 0] = value
@@ -89,74 +110,68 @@ def _in_data(chance: random.Random):
 
     def fault() -> None:
         normalize = evaluation.Normalize
-        normalize.__call__ = _after(calls, spoil)(normalize.__call__)
+        normalize.__call__ = _change_result(batch, spoil)(normalize.__call__)
 
-    return fault, (), f"{value} in the images of batch {calls}"
+    return fault, (), f"{value} in the images of batch {batch}"
 
 
-def _in_loss(chance: random.Random):
-    value, calls = chance.choice(NUMBERS[:3]), chance.randint(1, 20)
+def _in_loss(rng: random.Random):
+    value, step = rng.choice(NUMBERS[:3]), rng.randint(1, 20)
+
+    def spoil(loss: torch.Tensor) -> torch.Tensor:
+        return loss * 0 + value
 
     def fault() -> None:
         loss = nn.CrossEntropyLoss
-        # After the trial before the run.
-        loss.forward = _after(calls + 1, lambda result: result * 0 + value)(loss.forward)
+        # The first call is in the smoke test before the run.
+        loss.forward = _change_result(step + 1, spoil)(loss.forward)
 
-    return fault, (), f"{value} as the loss of step {calls}"
-
-
-def _in_gradient(chance: random.Random):
-    value, calls = chance.choice(NUMBERS), chance.randint(1, 19)
-
-    def fault() -> None:
-        made = [0]
-        update = StepMetrics.update
-
-        def disturbed(self, *arguments):
-            made[0] += 1
-            if made[0] == calls:
-                self.parameters[0].grad[0, 0, 0, 0] = value
-            return update(self, *arguments)
-
-        StepMetrics.update = disturbed
-
-    words = chance.choice([(), ("trainer.clip_grad_norm=1",), ("optim=adamw",), ("optim=muon",)])
-    return fault, words, f"{value} in the gradient of step {calls}, {words}"
+    return fault, (), f"{value} as the loss of step {step}"
 
 
-def _in_weights(chance: random.Random):
-    value, calls = chance.choice(NUMBERS), chance.randint(1, 19)
+def _in_gradient(rng: random.Random):
+    value, step = rng.choice(NUMBERS), rng.randint(1, 19)
 
-    def fault() -> None:
-        made = [0]
-        update = StepMetrics.update
+    def spoil(metrics: StepMetrics) -> None:
+        metrics.parameters[0].grad[0, 0, 0, 0] = value
 
-        def disturbed(self, *arguments):
-            made[0] += 1
-            if made[0] == calls:
-                with torch.no_grad():
-                    self.parameters[-1][0] = value
-            return update(self, *arguments)
-
-        StepMetrics.update = disturbed
-
-    words = chance.choice([(), ("trainer.ema_decay=0.9",)])
-    return fault, words, f"{value} among the weights after step {calls}, {words}"
+    overrides = rng.choice([(), ("trainer.clip_grad_norm=1",), ("optim=adamw",), ("optim=muon",)])
+    description = f"{value} in the gradient of step {step}, {overrides}"
+    return (lambda: _before_update(step, spoil)), overrides, description
 
 
-def _rate(chance: random.Random):
-    optimizer = chance.choice(["sgd", "adamw", "muon"])
-    rate = (
-        10.0 ** chance.randint(-320, 309) if chance.random() < 0.5 else 10 ** chance.uniform(1, 20)
+def _in_weights(rng: random.Random):
+    value, step = rng.choice(NUMBERS), rng.randint(1, 19)
+
+    def spoil(metrics: StepMetrics) -> None:
+        with torch.no_grad():
+            metrics.parameters[-1][0] = value
+
+    overrides = rng.choice([(), ("trainer.ema_decay=0.9",)])
+    description = f"{value} in a weight at step {step}, {overrides}"
+    return (lambda: _before_update(step, spoil)), overrides, description
+
+
+def _rate(rng: random.Random):
+    optimizer = rng.choice(["sgd", "adamw", "muon"])
+    rate = 10.0 ** rng.randint(-320, 309) if rng.random() < 0.5 else 10 ** rng.uniform(1, 20)
+    overrides = (
+        f"optim={optimizer}",
+        f"optim.lr={rate}",
+        rng.choice(
+            [
+                "schedule=cosine",
+                "schedule=one_cycle",
+                "schedule=plateau",
+                "schedule.warmup_epochs=1",
+            ]
+        ),
     )
-    words = (f"optim={optimizer}", f"optim.lr={rate}", chance.choice(
-        ["schedule=cosine", "schedule=one_cycle", "schedule=plateau", "schedule.warmup_epochs=1"]
-    ))  # fmt: skip
-    return (lambda: None), words, f"{words}"
+    return (lambda: None), overrides, f"{overrides}"
 
 
-def _edge(chance: random.Random):
-    words = chance.choice(
+def _small_dataset(rng: random.Random):
+    overrides = rng.choice(
         [
             ("trainer.batch_size=1", "data.limit_train=5"),
             ("data.limit_train=17",),
@@ -170,4 +185,4 @@ def _edge(chance: random.Random):
             ("data.limit_train=6", "trainer.batch_size=6", "trainer.epochs=1"),
         ]
     )
-    return (lambda: None), words, f"{words}"
+    return (lambda: None), overrides, f"{overrides}"

@@ -1,12 +1,22 @@
-"""Small runs on digits, one for each thing whose state a run has to keep."""
+"""The settings of small runs on digits, one for each feature with a state in the checkpoint."""
 
-# Less than a second each. The last batch of an epoch isn't whole.
+# Such a run takes less than a second. The last batch of an epoch is smaller than the others.
 SMALL = (
-    "data=digits", "data.limit_train=72", "data.limit_test=40", "model=resnet8v2",
-    "model.widths=[4,8]", "model.blocks=[1,1]", "model.strides=[2,2]", "model.dropout=0.2",
-    "trainer.epochs=4", "trainer.batch_size=16", "trainer.threads=1", "trainer.device=cpu",
-    "trainer.precision=float32", "logger=csv",
-)  # fmt: skip
+    "data=digits",
+    "data.limit_train=72",
+    "data.limit_test=40",
+    "model=resnet8v2",
+    "model.widths=[4,8]",
+    "model.blocks=[1,1]",
+    "model.strides=[2,2]",
+    "model.dropout=0.2",
+    "trainer.epochs=4",
+    "trainer.batch_size=16",
+    "trainer.threads=1",
+    "trainer.device=cpu",
+    "trainer.precision=float32",
+    "logger=csv",
+)
 RECIPES = {
     "crop and flip": (),
     "cutmix": ("augmentation=cutmix",),

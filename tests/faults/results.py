@@ -1,4 +1,4 @@
-"""What came of a run, to be compared bit for bit."""
+"""The results of a run, which are compared bit for bit."""
 
 import json
 from collections.abc import Collection
@@ -12,10 +12,10 @@ TIMES = ("seconds", "images_per_second")
 
 
 def results(directory: Path, without: Collection[str] = ()) -> dict[str, Any]:
-    """All that a run of the same settings and seed must have in common, by where it stands.
+    """Return the results that runs with the same settings and seed have in common, by file.
 
     Raises:
-        Exception: something of it is missing or damaged.
+        Exception: a result is missing or damaged.
     """
     record = json.loads((directory / "run.json").read_text())
     last = read_checkpoint(directory / "checkpoints" / LAST)
@@ -36,26 +36,26 @@ def results(directory: Path, without: Collection[str] = ()) -> dict[str, Any]:
 
 
 def without_times(rows: list[dict]) -> list[dict]:
-    """The rows without what no two runs have in common."""
+    """Return the rows of metrics.csv without the times, which differ from run to run."""
     return [{name: row[name] for name in row if name not in TIMES} for row in rows]
 
 
 def difference(
     directory: Path, expected: dict[str, Any], without: Collection[str] = ()
 ) -> str | None:
-    """Where the results in a directory aren't the expected ones; None if they are.
+    """Describe the first difference between a run's results and the expected ones, if any.
 
     Args:
-        directory: of the run.
-        expected: what `results` gave of another run.
-        without: what is not looked at.
+        directory: the run directory.
+        expected: the `results` of another run.
+        without: names of results that aren't compared.
     """
     try:
-        found = results(directory, without)
+        actual = results(directory, without)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     for name, value in expected.items():
-        # NaN is equal to itself here.
-        if name not in without and repr(found[name]) != repr(value):
-            return f"another {name}: {found[name]!r:.300} instead of {value!r:.300}"
+        # repr() makes NaN equal to NaN.
+        if name not in without and repr(actual[name]) != repr(value):
+            return f"another {name}: {actual[name]!r:.300} instead of {value!r:.300}"
     return None

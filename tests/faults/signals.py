@@ -1,4 +1,4 @@
-"""Runs that are asked to stop, as a scheduler or a user does, once or several times."""
+"""Runs that get signals to stop, as from a scheduler or a user."""
 
 import random
 import shutil
@@ -13,51 +13,52 @@ from resnet_sweep.runs.record import Record
 from resnet_sweep.training import trainer
 
 STATUS = {signal.SIGTERM: 75, signal.SIGHUP: 75, signal.SIGUSR2: 75, signal.SIGINT: 130}
-# What a scheduler grants between SIGTERM and SIGKILL.
+# Schedulers send SIGKILL this long after SIGTERM.
 NOTICE_SECONDS = 30
 
 
 def signals(count: int, seed: int, folder: Path) -> Tally:
-    """Send so many runs one to three signals at random moments, and let each go on."""
-    tally = Tally(
-        "a run is asked to stop (SIGTERM, SIGHUP, SIGUSR2, Ctrl-C), up to three times in a row"
-    )
-    chance = random.Random(seed)
-    words = (*recipes.SMALL, "augmentation=cutmix", "trainer.epochs=8", "hydra.run.dir=run")
-    ended = child.run(folder / "calm", *words)
-    expected, seconds = results(folder / "calm" / "run"), ended.seconds
+    """Send one to three signals to each of `count` runs at random moments, and resume the run."""
+    tally = Tally("a run gets one to three signals to stop (SIGTERM, SIGHUP, SIGUSR2, Ctrl-C)")
+    rng = random.Random(seed)
+    arguments = (*recipes.SMALL, "augmentation=cutmix", "trainer.epochs=8", "hydra.run.dir=run")
+    undisturbed = child.run(folder / "undisturbed", *arguments)
+    expected = results(folder / "undisturbed" / "run")
     for number in range(count):
-        place = folder / f"{number}"
-        sent = [chance.choice(list(STATUS)) for _ in range(chance.choice([1, 1, 2, 3]))]
+        trial = folder / f"{number}"
+        sent = [rng.choice(list(STATUS)) for _ in range(rng.choice([1, 1, 2, 3]))]
         process = child.Child(
-            place, *words, fault=lambda: setattr(trainer, "CHECKPOINT_SECONDS", 0.05)
+            trial, *arguments, fault=lambda: setattr(trainer, "CHECKPOINT_SECONDS", 0.05)
         )
-        time.sleep(chance.uniform(0.1, seconds))
-        for one in sent:
-            process.send(one)
-            time.sleep(chance.choice([0.0, 0.01, 0.05]))
-        asked = time.monotonic()
+        time.sleep(rng.uniform(0.1, undisturbed.seconds))
+        for signal_number in sent:
+            process.send(signal_number)
+            time.sleep(rng.choice([0.0, 0.01, 0.05]))
+        sent_time = time.monotonic()
         stopped = process.wait()
-        names = ", ".join(one.name for one in sent)
-        told = f"{names} (seed {seed}, trial {number}): status {stopped.status}"
-        wrong = None
-        if "Traceback" in stopped.output or time.monotonic() - asked > NOTICE_SECONDS:
-            wrong = f"{told}\n{stopped.output}"
-        elif stopped.status in STATUS.values() and (place / "run" / "run.json").exists():
-            record = Record.read(place / "run")
-            # A second Ctrl-C ends it at once, as a kill would.
+        names = ", ".join(signal_number.name for signal_number in sent)
+        description = f"{names} (seed {seed}, trial {number}): status {stopped.status}"
+        failure = None
+        if "Traceback" in stopped.output or time.monotonic() - sent_time > NOTICE_SECONDS:
+            failure = f"{description}\n{stopped.output}"
+        elif stopped.status in STATUS.values() and (trial / "run" / "run.json").exists():
+            record = Record.read(trial / "run")
+            # A second Ctrl-C ends the process at once, so its record still says "running".
             at_once = len(sent) > 1 and signal.SIGINT in sent[1:] and record.state == "running"
             if not at_once and (record.state != "interrupted" or record.heartbeat is not None):
-                wrong = f"{told}, but {record.state}"
-        elif stopped.status not in (0, 130, *(-one for one in STATUS)):
-            # One that comes before the run, or behind its end, just ends the process.
-            wrong = f"{told}\n{stopped.output}"
-        again = child.run(place, *words)
-        if wrong is None and again.status != 0:
-            wrong = f"{told}, and then {again.status}\n{again.output}"
-        if wrong is None and (found := difference(place / "run", expected)):
-            wrong = f"{told}: {found}"
-        kept = "saved its state" if stopped.status in STATUS.values() else "had none to save"
-        tally.add(f"{kept}, and went on to the same bits", wrong)
-        shutil.rmtree(place)
+                failure = f"{description}, but the state is {record.state}"
+        elif stopped.status not in (0, 130, *(-signal_number for signal_number in STATUS)):
+            # A signal before the start of the run, or after its end, ends the process.
+            failure = f"{description}\n{stopped.output}"
+        resumed = child.run(trial, *arguments)
+        if failure is None and resumed.status != 0:
+            failure = f"{description}, then status {resumed.status}\n{resumed.output}"
+        if failure is None and (found := difference(trial / "run", expected)):
+            failure = f"{description}: {found}"
+        if stopped.status in STATUS.values():
+            outcome = "saved its state and resumed with bit-identical results"
+        else:
+            outcome = "had no state to save and started again with bit-identical results"
+        tally.add(outcome, failure)
+        shutil.rmtree(trial)
     return tally

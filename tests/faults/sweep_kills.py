@@ -1,4 +1,4 @@
-"""Sweeps killed at any moment, and their workers."""
+"""Sweeps that are killed at random moments, or whose workers are killed."""
 
 import os
 import random
@@ -21,57 +21,57 @@ from small_sweep import (
 
 from faults.tally import Tally
 
-# Within this time a sweep of the pool comes to its end on a machine that does nothing else.
+# The kill comes after a random time between these; an idle machine completes the sweep in it.
 SECONDS = (0.5, 10)
 
 
 def sweep_kills(count: int, seed: int, folder: Path) -> Tally:
-    """Kill sweeps, or a worker of theirs, at random moments; go on with each until it is done.
+    """Kill sweeps, or one of their workers, at random moments, and resume them.
 
-    When one is done, another is begun. Each is held against a sweep that nothing came in the way
-    of, bit for bit.
+    A sweep is resumed until it is complete, and then another one is started. Each is compared with
+    an undisturbed sweep, bit for bit.
     """
-    tally = Tally("a sweep or a worker of it is killed (SIGKILL) at a random moment")
+    tally = Tally("a sweep, or one of its workers, is killed (SIGKILL) at a random moment")
     (folder / "undisturbed").mkdir()
     finish(start(folder / "undisturbed", *GRID))
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     sweeps = 0
-    while tally.tried < count:
+    while tally.total < count:
         sweeps += 1
         sweep = folder / f"sweep{sweeps}"
-        kills, wrong = _until_done(sweep, chance, count - tally.tried)
-        if wrong is None:
+        kills, failure = _kill_until_complete(sweep, rng, count - tally.total)
+        if failure is None:
             try:
                 assert_same_runs(sweep, folder / "undisturbed" / "sweep")
                 assert [line["state"] for line in results(sweep)] == ["finished"] * 4
                 assert [line["number"] for line in manifest(sweep)] == [0, 1, 2, 3]
                 assert not leftovers(sweep)
             except AssertionError as error:
-                wrong = str(error) or "not the runs of the undisturbed sweep"
+                failure = str(error) or "not the runs of the undisturbed sweep"
         for _ in range(kills):
-            tally.add("gone on with, to the same bits", wrong and f"seed {seed}: {wrong}")
+            tally.add("resumed with bit-identical results", failure and f"seed {seed}: {failure}")
     return tally
 
 
-def _until_done(sweep: Path, chance: random.Random, most: int) -> tuple[int, str | None]:
-    """Start a sweep again and again, killing it up to `most` times.
+def _kill_until_complete(sweep: Path, rng: random.Random, limit: int) -> tuple[int, str | None]:
+    """Start a sweep until it is complete, and kill it up to `limit` times.
 
     Returns:
-        How often it was killed, and what went wrong.
+        The number of kills, and a description of a failure, if any.
     """
-    words = (*GRID, f"hydra.sweep.dir={sweep.name}", "hydra/launcher=pool", "reuse=false")
+    arguments = (*GRID, f"hydra.sweep.dir={sweep.name}", "hydra/launcher=pool", "reuse=false")
     kills = 0
-    ended: dict[str, int] = {}
+    finished: dict[str, int] = {}
     while True:
-        process = start(sweep.parent, *words)
-        moment = time.monotonic() + chance.uniform(*SECONDS)
-        while process.poll() is None and time.monotonic() < moment:
+        process = start(sweep.parent, *arguments)
+        kill_time = time.monotonic() + rng.uniform(*SECONDS)
+        while process.poll() is None and time.monotonic() < kill_time:
             time.sleep(0.02)
-        found = workers(process)
-        if process.poll() is not None or kills >= most:
+        running = workers(process)
+        if process.poll() is not None or kills >= limit:
             pass
-        elif found and chance.random() < 0.5:
-            os.kill(chance.choice(found), signal.SIGKILL)
+        elif running and rng.random() < 0.5:
+            os.kill(rng.choice(running), signal.SIGKILL)
             kills += 1
         else:
             kill(process)
@@ -79,11 +79,11 @@ def _until_done(sweep: Path, chance: random.Random, most: int) -> tuple[int, str
         output = finish(process) if process.returncode != -signal.SIGKILL else ""
         if process.returncode not in (0, 1, -signal.SIGKILL):
             return kills, f"status {process.returncode}: {output[-1000:]}"
-        # No finished result is lost, and none is trained again.
+        # A finished job must not be trained again.
         for name, record in records(sweep).items():
             if record["state"] == "finished":
                 written = (sweep / name / "checkpoints" / "last_model.pth").stat().st_mtime_ns
-                if ended.setdefault(name, written) != written:
+                if finished.setdefault(name, written) != written:
                     return kills, f"job {name} was finished and trained again"
         if process.returncode == 0:
             return kills, None

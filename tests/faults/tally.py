@@ -1,37 +1,37 @@
-"""What came of the trials of one kind of fault."""
+"""Counts of the outcomes of trials."""
 
 from collections import Counter
 
 
 class Tally:
-    """Counts outcomes, and keeps those that mustn't be.
+    """The outcomes of the trials of one kind of fault.
 
     Args:
-        fault: what is done, for the table.
+        fault: a description of the fault for the table.
 
     Attributes:
-        outcomes: how often each came about.
-        lost: a description of each trial that lost something or let something in.
+        outcomes: the number of trials with each expected outcome.
+        failures: a description of each trial with an outcome that must not happen.
     """
 
     def __init__(self, fault: str) -> None:
         self.fault = fault
         self.outcomes: Counter[str] = Counter()
-        self.lost: list[str] = []
+        self.failures: list[str] = []
 
-    def add(self, outcome: str, wrong: str | None = None) -> None:
-        """Count a trial; `wrong` says what mustn't have been, if anything."""
-        if wrong is None:
+    def add(self, outcome: str, failure: str | None = None) -> None:
+        """Count a trial by its outcome, or store the description of its failure."""
+        if failure is None:
             self.outcomes[outcome] += 1
         else:
-            self.lost.append(f"{self.fault}: {wrong}")
+            self.failures.append(f"{self.fault}: {failure}")
 
     @property
-    def tried(self) -> int:
-        """How many trials there were."""
-        return self.outcomes.total() + len(self.lost)
+    def total(self) -> int:
+        """The number of trials."""
+        return self.outcomes.total() + len(self.failures)
 
     def row(self) -> str:
-        """A row of the table in docs/explanation/reliability.md."""
+        """Return a row of the table in docs/explanation/reliability.md."""
         outcomes = "; ".join(f"{count:,} {name}" for name, count in self.outcomes.most_common())
-        return f"| {self.fault} | {self.tried:,} | {outcomes} | {len(self.lost)} |"
+        return f"| {self.fault} | {self.total:,} | {outcomes} | {len(self.failures)} |"
