@@ -9,10 +9,10 @@ from rich.console import Console
 
 from resnet_sweep.compare.format import escaped
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.output import discard_output, fail_to_write, forgiving_output
+from resnet_sweep.output import discard_output, exit_on_write_error, tolerant_output
 
 
-class PersistentConsole(Console):
+class PipeSafeConsole(Console):
     """A console that ignores a closed pipe, as `| head` leaves one."""
 
     def on_broken_pipe(self) -> None:
@@ -28,7 +28,7 @@ class PersistentConsole(Console):
             self.on_broken_pipe()
 
 
-console = PersistentConsole(highlight=False, soft_wrap=True)
+console = PipeSafeConsole(highlight=False, soft_wrap=True)
 
 
 def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
@@ -39,7 +39,7 @@ def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
         crashed: the status after an exception that nobody expected.
     """
     try:
-        with forgiving_output():
+        with tolerant_output():
             status = action()
     except ConfigError as error:
         # The message may quote text from a run directory.
@@ -52,7 +52,7 @@ def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
         console.on_broken_pipe()
         sys.exit(crashed)
     except OSError as error:
-        fail_to_write(error)
+        exit_on_write_error(error)
     except Exception:
         traceback.print_exc()
         sys.exit(crashed)

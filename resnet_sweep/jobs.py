@@ -12,7 +12,7 @@ from hydra.core.utils import env_override
 
 from resnet_sweep.compare.format import number, percent, span
 from resnet_sweep.config.build import build_loggers
-from resnet_sweep.config.command import command, relative
+from resnet_sweep.config.command import format_command, relative_path
 from resnet_sweep.config.plan import PlannedRun, load_planned_run
 from resnet_sweep.errors import ConfigError, RunFailed, one_line
 from resnet_sweep.runs.provenance import git_commit, read_hydra_job, versions
@@ -75,8 +75,8 @@ def train_planned(
             with env_override(job.get("env_set") or {}):
                 record = Record.read(directory)
                 planned = planned or load_planned_run(record)
-                run = Run.open(directory, complete(record, planned))
-                if not run.record.ended_for_good:
+                run = Run.open(directory, add_environment(record, planned))
+                if not run.record.has_ended:
                     train(planned, run, stop, callbacks, bar=False, chdir=bool(job.get("chdir")))
                 return run.record.state
         except Interrupted:
@@ -118,8 +118,8 @@ def train(
     try:
         settings = planned.settings
         configure(planned.device, planned.precision, settings.threads)
-        training = planned.training()
-        log.info("%s", introduction(planned, run.record, run.directory))
+        training = planned.build_trainer()
+        log.info("%s", describe_run(planned, run.record, run.directory))
         active += [
             ProgressLog(run, training, bar),
             GradientWarnings(),
@@ -150,7 +150,7 @@ def train(
         advice = f"{LOG} has the traceback. {retry}"
         if not os.path.exists(run.directory):
             advice = (
-                f"Its directory {relative(run.directory)} is gone. If it was renamed, give the "
+                f"Its directory {relative_path(run.directory)} is gone. If it was renamed, give the "
                 "command again with hydra.run.dir=NEW_NAME; if it was removed, the run is lost"
             )
         log.error("the run failed (%s). %s", reason, advice)
@@ -159,7 +159,7 @@ def train(
         with contextlib.suppress(Exception):
             _end(run, active, "failed", reason)
         raise RunFailed(reason) from error
-    log.info("%s", summary(run.record, run.directory))
+    log.info("%s", summarize_run(run.record, run.directory))
 
 
 def _fit(
@@ -186,18 +186,18 @@ def _end(run: Run, callbacks: Sequence[Callback], state: State, reason: str) -> 
         run.close(state, reason)
 
 
-def complete(record: Record, planned: PlannedRun) -> Record:
+def add_environment(record: Record, planned: PlannedRun) -> Record:
     """Add to a planned record where the run is trained: host, threads, versions."""
     record.host = socket.gethostname()
     record.device = str(planned.device)
     record.threads = set_threads(planned.settings.threads)
-    record.ranks = planned.ranks.world_size
+    record.world_size = planned.process_group.world_size
     record.versions = versions()
     record.git_commit = git_commit()
     return record
 
 
-def introduction(planned: PlannedRun, record: Record, directory: Path) -> str:
+def describe_run(planned: PlannedRun, record: Record, directory: Path) -> str:
     """Return a few lines on what is trained, where and for how long."""
     data, settings, choices = planned.dataset, planned.settings, record.choices
     held_out = "held-out " if data.validation is not data.test else ""
@@ -207,8 +207,8 @@ def introduction(planned: PlannedRun, record: Record, directory: Path) -> str:
     if settings.max_steps:
         length += f", cut off after {min(settings.max_steps, settings.epochs * steps)} steps"
     device = f"{record.device}, {record.threads} threads, {record.precision}"
-    if planned.ranks.world_size > 1:
-        device += f", each of {planned.ranks.world_size} processes"
+    if planned.process_group.world_size > 1:
+        device += f", each of {planned.process_group.world_size} processes"
     groups = ("optim", "schedule", "augmentation", "loss")
     lines = [
         ("Model", f"{choices.get('model')}, {planned.parameters:,} parameters"),
@@ -217,13 +217,13 @@ def introduction(planned: PlannedRun, record: Record, directory: Path) -> str:
         ("Length", length),
         ("Device", device),
         ("Seed", record.seed),
-        ("Run directory", relative(directory)),
+        ("Run directory", relative_path(directory)),
         *(("Note", note) for note in planned.notes),
     ]
     return "\n".join(f"  {name + ':':16}{value}" for name, value in lines)
 
 
-def summary(record: Record, directory: Path) -> str:
+def summarize_run(record: Record, directory: Path) -> str:
     """Return the outcome of a run, in the terms of the training log."""
     best, final = record.best, record.final
     lines = []
@@ -239,7 +239,7 @@ def summary(record: Record, directory: Path) -> str:
             ("Time", span(record.seconds)),
         ]
     lines += [("Note", note) for note in record.notes]
-    lines.append(("Run directory", relative(directory)))
+    lines.append(("Run directory", relative_path(directory)))
     return "\n".join(f"  {name + ':':27}{value}" for name, value in lines)
 
 
@@ -249,8 +249,8 @@ def resume_command(run: Run) -> str:
     overrides = [
         word for word in run.record.overrides if not word.lstrip("+").startswith("trainer.resume=")
     ]
-    words = [*run.record.flags, *overrides]
-    return command(words, "hydra.run.dir", run.directory, run.record.ranks or 1)
+    words = [*run.record.hydra_flags, *overrides]
+    return format_command(words, "hydra.run.dir", run.directory, run.record.world_size or 1)
 
 
 @contextlib.contextmanager

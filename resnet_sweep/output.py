@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 # What is printed for characters that the encoding of the output lacks; others are escaped.
-STAND_INS = {"±": "+-", "…": "...", "→": "->", "×": "x", "−": "-", "–": "-"}
+REPLACEMENTS = {"±": "+-", "…": "...", "→": "->", "×": "x", "−": "-", "–": "-"}
 
 
 def discard_output() -> None:
@@ -26,12 +26,12 @@ def _stand_ins(error: UnicodeError) -> tuple[str, int]:
         raise error
     missing = error.object[error.start : error.end]
     escapes = (char.encode("ascii", "backslashreplace").decode() for char in missing)
-    texts = (STAND_INS.get(char, text) for char, text in zip(missing, escapes, strict=True))
+    texts = (REPLACEMENTS.get(char, text) for char, text in zip(missing, escapes, strict=True))
     return "".join(texts), error.end
 
 
 @contextmanager
-def forgiving_output() -> Iterator[None]:
+def tolerant_output() -> Iterator[None]:
     """Print in whatever encoding the output has, and ignore that its reader leaves.
 
     Raises:
@@ -54,10 +54,10 @@ def forgiving_output() -> Iterator[None]:
         except BrokenPipeError:
             discard_output()
         except OSError as error:
-            fail_to_write(error, status or 2)
+            exit_on_write_error(error, status or 2)
 
 
-def fail_to_write(error: OSError, status: object = 2) -> NoReturn:
+def exit_on_write_error(error: OSError, status: object = 2) -> NoReturn:
     """Exit with a status, after an error of writing the output."""
     print(f"error: the output can't be written ({error})", file=sys.stderr)
     discard_output()

@@ -15,11 +15,11 @@ from resnet_sweep.config.compose import ComposedConfig, is_named_by_time, resolv
 from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.jobs import LOG, complete, introduction, logging_to, summary, train
+from resnet_sweep.jobs import LOG, add_environment, describe_run, logging_to, summarize_run, train
 from resnet_sweep.runs.files import missing_folders, remove_empty
 from resnet_sweep.runs.provenance import HYDRA_FOLDER, write_hydra_folder
 from resnet_sweep.runs.run import Run, find_record, make_unique_directory, reset_run
-from resnet_sweep.torchrun import Torchrun
+from resnet_sweep.torchrun import TorchrunEnvironment
 from resnet_sweep.training.device import configure
 from resnet_sweep.training.distributed import ProcessGroup
 from resnet_sweep.training.signals import Interrupted, StopSignal, exit_status
@@ -66,11 +66,11 @@ def train_config(config: DictConfig) -> int:
     run = SingleRun(config)
     # With hydra.job.chdir, Hydra has changed it. Paths in a config mean the folder of the command.
     os.chdir(run.hydra.runtime.cwd)
-    run.ranks.initialize()
+    run.process_group.initialize()
     try:
         return run.train()
     finally:
-        run.ranks.destroy()
+        run.process_group.destroy()
 
 
 class SingleRun:
@@ -84,8 +84,8 @@ class SingleRun:
         self.config = config
         # HydraConfig.get() is annotated with the schema of Hydra's settings, but returns a config.
         self.hydra: Any = HydraConfig.get()
-        self.ranks = ProcessGroup.current()
-        self.torchrun = Torchrun.here()
+        self.process_group = ProcessGroup.current()
+        self.torchrun = TorchrunEnvironment.current()
         self.claimed: list[Path] = []
 
     def train(self) -> int:
@@ -94,18 +94,18 @@ class SingleRun:
         if composed.settings.get("dry_run"):
             self._on_all_ranks(lambda: self._preview(planned, composed))
             return 0
-        stop = StopSignal(ignore_repeats=self.ranks.world_size > 1).listen()
+        stop = StopSignal(ignore_repeats=self.process_group.world_size > 1).listen()
         try:
             run = self._on_all_ranks(lambda: self._open(planned, composed))
-            ended = self.ranks.broadcast(run is not None and run.record.ended_for_good)
+            ended = self.process_group.broadcast(run is not None and run.record.has_ended)
             if run is None:
                 if not ended:
                     configure(planned.device, planned.precision, planned.settings.threads)
-                    planned.training().fit(None, (), stop)
+                    planned.build_trainer().fit(None, (), stop)
                 return 0
             if ended:
                 console.print("This run has ended already; there is nothing to train.")
-                console.print(summary(run.record, run.directory), markup=False)
+                console.print(summarize_run(run.record, run.directory), markup=False)
             else:
                 with logging_to(run.directory / LOG):
                     train(planned, run, stop, chdir=bool(self.hydra.job.chdir))
@@ -124,7 +124,7 @@ class SingleRun:
             result = action()
         except ConfigError as refusal:
             error = refusal
-        messages = self.ranks.all_gather(error and str(error))
+        messages = self.process_group.all_gather(error and str(error))
         if error is not None:
             raise error
         for rank, message in enumerate(messages):
@@ -141,7 +141,7 @@ class SingleRun:
                     "--multirun, or leave it out"
                 )
         composed = ComposedConfig.of(self.config, self.hydra)
-        return plan_run(composed.settings, self.ranks), composed
+        return plan_run(composed.settings, self.process_group), composed
 
     def _directory(self, new: Callable[[Path], Path]) -> Path:
         """Return the directory that the command names, or else what `new` makes of Hydra's."""
@@ -161,20 +161,20 @@ class SingleRun:
 
     def _preview(self, planned: PlannedRun, composed: ComposedConfig) -> None:
         """Print what would be trained."""
-        if not self.ranks.is_main:
+        if not self.process_group.is_main:
             return
-        record = complete(planned.record(composed), planned)
+        record = add_environment(planned.record(composed), planned)
         directory = self._directory(lambda made: made)
         earlier = find_record(directory, record)
         state = "new" if earlier is None else earlier.state
-        console.print(introduction(planned, record, directory), markup=False)
+        console.print(describe_run(planned, record, directory), markup=False)
         console.print(f"dry run: nothing is trained or written. The run is {state}.", markup=False)
 
     def _open(self, planned: PlannedRun, composed: ComposedConfig) -> Run | None:
         """Open the directory of the run; None on the ranks that write nothing."""
-        if not self.ranks.is_main:
+        if not self.process_group.is_main:
             return None
-        record = complete(planned.record(composed), planned)
+        record = add_environment(planned.record(composed), planned)
         directory = self._directory(self._claim)
         missing = missing_folders(directory)
         try:
@@ -185,7 +185,7 @@ class SingleRun:
         except BaseException:
             remove_empty([*self.claimed, *missing])
             raise
-        if run.record.ended_for_good:
+        if run.record.has_ended:
             return run
         hydra = unresolved(self.hydra)
         hydra["runtime"]["output_dir"] = str(run.directory)

@@ -19,7 +19,7 @@ _DIRECTORY = "resnet_sweep/directory"
 
 
 @dataclass(frozen=True)
-class Torchrun:
+class TorchrunEnvironment:
     """The torchrun that started this process, and which of its processes this is.
 
     Attributes:
@@ -37,7 +37,7 @@ class Torchrun:
     restarts: int = 0
 
     @classmethod
-    def here(cls, environment: Mapping[str, str] = os.environ) -> Self | None:
+    def current(cls, environment: Mapping[str, str] = os.environ) -> Self | None:
         """Return the torchrun of this process; None if it was started in another way."""
         if "TORCHELASTIC_RUN_ID" not in environment:
             return None
@@ -73,7 +73,7 @@ class Torchrun:
 
         return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
 
-    def meeting(self) -> "Store":
+    def rendezvous_store(self) -> "Store":
         """Return the store in which the processes that are started together find each other.
 
         On one machine torchrun keeps the addresses of processes that it started before. Without a

@@ -43,7 +43,7 @@ def test_output_that_is_lost_at_the_end_keeps_the_status_of_what_went_wrong(
 
     monkeypatch.setattr(sys, "stdout", Full())
     monkeypatch.setattr(output, "discard_output", lambda: None)
-    with pytest.raises(SystemExit) as leaving, output.forgiving_output():
+    with pytest.raises(SystemExit) as leaving, output.tolerant_output():
         sys.exit(status)
     assert leaving.value.code == expected
 

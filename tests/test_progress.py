@@ -10,7 +10,7 @@ from run_directories import write_run
 
 from resnet_sweep.runs.record import Record
 from resnet_sweep.sweeps.job import Job
-from resnet_sweep.sweeps.progress import Progress
+from resnet_sweep.sweeps.progress import SweepProgress
 from resnet_sweep.sweeps.run_cache import RunCache
 
 
@@ -32,13 +32,13 @@ def reach(job: Job, epoch: int, **changes: Any) -> None:
     }  # fmt: skip
     changes = {"state": "running", "final": final, "config": job.planned.config} | changes
     write_run(job.directory, **changes)
-    job.look()
+    job.refresh()
 
 
-def begun(to_train: list[Job], history: RunCache, seconds: float) -> Progress:
+def begun(to_train: list[Job], history: RunCache, seconds: float) -> SweepProgress:
     plan = SimpleNamespace(jobs=to_train, cache=history)
-    progress = Progress(plan, to_train, save=lambda: None)
-    progress.begun = time.monotonic() - seconds
+    progress = SweepProgress(plan, to_train, save=lambda: None)
+    progress.started = time.monotonic() - seconds
     return progress
 
 

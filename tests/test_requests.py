@@ -12,7 +12,7 @@ from small_run import composed
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.config.compose import ComposedConfig
-from resnet_sweep.config.errors import LONGEST, format_error
+from resnet_sweep.config.errors import MAX_LENGTH, format_error
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import Record
@@ -248,7 +248,7 @@ def test_run_finishes_without_its_log(command: Command, tmp_path: Path) -> None:
 
 def test_long_sentence_is_shortened_in_its_middle() -> None:
     shortened = format_error(ConfigError(f"{'a' * 10**6} isn't known, but b is"))
-    assert len(shortened) < LONGEST + 10
+    assert len(shortened) < MAX_LENGTH + 10
     assert shortened.startswith("aaa")
     assert shortened.endswith("known, but b is")
 

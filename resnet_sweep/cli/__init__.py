@@ -11,7 +11,7 @@ import os
 import sys
 from importlib import import_module
 
-from resnet_sweep.output import forgiving_output
+from resnet_sweep.output import tolerant_output
 
 SUBCOMMANDS = ("runs", "diff", "report", "evaluate", "features", "show")
 INTERRUPTED = 130
@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line, and exit with its status."""
-    with forgiving_output():
+    with tolerant_output():
         _run()
 
 

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     from resnet_sweep.config.restore import restore
     from resnet_sweep.data.dataset import Batches
-    from resnet_sweep.picture import png
+    from resnet_sweep.figures import png
     from resnet_sweep.runs.files import write_folder
     from resnet_sweep.training.evaluation import FlipAverage, predict
 
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     chosen_by_test = dataset.validation is dataset.test
     mark, suffix = (" (with flip)", "_flip") if flip else ("", "")
     record = restored.record
-    so_far = "" if record.ended_for_good else f" ({shown(record.state)}: best so far)"
+    so_far = "" if record.has_ended else f" ({shown(record.state)}: best so far)"
     lines = {
         "Run": f"{escaped(str(directory))}{so_far}",
         "Checkpoint": f"epoch {restored.epoch}, validation accuracy {restored.val_acc:.2f}%",

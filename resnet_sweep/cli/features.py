@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # The number of classes whose first image is drawn without --images.
 DEFAULT_CLASSES = 8
 # A figure with more rows is too long to look at.
-MOST_IMAGES = 64
+MAX_IMAGES = 64
 # Training images in the preview of the run's augmentation, and rows of them.
 AUGMENTED, DRAWS = 8, 3
 
@@ -93,6 +93,6 @@ def choose_images(text: str | None, test: "Split") -> list[int]:
                 f"choose from 0 to {len(test) - 1}"
             )
     chosen = list(dict.fromkeys(positions))
-    if len(chosen) > MOST_IMAGES:
-        raise ConfigError(f"--images names {len(chosen)} images: choose {MOST_IMAGES} or fewer")
+    if len(chosen) > MAX_IMAGES:
+        raise ConfigError(f"--images names {len(chosen)} images: choose {MAX_IMAGES} or fewer")
     return chosen

@@ -6,7 +6,7 @@ from pathlib import Path
 from resnet_sweep.errors import ConfigError
 
 # A figure with more images or rows is too large to be shown.
-MOST = 32
+MAX_COUNT = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: augmentation_CHOICE.png in the current folder",
     )
     parser.add_argument(
-        "--images", type=int, default=8, help=f"how many, up to {MOST} (default: 8)"
+        "--images", type=int, default=8, help=f"how many, up to {MAX_COUNT} (default: 8)"
     )
     parser.add_argument(
-        "--draws", type=int, default=4, help=f"of each image, up to {MOST} (default: 4)"
+        "--draws", type=int, default=4, help=f"of each image, up to {MAX_COUNT} (default: 4)"
     )
 
 
@@ -40,17 +40,19 @@ def run(arguments: argparse.Namespace) -> None:
 
     from resnet_sweep.augmentation.preview import draw_augmentation
     from resnet_sweep.config.build import build_augmentation
-    from resnet_sweep.config.command import quoted
+    from resnet_sweep.config.command import quote_override
     from resnet_sweep.config.compose import ComposedConfig
     from resnet_sweep.config.errors import format_error
     from resnet_sweep.config.plan import plan_run
     from resnet_sweep.runs.files import write_atomically
 
-    overrides, path = [*map(quoted, arguments.overrides)], arguments.output
+    overrides, path = [*map(quote_override, arguments.overrides)], arguments.output
     images, draws = arguments.images, arguments.draws
     for name, count in {"images": images, "draws": draws}.items():
-        if not 1 <= count <= MOST:
-            raise ConfigError(f"--{name} must be a whole number from 1 to {MOST}, but is {count}")
+        if not 1 <= count <= MAX_COUNT:
+            raise ConfigError(
+                f"--{name} must be a whole number from 1 to {MAX_COUNT}, but is {count}"
+            )
     if path is not None and path.suffix != ".png":
         raise ConfigError(f"-o {path} isn't the name of a PNG file: name one that ends in .png")
     try:

@@ -21,12 +21,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from resnet_sweep.cli import INTERRUPTED
-from resnet_sweep.config.command import quoted
+from resnet_sweep.config.command import quote_override
 from resnet_sweep.config.instantiate import execution_whitelist
 from resnet_sweep.errors import ConfigError, InternalError, RunFailed
 from resnet_sweep.studies.sweeper import OptunaSweeper
 from resnet_sweep.sweeps.grid import GridSweeper
-from resnet_sweep.torchrun import Torchrun
+from resnet_sweep.torchrun import TorchrunEnvironment
 
 FAILED, REFUSED = 1, 2
 SWEEPERS = ("grid", "optuna")
@@ -41,7 +41,7 @@ PLACES = {"config_dir", "config_name", "config_path"}
     config_name="config",
     execution_whitelist=execution_whitelist(),
 )
-def entry(config: DictConfig) -> None:
+def hydra_main(config: DictConfig) -> None:
     """Train a single run."""
     # Hydra would print a line of its own for other exceptions.
     if status := _exit_status(lambda: _train(config)):
@@ -60,10 +60,10 @@ def _train(config: DictConfig) -> int:
     if hydra_config.mode == RunMode.MULTIRUN:
         raise _unknown_sweeper(str(hydra_config.runtime.choices.get("hydra/sweeper")))
     # Imported here because torch takes seconds that --cfg and --help needn't wait.
-    from resnet_sweep.config.errors import internal_errors
+    from resnet_sweep.config.errors import wrap_internal_errors
     from resnet_sweep.single_run import train_config
 
-    with internal_errors():
+    with wrap_internal_errors():
         return train_config(config)
 
 
@@ -74,27 +74,27 @@ def _unknown_sweeper(name: str) -> ConfigError:
 
 
 def _call_hydra(words: Sequence[str]) -> int:
-    words = prepare(words)
-    torchrun = Torchrun.here()
+    words = hydra_arguments(words)
+    torchrun = TorchrunEnvironment.current()
     if torchrun and torchrun.rank:
         # The directory of the run is made by rank 0.
         words.append("hydra.run.dir=.")
     # With this, Hydra hands over its errors instead of printing them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        _run_entry(words)
+        _run_hydra(words)
     except ConfigCompositionException:
-        left = leave_to_jobs(words)
+        left = defer_group_settings(words)
         if left == words:
             raise
-        _run_entry(left)
+        _run_hydra(left)
     return 0
 
 
-def _run_entry(words: Sequence[str]) -> None:
+def _run_hydra(words: Sequence[str]) -> None:
     # Hydra takes its arguments from nowhere else.
     sys.argv = [sys.argv[0], *words]
-    entry()
+    hydra_main()
 
 
 def _exit_status(action: Callable[[], int], words: Sequence[str] = ()) -> int:
@@ -119,19 +119,19 @@ def _exit_status(action: Callable[[], int], words: Sequence[str] = ()) -> int:
 
 
 def _print(text: str, every_rank: bool = False) -> None:
-    torchrun = Torchrun.here()
+    torchrun = TorchrunEnvironment.current()
     if every_rank or torchrun is None or torchrun.rank == 0:
         # The reader may have closed the pipe.
         with contextlib.suppress(OSError):
             print(text, end="", file=sys.stderr, flush=True)
 
 
-def prepare(words: Sequence[str]) -> list[str]:
+def hydra_arguments(words: Sequence[str]) -> list[str]:
     """Return a command line as Hydra has to get it, or raise ConfigError.
 
     Refused is also what would make Hydra write files before a run is planned.
     """
-    words = [*map(quoted, words)]
+    words = [*map(quote_override, words)]
     parser = get_args_parser()
     # Raise errors instead of printing Hydra's usage.
     parser.exit_on_error = False
@@ -171,7 +171,7 @@ def prepare(words: Sequence[str]) -> list[str]:
     return words
 
 
-def leave_to_jobs(words: Sequence[str]) -> list[str]:
+def defer_group_settings(words: Sequence[str]) -> list[str]:
     """Have the jobs of a sweep apply the settings of a group whose choice varies.
 
     Hydra looks for them in the default choice, unless they have several values, or a choice of one.

@@ -13,7 +13,7 @@ from resnet_sweep.compare.diff_columns import cells
 from resnet_sweep.compare.format import format_table, shown
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.picture import png
+from resnet_sweep.figures import png
 from resnet_sweep.runs.files import write_atomically
 
 # Characters that the column of a run needs; where the columns don't fit, there are several tables.

@@ -10,7 +10,7 @@ from typing import Any
 from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.signature import plain
+from resnet_sweep.runs.signature import normalize_number
 
 RunFields = Mapping[str, Any]
 # Returns the value of a part of an expression for a run.
@@ -54,7 +54,7 @@ def run_fields(run: LoadedRun) -> RunFields:
         "fingerprint",
     )
     return {
-        **{name: plain(value) for name, value in run.config.items()},
+        **{name: normalize_number(value) for name, value in run.config.items()},
         **record.choices,
         "run": run.name,
         "state": run.state,

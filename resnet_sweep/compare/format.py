@@ -87,7 +87,7 @@ def reproduce_command(record: Record) -> str:
         for override in record.overrides
         if not override.startswith(("trainer.resume=", "sweep="))
     ]
-    return escaped(shlex.join(["python", "-m", "resnet_sweep", *record.flags, *overrides]))
+    return escaped(shlex.join(["python", "-m", "resnet_sweep", *record.hydra_flags, *overrides]))
 
 
 def format_table(

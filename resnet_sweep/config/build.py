@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from resnet_sweep.config import COLLECTIONS
+from resnet_sweep.config import COLLECTION_GROUPS
 from resnet_sweep.config.check import parameters
 from resnet_sweep.config.instantiate import instantiate, locate
 from resnet_sweep.data.dataset import Dataset
@@ -56,6 +56,6 @@ def _collection(config: Mapping[str, Any], group: str, argument: Callable[[str],
     built = []
     for name, node in config[group].items():
         path = f"{group}.{name}"
-        taken = COLLECTIONS[group] & parameters(locate(path, node["_target_"])).keys()
+        taken = COLLECTION_GROUPS[group] & parameters(locate(path, node["_target_"])).keys()
         built.append(instantiate(path, node, **{word: argument(word) for word in taken}))
     return built

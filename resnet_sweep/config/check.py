@@ -17,17 +17,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from resnet_sweep.config import COLLECTIONS, OBJECTS
+from resnet_sweep.config import COLLECTION_GROUPS, OBJECT_GROUPS
 from resnet_sweep.config.instantiate import locate
 from resnet_sweep.errors import ConfigError
 
 # Settings outside of the groups.
 Objective = Literal["val_acc", "val_loss", "distance_to_reference"]
-Judged = Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
+AnyObjective = Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
 SETTINGS: dict[str, Any] = {
     "seed": Annotated[int, Ge(0)],
     "replicates": Annotated[int, Ge(1), Le(1000)],
-    "objective": Objective | list[Judged],
+    "objective": Objective | list[AnyObjective],
     "reference": str | None,
     "dry_run": bool,
     "retry_failed": bool,
@@ -63,15 +63,15 @@ BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Check a resolved config against the parameters of the classes that it names."""
-    required = {*OBJECTS, *COLLECTIONS, "seed"}
+    required = {*OBJECT_GROUPS, *COLLECTION_GROUPS, "seed"}
     check_names("", config, {*required, *SETTINGS}, required)
     for name in config.keys() & SETTINGS.keys():
         check_value(name, config[name], SETTINGS[name])
-    for group, supplied in OBJECTS.items():
+    for group, supplied in OBJECT_GROUPS.items():
         check_object(group, config[group], supplied)
     # The schedule starts from it, so the optimizer's default isn't enough.
     check_names("optim.", config["optim"], config["optim"], {"lr"})
-    for group, supplied in COLLECTIONS.items():
+    for group, supplied in COLLECTION_GROUPS.items():
         if not isinstance(config[group], Mapping):
             raise ConfigError(f"{group}={config[group]} isn't a choice of that group")
         for name, node in config[group].items():

@@ -8,7 +8,7 @@ from typing import Literal
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from resnet_sweep.config import COLLECTIONS, OBJECTS, PRESETS
+from resnet_sweep.config import COLLECTION_GROUPS, OBJECT_GROUPS, PRESET_GROUPS
 
 # Settings whose values are filter expressions.
 _CONDITIONS = ("sweep_filter", "baseline")
@@ -18,7 +18,7 @@ _NOT_TEXT = re.compile(
 )
 
 
-def command(
+def format_command(
     words: Iterable[str],
     setting: Literal["hydra.run.dir", "hydra.sweep.dir"],
     directory: Path,
@@ -26,19 +26,19 @@ def command(
 ) -> str:
     """Return a command of this program as it is typed in a shell, for a number of processes."""
     program = f"torchrun --nproc_per_node={processes}" if processes > 1 else "python"
-    path = relative(directory)
+    path = relative_path(directory)
     if not re.fullmatch(r"[\w./:+@%-]+", path):
         path = _quote(path)
     return f"{program} -m resnet_sweep {shlex.join([*words, f'{setting}={path}'])}"
 
 
-def relative(directory: Path) -> str:
+def relative_path(directory: Path) -> str:
     """Return a directory relative to the current one, if it is inside of it."""
     here = Path.cwd()
     return str(directory.relative_to(here) if directory.is_relative_to(here) else directory)
 
 
-def quoted(word: str) -> str:
+def quote_override(word: str) -> str:
     """Return an override with quotes where Hydra's grammar needs them and people leave them out.
 
     These are around an operator, around a path in the home directory, which is expanded, and around
@@ -52,7 +52,7 @@ def quoted(word: str) -> str:
         return f"{key}={_quote(value)}"
     if (path := value.strip("'\"")).startswith("~/"):
         return f"{key}={_quote(str(Path(path).expanduser()))}"
-    if name in OBJECTS or name in COLLECTIONS or name in PRESETS:
+    if name in OBJECT_GROUPS or name in COLLECTION_GROUPS or name in PRESET_GROUPS:
         return f"{key}={_NOT_TEXT.sub(lambda found: _quote(found[0]), value)}"
     return word
 

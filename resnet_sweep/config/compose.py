@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_sweep.config import COLLECTIONS, PRESETS
-from resnet_sweep.config.command import quoted
+from resnet_sweep.config import COLLECTION_GROUPS, PRESET_GROUPS
+from resnet_sweep.config.command import quote_override
 from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
 from resnet_sweep.errors import ConfigError
 
@@ -25,19 +25,21 @@ class ComposedConfig:
         settings: the config without Hydra's own part.
         choices: the choice made in each config group; see `group_choices`.
         overrides: as typed, without those of Hydra's own settings.
-        flags: see `flags_of`.
+        flags: see `read_hydra_flags`.
     """
 
     settings: dict[str, Any]
     choices: dict[str, str]
     overrides: list[str]
-    flags: list[str]
+    hydra_flags: list[str]
 
     @classmethod
     def of(cls, config: DictConfig, hydra: DictConfig) -> "ComposedConfig":
         """Resolve a config, which may include Hydra's own part; see `resolve`."""
         settings = {str(key): resolve(config, str(key)) for key in config if key != "hydra"}
-        return cls(settings, group_choices(hydra, settings), overrides_of(hydra), flags_of(hydra))
+        return cls(
+            settings, group_choices(hydra, settings), read_overrides(hydra), read_hydra_flags(hydra)
+        )
 
 
 @contextlib.contextmanager
@@ -49,10 +51,12 @@ def composed_job(
     Within the `with` block, `${hydra:...}` is the job's; `master` is the config of the whole sweep.
     """
     try:
-        config = loader.load_sweep_config(master, [*map(quoted, overrides)])
+        config = loader.load_sweep_config(master, [*map(quote_override, overrides)])
     # Hydra raises a plain ValueError for a group whose value isn't a name.
     except (*COMPOSITION_ERRORS, ValueError) as error:
-        raise ConfigError(format_error(error, [*flags_of(master.hydra), *overrides])) from error
+        raise ConfigError(
+            format_error(error, [*read_hydra_flags(master.hydra), *overrides])
+        ) from error
     OmegaConf.set_struct(config, False)
     outer = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
@@ -84,13 +88,13 @@ def unresolved(config: DictConfig) -> dict[str, Any]:
     return dict(container)
 
 
-def overrides_of(hydra: DictConfig, part: str = "task") -> list[str]:
+def read_overrides(hydra: DictConfig, part: str = "task") -> list[str]:
     """Return the overrides as they were typed; those of Hydra's settings if `part` is "hydra"."""
     # Iterating over the list itself would resolve an override like `seed=${trainer.epochs}`.
     return [str(override) for override in unresolved(hydra.overrides)[part]]
 
 
-def flags_of(hydra: DictConfig) -> list[str]:
+def read_hydra_flags(hydra: DictConfig) -> list[str]:
     """Return Hydra's flags that a command has to repeat to find the same configs."""
     flags = []
     for source in hydra.runtime.config_sources:
@@ -112,11 +116,13 @@ def group_choices(hydra: DictConfig, settings: Mapping[str, Any]) -> dict[str, s
     }
     # Hydra doesn't record several choices of one group. Where a preset made them, only the names
     # of what they describe are known.
-    for group in COLLECTIONS.keys() - choices.keys():
+    for group in COLLECTION_GROUPS.keys() - choices.keys():
         choices[group] = "+".join(settings.get(group) or ())
-    for override in overrides_of(hydra):
+    for override in read_overrides(hydra):
         group, _, value = override.partition("=")
-        if (group in COLLECTIONS or group in PRESETS) and re.fullmatch(r"\[.*\]", value):
+        if (group in COLLECTION_GROUPS or group in PRESET_GROUPS) and re.fullmatch(
+            r"\[.*\]", value
+        ):
             choices[group] = "+".join(choice.strip(" '") for choice in value[1:-1].split(","))
     return choices
 

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import resnet_sweep.conf
 from resnet_sweep.compare.format import escaped
-from resnet_sweep.config import PRESETS
+from resnet_sweep.config import PRESET_GROUPS
 from resnet_sweep.config.check import unknown_name
 from resnet_sweep.errors import ConfigError, InternalError, InvalidJobs, RunFailed
 
@@ -26,13 +26,13 @@ from resnet_sweep.errors import ConfigError, InternalError, InvalidJobs, RunFail
 _SLURM = ("hydra/launcher=slurm", "hydra-submitit-launcher", "slurm")
 CONF = Path(resnet_sweep.conf.__file__).parent
 # An error may quote a value of any length.
-LONGEST = 1000
+MAX_LENGTH = 1000
 # What composing and resolving a config raises when the user's words are wrong.
 COMPOSITION_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
 
 
 @contextlib.contextmanager
-def internal_errors() -> Iterator[None]:
+def wrap_internal_errors() -> Iterator[None]:
     """Raise unexpected errors as InternalError, since Hydra raises any kind for what users type."""
     try:
         yield
@@ -61,8 +61,8 @@ def missing_package(choice: str, package: str, extra: str) -> str:
 
 def _shorten(text: str) -> str:
     text = escaped(text)
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    if len(text) > MAX_LENGTH:
+        text = f"{text[: MAX_LENGTH // 2]} ... {text[-MAX_LENGTH // 2 :]}"
     return text
 
 
@@ -116,7 +116,7 @@ def _unknown_key(error: Exception) -> str | None:
     if not isinstance(parent, Mapping) or not isinstance(name, str) or name in parent:
         return None
     prefix = str(getattr(cause, "full_key", name)).removesuffix(name)
-    known = [key for key in parent if key != "hydra"] + ([] if prefix else [*PRESETS])
+    known = [key for key in parent if key != "hydra"] + ([] if prefix else [*PRESET_GROUPS])
     # The group is what people most often leave out, unless a name beside it is much alike.
     if not get_close_matches(name, known, cutoff=0.8):
         for group in known:

@@ -45,7 +45,7 @@ class PlannedRun:
     Attributes:
         config: resolved.
         device, precision: what `trainer.device` and `trainer.precision` resolve to.
-        ranks: the processes that train the run.
+        process_group: the processes that train the run.
         parameters: number of trained weights of the model.
         notes: what a reader of the run's results should know, a sentence each.
     """
@@ -55,7 +55,7 @@ class PlannedRun:
     dataset: Dataset
     device: torch.device
     precision: str
-    ranks: ProcessGroup
+    process_group: ProcessGroup
     parameters: int = 0
     signature: str = ""
     notes: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ class PlannedRun:
             config=dict(self.config),
             choices=composed.choices,
             overrides=composed.overrides,
-            flags=composed.flags,
+            hydra_flags=composed.hydra_flags,
             parameters=self.parameters,
             precision=self.precision,
             device=str(self.device),
@@ -77,13 +77,13 @@ class PlannedRun:
             notes=self.notes,
         )
 
-    def training(self) -> Trainer:
+    def build_trainer(self) -> Trainer:
         """Build the model with its first weights, and all that trains it."""
         seed = self.config["seed"]
         # On the CPU, so that a seed means the same weights on every device.
         torch.manual_seed(derive_seed(seed, "weights"))
         model = build_model(self.config, self.dataset).to(self.device)
-        if self.ranks.world_size > 1 and self.settings.sync_batch_norm:
+        if self.process_group.world_size > 1 and self.settings.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return Trainer(
             model=model,
@@ -96,13 +96,13 @@ class PlannedRun:
             seed=seed,
             device=self.device,
             precision=self.precision,
-            process_group=self.ranks,
+            process_group=self.process_group,
         )
 
 
 def plan_run(
     config: Mapping[str, Any],
-    ranks: ProcessGroup | None = None,
+    process_group: ProcessGroup | None = None,
     smoke_tests: SmokeTests | None = None,
 ) -> PlannedRun:
     """Validate a resolved config, the data and the device, and sign the run.
@@ -112,25 +112,25 @@ def plan_run(
 
     Args:
         config: resolved.
-        ranks: the processes that are to train the run; None for this one alone.
+        process_group: the processes that are to train the run; None for this one alone.
         smoke_tests: keep results for the next config of the same sweep.
 
     Raises:
         ConfigError: the run can't be trained.
     """
     check_config(config)
-    run = _load(config, ranks or ProcessGroup())
+    run = _load(config, process_group or ProcessGroup())
     settings, dataset, device = run.settings, run.dataset, run.device
-    check_compile(settings.compile, device, run.ranks)
+    check_compile(settings.compile, device, run.process_group)
     if settings.batch_size > len(dataset.train):
         raise ConfigError(
             f"trainer.batch_size={settings.batch_size} is more than the {len(dataset.train)} "
             "training images: choose a smaller one"
         )
     model, mixed = (smoke_tests or SmokeTests()).run(
-        config, settings, dataset, run.ranks.world_size
+        config, settings, dataset, run.process_group.world_size
     )
-    shares_norm = run.ranks.world_size > 1 and any(
+    shares_norm = run.process_group.world_size > 1 and any(
         isinstance(module, _BatchNorm) for module in model.modules()
     )
     if shares_norm and settings.sync_batch_norm and device.type != "cuda":
@@ -170,19 +170,19 @@ def load_planned_run(record: Record) -> PlannedRun:
 
 
 def _load(
-    config: Mapping[str, Any], ranks: ProcessGroup, precision: str | None = None
+    config: Mapping[str, Any], process_group: ProcessGroup, precision: str | None = None
 ) -> PlannedRun:
     """Return a run with its data, on the device of this process, but not signed."""
     settings: TrainerConfig = instantiate("trainer", config["trainer"])
-    if ranks.world_size > 1 and not settings.distributed:
+    if process_group.world_size > 1 and not settings.distributed:
         raise ConfigError(
-            f"torchrun started {ranks.world_size} processes, but trainer.distributed=false has no "
+            f"torchrun started {process_group.world_size} processes, but trainer.distributed=false has no "
             "run shared: choose trainer=ddp, or start it without torchrun"
         )
-    device = place_rank(resolve_device(settings.device), ranks)
+    device = place_rank(resolve_device(settings.device), process_group)
     precision = resolve_precision(precision or settings.precision, device)
     dataset: Dataset = instantiate("data", config["data"]).load(config["seed"])
-    return PlannedRun(config, settings, dataset, device, precision, ranks)
+    return PlannedRun(config, settings, dataset, device, precision, process_group)
 
 
 def _notes(run: PlannedRun, mixed: bool, shares_norm: bool) -> Iterator[str]:
@@ -208,5 +208,5 @@ def _notes(run: PlannedRun, mixed: bool, shares_norm: bool) -> Iterator[str]:
     if shares_norm and not settings.sync_batch_norm:
         yield (
             "BatchNorm's statistics in training were those of each of "
-            f"{run.ranks.world_size} processes' share of a batch (trainer.sync_batch_norm=false)"
+            f"{run.process_group.world_size} processes' share of a batch (trainer.sync_batch_norm=false)"
         )

@@ -18,7 +18,7 @@ from resnet_sweep.training.evaluation import Normalize
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoredRun:
     """A run's model with its best weights, on its device and in evaluation mode.
 
     `epoch` is the checkpoint's, and `val_acc` the validation accuracy there, in percent.
@@ -34,7 +34,7 @@ class Restored:
     val_acc: float
 
 
-def restore(directory: Path) -> Restored:
+def restore(directory: Path) -> RestoredRun:
     """Load the best checkpoint of a run.
 
     Raises:
@@ -74,7 +74,7 @@ def restore(directory: Path) -> Restored:
             "so put it back"
         ) from error
     set_exactness(run.device, run.precision)
-    return Restored(
+    return RestoredRun(
         model=model.to(run.device).eval(),
         dataset=run.dataset,
         normalize=Normalize(run.dataset.mean, run.dataset.std, run.device),

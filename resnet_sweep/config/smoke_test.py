@@ -21,7 +21,7 @@ from resnet_sweep.training.device import memory_bytes
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing
 
 # A model on the meta device takes about a megabyte.
-MOST_RESULTS = 64
+MAX_RESULTS = 64
 
 
 class SmokeTests:
@@ -41,13 +41,13 @@ class SmokeTests:
         data = [list(dataset.train.images.shape[1:]), dataset.classes, dataset.mean]
         batches = [len(dataset.train), settings.batch_size, settings.drop_last]
         model = self._once(
-            lambda: try_model(config, settings, dataset, world_size),
+            lambda: smoke_test_model(config, settings, dataset, world_size),
             [config["model"], data, batches, settings.progressive_resizing],
             [world_size, settings.sync_batch_norm],
         )
-        self._once(lambda: try_optimizer(config), config["optim"])
+        self._once(lambda: smoke_test_optimizer(config), config["optim"])
         mixed = self._once(
-            lambda: try_batch(config, dataset),
+            lambda: smoke_test_batch(config, dataset),
             [config["augmentation"], config["loss"], data, len(dataset.train) > 1],
         )
         return model, mixed
@@ -59,7 +59,7 @@ class SmokeTests:
                 self._results[key] = attempt()
             except ConfigError as error:
                 self._results[key] = error
-            if len(self._results) > MOST_RESULTS:
+            if len(self._results) > MAX_RESULTS:
                 del self._results[next(iter(self._results))]
         result = self._results[key]
         if isinstance(result, ConfigError):
@@ -78,7 +78,7 @@ def _explained(failure: str, advice: str) -> Iterator[None]:
         raise ConfigError(f"{failure} ({one_line(error)}): {advice}") from error
 
 
-def try_model(
+def smoke_test_model(
     config: Mapping[str, Any], settings: TrainerConfig, dataset: Dataset, world_size: int
 ) -> nn.Module:
     """Return the model on the meta device, tried with the smallest batch of each image size."""
@@ -154,7 +154,7 @@ def smallest_batch(settings: TrainerConfig, dataset: Dataset, world_size: int) -
     return count if settings.sync_batch_norm else count // world_size
 
 
-def try_optimizer(config: Mapping[str, Any]) -> None:
+def smoke_test_optimizer(config: Mapping[str, Any]) -> None:
     """Make a step with an optimizer, of a few weights."""
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
     for weight in model.parameters():
@@ -168,7 +168,7 @@ def try_optimizer(config: Mapping[str, Any]) -> None:
         optimizer.step()
 
 
-def try_batch(config: Mapping[str, Any], dataset: Dataset) -> bool:
+def smoke_test_batch(config: Mapping[str, Any], dataset: Dataset) -> bool:
     """Send an image or two through augmentation and loss; return whether the labels are mixed."""
     count, generator = min(2, len(dataset.train)), torch.Generator().manual_seed(0)
     images, labels = Batches(dataset.train, torch.device("cpu")).take(torch.arange(count))

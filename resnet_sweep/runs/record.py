@@ -101,7 +101,7 @@ class Record:
         gap: final training accuracy less final validation accuracy, in points.
         seconds: spent training and evaluating, including before interruptions; None if unknown.
         started, ended: times in ISO 8601.
-        ranks: number of processes that share the run.
+        world_size: number of processes that share the run.
         fingerprint: identifies the data.
         notes: what a reader of the results should know, a sentence each.
         digests: those of the files with metrics, to find altered ones.
@@ -117,7 +117,7 @@ class Record:
     config: dict[str, Json] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
-    flags: list[str] = field(default_factory=list)
+    hydra_flags: list[str] = field(default_factory=list)
     parameters: Annotated[int, Ge(0), Le(10**15)] | None = None
     best: BestEpoch | None = None
     final: FinalEpoch | None = None
@@ -128,7 +128,7 @@ class Record:
     host: str | None = None
     device: str | None = None
     threads: Count | None = None
-    ranks: Count | None = None
+    world_size: Count | None = None
     precision: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
@@ -193,7 +193,7 @@ class Record:
         ]
 
     @property
-    def ended_for_good(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether there is nothing left to train."""
         return self.state in ENDED
 

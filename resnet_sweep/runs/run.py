@@ -34,7 +34,7 @@ from resnet_sweep.runs.record import (
     State,
     new_heartbeat,
 )
-from resnet_sweep.runs.signature import differences, relevant, typed
+from resnet_sweep.runs.signature import differences, format_setting, signed_settings
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Run:
             if earlier is not None:
                 if _is_done(directory, earlier):
                     return cls(directory, earlier, contextlib.ExitStack())
-                if earlier.ended_for_good:
+                if earlier.has_ended:
                     log.warning(
                         "warning: %s isn't what the run wrote; the run is resumed from its "
                         "last checkpoint, to write it again",
@@ -165,7 +165,7 @@ def write_plan(directory: Path, record: Record) -> None:
     with _usable(directory), _locked(directory, record) as earlier:
         plan = replace(record, state=PENDING, reason="", heartbeat=None)
         if earlier is not None:
-            if earlier.ended_for_good:
+            if earlier.has_ended:
                 return
             for name in (*_OUTCOME, "digests", "state", "reason", "ended"):
                 setattr(plan, name, getattr(earlier, name))
@@ -307,13 +307,13 @@ def _is_done(directory: Path, record: Record) -> bool:
     A run that was trained to its end is resumed if its files with metrics were altered: from its
     last checkpoint, with nothing left to train, it writes them again.
     """
-    return record.ended_for_good and (record.state == "pruned" or not record.altered(directory))
+    return record.has_ended and (record.state == "pruned" or not record.altered(directory))
 
 
 def _describe_difference(earlier: Record, record: Record) -> str:
     """Return the first differences of two runs, such as `optim.lr: 0.1 there, 0.05 here`."""
     there, here = (
-        relevant(run.config, run.precision or "", run.fingerprint or "")
+        signed_settings(run.config, run.precision or "", run.fingerprint or "")
         for run in (earlier, record)
     )
     apart = differences(there, here)
@@ -321,7 +321,8 @@ def _describe_difference(earlier: Record, record: Record) -> str:
         # These settings choose other images, so the fingerprint differs too.
         apart.pop("data", None)
     found = [
-        f"{name}: {typed(one)} there, {typed(other)} here" for name, (one, other) in apart.items()
+        f"{name}: {format_setting(one)} there, {format_setting(other)} here"
+        for name, (one, other) in apart.items()
     ]
     if not found:
         return "made by another version of this program"

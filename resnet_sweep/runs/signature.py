@@ -33,7 +33,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield name, value
 
 
-def typed(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """Return the value of a setting as it is typed: null, true, 0.1, [16, 32]."""
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -43,7 +43,7 @@ def is_incidental(name: str) -> bool:
     return name in INCIDENTAL or name.startswith(_INCIDENTAL_GROUPS)
 
 
-def relevant(config: Mapping[str, Any], precision: str, fingerprint: str) -> dict[str, Any]:
+def signed_settings(config: Mapping[str, Any], precision: str, fingerprint: str) -> dict[str, Any]:
     """Return everything that decides what is trained, flat.
 
     Args:
@@ -51,7 +51,9 @@ def relevant(config: Mapping[str, Any], precision: str, fingerprint: str) -> dic
         precision: what `trainer.precision` resolves to on the device.
         fingerprint: identifies the data.
     """
-    settings = {name: plain(value) for name, value in flatten(config) if not is_incidental(name)}
+    settings = {
+        name: normalize_number(value) for name, value in flatten(config) if not is_incidental(name)
+    }
     # The order of other settings has no effect.
     if len(order := augmentation_order(config)) > 1:
         settings[ORDER] = order
@@ -64,16 +66,16 @@ def augmentation_order(config: Mapping[str, Any]) -> list[str]:
     return list(operations) if isinstance(operations, Mapping) else []
 
 
-def plain(value: Any) -> Any:
+def normalize_number(value: Any) -> Any:
     """Return the same value for 1 and 1.0, which train the same."""
     if isinstance(value, list):
-        return [plain(entry) for entry in value]
+        return [normalize_number(entry) for entry in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def sign(config: Mapping[str, Any], precision: str, fingerprint: str) -> str:
     """Return the signature of a run, 16 hexadecimal digits; for the arguments see `relevant`."""
-    content = json.dumps(relevant(config, precision, fingerprint), sort_keys=True)
+    content = json.dumps(signed_settings(config, precision, fingerprint), sort_keys=True)
     return blake2b(content.encode(), digest_size=8).hexdigest()
 
 

@@ -19,8 +19,8 @@ from resnet_sweep.config.check import check_names, check_value
 from resnet_sweep.config.compose import (
     ComposedConfig,
     composed_job,
-    flags_of,
-    overrides_of,
+    read_hydra_flags,
+    read_overrides,
     resolve,
     unresolved,
 )
@@ -32,7 +32,7 @@ from resnet_sweep.ranges import Count
 from resnet_sweep.runs.provenance import write_hydra_folder
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import write_plan
-from resnet_sweep.runs.signature import flatten, relevant
+from resnet_sweep.runs.signature import flatten, signed_settings
 from resnet_sweep.studies.search_space import (
     Parameters,
     SearchSpace,
@@ -42,9 +42,9 @@ from resnet_sweep.studies.search_space import (
 from resnet_sweep.studies.trial_queue import FOUND, SIGNATURE
 from resnet_sweep.sweeps.grid import preset_overrides
 from resnet_sweep.sweeps.plan import (
-    OF_SWEEP,
+    SWEEP_KEYS,
     invalid_jobs,
-    key_of,
+    override_key,
     sweep_settings,
     with_seed,
 )
@@ -116,13 +116,13 @@ class StudyPlan:
         self.loader, self.config = loader, config
         self.settings = settings = _sweeper_settings(config)
         self.name: str = settings["study_name"] or NAME
-        self.whole = sweep_settings(config)
-        _check_settings(config, self.whole)
-        self.replicates: int = self.whole["replicates"]
+        self.sweep_settings = sweep_settings(config)
+        _check_settings(config, self.sweep_settings)
+        self.replicates: int = self.sweep_settings["replicates"]
         self.space = SearchSpace(
-            [*preset_overrides(settings["params"]), *overrides_of(config.hydra)]
+            [*preset_overrides(settings["params"]), *read_overrides(config.hydra)]
         )
-        self.objectives = Objective.all_of(self.whole)
+        self.objectives = Objective.all_of(self.sweep_settings)
         self.directions = check_directions(self.objectives, settings["direction"])
         self.sampler = TrialSampler(settings["sampler"], self.space, self.directions)
         count: int = settings["n_trials"]
@@ -160,7 +160,9 @@ class StudyPlan:
             with composed_job(self.loader, self.config, overrides) as config:
                 config.hydra.job.num, config.hydra.job.id = number, str(number)
                 typed = [
-                    word for word in overrides_of(config.hydra) if key_of(word) not in OF_SWEEP
+                    word
+                    for word in read_overrides(config.hydra)
+                    if override_key(word) not in SWEEP_KEYS
                 ]
                 seed = resolve(config, "seed")
                 check_value("seed", seed, CONFIG_SETTINGS["seed"])
@@ -181,7 +183,7 @@ class StudyPlan:
         config.hydra.overrides.task = overrides
         # The flags of the command, which a worker composes without.
         composed = replace(
-            ComposedConfig.of(config, config.hydra), flags=flags_of(self.config.hydra)
+            ComposedConfig.of(config, config.hydra), hydra_flags=read_hydra_flags(self.config.hydra)
         )
         planned = plan_run(composed.settings, smoke_tests=self.smoke_tests)
         if not planned.settings.resume:
@@ -248,19 +250,19 @@ class StudyPlan:
 
     def _fingerprint(self) -> dict[str, Any]:
         record = self.corners[0].record
-        settings = relevant(record.config, record.precision or "", record.fingerprint or "")
+        settings = signed_settings(record.config, record.precision or "", record.fingerprint or "")
         searched = self.space.descriptions().items()
         return {
             **settings,
             **{key.lstrip("+"): f"searched, {text}" for key, text in searched},
             "objective": [objective.name for objective in self.objectives],
-            "reference": self.whole["reference"],
+            "reference": self.sweep_settings["reference"],
             "replicates": self.replicates,
         }
 
     def finished_trials(self) -> list[FrozenTrial]:
         """Return the trials whose runs are finished already, oldest first, to begin with."""
-        cache = RunCache.here()
+        cache = RunCache.default()
         found: dict[str, FrozenTrial] = {}
         for group in reversed(replicates(cache.runs)):
             complete = next((run for run in group.counted if run.state in COMPLETE), None)
@@ -272,7 +274,7 @@ class StudyPlan:
                 signatures = [run.planned.signature for run in self.plan_trial(parameters)]
             except ConfigError:
                 continue
-            runs = [run for name in signatures if (run := cache.complete(name)) is not None]
+            runs = [run for name in signatures if (run := cache.find_complete(name)) is not None]
             values = [[goal.value(run) for run in runs] for goal in self.objectives]
             known = [[value for value in column if value is not None] for column in values]
             if any(len(column) < len(signatures) for column in known):

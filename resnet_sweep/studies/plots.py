@@ -17,7 +17,7 @@ from resnet_sweep.studies.storage import find_storage
 from resnet_sweep.studies.trial_queue import STATES, count_states
 
 # Points of a plot take room on the page, and time of the browser that opens it.
-MOST_STUDIES, MOST_TRIALS, MOST_KEYS = 5, 2000, 12
+MAX_STUDIES, MAX_TRIALS, MAX_KEYS = 5, 2000, 12
 # In the texts of a plot, such as those that appear beside the mouse.
 LONG_NUMBER = re.compile(r"\b\d+\.\d{5,}(e[-+]\d+)?\b")
 
@@ -31,10 +31,10 @@ def plot_studies(directories: Sequence[Path]) -> list[dict[str, Any]]:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     studies: list[dict[str, Any]] = []
-    for directory in directories[:MOST_STUDIES]:
+    for directory in directories[:MAX_STUDIES]:
         if (storage := find_storage(directory)) is not None:
             studies += _studies(storage)
-    return studies[:MOST_STUDIES]
+    return studies[:MAX_STUDIES]
 
 
 def _studies(storage: BaseStorage) -> Iterator[dict[str, Any]]:
@@ -45,9 +45,9 @@ def _studies(storage: BaseStorage) -> Iterator[dict[str, Any]]:
             if not any(trial.state is TrialState.COMPLETE for trial in trials):
                 continue
             names = list(study.metric_names or [])
-            if len(trials) > MOST_TRIALS:
+            if len(trials) > MAX_TRIALS:
                 study = optuna.create_study(directions=study.directions)
-                study.add_trials(trials[-MOST_TRIALS:])
+                study.add_trials(trials[-MAX_TRIALS:])
             yield {
                 "name": shown(summary.study_name),
                 "summary": count_states(STATES[trial.state] for trial in trials),
@@ -57,7 +57,7 @@ def _studies(storage: BaseStorage) -> Iterator[dict[str, Any]]:
 
 def _figures(study: optuna.Study, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     trials = study.get_trials(deepcopy=False)
-    keys = sorted({key for trial in trials for key in trial.params})[:MOST_KEYS]
+    keys = sorted({key for trial in trials for key in trial.params})[:MAX_KEYS]
     several = len(study.directions) > 1
     if several:
         yield from _figure("Pareto front", visualization.plot_pareto_front, study)

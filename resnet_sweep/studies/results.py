@@ -16,7 +16,7 @@ from resnet_sweep.compare.format import FEW_DIGITS, format_table, reproduce_comm
 from resnet_sweep.compare.group import COMPLETE, Statistic
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.config.command import relative
+from resnet_sweep.config.command import relative_path
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.record import duration
 from resnet_sweep.studies.plan import StudyPlan
@@ -32,9 +32,9 @@ from resnet_sweep.studies.trial_queue import (
     brief_parameters,
     count_states,
 )
-from resnet_sweep.sweeps.manifest import RESULTS, Definition, JobEntry, Manifest
+from resnet_sweep.sweeps.manifest import RESULTS, JobEntry, Manifest, SweepDefinition
 
-MOST_LISTED = 10
+MAX_LISTED = 10
 # The files are written after this many seconds, and after this many times what writing them took,
 # so that their share of the time doesn't grow with the number of trials.
 PAUSE_SECONDS, PAUSE_FACTOR = 1.0, 20
@@ -189,7 +189,7 @@ class StudyResults:
             )
             for result in results
         ]
-        return Manifest(definition=Definition(**self.definition), jobs=jobs)
+        return Manifest(definition=SweepDefinition(**self.definition), jobs=jobs)
 
     def summary(self, width: int | None) -> list[str]:
         """Return the best trials, how many there are in each state, and those that failed."""
@@ -204,14 +204,14 @@ class StudyResults:
             complete = [(gain, result) for gain, result in complete if result.number in front]
         complete.sort(key=lambda pair: pair[0], reverse=True)
         ranked = [result for _, result in complete]
-        lines = self._ranking(ranked[:MOST_LISTED], width) if ranked else []
+        lines = self._ranking(ranked[:MAX_LISTED], width) if ranked else []
         lines.append(count_states(result.state for result in results))
         if ranked and (command := self._best_command(ranked[0])) is not None:
             lines.append(f"Reproduce the best run:\n  {command}")
         broken = [result for result in results if result.state in ("failed", "diverged")]
         lines += [
             f"trial {result.number} {result.state}: {shown(result.reason)}"
-            for result in broken[:MOST_LISTED]
+            for result in broken[:MAX_LISTED]
         ]
         return lines
 
@@ -228,7 +228,7 @@ class StudyResults:
                     *(objective.format(value) for objective, value in values),
                     duration(result.seconds or 0),
                     *(shown(result.parameters.get(key, ""), FEW_DIGITS) for key in keys),
-                    relative(result.directory),
+                    relative_path(result.directory),
                 ]
             )
         return format_table(rows, frozenset({0, *range(2, 3 + len(objectives))}), width)

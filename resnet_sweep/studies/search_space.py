@@ -35,7 +35,7 @@ from resnet_sweep.sweeps.plan import WHOLE_SWEEP_SETTINGS
 
 Parameters = Mapping[str, Any]
 # Of a choice with more values than this, the first and the last are planned as corners.
-MOST_CORNERS = 50
+MAX_CORNERS = 50
 SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
 PRUNERS = ("optuna.pruners.*",)
 # How many points are sampled to try a sampler out.
@@ -271,7 +271,7 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
 def _ends(distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         choices = list(distribution.choices)
-        return choices if len(choices) <= MOST_CORNERS else [choices[0], choices[-1]]
+        return choices if len(choices) <= MAX_CORNERS else [choices[0], choices[-1]]
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
     return [distribution.low] if distribution.single() else [distribution.low, distribution.high]
 

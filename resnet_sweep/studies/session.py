@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from resnet_sweep.compare.format import shown
-from resnet_sweep.config.command import relative
-from resnet_sweep.config.compose import overrides_of
+from resnet_sweep.config.command import relative_path
+from resnet_sweep.config.compose import read_overrides
 from resnet_sweep.console import console
 from resnet_sweep.errors import one_line
 from resnet_sweep.runs.files import write_atomically
@@ -62,7 +62,7 @@ def run_study(context: HydraContext, config: DictConfig) -> int:
         session = StudySession(plan, open_study(plan))
     if launcher is None or session.queue.is_done():
         return session.work()
-    return session.attend(launcher)
+    return session.launch_workers(launcher)
 
 
 def work_on_study(directory: Path) -> int:
@@ -80,7 +80,7 @@ def worker_config(config: DictConfig) -> dict[str, Any]:
     hydra = config.hydra
     directory = QuotedString(str(hydra.sweep.dir), Quote.single).with_quotes()
     # Of two overrides of one key, the later holds.
-    overrides = [*overrides_of(hydra, "hydra"), *overrides_of(hydra)]
+    overrides = [*read_overrides(hydra, "hydra"), *read_overrides(hydra)]
     return {
         "folder": os.getcwd(),
         "sources": OmegaConf.to_container(hydra.runtime.config_sources),
@@ -120,7 +120,7 @@ class StudySession:
             "command": self.command,
             "study": plan.name,
             "objective": [objective.name for objective in plan.objectives],
-            "reference": plan.whole["reference"],
+            "reference": plan.sweep_settings["reference"],
             "replicates": plan.replicates,
             "space": plan.space.descriptions(),
         }
@@ -144,7 +144,7 @@ class StudySession:
             stop.release()
         return self._print_end()
 
-    def attend(self, launcher: Launcher) -> int:
+    def launch_workers(self, launcher: Launcher) -> int:
         """Launch workers, and print how trials end until none is left; return the exit status."""
         lost: list[str] = []
         numbers = range(self.plan.settings["n_jobs"])
@@ -173,7 +173,7 @@ class StudySession:
                 watcher.join()
         if not (self.queue.is_done() or self._too_many_failures()):
             lost.append(
-                f"no worker is left here; {relative(self.directory)}/{WORKERS}/*/{WORKER_LOG} may "
+                f"no worker is left here; {relative_path(self.directory)}/{WORKERS}/*/{WORKER_LOG} may "
                 f"say why. Resume with:\n  {self.command}"
             )
         for line in lost:
@@ -194,7 +194,7 @@ class StudySession:
     @contextlib.contextmanager
     def _reporting(self, stop: StopSignal | None = None) -> Iterator[None]:
         """Write the results at both ends, and print why work ends early, within a `with` block."""
-        console.print(f"Sweep directory: {relative(self.directory)}", markup=False)
+        console.print(f"Sweep directory: {relative_path(self.directory)}", markup=False)
         text, multirun = "", self.directory / MULTIRUN
         try:
             # A full disk may have space later.
@@ -252,7 +252,7 @@ class StudySession:
         done = self.queue.is_done()
         if not done and (reason := self._too_many_failures()):
             lines.append(reason)
-        lines.append(f"Its report: python -m resnet_sweep report {relative(self.directory)}")
+        lines.append(f"Its report: python -m resnet_sweep report {relative_path(self.directory)}")
         console.print("\n".join(lines), markup=False)
         broken = any(result.state in ("failed", "diverged") for result in self.results.all())
         return int(broken or not done)

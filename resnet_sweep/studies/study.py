@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 5
 # User attributes of a study: its fingerprint, the sweep's directory, and how many of its trials had
 # an outcome when it was made.
 FINGERPRINT, DIRECTORY, WARM = "resnet_sweep", "directory", "warm_started"
-MOST_DIFFERENCES = 5
+MAX_DIFFERENCES = 5
 
 
 def check_directory(plan: StudyPlan) -> None:
@@ -177,5 +177,5 @@ def _check_fingerprint(study: optuna.Study, asked: Mapping[str, Any]) -> None:
     ]
     if listed:
         raise ConfigError(
-            f"{which} has other settings ({'; '.join(listed[:MOST_DIFFERENCES])}): {other}"
+            f"{which} has other settings ({'; '.join(listed[:MAX_DIFFERENCES])}): {other}"
         )

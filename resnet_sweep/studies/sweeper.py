@@ -22,10 +22,10 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Work on the study until it has ended; see `run_study`."""
         # Imported here because Optuna and torch take seconds that --help needn't wait.
-        from resnet_sweep.config.errors import internal_errors
+        from resnet_sweep.config.errors import wrap_internal_errors
         from resnet_sweep.studies.session import run_study
 
-        with internal_errors():
+        with wrap_internal_errors():
             status = run_study(self.context, self.composed)
         if status:
             raise SystemExit(status)

@@ -68,7 +68,7 @@ class TrialLock:
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
 
-    def is_ours(self) -> bool:
+    def is_owned(self) -> bool:
         """Return whether the storage still has the trial as this process's."""
         entry = self.storage.get_trial(self.id).user_attrs.get(HEARTBEAT) or {}
         return all(entry.get(name) == new_heartbeat()[name] for name in ("host", "process"))
@@ -83,11 +83,11 @@ class TrialLock:
                 self._write(renewed=0.0, epochs=None, crashes=0)
         self._lock.release()
 
-    def undo(self) -> None:
+    def revert(self) -> None:
         """Let other workers in to a trial that is another one's, as if it hadn't been taken."""
         self._released.set()
         self._thread.join()
-        if self.is_ours():
+        if self.is_owned():
             self.storage.set_trial_user_attr(self.id, HEARTBEAT, self._found)
         self._lock.release()
 
@@ -112,7 +112,7 @@ class TrialLock:
         if found is not None and found.get("host") != new_heartbeat()["host"]:
             # Locks don't reach other machines, so two may have found it free at once.
             time.sleep(DOUBT_SECONDS)
-            if not self.is_ours():
+            if not self.is_owned():
                 raise taken
 
     def _write(self, **changes: Any) -> None:
@@ -124,7 +124,7 @@ class TrialLock:
         while not self._released.wait(HEARTBEAT_SECONDS):
             # A database that can't be reached now may be back in 20 seconds.
             with contextlib.suppress(Exception):
-                if self.is_ours():
+                if self.is_owned():
                     self._write()
 
 
@@ -177,7 +177,7 @@ class TrialQueue:
             self.study.add_trial(create_trial(state=TrialState.WAITING))
         return self.take()
 
-    def is_same(self, trial: Trial, signature: str) -> bool:
+    def is_duplicate(self, trial: Trial, signature: str) -> bool:
         """Return whether another trial trains the very same; this one then has its outcome."""
         with exclusive(self.directory):
             attributes = trial.user_attrs

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from resnet_sweep.compare.loaded_run import LoadedRun, Metrics, load_run
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.config.command import relative
+from resnet_sweep.config.command import relative_path
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.jobs import train_planned
@@ -130,7 +130,7 @@ class StudyWorker:
     ) -> None:
         self.plan, self.queue, self.stop, self.on_end = plan, queue, stop, on_end
         self.objectives = plan.objectives
-        self.cache = RunCache.here(queue.directory) if plan.whole["reuse"] else None
+        self.cache = RunCache.default(queue.directory) if plan.sweep_settings["reuse"] else None
 
     def work_on(self, lock: TrialLock) -> None:
         """Train a trial, store how it ended, and release it.
@@ -149,7 +149,7 @@ class StudyWorker:
                 self._store(trial, end)
         except TrialTakenOver:
             # Where a machine was lost, its run's heartbeat may outlive that of its trial a little.
-            lock.undo()
+            lock.revert()
             time.sleep(IDLE_SECONDS)
         except BaseException:
             lock.release(saved=True)
@@ -176,7 +176,7 @@ class StudyWorker:
             runs = self.plan.plan_trial(trial.params, trial.number)
         except ConfigError as error:
             raise TrialFailed(str(error)) from error
-        if self.queue.is_same(trial, runs[0].planned.signature):
+        if self.queue.is_duplicate(trial, runs[0].planned.signature):
             return None
         verb = "resumed" if (runs[0].directory / "run.json").exists() else "started"
         words = brief_parameters(trial.params)
@@ -226,7 +226,7 @@ class StudyWorker:
         """
         directory = run.directory
         if self.cache is not None and not (directory / "run.json").exists():
-            found = self.cache.complete(run.planned.signature)
+            found = self.cache.find_complete(run.planned.signature)
             # Of a damaged run, the metrics may be missing.
             if found is not None and None not in [goal.value(found) for goal in self.objectives]:
                 if callback is not None:
@@ -241,7 +241,7 @@ class StudyWorker:
             train_planned(directory, self.stop, run.planned, [] if callback is None else [callback])
         except (ConfigError, OSError) as error:
             reason = one_line(error)
-        trained = load_run(directory, relative(directory))
+        trained = load_run(directory, relative_path(directory))
         if isinstance(trained, LoadedRun):
             if trained.record.state in ENDED and not reason:
                 return trained
@@ -251,7 +251,7 @@ class StudyWorker:
         if callback is not None and callback.storage_error is not None:
             # It says nothing about the trial.
             raise callback.storage_error
-        if _is_held(directory) or not lock.is_ours():
+        if _is_held(directory) or not lock.is_owned():
             raise TrialTakenOver
         raise TrialFailed(reason)
 

@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.signature import typed
+from resnet_sweep.runs.signature import format_setting
 
 # Planning this many jobs takes an hour.
 MAX_COMBINATIONS = 100_000
@@ -42,10 +42,10 @@ class GridSweeper(Sweeper):
             SystemExit: not all jobs reached what was asked for.
         """
         # Imported here because torch takes seconds that --help needn't wait.
-        from resnet_sweep.config.errors import internal_errors
+        from resnet_sweep.config.errors import wrap_internal_errors
         from resnet_sweep.sweeps.runner import run_sweep
 
-        with internal_errors():
+        with wrap_internal_errors():
             status = run_sweep(
                 self.context, self.composed, [*preset_overrides(self.params), *arguments]
             )
@@ -105,7 +105,7 @@ def expand(
     return [[word for part in combination for word in part] for combination in product(*choices)]
 
 
-def pairs_of(zipped: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
+def parse_zip(zipped: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
     """Return the lists of paired keys that `zip` names; one list may stand alone."""
     alone = [entry for entry in zipped if isinstance(entry, str)]
     if len(alone) == len(zipped):
@@ -118,7 +118,7 @@ def preset_overrides(params: Mapping[str, Any] | None) -> list[str]:
     plain: Any = params or {}
     if isinstance(plain, DictConfig):
         plain = OmegaConf.to_container(plain, resolve=False)
-    return [f"{key}={typed(value)}" for key, value in plain.items()]
+    return [f"{key}={format_setting(value)}" for key, value in plain.items()]
 
 
 def _values(override: Override) -> list[str]:

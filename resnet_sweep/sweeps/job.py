@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
-from resnet_sweep.config.command import relative
+from resnet_sweep.config.command import relative_path
 from resnet_sweep.runs.lock import is_held
 from resnet_sweep.runs.record import ENDED, Record
 
@@ -35,9 +35,9 @@ class Job:
         self.number, self.planned, self.directory = number, planned, directory
         self.hydra = hydra or {}
         self.reused = False
-        self.run = LoadedRun(directory, relative(directory), planned)
+        self.run = LoadedRun(directory, relative_path(directory), planned)
         self.error: str | None = None
-        self.seen: tuple[int, ...] | None = None
+        self.last_stat: tuple[int, ...] | None = None
 
     @property
     def record(self) -> Record:
@@ -60,7 +60,7 @@ class Job:
         return self.state in ENDED
 
     @property
-    def starts_over(self) -> bool:
+    def from_scratch(self) -> bool:
         """Whether it is to be trained anew from its first epoch (trainer.resume=false)."""
         return not self.planned.config["trainer"].get("resume", True)
 
@@ -85,17 +85,17 @@ class Job:
     def reuse(self, other: LoadedRun) -> None:
         """Take the run that was trained elsewhere."""
         self.directory, self.reused = Path(os.path.abspath(other.directory)), True
-        reused = LoadedRun(self.directory, relative(self.directory), other.record)
+        reused = LoadedRun(self.directory, relative_path(self.directory), other.record)
         self.run = reused.with_choices(self.planned.choices)
 
-    def look(self) -> bool:
+    def refresh(self) -> bool:
         """Read the record in its directory; return whether it has changed."""
         try:
             status = os.stat(self.directory / "run.json")
         except OSError:
             return False
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if seen == self.seen:
+        if seen == self.last_stat:
             return False
         found, error = load_run(self.directory, self.run.name), None
         run = LoadedRun(self.directory, self.run.name, self.planned)
@@ -107,5 +107,5 @@ class Job:
             run = found.with_choices(self.planned.choices)
         # Another thread that sees the change must find the new run.
         self.run, self.error = run, error
-        self.seen = seen
+        self.last_stat = seen
         return True

@@ -17,7 +17,7 @@ from resnet_sweep.compare.objective import Objective
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.record import PENDING
-from resnet_sweep.runs.signature import flatten, typed
+from resnet_sweep.runs.signature import flatten, format_setting
 from resnet_sweep.sweeps.job import Job
 
 MANIFEST, RESULTS, MULTIRUN = "sweep.json", "results.csv", "multirun.yaml"
@@ -48,7 +48,7 @@ class JobEntry(BaseModel):
     choices: dict[str, str] = Field(default_factory=dict)
 
 
-class Definition(BaseModel):
+class SweepDefinition(BaseModel):
     """What `sweep.json` says of the sweep as a whole; a study has further keys.
 
     Attributes:
@@ -71,7 +71,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    definition: Definition = Field(default_factory=Definition)
+    definition: SweepDefinition = Field(default_factory=SweepDefinition)
     jobs: list[JobEntry] = Field(default_factory=list)
     heartbeat: dict[str, Any] | None = None
 
@@ -103,7 +103,7 @@ def write_manifest(
     definition: Mapping[str, Any],
     heartbeat: Mapping[str, Any] | None,
 ) -> None:
-    """Write `sweep.json` of a grid; see `Definition` and `Manifest`."""
+    """Write `sweep.json` of a grid; see `SweepDefinition` and `Manifest`."""
     flat = [dict(flatten(job.planned.config)) for job in jobs]
     common = {
         name: value
@@ -126,7 +126,7 @@ def write_manifest(
         for job, settings in zip(jobs, flat, strict=True)
     ]
     manifest = Manifest(
-        definition=Definition(**{**definition, "settings": common}),
+        definition=SweepDefinition(**{**definition, "settings": common}),
         jobs=entries,
         heartbeat=None if heartbeat is None else dict(heartbeat),
     )
@@ -161,7 +161,7 @@ def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) ->
                 job.run.final_accuracy,
                 job.record.seconds or None,
                 *(objective.value(job.run) for _ in judged),
-                *("" if value is MISSING else typed(value) for value in settings),
+                *("" if value is MISSING else format_setting(value) for value in settings),
                 *(statistics[job.run] or (None, None, 0)),
             ]
         )

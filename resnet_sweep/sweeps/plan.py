@@ -16,11 +16,11 @@ from resnet_sweep.compare.filter_expression import FilterExpression, check_field
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.check import SETTINGS, check_value
-from resnet_sweep.config.command import relative
+from resnet_sweep.config.command import relative_path
 from resnet_sweep.config.compose import (
     ComposedConfig,
     composed_job,
-    overrides_of,
+    read_overrides,
     resolve,
     unresolved,
 )
@@ -31,8 +31,8 @@ from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError, InvalidJobs
 from resnet_sweep.runs.record import PENDING, Record
 from resnet_sweep.runs.run import unexpected_file
-from resnet_sweep.runs.signature import differences, is_incidental, typed
-from resnet_sweep.sweeps.grid import expand, pairs_of
+from resnet_sweep.runs.signature import differences, format_setting, is_incidental
+from resnet_sweep.sweeps.grid import expand, parse_zip
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.manifest import JobEntry, Manifest
 from resnet_sweep.sweeps.run_cache import RunCache
@@ -42,9 +42,9 @@ Item = TypeVar("Item")
 # Settings of a sweep as a whole.
 WHOLE_SWEEP_SETTINGS = tuple(name for name in SETTINGS if name != "seed")
 # Overrides that the command of one run leaves out. A preset for sweeps sets nothing else of jobs.
-OF_SWEEP = {"sweep", *WHOLE_SWEEP_SETTINGS} - {"objective", "reference"}
+SWEEP_KEYS = {"sweep", *WHOLE_SWEEP_SETTINGS} - {"objective", "reference"}
 # How many wrong jobs, and how many differences, are listed.
-MOST_LISTED = 20
+MAX_LISTED = 20
 # In a pipe, progress is printed this often.
 PLAIN_SECONDS = 10
 
@@ -83,14 +83,14 @@ class SweepPlan:
             for name in ("sweep_filter", "baseline")
         )
         self.objective = Objective.of(self.settings)
-        self.pairs = pairs_of(self.settings["zip"])
+        self.pairs = parse_zip(self.settings["zip"])
         self.manifest = Manifest.read(directory)
         if "study" in (self.manifest.definition.model_extra or {}):
             raise ConfigError(
-                f"{relative(directory)} is the directory of a study: resume that with "
+                f"{relative_path(directory)} is the directory of a study: resume that with "
                 "hydra/sweeper=optuna, or choose another hydra.sweep.dir"
             )
-        self.cache = RunCache.here()
+        self.cache = RunCache.default()
         self.duplicates: list[tuple[str, Job]] = []
         self.filtered = 0
         self._known = {job.signature: job.number for job in self.manifest.jobs}
@@ -100,11 +100,11 @@ class SweepPlan:
         self._directories: set[Path] = set()
         combinations = expand(overrides, self.pairs, loader)
         wrong: dict[str, list[str]] = {}
-        for combination in counted(combinations, "composed"):
+        for combination in track_jobs(combinations, "composed"):
             try:
                 self._plan_combination(loader, master, combination)
             except COMPOSITION_ERRORS as error:
-                job = " ".join(word for word in combination if key_of(word) not in OF_SWEEP)
+                job = " ".join(word for word in combination if override_key(word) not in SWEEP_KEYS)
                 wrong.setdefault(format_error(error, combination), []).append(job)
         if wrong:
             # Another process may have written what is in the way meanwhile.
@@ -125,7 +125,7 @@ class SweepPlan:
         return [
             job
             for job in self.jobs
-            if job.starts_over
+            if job.from_scratch
             or not (job.ended or job.reused or (not retry_failed and job.state == "failed"))
         ]
 
@@ -142,7 +142,7 @@ class SweepPlan:
         self, loader: ConfigLoader, master: DictConfig, overrides: list[str]
     ) -> None:
         with composed_job(loader, master, overrides) as config:
-            typed_overrides = overrides_of(config.hydra)
+            typed_overrides = read_overrides(config.hydra)
             seed = resolve(config, "seed")
             check_value("seed", seed, SETTINGS["seed"])
             for replicate in range(self.settings["replicates"]):
@@ -166,7 +166,7 @@ class SweepPlan:
             if not self.filter.matches(fields):
                 self.filtered += 1
                 return
-        overrides = [word for word in composed.overrides if key_of(word) not in OF_SWEEP]
+        overrides = [word for word in composed.overrides if override_key(word) not in SWEEP_KEYS]
         planned = plan_run(composed.settings, smoke_tests=self._smoke_tests)
         record = planned.record(replace(composed, overrides=overrides))
         if record.signature in self._planned:
@@ -182,7 +182,7 @@ class SweepPlan:
             self._next_number += 1
         hydra = config.hydra
         hydra.job.num, hydra.job.id, hydra.sweep.dir = number, str(number), str(self.directory)
-        _refresh(config)
+        _sync_hydra_config(config)
         subdirectory = str(hydra.sweep.subdir)
         directory = Path(os.path.abspath(self.directory / subdirectory))
         inside = directory.is_relative_to(self.directory)
@@ -198,20 +198,20 @@ class SweepPlan:
             )
         self._directories.add(directory)
         hydra.runtime.output_dir, hydra.overrides.task = str(directory), record.overrides
-        _refresh(config)
+        _sync_hydra_config(config)
         own = {part: unresolved(hydra[part]) for part in ("job", "overrides", "sweep", "runtime")}
         own["job"] |= {name: resolve(hydra.job, name) for name in ("env_set", "chdir")}
         own["sweep"]["subdir"] = subdirectory
         own["runtime"]["choices"] |= record.choices
         job = Job(number, record, directory, own)
-        found = job.look()
+        found = job.refresh()
         if found and job.error:
             raise ConfigError(
                 f"{directory} can't be resumed ({job.error}): restore it, or choose another "
                 "hydra.sweep.dir"
             )
-        if job.state == PENDING and self.settings["reuse"] and not job.starts_over:
-            elsewhere = self.cache.complete(record.signature)
+        if job.state == PENDING and self.settings["reuse"] and not job.from_scratch:
+            elsewhere = self.cache.find_complete(record.signature)
             if elsewhere is not None:
                 job.reuse(elsewhere)
         if not found and not job.reused and (there := unexpected_file(directory)) is not None:
@@ -230,10 +230,10 @@ class SweepPlan:
         ]
         if not others:
             return
-        listed = [f"job {job.number} ({self._describe(job)})" for job in others[:MOST_LISTED]]
-        more = f", and {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
+        listed = [f"job {job.number} ({self._describe(job)})" for job in others[:MAX_LISTED]]
+        more = f", and {len(others) - MAX_LISTED} more" if len(others) > MAX_LISTED else ""
         raise ConfigError(
-            f"{relative(self.directory)} has runs that this command doesn't ask for: "
+            f"{relative_path(self.directory)} has runs that this command doesn't ask for: "
             f"{', '.join(listed)}{more}; ask for them as well, or choose another hydra.sweep.dir, "
             "where those that are finished are reused"
         )
@@ -250,7 +250,7 @@ class SweepPlan:
         settings = self.manifest.definition.settings | job.settings
         found = (
             [
-                f"{name}: {typed(there)} there, {typed(here)} here"
+                f"{name}: {format_setting(there)} there, {format_setting(here)} here"
                 for name, (there, here) in differences(settings, planned.run.config).items()
                 if not is_incidental(name)
             ]
@@ -283,24 +283,24 @@ def invalid_jobs(wrong: Mapping[str, Sequence[str]], count: int, noun: str) -> C
         f"{sum(map(len, wrong.values()))} of {count} {noun} are wrong, so nothing was started:"
     ]
     for reason, jobs in wrong.items():
-        lines += [f"  {job}" for job in jobs[:MOST_LISTED]]
-        if len(jobs) > MOST_LISTED:
-            lines.append(f"  and {len(jobs) - MOST_LISTED} more")
+        lines += [f"  {job}" for job in jobs[:MAX_LISTED]]
+        if len(jobs) > MAX_LISTED:
+            lines.append(f"  and {len(jobs) - MAX_LISTED} more")
         lines.append(f"    {reason}")
     return InvalidJobs("\n".join(lines))
 
 
 def with_seed(overrides: Iterable[str], seed: int) -> list[str]:
     """Return overrides with another seed."""
-    return [*(word for word in overrides if key_of(word) != "seed"), f"seed={seed}"]
+    return [*(word for word in overrides if override_key(word) != "seed"), f"seed={seed}"]
 
 
-def key_of(override: str) -> str:
+def override_key(override: str) -> str:
     """Return what an override sets."""
     return override.partition("=")[0]
 
 
-def counted(jobs: Sequence[Item], done: str) -> Iterator[Item]:
+def track_jobs(jobs: Sequence[Item], done: str) -> Iterator[Item]:
     """Yield jobs, and show how many are done: a bar on a terminal, a line at times in a pipe."""
     plain, printed = not console.is_terminal, time.monotonic()
     bar = track(jobs, f"jobs {done}", console=console, transient=True, disable=plain)
@@ -311,7 +311,7 @@ def counted(jobs: Sequence[Item], done: str) -> Iterator[Item]:
         yield job
 
 
-def _refresh(config: DictConfig) -> None:
+def _sync_hydra_config(config: DictConfig) -> None:
     """Update the copy of Hydra's settings that `${hydra:...}` reads."""
     HydraConfig.instance().set_config(config)
     # That has made them read-only.

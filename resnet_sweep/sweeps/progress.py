@@ -26,12 +26,12 @@ PLAIN_SECONDS = 60
 # They are written at most this often, and for this share of the time.
 SAVE_SECONDS, SAVE_SHARE = 1.0, 0.05
 # How many running jobs the live view lists.
-MOST_RUNNING = 20
+MAX_RUNNING = 20
 
 log = logging.getLogger(__name__)
 
 
-class Progress:
+class SweepProgress:
     """Reads the jobs' records twice a second, prints what changed, and saves the sweep's files.
 
     Within a `with` block. On a terminal it is one view of all that runs, in a pipe plain lines.
@@ -46,7 +46,7 @@ class Progress:
         self.rest = dict.fromkeys(to_train)
         self.epochs_to_train = self._epochs_to_train()
         # Held while records are read, so that each change is handled once.
-        self.looking = threading.RLock()
+        self.refresh_lock = threading.RLock()
         self._over = threading.Event()
         self._unsaved = False
         self._save_took = 0.0
@@ -54,7 +54,7 @@ class Progress:
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        self.begun = self._printed = self._saved = time.monotonic()
+        self.started = self._printed = self._saved = time.monotonic()
         if console.is_terminal:
             self._live = Live(console=console, transient=True, auto_refresh=False)
             self._live.start()
@@ -65,14 +65,14 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self._over.set()
         self._thread.join()
-        self.look()
+        self.refresh()
         if self._live is not None:
             self._live.stop()
 
-    def look(self, jobs: Iterable[Job] | None = None) -> None:
+    def refresh(self, jobs: Iterable[Job] | None = None) -> None:
         """Read the records of some jobs, or of all that are left, and print what changed."""
-        with self.looking:
-            changed = [job for job in [*(self.rest if jobs is None else jobs)] if job.look()]
+        with self.refresh_lock:
+            changed = [job for job in [*(self.rest if jobs is None else jobs)] if job.refresh()]
             for job in changed:
                 self._unsaved = True
                 if job.state in (PENDING, "running"):
@@ -115,7 +115,7 @@ class Progress:
     def view(self) -> Group:
         """Return all that runs, for a terminal."""
         running = [job for job in self.jobs if job.state == "running"]
-        lines = [f"  {self.position(job)}  {self.words[job]}" for job in running[:MOST_RUNNING]]
+        lines = [f"  {self.position(job)}  {self.words[job]}" for job in running[:MAX_RUNNING]]
         return Group(
             *(Text(line, no_wrap=True, overflow="ellipsis") for line in (*lines, self.summary()))
         )
@@ -138,7 +138,7 @@ class Progress:
 
     def left(self, running: int) -> float | None:
         """Estimate the seconds until the sweep has ended, with so many jobs side by side."""
-        passed = time.monotonic() - self.begun
+        passed = time.monotonic() - self.started
         to_train = self._epochs_to_train()
         trained = self.epochs_to_train - to_train
         if trained >= 1:
@@ -156,14 +156,14 @@ class Progress:
     def _watch(self) -> None:
         pause = max(POLL_SECONDS, POLL_SECONDS_PER_JOB * len(self.jobs))
         while not self._over.wait(pause):
-            self.look()
+            self.refresh()
 
     def _save_if_due(self) -> None:
         passed = time.monotonic() - self._saved
         changed = self._unsaved and passed > max(SAVE_SECONDS, self._save_took / SAVE_SHARE)
         if not changed and passed < HEARTBEAT_SECONDS:
             return
-        begun = self._saved = time.monotonic()
+        started = self._saved = time.monotonic()
         try:
             self.save()
         except OSError as error:
@@ -176,4 +176,4 @@ class Progress:
             self._save_failed = True
         else:
             self._unsaved = self._save_failed = False
-        self._save_took = time.monotonic() - begun
+        self._save_took = time.monotonic() - started

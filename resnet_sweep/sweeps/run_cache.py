@@ -9,7 +9,7 @@ from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.group import COMPLETE
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import sign, typed
+from resnet_sweep.runs.signature import format_setting, sign
 from resnet_sweep.sweeps.job import Job
 
 
@@ -20,7 +20,7 @@ class RunCache:
         self.roots = [root for root in roots if root.is_dir()]
 
     @classmethod
-    def here(cls, *others: Path) -> "RunCache":
+    def default(cls, *others: Path) -> "RunCache":
         """Return the runs below `outputs/` and `multirun/` here, and below other directories."""
         return cls([*others, Path("outputs"), Path("multirun")])
 
@@ -29,7 +29,7 @@ class RunCache:
         """All runs with valid records, newest first."""
         return [run for run in find_runs(self.roots) if isinstance(run, LoadedRun)]
 
-    def complete(self, signature: str) -> LoadedRun | None:
+    def find_complete(self, signature: str) -> LoadedRun | None:
         """Return the newest run that trained all that a signature stands for."""
         run = self._complete.get(signature)
         if run is None:
@@ -72,4 +72,4 @@ def _cost(record: Record) -> str:
     trainer = record.config.get("trainer", {})
     parts = [record.config.get(group) for group in ("model", "data", "augmentation")]
     sizes = [trainer.get(name) for name in ("batch_size", "max_steps", "progressive_resizing")]
-    return typed([*parts, *sizes, record.precision])
+    return format_setting([*parts, *sizes, record.precision])

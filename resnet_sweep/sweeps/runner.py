@@ -18,8 +18,13 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from resnet_sweep.compare.format import shown
 from resnet_sweep.compare.loaded_run import load_run
-from resnet_sweep.config.command import command, relative
-from resnet_sweep.config.compose import flags_of, is_named_by_time, overrides_of, unresolved
+from resnet_sweep.config.command import format_command, relative_path
+from resnet_sweep.config.compose import (
+    is_named_by_time,
+    read_hydra_flags,
+    read_overrides,
+    unresolved,
+)
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.jobs import LOG, train_job
@@ -49,10 +54,10 @@ from resnet_sweep.sweeps.manifest import (
     write_manifest,
     write_results,
 )
-from resnet_sweep.sweeps.plan import SweepPlan, counted
-from resnet_sweep.sweeps.progress import Progress
+from resnet_sweep.sweeps.plan import SweepPlan, track_jobs
+from resnet_sweep.sweeps.progress import SweepProgress
 from resnet_sweep.sweeps.summary import print_plan, print_summary, summarize_plan
-from resnet_sweep.torchrun import Torchrun
+from resnet_sweep.torchrun import TorchrunEnvironment
 from resnet_sweep.training.signals import INTERRUPTED, exit_status
 
 # How often to see whether a job that another process trains has ended.
@@ -93,7 +98,7 @@ def check_sweep(config: DictConfig) -> None:
         ConfigError: several processes share the command, it names the directory of a run, or the
             directory of the sweep is a file.
     """
-    torchrun = Torchrun.here()
+    torchrun = TorchrunEnvironment.current()
     if torchrun is not None and torchrun.size > 1:
         raise ConfigError(
             f"torchrun started {torchrun.size} processes for a sweep, which they can't share: "
@@ -107,7 +112,7 @@ def check_sweep(config: DictConfig) -> None:
                 f"hydra.sweep.dir={config.hydra.sweep.dir} can't be a directory, because {place} "
                 "is a file: choose another"
             )
-    for override in overrides_of(config.hydra, "hydra"):
+    for override in read_overrides(config.hydra, "hydra"):
         if override.lstrip("+").startswith("hydra.run.dir="):
             raise ConfigError(
                 f"{override} is the directory of a single run, but this is a sweep: name its "
@@ -158,7 +163,7 @@ class SweepRunner:
                         f"({error.strerror or error}): make it writable, or choose another with "
                         "hydra.sweep.dir=DIRECTORY"
                     ) from error
-            console.print(f"Sweep directory: {relative(self.directory)}", markup=False)
+            console.print(f"Sweep directory: {relative_path(self.directory)}", markup=False)
             try:
                 return self._print_end(self._train(to_train))
             except (KeyboardInterrupt, SystemExit) as stop:
@@ -196,10 +201,10 @@ class SweepRunner:
     def _start(self, to_train: Sequence[Job]) -> None:
         """Write the files of the sweep, and remove jobs that aren't asked for any more."""
         for job in to_train:
-            job.look()
+            job.refresh()
             # A process has the lock before its heartbeat is in the record.
             held = job.held or is_held(job.directory, new_heartbeat())
-            if job.starts_over and held:
+            if job.from_scratch and held:
                 raise in_use(job.directory, job.record.heartbeat, SWEEP_LOCK)
         # Before sweep.json is written without them, since other jobs may have their numbers then.
         asked = {job.directory.resolve() for job in self.jobs}
@@ -218,38 +223,38 @@ class SweepRunner:
         """Write the directories of jobs, and launch them; return why the launcher failed, if so."""
         hydra = unresolved(self.config.hydra)
         saved = time.monotonic()
-        for job in counted(jobs, "written"):
+        for job in track_jobs(jobs, "written"):
             self._write(job, hydra)
             if time.monotonic() - saved > HEARTBEAT_SECONDS:
                 self.save()
                 saved = time.monotonic()
-        with Progress(self.plan, jobs, self.save) as self.progress:
+        with SweepProgress(self.plan, jobs, self.save) as self.progress:
             return self._launch_all(jobs)
 
     def _write(self, job: Job, hydra: dict[str, Any]) -> None:
         """Write the directory of a job; `hydra` is Hydra's own part of the sweep's config."""
         # Another process may have started it since it was planned.
-        job.look()
+        job.refresh()
         if job.held:
             return
-        if job.starts_over:
+        if job.from_scratch:
             reset_run(job.directory, job.planned)
         write_plan(job.directory, job.planned)
         settings, overrides = job.planned.config, job.planned.overrides
         write_hydra_folder(job.directory, settings, {**hydra, **job.hydra}, overrides)
-        job.look()
+        job.refresh()
 
     def _launcher_overrides(self, directory: Path) -> list[str]:
         """Return the overrides with which a launcher of Hydra's composes a job."""
         # Hydra refuses a job whose sweeper, which a preset may choose, isn't the sweep's.
-        preset = [word for word in overrides_of(self.config.hydra) if word.startswith("sweep=")]
+        preset = [word for word in read_overrides(self.config.hydra) if word.startswith("sweep=")]
         return [*preset, *self._by_directory[directory].planned.overrides]
 
     def _launch_all(self, jobs: Sequence[Job]) -> str | None:
         """Train jobs; those that another process is training, when it has ended."""
         rest, printed = list(jobs), set()
         while rest:
-            free = {job: job.seen for job in rest if not job.held}
+            free = {job: job.last_stat for job in rest if not job.held}
             if free and (error := self._launch([*free])):
                 return error
             # A job is interrupted when only its process was stopped, and not the sweep. A job whose
@@ -258,7 +263,7 @@ class SweepRunner:
                 job
                 for job in rest
                 if job.state in ("running", "interrupted")
-                and (job.held or job.seen != free.get(job))
+                and (job.held or job.last_stat != free.get(job))
             ]
             for job in rest:
                 if job.held and job not in printed and (holder := job.record.heartbeat):
@@ -270,7 +275,7 @@ class SweepRunner:
                     )
             if rest and all(job.held for job in rest):
                 time.sleep(HELD_SECONDS)
-                self.progress.look()
+                self.progress.refresh()
         return None
 
     def _launch(self, jobs: Sequence[Job]) -> str | None:
@@ -280,18 +285,18 @@ class SweepRunner:
         # A launcher can fail in any way, with its jobs in any state.
         except Exception as failure:
             error = one_line(f"{type(failure).__name__}: {failure}")
-        with self.progress.looking:
-            self.progress.look()
+        with self.progress.refresh_lock:
+            self.progress.refresh()
             for job in jobs:
                 if job.state == "running" and not job.held:
                     mark_failed(job.directory, "its process exited without reporting a result")
-            self.progress.look()
+            self.progress.refresh()
         return error
 
     def _on_end(self, directory: Path, reason: str | None) -> None:
         if reason is not None:
             mark_failed(directory, reason)
-        self.progress.look([self._by_directory[directory]])
+        self.progress.refresh([self._by_directory[directory]])
 
     def _print_end(self, error: str | None) -> int:
         """Print what the jobs have reached; return the exit status."""
@@ -314,9 +319,11 @@ def resume_command(config: DictConfig, directory: Path) -> str:
     """Return the command that resumes a sweep or a study in its directory."""
     # Leaving out what failed, or starting over, was asked for once.
     once = ("dry_run=", "retry_failed=", "trainer.resume=", "hydra.mode=", "hydra.sweep.dir=")
-    words = [*overrides_of(config.hydra), *overrides_of(config.hydra, "hydra")]
+    words = [*read_overrides(config.hydra), *read_overrides(config.hydra, "hydra")]
     words = [word for word in words if not word.lstrip("+").startswith(once)]
-    return command([*flags_of(config.hydra), "--multirun", *words], "hydra.sweep.dir", directory)
+    return format_command(
+        [*read_hydra_flags(config.hydra), "--multirun", *words], "hydra.sweep.dir", directory
+    )
 
 
 @contextlib.contextmanager

@@ -8,13 +8,13 @@ from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.filter_expression import run_fields
 from resnet_sweep.compare.format import format_table, percent, shown
 from resnet_sweep.compare.ranking import Ranking
-from resnet_sweep.config.command import relative
+from resnet_sweep.config.command import relative_path
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import PENDING, duration
 from resnet_sweep.sweeps.job import BROKEN, Job
 from resnet_sweep.sweeps.plan import SweepPlan
 
-MOST_DUPLICATES = 5
+MAX_DUPLICATES = 5
 
 
 def print_plan(plan: SweepPlan, retry_failed: bool = True) -> None:
@@ -61,7 +61,7 @@ def print_summary(plan: SweepPlan) -> None:
     for job in broken:
         which = f" ({shown(overrides[job])})" if overrides[job] else ""
         lines.append(f"  job {job.number}{which} {job.state}: {shown(job.reason)}")
-        lines.append(f"    see {relative(job.directory)}/train.log")
+        lines.append(f"    see {relative_path(job.directory)}/train.log")
     if lines:
         console.print("\n".join(lines), markup=False)
 
@@ -87,13 +87,13 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
         yield f"  {' and '.join(map(shown, keys))} are paired"
     if plan.filtered:
         yield f"  {_count(plan.filtered, 'combination')} left out by sweep_filter"
-    for overrides, job in plan.duplicates[:MOST_DUPLICATES]:
+    for overrides, job in plan.duplicates[:MAX_DUPLICATES]:
         which = ", the baseline" if baseline and baseline.matches(run_fields(job.run)) else ""
         yield (
             f"  {shown(overrides)} trains the same as job {job.number}{which}, so it is left out"
         )
-    if len(plan.duplicates) > MOST_DUPLICATES:
-        yield f"  and {len(plan.duplicates) - MOST_DUPLICATES} more that train the same as others"
+    if len(plan.duplicates) > MAX_DUPLICATES:
+        yield f"  and {len(plan.duplicates) - MAX_DUPLICATES} more that train the same as others"
     reused = Counter(os.path.dirname(job.run.name) for job in jobs if job.reused)
     for place, count in reused.items():
         yield f"  {_count(count, 'job')} reused from {shown(place)}, finished there already"

@@ -28,7 +28,7 @@ Work = Callable[[Path], Any]
 # process was lost.
 OnEnd = Callable[[Path, str | None], None]
 # Returns the overrides of the job in a directory, for a plugin of Hydra's to show and compose.
-OverridesOf = Callable[[Path], Sequence[str]]
+GetOverrides = Callable[[Path], Sequence[str]]
 
 
 class Launcher(Protocol):
@@ -65,16 +65,16 @@ class HydraLauncher:
     """
 
     def __init__(
-        self, context: HydraContext, config: DictConfig, overrides_of: OverridesOf
+        self, context: HydraContext, config: DictConfig, get_overrides: GetOverrides
     ) -> None:
-        self.context, self.config, self.overrides_of = context, config, overrides_of
+        self.context, self.config, self.get_overrides = context, config, get_overrides
         # Its settings are checked before anything is written.
         self._plugin(Path.exists)
 
     def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
         overrides = [
             [
-                *self.overrides_of(directory),
+                *self.get_overrides(directory),
                 _override("hydra.sweep.dir", directory.parent),
                 _override("hydra.sweep.subdir", directory.name),
             ]
@@ -105,7 +105,7 @@ def work_in_output_dir(work: Work, folder: str, config: DictConfig) -> None:
 
 
 def build_launcher(
-    context: HydraContext, config: DictConfig, overrides_of: OverridesOf
+    context: HydraContext, config: DictConfig, get_overrides: GetOverrides
 ) -> Launcher:
     """Build the launcher that `hydra/launcher` chooses in the config of a sweep or a study.
 
@@ -127,7 +127,7 @@ def build_launcher(
             "hydra/launcher=slurm needs SLURM's sbatch and srun, which aren't here: give the "
             "command on a machine that submits jobs to the cluster"
         )
-    return HydraLauncher(context, config, overrides_of)
+    return HydraLauncher(context, config, get_overrides)
 
 
 def _override(setting: str, value: object) -> str:
