@@ -1,4 +1,4 @@
-"""The console that this program prints to, and the exit status of its commands."""
+"""The console that commands print to, and their exit status."""
 
 import sys
 import traceback
@@ -13,7 +13,7 @@ from resnet_sweep.output import discard_output, exit_on_write_error, tolerant_ou
 
 
 class PipeSafeConsole(Console):
-    """A console that ignores a closed pipe, as `| head` leaves one."""
+    """A console that ignores a pipe closed by its reader, such as `| head`."""
 
     def on_broken_pipe(self) -> None:
         """Discard all further output."""
@@ -21,7 +21,7 @@ class PipeSafeConsole(Console):
         discard_output()
 
     def write(self, text: str) -> None:
-        """Print text for programs, without any markup or wrapping."""
+        """Print text that another program may parse, without markup or wrapping."""
         try:
             print(text, file=self.file, flush=True)
         except BrokenPipeError:
@@ -32,11 +32,11 @@ console = PipeSafeConsole(highlight=False, soft_wrap=True)
 
 
 def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
-    """Run a command, and exit with its status, or with 2 if the request was wrong.
+    """Run a command, and exit with its status, or with 2 after a ConfigError.
 
     Args:
-        action: returns the status; None is 0.
-        crashed: the status after an exception that nobody expected.
+        action: returns the exit status; None means 0.
+        crashed: the exit status after an unexpected exception.
     """
     try:
         with tolerant_output():

@@ -198,11 +198,11 @@ def test_a_run_is_where_torchruns_name_says(tmp_path: Path) -> None:
 
     assert TorchrunEnvironment.current({}) is None
     assert named("job-17").directory(lambda: tmp_path) == Path("outputs/job-17")
-    assert named("none").name is None
-    assert named("0de13ba3-088d-4e7a-990b-ae29bab0a38f").name is None
+    assert named("none").run_name is None
+    assert named("0de13ba3-088d-4e7a-990b-ae29bab0a38f").run_name is None
     for wrong in ("../x", ".hidden", "a/b", ""):
         with pytest.raises(ConfigError) as refusal:
-            _ = named(wrong).name
+            _ = named(wrong).run_name
         assert f"--rdzv-id={wrong}" in str(refusal.value)
         assert "hydra.run.dir=" in str(refusal.value)
 

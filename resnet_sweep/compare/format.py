@@ -73,6 +73,11 @@ def percent(accuracy: float | None) -> str:
     return number(accuracy, 2, "%")
 
 
+def pluralize(count: int, noun: str) -> str:
+    """Return a count with a noun in the singular or the plural: 1 job, 1,200 jobs."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def span(seconds: float | None, sign: str = "") -> str:
     """Return a time span for people, or `unknown`; `sign` is "+" for differences."""
     if seconds is None:

@@ -62,11 +62,12 @@ def distance(rows: Iterable[Row], reference: Iterable[Row]) -> float | None:
     return math.sqrt(total / weights) if weights else None
 
 
-def read_reference(reference: str) -> list[Row]:
+def read_reference(reference: str, option: str = "reference=") -> list[Row]:
     """Return the curves that `reference` names.
 
     Args:
         reference: the name of a logged run, a run directory, or a file called metrics.csv.
+        option: how the command line sets it, for the error message.
 
     Returns:
         A row for each epoch, at least one, with `epoch` and the columns that are known.
@@ -74,7 +75,7 @@ def read_reference(reference: str) -> list[Row]:
     Raises:
         ConfigError: it is none of these, or can't be read, or has no curve to compare with.
     """
-    name, directory = f"reference={shown(reference)}", Path(reference)
+    name, directory = f"{option}{shown(reference)}", Path(reference)
     if not os.path.isdir(directory):
         if directory.name == "metrics.csv":
             directory = directory.parent
@@ -82,7 +83,7 @@ def read_reference(reference: str) -> list[Row]:
             directory = LOGGED_RUNS / reference
         else:
             raise ConfigError(
-                f"{name} isn't known: name {' or '.join(logged_runs())}, a run directory, or a "
+                f"{name} doesn't exist: use {' or '.join(logged_runs())}, a run directory, or a "
                 "metrics.csv"
             )
     try:
@@ -212,8 +213,8 @@ def check_directions(
     if given != wanted:
         names = [objective.name for objective in objectives]
         raise ConfigError(
-            f"hydra.sweeper.direction={_override(given)} contradicts "
-            f"objective={_override(names)}: write hydra.sweeper.direction={_override(wanted)}"
+            f"hydra.sweeper.direction is {_override(given)}, but objective={_override(names)} "
+            f"needs {_override(wanted)}: add hydra.sweeper.direction={_override(wanted)}"
         )
     return wanted
 

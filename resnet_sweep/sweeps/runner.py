@@ -99,9 +99,9 @@ def check_sweep(config: DictConfig) -> None:
             directory of the sweep is a file.
     """
     torchrun = TorchrunEnvironment.current()
-    if torchrun is not None and torchrun.size > 1:
+    if torchrun is not None and torchrun.world_size > 1:
         raise ConfigError(
-            f"torchrun started {torchrun.size} processes for a sweep, which they can't share: "
+            f"torchrun started {torchrun.world_size} processes for a sweep, which they can't share: "
             "start it without torchrun (hydra/launcher=pool gives each GPU a run), or one of its "
             "runs with it"
         )

@@ -25,8 +25,10 @@ class ProcessGroup:
     """
 
     def __init__(self, torchrun: TorchrunEnvironment | None = None) -> None:
-        self.torchrun = torchrun or TorchrunEnvironment(rank=0, size=1, local_rank=0, run_id="none")
-        self.rank, self.world_size = self.torchrun.rank, self.torchrun.size
+        self.torchrun = torchrun or TorchrunEnvironment(
+            rank=0, world_size=1, local_rank=0, run_id="none"
+        )
+        self.rank, self.world_size = self.torchrun.rank, self.torchrun.world_size
 
     @staticmethod
     @cache
