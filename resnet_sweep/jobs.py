@@ -152,7 +152,8 @@ def train(
         if not os.path.exists(run.directory):
             advice = (
                 f"The directory {relative_path(run.directory)} no longer exists. If it was "
-                "renamed, repeat the command with hydra.run.dir=NEW_NAME. If it was removed, the run is lost"
+                "renamed, repeat the command with hydra.run.dir=NEW_NAME; if it was removed, the "
+                "run is lost"
             )
         log.error("the run failed (%s). %s", reason, advice)
         _log_traceback(error)
