@@ -175,7 +175,8 @@ def test_what_processes_cannot_share_is_refused(size: int, changes: dict, facts:
 
 
 def test_a_sweep_is_not_shared(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TorchrunEnvironment, "current", classmethod(lambda cls: TorchrunEnvironment(0, 2, 0, "none")))
+    shared = TorchrunEnvironment(0, 2, 0, "none")
+    monkeypatch.setattr(TorchrunEnvironment, "current", classmethod(lambda cls: shared))
     done = call(main, "--multirun", "data=digits", "seed=0,1")
     processes.assert_refused(done, "torchrun", "2", "hydra/launcher=pool")
 

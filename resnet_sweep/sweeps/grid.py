@@ -97,8 +97,8 @@ def expand(
                 raise ConfigError(f"zip names {key} twice: name it once")
             if len(values[key]) != len(values[group[0]]):
                 raise ConfigError(
-                    f"zip pairs {group[0]} ({pluralize(len(values[group[0]]), 'value')}) with {key} "
-                    f"({pluralize(len(values[key]), 'value')}): give both the same number of values"
+                    f"zip pairs {group[0]} ({pluralize(len(values[group[0]]), 'value')}) with "
+                    f"{key} ({pluralize(len(values[key]), 'value')}): give both equally many"
                 )
             axes[key] = tuple(group)
     varied = [*dict.fromkeys(axes.values())]
