@@ -327,11 +327,16 @@ def test_several_objectives_have_a_front(call: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "facts"),
     [
-        (["optim.lr=interval(0.3,0.01)"], ["optim.lr=interval(0.3,0.01)"]),
+        (["optim.lr=interval(0.3,0.01)"], ["optim.lr=interval(0.3,0.01)", "0.3", "0.01"]),
+        (["optim.lr=tag(log,interval(0,0.1))"], ["optim.lr=tag(log,interval(0,0.1))", "0.0"]),
+        (["hydra.sweeper.enqueue=foo"], ["hydra.sweeper.enqueue", "foo", "current_config", "null"]),
+        (["hydra.sweeper.max_failure_rate=2"], ["hydra.sweeper.max_failure_rate", "2", "1"]),
+        (["retry_failed=false"], ["retry_failed=false", "hydra/sweeper=grid"]),
+        (["baseline=seed == 0"], ["baseline=seed == 0", "hydra/sweeper=grid"]),
         (["seed=0,1"], ["seed=0,1", "replicates="]),
         (
             ["objective=val_loss"],
-            ["hydra.sweeper.direction=maximize", "objective=val_loss",
+            ["maximize", "objective=val_loss",
              "hydra.sweeper.direction=minimize"],
         ),
         (
@@ -556,7 +561,7 @@ def test_a_trial_whose_like_failed_is_the_one_that_trains(memory: Queue, tmp_pat
     assert not queue.is_duplicate(second, "s")
     assert TrialResult(study.trials[1], tmp_path, Objective()).reason == ""
     assert queue.is_duplicate(third, "s")
-    assert TrialResult(study.trials[2], tmp_path, Objective()).reason == "the same as trial 1"
+    assert TrialResult(study.trials[2], tmp_path, Objective()).reason == "same as trial 1"
 
 
 def test_a_preset_chooses_the_sweeper_and_the_command_line_wins(

@@ -83,11 +83,11 @@ def check_fields(
     known = {name for fields in runs for name in fields}
     for name in sorted(names):
         if known and name not in known:
-            similar = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-            hint = f"use {shown(similar[0])}" if similar else "use one such as optim.lr"
+            similar = get_close_matches(name, sorted(known), n=1)
+            hint = f"did you mean {shown(similar[0])}?" if similar else "use one such as optim.lr"
             if in_expression and "." not in name:
                 quoted = f'write "{shown(name)}" if it is text'
-                hint = f"{hint}, or {quoted}" if similar else quoted
+                hint = f"{hint} Or {quoted}" if similar else quoted
             raise ConfigError(f"{shown(name)} isn't a setting or result of these runs: {hint}")
 
 

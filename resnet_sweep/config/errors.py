@@ -150,10 +150,15 @@ def _unknown_key(error: Exception) -> str | None:
     if not isinstance(parent, Mapping) or not isinstance(name, str) or name in parent:
         return None
     prefix = str(getattr(cause, "full_key", name)).removesuffix(name)
-    if (prefix == "hydra.sweeper." or not prefix) and name in OPTUNA_SETTINGS:
+    if prefix == "hydra.sweeper." and name in OPTUNA_SETTINGS:
         return (
             f"{prefix}{name} isn't a setting of hydra/sweeper=grid: add --multirun "
-            f"hydra/sweeper=optuna, and set hydra.sweeper.{name}"
+            "hydra/sweeper=optuna"
+        )
+    if not prefix and name in OPTUNA_SETTINGS:
+        return (
+            f"{name} isn't a setting: did you mean hydra.sweeper.{name}, with --multirun "
+            "hydra/sweeper=optuna?"
         )
     known = [key for key in parent if key != "hydra"] + ([] if prefix else [*PRESET_GROUPS])
     # A key without its group is the most common mistake, unless another name is very similar.
