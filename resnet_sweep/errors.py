@@ -29,7 +29,7 @@ class RunFailed(Exception):
 
 
 class InternalError(Exception):
-    """An unexpected error within this program, which is its `__cause__`."""
+    """Wraps an unexpected error of this program, which is its `__cause__`."""
 
 
 class InvalidFileError(ValueError):

@@ -42,7 +42,7 @@ def draw_rows(
     Args:
         rows: rows of equal length.
         title: text above them.
-        columns: number of images side by side; the others are drawn below. None for all.
+        columns: number of images side by side, with the rest drawn below; None for all images.
         size: approximate width of an image, in pixels.
     """
     from matplotlib.figure import Figure

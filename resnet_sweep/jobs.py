@@ -253,10 +253,10 @@ def resume_command(run: Run) -> str:
     """Return the command that resumes a run."""
     # With trainer.resume=false, the command would retrain the run instead of resuming it.
     overrides = [
-        word for word in run.record.overrides if not word.lstrip("+").startswith("trainer.resume=")
+        text for text in run.record.overrides if not text.lstrip("+").startswith("trainer.resume=")
     ]
-    words = [*run.record.hydra_flags, *overrides]
-    return format_command(words, "hydra.run.dir", run.directory, run.record.world_size or 1)
+    arguments = [*run.record.hydra_flags, *overrides]
+    return format_command(arguments, "hydra.run.dir", run.directory, run.record.world_size or 1)
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ class RemoveEmptyDirectory(Callback):
 
     def on_run_start(self, config: DictConfig, **details: Any) -> None:
         """Remember which folders don't exist yet; Hydra creates them next."""
-        # Hydra does this after this call, but the directory's name may use `${hydra:...}`.
+        # Hydra sets its config only after this call, but the directory may use `${hydra:...}`.
         HydraConfig.instance().set_config(config)
         # Hydra itself raises the error of a name that can't be resolved.
         with contextlib.suppress(OmegaConfBaseException):

@@ -46,7 +46,7 @@ class ComposedConfig:
 def composed_job(
     loader: ConfigLoader, master: DictConfig, overrides: list[str]
 ) -> Iterator[DictConfig]:
-    """Compose the config of a job, on which `${hydra:...}` depends within the `with` block.
+    """Compose the config of a job; within the `with` block, `${hydra:...}` refers to it.
 
     Args:
         loader: Hydra's.

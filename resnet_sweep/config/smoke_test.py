@@ -82,7 +82,7 @@ def _explain_errors(failure: str, advice: str) -> Iterator[None]:
 def smoke_test_model(
     config: Mapping[str, Any], settings: TrainerConfig, dataset: Dataset, world_size: int
 ) -> nn.Module:
-    """Return the model on the meta device, after a smallest batch of every image size."""
+    """Return the model on the meta device, tested with the smallest batch at every image size."""
     try:
         with torch.device("meta"):
             model = build_model(config, dataset)

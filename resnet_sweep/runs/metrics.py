@@ -1,4 +1,4 @@
-"""The metrics of a run: `metrics.csv`, a row for each epoch, and `layer_norms.csv`."""
+"""The metrics of a run: `metrics.csv`, a row per epoch, and `layer_norms.csv`."""
 
 import csv
 import io

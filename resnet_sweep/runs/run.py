@@ -47,7 +47,7 @@ _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.
 # Files that a process leaves if it is killed before it writes the record.
 _FIRST_FILES = frozenset({RUN_LOCK, "train.log"})
 # Fields of the record that a resumed run keeps.
-_OUTCOME = ("started", "best", "final", "gap", "seconds", "parameters")
+_KEPT_FIELDS = ("started", "best", "final", "gap", "seconds", "parameters")
 
 
 class LockLostError(RuntimeError):
@@ -89,7 +89,7 @@ class Run:
                         "last checkpoint to write them again",
                         ", ".join(earlier.altered(directory)),
                     )
-                for name in _OUTCOME:
+                for name in _KEPT_FIELDS:
                     setattr(record, name, getattr(earlier, name))
             remove_unfinished(directory, *_ATOMIC)
             record.state, record.reason, record.ended = "running", "", None
@@ -166,7 +166,7 @@ def write_plan(directory: Path, record: Record) -> None:
         if earlier is not None:
             if earlier.has_ended:
                 return
-            for name in (*_OUTCOME, "digests", "state", "reason", "ended"):
+            for name in (*_KEPT_FIELDS, "digests", "state", "reason", "ended"):
                 setattr(plan, name, getattr(earlier, name))
             if earlier.state == "running":
                 plan.state, plan.reason = "interrupted", "its process exited"

@@ -80,7 +80,10 @@ def find_study(url: str | None, directory: Path, name: str) -> Mapping[str, Any]
     """Return the attributes of a study; None if it doesn't exist, and then no file is created.
 
     Args:
-        url, directory: see `open_storage`, which raises.
+        url, directory: see `open_storage`.
+
+    Raises:
+        ConfigError: the storage can't be reached.
     """
     file = _file_of(_full_url(url, directory))
     if file is not None and not file.exists():

@@ -142,7 +142,7 @@ class TrialQueue:
         self._study_id = storage.get_study_id_from_name(study.study_name)
 
     def trials(self) -> list[FrozenTrial]:
-        """Return the trials by number, without waiting ones above `total`."""
+        """Return the trials by number, without waiting ones beyond `total`."""
         return [
             trial
             for trial in self.study.get_trials(deepcopy=False)
@@ -200,7 +200,7 @@ class TrialQueue:
                 return True
             trial.set_user_attr(SIGNATURE, signature)
             if SAME_AS in attributes:
-                # The other trial has failed, so this one trains.
+                # The other trial has failed, so this trial has to train.
                 trial.set_user_attr(SAME_AS, None)
         return False
 

@@ -203,7 +203,7 @@ class StudyWorker:
             found = [objective.value(trained) for objective in self.objectives]
             values.append([value for value in found if value is not None])
             if len(values[-1]) < len(found):
-                raise TrialFailed("its run has no value of the objective")
+                raise TrialFailed("its run has no value for the objective")
             if len(runs) == 1:
                 state = record.state
             elif single:
@@ -252,7 +252,7 @@ class StudyWorker:
         else:
             reason = reason or trained.error
         if callback is not None and callback.storage_error is not None:
-            # The error isn't one of the trial.
+            # The storage failed, and not the trial.
             raise callback.storage_error
         if _is_held(directory) or not lock.is_owned():
             raise TrialTakenOver

@@ -66,10 +66,10 @@ class Job:
 
     @property
     def epochs_to_train(self) -> float:
-        """How many epochs are left to train."""
+        """The number of epochs that are left to train."""
         epochs, record = self.planned.epochs, self.record
         if self.ended:
-            # Only a job that will be trained from scratch is asked for.
+            # An ended job is only asked for if it will be trained from scratch.
             return epochs
         trained: float = record.final["epoch"] if record.final else 0
         progress = record.heartbeat
