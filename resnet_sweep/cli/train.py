@@ -186,8 +186,8 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
 def defer_group_settings(arguments: Sequence[str]) -> list[str]:
     """Rewrite the settings of a group with several choices, so that only the jobs apply them.
 
-    For the sweep as a whole, Hydra composes the default choice, which may lack such a setting. Hydra
-    leaves a setting to the jobs if it is written as a choice, even as a choice of one value.
+    For the sweep as a whole, Hydra composes the default choice, which may lack such a setting. A
+    setting that is written as a choice is left to the jobs, even if it has only one value.
     """
     flags = get_args_parser().parse_intermixed_args(arguments)
     overrides = OverridesParser.create().parse_overrides(flags.overrides)

@@ -223,7 +223,7 @@ def find_record(directory: Path, record: Record) -> Record | None:
         if name is not None:
             raise ConfigError(
                 f"{directory} isn't a run directory and isn't empty (it contains {name}): choose "
-                "another hydra.run.dir"
+                "another hydra.run.dir, or for a sweep another hydra.sweep.dir"
             ) from None
         return None
     if earlier.signature != record.signature:
