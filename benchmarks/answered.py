@@ -42,7 +42,7 @@ class Sweep:
         self.entries = [
             run.with_choices(choices)
             for run, choices in found
-            if isinstance(run, LoadedRun) and (run.record.final or run.record.ended_for_good)
+            if isinstance(run, LoadedRun) and (run.record.final or run.record.has_ended)
         ]
         self.entries.sort(key=lambda entry: -(entry.started or 0.0))
 
@@ -65,7 +65,7 @@ class Sweep:
             values = {str(getattr(record, kind))[:10] for record in records}
             told += sorted(values - {"None"})
         seeds = sorted({str(record.seed) for record in records})
-        done = sum(record.ended_for_good for record in records)
+        done = sum(record.has_ended for record in records)
         missing = (
             "" if done == self.jobs else f" of {self.jobs}: **the others aren't at their end**"
         )

@@ -148,7 +148,7 @@ def time_epoch(prepared: PlannedRun, folder: Path) -> Counter[str]:
         fingerprint=prepared.dataset.fingerprint,
     )
     run = Run.open(folder, record)
-    training, loggers = prepared.training(), build_loggers(prepared.config)
+    training, loggers = prepared.build_trainer(), build_loggers(prepared.config)
     spent: Counter[str] = Counter()
     with ExitStack() as watched:
         for owner, name in (
@@ -198,7 +198,7 @@ def main() -> None:
     for model in told.models:
         images = 128 * (told.steps + 2)
         prepared = prepared_run(model, images, told.device)
-        parts = profile_steps(prepared.training(), told.steps)
+        parts = profile_steps(prepared.build_trainer(), told.steps)
         print(f"\n`{model}`, a step of 128 images, mean of {told.steps}\n")
         print("| part | ms | share |\n|---|---|---|")
         print(shares(parts), flush=True)

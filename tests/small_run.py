@@ -68,7 +68,7 @@ def open_run(prepared: PlannedRun, directory: Path) -> Run:
 
 def train(prepared: PlannedRun, directory: Path, *callbacks: Callback) -> Trainer:
     run = open_run(prepared, directory)
-    training = prepared.training()
+    training = prepared.build_trainer()
     training.fit(run, callbacks, StopSignal())
     run.close("finished")
     return training

@@ -156,7 +156,7 @@ def test_resumed_run_equals_uninterrupted_run_whatever_is_chosen(
     for step in (4, 7, 9, 14, 18):
         run = open_run(prepared, tmp_path / "stopped")
         stop = StopSignal()
-        stopped = prepared.training()
+        stopped = prepared.build_trainer()
         try:
             stopped.fit(run, [StopAt(stop, step)], stop)
         except Interrupted:

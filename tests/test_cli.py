@@ -29,6 +29,30 @@ def test_unknown_subcommand_is_refused_with_all_that_there_are(word: str, call: 
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "facts"),
+    [
+        (["runs", "--top", "x"], ["--top", "x"]),
+        (["runs", "--nope"], ["--nope"]),
+        (["runs", "logged_run_1", "--top", "0"], ["--top", "0", "1"]),
+        (["runs", "logged_run_1", "--filter", "state == finished"], ["finished", '"finished"']),
+        (["runs", "logged_run_1", "--nearest-to", "nowhere"], ["--nearest-to", "logged_run_1"]),
+        (["diff", "logged_run_1", "--sort", "x"], ["--sort"]),
+        (["evaluate"], ["RUN"]),
+    ],
+)
+def test_wrong_argument_of_a_subcommand_is_refused(
+    call: Command, words: list[str], facts: list[str]
+) -> None:
+    assert_refused(call(main, *words), *facts)
+
+
+def test_run_without_weights_is_not_suggested_for_evaluation(call: Command) -> None:
+    done = call(main, "evaluate", "nowhere")
+    assert_refused(done, "nowhere")
+    assert "logged_run" not in done.stderr
+
+
 def test_misspelt_subcommand_is_answered_with_the_nearest(call: Command) -> None:
     assert call(main, "evalute").stderr.count("evaluate") == 2
 
@@ -43,7 +67,7 @@ def test_output_that_is_lost_at_the_end_keeps_the_status_of_what_went_wrong(
 
     monkeypatch.setattr(sys, "stdout", Full())
     monkeypatch.setattr(output, "discard_output", lambda: None)
-    with pytest.raises(SystemExit) as leaving, output.forgiving_output():
+    with pytest.raises(SystemExit) as leaving, output.tolerant_output():
         sys.exit(status)
     assert leaving.value.code == expected
 

@@ -24,7 +24,7 @@ from resnet_sweep.compare.format import safe_text
 from resnet_sweep.compare.group import Statistic, group_replicates
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.signature import relevant
+from resnet_sweep.runs.signature import signed_settings
 
 
 def names(folder: Path, *paths: str) -> list[str]:
@@ -509,10 +509,10 @@ class TestLoggedRuns:
 def test_the_logged_runs_have_the_default_recipe() -> None:
     for number in (1, 2):
         record = read_run(f"logged_run_{number}").record
-        ours = relevant(composed(f"seed={number - 1}"), "", "")
-        assert relevant(record.config, "", "") == ours
+        ours = signed_settings(composed(f"seed={number - 1}"), "", "")
+        assert signed_settings(record.config, "", "") == ours
         # What a report prints as the command that repeats it.
-        assert relevant(composed(*record.overrides), "", "") == ours
+        assert signed_settings(composed(*record.overrides), "", "") == ours
         assert record.choices["experiment"] == f"logged_run_{number}"
 
 

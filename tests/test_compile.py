@@ -35,7 +35,7 @@ def stopped_and_resumed(first: PlannedRun, then: PlannedRun, directory: Path, st
     """Train until a stop at `step`, and from there to the end."""
     run, stop = open_run(first, directory), StopSignal()
     with pytest.raises(Interrupted):
-        first.training().fit(run, [StopAt(stop, step)], stop)
+        first.build_trainer().fit(run, [StopAt(stop, step)], stop)
     run.close("interrupted")
     return train(then, directory)
 
@@ -79,7 +79,7 @@ def test_checkpoints_of_a_compiled_run_are_those_of_the_plain_model(
     monkeypatch.setattr(torch, "compile", capture)
     eager = train(small(None), tmp_path / "eager")
     run, stop = open_run(small(), tmp_path / "resumed"), StopSignal()
-    training = small().training()
+    training = small().build_trainer()
     assert training.wrapped_model is not training.model
     with pytest.raises(Interrupted):
         training.fit(run, [StopAt(stop, 8)], stop)
@@ -96,7 +96,7 @@ def test_the_mode_is_torchs_own_and_leaves_the_signature(
 ) -> None:
     found = []
     monkeypatch.setattr(torch, "compile", lambda model, **settings: found.append(settings) or model)
-    small(mode).training()
+    small(mode).build_trainer()
     (settings,) = found
     assert not settings["dynamic"]
     assert settings["options"].items() >= torch._inductor.list_mode_options(mode).items()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from small_run import CONF, choices, composed
 
-from resnet_sweep.config import COLLECTIONS, OBJECTS, PRESETS
+from resnet_sweep.config import COLLECTION_GROUPS, OBJECT_GROUPS, PRESET_GROUPS
 from resnet_sweep.config.build import build_augmentation
 from resnet_sweep.config.check import SETTINGS, check_config
 from resnet_sweep.config.plan import plan_run
@@ -56,9 +56,9 @@ def test_every_choice_is_sound_and_says_how_to_run_it(choice: str) -> None:
 
 
 def test_every_group_and_setting_is_known_to_the_check() -> None:
-    assert {*composed()} == {*OBJECTS, *COLLECTIONS, *SETTINGS}
+    assert {*composed()} == {*OBJECT_GROUPS, *COLLECTION_GROUPS, *SETTINGS}
     folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra", "__pycache__"}
-    assert folders == {*OBJECTS, *COLLECTIONS, *PRESETS}
+    assert folders == {*OBJECT_GROUPS, *COLLECTION_GROUPS, *PRESET_GROUPS}
     listed = [
         next(iter(entry))
         for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]

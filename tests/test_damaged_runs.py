@@ -13,7 +13,7 @@ from resnet_sweep.compare.loaded_run import load_run
 from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.config.restore import restore
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.jobs import summary
+from resnet_sweep.jobs import summarize_run
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint
@@ -88,7 +88,7 @@ def test_a_record_without_all_values_has_a_summary(tmp_path: Path) -> None:
     final = best | {"train_acc": None, "train_loss": None}
     content = {"signature": "s", "best": best, "final": final}
     (tmp_path / "run.json").write_text(json.dumps(content))
-    lines = summary(Record.read(tmp_path), tmp_path).splitlines()
+    lines = summarize_run(Record.read(tmp_path), tmp_path).splitlines()
     (loss,) = (line for line in lines if "training loss" in line.lower())
     assert not any(character.isdigit() for character in loss)
 
@@ -103,7 +103,7 @@ def test_figures_altered_after_the_end_are_found_and_written_anew(
     assert_is(train(prepared, directory), whole)
     assert without_times(read_metrics(directory)) == without_times(read_metrics(whole))
     assert load_run(directory, "run").metrics.error is None
-    assert open_run(prepared, directory).record.ended_for_good
+    assert open_run(prepared, directory).record.has_ended
 
 
 def test_a_checkpoint_of_weights_alone_does_not_take_the_place_of_the_last(

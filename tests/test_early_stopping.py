@@ -55,7 +55,7 @@ def test_a_run_stopped_early_is_the_beginning_of_the_whole_one(tmp_path: Path) -
     record = Record.read(tmp_path / "stopped")
     assert record.state == "stopped_early"
     assert "trainer.early_stopping.epoch=2" in record.reason
-    assert record.ended_for_good
+    assert record.has_ended
     stopped = without_times(read_metrics(tmp_path / "stopped"))
     assert stopped == without_times(read_metrics(tmp_path / "whole"))[:2]
     assert len(whole.rows) == 3

@@ -10,10 +10,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from processes import names
 
-from resnet_sweep.cli.train import prepare
-from resnet_sweep.config.command import quoted
+from resnet_sweep.cli.train import hydra_arguments
+from resnet_sweep.config.command import quote_override
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.sweeps.grid import expand, pairs_of, preset_overrides
+from resnet_sweep.sweeps.grid import expand, parse_zip, preset_overrides
 
 
 @pytest.fixture
@@ -65,12 +65,12 @@ def test_paired_values_go_together(loader: ConfigLoader) -> None:
 
 def test_several_lists_of_keys_can_be_paired(loader: ConfigLoader) -> None:
     words = ["a=1,2", "b=3,4", "c=5,6", "d=7,8"]
-    jobs = expand(words, pairs_of([["a", "c"], ["b", "d"]]), loader)
+    jobs = expand(words, parse_zip([["a", "c"], ["b", "d"]]), loader)
     assert [" ".join(job) for job in jobs] == [
         "a=1 c=5 b=3 d=7", "a=1 c=5 b=4 d=8", "a=2 c=6 b=3 d=7", "a=2 c=6 b=4 d=8"
     ]  # fmt: skip
-    assert pairs_of(["a", "c"]) == [["a", "c"]]
-    assert pairs_of([]) == []
+    assert parse_zip(["a", "c"]) == [["a", "c"]]
+    assert parse_zip([]) == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_cannot_be_combined_is_refused(
     words: list[str], pairs: list, facts: list[str], loader: ConfigLoader
 ) -> None:
     with pytest.raises(ConfigError) as refusal:
-        expand(words, pairs_of(pairs), loader)
+        expand(words, parse_zip(pairs), loader)
     for fact in facts:
         assert names(str(refusal.value), fact), f"{fact} isn't named: {refusal.value}"
 
@@ -124,7 +124,7 @@ def test_the_values_of_a_named_sweep_are_typed_as_on_the_command_line() -> None:
     ],
 )
 def test_a_named_sweep_or_replicates_are_several_runs(words: list[str], several: bool) -> None:
-    assert prepare(words) == (["--multirun", *words] if several else words)
+    assert hydra_arguments(words) == (["--multirun", *words] if several else words)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_a_named_sweep_or_replicates_are_several_runs(words: list[str], several:
 def test_a_condition_needs_no_quotes_but_the_shells(condition: str) -> None:
     parser = OverridesParser.create()
     for name in ("sweep_filter", "baseline"):
-        (override,) = parser.parse_overrides([quoted(f"{name}={condition}")])
+        (override,) = parser.parse_overrides([quote_override(f"{name}={condition}")])
         assert override.value() == condition
-        (override,) = parser.parse_overrides([quoted(f"{name}='seed == 0'")])
+        (override,) = parser.parse_overrides([quote_override(f"{name}='seed == 0'")])
         assert override.value() == "seed == 0"
 
 
@@ -144,4 +144,4 @@ def test_a_condition_needs_no_quotes_but_the_shells(condition: str) -> None:
     "word", ["baseline=null", "sweep_filter=${x}", "seed=0", "-m", "baseline="]
 )
 def test_what_is_no_condition_stays(word: str) -> None:
-    assert quoted(word) == word
+    assert quote_override(word) == word

@@ -31,11 +31,11 @@ def test_any_optimizer_of_torch_trains_and_resumes(
         config(optim={"_target_": f"torch.optim.{name}", "lr": 0.01}, trainer__max_steps=9)
     )
     whole = train(prepared, tmp_path / "whole")
-    first = prepared.training().model.state_dict()["stem.weight"]
+    first = prepared.build_trainer().model.state_dict()["stem.weight"]
     assert not torch.equal(weights(whole)["stem.weight"], first)
     run, stop = open_run(prepared, tmp_path / "stopped"), StopSignal()
     with pytest.raises(Interrupted):
-        prepared.training().fit(run, [StopAt(stop, 4)], stop)
+        prepared.build_trainer().fit(run, [StopAt(stop, 4)], stop)
     run.close("interrupted")
     assert_same_bits(train(prepared, tmp_path / "stopped"), whole)
 
@@ -114,7 +114,7 @@ def test_undecayed_weights_stay_so_under_muon() -> None:
         "_target_": "resnet_sweep.training.optimizers.Muon", "lr": 0.02, "weight_decay": 0.1,
         "decay_norm_and_bias": False,
     }  # fmt: skip
-    optimizer = plan_run(config(optim=muon)).training().optimizer
+    optimizer = plan_run(config(optim=muon)).build_trainer().optimizer
     for group in optimizer.param_groups:
         decayed = all(weight.ndim > 1 for weight in group["params"])
         assert group["weight_decay"] == (0.1 if decayed else 0.0)
@@ -128,7 +128,7 @@ def test_clipping_is_torchs_own(tmp_path: Path) -> None:
     prepared = plan_run(
         config(**plain, optim=sgd, schedule__warmup_epochs=0, trainer__clip_grad_norm=0.01)
     )
-    reference = prepared.training()
+    reference = prepared.build_trainer()
     before = {name: weight.clone() for name, weight in reference.model.named_parameters()}
     training = train(prepared, tmp_path, recorder)
     moved = torch.cat(
@@ -194,7 +194,7 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
 
 def test_resnet_has_filters_for_muon() -> None:
     muon = {"_target_": "resnet_sweep.training.optimizers.Muon", "lr": 0.02}
-    training = plan_run(config(optim=muon, model=dict(RESNET))).training()
+    training = plan_run(config(optim=muon, model=dict(RESNET))).build_trainer()
     filters = [group for group in training.optimizer.param_groups if group["filters"]]
     named = dict(training.model.named_parameters())
     convolutions = [name for name, weight in named.items() if weight.ndim == 4]

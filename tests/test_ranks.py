@@ -19,7 +19,7 @@ from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
-from resnet_sweep.torchrun import Torchrun
+from resnet_sweep.torchrun import TorchrunEnvironment
 from resnet_sweep.training.checkpoint import LAST, read_checkpoint
 from resnet_sweep.training.distributed import ProcessGroup
 
@@ -104,7 +104,7 @@ def test_two_processes_train_what_one_does(settings: dict, tmp_path: Path) -> No
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     (directory,) = (path.parent for path in tmp_path.glob("outputs/*/*/run.json"))
     record = Record.read(directory)
-    assert (record.state, record.ranks) == ("finished", 2)
+    assert (record.state, record.world_size) == ("finished", 2)
     # Rank 0 alone prints.
     assert re.findall(r"\b(\d)/3\b", "".join(outputs)) == ["1", "2", "3"]
     train(plan_run(settings), tmp_path / "alone")
@@ -120,7 +120,7 @@ def test_two_processes_of_which_one_is_killed_train_what_one_does(
     # Started again by torchrun, the run found its directory, which nobody had named.
     (directory,) = (path.parent for path in tmp_path.glob("outputs/*/*/run.json"))
     record = Record.read(directory)
-    assert (record.state, record.ranks) == ("finished", 2)
+    assert (record.state, record.world_size) == ("finished", 2)
     # The second process was killed in the second epoch, and rank 0 alone prints: each epoch is
     # printed once, so that the first one wasn't trained again.
     assert re.findall(r"\b(\d)/3\b", done.stdout) == ["1", "2", "3"]
@@ -175,7 +175,8 @@ def test_what_processes_cannot_share_is_refused(size: int, changes: dict, facts:
 
 
 def test_a_sweep_is_not_shared(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Torchrun, "here", classmethod(lambda cls: Torchrun(0, 2, 0, "none")))
+    shared = TorchrunEnvironment(0, 2, 0, "none")
+    monkeypatch.setattr(TorchrunEnvironment, "current", classmethod(lambda cls: shared))
     done = call(main, "--multirun", "data=digits", "seed=0,1")
     processes.assert_refused(done, "torchrun", "2", "hydra/launcher=pool")
 
@@ -192,17 +193,17 @@ def test_statistics_of_shares_make_another_run_and_the_number_of_processes_does_
 
 
 def test_a_run_is_where_torchruns_name_says(tmp_path: Path) -> None:
-    def named(run_id: str) -> Torchrun:
+    def named(run_id: str) -> TorchrunEnvironment:
         words = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-        return Torchrun.here(words | {"TORCHELASTIC_RUN_ID": run_id})
+        return TorchrunEnvironment.current(words | {"TORCHELASTIC_RUN_ID": run_id})
 
-    assert Torchrun.here({}) is None
+    assert TorchrunEnvironment.current({}) is None
     assert named("job-17").directory(lambda: tmp_path) == Path("outputs/job-17")
-    assert named("none").name is None
-    assert named("0de13ba3-088d-4e7a-990b-ae29bab0a38f").name is None
+    assert named("none").run_name is None
+    assert named("0de13ba3-088d-4e7a-990b-ae29bab0a38f").run_name is None
     for wrong in ("../x", ".hidden", "a/b", ""):
         with pytest.raises(ConfigError) as refusal:
-            _ = named(wrong).name
+            _ = named(wrong).run_name
         assert f"--rdzv-id={wrong}" in str(refusal.value)
         assert "hydra.run.dir=" in str(refusal.value)
 

@@ -12,7 +12,7 @@ from small_run import composed
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.config.compose import ComposedConfig
-from resnet_sweep.config.errors import LONGEST, format_error
+from resnet_sweep.config.errors import MAX_LENGTH, format_error
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import Record
@@ -38,10 +38,26 @@ REFUSALS = [
     ("replicates=1001", "replicates", "1", "1000", "1001"),
     ("seed=1,2", "seed=1,2", "--multirun", "seed=[1,2]"),
     ("augmentation=[cutmix,foo]", "augmentation=foo", "color_jitter", "trivial_augment"),
-    ("retry_failed=false", "retry_failed=False", "--multirun"),
+    ("retry_failed=false", "retry_failed=false", "--multirun"),
     ("sweep=???", "sweep=???"),
     ("sweep_filter=seed < 1", "sweep_filter=seed < 1", "--multirun"),
-    ("zip=[a,b]", "zip=['a', 'b']", "--multirun"),
+    ("zip=[a,b]", 'zip=["a", "b"]', "--multirun"),
+    ("baseline=seed == 0", "baseline=seed == 0", "--multirun"),
+    ("hydra/sweeper=optuna", "hydra/sweeper=optuna", "--multirun"),
+    ("hydra/launcher=pool", "hydra/launcher=pool", "--multirun"),
+    ("hydra.sweep.dir=x", "hydra.sweep.dir=x", "--multirun"),
+    ("hydra.sweeper.n_trials=3", "hydra.sweeper.n_trials", "hydra/sweeper=optuna"),
+    ("n_trials=3", "n_trials", "hydra.sweeper.n_trials", "hydra/sweeper=optuna"),
+    ("foo", "foo", "=", "GROUP=CHOICE"),
+    ("=1", "=1", "KEY=VALUE"),
+    ("@x=1", "@x=1", "KEY=VALUE"),
+    ("+experiment=cutmix", "+experiment=cutmix", "experiment=cutmix"),
+    ("optim.lr=", "optim.lr", "empty"),
+    ("optim.lr=inf", "optim.lr", "inf", "finite"),
+    ("--multirn", "--multirn", "--multirun"),
+    ("--config-dir=nowhere", "nowhere", "--config-dir"),
+    ("--config-path=nowhere", "nowhere", "--config-dir"),
+    ("--experimental-rerun=nowhere", "--experimental-rerun=nowhere", "hydra.run.dir"),
     ("data.holdout=5000", "data.holdout=5000", "1437", "data.holdout=null"),
     ("trainer.epoch=5", "trainer.epoch", "trainer.epochs"),
     ("experiment={a:1}", "experiment={a:1}", "quickstart"),
@@ -63,6 +79,54 @@ def test_request_is_refused_and_leaves_nothing(
     done = call(main, *SMALL, override)
     processes.assert_refused(done, *facts)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "facts"),
+    [
+        (["zip=foo"], ["zip", "foo", "[optim.lr,seed]"]),
+        (["seed=0,1", "dry_run=true,false"], ["dry_run", "true", "false"]),
+        (["sweep=optuna_sgd", "hydra/sweeper=grid"], ["hydra.sweeper.n_trials"]),
+        (["sweep=nope,recommended"], ["sweep=nope"]),
+    ],
+)
+def test_sweep_is_refused_with_the_value(
+    call: Command, tmp_path: Path, overrides: list[str], facts: list[str]
+) -> None:
+    done = call(main, "--multirun", *SMALL, *overrides)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for fact in facts:
+        assert processes.names(done.stderr, fact), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_broken_preset_is_named(call: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "broken.yaml").write_text("trainer: [1\n")
+    done = call(main, "--config-dir=mine", *SMALL, "experiment=broken")
+    processes.assert_refused(done, "experiment/broken.yaml", "YAML")
+
+
+def test_model_with_weights_of_unknown_size_is_refused(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lazy_networks.py").write_text(
+        "from torch import nn\n"
+        "def network(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("RESNET_SWEEP_TRUSTED_PACKAGES", "lazy_networks")
+    model = "model={_target_: lazy_networks.network}"
+    processes.assert_refused(call(main, "data=digits", "~model", f"+{model}"), "model")
+
+
+def test_counts_of_one_are_singular(call: Command) -> None:
+    words = ("trainer.epochs=1", "trainer.max_steps=1", "dry_run=true")
+    printed = call(main, *SMALL, *words).stdout
+    assert re.search(r"\b1 epoch\b.*\b1 step\b", printed)
+    assert re.search(r"\b1 thread\b", printed)
 
 
 def test_a_choice_may_be_named_by_a_number(call: Command, tmp_path: Path) -> None:
@@ -248,7 +312,7 @@ def test_run_finishes_without_its_log(command: Command, tmp_path: Path) -> None:
 
 def test_long_sentence_is_shortened_in_its_middle() -> None:
     shortened = format_error(ConfigError(f"{'a' * 10**6} isn't known, but b is"))
-    assert len(shortened) < LONGEST + 10
+    assert len(shortened) < MAX_LENGTH + 10
     assert shortened.startswith("aaa")
     assert shortened.endswith("known, but b is")
 

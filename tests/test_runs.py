@@ -131,7 +131,7 @@ class TestDirectory:
         again.close("finished")
 
         ended = Run.open(tmp_path / "run", self.record())
-        assert ended.record.ended_for_good
+        assert ended.record.has_ended
         assert sorted(path.name for path in run.directory.iterdir()) == ["run.json"]
 
     def test_a_run_of_another_configuration_is_refused_untouched(self, tmp_path: Path) -> None:

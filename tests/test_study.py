@@ -327,11 +327,16 @@ def test_several_objectives_have_a_front(call: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "facts"),
     [
-        (["optim.lr=interval(0.3,0.01)"], ["optim.lr=interval(0.3,0.01)"]),
+        (["optim.lr=interval(0.3,0.01)"], ["optim.lr=interval(0.3,0.01)", "0.3", "0.01"]),
+        (["optim.lr=tag(log,interval(0,0.1))"], ["optim.lr=tag(log,interval(0,0.1))", "0.0"]),
+        (["hydra.sweeper.enqueue=foo"], ["hydra.sweeper.enqueue", "foo", "current_config", "null"]),
+        (["hydra.sweeper.max_failure_rate=2"], ["hydra.sweeper.max_failure_rate", "2", "1"]),
+        (["retry_failed=false"], ["retry_failed=false", "hydra/sweeper=grid"]),
+        (["baseline=seed == 0"], ["baseline=seed == 0", "hydra/sweeper=grid"]),
         (["seed=0,1"], ["seed=0,1", "replicates="]),
         (
             ["objective=val_loss"],
-            ["hydra.sweeper.direction=maximize", "objective=val_loss",
+            ["maximize", "objective=val_loss",
              "hydra.sweeper.direction=minimize"],
         ),
         (
@@ -550,13 +555,13 @@ def start_trial(study: optuna.Study, storage: optuna.storages.BaseStorage) -> in
 def test_a_trial_whose_like_failed_is_the_one_that_trains(memory: Queue, tmp_path: Path) -> None:
     study, _, queue = memory
     first, second, third = (study.ask() for _ in range(3))
-    assert not queue.is_same(first, "s")
-    assert queue.is_same(second, "s")
+    assert not queue.is_duplicate(first, "s")
+    assert queue.is_duplicate(second, "s")
     study.tell(first.number, state=optuna.trial.TrialState.FAIL)
-    assert not queue.is_same(second, "s")
+    assert not queue.is_duplicate(second, "s")
     assert TrialResult(study.trials[1], tmp_path, Objective()).reason == ""
-    assert queue.is_same(third, "s")
-    assert TrialResult(study.trials[2], tmp_path, Objective()).reason == "the same as trial 1"
+    assert queue.is_duplicate(third, "s")
+    assert TrialResult(study.trials[2], tmp_path, Objective()).reason == "same as trial 1"
 
 
 def test_a_preset_chooses_the_sweeper_and_the_command_line_wins(
@@ -612,7 +617,7 @@ def test_a_trial_of_another_machine_is_taken_over_only_when_that_is_silent(
             TrialLock(storage, trial, 0, tmp_path)
     storage.set_trial_user_attr(trial, "heartbeat", heartbeat | {"renewed": time.time() - 130})
     lock = TrialLock(storage, trial, 0, tmp_path)
-    assert lock.number == 0 and lock.is_ours()
+    assert lock.number == 0 and lock.is_owned()
     lock.release()
 
 
@@ -627,7 +632,7 @@ def test_a_trial_counts_the_workers_that_crashed_without_completing_an_epoch(
     for _ in range(2):
         lock = TrialLock(storage, trial, 0, tmp_path)
         assert lock.crashes == 2
-        lock.undo()
+        lock.revert()
         assert storage.get_trial(trial).user_attrs["heartbeat"] == lost
     # An epoch of any of its replicates counts.
     write_run(tmp_path / "0" / "1")

@@ -34,7 +34,7 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> plain_loop.Recipe:
 def test_the_plain_loop_sees_the_same_images_through_the_same_network(
     recipe: plain_loop.Recipe,
 ) -> None:
-    training = plan_run(composed(*WORDS)).training()
+    training = plan_run(composed(*WORDS)).build_trainer()
     ours, truth = predict(
         training.model, training.validation_batches, training.normalize, training.precision
     )

@@ -69,7 +69,7 @@ def test_the_loop_is_a_plain_loop(tmp_path: Path, drop_last: bool) -> None:
     ours = train(prepared, tmp_path)
 
     torch.manual_seed(derive_seed(3, "weights"))
-    reference = prepared.training().model
+    reference = prepared.build_trainer().model
     split = prepared.dataset.train
     pixels = torch.from_numpy(split.images[split.indices])
     labels = torch.from_numpy(split.labels[split.indices]).long()
@@ -129,7 +129,7 @@ def test_resumed_run_equals_uninterrupted_run(
     stop = StopSignal()
     if step == 0:
         stop.received = 15
-    stopped = prepared.training()
+    stopped = prepared.build_trainer()
     with pytest.raises(Interrupted):
         stopped.fit(run, [StopAt(stop, step)], stop)
     run.close("interrupted")
@@ -153,7 +153,7 @@ def test_run_stopped_at_every_step_equals_uninterrupted_run(tmp_path: Path) -> N
     sittings = 0
     while True:
         run = open_run(prepared, tmp_path / "stopped")
-        training, stop = prepared.training(), StopSignal()
+        training, stop = prepared.build_trainer(), StopSignal()
         made = training.train_step
 
         def step(*batch, made=made, stop=stop, **settings):
@@ -210,12 +210,12 @@ def test_max_steps_cuts_the_run_off_and_leaves_the_schedule(
     assert [step.global_step for step in recorder.steps] == list(range(made))
     assert len(recorder.rows) == rows
     assert recorder.made == [min(7 * epoch, made) for epoch in range(1, rows + 1)]
-    whole = plan_run(config()).training().schedule
+    whole = plan_run(config()).build_trainer().schedule
     assert [step.lr for step in recorder.steps] == [whole(step) for step in range(made)]
 
 
 def test_each_epoch_sees_each_image_once(tmp_path: Path) -> None:
-    training = plan_run(config()).training()
+    training = plan_run(config()).build_trainer()
     seen: list[int] = []
     take = training.train_batches.take
     training.train_batches.take = lambda positions: (
@@ -231,7 +231,7 @@ def test_each_epoch_sees_each_image_once(tmp_path: Path) -> None:
 
 
 def test_divergence_names_epoch_step_rate_and_layer(tmp_path: Path) -> None:
-    training = plan_run(config(optim__lr=1e8, schedule__warmup_epochs=0)).training()
+    training = plan_run(config(optim__lr=1e8, schedule__warmup_epochs=0)).build_trainer()
     run = Run.open(tmp_path, Record(signature="s"))
     with pytest.raises(Diverged) as diverged:
         training.fit(run, [], StopSignal())
@@ -245,7 +245,7 @@ def test_divergence_names_epoch_step_rate_and_layer(tmp_path: Path) -> None:
 
 
 def test_a_validation_loss_that_is_no_number_is_divergence(tmp_path: Path) -> None:
-    training = plan_run(config()).training()
+    training = plan_run(config()).build_trainer()
     made = training.train_step
 
     def step(*batch: object, **settings: object) -> None:
@@ -281,7 +281,7 @@ def test_long_epochs_are_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("resnet_sweep.training.trainer.CHECKPOINT_SECONDS", 0)
     prepared = plan_run(config())
     run = open_run(prepared, tmp_path)
-    training = prepared.training()
+    training = prepared.build_trainer()
     made = training.train_step
 
     def step(*batch: object, **settings: object) -> None:
@@ -304,7 +304,7 @@ def test_randomness_of_each_step_follows_from_seed_epoch_and_step(tmp_path: Path
         return images, labels
 
     prepared = plan_run(config(trainer__epochs=2))
-    training = prepared.training()
+    training = prepared.build_trainer()
     training.augmentation = [look]
     run = open_run(prepared, tmp_path)
     training.fit(run, [], StopSignal())
@@ -330,7 +330,7 @@ class Slow:
 
 def test_times_and_speeds_are_those_of_the_clock(tmp_path: Path) -> None:
     prepared = plan_run(config())
-    training = prepared.training()
+    training = prepared.build_trainer()
     training.augmentation = [Slow()]
     run = open_run(prepared, tmp_path)
     begun = time.monotonic()
@@ -355,7 +355,7 @@ def test_a_new_best_counts_once_the_last_checkpoint_has_its_epoch(
     theirs = read_checkpoint(tmp_path / "whole" / "checkpoints" / BEST)
     assert theirs["epoch"] == 2
     run = open_run(prepared, tmp_path / "killed")
-    training = prepared.training()
+    training = prepared.build_trainer()
 
     def killed(directory: Path, state: dict) -> None:
         power_cut = len(state["rows"]) == 2
@@ -380,7 +380,7 @@ def test_a_new_best_counts_once_the_last_checkpoint_has_its_epoch(
 def test_run_taken_over_by_another_process_writes_nothing_more(tmp_path: Path) -> None:
     prepared = plan_run(config())
     run = open_run(prepared, tmp_path)
-    training = prepared.training()
+    training = prepared.build_trainer()
     save = training._save_checkpoint
 
     def overtaken() -> None:
@@ -420,7 +420,7 @@ def test_cross_entropy_is_its_formula() -> None:
 
 
 def test_norms_and_biases_are_left_undecayed_on_request() -> None:
-    model = plan_run(config()).training().model
+    model = plan_run(config()).build_trainer().model
     (everything,) = param_groups(model, decay_norm_and_bias=True)
     assert len(everything["params"]) == len(list(model.parameters()))
     decayed, undecayed = param_groups(model, decay_norm_and_bias=False)

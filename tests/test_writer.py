@@ -43,7 +43,7 @@ def prepared() -> PlannedRun:
 
 def saving_in_thread(prepared: PlannedRun) -> Trainer:
     """A training that writes as one on a GPU does."""
-    training = prepared.training()
+    training = prepared.build_trainer()
     training.saves_in_thread = True
     return training
 

@@ -18,7 +18,7 @@ from faults.recipes import SMALL
 from resnet_sweep import __main__ as command_line
 from resnet_sweep import single_run  # noqa: F401
 from resnet_sweep.config.plan import plan_run
-from resnet_sweep.picture import png
+from resnet_sweep.figures import png
 
 # What is imported and read when it is first needed is so for all children, once. Nothing is
 # trained, since threads of torch don't survive a fork.

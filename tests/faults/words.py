@@ -8,7 +8,7 @@ from typing import Any
 from small_run import choices, composed
 
 from faults.recipes import SMALL
-from resnet_sweep.runs.signature import flatten, typed
+from resnet_sweep.runs.signature import flatten, format_setting
 
 UNKNOWN = object()
 
@@ -114,7 +114,7 @@ class Generator:
             value = max(value + self.chance.randint(-2, 9), 0)
         elif isinstance(value, float):
             value = value * self.chance.choice([0.5, 1.0, 0.1, 1.1]) + self.chance.choice([0, 1e-3])
-        return Word(f"{key}={typed(value)}", key, value)
+        return Word(f"{key}={format_setting(value)}", key, value)
 
     def typed(self) -> Word:
         """A setting with some value."""
