@@ -11,7 +11,6 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_sweep.compare.format import safe_text
 from resnet_sweep.config.compose import (
     ComposedConfig,
     is_named_by_time,
@@ -26,6 +25,7 @@ from resnet_sweep.jobs import LOG, add_environment, describe_run, logging_to, su
 from resnet_sweep.runs.files import missing_folders, remove_empty
 from resnet_sweep.runs.provenance import HYDRA_FOLDER, write_hydra_folder
 from resnet_sweep.runs.run import Run, find_record, make_unique_directory, reset_run
+from resnet_sweep.runs.signature import format_setting
 from resnet_sweep.torchrun import TorchrunEnvironment
 from resnet_sweep.training.device import configure
 from resnet_sweep.training.distributed import ProcessGroup
@@ -157,7 +157,7 @@ class SingleRun:
         for name, neutral in NEUTRAL_VALUES.items():
             value = resolve(self.config, name)
             if value != neutral:
-                raise _only_for_sweeps(f"{name}={safe_text(value)}")
+                raise _only_for_sweeps(f"{name}={format_setting(value)}")
         for override in read_overrides(self.hydra, "hydra"):
             if override.lstrip("+").startswith(SWEEP_ONLY):
                 raise _only_for_sweeps(override)

@@ -46,7 +46,7 @@ FLOORS = {
     row[0].strip("`/").removesuffix(".py"): set(re.findall(r"`(\w+)`", row[2]))
     for row in re.findall(r"^\| (`[\w./]+`) \|(.*)\|([^|]*)\|$", ARCHITECTURE, re.MULTILINE)
 }
-SMALL_MODULES = set(["errors", "ranges", "randomness", "picture", "console", "output", "torchrun"])
+SMALL_MODULES = set(["errors", "ranges", "randomness", "figures", "console", "output", "torchrun"])
 # What the training log recommends to watch, and what a run, or a command, has of it.
 MONITORED = {
     "learning rate": ("lr", "metrics.csv", "step/lr"),

@@ -138,13 +138,13 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     flags, unknown = parser.parse_known_intermixed_args(arguments)
     for argument in unknown:
         known = [flag for action in parser._actions for flag in action.option_strings]
-        near = get_close_matches(argument.partition("=")[0], known, n=1)
-        advice = f"did you mean {near[0]}? Hydra's flags are listed by --hydra-help"
-        if not near:
-            advice = (
-                f"write an override without dashes ({argument.lstrip('-')}), or see --hydra-help "
-                "for the flags"
-            )
+        near = get_close_matches(argument.partition("=")[0], known, n=1, cutoff=0.8)
+        advice = (
+            f"did you mean {near[0]}? Hydra's flags are listed by --hydra-help"
+            if near
+            else f"write an override without dashes ({argument.lstrip('-')}), or see --hydra-help "
+            "for the flags"
+        )
         raise ConfigError(f"{argument} isn't a flag: {advice}")
     if flags.package and not flags.cfg:
         raise ConfigError(

@@ -131,7 +131,7 @@ def check_names(
     for name in sorted(names - known):
         raise ConfigError(unknown_name(prefix, name, known))
     for name in sorted(required - names):
-        raise ConfigError(f"{prefix}{name} is missing: set it with {prefix}{name}=VALUE")
+        raise ConfigError(f"{prefix}{name} is missing: set it with {prefix}{name}=...")
 
 
 def unknown_name(prefix: str, name: str, known: Iterable[str]) -> str:

@@ -84,7 +84,7 @@ def resolve(config: DictConfig, key: str) -> Any:
     except OmegaConfBaseException as error:
         name = getattr(error, "full_key", None) or key
         raise ConfigError(
-            f"{name} has no value ({str(error).splitlines()[0]}): set it with {name}=VALUE"
+            f"{name} has no value ({str(error).splitlines()[0]}): set it with {name}=..."
         ) from error
 
 

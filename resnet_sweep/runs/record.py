@@ -173,8 +173,8 @@ class Record:
             raise
         except (OSError, InvalidFileError) as error:
             raise ConfigError(
-                f"{path} can't be read ({error}): restore it, or choose another hydra.run.dir, or for "
-                "a sweep another hydra.sweep.dir"
+                f"{path} can't be read ({error}): restore it, or choose another hydra.run.dir, or "
+                "for a sweep another hydra.sweep.dir"
             ) from error
 
     def write(self, directory: Path, durable: bool = True) -> None:

@@ -75,7 +75,7 @@ def _figures(study: optuna.Study, names: Sequence[str]) -> Iterator[dict[str, An
             title = f"{title} of {name}" if several else title
             yield from _figure(title, plot, study, **options, **target)
     if not several:
-        yield from _figure("Epochs of all trials", visualization.plot_intermediate_values, study)
+        yield from _figure("Epochs of each trial", visualization.plot_intermediate_values, study)
 
 
 def _figure(

@@ -254,7 +254,7 @@ class StudySession:
         if not done and (reason := self._too_many_failures()):
             lines.append(reason)
         lines.append(
-            f"Write a report with:\n  python -m resnet_sweep report {relative_path(self.directory)}"
+            f"Write a report with: python -m resnet_sweep report {relative_path(self.directory)}"
         )
         console.print("\n".join(lines), markup=False)
         broken = any(result.state in ("failed", "diverged") for result in self.results.all())

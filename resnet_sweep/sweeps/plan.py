@@ -156,9 +156,8 @@ class SweepPlan:
         for name, value in self.settings.items():
             if composed.settings[name] != value:
                 raise ConfigError(
-                    f"{name} is {safe_text(composed.settings[name])} in one job and "
-                    f"{safe_text(value)} in others, but it applies to the whole sweep: "
-                    "give it one value"
+                    f"{name}={safe_text(composed.settings[name])} in one job and {safe_text(value)} in "
+                    f"others, but {name} applies to the whole sweep: give it one value"
                 )
         if self.filter is not None:
             record = Record("", config=composed.settings, choices=composed.choices)
