@@ -151,7 +151,7 @@ def time_epoch(planned: PlannedRun, folder: Path) -> Counter[str]:
         fingerprint=planned.dataset.fingerprint,
     )
     run = Run.open(folder, record)
-    training, loggers = planned.training(), build_loggers(planned.config)
+    training, loggers = planned.build_trainer(), build_loggers(planned.config)
     seconds: Counter[str] = Counter()
     with ExitStack() as stack:
         for owner, name in (
@@ -207,7 +207,7 @@ def main() -> None:
     for model in arguments.models:
         images = 128 * (arguments.steps + 2)
         planned = plan_epoch(model, images, arguments.device)
-        parts = profile_steps(planned.training(), arguments.steps)
+        parts = profile_steps(planned.build_trainer(), arguments.steps)
         print_parts(f"`{model}`, a step of 128 images, mean of {arguments.steps}", parts)
         with temporary_folder() as folder:
             parts = time_epoch(planned, folder / "run")

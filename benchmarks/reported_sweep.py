@@ -43,7 +43,7 @@ class ReportedSweep:
         self.runs = [
             run.with_choices(choices)
             for run, choices in loaded
-            if isinstance(run, LoadedRun) and (run.record.final or run.record.ended_for_good)
+            if isinstance(run, LoadedRun) and (run.record.final or run.record.has_ended)
         ]
         self.runs.sort(key=lambda run: -(run.started or 0.0))
 
@@ -66,7 +66,7 @@ class ReportedSweep:
             values = {str(getattr(record, field))[:10] for record in records}
             facts += sorted(values - {"None"})
         seeds = ", ".join(sorted({str(record.seed) for record in records}))
-        ended = sum(record.ended_for_good for record in records)
+        ended = sum(record.has_ended for record in records)
         missing = "" if ended == self.jobs else f" of {self.jobs}: **the others haven't ended**"
         yield f"{', '.join(map(safe_text, facts))}; seeds: {seeds}; runs: {ended}{missing}.\n"
 

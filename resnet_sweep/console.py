@@ -1,4 +1,4 @@
-"""The console that this program prints to, and the exit status of its commands."""
+"""The console that commands print to, and their exit status."""
 
 import sys
 import traceback
@@ -9,11 +9,11 @@ from rich.console import Console
 
 from resnet_sweep.compare.format import escape
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.output import discard_output, fail_to_write, forgiving_output
+from resnet_sweep.output import discard_output, exit_on_write_error, tolerant_output
 
 
-class PersistentConsole(Console):
-    """A console that ignores a closed pipe, as `| head` leaves one."""
+class PipeSafeConsole(Console):
+    """A console that ignores a pipe closed by its reader, such as `| head`."""
 
     def on_broken_pipe(self) -> None:
         """Discard all further output."""
@@ -21,25 +21,25 @@ class PersistentConsole(Console):
         discard_output()
 
     def write(self, text: str) -> None:
-        """Print text for programs, without any markup or wrapping."""
+        """Print text that another program may parse, without markup or wrapping."""
         try:
             print(text, file=self.file, flush=True)
         except BrokenPipeError:
             self.on_broken_pipe()
 
 
-console = PersistentConsole(highlight=False, soft_wrap=True)
+console = PipeSafeConsole(highlight=False, soft_wrap=True)
 
 
 def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
-    """Run a command, and exit with its status, or with 2 if the request was wrong.
+    """Run a command, and exit with its status, or with 2 after a ConfigError.
 
     Args:
-        action: returns the status; None is 0.
-        crashed: the status after an exception that nobody expected.
+        action: returns the exit status; None means 0.
+        crashed: the exit status after an unexpected exception.
     """
     try:
-        with forgiving_output():
+        with tolerant_output():
             status = action()
     except ConfigError as error:
         # The message may quote text from a run directory.
@@ -52,7 +52,7 @@ def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
         console.on_broken_pipe()
         sys.exit(crashed)
     except OSError as error:
-        fail_to_write(error)
+        exit_on_write_error(error)
     except Exception:
         traceback.print_exc()
         sys.exit(crashed)

@@ -1,4 +1,4 @@
-"""The errors of the package, and the errors of pydantic in one sentence."""
+"""The exceptions of the package, and errors as one line of text."""
 
 import json
 import reprlib
@@ -7,42 +7,42 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-# The first errors of a file say what is wrong with it.
+# More errors would make the line too long to read.
 MAX_ERRORS = 3
 
 
 class ConfigError(ValueError):
-    """What was asked for can't be done.
+    """A request is invalid or can't be carried out.
 
-    Its message is one sentence: what is wrong, with the value, and what to do. It is raised before
-    anything of a run is trained or written. The command line prints it and exits with status 2; a
-    running sweep marks the run as failed, continues, and exits with status 1.
+    The message is one sentence: what is wrong, with the value, and what to do. The error is raised
+    before a run trains or writes anything. The command line prints the message and exits with
+    status 2. A running sweep marks the run as failed, continues, and exits with status 1.
     """
 
 
 class InvalidJobs(ConfigError):
-    """Some jobs of a sweep can't be run; the message has lines for each of them."""
+    """Some jobs of a sweep are invalid; the message lists them with the reasons."""
 
 
 class RunFailed(Exception):
-    """An error ended a run; the record and the log of the run name it."""
+    """A run ended with an error, which its record and its log contain."""
 
 
 class InternalError(Exception):
-    """An error of this program, and not of a request; its cause is the error itself."""
+    """Wraps an unexpected error of this program, which is its `__cause__`."""
 
 
 class InvalidFileError(ValueError):
-    """A file can't be read as what it should be; the message says why, as a clause."""
+    """A file has invalid content; the message is a clause that gives the reason."""
 
 
 def one_line(error: object) -> str:
-    """Return an error, or its message, as a clause on one line; its type if it has no message."""
+    """Return the message of an error on one line, or the name of its type if it has none."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def describe_errors(error: "ValidationError") -> str:
-    """Return pydantic's errors in one line.
+    """Return pydantic's errors as one line.
 
     For example, "seconds is -1, but it must be greater than or equal to 0".
     """
@@ -61,5 +61,5 @@ def describe_errors(error: "ValidationError") -> str:
 
 
 def format_value(value: Any) -> str:
-    """Return a value as JSON has it, shortened."""
+    """Return a value as short text, with null, true and false as in JSON."""
     return json.dumps(value) if value is None or isinstance(value, bool) else reprlib.repr(value)

@@ -1,4 +1,4 @@
-"""Training of a planned run in its directory: that of a single run, or of a job of a sweep."""
+"""Train a planned run in its directory, for a single run, a grid or a study."""
 
 import contextlib
 import logging
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from hydra.core.utils import env_override
 
-from resnet_sweep.compare.format import format_duration, format_number, format_percent
+from resnet_sweep.compare.format import format_duration, format_number, format_percent, pluralize
 from resnet_sweep.config.build import build_loggers
-from resnet_sweep.config.command import command, relative
+from resnet_sweep.config.command import format_command, relative_path
 from resnet_sweep.config.plan import PlannedRun, load_planned_run
 from resnet_sweep.errors import ConfigError, RunFailed, one_line
 from resnet_sweep.runs.provenance import git_commit, read_hydra_job, versions
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 
 def train_job(directory: Path) -> str:
-    """Train the planned run of a job's directory, and return its state; see `train_planned`.
+    """Train the planned run in a job's directory, and return its last state; see `train_planned`.
 
     Raises:
-        SystemExit: the process was asked to stop; the state of the run is saved.
+        SystemExit: a signal stopped the process; the state of the run is saved.
     """
     stop = StopSignal().listen()
     try:
@@ -45,7 +45,7 @@ def train_job(directory: Path) -> str:
     finally:
         stop.release()
     if stop.received:
-        # It came when this job had ended, and is meant for the sweep.
+        # The signal arrived after the job had ended, so it has to stop the sweep.
         raise SystemExit(stop.exit_status)
     return state
 
@@ -56,18 +56,18 @@ def train_planned(
     planned: PlannedRun | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> str:
-    """Train the planned run of a directory until it ends, and return its state.
+    """Train the planned run in a directory, and return its last state.
 
-    What happens to it is written into its record, and nowhere else.
+    An error is written to the record of the run and isn't raised.
 
     Args:
-        directory: the run directory, with the plan in its record and with `.hydra/`.
-        stop: signals that stop the run.
+        directory: a run directory with a record in state `pending` or later, and with `.hydra/`.
+        stop: receives the signals that stop the run.
         planned: the run, if this process has planned it.
-        callbacks: further ones, called last.
+        callbacks: additional callbacks, called last.
 
     Raises:
-        Interrupted: a signal stopped it; its state is saved.
+        Interrupted: a signal stopped the run; its state is saved.
     """
     with logging_to(directory / LOG, console=False):
         try:
@@ -75,8 +75,8 @@ def train_planned(
             with env_override(job.get("env_set") or {}):
                 record = Record.read(directory)
                 planned = planned or load_planned_run(record)
-                run = Run.open(directory, complete(record, planned))
-                if not run.record.ended_for_good:
+                run = Run.open(directory, add_environment(record, planned))
+                if not run.record.has_ended:
                     train(planned, run, stop, callbacks, bar=False, chdir=bool(job.get("chdir")))
                 return run.record.state
         except Interrupted:
@@ -100,37 +100,37 @@ def train(
     bar: bool = True,
     chdir: bool = False,
 ) -> None:
-    """Train a run in its open directory until it is finished, is pruned or has diverged.
+    """Train an opened run until it finishes, is pruned or diverges.
 
     Args:
         planned: the run.
-        run: its directory.
-        stop: signals that stop the run.
-        callbacks: further ones, called last.
+        run: its opened directory.
+        stop: receives the signals that stop the run.
+        callbacks: additional callbacks, called last.
         bar: show a progress bar on a terminal.
-        chdir: have the run directory as the working directory during training (hydra.job.chdir).
+        chdir: change to the run directory during training (hydra.job.chdir).
 
     Raises:
-        Interrupted: a signal stopped it; its state is saved.
-        RunFailed: an error ended it.
+        Interrupted: a signal stopped the run; its state is saved.
+        RunFailed: the run ended with an error.
     """
     active: list[Callback] = []
     try:
         settings = planned.settings
         configure(planned.device, planned.precision, settings.threads)
-        training = planned.training()
-        log.info("%s", introduction(planned, run.record, run.directory))
+        training = planned.build_trainer()
+        log.info("%s", describe_run(planned, run.record, run.directory))
         active += [
             ProgressLog(run, training, bar),
             GradientWarnings(),
-            # Before the loggers, which may keep the pictures.
+            # Before the loggers, which may upload the plots.
             Plots(),
             *build_loggers(planned.config),
-            # Last, so that the others have seen an epoch by which one of these prunes the run.
+            # Last, because these may prune the run after an epoch that the others have to log.
             *callbacks,
         ]
-        # Paths in a config, and in the commands that are printed, are relative to the folder of
-        # the command, so only the training itself is in another one.
+        # Paths in configs and in printed commands are relative to the folder of the command, so
+        # only the training itself runs in another folder.
         with contextlib.chdir(run.directory) if chdir else contextlib.nullcontext():
             state, reason = _fit(training, run, active, stop)
         if state in ("finished", "stopped_early"):
@@ -141,7 +141,8 @@ def train(
         reason = str(error) or "stopped at once by SIGINT"
         saved = "state" if isinstance(error, Interrupted) else "last checkpoint"
         # Printed before the callbacks end, since a second Ctrl-C may come at any moment.
-        log.warning("%s; its %s is saved. Resume with:\n  %s", reason, saved, resume_command(run))
+        command = resume_command(run)
+        log.warning("%s; the run's %s is saved. Resume with:\n  %s", reason, saved, command)
         _end(run, active, "interrupted", reason)
         raise
     except BaseException as error:
@@ -150,22 +151,23 @@ def train(
         advice = f"{LOG} has the traceback. {retry}"
         if not os.path.exists(run.directory):
             advice = (
-                f"Its directory {relative(run.directory)} is gone. If it was renamed, give the "
-                "command again with hydra.run.dir=NEW_NAME; if it was removed, the run is lost"
+                f"The directory {relative_path(run.directory)} no longer exists. If it was "
+                "renamed, repeat the command with hydra.run.dir=NEW_NAME; if it was removed, the "
+                "run is lost"
             )
         log.error("the run failed (%s). %s", reason, advice)
         _log_traceback(error)
-        # What ended the run, such as a full disk, may keep its end from being written, too.
+        # The cause of the error, such as a full disk, may also prevent this write.
         with contextlib.suppress(Exception):
             _end(run, active, "failed", reason)
         raise RunFailed(reason) from error
-    log.info("%s", summary(run.record, run.directory))
+    log.info("%s", summarize_run(run.record, run.directory))
 
 
 def _fit(
     training: Trainer, run: Run, callbacks: Sequence[Callback], stop: StopSignal
 ) -> tuple[State, str]:
-    """Train a run; return the state in which it has ended, and why it ended early, if it did."""
+    """Train a run; return its last state, and the reason if it ended early, or else ""."""
     try:
         stopped_early = training.fit(run, callbacks, stop)
     except Diverged as error:
@@ -176,7 +178,7 @@ def _fit(
 
 
 def _end(run: Run, callbacks: Sequence[Callback], state: State, reason: str) -> None:
-    # The heartbeat writes the run's own record, which must not say that it has ended before it has.
+    # A copy, because the heartbeat thread writes the record itself, which isn't final yet.
     ended = replace(run.record, state=state, reason=reason)
     try:
         for callback in callbacks:
@@ -186,45 +188,49 @@ def _end(run: Run, callbacks: Sequence[Callback], state: State, reason: str) -> 
         run.close(state, reason)
 
 
-def complete(record: Record, planned: PlannedRun) -> Record:
-    """Add to a planned record where the run is trained: host, threads, versions."""
+def add_environment(record: Record, planned: PlannedRun) -> Record:
+    """Add the host, device, threads, processes and versions to a planned record."""
     record.host = socket.gethostname()
     record.device = str(planned.device)
     record.threads = set_threads(planned.settings.threads)
-    record.ranks = planned.ranks.world_size
+    record.world_size = planned.process_group.world_size
     record.versions = versions()
     record.git_commit = git_commit()
     return record
 
 
-def introduction(planned: PlannedRun, record: Record, directory: Path) -> str:
-    """Return a few lines on what is trained, where and for how long."""
+def describe_run(planned: PlannedRun, record: Record, directory: Path) -> str:
+    """Return a few lines with the model, data, length, device and directory of a run."""
     data, settings, choices = planned.dataset, planned.settings, record.choices
     held_out = "held-out " if data.validation is not data.test else ""
-    validation = f"{len(data.validation):,} {held_out}to validate on"
+    validation = f"{len(data.validation):,} {held_out}validation images"
     steps = steps_per_epoch(len(data.train), settings)
-    length = f"{settings.epochs} epochs of {steps} steps of {settings.batch_size} images"
+    length = (
+        f"{pluralize(settings.epochs, 'epoch')} of {pluralize(steps, 'step')} of "
+        f"{pluralize(settings.batch_size, 'image')}"
+    )
     if settings.max_steps:
-        length += f", cut off after {min(settings.max_steps, settings.epochs * steps)} steps"
-    device = f"{record.device}, {record.threads} threads, {record.precision}"
-    if planned.ranks.world_size > 1:
-        device += f", each of {planned.ranks.world_size} processes"
+        last = min(settings.max_steps, settings.epochs * steps)
+        length += f", stopped after {pluralize(last, 'step')}"
+    device = f"{record.device}, {pluralize(record.threads or 1, 'thread')}, {record.precision}"
+    if planned.process_group.world_size > 1:
+        device += f", in each of {planned.process_group.world_size} processes"
     groups = ("optim", "schedule", "augmentation", "loss")
     lines = [
         ("Model", f"{choices.get('model')}, {planned.parameters:,} parameters"),
-        ("Data", f"{choices.get('data')}, {len(data.train):,} images to train on, {validation}"),
+        ("Data", f"{choices.get('data')}, {len(data.train):,} training images, {validation}"),
         ("Recipe", ", ".join(f"{group} {choices.get(group)}" for group in groups)),
         ("Length", length),
         ("Device", device),
         ("Seed", record.seed),
-        ("Run directory", relative(directory)),
+        ("Run directory", relative_path(directory)),
         *(("Note", note) for note in planned.notes),
     ]
     return "\n".join(f"  {name + ':':16}{value}" for name, value in lines)
 
 
-def summary(record: Record, directory: Path) -> str:
-    """Return the outcome of a run, in the terms of the training log."""
+def summarize_run(record: Record, directory: Path) -> str:
+    """Return the results of a run, with the labels of the training log."""
     best, final = record.best, record.final
     lines = []
     if record.state != "finished":
@@ -242,18 +248,18 @@ def summary(record: Record, directory: Path) -> str:
             ("Time", format_duration(record.seconds)),
         ]
     lines += [("Note", note) for note in record.notes]
-    lines.append(("Run directory", relative(directory)))
+    lines.append(("Run directory", relative_path(directory)))
     return "\n".join(f"  {name + ':':27}{value}" for name, value in lines)
 
 
 def resume_command(run: Run) -> str:
     """Return the command that resumes a run."""
-    # Starting over was asked for once, and not for each time that the run is resumed.
+    # With trainer.resume=false, the command would retrain the run instead of resuming it.
     overrides = [
-        word for word in run.record.overrides if not word.lstrip("+").startswith("trainer.resume=")
+        text for text in run.record.overrides if not text.lstrip("+").startswith("trainer.resume=")
     ]
-    words = [*run.record.flags, *overrides]
-    return command(words, "hydra.run.dir", run.directory, run.record.ranks or 1)
+    arguments = [*run.record.hydra_flags, *overrides]
+    return format_command(arguments, "hydra.run.dir", run.directory, run.record.world_size or 1)
 
 
 @contextlib.contextmanager
@@ -275,7 +281,7 @@ def logging_to(path: Path, console: bool = True) -> Iterator[None]:
 
 
 def _log_traceback(error: BaseException) -> None:
-    """Write a traceback into the log file alone, since the terminal has the sentence."""
+    """Write a traceback to the log file only, because the terminal has the message."""
     details = (type(error), error, error.__traceback__)
     record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "the run failed", (), details)
     for handler in logging.getLogger().handlers:

@@ -1,6 +1,6 @@
-"""Standard output and error: characters that their encoding lacks, and readers that leave."""
+"""Standard output and error: unencodable characters, closed pipes and write errors."""
 
-# Few imports, because every command waits for these.
+# Few imports, because every command loads this module first.
 import codecs
 import os
 import sys
@@ -9,38 +9,38 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import NoReturn
 
-# What is printed for characters that the encoding of the output lacks; others are escaped.
-STAND_INS = {"±": "+-", "…": "...", "→": "->", "×": "x", "−": "-", "–": "-"}
+# Printed in place of characters that the output's encoding lacks; others are escaped.
+REPLACEMENTS = {"±": "+-", "…": "...", "→": "->", "×": "x", "−": "-", "–": "-"}
 
 
 def discard_output() -> None:
-    """Discard all further output, after its reader has left."""
+    """Discard all further output, after its reader has closed the pipe."""
     if sys.stdout is not None:
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
-def _stand_ins(error: UnicodeError) -> tuple[str, int]:
-    """Encode characters that an encoding lacks, as an error handler of `codecs`."""
+def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that an encoding lacks; an error handler for `codecs`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
     escapes = (char.encode("ascii", "backslashreplace").decode() for char in missing)
-    texts = (STAND_INS.get(char, text) for char, text in zip(missing, escapes, strict=True))
+    texts = (REPLACEMENTS.get(char, text) for char, text in zip(missing, escapes, strict=True))
     return "".join(texts), error.end
 
 
 @contextmanager
-def forgiving_output() -> Iterator[None]:
-    """Print in whatever encoding the output has, and ignore that its reader leaves.
+def tolerant_output() -> Iterator[None]:
+    """Replace unencodable characters, and ignore a closed pipe, within a `with` block.
 
     Raises:
         SystemExit: the output can't be written for another reason.
     """
-    codecs.register_error("stand_ins", _stand_ins)
+    codecs.register_error("replace_unencodable", _replace_unencodable)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="stand_ins")
+            stream.reconfigure(errors="replace_unencodable")
     status: object = None
     try:
         yield
@@ -54,11 +54,12 @@ def forgiving_output() -> Iterator[None]:
         except BrokenPipeError:
             discard_output()
         except OSError as error:
-            fail_to_write(error, status or 2)
+            exit_on_write_error(error, status or 2)
 
 
-def fail_to_write(error: OSError, status: object = 2) -> NoReturn:
-    """Exit with a status, after an error of writing the output."""
-    print(f"error: the output can't be written ({error})", file=sys.stderr)
+def exit_on_write_error(error: OSError, status: object = 2) -> NoReturn:
+    """Print that the output can't be written, and exit with a status."""
+    reason = error.strerror or error
+    print(f"error: the output can't be written ({reason}): redirect it elsewhere", file=sys.stderr)
     discard_output()
     raise SystemExit(status)

@@ -1,13 +1,13 @@
-"""All randomness of a run, as a function of its seed and of the place where it is needed."""
+"""Seeds for all random numbers of a run."""
 
 from hashlib import blake2b
 
 
-def derive_seed(seed: int, *place: str | int) -> int:
-    """Return a seed of 63 bits for one place, such as `derive_seed(seed, "crop", epoch, step)`.
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """Return a 63-bit seed for one purpose, such as `derive_seed(seed, "crop", epoch, step)`.
 
-    It doesn't depend on what was drawn before, so a run that was stopped and resumed draws the
-    numbers of the run that never stopped.
+    The result doesn't depend on earlier draws, so a resumed run draws the same numbers as an
+    uninterrupted one.
     """
-    digest = blake2b(repr((seed, *place)).encode(), digest_size=8).digest()
+    digest = blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

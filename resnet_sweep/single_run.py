@@ -1,4 +1,4 @@
-"""The single run of a command, in the directory that Hydra made, also in processes of torchrun."""
+"""Train the single run of a command, in one process or in those that torchrun started."""
 
 import contextlib
 import os
@@ -11,101 +11,122 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from resnet_sweep.config.compose import ComposedConfig, is_named_by_time, resolve, unresolved
+from resnet_sweep.config.compose import (
+    ComposedConfig,
+    is_named_by_time,
+    read_overrides,
+    resolve,
+    unresolved,
+)
 from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.jobs import LOG, complete, introduction, logging_to, summary, train
+from resnet_sweep.jobs import LOG, add_environment, describe_run, logging_to, summarize_run, train
 from resnet_sweep.runs.files import missing_folders, remove_empty
 from resnet_sweep.runs.provenance import HYDRA_FOLDER, write_hydra_folder
 from resnet_sweep.runs.run import Run, find_record, make_unique_directory, reset_run
-from resnet_sweep.torchrun import Torchrun
+from resnet_sweep.runs.signature import format_setting
+from resnet_sweep.torchrun import TorchrunEnvironment
 from resnet_sweep.training.device import configure
 from resnet_sweep.training.distributed import ProcessGroup
 from resnet_sweep.training.signals import Interrupted, StopSignal, exit_status
 from resnet_sweep.training.trainer import Diverged
 
-# Settings that have no effect on a single run, with the only values that it accepts.
-NEUTRAL_VALUES: dict[str, object] = {"retry_failed": True, "sweep_filter": None, "zip": []}
+# Settings that only a sweep has, with the only values that a single run accepts.
+NEUTRAL_VALUES: dict[str, object] = {
+    "baseline": None,
+    "retry_failed": True,
+    "sweep_filter": None,
+    "zip": [],
+}
+
+# Overrides that choose or configure a sweeper or a launcher start with these.
+SWEEP_ONLY = (
+    "hydra/sweeper",
+    "hydra.sweeper.",
+    "hydra/launcher",
+    "hydra.launcher.",
+    "hydra.sweep.",
+)
 
 Result = TypeVar("Result")
 
 
 class RemoveEmptyDirectory(Callback):
-    """Removes the folders that Hydra made for a single run, if nothing was written to them."""
+    """Removes the folders that Hydra created for a single run, if they are empty."""
 
     def __init__(self) -> None:
         self.made: list[Path] = []
 
     def on_run_start(self, config: DictConfig, **details: Any) -> None:
-        """Called by Hydra before it makes the run directory and its parents."""
-        # Hydra itself does this next. The directory's name may have values of its settings.
+        """Remember which folders don't exist yet; Hydra creates them next."""
+        # Hydra sets its config only after this call, but the directory may use `${hydra:...}`.
         HydraConfig.instance().set_config(config)
-        # A name that can't be resolved is an error that Hydra raises.
+        # Hydra itself raises the error of a name that can't be resolved.
         with contextlib.suppress(OmegaConfBaseException):
             self.made = missing_folders(Path(str(config.hydra.run.dir)))
 
     def on_run_end(self, config: DictConfig, **details: Any) -> None:
-        """Called by Hydra after the run, and after an error of its own."""
+        """Remove the folders; Hydra calls this after the run, and after its own errors."""
         remove_empty(self.made)
 
 
 def train_config(config: DictConfig) -> int:
-    """Train the run that a config describes, or print what would be trained (`dry_run`).
+    """Train the run that a config describes, or describe it in a dry run.
 
     Args:
-        config: as Hydra composed it, without Hydra's own part.
+        config: composed by Hydra, without the `hydra` node.
 
     Returns:
         The exit status.
 
     Raises:
         ConfigError: the run can't be trained; nothing was written.
-        RunFailed: an error ended the run.
+        RunFailed: the run ended with an error.
     """
     run = SingleRun(config)
-    # With hydra.job.chdir, Hydra has changed it. Paths in a config mean the folder of the command.
+    # hydra.job.chdir has changed it, but paths in a config are relative to the command's folder.
     os.chdir(run.hydra.runtime.cwd)
-    run.ranks.initialize()
+    run.process_group.initialize()
     try:
         return run.train()
     finally:
-        run.ranks.destroy()
+        run.process_group.destroy()
 
 
 class SingleRun:
-    """A single run, or this process's share of it under torchrun; see `train_config`.
+    """A single run, or this process's part of it under torchrun; see `train_config`.
 
     Attributes:
-        claimed: the folders that this process made for a new run.
+        created: the folders that this process created for a new run.
     """
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
-        # HydraConfig.get() is annotated with the schema of Hydra's settings, but returns a config.
+        # The annotation of HydraConfig.get() is a dataclass, but it returns a config.
         self.hydra: Any = HydraConfig.get()
-        self.ranks = ProcessGroup.current()
-        self.torchrun = Torchrun.here()
-        self.claimed: list[Path] = []
+        self.process_group = ProcessGroup.current()
+        self.torchrun = TorchrunEnvironment.current()
+        self.created: list[Path] = []
 
     def train(self) -> int:
-        """Train the run, or print what would be trained; return the exit status."""
+        """Train the run, or describe it in a dry run; return the exit status."""
         planned, composed = self._on_all_ranks(self._plan)
         if composed.settings.get("dry_run"):
-            self._on_all_ranks(lambda: self._preview(planned, composed))
+            self._on_all_ranks(lambda: self._print_dry_run(planned, composed))
             return 0
-        stop = StopSignal(ignore_repeats=self.ranks.world_size > 1).listen()
+        stop = StopSignal(ignore_repeats=self.process_group.world_size > 1).listen()
         try:
             run = self._on_all_ranks(lambda: self._open(planned, composed))
-            ended = self.ranks.broadcast(run is not None and run.record.ended_for_good)
+            ended = self.process_group.broadcast(run is not None and run.record.has_ended)
             if run is None:
                 if not ended:
                     configure(planned.device, planned.precision, planned.settings.threads)
-                    planned.training().fit(None, (), stop)
+                    planned.build_trainer().fit(None, (), stop)
                 return 0
             if ended:
-                console.print("This run has ended already; there is nothing to train.")
-                console.print(summary(run.record, run.directory), markup=False)
+                console.print("This run has already ended; nothing is left to train.")
+                console.print(summarize_run(run.record, run.directory), markup=False)
             else:
                 with logging_to(run.directory / LOG):
                     train(planned, run, stop, chdir=bool(self.hydra.job.chdir))
@@ -118,82 +139,89 @@ class SingleRun:
             stop.release()
 
     def _on_all_ranks(self, action: Callable[[], Result]) -> Result:
-        """Return what an action returns; raise its ConfigError on all ranks if one raises it."""
+        """Run an action on all ranks; raise ConfigError on all of them if one raises it."""
         error = None
         try:
             result = action()
         except ConfigError as refusal:
             error = refusal
-        messages = self.ranks.all_gather(error and str(error))
+        messages = self.process_group.all_gather(error and str(error))
         if error is not None:
             raise error
         for rank, message in enumerate(messages):
             if message is not None:
-                raise ConfigError(f"process {rank} of {len(messages)} can't take part: {message}")
+                raise ConfigError(f"rank {rank} of {len(messages)} can't train: {message}")
         return result
 
     def _plan(self) -> tuple[PlannedRun, ComposedConfig]:
         for name, neutral in NEUTRAL_VALUES.items():
             value = resolve(self.config, name)
             if value != neutral:
-                raise ConfigError(
-                    f"{name}={value} is a setting of a sweep, but this is a single run: add "
-                    "--multirun, or leave it out"
-                )
+                raise _only_for_sweeps(f"{name}={format_setting(value)}")
+        for override in read_overrides(self.hydra, "hydra"):
+            if override.lstrip("+").startswith(SWEEP_ONLY):
+                raise _only_for_sweeps(override)
         composed = ComposedConfig.of(self.config, self.hydra)
-        return plan_run(composed.settings, self.ranks), composed
+        return plan_run(composed.settings, self.process_group), composed
 
     def _directory(self, new: Callable[[Path], Path]) -> Path:
-        """Return the directory that the command names, or else what `new` makes of Hydra's."""
-        made = Path(self.hydra.runtime.output_dir)
+        """Return the directory that the command sets, or else what `new` returns for Hydra's."""
+        default = Path(self.hydra.runtime.output_dir)
         if not is_named_by_time(self.hydra.run):
-            return made
-        return self.torchrun.directory(lambda: new(made)) if self.torchrun else new(made)
+            return default
+        return self.torchrun.directory(lambda: new(default)) if self.torchrun else new(default)
 
-    def _claim(self, made: Path) -> Path:
-        """Make the directory of a new run, beside the one that Hydra made if another run has it."""
-        directory = make_unique_directory(made, HYDRA_FOLDER)
-        self.claimed = [directory / HYDRA_FOLDER]
-        # If it's the one that Hydra made, `RemoveEmptyDirectory` removes it.
-        if directory != made:
-            self.claimed.append(directory)
+    def _create_directory(self, default: Path) -> Path:
+        """Reserve the directory that Hydra created, or create another one if it is in use."""
+        directory = make_unique_directory(default, HYDRA_FOLDER)
+        self.created = [directory / HYDRA_FOLDER]
+        # `RemoveEmptyDirectory` removes the one that Hydra created.
+        if directory != default:
+            self.created.append(directory)
         return directory
 
-    def _preview(self, planned: PlannedRun, composed: ComposedConfig) -> None:
-        """Print what would be trained."""
-        if not self.ranks.is_main:
+    def _print_dry_run(self, planned: PlannedRun, composed: ComposedConfig) -> None:
+        """Print what the run would train."""
+        if not self.process_group.is_main:
             return
-        record = complete(planned.record(composed), planned)
-        directory = self._directory(lambda made: made)
+        record = add_environment(planned.record(composed), planned)
+        directory = self._directory(lambda default: default)
         earlier = find_record(directory, record)
         state = "new" if earlier is None else earlier.state
-        console.print(introduction(planned, record, directory), markup=False)
-        console.print(f"dry run: nothing is trained or written. The run is {state}.", markup=False)
+        console.print(describe_run(planned, record, directory), markup=False)
+        console.print(f"dry run: nothing was trained or written (state of the run: {state})")
 
     def _open(self, planned: PlannedRun, composed: ComposedConfig) -> Run | None:
-        """Open the directory of the run; None on the ranks that write nothing."""
-        if not self.ranks.is_main:
+        """Open the run in its directory on rank 0; return None on the other ranks."""
+        if not self.process_group.is_main:
             return None
-        record = complete(planned.record(composed), planned)
-        directory = self._directory(self._claim)
+        record = add_environment(planned.record(composed), planned)
+        directory = self._directory(self._create_directory)
         missing = missing_folders(directory)
         try:
-            # Starting over was asked for once, and not for each restart by torchrun.
+            # Processes that torchrun restarts have to resume what the first ones trained.
             if not planned.settings.resume and not (self.torchrun and self.torchrun.restarts):
                 reset_run(directory, record)
             run = Run.open(directory, record)
         except BaseException:
-            remove_empty([*self.claimed, *missing])
+            remove_empty([*self.created, *missing])
             raise
-        if run.record.ended_for_good:
+        if run.record.has_ended:
             return run
         hydra = unresolved(self.hydra)
         hydra["runtime"]["output_dir"] = str(run.directory)
         try:
             write_hydra_folder(run.directory, unresolved(self.config), hydra, composed.overrides)
         except BaseException as error:
-            # The disk that is full may keep this from being written, too.
+            # The cause of the error, such as a full disk, may also prevent this write.
             with contextlib.suppress(Exception):
                 run.close("failed", f"{type(error).__name__}: {error}")
             raise
         return run
+
+
+def _only_for_sweeps(override: str) -> ConfigError:
+    return ConfigError(
+        f"{override} is a setting of a sweep, but this is a single run: add --multirun, or leave "
+        "it out"
+    )

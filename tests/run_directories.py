@@ -43,7 +43,7 @@ def write_run(
         "config": config,
         "choices": {"model": "resnet8v2", "data": "digits", "optim": "sgd"},
         "overrides": [],
-        "flags": [],
+        "hydra_flags": [],
         "parameters": 77850,
         "best": {"epoch": 2, "val_acc": accuracy, "val_loss": 1.5},
         "final": {

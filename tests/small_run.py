@@ -74,7 +74,7 @@ def open_run(planned: PlannedRun, directory: Path) -> Run:
 
 def train(planned: PlannedRun, directory: Path, *callbacks: Callback) -> Trainer:
     run = open_run(planned, directory)
-    trainer = planned.training()
+    trainer = planned.build_trainer()
     trainer.fit(run, callbacks, StopSignal())
     run.close("finished")
     return trainer

@@ -170,7 +170,7 @@ def test_a_resumed_run_equals_the_uninterrupted_run_with_every_choice(
     for step in (4, 7, 9, 14, 18):
         run = open_run(planned, tmp_path / "stopped")
         stop = StopSignal()
-        stopped = planned.training()
+        stopped = planned.build_trainer()
         try:
             stopped.fit(run, [StopAt(stop, step)], stop)
         except Interrupted:

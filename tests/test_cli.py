@@ -45,7 +45,7 @@ def test_a_full_disk_at_the_end_keeps_the_exit_status_of_a_failure(
 
     monkeypatch.setattr(sys, "stdout", Full())
     monkeypatch.setattr(output, "discard_output", lambda: None)
-    with pytest.raises(SystemExit) as exit_info, output.forgiving_output():
+    with pytest.raises(SystemExit) as exit_info, output.tolerant_output():
         sys.exit(status)
     assert exit_info.value.code == expected
 

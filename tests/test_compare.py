@@ -24,7 +24,7 @@ from resnet_sweep.compare.format import safe_text
 from resnet_sweep.compare.group import Statistic, group_replicates
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.signature import relevant
+from resnet_sweep.runs.signature import signed_settings
 
 
 def run_names(folder: Path, *paths: str) -> list[str]:
@@ -564,10 +564,10 @@ class TestLoggedRuns:
 def test_the_logged_runs_have_the_default_recipe() -> None:
     for number in (1, 2):
         record = read_run(f"logged_run_{number}").record
-        default = relevant(composed(f"seed={number - 1}"), "", "")
-        assert relevant(record.config, "", "") == default
+        default = signed_settings(composed(f"seed={number - 1}"), "", "")
+        assert signed_settings(record.config, "", "") == default
         # A report prints these overrides as the command that repeats the run.
-        assert relevant(composed(*record.overrides), "", "") == default
+        assert signed_settings(composed(*record.overrides), "", "") == default
         assert record.choices["experiment"] == f"logged_run_{number}"
 
 

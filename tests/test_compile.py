@@ -34,7 +34,7 @@ def small(mode: str | None = "default", **changes: object) -> PlannedRun:
 def train_until(planned: PlannedRun, directory: Path, step: int) -> Trainer:
     """Train a run until a stop at `step`."""
     run, stop = open_run(planned, directory), StopSignal()
-    trainer = planned.training()
+    trainer = planned.build_trainer()
     with pytest.raises(Interrupted):
         trainer.fit(run, [StopAt(stop, step)], stop)
     run.close("interrupted")
@@ -93,7 +93,7 @@ def test_the_mode_is_torchs_and_does_not_change_the_signature(
 ) -> None:
     calls = []
     monkeypatch.setattr(torch, "compile", lambda model, **settings: calls.append(settings) or model)
-    small(mode).training()
+    small(mode).build_trainer()
     (settings,) = calls
     assert not settings["dynamic"]
     assert settings["options"].items() >= torch._inductor.list_mode_options(mode).items()

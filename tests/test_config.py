@@ -9,7 +9,7 @@ import pytest
 import yaml
 from small_run import CONF, choices, composed
 
-from resnet_sweep.config import COLLECTIONS, OBJECTS, PRESETS
+from resnet_sweep.config import COLLECTION_GROUPS, OBJECT_GROUPS, PRESET_GROUPS
 from resnet_sweep.config.build import build_augmentation
 from resnet_sweep.config.check import SETTINGS, check_config
 from resnet_sweep.config.plan import plan_run
@@ -59,9 +59,9 @@ def test_every_choice_is_valid_and_its_head_comment_has_a_command(choice: str) -
 
 
 def test_check_config_covers_every_group_and_setting() -> None:
-    assert {*composed()} == {*OBJECTS, *COLLECTIONS, *SETTINGS}
+    assert {*composed()} == {*OBJECT_GROUPS, *COLLECTION_GROUPS, *SETTINGS}
     folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra", "__pycache__"}
-    assert folders == {*OBJECTS, *COLLECTIONS, *PRESETS}
+    assert folders == {*OBJECT_GROUPS, *COLLECTION_GROUPS, *PRESET_GROUPS}
     groups = [
         next(iter(entry))
         for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]

@@ -13,7 +13,7 @@ from resnet_sweep.compare.loaded_run import load_run
 from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.config.restore import restore
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.jobs import summary
+from resnet_sweep.jobs import summarize_run
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.training.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint
@@ -97,7 +97,7 @@ def test_a_record_with_missing_values_has_a_summary(tmp_path: Path) -> None:
     final = best | {"train_acc": None, "train_loss": None}
     content = {"signature": "s", "best": best, "final": final}
     (tmp_path / "run.json").write_text(json.dumps(content))
-    lines = summary(Record.read(tmp_path), tmp_path).splitlines()
+    lines = summarize_run(Record.read(tmp_path), tmp_path).splitlines()
     (loss,) = (line for line in lines if "training loss" in line.lower())
     assert not any(character.isdigit() for character in loss)
 
@@ -112,7 +112,7 @@ def test_changed_metrics_of_a_finished_run_are_detected_and_restored(
     assert_equals_run(train(planned, directory), finished)
     assert without_times(read_metrics(directory)) == without_times(read_metrics(finished))
     assert load_run(directory, "run").metrics.error is None
-    assert open_run(planned, directory).record.ended_for_good
+    assert open_run(planned, directory).record.has_ended
 
 
 def test_a_best_checkpoint_in_place_of_the_last_is_renamed_and_not_used(

@@ -21,7 +21,7 @@ from resnet_sweep.compare.objective import (
     read_reference,
 )
 from resnet_sweep.compare.ranking import NearestRuns
-from resnet_sweep.config.check import Judged
+from resnet_sweep.config.check import AnyObjective
 from resnet_sweep.errors import ConfigError
 
 GENERATOR = np.random.default_rng(0)
@@ -158,7 +158,7 @@ def value_of(directory: Path, config: dict) -> float | None:
 
 class TestObjective:
     def test_every_objective_of_the_config_has_a_direction(self) -> None:
-        assert set(OBJECTIVES) == set(Judged.__args__)
+        assert set(OBJECTIVES) == set(AnyObjective.__args__)
         directions = {name: objective.direction for name, objective in OBJECTIVES.items()}
         assert directions["val_acc"] == "maximize"
         assert {directions["val_loss"], directions["distance_to_reference"]} == {"minimize"}

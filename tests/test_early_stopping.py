@@ -57,7 +57,7 @@ def test_a_run_that_is_stopped_early_has_the_first_epochs_of_the_complete_run(
     record = Record.read(tmp_path / "stopped")
     assert record.state == "stopped_early"
     assert "trainer.early_stopping.epoch=2" in record.reason
-    assert record.ended_for_good
+    assert record.has_ended
     stopped_rows = without_times(read_metrics(tmp_path / "stopped"))
     assert stopped_rows == without_times(read_metrics(tmp_path / "complete"))[:2]
     assert len(complete.rows) == 3

@@ -10,10 +10,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from processes import mentions
 
-from resnet_sweep.cli.train import prepare
-from resnet_sweep.config.command import quoted
+from resnet_sweep.cli.train import hydra_arguments
+from resnet_sweep.config.command import quote_override
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.sweeps.grid import expand, pairs_of, preset_overrides
+from resnet_sweep.sweeps.grid import expand, parse_zip, preset_overrides
 
 
 @pytest.fixture
@@ -68,15 +68,15 @@ def test_zipped_values_are_paired(loader: ConfigLoader) -> None:
 
 def test_several_lists_of_keys_can_be_zipped(loader: ConfigLoader) -> None:
     overrides = ["a=1,2", "b=3,4", "c=5,6", "d=7,8"]
-    jobs = expand(overrides, pairs_of([["a", "c"], ["b", "d"]]), loader)
+    jobs = expand(overrides, parse_zip([["a", "c"], ["b", "d"]]), loader)
     assert [" ".join(job) for job in jobs] == [
         "a=1 c=5 b=3 d=7",
         "a=1 c=5 b=4 d=8",
         "a=2 c=6 b=3 d=7",
         "a=2 c=6 b=4 d=8",
     ]
-    assert pairs_of(["a", "c"]) == [["a", "c"]]
-    assert pairs_of([]) == []
+    assert parse_zip(["a", "c"]) == [["a", "c"]]
+    assert parse_zip([]) == []
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_wrong_combination_is_refused(
     overrides: list[str], pairs: list, facts: list[str], loader: ConfigLoader
 ) -> None:
     with pytest.raises(ConfigError) as refusal:
-        expand(overrides, pairs_of(pairs), loader)
+        expand(overrides, parse_zip(pairs), loader)
     for fact in facts:
         assert mentions(str(refusal.value), fact), f"no {fact!r} in: {refusal.value}"
 
@@ -134,7 +134,7 @@ def test_the_values_of_a_named_sweep_become_overrides() -> None:
     ],
 )
 def test_a_named_sweep_or_replicates_imply_multirun(overrides: list[str], is_sweep: bool) -> None:
-    assert prepare(overrides) == (["--multirun", *overrides] if is_sweep else overrides)
+    assert hydra_arguments(overrides) == (["--multirun", *overrides] if is_sweep else overrides)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_a_named_sweep_or_replicates_imply_multirun(overrides: list[str], is_swe
 def test_a_condition_needs_only_the_quotes_of_the_shell(condition: str) -> None:
     parser = OverridesParser.create()
     for name in ("sweep_filter", "baseline"):
-        (override,) = parser.parse_overrides([quoted(f"{name}={condition}")])
+        (override,) = parser.parse_overrides([quote_override(f"{name}={condition}")])
         assert override.value() == condition
-        (override,) = parser.parse_overrides([quoted(f"{name}='seed == 0'")])
+        (override,) = parser.parse_overrides([quote_override(f"{name}='seed == 0'")])
         assert override.value() == "seed == 0"
 
 
@@ -154,4 +154,4 @@ def test_a_condition_needs_only_the_quotes_of_the_shell(condition: str) -> None:
     "word", ["baseline=null", "sweep_filter=${x}", "seed=0", "-m", "baseline="]
 )
 def test_other_arguments_are_not_quoted(word: str) -> None:
-    assert quoted(word) == word
+    assert quote_override(word) == word

@@ -15,7 +15,7 @@ from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.config.check import check_config
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import relevant, sign
+from resnet_sweep.runs.signature import sign, signed_settings
 from resnet_sweep.studies.search_space import SearchSpace
 
 EXPERIMENTS = [choice.partition("=")[2] for choice in choices("experiment")]
@@ -118,8 +118,8 @@ def test_the_document_and_the_head_comment_of_an_experiment_have_its_quotation(n
 def test_an_experiment_is_the_recipe_with_the_settings_of_its_name(
     name: str, settings: dict
 ) -> None:
-    recipe = relevant(composed(), "", "")
-    assert relevant(composed(f"experiment={name}"), "", "") == recipe | settings
+    recipe = signed_settings(composed(), "", "")
+    assert signed_settings(composed(f"experiment={name}"), "", "") == recipe | settings
 
 
 @pytest.mark.parametrize(

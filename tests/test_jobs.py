@@ -120,7 +120,7 @@ def test_no_resume_command_is_printed_if_the_directory_of_the_run_is_gone(
     with pytest.raises(RunFailed):
         jobs.train(planned, run, StopSignal(), callbacks, chdir=chdir)
     (message,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
-    assert re.search(r"\brun is gone\b", message)
+    assert re.search(r"\bdirectory run\b.*\bhydra\.run\.dir=", message)
     assert "hydra.run.dir=run" not in message
     assert Path.cwd() == tmp_path
     assert not (tmp_path / "run").exists()

@@ -29,7 +29,7 @@ from resnet_sweep.config.compose import ComposedConfig
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.config.restore import restore
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.jobs import complete, train
+from resnet_sweep.jobs import add_environment, train
 from resnet_sweep.runs.metrics import best_row, read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import Run, reset_run
@@ -68,7 +68,7 @@ def run(settings: dict, directory: Path, stop: StopSignal | None = None) -> Reco
     planned = plan_run(settings)
     try:
         composed = ComposedConfig(settings, {"optim": "sgd"}, ["data=digits"], [])
-        record = complete(planned.record(composed), planned)
+        record = add_environment(planned.record(composed), planned)
         if not planned.settings.resume:
             reset_run(directory, record)
         train(planned, Run.open(directory, record), stop or StopSignal())

@@ -28,7 +28,7 @@ def read_layers(directory: Path) -> list[dict[str, str]]:
 def test_layer_norms_csv_has_the_norms_of_each_layer(tmp_path: Path) -> None:
     """The expected norms are computed at each step of the last epoch."""
     prepared = plan_run(config(trainer__epochs=2))
-    training = prepared.training()
+    training = prepared.build_trainer()
     gradients: list[dict[str, float]] = []
     weights: list[dict[str, torch.Tensor]] = []
     named = {
@@ -109,7 +109,7 @@ def test_an_exploding_gradient_is_reported_once_with_its_layer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     prepared = plan_run(config(optim__lr=1e6, schedule__warmup_epochs=0))
-    training = prepared.training()
+    training = prepared.build_trainer()
     layers = {name.removesuffix(".weight") for name, _ in training.model.named_parameters()}
     run = open_run(prepared, tmp_path)
     with caplog.at_level(logging.WARNING), pytest.raises(Diverged) as diverged:

@@ -31,11 +31,11 @@ def test_each_optimizer_of_torch_trains_and_resumes(
         config(optim={"_target_": f"torch.optim.{name}", "lr": 0.01}, trainer__max_steps=9)
     )
     whole = train(prepared, tmp_path / "whole")
-    initial = prepared.training().model.state_dict()["stem.weight"]
+    initial = prepared.build_trainer().model.state_dict()["stem.weight"]
     assert not torch.equal(weights(whole)["stem.weight"], initial)
     run, stop = open_run(prepared, tmp_path / "stopped"), StopSignal()
     with pytest.raises(Interrupted):
-        prepared.training().fit(run, [StopAt(stop, 4)], stop)
+        prepared.build_trainer().fit(run, [StopAt(stop, 4)], stop)
     run.close("interrupted")
     assert_same_bits(train(prepared, tmp_path / "stopped"), whole)
 
@@ -116,7 +116,7 @@ def test_muon_does_not_decay_norms_and_biases_if_they_are_excluded() -> None:
         "weight_decay": 0.1,
         "decay_norm_and_bias": False,
     }
-    optimizer = plan_run(config(optim=muon)).training().optimizer
+    optimizer = plan_run(config(optim=muon)).build_trainer().optimizer
     for group in optimizer.param_groups:
         decayed = all(weight.ndim > 1 for weight in group["params"])
         assert group["weight_decay"] == (0.1 if decayed else 0.0)
@@ -129,7 +129,7 @@ def test_a_step_uses_the_clipped_gradient_and_grad_norm_is_the_norm_before(tmp_p
     prepared = plan_run(
         config(**plain, optim=sgd, schedule__warmup_epochs=0, trainer__clip_grad_norm=0.01)
     )
-    reference = prepared.training()
+    reference = prepared.build_trainer()
     before = {name: weight.clone() for name, weight in reference.model.named_parameters()}
     training = train(prepared, tmp_path, recorder)
     moved = torch.cat(
@@ -195,7 +195,7 @@ def test_averaged_weights_are_evaluated_and_saved(tmp_path: Path) -> None:
 
 def test_muon_trains_all_convolutions_of_a_resnet_as_filters() -> None:
     muon = {"_target_": "resnet_sweep.training.optimizers.Muon", "lr": 0.02}
-    training = plan_run(config(optim=muon, model=dict(RESNET))).training()
+    training = plan_run(config(optim=muon, model=dict(RESNET))).build_trainer()
     filters = [group for group in training.optimizer.param_groups if group["filters"]]
     named = dict(training.model.named_parameters())
     convolutions = [name for name, weight in named.items() if weight.ndim == 4]

@@ -10,7 +10,7 @@ from run_directories import write_run
 
 from resnet_sweep.runs.record import Record
 from resnet_sweep.sweeps.job import Job
-from resnet_sweep.sweeps.progress import Progress
+from resnet_sweep.sweeps.progress import SweepProgress
 from resnet_sweep.sweeps.run_cache import RunCache
 
 
@@ -30,28 +30,28 @@ def finish_epoch(job: Job, epoch: int, **changes: Any) -> None:
     final = {"epoch": epoch, "train_acc": 60.0, "train_loss": 1.0, "val_acc": 50.0, "val_loss": 1.0}
     changes = {"state": "running", "final": final, "config": job.planned.config} | changes
     write_run(job.directory, **changes)
-    job.look()
+    job.refresh()
 
 
-def progress_after(seconds: float, jobs: list[Job], cache: RunCache) -> Progress:
+def progress_after(seconds: float, jobs: list[Job], cache: RunCache) -> SweepProgress:
     """Return the progress of a sweep that started `seconds` ago."""
     plan = SimpleNamespace(jobs=jobs, cache=cache)
-    progress = Progress(plan, jobs, save=lambda: None)
-    progress.begun = time.monotonic() - seconds
+    progress = SweepProgress(plan, jobs, save=lambda: None)
+    progress.started = time.monotonic() - seconds
     return progress
 
 
 def test_the_time_left_follows_from_the_epochs_of_running_jobs(tmp_path: Path) -> None:
     jobs = pending_jobs(tmp_path, {}, {})
     progress = progress_after(60, jobs, RunCache([]))
-    assert progress.left(2) is None
+    assert progress.estimate_seconds_left(2) is None
     heartbeat = {"host": "here", "process": 1, "renewed": 0.0, "epoch": 3, "step": 5, "steps": 10}
     finish_epoch(jobs[0], 2, heartbeat=heartbeat)
     # 2.5 of 20 epochs took a minute.
-    assert progress.left(2) == pytest.approx(60 / 2.5 * 17.5, rel=0.01)
+    assert progress.estimate_seconds_left(2) == pytest.approx(60 / 2.5 * 17.5, rel=0.01)
     finish_epoch(jobs[0], 10, state="finished")
-    del progress.rest[jobs[0]]
-    assert progress.left(1) == pytest.approx(60, rel=0.01)
+    del progress.remaining[jobs[0]]
+    assert progress.estimate_seconds_left(1) == pytest.approx(60, rel=0.01)
 
 
 def test_epochs_that_a_job_trained_before_do_not_count_in_the_estimate(tmp_path: Path) -> None:
@@ -59,14 +59,14 @@ def test_epochs_that_a_job_trained_before_do_not_count_in_the_estimate(tmp_path:
     finish_epoch(job, 6, state="interrupted")
     progress = progress_after(60, [job], RunCache([]))
     finish_epoch(job, 8)
-    assert progress.left(1) == pytest.approx(60, rel=0.01)
+    assert progress.estimate_seconds_left(1) == pytest.approx(60, rel=0.01)
 
 
 def test_the_estimate_ends_at_the_epoch_of_early_stopping(tmp_path: Path) -> None:
     (job,) = pending_jobs(tmp_path, {"trainer.early_stopping": {"epoch": 4, "patience": None}})
     progress = progress_after(60, [job], RunCache([]))
     finish_epoch(job, 3)
-    assert progress.left(1) == pytest.approx(20, rel=0.01)
+    assert progress.estimate_seconds_left(1) == pytest.approx(20, rel=0.01)
 
 
 def test_before_the_first_epoch_the_time_left_follows_from_earlier_runs(tmp_path: Path) -> None:
@@ -74,4 +74,4 @@ def test_before_the_first_epoch_the_time_left_follows_from_earlier_runs(tmp_path
     jobs = pending_jobs(tmp_path, {}, {"trainer.early_stopping": {"epoch": 4}})
     progress = progress_after(0, jobs, RunCache([tmp_path / "outputs"]))
     # The earlier run took 12.5 s for two epochs.
-    assert progress.left(2) == pytest.approx(14 * 6.25 / 2, rel=0.01)
+    assert progress.estimate_seconds_left(2) == pytest.approx(14 * 6.25 / 2, rel=0.01)

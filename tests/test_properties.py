@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from small_run import config
 
-from resnet_sweep.config.check import check_config, describe, is_valid
+from resnet_sweep.config.check import check_config, describe_type, is_valid
 from resnet_sweep.data.dataset import Split, Subsets, balanced_subset
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.ranges import Count
@@ -86,7 +86,7 @@ class TestSchema:
     def test_a_valid_value_has_the_annotated_type_and_is_finite(
         self, annotation: Any, value: Any
     ) -> None:
-        assert describe(annotation)
+        assert describe_type(annotation)
         if not is_valid(value, annotation):
             return
         if annotation is bool:

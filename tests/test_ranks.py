@@ -19,7 +19,7 @@ from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
-from resnet_sweep.torchrun import Torchrun
+from resnet_sweep.torchrun import TorchrunEnvironment
 from resnet_sweep.training.checkpoint import LAST, read_checkpoint
 from resnet_sweep.training.distributed import ProcessGroup
 
@@ -131,7 +131,7 @@ def test_two_processes_train_what_one_does(settings: dict, tmp_path: Path) -> No
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     (directory,) = (path.parent for path in tmp_path.glob("outputs/*/*/run.json"))
     record = Record.read(directory)
-    assert (record.state, record.ranks) == ("finished", 2)
+    assert (record.state, record.world_size) == ("finished", 2)
     # Only rank 0 prints.
     assert re.findall(r"\b(\d)/3\b", "".join(outputs)) == ["1", "2", "3"]
     train(plan_run(settings), tmp_path / "alone")
@@ -147,7 +147,7 @@ def test_a_torchrun_with_a_killed_process_trains_what_one_process_does(
     # torchrun started the processes again, and they found the directory without hydra.run.dir.
     (directory,) = (path.parent for path in tmp_path.glob("outputs/*/*/run.json"))
     record = Record.read(directory)
-    assert (record.state, record.ranks) == ("finished", 2)
+    assert (record.state, record.world_size) == ("finished", 2)
     # The second process was killed in the second epoch. Each epoch is printed once, so the first
     # one wasn't trained again.
     assert re.findall(r"\b(\d)/3\b", process.stdout) == ["1", "2", "3"]
@@ -204,7 +204,11 @@ def test_a_run_that_processes_cannot_share_is_refused(
 
 
 def test_torchrun_refuses_a_sweep(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Torchrun, "here", classmethod(lambda cls: Torchrun(0, 2, 0, "none")))
+    monkeypatch.setattr(
+        TorchrunEnvironment,
+        "current",
+        classmethod(lambda cls: TorchrunEnvironment(0, 2, 0, "none")),
+    )
     result = call(main, "--multirun", "data=digits", "seed=0,1")
     processes.assert_refused(result, "torchrun", "2", "hydra/launcher=pool")
 
@@ -221,14 +225,14 @@ def test_the_signature_depends_on_sync_batch_norm_but_not_on_the_number_of_proce
 
 
 def test_the_run_directory_follows_from_torchruns_rdzv_id(tmp_path: Path) -> None:
-    def with_id(run_id: str) -> Torchrun:
+    def with_id(run_id: str) -> TorchrunEnvironment:
         variables = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-        return Torchrun.here(variables | {"TORCHELASTIC_RUN_ID": run_id})
+        return TorchrunEnvironment.current(variables | {"TORCHELASTIC_RUN_ID": run_id})
 
-    assert Torchrun.here({}) is None
+    assert TorchrunEnvironment.current({}) is None
     assert with_id("job-17").directory(lambda: tmp_path) == Path("outputs/job-17")
     assert with_id("none").name is None
-    assert with_id("0de13ba3-088d-4e7a-990b-ae29bab0a38f").name is None
+    assert with_id("0de13ba3-088d-4e7a-990b-ae29bab0a38f").run_name is None
     for wrong in ("../x", ".hidden", "a/b", ""):
         with pytest.raises(ConfigError) as error:
             _ = with_id(wrong).name

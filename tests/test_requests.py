@@ -12,7 +12,7 @@ from small_run import composed
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.config.compose import ComposedConfig
-from resnet_sweep.config.errors import LONGEST, format_error
+from resnet_sweep.config.errors import MAX_LENGTH, format_error
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import Record
@@ -40,10 +40,26 @@ REFUSALS = [
     ("replicates=1001", "replicates", "1", "1000", "1001"),
     ("seed=1,2", "seed=1,2", "--multirun", "seed=[1,2]"),
     ("augmentation=[cutmix,foo]", "augmentation=foo", "color_jitter", "trivial_augment"),
-    ("retry_failed=false", "retry_failed=False", "--multirun"),
+    ("retry_failed=false", "retry_failed=false", "--multirun"),
     ("sweep=???", "sweep=???"),
     ("sweep_filter=seed < 1", "sweep_filter=seed < 1", "--multirun"),
-    ("zip=[a,b]", "zip=['a', 'b']", "--multirun"),
+    ("zip=[a,b]", 'zip=["a", "b"]', "--multirun"),
+    ("baseline=seed == 0", "baseline=seed == 0", "--multirun"),
+    ("hydra/sweeper=optuna", "hydra/sweeper=optuna", "--multirun"),
+    ("hydra/launcher=pool", "hydra/launcher=pool", "--multirun"),
+    ("hydra.sweep.dir=x", "hydra.sweep.dir=x", "--multirun"),
+    ("hydra.sweeper.n_trials=3", "hydra.sweeper.n_trials", "hydra/sweeper=optuna"),
+    ("n_trials=3", "n_trials", "hydra.sweeper.n_trials", "hydra/sweeper=optuna"),
+    ("foo", "foo", "=", "GROUP=CHOICE"),
+    ("=1", "=1", "KEY=VALUE"),
+    ("@x=1", "@x=1", "KEY=VALUE"),
+    ("+experiment=cutmix", "+experiment=cutmix", "experiment=cutmix"),
+    ("optim.lr=", "optim.lr", "empty"),
+    ("optim.lr=inf", "optim.lr", "inf", "finite"),
+    ("--multirn", "--multirn", "--multirun"),
+    ("--config-dir=nowhere", "nowhere", "--config-dir"),
+    ("--config-path=nowhere", "nowhere", "--config-dir"),
+    ("--experimental-rerun=nowhere", "--experimental-rerun=nowhere", "hydra.run.dir"),
     ("data.holdout=5000", "data.holdout=5000", "1437", "data.holdout=null"),
     ("trainer.epoch=5", "trainer.epoch", "trainer.epochs"),
     ("experiment={a:1}", "experiment={a:1}", "quickstart"),
@@ -256,7 +272,7 @@ def test_a_run_whose_train_log_cannot_be_opened_finishes(command: Command, tmp_p
 
 def test_a_long_error_message_is_shortened_in_the_middle() -> None:
     shortened = format_error(ConfigError(f"{'a' * 10**6} isn't known, but b is"))
-    assert len(shortened) < LONGEST + 10
+    assert len(shortened) < MAX_LENGTH + 10
     assert shortened.startswith("aaa")
     assert shortened.endswith("known, but b is")
 

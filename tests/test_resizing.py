@@ -48,7 +48,7 @@ def test_each_size_has_an_equal_share_of_a_long_run(epochs: int) -> None:
 
 def test_the_model_is_trained_on_each_size_and_evaluated_at_full_size(tmp_path: Path) -> None:
     prepared = plan_run(config(trainer__progressive_resizing=[16, 24, 32]))
-    training = prepared.training()
+    training = prepared.build_trainer()
     # The image sizes in training (True) and evaluation (False).
     sizes: dict[bool, set[int]] = {True: set(), False: set()}
     training.model.register_forward_pre_hook(

@@ -138,7 +138,7 @@ class TestDirectory:
         resumed.close("finished")
 
         finished = Run.open(tmp_path / "run", self.record())
-        assert finished.record.ended_for_good
+        assert finished.record.has_ended
         assert sorted(path.name for path in run.directory.iterdir()) == ["run.json"]
 
     def test_a_directory_with_a_run_of_another_config_is_refused_and_unchanged(

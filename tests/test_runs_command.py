@@ -227,7 +227,7 @@ REFUSALS = [
     (["--sort", "-optm.lr"], [r"\boptm\.lr\b", r"\boptim\.lr\b"]),
     (["--group-by", "model,sede"], [r"\bsede\b", r"\bseed\b"]),
     (["--top", "0"], ["--top", r"\b0\b", r"\b1\b"]),
-    (["--nearest-to", "nowhere"], [r"\breference=nowhere\b", r"\blogged_run_1\b"]),
+    (["--nearest-to", "nowhere"], [r"--nearest-to=nowhere\b", r"\blogged_run_1\b"]),
     (["--nearest-to", "logged_run_1", "--csv"], ["--nearest-to", "--csv"]),
     (["--baseline", "best >"], [r"\bbest >"]),
     (["--baseline", "best > 1", "--top", "2"], ["--baseline", "--top"]),

@@ -15,7 +15,7 @@ from processes import assert_refused, clean_environment
 from resnet_sweep.augmentation import MixUp, RandomHorizontalFlip
 from resnet_sweep.augmentation.preview import augment, captions, image_row
 from resnet_sweep.cli import main
-from resnet_sweep.picture import GAP, IMAGE, MARGIN, draw_rows
+from resnet_sweep.figures import GAP, IMAGE, MARGIN, draw_rows
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -377,7 +377,12 @@ def test_a_study_with_two_objectives_has_two_values_for_each_trial(
 @pytest.mark.parametrize(
     ("overrides", "facts"),
     [
-        (["optim.lr=interval(0.3,0.01)"], ["optim.lr=interval(0.3,0.01)"]),
+        (["optim.lr=interval(0.3,0.01)"], ["optim.lr=interval(0.3,0.01)", "0.3", "0.01"]),
+        (["optim.lr=tag(log,interval(0,0.1))"], ["optim.lr=tag(log,interval(0,0.1))", "0.0"]),
+        (["hydra.sweeper.enqueue=foo"], ["hydra.sweeper.enqueue", "foo", "current_config", "null"]),
+        (["hydra.sweeper.max_failure_rate=2"], ["hydra.sweeper.max_failure_rate", "2", "1"]),
+        (["retry_failed=false"], ["retry_failed=false", "hydra/sweeper=grid"]),
+        (["baseline=seed == 0"], ["baseline=seed == 0", "hydra/sweeper=grid"]),
         (["seed=0,1"], ["seed=0,1", "replicates="]),
         (
             ["objective=val_loss"],
@@ -611,13 +616,13 @@ def test_a_trial_is_a_duplicate_only_of_a_trial_that_has_not_failed(
 ) -> None:
     study, _, queue = queued_study
     first, second, third = (study.ask() for _ in range(3))
-    assert not queue.is_same(first, "s")
-    assert queue.is_same(second, "s")
+    assert not queue.is_duplicate(first, "s")
+    assert queue.is_duplicate(second, "s")
     study.tell(first.number, state=optuna.trial.TrialState.FAIL)
-    assert not queue.is_same(second, "s")
+    assert not queue.is_duplicate(second, "s")
     assert TrialResult(study.trials[1], tmp_path, Objective()).reason == ""
-    assert queue.is_same(third, "s")
-    assert TrialResult(study.trials[2], tmp_path, Objective()).reason == "the same as trial 1"
+    assert queue.is_duplicate(third, "s")
+    assert TrialResult(study.trials[2], tmp_path, Objective()).reason == "same as trial 1"
 
 
 def test_the_command_line_overrides_the_sweeper_and_the_settings_of_a_preset(
@@ -675,7 +680,7 @@ def test_a_trial_of_another_machine_is_taken_over_only_if_its_heartbeat_is_stale
             TrialLock(storage, trial, 0, tmp_path)
     storage.set_trial_user_attr(trial, "heartbeat", heartbeat | {"renewed": time.time() - 130})
     lock = TrialLock(storage, trial, 0, tmp_path)
-    assert lock.number == 0 and lock.is_ours()
+    assert lock.number == 0 and lock.is_owned()
     lock.release()
 
 
@@ -690,7 +695,7 @@ def test_a_trial_counts_the_workers_that_crashed_without_completing_an_epoch(
     for _ in range(2):
         lock = TrialLock(storage, trial, 0, tmp_path)
         assert lock.crashes == 2
-        lock.undo()
+        lock.revert()
         assert storage.get_trial(trial).user_attrs["heartbeat"] == heartbeat
     # An epoch of any replicate resets the count.
     write_run(tmp_path / "0" / "1")

@@ -39,7 +39,7 @@ from resnet_sweep.__main__ import main
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.runs.lock import DirectoryLock
 from resnet_sweep.sweeps import plan, runner
-from resnet_sweep.sweeps.manifest import Definition, Manifest
+from resnet_sweep.sweeps.manifest import Manifest, SweepDefinition
 
 SWEEP = ("--multirun", *TINY, "hydra.sweep.dir=sweep")
 SHORT = (*SWEEP, "trainer.max_steps=1")
@@ -596,7 +596,7 @@ class TestWriting:
     ) -> None:
         sweep = tmp_path / "sweep"
         sweep.mkdir()
-        Manifest(definition=Definition(study="resnet_sweep")).write(sweep)
+        Manifest(definition=SweepDefinition(study="resnet_sweep")).write(sweep)
         before = snapshot(sweep)
         result = call(main, *SWEEP, *overrides)
         assert_refused(result, "sweep", "hydra/sweeper=optuna", "hydra.sweep.dir")

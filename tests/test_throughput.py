@@ -49,7 +49,7 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> plain_loop.Recipe:
 def test_the_plain_loop_computes_the_same_outputs_for_the_same_images(
     recipe: plain_loop.Recipe,
 ) -> None:
-    training = plan_run(composed(*OVERRIDES)).training()
+    training = plan_run(composed(*OVERRIDES)).build_trainer()
     expected, expected_labels = predict(
         training.model, training.validation_batches, training.normalize, training.precision
     )

@@ -69,7 +69,7 @@ def test_the_trainer_computes_what_a_plain_loop_computes(tmp_path: Path, drop_la
     ours = train(prepared, tmp_path)
 
     torch.manual_seed(derive_seed(3, "weights"))
-    reference = prepared.training().model
+    reference = prepared.build_trainer().model
     split = prepared.dataset.train
     pixels = torch.from_numpy(split.images[split.indices])
     labels = torch.from_numpy(split.labels[split.indices]).long()
@@ -129,7 +129,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     stop = StopSignal()
     if step == 0:
         stop.received = 15
-    stopped = prepared.training()
+    stopped = prepared.build_trainer()
     with pytest.raises(Interrupted):
         stopped.fit(run, [StopAt(stop, step)], stop)
     run.close("interrupted")
@@ -153,7 +153,7 @@ def test_a_run_stopped_at_every_step_equals_an_uninterrupted_one(tmp_path: Path)
     interruptions = 0
     while True:
         run = open_run(prepared, tmp_path / "stopped")
-        training, stop = prepared.training(), StopSignal()
+        training, stop = prepared.build_trainer(), StopSignal()
         train_step = training.train_step
 
         def step_and_stop(*batch, train_step=train_step, stop=stop, **settings):
@@ -210,12 +210,12 @@ def test_max_steps_ends_the_run_and_does_not_change_the_schedule(
     assert [step.global_step for step in recorder.steps] == list(range(total))
     assert len(recorder.rows) == rows
     assert recorder.steps_at_epoch_end == [min(7 * epoch, total) for epoch in range(1, rows + 1)]
-    schedule = plan_run(config()).training().schedule
+    schedule = plan_run(config()).build_trainer().schedule
     assert [step.lr for step in recorder.steps] == [schedule(step) for step in range(total)]
 
 
 def test_each_epoch_uses_each_image_once(tmp_path: Path) -> None:
-    training = plan_run(config()).training()
+    training = plan_run(config()).build_trainer()
     used: list[int] = []
     take = training.train_batches.take
     training.train_batches.take = lambda positions: (
@@ -231,7 +231,7 @@ def test_each_epoch_uses_each_image_once(tmp_path: Path) -> None:
 
 
 def test_the_error_about_divergence_names_epoch_step_rate_and_layer(tmp_path: Path) -> None:
-    training = plan_run(config(optim__lr=1e8, schedule__warmup_epochs=0)).training()
+    training = plan_run(config(optim__lr=1e8, schedule__warmup_epochs=0)).build_trainer()
     run = Run.open(tmp_path, Record(signature="s"))
     with pytest.raises(Diverged) as diverged:
         training.fit(run, [], StopSignal())
@@ -245,7 +245,7 @@ def test_the_error_about_divergence_names_epoch_step_rate_and_layer(tmp_path: Pa
 
 
 def test_a_run_with_a_nan_validation_loss_diverges(tmp_path: Path) -> None:
-    training = plan_run(config()).training()
+    training = plan_run(config()).build_trainer()
     train_step = training.train_step
 
     def step_and_spoil(*batch: object, **settings: object) -> None:
@@ -283,7 +283,7 @@ def test_checkpoints_are_written_within_a_long_epoch(
     monkeypatch.setattr("resnet_sweep.training.trainer.CHECKPOINT_SECONDS", 0)
     prepared = plan_run(config())
     run = open_run(prepared, tmp_path)
-    training = prepared.training()
+    training = prepared.build_trainer()
     train_step = training.train_step
 
     def step_or_fail(*batch: object, **settings: object) -> None:
@@ -306,7 +306,7 @@ def test_the_random_numbers_of_a_step_follow_from_seed_epoch_and_step(tmp_path: 
         return images, labels
 
     prepared = plan_run(config(trainer__epochs=2))
-    training = prepared.training()
+    training = prepared.build_trainer()
     training.augmentation = [record_seeds]
     run = open_run(prepared, tmp_path)
     training.fit(run, [], StopSignal())
@@ -332,7 +332,7 @@ class Slow:
 
 def test_seconds_and_images_per_second_agree_with_the_clock(tmp_path: Path) -> None:
     prepared = plan_run(config())
-    training = prepared.training()
+    training = prepared.build_trainer()
     training.augmentation = [Slow()]
     run = open_run(prepared, tmp_path)
     started = time.monotonic()
@@ -357,7 +357,7 @@ def test_a_new_best_checkpoint_is_committed_with_the_last_checkpoint(
     expected = read_checkpoint(tmp_path / "whole" / "checkpoints" / BEST)
     assert expected["epoch"] == 2
     run = open_run(prepared, tmp_path / "killed")
-    training = prepared.training()
+    training = prepared.build_trainer()
 
     def write_or_fail(directory: Path, state: dict) -> None:
         power_failure = len(state["rows"]) == 2
@@ -382,7 +382,7 @@ def test_a_new_best_checkpoint_is_committed_with_the_last_checkpoint(
 def test_a_run_that_another_process_took_over_writes_no_more_files(tmp_path: Path) -> None:
     prepared = plan_run(config())
     run = open_run(prepared, tmp_path)
-    training = prepared.training()
+    training = prepared.build_trainer()
     save = training._save_checkpoint
 
     def take_over_and_save() -> None:
@@ -424,7 +424,7 @@ def test_cross_entropy_follows_its_formula() -> None:
 
 
 def test_norms_and_biases_are_not_decayed_if_decay_norm_and_bias_is_false() -> None:
-    model = plan_run(config()).training().model
+    model = plan_run(config()).build_trainer().model
     (everything,) = param_groups(model, decay_norm_and_bias=True)
     assert len(everything["params"]) == len(list(model.parameters()))
     decayed, undecayed = param_groups(model, decay_norm_and_bias=False)

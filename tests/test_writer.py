@@ -44,7 +44,7 @@ def prepared() -> PlannedRun:
 
 def saving_in_thread(prepared: PlannedRun) -> Trainer:
     """Return a trainer that writes checkpoints in a thread, as on a GPU."""
-    training = prepared.training()
+    training = prepared.build_trainer()
     training.saves_in_thread = True
     return training
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from resnet_sweep.analysis.layers import Layers, NotApplicableError, collect_outputs
 from resnet_sweep.data.dataset import IndexArray, UInt8Array
-from resnet_sweep.picture import ImageRow, draw_rows
+from resnet_sweep.figures import ImageRow, draw_rows
 
 # Number of filters in a row of the figure, and of channels of each stage that are drawn.
 FILTER_COLUMNS = 8

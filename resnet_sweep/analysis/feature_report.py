@@ -17,7 +17,7 @@ from resnet_sweep.analysis import activations, dead_channels, embedding
 from resnet_sweep.analysis.grad_cam import grad_cam, overlay
 from resnet_sweep.analysis.layers import NotApplicableError, find_layers
 from resnet_sweep.data.dataset import Batches, Dataset, IndexArray, Split, balanced_subset
-from resnet_sweep.picture import ImageRow, draw_rows, png
+from resnet_sweep.figures import ImageRow, draw_rows, png
 from resnet_sweep.training.evaluation import Normalize, autocast, predict
 
 # Largest number of test images for the embedding and the dead channels.

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from resnet_sweep.data.dataset import Batch, Batches, Dataset
-from resnet_sweep.picture import ImageRow, draw_rows
+from resnet_sweep.figures import ImageRow, draw_rows
 from resnet_sweep.randomness import derive_seed
 
 Operation = Callable[[Tensor, Tensor, Generator], Batch]

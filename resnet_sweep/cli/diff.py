@@ -1,6 +1,6 @@
 """Print what differs between runs in their configs and in their outcomes.
 
-Settings that are equal aren't printed, nor, of three runs or more, outcomes that are equal.
+Equal settings aren't printed. With three or more runs, equal outcomes aren't printed either.
 """
 
 import argparse
@@ -16,32 +16,31 @@ from resnet_sweep.errors import ConfigError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `diff`."""
     parser.epilog = (
-        "The exit status is 0 if the runs are the same, 1 if they differ, and 2 if an error "
-        "occurred. Runs are the same if all settings that decide what is trained are the same "
-        "(including the seed, the precision and the data), and their states and all outcomes but "
-        "the time. Times, paths, loggers, names of choices, devices, threads, hosts, versions and "
-        "commits may differ."
+        "The exit status is 0 if the runs are the same, 1 if they differ, and 2 after an error. "
+        "Runs are the same if their states, their outcomes and all settings that affect training "
+        "are equal, including the seed, the precision and the data. Times, paths, loggers, names "
+        "of choices, devices, threads, hosts, versions and commits may differ."
     )
     parser.add_argument(
         "runs",
         metavar="RUN",
         nargs="+",
-        help="a run directory, or a run of the training log: logged_run_1, logged_run_2",
+        help="a run directory, logged_run_1 or logged_run_2",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--curves",
         metavar="FILE.png",
         type=Path,
-        help="draw accuracy and loss of the runs into a figure",
+        help="write a figure with the accuracy and loss curves of the runs",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what differs between runs; return 0 if they are the same, else 1."""
+    """Print the differences between runs; return 0 if the runs are the same, else 1."""
     if len(arguments.runs) < 2:
         raise ConfigError(
-            f"there is nothing to compare {arguments.runs[0]} with: name two runs or more"
+            f"diff needs two runs or more, but only {arguments.runs[0]} is given: name another run"
         )
     comparison = Comparison([read_run(name) for name in arguments.runs])
     if arguments.curves is not None:

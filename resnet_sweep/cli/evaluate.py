@@ -1,6 +1,6 @@
 """Evaluate the best checkpoint of a run on its test set.
 
-The metrics are printed, and written with figures into RUN/evaluation.
+The metrics are printed. Metrics and figures are written to RUN/evaluation.
 """
 
 import argparse
@@ -15,14 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flip",
         action="store_true",
-        help="flip test-time augmentation: average the probabilities of each image and its mirror "
+        help="use test-time augmentation: average the probabilities of each image and its mirror "
         "image",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate a run, print its metrics and write `evaluation/`."""
-    # Importing torch and matplotlib takes seconds, which --help doesn't have to wait.
+    # Imported here because torch and matplotlib take seconds, and --help doesn't need them.
     from resnet_sweep.analysis.classification_metrics import (
         BINS,
         classification_metrics,
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     from resnet_sweep.config.restore import restore
     from resnet_sweep.data.dataset import Batches
-    from resnet_sweep.picture import png
+    from resnet_sweep.figures import png
     from resnet_sweep.runs.files import write_folder
     from resnet_sweep.training.evaluation import FlipAverage, predict
 
@@ -48,13 +48,13 @@ def run(arguments: argparse.Namespace) -> None:
     chosen_by_test = dataset.validation is dataset.test
     mark, suffix = (" (with flip)", "_flip") if flip else ("", "")
     record = restored.record
-    so_far = "" if record.ended_for_good else f" ({safe_text(record.state)}: best so far)"
+    so_far = "" if record.has_ended else f" ({safe_text(record.state)}: best so far)"
     lines = {
         "Run": f"{escape(str(directory))}{so_far}",
         "Checkpoint": f"epoch {restored.epoch}, validation accuracy {restored.val_acc:.2f}%",
         "Test set": f"{len(labels):,} images"
         + (", each averaged with its mirror image (flip)" if flip else "")
-        + (", by which the best epoch was chosen, too" if chosen_by_test else ""),
+        + (", also used to choose the best epoch" if chosen_by_test else ""),
         "Device": f"{restored.device}, {restored.precision}",
         "Top-1 accuracy": f"{found.top1:.2f}%{mark}",
         "Top-5 accuracy": f"{found.top5:.2f}%{mark}",

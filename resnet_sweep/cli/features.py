@@ -1,7 +1,7 @@
-"""Draw what the best checkpoint of a run has learned, into RUN/features.
+"""Draw what the best checkpoint of a run has learned.
 
-These are filters, activations, class activation (Grad-CAM), an embedding of the test set, and dead
-channels, each as a figure and as data; and a preview of its augmentation.
+Figures and their data are written to RUN/features: filters, activations, class activation maps
+(Grad-CAM), an embedding of the test set and dead channels, and a preview of the augmentation.
 """
 
 import argparse
@@ -13,11 +13,11 @@ from resnet_sweep.errors import ConfigError
 if TYPE_CHECKING:
     from resnet_sweep.data.dataset import Split
 
-# The number of classes whose first image is drawn without --images.
+# Without --images, the first image of this many classes is drawn.
 DEFAULT_CLASSES = 8
-# A figure with more rows is too long to look at.
-MOST_IMAGES = 64
-# Training images in the preview of the run's augmentation, and rows of them.
+# A figure with more rows is too large to view.
+MAX_IMAGES = 64
+# Number of training images in the preview of the augmentation, and of augmented copies of each.
 AUGMENTED, DRAWS = 8, 3
 
 
@@ -27,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
         metavar="0,1,2",
-        help=f"positions in the test set; by default the first image of {DEFAULT_CLASSES} classes",
+        help=f"positions in the test set (default: the first image of {DEFAULT_CLASSES} classes)",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draw what the network of a run has learned, and write it into `features/`."""
-    # Importing torch, matplotlib and scikit-learn takes seconds, which --help doesn't have to wait.
+    """Draw what the network of a run has learned, and write the figures to `features/`."""
+    # Imported here because torch and scikit-learn take seconds, and --help doesn't need them.
     from resnet_sweep.analysis.dead_channels import table
     from resnet_sweep.analysis.feature_report import FeatureReport
     from resnet_sweep.analysis.layers import NotApplicableError
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         try:
             files = draw()
         except NotApplicableError as error:
-            lines.append(f"{part}: left out, because {error}")
+            lines.append(f"{part}: skipped, because {error}")
         else:
             contents |= files
             lines.append(f"{part}: {', '.join(files)}")
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
         lines.append("augmentation: augmentation.png")
     write_folder(directory / "features", contents)
-    print(f"  Written into {directory / 'features'}:")
+    print(f"  Written to {directory / 'features'}:")
     for line in lines:
         print(f"    {line}")
     if "dead_channels.json" in contents:
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def choose_images(text: str | None, test: "Split") -> list[int]:
-    """Return the positions that `--images` names, or the first image of each of some classes."""
+    """Return the positions given with `--images`, or those of the first images of some classes."""
     if text is None:
         labels = test.labels[test.indices].tolist()
         return [labels.index(label) for label in sorted(set(labels))[:DEFAULT_CLASSES]]
@@ -83,7 +83,7 @@ def choose_images(text: str | None, test: "Split") -> list[int]:
         positions = [int(entry) for entry in text.split(",")]
     except ValueError as error:
         raise ConfigError(
-            f"--images={text} isn't a list of numbers: name positions in the test set, such as "
+            f"--images={text} isn't a list of numbers: give positions in the test set, such as "
             "--images=0,1,2"
         ) from error
     for position in positions:
@@ -93,6 +93,8 @@ def choose_images(text: str | None, test: "Split") -> list[int]:
                 f"choose from 0 to {len(test) - 1}"
             )
     chosen = list(dict.fromkeys(positions))
-    if len(chosen) > MOST_IMAGES:
-        raise ConfigError(f"--images names {len(chosen)} images: choose {MOST_IMAGES} or fewer")
+    if len(chosen) > MAX_IMAGES:
+        raise ConfigError(
+            f"--images={text} names {len(chosen)} images: choose at most {MAX_IMAGES}"
+        )
     return chosen

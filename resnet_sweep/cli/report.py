@@ -1,6 +1,6 @@
-"""Write a report of runs: one HTML page, or, of one or two runs, a training log in Markdown.
+"""Write a report of runs: an HTML page, or a training log in Markdown for one or two runs.
 
-The page needs no network, and has the runs' table, curves, differences and figures.
+The page is self-contained. It shows a table of the runs, their curves, differences and figures.
 """
 
 import argparse
@@ -18,37 +18,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths",
         metavar="DIR",
         nargs="+",
-        help="a directory with runs in it or below, a run directory, or the name of a logged run",
+        help="a directory that contains runs, a run directory, logged_run_1 or logged_run_2",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="FILE",
         type=Path,
-        help="FILE.html for the page, FILE.md for the log (default: DIR/report.html)",
+        help="FILE.html for a page, FILE.md for a log (default: DIR/report.html)",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write a report of the runs in some directories, and print its path."""
+    """Write a report of the runs in the given directories, and print its path."""
     print(report(arguments.paths, arguments.output))
 
 
 def report(paths: Sequence[str], output: Path | None) -> Path:
-    """Write the report of the runs and studies in some directories; see `write_report`."""
+    """Write the report of the runs and studies in the given directories; see `write_report`."""
     is_page = output is None or output.suffix == ".html"
     return write_report(paths, output, _studies(paths) if is_page else ())
 
 
 def _studies(paths: Sequence[str]) -> Sequence[Mapping[str, Any]]:
-    """Return the plots of the studies in some directories."""
+    """Return the plots of the studies in the given directories."""
     from resnet_sweep.studies import study_directories
 
     tops = [Path(path) for path in paths if os.path.isdir(path)]
     found = [directory for top in tops for directory in study_directories(top)]
     if not found:
         return []
-    # Importing Optuna takes a second, which reports without studies don't have to wait.
+    # Imported here because Optuna takes a second, and most reports don't need it.
     from resnet_sweep.studies.plots import plot_studies
 
     return plot_studies(found)

@@ -1,10 +1,10 @@
 """Print a table of runs, newest first.
 
-It has their state, start, best and final validation accuracy, time, and the settings that differ.
-Runs that differ only in their seed are one row, with the mean and the standard deviation (of the
-sample) over the n of them that are complete and repeat no other. KEY is a setting (optim.lr), a
-config group for the choice made there (optim), or a key of run.json (best.val_acc, seconds, state,
-host); best and final alone are the validation accuracies.
+The columns are state, start, best and final validation accuracy, time, and the settings that
+differ. Runs that differ only in their seed share a row, with the mean and the sample standard
+deviation over the n complete runs, without duplicates. A KEY is a setting (optim.lr), a config
+group (optim), which stands for the choice made there, or a key of run.json (best.val_acc, seconds,
+state, host). The keys best and final stand for the best and the final validation accuracy.
 """
 
 import argparse
@@ -31,38 +31,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "directories",
         metavar="DIR",
         nargs="*",
-        help="a directory that is searched with all folders below it, a run directory, or "
-        "logged_run_1 or logged_run_2 (default: outputs and multirun)",
+        help="a directory to search for runs, a run directory, logged_run_1 or logged_run_2 "
+        "(default: outputs and multirun)",
     )
     grouping = parser.add_mutually_exclusive_group()
-    grouping.add_argument("--no-group", action="store_true", help="a row for every single run")
+    grouping.add_argument("--no-group", action="store_true", help="print a row for every run")
     grouping.add_argument(
         "--group-by",
         metavar="KEY[,KEY]",
         type=_keys,
-        help="a row for all runs that have the same values of these keys",
+        help="print a row for all runs that have the same values for these keys",
     )
     grouping.add_argument(
         "--baseline",
         metavar="CONDITION",
-        help="rank the variants by their best accuracy, with their differences from the runs that "
-        "match, such as 'optim.lr == 0.1', paired by seed and with a 95%% interval",
+        help="rank the variants by best accuracy, with their differences from the runs that match "
+        "a condition, such as 'optim.lr == 0.1', paired by seed, with 95%% intervals",
     )
     grouping.add_argument(
         "--nearest-to",
         metavar="REFERENCE",
         action="append",
         help="rank the variants by the distance of their curves from those of a run (logged_run_1, "
-        "a directory, a metrics.csv), in points; may be given several times",
+        "a run directory or a metrics.csv), in points; can be repeated",
     )
-    parser.add_argument("--sort", metavar="[-]KEY", help="sort; with - before it, largest first")
+    parser.add_argument(
+        "--sort", metavar="[-]KEY", help="sort by a key; -KEY sorts in descending order"
+    )
     parser.add_argument(
         "--filter",
         metavar="CONDITION",
-        help="only the runs that match, such as 'optim.lr < 0.1 and state == \"finished\"', with "
-        "comparisons, and, or, not, in, null, true, false; runs are filtered before grouping",
+        help="only the runs that match, such as 'optim.lr < 0.1 and state == \"finished\"'; a "
+        "condition has comparisons, and, or, not, in, null, true and false; runs are filtered "
+        "before they are grouped",
     )
-    parser.add_argument("--top", metavar="N", type=int, help="only the first N rows")
+    parser.add_argument("--top", metavar="N", type=int, help="print only the first N rows")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
     form.add_argument("--json", action="store_true", help="print JSON")
@@ -73,10 +76,11 @@ def run(arguments: argparse.Namespace) -> None:
     directories = arguments.directories or [*filter(os.path.isdir, DEFAULT_DIRECTORIES)]
     if not directories:
         raise ConfigError(
-            f"there is no {' and no '.join(DEFAULT_DIRECTORIES)} here: name a directory with runs"
+            f"this folder has neither {' nor '.join(DEFAULT_DIRECTORIES)}: name a directory that "
+            "contains runs"
         )
     if arguments.top is not None and arguments.top < 1:
-        raise ConfigError(f"--top must be a whole number at least 1, but is {arguments.top}")
+        raise ConfigError(f"--top is {arguments.top}: it must be at least 1")
     ranked = arguments.baseline is not None or bool(arguments.nearest_to)
     for option in ("sort", "top", "csv", "json"):
         if ranked and getattr(arguments, option):
@@ -103,7 +107,9 @@ def run(arguments: argparse.Namespace) -> None:
         if ranking.command is not None:
             notes.append(f"Reproduce the best run: {ranking.command}")
     elif arguments.nearest_to:
-        table = NearestRuns(runs, {name: read_reference(name) for name in arguments.nearest_to})
+        table = NearestRuns(
+            runs, {name: read_reference(name, "--nearest-to=") for name in arguments.nearest_to}
+        )
     text = Text()
     if runs:
         header, *lines = table.lines(console.width if console.is_terminal else None)
@@ -122,5 +128,5 @@ def run(arguments: argparse.Namespace) -> None:
 def _keys(text: str) -> list[str]:
     keys = [key.strip() for key in text.split(",")]
     if not all(keys):
-        raise argparse.ArgumentTypeError("name one key or several, with commas between")
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty key: separate keys by commas")
     return keys

@@ -1,12 +1,12 @@
-"""Draw training images before and after the augmentation of a run."""
+"""Draw training images before and after augmentation."""
 
 import argparse
 from pathlib import Path
 
 from resnet_sweep.errors import ConfigError
 
-# A figure with more images or rows is too large to be shown.
-MOST = 32
+# A figure with more images or rows is too large to view.
+MAX_COUNT = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         metavar="OVERRIDE",
         nargs="*",
-        help="as for python -m resnet_sweep, such as augmentation=cutmix",
+        help="an override as in python -m resnet_sweep, such as augmentation=cutmix",
     )
     parser.add_argument(
         "-o",
@@ -25,38 +25,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: augmentation_CHOICE.png in the current folder",
     )
     parser.add_argument(
-        "--images", type=int, default=8, help=f"how many, up to {MOST} (default: 8)"
+        "--images", type=int, default=8, help=f"number of images, at most {MAX_COUNT} (default: 8)"
     )
     parser.add_argument(
-        "--draws", type=int, default=4, help=f"of each image, up to {MOST} (default: 4)"
+        "--draws",
+        type=int,
+        default=4,
+        help=f"augmented copies of each image, at most {MAX_COUNT} (default: 4)",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the preview, and print its path."""
-    # Importing torch takes seconds, which --help doesn't have to wait.
+    # Imported here because torch takes seconds, and --help doesn't need it.
     from hydra import compose, initialize_config_module
     from hydra.core.hydra_config import HydraConfig
 
     from resnet_sweep.augmentation.preview import draw_augmentation
     from resnet_sweep.config.build import build_augmentation
-    from resnet_sweep.config.command import quoted
+    from resnet_sweep.config.command import quote_override
     from resnet_sweep.config.compose import ComposedConfig
     from resnet_sweep.config.errors import format_error
     from resnet_sweep.config.plan import plan_run
     from resnet_sweep.runs.files import write_atomically
 
-    overrides, path = [*map(quoted, arguments.overrides)], arguments.output
+    overrides, path = [*map(quote_override, arguments.overrides)], arguments.output
     images, draws = arguments.images, arguments.draws
     for name, count in {"images": images, "draws": draws}.items():
-        if not 1 <= count <= MOST:
-            raise ConfigError(f"--{name} must be a whole number from 1 to {MOST}, but is {count}")
+        if not 1 <= count <= MAX_COUNT:
+            raise ConfigError(f"--{name} is {count}: it must be from 1 to {MAX_COUNT}")
     if path is not None and path.suffix != ".png":
-        raise ConfigError(f"-o {path} isn't the name of a PNG file: name one that ends in .png")
+        raise ConfigError(f"-o {path} doesn't end in .png: name a PNG file")
     try:
         with initialize_config_module("resnet_sweep.conf"):
             config = compose("config", overrides, return_hydra_config=True)
-    # Hydra raises errors of many types, among them ValueError, for a wrong override.
+    # For a wrong override, Hydra raises errors of many types, even ValueError.
     except Exception as error:
         raise ConfigError(format_error(error, overrides)) from error
     HydraConfig.instance().set_config(config)
@@ -75,6 +78,6 @@ def run(arguments: argparse.Namespace) -> None:
         write_atomically(path, picture)
     except OSError as error:
         raise ConfigError(
-            f"{path} can't be written ({error.strerror}): name another file with -o"
+            f"{path} can't be written ({error.strerror}): choose another file with -o"
         ) from error
     print(path)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -53,11 +53,16 @@ def resolve_run(path: str | Path) -> Path:
     Raises:
         ConfigError: `path` is neither.
     """
-    directory = _existing(path)
+    return _resolve_run(path, logged_runs())
+
+
+def _resolve_run(path: str | Path, others: Sequence[str]) -> Path:
+    """Return the directory of a run; an error message suggests the names of other runs."""
+    suggestions = " or ".join(["name a run directory, such as outputs/DATE/TIME", *others])
+    directory = _existing(path, suggestions)
     if not os.path.lexists(directory / "run.json"):
         raise ConfigError(
-            f"{safe_text(str(path))} isn't a run directory (it has no run.json): name one, for "
-            f"example outputs/DATE/TIME, or {' or '.join(logged_runs())}"
+            f"{safe_text(str(path))} isn't a run directory (it has no run.json): {suggestions}"
         )
     return directory
 
@@ -68,7 +73,7 @@ def resolve_trained_run(path: str | Path) -> Path:
     Raises:
         ConfigError: `path` isn't a run directory, or names a logged run.
     """
-    directory = resolve_run(path)
+    directory = _resolve_run(path, ())
     if directory.parent == LOGGED_RUNS:
         raise ConfigError(
             f"{safe_text(str(path))} is from the training log and has no weights: name a run "
@@ -97,15 +102,13 @@ def logged_runs() -> list[str]:
     return sorted(path.name for path in LOGGED_RUNS.iterdir() if path.is_dir())
 
 
-def _existing(path: str | Path) -> Path:
+def _existing(path: str | Path, suggestions: str = "") -> Path:
     if os.path.isdir(path):
         return Path(path)
     if str(path) in logged_runs():
         return LOGGED_RUNS / path
-    raise ConfigError(
-        f"{safe_text(str(path))} isn't a directory: name a directory that contains runs, or "
-        f"{' or '.join(logged_runs())}"
-    )
+    suggestions = suggestions or f"name one with runs, or {' or '.join(logged_runs())}"
+    raise ConfigError(f"{safe_text(str(path))} isn't a directory: {suggestions}")
 
 
 def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[LoadedRun | BrokenRun]:

@@ -13,7 +13,7 @@ from resnet_sweep.compare.diff_columns import cells
 from resnet_sweep.compare.format import format_table, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.picture import png
+from resnet_sweep.figures import png
 from resnet_sweep.runs.files import write_atomically
 
 # Width of a run's column. If the columns of all runs don't fit, they are divided among several

@@ -10,7 +10,7 @@ from typing import Any
 from resnet_sweep.compare.format import safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.signature import plain
+from resnet_sweep.runs.signature import normalize_number
 
 RunFields = Mapping[str, Any]
 # A compiled part of an expression: returns its value for a run.
@@ -54,7 +54,7 @@ def run_fields(run: LoadedRun) -> RunFields:
         "fingerprint",
     )
     return {
-        **{name: plain(value) for name, value in run.config.items()},
+        **{name: normalize_number(value) for name, value in run.config.items()},
         **record.choices,
         "run": run.name,
         "state": run.state,
@@ -84,13 +84,14 @@ def check_fields(
     known = {name for fields in runs for name in fields}
     for name in sorted(names):
         if known and name not in known:
-            similar = get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+            similar = get_close_matches(name, sorted(known), n=1)
             hint = (
-                f"did you mean {safe_text(similar[0])}?" if similar else "use a name like optim.lr"
+                f"did you mean {safe_text(similar[0])}?" if similar else "use one such as optim.lr"
             )
             if in_expression and "." not in name:
-                hint += f' (if it is text, put it in quotes: "{name}")'
-            raise ConfigError(f"none of the runs has a field {safe_text(name)}: {hint}")
+                quoted = f'write "{safe_text(name)}" if it is text'
+                hint = f"{hint} Or {quoted}" if similar else quoted
+            raise ConfigError(f"{safe_text(name)} isn't a setting or result of these runs: {hint}")
 
 
 class FilterExpression:

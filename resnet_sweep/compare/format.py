@@ -79,6 +79,11 @@ def format_percent(accuracy: float | None) -> str:
     return format_number(accuracy, 2, "%")
 
 
+def pluralize(count: int, noun: str) -> str:
+    """Return a count with a noun in the singular or the plural: 1 job, 1,200 jobs."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def format_duration(seconds: float | None, sign: str = "") -> str:
     """Format a duration; None is `unknown`, `sign="+"` is for differences."""
     if seconds is None:
@@ -93,7 +98,7 @@ def reproduce_command(record: Record) -> str:
         for override in record.overrides
         if not override.startswith(("trainer.resume=", "sweep="))
     ]
-    return escape(shlex.join(["python", "-m", "resnet_sweep", *record.flags, *overrides]))
+    return escape(shlex.join(["python", "-m", "resnet_sweep", *record.hydra_flags, *overrides]))
 
 
 def format_table(

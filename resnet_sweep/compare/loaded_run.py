@@ -12,7 +12,13 @@ from resnet_sweep.compare.safe_read import read_record, read_rows
 from resnet_sweep.errors import InvalidFileError
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.record import Record, is_fresh
-from resnet_sweep.runs.signature import ORDER, augmentation_order, flatten, is_incidental, plain
+from resnet_sweep.runs.signature import (
+    ORDER,
+    augmentation_order,
+    flatten,
+    is_incidental,
+    normalize_number,
+)
 
 
 class Metrics(NamedTuple):
@@ -77,7 +83,9 @@ class LoadedRun:
         the `fingerprint` of the data if they are known.
         """
         settings = {
-            name: plain(value) for name, value in self.config.items() if not is_incidental(name)
+            name: normalize_number(value)
+            for name, value in self.config.items()
+            if not is_incidental(name)
         }
         if len(order := augmentation_order(self.record.config)) > 1:
             settings[ORDER] = order

@@ -67,11 +67,12 @@ def distance(rows: Iterable[Row], reference: Iterable[Row]) -> float | None:
     return math.sqrt(total / weights) if weights else None
 
 
-def read_reference(reference: str) -> list[Row]:
+def read_reference(reference: str, option: str = "reference=") -> list[Row]:
     """Return the curves of the run that `reference` names.
 
     Args:
         reference: the name of a logged run, a run directory, or a file named metrics.csv.
+        option: how the command line sets it, for the error message.
 
     Returns:
         A row for each epoch, at least one, with `epoch` and the known columns.
@@ -79,7 +80,7 @@ def read_reference(reference: str) -> list[Row]:
     Raises:
         ConfigError: `reference` is none of these, can't be read, or has no curve.
     """
-    name, directory = f"reference={safe_text(reference)}", Path(reference)
+    name, directory = f"{option}{safe_text(reference)}", Path(reference)
     if not os.path.isdir(directory):
         if directory.name == "metrics.csv":
             directory = directory.parent
@@ -87,7 +88,7 @@ def read_reference(reference: str) -> list[Row]:
             directory = LOGGED_RUNS / reference
         else:
             raise ConfigError(
-                f"{name} doesn't exist: name {' or '.join(logged_runs())}, a run directory, or a "
+                f"{name} doesn't exist: use {' or '.join(logged_runs())}, a run directory, or a "
                 "metrics.csv"
             )
     try:
@@ -227,8 +228,8 @@ def check_directions(
     if directions != expected:
         names = [objective.name for objective in objectives]
         raise ConfigError(
-            f"hydra.sweeper.direction={_override(directions)} contradicts "
-            f"objective={_override(names)}: set hydra.sweeper.direction={_override(expected)}"
+            f"hydra.sweeper.direction is {_override(directions)}, but objective={_override(names)} "
+            f"needs {_override(expected)}: add hydra.sweeper.direction={_override(expected)}"
         )
     return expected
 

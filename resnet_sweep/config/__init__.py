@@ -1,7 +1,7 @@
-"""From overrides to a planned run: compose, validate, instantiate, and say what is wrong."""
+"""From overrides to a planned run: compose, validate, instantiate, format errors."""
 
-# The groups that describe one object, with the arguments that the program supplies to it.
-OBJECTS: dict[str, set[str]] = {
+# The groups that describe one object, with the arguments that the package itself passes to it.
+OBJECT_GROUPS: dict[str, set[str]] = {
     "model": {"num_classes"},
     "data": set(),
     "optim": {"params"},
@@ -9,8 +9,8 @@ OBJECTS: dict[str, set[str]] = {
     "loss": set(),
     "trainer": set(),
 }
-# The groups that describe any number of objects, each under a name, with the arguments that the
-# program supplies to those that take them.
-COLLECTIONS = {"augmentation": {"num_classes", "mean"}, "logger": {"folder"}}
-# Groups whose choices set values of other groups, and so aren't in the config themselves.
-PRESETS = ("experiment", "debug", "sweep")
+# The groups that describe named objects, with the arguments that the package passes to those that
+# have such a parameter.
+COLLECTION_GROUPS = {"augmentation": {"num_classes", "mean"}, "logger": {"folder"}}
+# Groups whose choices set values in other groups. The composed config doesn't contain them.
+PRESET_GROUPS = ("experiment", "debug", "sweep")

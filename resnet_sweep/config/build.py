@@ -1,4 +1,4 @@
-"""The objects that a config describes."""
+"""Build the objects that a config describes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from resnet_sweep.config import COLLECTIONS
+from resnet_sweep.config import COLLECTION_GROUPS
 from resnet_sweep.config.check import parameters
 from resnet_sweep.config.instantiate import instantiate, locate
 from resnet_sweep.data.dataset import Dataset
@@ -18,13 +18,13 @@ from resnet_sweep.training.trainer import steps_per_epoch
 
 
 def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
-    """Return the model, with an output for each class of the data."""
+    """Return the model, with one output for each class of the data."""
     model: nn.Module = instantiate("model", config["model"], num_classes=dataset.num_classes)
     return model
 
 
 def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of all weights of a model."""
+    """Return the optimizer for all weights of a model."""
     settings = dict(config["optim"])
     groups = param_groups(model, settings.pop("decay_norm_and_bias", True))
     optimizer: torch.optim.Optimizer = instantiate("optim", settings, params=groups)
@@ -43,12 +43,12 @@ def build_schedule(config: Mapping[str, Any], settings: TrainerConfig, dataset: 
 
 
 def build_augmentation(config: Mapping[str, Any], dataset: Dataset) -> list[Any]:
-    """Return the operations on training batches, in order."""
+    """Return the augmentation operations, in their order."""
     return _collection(config, "augmentation", lambda name: getattr(dataset, name))
 
 
 def build_loggers(config: Mapping[str, Any]) -> list[Callback]:
-    """Return the callbacks that the logger group names; their folder is the current one."""
+    """Return the callbacks of the logger group, which write to the current folder."""
     return _collection(config, "logger", {"folder": Path.cwd()}.get)
 
 
@@ -56,6 +56,8 @@ def _collection(config: Mapping[str, Any], group: str, argument: Callable[[str],
     built = []
     for name, node in config[group].items():
         path = f"{group}.{name}"
-        taken = COLLECTIONS[group] & parameters(locate(path, node["_target_"])).keys()
-        built.append(instantiate(path, node, **{word: argument(word) for word in taken}))
+        taken = COLLECTION_GROUPS[group] & parameters(locate(path, node["_target_"])).keys()
+        built.append(
+            instantiate(path, node, **{parameter: argument(parameter) for parameter in taken})
+        )
     return built

@@ -1,11 +1,12 @@
-"""Validation of the names and values of a config, before anything is built from it.
+"""Validate the names and values of a config before objects are built from it.
 
-What is wrong is raised as a `ConfigError`, with the name, the value and what is allowed instead.
+An invalid one raises a `ConfigError` with the name, the value and the allowed values.
 """
 
 import functools
 import inspect
 import json
+import math
 import re
 import types
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -17,17 +18,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from resnet_sweep.config import COLLECTIONS, OBJECTS
+from resnet_sweep.config import COLLECTION_GROUPS, OBJECT_GROUPS
 from resnet_sweep.config.instantiate import locate
 from resnet_sweep.errors import ConfigError
 
-# Settings outside of the groups.
+# Settings that are in no group.
 Objective = Literal["val_acc", "val_loss", "distance_to_reference"]
-Judged = Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
+AnyObjective = Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
 SETTINGS: dict[str, Any] = {
     "seed": Annotated[int, Ge(0)],
     "replicates": Annotated[int, Ge(1), Le(1000)],
-    "objective": Objective | list[Judged],
+    "objective": Objective | list[AnyObjective],
     "reference": str | None,
     "dry_run": bool,
     "retry_failed": bool,
@@ -36,10 +37,10 @@ SETTINGS: dict[str, Any] = {
     "baseline": str | None,
     "reuse": bool,
 }
-# Settings of a group that its `_target_` doesn't take.
-EXTRA: dict[str, dict[str, Any]] = {"optim": {"decay_norm_and_bias": bool}}
-# Arguments of classes of libraries, whose annotations don't say which values are valid.
-LIBRARIES: dict[str, Any] = {
+# Settings of a group that aren't parameters of its `_target_`.
+EXTRA_SETTINGS: dict[str, dict[str, Any]] = {"optim": {"decay_norm_and_bias": bool}}
+# Parameters of library classes, whose own annotations don't bound the values.
+LIBRARY_PARAMETERS: dict[str, Any] = {
     "lr": Annotated[float, Gt(0)],
     "momentum": Annotated[float, Ge(0), Lt(1)],
     "weight_decay": Annotated[float, Ge(0)],
@@ -48,38 +49,49 @@ LIBRARIES: dict[str, Any] = {
     "label_smoothing": Annotated[float, Ge(0), Lt(1)],
     "nesterov": bool,
 }
-# Whole numbers of torch have 64 bits.
+# torch's integers have 64 bits.
 MAX_INTEGER = 2**63 - 1
 TYPES = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
     str: "text",
+    list: "a list",
+    dict: "a mapping",
     types.NoneType: "null",
     None: "null",
 }
-BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+# Settings whose annotations don't show what their values mean.
+DESCRIPTIONS = {
+    "zip": "a list of keys, such as [optim.lr,seed], or a list of such lists",
+    "hydra.sweeper.enqueue": (
+        "current_config, or a list of mappings, such as [{optim.lr: 0.1}], or null"
+    ),
+}
 
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Check a resolved config against the parameters of the classes that it names."""
-    required = {*OBJECTS, *COLLECTIONS, "seed"}
+    required = {*OBJECT_GROUPS, *COLLECTION_GROUPS, "seed"}
     check_names("", config, {*required, *SETTINGS}, required)
     for name in config.keys() & SETTINGS.keys():
         check_value(name, config[name], SETTINGS[name])
-    for group, supplied in OBJECTS.items():
+    for group, supplied in OBJECT_GROUPS.items():
         check_object(group, config[group], supplied)
     # The schedule starts from it, so the optimizer's default isn't enough.
     check_names("optim.", config["optim"], config["optim"], {"lr"})
-    for group, supplied in COLLECTIONS.items():
+    for group, supplied in COLLECTION_GROUPS.items():
         if not isinstance(config[group], Mapping):
-            raise ConfigError(f"{group}={config[group]} isn't a choice of that group")
+            raise ConfigError(
+                f"{group}={config[group]} isn't a choice: choose one of the files in conf/{group}/"
+            )
         for name, node in config[group].items():
             check_object(f"{group}.{name}", node, supplied)
 
 
 def check_object(path: str, node: Any, supplied: Set[str]) -> None:
-    """Check a part of a config that describes an object; `supplied` are the program's arguments."""
+    """Check the config of an object; `supplied` names the arguments that the package passes."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(
             f"{path}={node} has no _target_: choose one of the files in conf/{path.split('.')[0]}/"
@@ -93,7 +105,7 @@ def check_arguments(
     path: str, settings: Mapping[str, Any], target: Any, supplied: Set[str] = frozenset()
 ) -> None:
     """Check settings against the parameters of a class or function; see `check_object`."""
-    annotations = dict(EXTRA.get(path, {}))
+    annotations = dict(EXTRA_SETTINGS.get(path, {}))
     required, open_ended = set(), False
     for name, parameter in parameters(target).items():
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -103,7 +115,8 @@ def check_arguments(
             if parameter.default is parameter.empty:
                 required.add(name)
     if not target.__module__.startswith("resnet_sweep."):
-        annotations |= {name: LIBRARIES[name] for name in annotations.keys() & LIBRARIES.keys()}
+        bounded = annotations.keys() & LIBRARY_PARAMETERS.keys()
+        annotations |= {name: LIBRARY_PARAMETERS[name] for name in bounded}
     known = settings.keys() | annotations.keys() if open_ended else annotations.keys()
     check_names(f"{path}.", settings, known, required)
     for name, value in settings.items():
@@ -113,46 +126,53 @@ def check_arguments(
 def check_names(
     prefix: str, names: Iterable[str], known: Iterable[str], required: Set[str] = frozenset()
 ) -> None:
-    """Refuse an unknown name, with the nearest known one, and the lack of a required one."""
+    """Raise ConfigError for an unknown name, or for a missing one that is required."""
     names, known = {*map(str, names)}, {*known}
     for name in sorted(names - known):
         raise ConfigError(unknown_name(prefix, name, known))
     for name in sorted(required - names):
-        raise ConfigError(f"{prefix}{name} is missing: give it with {prefix}{name}=...")
+        raise ConfigError(f"{prefix}{name} is missing: set it with {prefix}{name}=...")
 
 
 def unknown_name(prefix: str, name: str, known: Iterable[str]) -> str:
-    """Return a sentence on an unknown name, with the nearest known one."""
+    """Return the error message for an unknown name, with the nearest known name, or with all."""
     known = sorted(known)
     near = get_close_matches(name, known, n=1)
     if near:
         return f"{prefix}{name} isn't a setting: did you mean {prefix}{near[0]}?"
-    names = ", ".join(prefix + setting for setting in known) or "none"
-    return f"{prefix}{name} isn't a setting: there is {names}"
+    if not known:
+        return f"{prefix}{name} isn't a setting, and {prefix.rstrip('.')} has none: leave it out"
+    names = ", ".join(prefix + setting for setting in known)
+    return f"{prefix}{name} isn't a setting: the settings are {names}"
 
 
 def check_value(path: str, value: Any, annotation: Any) -> None:
-    """Check a setting against a type that pydantic knows, or a dataclass.
+    """Check a setting against an annotation: a dataclass, or a type that pydantic supports.
 
-    Any other annotation allows all values.
+    An annotation that pydantic doesn't support allows all values.
     """
     if is_dataclass(annotation):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}={value} has no settings: give them with {path}.NAME=...")
+            raise ConfigError(
+                f"{path}={value} isn't a group of settings: set one with {path}.NAME=VALUE"
+            )
         check_arguments(path, value, annotation)
     elif not is_valid(value, annotation):
-        near = get_close_matches(str(value), choices(annotation), n=1)
+        near = get_close_matches(str(value), literal_choices(annotation), n=1)
         # A value that is only valid in a list is its own nearest choice.
-        hint = f"; did you mean {near[0]}?" if near and near[0] != value else ""
-        raise ConfigError(f"{path} is {shown(value)}: it must be {describe(annotation)}{hint}")
+        hint = f" (did you mean {near[0]}?)" if near and near[0] != value else ""
+        allowed = DESCRIPTIONS.get(path) or describe_type(annotation)
+        if isinstance(value, float) and not math.isfinite(value):
+            allowed = allowed.replace("a number", "a finite number")
+        raise ConfigError(f"{path} is {describe_value(value)}: it must be {allowed}{hint}")
     elif isinstance(value, int) and abs(value) > MAX_INTEGER:
         raise ConfigError(f"{path} is {value}: it must be at most {MAX_INTEGER}")
 
 
 def is_valid(value: Any, annotation: Any) -> bool:
-    """Return whether pydantic finds a value valid: an int for a float, otherwise no conversion."""
+    """Validate a value with pydantic; the only conversion is from int to float."""
     try:
-        # As JSON, in which a tuple is a list too.
+        # Through JSON, so that a list is valid for a tuple.
         _adapter(annotation).validate_json(json.dumps(value, default=str))
     except ValidationError:
         return False
@@ -167,37 +187,42 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(Any)
 
 
-def choices(annotation: Any) -> list[str]:
-    """Return the values of a Literal, or of a union or list with one."""
+def literal_choices(annotation: Any) -> list[str]:
+    """Return the values of a Literal, also of one inside a union or list."""
     if get_origin(annotation) is Literal:
         return [str(choice) for choice in get_args(annotation)]
-    return [choice for argument in get_args(annotation) for choice in choices(argument)]
+    return [choice for argument in get_args(annotation) for choice in literal_choices(argument)]
 
 
-def describe(annotation: Any) -> str:
-    """Return an annotation in words: "a whole number at least 1, or null"."""
+def describe_type(annotation: Any) -> str:
+    """Return an annotation as text, such as "a whole number >= 1, or null"."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         bounds = " and ".join(
-            f"{word} {getattr(entry, attribute)}"
-            for entry in arguments[1:]
-            for attribute, word in BOUNDS.items()
-            if hasattr(entry, attribute)
+            f"{sign} {getattr(constraint, attribute)}"
+            for constraint in arguments[1:]
+            for attribute, sign in BOUNDS.items()
+            if hasattr(constraint, attribute)
         )
-        return f"{describe(arguments[0])} {bounds}".rstrip()
+        return f"{describe_type(arguments[0])} {bounds}".rstrip()
     if origin in (Union, types.UnionType):
-        # "Or null" reads better at the end.
+        # Sorted, so that "or null" comes last.
         ordered = sorted(arguments, key=lambda argument: argument is types.NoneType)
-        return ", or ".join(map(describe, ordered))
+        return ", or ".join(map(describe_type, ordered))
     if origin is Literal:
-        return f"one of {', '.join(map(str, arguments))}"
+        one_of = "one of " if len(arguments) > 1 else ""
+        return f"{one_of}{', '.join(map(str, arguments))}"
     if origin in (list, tuple, Sequence):
-        return "a list" + (f", each entry {describe(arguments[0])}" if arguments else "")
+        return "a list" + (
+            f" with entries of this type: {describe_type(arguments[0])}" if arguments else ""
+        )
     return TYPES.get(annotation, str(annotation))
 
 
-def shown(value: Any) -> str:
-    """Return a value as it is typed; a number that is given as text is called so."""
+def describe_value(value: Any) -> str:
+    """Return a value as in an override; text is marked if it is empty or looks like a number."""
+    if value == "":
+        return "empty"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value):
@@ -209,7 +234,7 @@ def parameters(target: Any) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a class or function, with evaluated annotations if possible."""
     try:
         return inspect.signature(target, eval_str=True).parameters
-    # Annotations as text may use names that only a type checker imports.
+    # An annotation that is a string may use a name that only a type checker imports.
     except NameError:
         return inspect.signature(target).parameters
     # Some functions of torch have no signature.

@@ -1,4 +1,4 @@
-"""The words of commands: quoted for Hydra's grammar, and for people to repeat."""
+"""Commands as text: overrides in Hydra's grammar, and commands to paste into a shell."""
 
 import re
 import shlex
@@ -8,53 +8,53 @@ from typing import Literal
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from resnet_sweep.config import COLLECTIONS, OBJECTS, PRESETS
+from resnet_sweep.config import COLLECTION_GROUPS, OBJECT_GROUPS, PRESET_GROUPS
 
 # Settings whose values are filter expressions.
 _CONDITIONS = ("sweep_filter", "baseline")
-# What Hydra's grammar reads as a number or another value that isn't text: alone, or in a list.
+# Values that Hydra's grammar doesn't parse as text, such as numbers, alone or in a list.
 _NOT_TEXT = re.compile(
     r"(?i)(?<![^,[])(null|true|false|nan|[-+]?inf|[-+.]*\d[-+.\w]*)(?![^],])|^\{.*"
 )
 
 
-def command(
-    words: Iterable[str],
+def format_command(
+    arguments: Iterable[str],
     setting: Literal["hydra.run.dir", "hydra.sweep.dir"],
     directory: Path,
     processes: int = 1,
 ) -> str:
-    """Return a command of this program as it is typed in a shell, for a number of processes."""
+    """Return a command for a shell, with torchrun if it needs several processes."""
     program = f"torchrun --nproc_per_node={processes}" if processes > 1 else "python"
-    path = relative(directory)
+    path = relative_path(directory)
     if not re.fullmatch(r"[\w./:+@%-]+", path):
         path = _quote(path)
-    return f"{program} -m resnet_sweep {shlex.join([*words, f'{setting}={path}'])}"
+    return f"{program} -m resnet_sweep {shlex.join([*arguments, f'{setting}={path}'])}"
 
 
-def relative(directory: Path) -> str:
-    """Return a directory relative to the current one, if it is inside of it."""
-    here = Path.cwd()
-    return str(directory.relative_to(here) if directory.is_relative_to(here) else directory)
+def relative_path(directory: Path) -> str:
+    """Return the path of a directory, relative to the current one if that contains it."""
+    current = Path.cwd()
+    return str(directory.relative_to(current) if directory.is_relative_to(current) else directory)
 
 
-def quoted(word: str) -> str:
-    """Return an override with quotes where Hydra's grammar needs them and people leave them out.
+def quote_override(argument: str) -> str:
+    """Return an override with the quotes that Hydra's grammar needs; leave a flag unchanged.
 
-    These are around an operator, around a path in the home directory, which is expanded, and around
-    the name of a choice that reads as a number.
+    A filter expression gets quotes, and a choice whose name looks like a number. A path in the home
+    directory is expanded and gets quotes.
     """
-    key, equals, value = word.partition("=")
+    key, equals, value = argument.partition("=")
     name = key.lstrip("+")
     if not equals or key.startswith("-"):
-        return word
+        return argument
     if name in _CONDITIONS and value not in ("", "null") and value[0] not in "'\"$":
         return f"{key}={_quote(value)}"
     if (path := value.strip("'\"")).startswith("~/"):
         return f"{key}={_quote(str(Path(path).expanduser()))}"
-    if name in OBJECTS or name in COLLECTIONS or name in PRESETS:
+    if name in OBJECT_GROUPS or name in COLLECTION_GROUPS or name in PRESET_GROUPS:
         return f"{key}={_NOT_TEXT.sub(lambda found: _quote(found[0]), value)}"
-    return word
+    return argument
 
 
 def _quote(text: str) -> str:

@@ -1,4 +1,4 @@
-"""One sentence for each error of a command line, Hydra's or our own."""
+"""Format errors of the package, of Hydra and of OmegaConf as one sentence each."""
 
 import contextlib
 import re
@@ -15,25 +15,41 @@ from hydra.errors import (
 )
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 import resnet_sweep.conf
 from resnet_sweep.compare.format import escape
-from resnet_sweep.config import PRESETS
+from resnet_sweep.config import PRESET_GROUPS
 from resnet_sweep.config.check import unknown_name
 from resnet_sweep.errors import ConfigError, InternalError, InvalidJobs, RunFailed
 
-# A choice that builds on a plugin, the package that has the plugin, and the extra that installs it.
+# A choice that needs a plugin, the package of the plugin, and the extra that installs it.
 _SLURM = ("hydra/launcher=slurm", "hydra-submitit-launcher", "slurm")
 CONF = Path(resnet_sweep.conf.__file__).parent
-# An error may quote a value of any length.
-LONGEST = 1000
-# What composing and resolving a config raises when the user's words are wrong.
+# Settings of hydra/sweeper=optuna that hydra/sweeper=grid doesn't have.
+OPTUNA_SETTINGS = (
+    "n_trials",
+    "n_jobs",
+    "sampler",
+    "pruner",
+    "direction",
+    "storage",
+    "study_name",
+    "max_failures",
+    "max_failure_rate",
+    "max_worker_crashes",
+    "enqueue",
+    "warm_start",
+)
+# In characters; an error message may quote a value of any length.
+MAX_LENGTH = 1000
+# Raised while a config is composed or resolved, if the overrides are wrong.
 COMPOSITION_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
 
 
 @contextlib.contextmanager
-def internal_errors() -> Iterator[None]:
-    """Raise unexpected errors as InternalError, since Hydra raises any kind for what users type."""
+def wrap_internal_errors() -> Iterator[None]:
+    """Raise unexpected errors as InternalError, because Hydra raises errors of any type."""
     try:
         yield
     except (*COMPOSITION_ERRORS, RunFailed):
@@ -42,27 +58,27 @@ def internal_errors() -> Iterator[None]:
         raise InternalError(str(error)) from error
 
 
-def format_error(error: Exception, words: Sequence[str] = ()) -> str:
-    """Format an error as one line, or, for `InvalidJobs`, as a line for each job.
+def format_error(error: Exception, arguments: Sequence[str] = ()) -> str:
+    """Format an error as one line; for `InvalidJobs`, as the lines of its message.
 
     Args:
-        error: ours, Hydra's or OmegaConf's.
-        words: flags and overrides as typed, to find the choices in `--config-dir`.
+        error: an error of the package, of Hydra or of OmegaConf.
+        arguments: flags and overrides as typed, to find the choices in `--config-dir`.
     """
     if isinstance(error, InvalidJobs):
         return "\n".join(map(_shorten, str(error).splitlines()))
-    return _shorten(_one_line(_describe(error, words))) or type(error).__name__
+    return _shorten(_one_line(_describe(error, arguments))) or type(error).__name__
 
 
 def missing_package(choice: str, package: str, extra: str) -> str:
-    """Return the sentence for a choice whose package isn't installed."""
+    """Return the error message for a choice whose package isn't installed."""
     return f"{choice} needs the package {package}: pip install 'resnet-sweep[{extra}]'"
 
 
 def _shorten(text: str) -> str:
     text = escape(text)
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    if len(text) > MAX_LENGTH:
+        text = f"{text[: MAX_LENGTH // 2]} ... {text[-MAX_LENGTH // 2 :]}"
     return text
 
 
@@ -70,7 +86,7 @@ def _one_line(text: str) -> str:
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _describe(error: Exception, words: Sequence[str]) -> str:
+def _describe(error: Exception, arguments: Sequence[str]) -> str:
     text = str(error)
     if isinstance(error, ConfigError):
         return text
@@ -82,16 +98,32 @@ def _describe(error: Exception, words: Sequence[str]) -> str:
             return missing_package(*_SLURM)
         group, _, choice = missing.rpartition("/")
         # Hydra lists no options for one of several choices.
-        if options := error.options or _choices(group, words):
+        if options := error.options or _choices(group, arguments):
             near = get_close_matches(choice, options, n=1)
-            hint = f"did you mean {near[0]}? There is" if near else "there is"
-            return f"there is no {group}={choice}: {hint} {', '.join(options)}"
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            return f"there is no {group}={choice}{hint}: the choices are {', '.join(options)}"
     if isinstance(error, OverrideParseException):
         problem = text.partition("\n")[2].partition("\nSee ")[0]
+        if "=" not in error.override:
+            return (
+                f'{error.override} has no "=": write GROUP=CHOICE or KEY=VALUE, without spaces '
+                "around ="
+            )
         return (
-            f"{error.override} can't be read as an override ({_one_line(problem)}): write "
-            "GROUP=CHOICE or KEY=VALUE, and quotes around a value with special characters"
+            f"{error.override} isn't a valid override ({_one_line(problem)}): put quotes around a "
+            "value with special characters"
         )
+    if found := re.match(r"Additional config directory '(.*)' not found", text):
+        return f"--config-dir={found[1]} isn't a directory: name a folder with config files"
+    if found := re.match(r"Primary config module 'resnet_sweep\.cli\.(.*)' not found", text):
+        return (
+            f"--config-path={found[1]} can't be used: add config files with --config-dir=DIRECTORY"
+        )
+    if found := re.match(r"Multiple values for (\S+)\..*\n?.*'(.*)' from 'command line'", text):
+        group, choice = found.groups()
+        return f"+{group}={choice} adds a second choice: write {group}={choice}"
+    if isinstance(error, YAMLError):
+        return f"a config file isn't valid YAML ({_one_line(text)}): correct it"
     if found := re.match(r"Ambiguous value for argument '(([^=]*)=(.*))'\n", text):
         override, key, value = found.groups()
         return (
@@ -99,11 +131,12 @@ def _describe(error: Exception, words: Sequence[str]) -> str:
             f"{key}=[{value}] for a list of them"
         )
     if isinstance(error, OSError) and error.filename:
+        setting = "hydra.sweep.dir" if {"--multirun", "-m"} & {*arguments} else "hydra.run.dir"
         return (
             f"the directory {error.filename} can't be used ({error.strerror}): choose another with "
-            "hydra.run.dir=DIRECTORY"
+            f"{setting}=DIRECTORY"
         )
-    # Without Hydra's list of the places that it searched.
+    # Without the list of the folders that Hydra searched.
     return _unknown_key(error) or re.split(r"\nConfig search path|\n\s*full_key:", text)[0]
 
 
@@ -111,13 +144,23 @@ def _unknown_key(error: Exception) -> str | None:
     cause = error.__cause__
     parent, name = getattr(cause, "parent_node", None), getattr(cause, "key", None)
     if isinstance(parent, DictConfig) and not parent._is_none() and not parent._is_interpolation():
-        # Unresolved, since an interpolation beside the key may be broken.
+        # Unresolved, because another setting may have an invalid interpolation.
         parent = OmegaConf.to_container(parent, resolve=False)
     if not isinstance(parent, Mapping) or not isinstance(name, str) or name in parent:
         return None
     prefix = str(getattr(cause, "full_key", name)).removesuffix(name)
-    known = [key for key in parent if key != "hydra"] + ([] if prefix else [*PRESETS])
-    # The group is what people most often leave out, unless a name beside it is much alike.
+    if prefix == "hydra.sweeper." and name in OPTUNA_SETTINGS:
+        return (
+            f"{prefix}{name} isn't a setting of hydra/sweeper=grid: add --multirun "
+            "hydra/sweeper=optuna"
+        )
+    if not prefix and name in OPTUNA_SETTINGS:
+        return (
+            f"{name} isn't a setting: did you mean hydra.sweeper.{name}, with --multirun "
+            "hydra/sweeper=optuna?"
+        )
+    known = [key for key in parent if key != "hydra"] + ([] if prefix else [*PRESET_GROUPS])
+    # A key without its group is the most common mistake, unless another name is very similar.
     if not get_close_matches(name, known, cutoff=0.8):
         for group in known:
             if isinstance(parent.get(group), Mapping) and name in parent[group]:
@@ -125,9 +168,9 @@ def _unknown_key(error: Exception) -> str | None:
     return unknown_name(prefix, name, known)
 
 
-def _choices(group: str, words: Sequence[str]) -> list[str]:
-    """Return the choices of a config group, with those in the folder that `--config-dir` names."""
-    parts = [part for word in words for part in word.split("=", 1)]
+def _choices(group: str, arguments: Sequence[str]) -> list[str]:
+    """Return the choices of a config group, including those in `--config-dir`."""
+    parts = [part for argument in arguments for part in argument.split("=", 1)]
     added = (part for flag, part in pairwise(parts) if flag in ("--config-dir", "-cd"))
     folders = [CONF, *map(Path, added)]
     files = (path for folder in folders for path in folder.joinpath(group).glob("*.yaml"))

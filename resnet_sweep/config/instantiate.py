@@ -1,4 +1,4 @@
-"""The classes and functions that a config may name with `_target_`."""
+"""Instantiate the trusted classes and functions that a config names with `_target_`."""
 
 import os
 import pkgutil
@@ -14,23 +14,23 @@ WHITELIST = (
     "torch.nn.*",
     "torchvision.models.*",
     "timm.create_model",
-    # Hydra asks for the class of what a function returns, too.
+    # Hydra also checks the class of the object that a function returns.
     "timm.models.*",
 )
 TRUSTED = "RESNET_SWEEP_TRUSTED_PACKAGES"
 
 
 def execution_whitelist() -> list[str]:
-    """Return WHITELIST and the packages in $RESNET_SWEEP_TRUSTED_PACKAGES, separated by commas."""
+    """Return WHITELIST and the comma-separated packages in $RESNET_SWEEP_TRUSTED_PACKAGES."""
     trusted = os.environ.get(TRUSTED, "").replace(",", " ").split()
     return [*WHITELIST, *(f"{package}.*" for package in trusted)]
 
 
 def locate(path: str, target: Any) -> Callable[..., Any]:
-    """Return what the `_target_` of a part of a config names.
+    """Return the class or function that a `_target_` names.
 
     Raises:
-        ConfigError: it isn't trusted, or doesn't exist.
+        ConfigError: it isn't trusted, can't be imported, or isn't callable.
     """
     whitelist = execution_whitelist()
     if not isinstance(target, str) or not any(
@@ -38,23 +38,26 @@ def locate(path: str, target: Any) -> Callable[..., Any]:
         for entry in whitelist
     ):
         raise ConfigError(
-            f"{path}._target_={target} isn't trusted: name something of {', '.join(whitelist)}, or "
-            f"trust a package of yours with {TRUSTED}=PACKAGE"
+            f"{path}._target_={target} isn't trusted: use one of {', '.join(whitelist)}, or "
+            f"trust a package with the environment variable {TRUSTED}=PACKAGE"
         )
     try:
         found: object = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{path}._target_={target} can't be found: {error}") from error
+        raise ConfigError(
+            f"{path}._target_={target} can't be imported ({error}): correct the name, or install "
+            "the package"
+        ) from error
     if not callable(found):
-        raise ConfigError(f"{path}._target_={target} is neither a class nor a function")
+        raise ConfigError(f"{path}._target_={target} can't be called: name a class or a function")
     return found
 
 
 def instantiate(path: str, node: Mapping[str, Any], **supplied: Any) -> Any:
-    """Make the object that a part of a config describes, with further arguments.
+    """Instantiate the object that a part of a config describes, with additional arguments.
 
     Raises:
-        ConfigError: it can't be made from these settings.
+        ConfigError: the settings are invalid.
     """
     from hydra.utils import instantiate as hydra_instantiate
 
@@ -62,13 +65,13 @@ def instantiate(path: str, node: Mapping[str, Any], **supplied: Any) -> Any:
         return hydra_instantiate(
             dict(node), **supplied, _execution_whitelist_=execution_whitelist(), _convert_="all"
         )
-    # The settings are a user's, so any error that a constructor raises is for the user.
+    # The settings come from the user, so any error of a constructor is a ConfigError.
     except Exception as error:
         sentence = one_line(error)
         if found := re.search(r"got an unexpected keyword argument '(\w+)'", sentence):
             name = f"{path}.{found[1]}"
             raise ConfigError(
-                f"{name}={node.get(found[1])} isn't a setting of {node['_target_']}: leave it out "
-                f"(~{name} takes away what a preset sets)"
+                f"{name}={node.get(found[1])} isn't a setting of {node['_target_']}: leave it out, "
+                f"or remove it with ~{name} if a preset sets it"
             ) from error
         raise ConfigError(f"{path}: {sentence}") from error

@@ -1,4 +1,4 @@
-"""A validated and signed run, ready to be trained: one function for single runs, grids, studies."""
+"""Plan a run: validate its config, data and device, and sign it."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -40,14 +40,14 @@ from resnet_sweep.training.trainer import Trainer, steps_per_epoch
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run that is ready to be trained.
+    """A validated and signed run, ready to train.
 
     Attributes:
         config: resolved.
         device, precision: what `trainer.device` and `trainer.precision` resolve to.
-        ranks: the processes that train the run.
-        parameters: number of trained weights of the model.
-        notes: what a reader of the run's results should know, a sentence each.
+        process_group: the processes that train the run.
+        parameters: number of trainable weights of the model.
+        notes: remarks that a reader of the results needs, one sentence each.
     """
 
     config: Mapping[str, Any]
@@ -55,20 +55,20 @@ class PlannedRun:
     dataset: Dataset
     device: torch.device
     precision: str
-    ranks: ProcessGroup
+    process_group: ProcessGroup
     parameters: int = 0
     signature: str = ""
     notes: list[str] = field(default_factory=list)
 
     def record(self, composed: ComposedConfig) -> Record:
-        """Return the record of the run, in state `pending`, with what it was composed from."""
+        """Return the record of the run in state `pending`, with its choices and overrides."""
         return Record(
             signature=self.signature,
             state=PENDING,
             config=dict(self.config),
             choices=composed.choices,
             overrides=composed.overrides,
-            flags=composed.flags,
+            hydra_flags=composed.hydra_flags,
             parameters=self.parameters,
             precision=self.precision,
             device=str(self.device),
@@ -77,13 +77,13 @@ class PlannedRun:
             notes=self.notes,
         )
 
-    def training(self) -> Trainer:
-        """Build the model with its first weights, and all that trains it."""
+    def build_trainer(self) -> Trainer:
+        """Build the trainer, with the model at its initial weights."""
         seed = self.config["seed"]
-        # On the CPU, so that a seed means the same weights on every device.
+        # On the CPU, so that a seed gives the same weights on every device.
         torch.manual_seed(derive_seed(seed, "weights"))
         model = build_model(self.config, self.dataset).to(self.device)
-        if self.ranks.world_size > 1 and self.settings.sync_batch_norm:
+        if self.process_group.world_size > 1 and self.settings.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return Trainer(
             model=model,
@@ -96,48 +96,48 @@ class PlannedRun:
             seed=seed,
             device=self.device,
             precision=self.precision,
-            process_group=self.ranks,
+            process_group=self.process_group,
         )
 
 
 def plan_run(
     config: Mapping[str, Any],
-    ranks: ProcessGroup | None = None,
+    process_group: ProcessGroup | None = None,
     smoke_tests: SmokeTests | None = None,
 ) -> PlannedRun:
     """Validate a resolved config, the data and the device, and sign the run.
 
-    Everything that the config names is built once, the model on torch's meta device. Nothing is
-    written but the data's array files, where they weren't made yet.
+    Single runs, grids and studies call this function. Every object of the config is built once, the
+    model on torch's meta device. Only the array files of a dataset are written if they are missing.
 
     Args:
         config: resolved.
-        ranks: the processes that are to train the run; None for this one alone.
-        smoke_tests: keep results for the next config of the same sweep.
+        process_group: the processes that will train the run; None for this process alone.
+        smoke_tests: keep their results for other configs of the same sweep.
 
     Raises:
         ConfigError: the run can't be trained.
     """
     check_config(config)
-    run = _load(config, ranks or ProcessGroup())
+    run = _load(config, process_group or ProcessGroup())
     settings, dataset, device = run.settings, run.dataset, run.device
-    check_compile(settings.compile, device, run.ranks)
+    check_compile(settings.compile, device, run.process_group)
     if settings.batch_size > len(dataset.train):
         raise ConfigError(
             f"trainer.batch_size={settings.batch_size} is more than the {len(dataset.train)} "
             "training images: choose a smaller one"
         )
     model, mixed = (smoke_tests or SmokeTests()).run(
-        config, settings, dataset, run.ranks.world_size
+        config, settings, dataset, run.process_group.world_size
     )
-    shares_norm = run.ranks.world_size > 1 and any(
+    shares_norm = run.process_group.world_size > 1 and any(
         isinstance(module, _BatchNorm) for module in model.modules()
     )
     if shares_norm and settings.sync_batch_norm and device.type != "cuda":
         raise ConfigError(
-            f"trainer.sync_batch_norm=true works on GPUs alone, but this is a {device.type}: "
-            "choose trainer.sync_batch_norm=false, by which BatchNorm's statistics are those of "
-            "each process's share of a batch"
+            f"trainer.sync_batch_norm=true needs GPUs, but the device is {device.type}: set "
+            "trainer.sync_batch_norm=false, so that BatchNorm's statistics are computed by each "
+            "process from its own part of a batch"
         )
     build_schedule(config, settings, dataset)
     build_loggers(config)
@@ -154,15 +154,15 @@ def load_planned_run(record: Record) -> PlannedRun:
     """Return a run that was planned by another process or on another machine.
 
     Raises:
-        ConfigError: its device or its data aren't here.
+        ConfigError: its device or its data aren't available on this machine.
     """
-    # Planned on another machine, the precision is a part of what the run is.
+    # The signature contains the precision, which this machine might resolve differently.
     run = _load(record.config, ProcessGroup(), record.precision)
     if run.dataset.fingerprint != record.fingerprint:
         raise ConfigError(
-            "the data have changed since the run was planned (fingerprint "
-            f"{run.dataset.fingerprint} now, {record.fingerprint} then): restore them, or give the "
-            "command again"
+            "the data changed after the run was planned (the fingerprint is "
+            f"{run.dataset.fingerprint} instead of {record.fingerprint}): restore the data, or "
+            "repeat the command"
         )
     return replace(
         run, parameters=record.parameters or 0, signature=record.signature, notes=record.notes
@@ -170,19 +170,19 @@ def load_planned_run(record: Record) -> PlannedRun:
 
 
 def _load(
-    config: Mapping[str, Any], ranks: ProcessGroup, precision: str | None = None
+    config: Mapping[str, Any], process_group: ProcessGroup, precision: str | None = None
 ) -> PlannedRun:
-    """Return a run with its data, on the device of this process, but not signed."""
+    """Return an unsigned run with its data, on the device of this process."""
     settings: TrainerConfig = instantiate("trainer", config["trainer"])
-    if ranks.world_size > 1 and not settings.distributed:
+    if process_group.world_size > 1 and not settings.distributed:
         raise ConfigError(
-            f"torchrun started {ranks.world_size} processes, but trainer.distributed=false has no "
-            "run shared: choose trainer=ddp, or start it without torchrun"
+            f"torchrun started {process_group.world_size} processes, but "
+            "trainer.distributed=false trains in one: set trainer=ddp, or start without torchrun"
         )
-    device = place_rank(resolve_device(settings.device), ranks)
+    device = place_rank(resolve_device(settings.device), process_group)
     precision = resolve_precision(precision or settings.precision, device)
     dataset: Dataset = instantiate("data", config["data"]).load(config["seed"])
-    return PlannedRun(config, settings, dataset, device, precision, ranks)
+    return PlannedRun(config, settings, dataset, device, precision, process_group)
 
 
 def _notes(run: PlannedRun, mixed: bool, shares_norm: bool) -> Iterator[str]:
@@ -202,11 +202,11 @@ def _notes(run: PlannedRun, mixed: bool, shares_norm: bool) -> Iterator[str]:
         sizes = ProgressiveResizing(settings.progressive_resizing, settings.epochs)
         yield f"trained at {sizes}; evaluated at full size"
     if settings.ema_decay is not None:
-        yield "val_acc and val_loss are those of the averaged weights (trainer.ema_decay)"
+        yield "val_acc and val_loss are computed with the averaged weights (trainer.ema_decay)"
     if mixed:
-        yield "in train_acc, an image with a mixed label counts by the predicted class's share"
+        yield "train_acc counts an image with a mixed label by the share of the predicted class"
     if shares_norm and not settings.sync_batch_norm:
         yield (
-            "BatchNorm's statistics in training were those of each of "
-            f"{run.ranks.world_size} processes' share of a batch (trainer.sync_batch_norm=false)"
+            f"BatchNorm's statistics in training were computed by {run.process_group.world_size} "
+            "processes, each from its own part of a batch (trainer.sync_batch_norm=false)"
         )

@@ -1,4 +1,4 @@
-"""A trained network, restored from its run directory."""
+"""Restore a trained model from its run directory."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +18,12 @@ from resnet_sweep.training.evaluation import Normalize
 
 
 @dataclass(frozen=True)
-class Restored:
-    """A run's model with its best weights, on its device and in evaluation mode.
+class RestoredRun:
+    """The model of a run with its best weights, on its device and in evaluation mode.
 
-    `epoch` is the checkpoint's, and `val_acc` the validation accuracy there, in percent.
+    Attributes:
+        epoch: of the checkpoint.
+        val_acc: validation accuracy after that epoch, in percent.
     """
 
     model: nn.Module
@@ -34,20 +36,20 @@ class Restored:
     val_acc: float
 
 
-def restore(directory: Path) -> Restored:
+def restore(directory: Path) -> RestoredRun:
     """Load the best checkpoint of a run.
 
     Raises:
-        ConfigError: the run, a valid checkpoint of it or its data are missing.
+        ConfigError: the run has no valid checkpoint, or its data are missing.
     """
     record = Record.read(directory)
     if record.best is None:
         raise ConfigError(
-            f"{directory} has no checkpoint to evaluate: its run ({record.state}) hasn't ended an "
-            "epoch"
+            f"{directory} has no checkpoint, because its run ({record.state}) hasn't completed an "
+            "epoch: resume the run, or name another one"
         )
     path = directory / "checkpoints" / BEST
-    advice = "put the run's own back, or train the run anew with trainer.resume=false"
+    advice = "restore the run's own file, or retrain the run with trainer.resume=false"
     try:
         checkpoint = read_checkpoint(path)
     except FileNotFoundError as error:
@@ -56,10 +58,10 @@ def restore(directory: Path) -> Restored:
     for name in ("signature", "epoch", "val_acc"):
         if checkpoint.get(name) != expected.get(name):
             raise ConfigError(
-                f"{path} isn't the run's best checkpoint (its {name} is {checkpoint.get(name)}, "
-                f"and the run's {expected.get(name)}): {advice}"
+                f"{path} isn't the run's best checkpoint (its {name} is {checkpoint.get(name)} "
+                f"instead of {expected.get(name)}): {advice}"
             )
-    # The device may be another than the run's; its precision is kept where it can be.
+    # This machine may lack the device of the run, and so its precision.
     precision = "float32" if record.precision == "float32" else "auto"
     trainer = {**record.config.get("trainer", {}), "device": "auto"}
     config = {**record.config, "trainer": trainer}
@@ -70,11 +72,11 @@ def restore(directory: Path) -> Restored:
         model.load_state_dict(checkpoint["model"])
     except RuntimeError as error:
         raise ConfigError(
-            f"{path} doesn't fit the model in {directory / 'run.json'}: one of them was altered, "
-            "so put it back"
+            f"{path} doesn't fit the model in {directory / 'run.json'}: restore the file that was "
+            "changed"
         ) from error
     configure_tf32(run.device, run.precision)
-    return Restored(
+    return RestoredRun(
         model=model.to(run.device).eval(),
         dataset=run.dataset,
         normalize=Normalize(run.dataset.mean, run.dataset.std, run.device),

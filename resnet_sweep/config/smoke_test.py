@@ -1,6 +1,6 @@
-"""Smoke tests: what a config describes, tried on a little data before a run starts.
+"""Smoke tests: run the objects of a config on a small batch before training starts.
 
-What can't be trained is raised as a `ConfigError`.
+A failed test raises a `ConfigError`.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from resnet_sweep.compare.format import pluralize
 from resnet_sweep.config.build import build_augmentation, build_model, build_optimizer
 from resnet_sweep.config.instantiate import instantiate
 from resnet_sweep.data.dataset import Batches, Dataset
@@ -20,15 +21,15 @@ from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.device import memory_bytes
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing
 
-# A model on the meta device takes about a megabyte.
-MOST_RESULTS = 64
+# A cached model on the meta device takes about a megabyte.
+MAX_RESULTS = 64
 
 
 class SmokeTests:
-    """Tries models, optimizers, augmentations and losses; each combination is tried once.
+    """Smoke tests of models, optimizers, augmentations and losses, with a cache.
 
-    The jobs of a sweep have most of their parts in common. A result, or the error, is kept by the
-    parts of the config that it depends on.
+    The jobs of a sweep share most parts of their configs. The result of a test, or its error, is
+    cached under the parts that it depends on.
     """
 
     def __init__(self) -> None:
@@ -37,17 +38,17 @@ class SmokeTests:
     def run(
         self, config: Mapping[str, Any], settings: TrainerConfig, dataset: Dataset, world_size: int
     ) -> tuple[nn.Module, bool]:
-        """Return the model, on the meta device, and whether the augmentation mixes labels."""
+        """Return the model on the meta device, and whether the augmentation mixes labels."""
         data = [list(dataset.train.images.shape[1:]), dataset.classes, dataset.mean]
         batches = [len(dataset.train), settings.batch_size, settings.drop_last]
         model = self._once(
-            lambda: try_model(config, settings, dataset, world_size),
+            lambda: smoke_test_model(config, settings, dataset, world_size),
             [config["model"], data, batches, settings.progressive_resizing],
             [world_size, settings.sync_batch_norm],
         )
-        self._once(lambda: try_optimizer(config), config["optim"])
+        self._once(lambda: smoke_test_optimizer(config), config["optim"])
         mixed = self._once(
-            lambda: try_batch(config, dataset),
+            lambda: smoke_test_batch(config, dataset),
             [config["augmentation"], config["loss"], data, len(dataset.train) > 1],
         )
         return model, mixed
@@ -59,7 +60,7 @@ class SmokeTests:
                 self._results[key] = attempt()
             except ConfigError as error:
                 self._results[key] = error
-            if len(self._results) > MOST_RESULTS:
+            if len(self._results) > MAX_RESULTS:
                 del self._results[next(iter(self._results))]
         result = self._results[key]
         if isinstance(result, ConfigError):
@@ -68,8 +69,8 @@ class SmokeTests:
 
 
 @contextmanager
-def _explained(failure: str, advice: str) -> Iterator[None]:
-    """Raise any error as a ConfigError, within a `with` block: a user's classes may raise any."""
+def _explain_errors(failure: str, advice: str) -> Iterator[None]:
+    """Raise any error in the `with` block as a ConfigError; custom classes may raise any type."""
     try:
         yield
     except ConfigError:
@@ -78,20 +79,20 @@ def _explained(failure: str, advice: str) -> Iterator[None]:
         raise ConfigError(f"{failure} ({one_line(error)}): {advice}") from error
 
 
-def try_model(
+def smoke_test_model(
     config: Mapping[str, Any], settings: TrainerConfig, dataset: Dataset, world_size: int
 ) -> nn.Module:
-    """Return the model on the meta device, tried with the smallest batch of each image size."""
+    """Return the model on the meta device, tested with the smallest batch at every image size."""
     try:
         with torch.device("meta"):
             model = build_model(config, dataset)
-    # Some constructors read numbers from tensors, which the meta device hasn't.
+    # Some constructors read the values of tensors, which don't exist on the meta device.
     except ConfigError:
         model = build_model(config, dataset).to("meta")
     check_memory(model)
     shape = tuple(dataset.train.images.shape[1:])
-    failure = f"model: it can't classify images of shape {shape}"
-    with _explained(failure, "choose another model"), torch.device("meta"):
+    failure = f"the model can't classify images of shape {shape}"
+    with _explain_errors(failure, "choose another model"), torch.device("meta"):
         logits = model.eval()(torch.empty(2, *shape))
         if logits.shape != (2, dataset.num_classes):
             raise ValueError(f"its output has shape {tuple(logits.shape)}")
@@ -101,25 +102,25 @@ def try_model(
     if sizes is not None:
         advice += f", or other sizes than trainer.progressive_resizing={sizes}"
     for part in (shape, *((shape[0], size, size) for size in sizes or ())):
-        failure = f"model: it can't be trained on a batch of {count} of shape {part}"
-        with _explained(failure, advice), torch.device("meta"):
+        failure = f"the model can't train on a batch of {pluralize(count, 'image')} of shape {part}"
+        with _explain_errors(failure, advice), torch.device("meta"):
             model.train()(torch.empty(count, *part))
     return model
 
 
 def check_sizes(settings: TrainerConfig, width: int, stride: Any) -> None:
-    """See that images of some width can be resized as asked for, for a model with some stride."""
+    """Check trainer.progressive_resizing against the width of images and the model's stride."""
     sizes = settings.progressive_resizing
     for size in sizes or ():
         if size > width:
             raise ConfigError(
-                f"trainer.progressive_resizing={sizes}: {size} is more than the {width} pixels of "
-                "the images: choose sizes up to that"
+                f"trainer.progressive_resizing={sizes} has {size}, but the images have {width} "
+                f"pixels: choose sizes <= {width}"
             )
         if isinstance(stride, int) and size % stride:
             raise ConfigError(
-                f"trainer.progressive_resizing={sizes}: {size} isn't divisible by {stride}, the "
-                "product of model.strides: choose a multiple of that"
+                f"trainer.progressive_resizing={sizes} has {size}, which isn't divisible by "
+                f"{stride}, the product of model.strides: choose multiples of {stride}"
             )
     if sizes is not None:
         try:
@@ -129,19 +130,21 @@ def check_sizes(settings: TrainerConfig, width: int, stride: Any) -> None:
 
 
 def check_memory(model: nn.Module) -> None:
-    """See that the weights of a model on the meta device, and their gradients, fit in memory."""
-    count = sum(weight.numel() for weight in model.parameters())
-    needed, there = 2 * 4 * count, memory_bytes()
-    if needed > there:
+    """Check that the weights of a model, and their gradients, fit in memory."""
+    advice = "use layers with a fixed input size"
+    with _explain_errors("the model has weights without a shape", advice):
+        count = sum(weight.numel() for weight in model.parameters())
+    needed, available = 2 * 4 * count, memory_bytes()
+    if needed > available:
         raise ConfigError(
-            f"model: its {count:,} weights and their gradients take {needed / 2**30:,.1f} GB, but "
-            f"there are {there / 2**30:,.1f} GB of memory: choose smaller model.widths, or fewer "
-            "model.blocks"
+            f"the model's {count:,} weights and their gradients need {needed / 2**30:,.1f} GB, but "
+            f"the machine has {available / 2**30:,.1f} GB of memory: choose smaller model.widths "
+            "or fewer model.blocks"
         )
 
 
 def smallest_batch(settings: TrainerConfig, dataset: Dataset, world_size: int) -> int:
-    """Return the size of an epoch's smallest batch, or of the last process's share of it."""
+    """Return the size of the smallest batch of an epoch, or of a process's part of it."""
     count = len(dataset.train) % settings.batch_size
     if settings.drop_last or not count:
         count = settings.batch_size
@@ -154,43 +157,43 @@ def smallest_batch(settings: TrainerConfig, dataset: Dataset, world_size: int) -
     return count if settings.sync_batch_norm else count // world_size
 
 
-def try_optimizer(config: Mapping[str, Any]) -> None:
-    """Make a step with an optimizer, of a few weights."""
+def smoke_test_optimizer(config: Mapping[str, Any]) -> None:
+    """Make a step with the optimizer on a few weights."""
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
     for weight in model.parameters():
         weight.grad = torch.ones_like(weight)
     optimizer = build_optimizer(config, model)
     listed = (f"{name}={value}" for name, value in config["optim"].items() if name != "_target_")
-    with _explained(
-        f"optim: {type(optimizer).__name__} can't make a step here",
-        f"choose another optimizer, or other settings than {', '.join(listed)}",
+    with _explain_errors(
+        f"optim: {type(optimizer).__name__} can't make a step with {', '.join(listed)}",
+        "choose another optimizer or other settings",
     ):
         optimizer.step()
 
 
-def try_batch(config: Mapping[str, Any], dataset: Dataset) -> bool:
-    """Send an image or two through augmentation and loss; return whether the labels are mixed."""
+def smoke_test_batch(config: Mapping[str, Any], dataset: Dataset) -> bool:
+    """Run augmentation and loss on one or two images; return whether the labels are mixed."""
     count, generator = min(2, len(dataset.train)), torch.Generator().manual_seed(0)
     images, labels = Batches(dataset.train, torch.device("cpu")).take(torch.arange(count))
     shape = images.shape
     operations = build_augmentation(config, dataset)
-    with _explained("augmentation: it can't be applied", "change it, or choose another"):
+    with _explain_errors("the augmentation can't be applied", "change it, or choose another"):
         for operation in operations:
             images, labels = operation(images, labels, generator)
         if images.shape != shape or labels.shape not in ((count,), (count, dataset.num_classes)):
             raise ValueError(
-                f"images of shape {tuple(shape)} came out as {tuple(images.shape)}, with labels of "
-                f"shape {tuple(labels.shape)}"
+                f"for images of shape {tuple(shape)} it returns images of shape "
+                f"{tuple(images.shape)} and labels of shape {tuple(labels.shape)}"
             )
     mixed = labels.ndim == 2
     with (
-        _explained(
-            f"loss: it can't be computed of logits and {'mixed ' if mixed else ''}labels",
-            "choose another loss" + (", or augmentation that mixes nothing" if mixed else ""),
+        _explain_errors(
+            f"the loss can't be computed from logits and {'mixed ' if mixed else ''}labels",
+            "choose another loss" + (", or an augmentation without mixing" if mixed else ""),
         ),
         warnings.catch_warnings(action="ignore"),
     ):
         loss = instantiate("loss", config["loss"])(torch.zeros(count, dataset.num_classes), labels)
         if loss.ndim or not loss.isfinite():
-            raise ValueError(f"it is {loss.tolist()}")
+            raise ValueError(f"its value is {loss.tolist()}")
     return mixed

@@ -1,1 +1,1 @@
-"""Run directories: record, metrics, lock, signature. Neither torch nor Hydra is imported."""
+"""Run directories: record, metrics, lock, signature. Imports neither torch nor Hydra."""

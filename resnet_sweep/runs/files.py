@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes, and the cleanup of files and folders."""
 
 import contextlib
 import os
@@ -13,18 +13,18 @@ from resnet_sweep.errors import ConfigError
 def write_atomically(
     path: Path, content: bytes, backup: Path | None = None, durable: bool = True
 ) -> None:
-    """Write a file so that a reader sees all of it, or what was there before.
+    """Write a file so that a reader sees either the new content or the old one, never a part.
 
-    When this returns, the content is on the disk, and not only in the system's cache.
+    When this function returns, the content is on the disk, not only in the system's cache.
 
     Args:
         path: the file, in an existing directory.
         content: its bytes.
-        backup: where to move the file that is at `path` now, if there is one.
-        durable: False saves the time that it takes to write the file's name to the disk, so that a
-            power cut may undo all of this.
+        backup: where to move an existing file.
+        durable: False is faster because it doesn't write the directory entry to the disk; a power
+            cut may then undo the write.
     """
-    # It is opened as any new file is, so that the umask decides who may read it.
+    # Opened as an ordinary new file, so that the umask decides who may read it.
     unfinished = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         with unfinished.open("xb") as file:
@@ -37,7 +37,7 @@ def write_atomically(
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    # Windows can't open a directory, which has the file's name.
+    # The directory contains the file's name. Windows can't open a directory.
     if durable and os.name != "nt":
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -47,7 +47,7 @@ def write_atomically(
 
 
 def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files, by their names, into a folder that is made if it doesn't exist.
+    """Write files, given by name, to a folder, which is created if it doesn't exist.
 
     Raises:
         ConfigError: the folder can't be written to.
@@ -58,13 +58,13 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
             write_atomically(folder / name, content)
     except OSError as error:
         raise ConfigError(
-            f"{folder} can't be written to ({error.strerror or error}): change that, or work on a "
+            f"{folder} can't be written to ({error.strerror or error}): make it writable, or use a "
             "copy of the run directory"
         ) from error
 
 
 def remove_unfinished(directory: Path, *patterns: str) -> None:
-    """Remove files that a killed process had not finished writing, such as `checkpoints/*.pth`."""
+    """Remove partly written files that a killed process left, for names such as `*.pth`."""
     for pattern in patterns:
         path = directory / pattern
         for unfinished in path.parent.glob(f".{path.name}-*"):
@@ -80,13 +80,13 @@ def digest_file(path: Path) -> str | None:
 
 
 def missing_folders(directory: Path) -> list[Path]:
-    """Return a directory and its parents, as far as they don't exist; the directory is first."""
+    """Return a directory and its parents that don't exist, starting with the directory."""
     directory = Path(os.path.abspath(directory))
     return [folder for folder in (directory, *directory.parents) if not os.path.lexists(folder)]
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Remove those folders that are empty, each before its parent."""
+    """Remove the folders that are empty; a folder has to precede its parent."""
     for folder in folders:
         with contextlib.suppress(OSError, ValueError):
             folder.rmdir()

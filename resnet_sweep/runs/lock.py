@@ -1,4 +1,4 @@
-"""Locks: one process at a time in the directory of a run, a sweep or a trial."""
+"""Locks that admit one process at a time to the directory of a run, a sweep or a trial."""
 
 import contextlib
 import errno
@@ -12,21 +12,23 @@ from filelock import FileLock, Timeout
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import is_fresh
 
-# The lock files in the directory of a run and of a sweep.
+# The lock files in the directories of runs and of sweeps.
 RUN_LOCK, SWEEP_LOCK = "run.lock", "sweep.lock"
-# Another process may hold a lock for a moment, to see whether it is free.
+# Another process may hold the lock for a moment, while it checks whether the lock is free.
 WAIT_SECONDS, POLL_SECONDS = 0.2, 0.01
-# The errors of a file system that has no locks, or has run out of them.
+# Errors of a file system that doesn't support locks, or has no more of them.
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 
 class DirectoryLock:
     """A lock on an existing directory, held until it is released or the process ends.
 
-    Between processes of one machine a file lock decides, which the system takes back when a process
-    is killed. Where a file system has no locks, or doesn't share them between machines, the
-    heartbeat in the record (`run.json`, `sweep.json`) decides. It also names the holder in the
-    ConfigError that is raised if another process of this machine holds the lock.
+    Processes on one machine use a file lock, which the system releases when a process is killed.
+    If the file system doesn't support locks, or doesn't share them between machines, the heartbeat
+    in the record (`run.json`, `sweep.json`) shows whether the directory is in use.
+
+    Raises:
+        ConfigError: another process on this machine holds the lock; the heartbeat names it.
     """
 
     def __init__(
@@ -38,12 +40,12 @@ class DirectoryLock:
             raise in_use(directory, heartbeat, name) from error
 
     def contradicts(self, heartbeat: Mapping[str, Any] | None) -> bool:
-        """Return whether a heartbeat is that of a live process which the lock can't keep out."""
-        elsewhere = self._lock is None or (heartbeat or {}).get("host") != socket.gethostname()
-        return elsewhere and is_fresh(heartbeat)
+        """Return whether a heartbeat shows a live process that the file lock doesn't exclude."""
+        uncovered = self._lock is None or (heartbeat or {}).get("host") != socket.gethostname()
+        return uncovered and is_fresh(heartbeat)
 
     def release(self) -> None:
-        """Release the lock and remove its file. Calling it again is harmless."""
+        """Release the lock and remove its file; a second call does nothing."""
         if self._lock is not None:
             _release(self._lock)
             self._lock = None
@@ -51,9 +53,9 @@ class DirectoryLock:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Wait until no other process is inside of this context with the same lock file.
+    """Hold a lock file within a `with` block; wait until no other process holds it.
 
-    The file is removed at the end. On a file system without locks, nothing is waited for.
+    The file is removed at the end. On a file system without locks, this does nothing.
     """
     lock = _acquire(path, wait=-1)
     try:
@@ -64,7 +66,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def is_held(directory: Path, heartbeat: Mapping[str, Any] | None) -> bool:
-    """Return whether a live process has a run directory, whose record has this heartbeat."""
+    """Return whether a live process holds a run directory, whose record has this heartbeat."""
     if heartbeat is None or not is_fresh(heartbeat):
         return False
     if heartbeat.get("host") != socket.gethostname():
@@ -84,13 +86,13 @@ def is_held(directory: Path, heartbeat: Mapping[str, Any] | None) -> bool:
 def in_use(
     directory: Path, heartbeat: Mapping[str, Any] | None = None, name: str = RUN_LOCK
 ) -> ConfigError:
-    """Return the error of a directory that another process has."""
+    """Return the error for a directory that another process uses."""
     holder = "another process"
     if heartbeat:
         holder = f"process {heartbeat.get('process')} on {heartbeat.get('host')}"
     setting = "hydra.run.dir" if name == RUN_LOCK else "hydra.sweep.dir"
     return ConfigError(
-        f"{directory} is in use by {holder}: wait for it to end, or choose another {setting}"
+        f"{directory} is in use by {holder}: wait until it ends, or choose another {setting}"
     )
 
 
@@ -98,7 +100,7 @@ def _acquire(path: Path, wait: float) -> FileLock | None:
     """Return the lock on a file; None if the file system has no locks.
 
     Raises:
-        Timeout: another process holds it after `wait` seconds; -1 waits without a limit.
+        Timeout: another process still holds it after `wait` seconds; -1 waits without limit.
     """
     lock = FileLock(
         path, timeout=wait, poll_interval=POLL_SECONDS, thread_local=False, fallback_to_soft=False
@@ -106,7 +108,7 @@ def _acquire(path: Path, wait: float) -> FileLock | None:
     try:
         lock.acquire()
     except OSError as error:
-        # A timeout is an OSError, too.
+        # Timeout is a subclass of OSError.
         if error.errno not in _NO_LOCKS:
             raise
         return None
@@ -114,9 +116,9 @@ def _acquire(path: Path, wait: float) -> FileLock | None:
 
 
 def _release(lock: FileLock) -> None:
-    # The file is removed while it is locked: a process that waits for it finds by its number of
-    # links that it has locked a removed file, and starts again with a new one. Windows can't
-    # remove a file that is open.
+    # The file is removed while it is locked. A process that waits for it then sees from the number
+    # of links that it locked a removed file, and retries with a new one. Windows can't remove an
+    # open file.
     with contextlib.suppress(OSError):
         Path(lock.lock_file).unlink()
     lock.release()

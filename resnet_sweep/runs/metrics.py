@@ -1,4 +1,4 @@
-"""The metrics of a run: `metrics.csv`, a row for each epoch, and `layer_norms.csv`."""
+"""The metrics of a run: `metrics.csv`, a row per epoch, and `layer_norms.csv`."""
 
 import csv
 import io
@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 from resnet_sweep.runs.files import write_atomically
 
-# The columns of metrics.csv, with the formats of their values: "" keeps all digits, which nobody
-# needs of times. Accuracies are in percent.
+# The columns of metrics.csv, with the formats of their values; "" keeps all digits. Accuracies are
+# in percent.
 COLUMNS = {
     "epoch": "d",
     "lr": "",
@@ -22,20 +22,20 @@ COLUMNS = {
     "seconds": ".3f",
     "images_per_second": ".1f",
 }
-# A row by its columns, of which some may be missing.
+# Maps column names to values; columns may be missing.
 Row = Mapping[str, float]
 # The metrics that a schedule, early stopping and pruning can watch.
 Metric = Literal["train_loss", "train_acc", "val_loss", "val_acc"]
 
 
 class LayerNorms(NamedTuple):
-    """The norms of a layer at the end of an epoch, each the Euclidean one.
+    """The Euclidean norms of a layer's weight tensor at the end of an epoch.
 
     Attributes:
-        name: the layer's filters or matrix in the model.
-        grad_norm: of the gradient, the mean over the epoch's steps.
-        weight_norm: of the weights.
-        update_norm: of the change by the last step of the epoch.
+        name: name of the weight tensor in the model.
+        grad_norm: mean norm of the gradient over the epoch's steps.
+        weight_norm: norm of the weights.
+        update_norm: norm of the change that the last step of the epoch made.
     """
 
     name: str
@@ -50,12 +50,12 @@ def best_row(rows: Iterable[Row]) -> Row | None:
 
 
 def gain(metric: Metric, value: float, other: float) -> float:
-    """Return by how much a value of a metric is better than another; negative if it is worse."""
+    """Return the improvement of a metric from `other` to `value`; negative if it is worse."""
     return value - other if metric.endswith("_acc") else other - value
 
 
 def write_metrics(directory: Path, rows: Iterable[Row]) -> None:
-    """Write `metrics.csv`; a column that a row doesn't have stays empty."""
+    """Write `metrics.csv`; a column that is missing in a row stays empty."""
     lines = (
         [format(row[name], form) if name in row else "" for name, form in COLUMNS.items()]
         for row in rows
@@ -64,7 +64,7 @@ def write_metrics(directory: Path, rows: Iterable[Row]) -> None:
 
 
 def read_metrics(directory: Path) -> list[dict[str, float]]:
-    """Return the rows of `metrics.csv`; an empty column is left out of its row.
+    """Return the rows of `metrics.csv`, without their empty columns.
 
     Raises:
         FileNotFoundError: there is no `metrics.csv`.
@@ -82,7 +82,7 @@ def read_metrics(directory: Path) -> list[dict[str, float]]:
 
 
 def write_layer_norms(directory: Path, epochs: Iterable[Iterable[LayerNorms]]) -> None:
-    """Write `layer_norms.csv`; the first epoch has number 1, and a norm that is NaN stays empty."""
+    """Write `layer_norms.csv`; epochs are numbered from 1, and a NaN norm stays empty."""
     lines = (
         [str(epoch), name, *("" if math.isnan(norm) else f"{norm:.6g}" for norm in norms)]
         for epoch, layers in enumerate(epochs, start=1)

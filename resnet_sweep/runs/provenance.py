@@ -1,4 +1,4 @@
-"""What a run was made from: the command's config in `.hydra/`, the packages, the git commit."""
+"""The provenance of a run: `.hydra/`, versions of packages, git commit."""
 
 import contextlib
 import subprocess
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -14,9 +14,15 @@ HYDRA_FOLDER = ".hydra"
 PACKAGES = ("resnet-sweep", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
 
 
-# mypy accepts no base class that is chosen when the module is imported.
-class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Writes what a config may contain beside plain values as text."""
+if TYPE_CHECKING:
+    from yaml import SafeDumper
+else:
+    # The one in C is faster, but not every installation has it.
+    SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class _Dumper(SafeDumper):
+    """Writes values that YAML doesn't have as text."""
 
 
 _Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(str(value)))
@@ -26,7 +32,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def write_hydra_folder(
     directory: Path, settings: Mapping[str, Any], hydra: Mapping[str, Any], overrides: Sequence[str]
 ) -> None:
-    """Write `.hydra/` into a run directory: the config, Hydra's own part of it, the overrides."""
+    """Write `.hydra/` in a run directory: the config, its `hydra` node, and the overrides."""
     folder = directory / HYDRA_FOLDER
     contents = {"config": settings, "hydra": {"hydra": hydra}, "overrides": list(overrides)}
     texts = {
@@ -37,7 +43,7 @@ def write_hydra_folder(
     }
     while True:
         folder.mkdir(exist_ok=True)
-        # Another process that made the folder, and is refused, removes it while it is empty.
+        # Another process that created the folder may remove it while it is empty.
         with contextlib.suppress(FileNotFoundError):
             for path, text in texts.items():
                 path.write_text(text, encoding="utf-8")
@@ -45,14 +51,14 @@ def write_hydra_folder(
 
 
 def read_hydra_job(directory: Path) -> dict[str, Any]:
-    """Return the settings in `hydra.job` from `.hydra/` in a run directory."""
+    """Return `hydra.job` from the `.hydra/` of a run directory."""
     text = (directory / HYDRA_FOLDER / "hydra.yaml").read_text(encoding="utf-8")
     job: dict[str, Any] = yaml.load(text, Loader=_Loader)["hydra"]["job"]
     return job
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide what a run computes."""
+    """Return the versions of Python and of the packages that affect the results of a run."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in PACKAGES:
         try:
@@ -63,7 +69,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the clone that this program runs from, with "+" if it was changed."""
+    """Return the git commit of this package, with "+" for uncommitted changes; None without git."""
     clone = Path(__file__).parents[2]
     if not (clone / ".git").exists():
         return None

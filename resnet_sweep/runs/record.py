@@ -15,7 +15,7 @@ from annotated_types import Ge, Le
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-# pydantic can't use the TypedDict of typing before Python 3.12.
+# Before Python 3.12, pydantic doesn't support typing.TypedDict.
 from typing_extensions import TypedDict
 
 from resnet_sweep.errors import ConfigError, InvalidFileError, describe_errors
@@ -24,19 +24,19 @@ from resnet_sweep.runs.files import digest_file, write_atomically
 if TYPE_CHECKING:
     Json = Any
 else:
-    # As a type it would have every reader of a config ask what each value is.
+    # With this type, mypy would require a type check wherever a config is read.
     from pydantic import JsonValue as Json
 
 State = Literal[
     "pending", "running", "finished", "stopped_early", "pruned", "interrupted", "diverged", "failed"
 ]
-# The state of a run that is planned and hasn't started.
+# The state of a planned run that hasn't started.
 PENDING: State = "pending"
-# A run in one of these states is complete: started again, it only prints its outcome.
+# A run in one of these states isn't trained again; starting it prints its results.
 ENDED: frozenset[State] = frozenset({"finished", "stopped_early", "pruned", "diverged"})
 
 HEARTBEAT_SECONDS = 20
-# A process without a heartbeat for this long counts as dead.
+# A process that hasn't renewed its heartbeat for this long counts as dead.
 STALE_SECONDS = 120
 
 NAME = "run.json"
@@ -71,7 +71,7 @@ class FinalEpoch(BestEpoch):
 
 
 class Progress(TypedDict, total=False):
-    """How far the training has come: `step` of the `steps` of an epoch."""
+    """The position of training: `step` out of the `steps` of an epoch."""
 
     epoch: Count
     step: int
@@ -80,7 +80,7 @@ class Progress(TypedDict, total=False):
 
 
 class Heartbeat(Progress):
-    """The process that trains a run, and the time when it last said so, in seconds since 1970."""
+    """The process that trains a run, and the Unix time of its last renewal, in seconds."""
 
     host: str
     process: int
@@ -92,21 +92,22 @@ class Record:
     """The content of `run.json`.
 
     Attributes:
-        signature: identifies the training, see `signature.sign`.
-        reason: why the run isn't simply running or finished; empty otherwise.
+        signature: identifies what is trained; see `signature.sign`.
+        reason: explains a state other than pending, running and finished; otherwise empty.
         config: resolved.
         choices: the choice made in each config group.
-        overrides, flags: as typed; Hydra's flags, such as `--config-dir`.
-        parameters: number of trained weights.
-        gap: final training accuracy less final validation accuracy, in points.
-        seconds: spent training and evaluating, including before interruptions; None if unknown.
+        overrides, hydra_flags: as typed; a flag is one of Hydra's, such as `--config-dir`.
+        parameters: number of trainable weights.
+        gap: final training accuracy minus final validation accuracy, in percentage points.
+        seconds: time of training and evaluation, including that before interruptions; None if
+            unknown.
         started, ended: times in ISO 8601.
-        ranks: number of processes that share the run.
+        world_size: number of processes that share the run.
         fingerprint: identifies the data.
-        notes: what a reader of the results should know, a sentence each.
-        digests: those of the files with metrics, to find altered ones.
+        notes: remarks that a reader of the results needs, one sentence each.
+        digests: of the metrics files, to detect changed ones.
         heartbeat: None if no process trains the run.
-        digest: that of the rest of `run.json`.
+        digest: of the rest of `run.json`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -117,7 +118,7 @@ class Record:
     config: dict[str, Json] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
-    flags: list[str] = field(default_factory=list)
+    hydra_flags: list[str] = field(default_factory=list)
     parameters: Annotated[int, Ge(0), Le(10**15)] | None = None
     best: BestEpoch | None = None
     final: FinalEpoch | None = None
@@ -128,7 +129,7 @@ class Record:
     host: str | None = None
     device: str | None = None
     threads: Count | None = None
-    ranks: Count | None = None
+    world_size: Count | None = None
     precision: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
@@ -141,10 +142,10 @@ class Record:
 
     @classmethod
     def parse(cls, content: bytes) -> "Record":
-        """Return the record that is the content of a `run.json`; unknown keys are ignored.
+        """Parse the content of a `run.json`, and ignore unknown keys.
 
         Raises:
-            InvalidFileError: it isn't valid, or was altered since the run wrote it.
+            InvalidFileError: it isn't valid, or was changed after the run wrote it.
         """
         try:
             values = from_json(content, allow_inf_nan=False)
@@ -154,15 +155,15 @@ class Record:
         except ValueError as error:
             raise InvalidFileError(f"{NAME} isn't JSON ({error})") from error
         if record.digest is not None and record.digest != digest_record(values):
-            raise InvalidFileError(f"{NAME} isn't what the run wrote, by its digest")
+            raise InvalidFileError(f"the digest in {NAME} doesn't match, so the file was changed")
         return record
 
     @classmethod
     def read(cls, directory: Path) -> "Record":
-        """Return the record in a run directory.
+        """Read the record in a run directory.
 
         Raises:
-            FileNotFoundError, NotADirectoryError: there is none.
+            FileNotFoundError, NotADirectoryError: there is no `run.json`.
             ConfigError: it can't be read or isn't valid.
         """
         path = directory / NAME
@@ -172,14 +173,15 @@ class Record:
             raise
         except (OSError, InvalidFileError) as error:
             raise ConfigError(
-                f"{path} can't be read ({error}): restore it, or choose another hydra.run.dir"
+                f"{path} can't be read ({error}): restore it, or choose another hydra.run.dir, or "
+                "for a sweep another hydra.sweep.dir"
             ) from error
 
     def write(self, directory: Path, durable: bool = True) -> None:
         """Write `run.json`; see `write_atomically`."""
-        # Through JSON once, which turns every key into text, as it will be read. JSON has neither
-        # NaN and infinities, which become null, nor bytes of a file name that aren't UTF-8, for
-        # which it gets a question mark.
+        # Encoded and decoded once, so that the digest is that of the content as it will be read.
+        # Keys become text, NaN and infinity become null, and a byte of a file name that isn't UTF-8
+        # becomes a question mark.
         text = json.dumps(asdict(self), ensure_ascii=False).encode(errors="replace")
         content = json.loads(text, parse_constant=lambda number: None)
         content["digest"] = digest_record(content)
@@ -187,19 +189,19 @@ class Record:
         write_atomically(directory / NAME, written.encode() + b"\n", durable=durable)
 
     def altered(self, directory: Path) -> list[str]:
-        """Return the names of the files with metrics that changed since the run wrote them."""
+        """Return the names of the metrics files that were changed after the run wrote them."""
         return [
             name for name, digest in self.digests.items() if digest_file(directory / name) != digest
         ]
 
     @property
-    def ended_for_good(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether there is nothing left to train."""
         return self.state in ENDED
 
     @property
     def epochs(self) -> int:
-        """The number of epochs to train, unless something ends the run early."""
+        """The number of epochs to train if nothing ends the run early."""
         trainer = self.config["trainer"]
         last: int | None = (trainer.get("early_stopping") or {}).get("epoch")
         epochs: int = trainer["epochs"]
@@ -211,26 +213,26 @@ _ENCODER = json.JSONEncoder(sort_keys=True)
 
 
 def digest_record(values: Mapping[str, Any]) -> str:
-    """Return a digest of the content of `run.json`, of which the key `digest` is no part."""
+    """Return a digest of the content of `run.json` without its key `digest`."""
     content = _ENCODER.encode({name: values[name] for name in values if name != "digest"})
     return blake2b(content.encode(), digest_size=8).hexdigest()
 
 
 def new_heartbeat(progress: Progress | None = None) -> Heartbeat:
-    """Return the heartbeat of this process at this moment."""
+    """Return a heartbeat of this process with the current time."""
     return Heartbeat(
         host=socket.gethostname(), process=os.getpid(), renewed=time.time(), **(progress or {})
     )
 
 
 def is_fresh(heartbeat: Mapping[str, Any] | None) -> bool:
-    """Return whether a heartbeat is recent enough for its process to be alive."""
+    """Return whether a heartbeat is so recent that its process counts as alive."""
     renewed = None if heartbeat is None else heartbeat.get("renewed")
     return isinstance(renewed, (int, float)) and abs(time.time() - renewed) < STALE_SECONDS
 
 
 def duration(seconds: float) -> str:
-    """Return a time span for people: 8.3 s, 4 min 05 s, 13 h 20 min."""
+    """Return a time span as readable text: 8.3 s, 4 min 05 s, 13 h 20 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,9 +1,8 @@
 """The run that a process trains: its directory, its record and its lock.
 
-A function here raises a ConfigError if the directory belongs to another run or to something else,
-is in use by another process, or can't be written to. It gets the record of the run that is asked
-for, which must have the signature of the record in the directory. A change to a `Run` raises a
-LockLostError if another process took over the run.
+The functions take the record of the requested run. They raise a ConfigError if the directory has a
+record with another signature, contains other files, is in use by another process, or can't be
+written to. A change to a `Run` raises a LockLostError if another process took over the run.
 """
 
 import contextlib
@@ -34,34 +33,34 @@ from resnet_sweep.runs.record import (
     State,
     new_heartbeat,
 )
-from resnet_sweep.runs.signature import differences, relevant, typed
+from resnet_sweep.runs.signature import differences, format_setting, signed_settings
 
 log = logging.getLogger(__name__)
 
-# Files with metrics of the epochs. A checkpoint holds the same metrics.
+# The metrics files. A checkpoint contains the same metrics.
 METRICS_FILES = ("layer_norms.csv", "metrics.csv")
 _FOLDERS = ("checkpoints", "evaluation", "features", "plots", "tensorboard")
-# What a run that starts anew removes.
+# The files and folders that `reset_run` removes.
 RESULTS = (*METRICS_FILES, *_FOLDERS, "mlflow_run_id")
-# The files that are written under another name first, which a killed process leaves behind.
+# Files that are written under a temporary name, which a killed process may leave.
 _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.png")
-# What a process that was killed at its start leaves in the directory.
+# Files that a process leaves if it is killed before it writes the record.
 _FIRST_FILES = frozenset({RUN_LOCK, "train.log"})
-# What a run keeps when another process resumes it.
-_OUTCOME = ("started", "best", "final", "gap", "seconds", "parameters")
+# Fields of the record that a resumed run keeps.
+_KEPT_FIELDS = ("started", "best", "final", "gap", "seconds", "parameters")
 
 
 class LockLostError(RuntimeError):
-    """Another process took over a run, because it had no heartbeat for too long."""
+    """Another process took over the run, because its heartbeat was stale."""
 
 
 class Run:
-    """A run directory that this process may write into, or one whose run has ended.
+    """A run directory that this process has locked, or whose run has ended.
 
     Attributes:
         directory: absolute.
-        record: the content of its `run.json`.
-        progress: that of the training; it is written with the next heartbeat.
+        record: the content of `run.json`.
+        progress: the position of training, which the next heartbeat writes.
     """
 
     def __init__(self, directory: Path, record: Record, lock: contextlib.ExitStack) -> None:
@@ -74,23 +73,23 @@ class Run:
 
     @classmethod
     def open(cls, directory: Path, record: Record) -> Self:
-        """Start a run, or resume it; nothing is written before everything is validated."""
+        """Start or resume a run; nothing is written before the directory is validated."""
         directory = Path(os.path.abspath(directory))
         with _usable(directory), contextlib.ExitStack() as lock:
-            # A run that has ended is returned even from a directory that is read-only.
+            # Without a lock, an ended run can be opened in a read-only directory.
             earlier = find_record(directory, record)
             if earlier is None or not _is_done(directory, earlier):
                 earlier = lock.enter_context(_locked(directory, record))
             if earlier is not None:
                 if _is_done(directory, earlier):
                     return cls(directory, earlier, contextlib.ExitStack())
-                if earlier.ended_for_good:
+                if earlier.has_ended:
                     log.warning(
-                        "warning: %s isn't what the run wrote; the run is resumed from its "
-                        "last checkpoint, to write it again",
-                        " and ".join(earlier.altered(directory)),
+                        "warning: changed after the run wrote them: %s; the run resumes from its "
+                        "last checkpoint to write them again",
+                        ", ".join(earlier.altered(directory)),
                     )
-                for name in _OUTCOME:
+                for name in _KEPT_FIELDS:
                     setattr(record, name, getattr(earlier, name))
             remove_unfinished(directory, *_ATOMIC)
             record.state, record.reason, record.ended = "running", "", None
@@ -103,8 +102,8 @@ class Run:
 
     def _renew_heartbeat(self) -> None:
         while not self._closed.wait(HEARTBEAT_SECONDS):
-            # A disk that is full now may have space in 20 seconds. The thread that trains reports
-            # a disk that stays full, and a lost lock.
+            # A full disk may have space again in 20 seconds. The training thread reports a disk
+            # that stays full, and a lost lock.
             with self._changing, contextlib.suppress(OSError, LockLostError):
                 if not self._closed.is_set():
                     self.update(heartbeat=new_heartbeat(self.progress))
@@ -122,12 +121,12 @@ class Run:
         try:
             heartbeat = Record.read(self.directory).heartbeat
         except (OSError, ConfigError):
-            # No process that took it over would leave it like that.
+            # A process that took over the run would have written a valid record.
             return
         if heartbeat is None:
             if self.record.heartbeat is None:
                 return
-            raise LockLostError("another process took over the run, and has ended it")
+            raise LockLostError("another process took over the run and ended it")
         own = new_heartbeat()
         if (heartbeat["host"], heartbeat["process"]) != (own["host"], own["process"]):
             raise LockLostError(
@@ -135,7 +134,7 @@ class Run:
             )
 
     def write_metrics(self, rows: list[Row]) -> None:
-        """Write `metrics.csv`, and the best and the last epoch into the record."""
+        """Write `metrics.csv`, and the best and the last epoch to the record."""
         write_metrics(self.directory, rows)
         best, final = best_row(rows), rows[-1] if rows else None
         digests = {name: digest_file(self.directory / name) for name in METRICS_FILES}
@@ -149,41 +148,41 @@ class Run:
         )
 
     def close(self, state: State, reason: str = "") -> None:
-        """Write the state of the run and release its lock."""
+        """Write the last state of the run, and release its lock."""
         with self._lock, self._changing:
             self._closed.set()
             self.update(state=state, reason=reason, ended=now(), heartbeat=None)
 
 
 def write_plan(directory: Path, record: Record) -> None:
-    """Write the record of a planned run into its directory, in state `pending`.
+    """Write the record of a planned run to its directory, in state `pending`.
 
-    Of an earlier run with the same signature, the state and the outcome are kept: one that was
-    running when its process exited is `interrupted`, and one that has ended stays as it is. The
-    given record isn't changed.
+    If the directory has a run with the same signature, its state and its results are kept. A run
+    whose process exited while it was running becomes `interrupted`. A run that has ended isn't
+    changed. The given record isn't changed either.
     """
     with _usable(directory), _locked(directory, record) as earlier:
         plan = replace(record, state=PENDING, reason="", heartbeat=None)
         if earlier is not None:
-            if earlier.ended_for_good:
+            if earlier.has_ended:
                 return
-            for name in (*_OUTCOME, "digests", "state", "reason", "ended"):
+            for name in (*_KEPT_FIELDS, "digests", "state", "reason", "ended"):
                 setattr(plan, name, getattr(earlier, name))
             if earlier.state == "running":
                 plan.state, plan.reason = "interrupted", "its process exited"
-        # A new plan that a power cut takes is written again by the same command.
+        # After a power cut, the same command writes a lost new plan again.
         plan.write(directory, durable=earlier is not None)
 
 
 def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
-    """Mark a run as failed that is pending, or whose process exited while it was running.
+    """Mark a pending run, or a running one whose process exited, as failed.
 
-    A run in another state, or that another process has taken over, stays as it is.
+    A run in another state, and one that another process has taken over, isn't changed.
 
     Args:
-        directory: nothing is done if it has no record.
-        reason: why its process exited.
-        resuming: mark one that was interrupted, too, because an attempt to resume it failed.
+        directory: of the run; nothing is done if it has no record.
+        reason: why the process exited.
+        resuming: also mark an interrupted run, because an attempt to resume it failed.
     """
     failing = (PENDING, "running", "interrupted") if resuming else (PENDING, "running")
     with (
@@ -196,17 +195,17 @@ def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
 
 
 def reset_run(directory: Path, record: Record) -> None:
-    """Remove the results of a run, if there is one, so that it starts anew when it is opened.
+    """Remove the results of a run, so that it starts from the first epoch when it is opened.
 
     Args:
-        directory: the run directory.
-        record: without results.
+        directory: nothing is done if it has no record.
+        record: of the requested run, without results.
     """
     if find_record(directory, record) is None:
         return
     with _usable(directory), _locked(directory, record):
-        # First of all, so that without its results the run doesn't count as ended.
-        replace(record, state="interrupted", reason="it was reset, to start anew").write(directory)
+        # Written first, so that a run without its results never counts as ended.
+        replace(record, state="interrupted", reason="reset to start again").write(directory)
         for name in RESULTS:
             path = directory / name
             if path.is_dir() and not path.is_symlink():
@@ -216,28 +215,28 @@ def reset_run(directory: Path, record: Record) -> None:
 
 
 def find_record(directory: Path, record: Record) -> Record | None:
-    """Return the record in a directory; None if there is none, or no directory."""
+    """Return the record in a directory; None if the directory is missing or has no record."""
     try:
         earlier = Record.read(directory)
     except (FileNotFoundError, NotADirectoryError):
         name = unexpected_file(directory)
         if name is not None:
             raise ConfigError(
-                f"{directory} isn't a run directory and isn't empty (it holds {name}): choose "
-                "another hydra.run.dir"
+                f"{directory} isn't a run directory and isn't empty (it contains {name}): choose "
+                "another hydra.run.dir, or for a sweep another hydra.sweep.dir"
             ) from None
         return None
     if earlier.signature != record.signature:
         raise ConfigError(
             f"{directory} belongs to a run with another configuration "
-            f"({_describe_difference(earlier, record)}): choose another hydra.run.dir, or repeat "
-            "the settings of that run"
+            f"({_describe_difference(earlier, record)}): choose another hydra.run.dir, or use the "
+            "settings of that run"
         )
     return earlier
 
 
 def unexpected_file(directory: Path) -> str | None:
-    """Return the name of a file that keeps a directory without a record from being a run's."""
+    """Return the name of a file because of which a directory can't become a run directory."""
     with _usable(directory):
         try:
             paths = sorted(directory.iterdir())
@@ -247,27 +246,27 @@ def unexpected_file(directory: Path) -> str | None:
             return directory.name
         for path in paths:
             first = path.name in _FIRST_FILES or path.name.startswith(f".{NAME}-")
-            if not (first or _reserves(path)):
+            if not (first or _is_reservation(path)):
                 return path.name
     return None
 
 
-def _reserves(path: Path) -> bool:
-    """Return whether a path is an empty `.hydra/`; with files it is another program's."""
+def _is_reservation(path: Path) -> bool:
+    """Return whether a path is an empty `.hydra/`; one with files belongs to another program."""
     return path.name == HYDRA_FOLDER and path.is_dir() and not any(path.iterdir())
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory, unless it exists."""
+    """Create a directory if it doesn't exist."""
     with _usable(directory):
         directory.mkdir(parents=True, exist_ok=True)
 
 
-def make_unique_directory(directory: Path, mark: str = "") -> Path:
-    """Make a new directory that no other run has: this one, or one with -2, -3 behind its name.
+def make_unique_directory(directory: Path, marker: str = "") -> Path:
+    """Create a directory that no other run uses, with -2, -3, ... appended if it exists.
 
-    If `mark` is given, a directory that exists is new, too, as long as it has no folder of that
-    name; the process that makes this folder has the directory.
+    With `marker`, an existing directory is free if it contains no folder of that name. The process
+    that creates this folder reserves the directory.
     """
     with _usable(directory):
         for number in count(1):
@@ -275,24 +274,24 @@ def make_unique_directory(directory: Path, mark: str = "") -> Path:
             if number > 1:
                 candidate = directory.with_name(f"{directory.name}-{number}")
             with contextlib.suppress(FileExistsError):
-                (candidate / mark).mkdir(parents=True)
+                (candidate / marker).mkdir(parents=True)
                 break
     return candidate
 
 
 def now() -> str:
-    """Return the time in ISO 8601, with its offset from UTC."""
+    """Return the current time in ISO 8601, with its offset from UTC."""
     return datetime.now(UTC).astimezone().isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager
 def _locked(directory: Path, record: Record) -> Iterator[Record | None]:
-    """Make and lock a run directory within a `with` block, whose value is the record in it."""
+    """Create and lock a run directory within a `with` block; yield the record in it."""
     earlier = find_record(directory, record)
     directory.mkdir(parents=True, exist_ok=True)
     lock = DirectoryLock(directory, None if earlier is None else earlier.heartbeat)
     try:
-        # Read again, since another process may have changed it before it was locked.
+        # Read again, because another process may have changed it before the lock was acquired.
         earlier = find_record(directory, record)
         if earlier is not None and lock.contradicts(earlier.heartbeat):
             raise in_use(directory, earlier.heartbeat)
@@ -302,30 +301,30 @@ def _locked(directory: Path, record: Record) -> Iterator[Record | None]:
 
 
 def _is_done(directory: Path, record: Record) -> bool:
-    """Return whether a run has ended, and nothing is left to write.
+    """Return whether a run has ended and its metrics files are unchanged.
 
-    A run that was trained to its end is resumed if its files with metrics were altered: from its
-    last checkpoint, with nothing left to train, it writes them again.
+    A run whose metrics files were changed is resumed from its last checkpoint, to write them again.
     """
-    return record.ended_for_good and (record.state == "pruned" or not record.altered(directory))
+    return record.has_ended and (record.state == "pruned" or not record.altered(directory))
 
 
 def _describe_difference(earlier: Record, record: Record) -> str:
-    """Return the first differences of two runs, such as `optim.lr: 0.1 there, 0.05 here`."""
-    there, here = (
-        relevant(run.config, run.precision or "", run.fingerprint or "")
+    """Return the first differences between two runs."""
+    theirs, ours = (
+        signed_settings(run.config, run.precision or "", run.fingerprint or "")
         for run in (earlier, record)
     )
-    apart = differences(there, here)
-    if any(name.startswith("data.") for name in apart):
-        # These settings choose other images, so the fingerprint differs too.
-        apart.pop("data", None)
+    changed = differences(theirs, ours)
+    if any(name.startswith("data.") for name in changed):
+        # The fingerprint of the data differs because of these settings.
+        changed.pop("data", None)
     found = [
-        f"{name}: {typed(one)} there, {typed(other)} here" for name, (one, other) in apart.items()
+        f"{name}: {format_setting(one)} in that run, {format_setting(other)} in this command"
+        for name, (one, other) in changed.items()
     ]
     if not found:
         return "made by another version of this program"
-    return ", ".join(found[:5]) + (f", and {len(found) - 5} more" if len(found) > 5 else "")
+    return "; ".join([*found[:5], *([f"and {len(found) - 5} more"] if len(found) > 5 else [])])
 
 
 @contextlib.contextmanager
@@ -338,5 +337,5 @@ def _usable(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(
             f"the directory {directory} can't be used ({error.strerror or error}): choose another "
-            "with hydra.run.dir=DIRECTORY, or hydra.sweep.dir=DIRECTORY for a sweep"
+            "with hydra.run.dir=DIRECTORY, or for a sweep with hydra.sweep.dir=DIRECTORY"
         ) from error

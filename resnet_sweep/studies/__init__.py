@@ -1,13 +1,13 @@
-"""Studies: searches with Optuna, shared by any number of workers (`hydra/sweeper=optuna`)."""
+"""Studies: searches with Optuna by any number of workers (`hydra/sweeper=optuna`)."""
 
 from pathlib import Path
 
-# The names of the storages that a study may have in the sweep's directory.
+# File names of a study's storage in the sweep directory.
 SQLITE, JOURNAL = "study.db", "study.journal"
 
 
 def study_directories(top: Path) -> list[Path]:
-    """Return a directory and those up to two levels below it that hold a study's storage."""
+    """Return the directories with a study's storage, in `top` or at most two levels below."""
     return [
         directory
         for directory in (top, *sorted(top.glob("*/")), *sorted(top.glob("*/*/")))

@@ -1,4 +1,4 @@
-"""A study that is asked for, validated before anything is written, and its planned trials."""
+"""The plan of a study, validated before anything is written, and of its trials."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from resnet_sweep.compare.format import safe_text
+from resnet_sweep.compare.format import pluralize, safe_text
 from resnet_sweep.compare.group import COMPLETE, group_replicates
 from resnet_sweep.compare.objective import Direction, Objective, check_directions
 from resnet_sweep.config.check import SETTINGS as CONFIG_SETTINGS
@@ -19,8 +19,8 @@ from resnet_sweep.config.check import check_names, check_value
 from resnet_sweep.config.compose import (
     ComposedConfig,
     composed_job,
-    flags_of,
-    overrides_of,
+    read_hydra_flags,
+    read_overrides,
     resolve,
     unresolved,
 )
@@ -28,11 +28,11 @@ from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
 from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.config.smoke_test import SmokeTests
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.ranges import Count
+from resnet_sweep.ranges import Count, Probability
 from resnet_sweep.runs.provenance import write_hydra_folder
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import write_plan
-from resnet_sweep.runs.signature import flatten, relevant
+from resnet_sweep.runs.signature import flatten, signed_settings
 from resnet_sweep.studies.search_space import (
     Parameters,
     SearchSpace,
@@ -42,9 +42,9 @@ from resnet_sweep.studies.search_space import (
 from resnet_sweep.studies.trial_queue import FOUND, SIGNATURE
 from resnet_sweep.sweeps.grid import preset_overrides
 from resnet_sweep.sweeps.plan import (
-    OF_SWEEP,
+    SWEEP_KEYS,
     invalid_jobs,
-    key_of,
+    override_key,
     sweep_settings,
     with_seed,
 )
@@ -60,24 +60,32 @@ SETTINGS = {
     "n_trials": Count,
     "n_jobs": Count,
     "max_failures": Count | None,
-    "max_failure_rate": float | None,
+    "max_failure_rate": Probability | None,
     "max_worker_crashes": Count | None,
     "enqueue": Literal["current_config"] | list | None,
     "warm_start": bool,
     "params": dict | None,
 }
+# Settings that have no effect on a study, with the only values that it accepts.
+GRID_SETTINGS: dict[str, Any] = {
+    "sweep_filter": None,
+    "zip": [],
+    "baseline": None,
+    "retry_failed": True,
+}
+# The default name of a study.
 NAME = "resnet_sweep"
 SUBDIRECTORIES = ("${hydra.job.num}", "${hydra:job.num}", "${hydra.job.id}")
 
 
 @dataclass(frozen=True)
 class TrialRun:
-    """A planned run of a trial, which differs from the trial's others in the seed alone.
+    """A planned run of a trial; the runs of a trial differ only in the seed.
 
     Attributes:
         directory: absolute.
         record: in state `pending`.
-        hydra: Hydra's own part of its config.
+        hydra: the `hydra` node of its config.
     """
 
     planned: PlannedRun
@@ -86,14 +94,14 @@ class TrialRun:
     hydra: Mapping[str, Any]
 
     def write(self) -> None:
-        """Write the directory of the run, unless it is there; raises as `write_plan` does."""
+        """Write the directory of the run if it doesn't exist; raises as `write_plan` does."""
         write_plan(self.directory, self.record)
         record = self.record
         write_hydra_folder(self.directory, record.config, self.hydra, record.overrides)
 
 
 class StudyPlan:
-    """A study, validated in all that can be known before a trial starts; it plans the trials.
+    """A study, validated before a trial starts, which plans its trials.
 
     Args:
         loader: Hydra's.
@@ -101,28 +109,28 @@ class StudyPlan:
 
     Attributes:
         settings: of the sweeper.
-        whole: settings of the sweep as a whole, such as `replicates`.
-        n_trials: how many trials are to be sampled.
-        max_failures: after how many failed trials the study ends; None for any number.
-        corners: a planned run at each corner of the space.
-        enqueued: the parameters that are tried first.
-        fingerprint: the settings that mustn't change while the study is resumed.
+        sweep_settings: settings of the sweep as a whole, such as `replicates`.
+        n_trials: number of trials to sample.
+        max_failures: number of failed trials that ends the study; None for no limit.
+        corners: planned runs, one for every corner of the search space.
+        enqueued: the parameters of the first trials.
+        fingerprint: the settings that a resumed study must have, too.
 
     Raises:
-        ConfigError: something is wrong; nothing was written.
+        ConfigError: the study is invalid; nothing was written.
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
         self.loader, self.config = loader, config
         self.settings = settings = _sweeper_settings(config)
         self.name: str = settings["study_name"] or NAME
-        self.whole = sweep_settings(config)
-        _check_settings(config, self.whole)
-        self.replicates: int = self.whole["replicates"]
+        self.sweep_settings = sweep_settings(config)
+        _check_settings(config, self.sweep_settings)
+        self.replicates: int = self.sweep_settings["replicates"]
         self.space = SearchSpace(
-            [*preset_overrides(settings["params"]), *overrides_of(config.hydra)]
+            [*preset_overrides(settings["params"]), *read_overrides(config.hydra)]
         )
-        self.objectives = Objective.all_from_config(self.whole)
+        self.objectives = Objective.all_from_config(self.sweep_settings)
         self.directions = check_directions(self.objectives, settings["direction"])
         self.sampler = TrialSampler(settings["sampler"], self.space, self.directions)
         count: int = settings["n_trials"]
@@ -138,29 +146,31 @@ class StudyPlan:
         self.fingerprint = self._fingerprint()
 
     def describe(self) -> str:
-        """Return what would be searched, in some lines."""
+        """Return a few lines that describe the search, for a dry run."""
         sampler = str(self.settings["sampler"].get("_target_", "")).rpartition(".")[2]
         pruner = type(self.pruner).__name__.removesuffix("Pruner")
         goals = zip(self.objectives, self.directions, strict=True)
-        lines = [f"{self.n_trials} trials, sampled by {sampler}, pruned by {pruner}"]
+        lines = [f"{pluralize(self.n_trials, 'trial')}, sampled by {sampler}, pruned by {pruner}"]
         lines += [f"  {objective.name}: {direction}" for objective, direction in goals]
         lines += [f"  {safe_text(key)}: {text}" for key, text in self.space.descriptions().items()]
-        lines.append(f"  {len(self.corners)} corners of this space are valid")
-        lines += [f"  first: {_words(parameters)}" for parameters in self.enqueued]
+        lines.append(f"  {pluralize(len(self.corners), 'corner')} of the search space checked")
+        lines += [f"  enqueued: {_format_parameters(parameters)}" for parameters in self.enqueued]
         return "\n".join(lines)
 
     def plan_trial(self, parameters: Parameters, number: int = 0) -> list[TrialRun]:
-        """Plan the runs of a trial, one for each replicate.
+        """Plan the runs of a trial, one for every replicate.
 
         Raises:
-            ConfigError: they can't be trained.
+            ConfigError: the runs can't be trained.
         """
         overrides = self.space.overrides(parameters)
         try:
             with composed_job(self.loader, self.config, overrides) as config:
                 config.hydra.job.num, config.hydra.job.id = number, str(number)
                 typed = [
-                    word for word in overrides_of(config.hydra) if key_of(word) not in OF_SWEEP
+                    text
+                    for text in read_overrides(config.hydra)
+                    if override_key(text) not in SWEEP_KEYS
                 ]
                 seed = resolve(config, "seed")
                 check_value("seed", seed, CONFIG_SETTINGS["seed"])
@@ -179,20 +189,20 @@ class StudyPlan:
             subdirectory = f"{subdirectory}/{seed}"
         config.seed = seed
         config.hydra.overrides.task = overrides
-        # The flags of the command, which a worker composes without.
+        # A worker composes without the flags of the command, but records them.
         composed = replace(
-            ComposedConfig.of(config, config.hydra), flags=flags_of(self.config.hydra)
+            ComposedConfig.of(config, config.hydra), hydra_flags=read_hydra_flags(self.config.hydra)
         )
         planned = plan_run(composed.settings, smoke_tests=self.smoke_tests)
         if not planned.settings.resume:
             raise ConfigError(
-                "trainer.resume=false would train a trial anew whenever a worker resumes it: leave "
-                "it out, or start another study with another hydra.sweep.dir"
+                "trainer.resume=false would restart a trial whenever a worker resumes it: leave it "
+                "out, or start a new study with another hydra.sweep.dir"
             )
         sweep = os.path.abspath(self.config.hydra.sweep.dir)
         directory = Path(sweep, subdirectory)
         hydra = unresolved(config.hydra)
-        # Resolved here, as the settings are, and not in the process that reads the file.
+        # Resolved in this process, as the settings are, because another one may read the file.
         hydra["job"] |= {name: resolve(config.hydra.job, name) for name in ("env_set", "chdir")}
         hydra["sweep"] |= {"dir": sweep, "subdir": subdirectory}
         hydra["runtime"]["output_dir"] = str(directory)
@@ -205,14 +215,14 @@ class StudyPlan:
             try:
                 corners.append(self.plan_trial(parameters)[0])
             except ConfigError as error:
-                wrong.setdefault(str(error), []).append(_words(parameters))
+                wrong.setdefault(str(error), []).append(_format_parameters(parameters))
         if wrong:
             count = len(corners) + sum(map(len, wrong.values()))
             raise invalid_jobs(wrong, count, "corners of the search space")
         return corners
 
-    def _searched(self, settings: Mapping[str, Any], choices: Mapping[str, str]) -> Parameters:
-        """Return the parameters that a config has; raises as `SearchSpace.parameters` does."""
+    def _parameters_of(self, settings: Mapping[str, Any], choices: Mapping[str, str]) -> Parameters:
+        """Return the parameters in a config; raises as `SearchSpace.parameters` does."""
         known = {**dict(flatten(settings)), **choices}
         return self.space.parameters(
             {key: known.get(key.lstrip("+")) for key in self.space.distributions}
@@ -224,8 +234,8 @@ class StudyPlan:
             return []
         if self.sampler.size is not None:
             raise ConfigError(
-                "hydra.sweeper.enqueue says what is tried first, and a grid is tried whole in any "
-                "case: leave it out, or choose another hydra/sweeper/sampler"
+                "hydra.sweeper.enqueue sets the first trials, but hydra/sweeper/sampler=grid tries "
+                "every point anyway: leave it out, or choose another sampler"
             )
         keys = self.space.distributions.keys()
         try:
@@ -233,57 +243,57 @@ class StudyPlan:
                 fixed = list(self.space.fixed.values())
                 with composed_job(self.loader, self.config, fixed) as config:
                     composed = ComposedConfig.of(config, config.hydra)
-                return [self._searched(composed.settings, composed.choices)]
+                return [self._parameters_of(composed.settings, composed.choices)]
             for values in asked:
                 if not isinstance(values, Mapping) or values.keys() != keys:
                     raise ConfigError(
-                        f"{safe_text(values)} hasn't a value of each key that is searched "
+                        f"{safe_text(values)} must have exactly one value for every searched key "
                         f"({', '.join(keys)})"
                     )
             return [self.space.parameters(values) for values in asked]
         except ConfigError as error:
             raise ConfigError(
-                f"hydra.sweeper.enqueue: {error}: change that, or leave it out"
+                f"hydra.sweeper.enqueue is invalid ({error}): correct it, or leave it out"
             ) from error
 
     def _fingerprint(self) -> dict[str, Any]:
         record = self.corners[0].record
-        settings = relevant(record.config, record.precision or "", record.fingerprint or "")
+        settings = signed_settings(record.config, record.precision or "", record.fingerprint or "")
         searched = self.space.descriptions().items()
         return {
             **settings,
-            **{key.lstrip("+"): f"searched, {text}" for key, text in searched},
+            **{key.lstrip("+"): f"searched ({text})" for key, text in searched},
             "objective": [objective.name for objective in self.objectives],
-            "reference": self.whole["reference"],
+            "reference": self.sweep_settings["reference"],
             "replicates": self.replicates,
         }
 
     def finished_trials(self) -> list[FrozenTrial]:
-        """Return the trials whose runs are finished already, oldest first, to begin with."""
-        cache = RunCache.here()
+        """Return trials made from finished runs, oldest first, for a warm start."""
+        cache = RunCache.default()
         found: dict[str, FrozenTrial] = {}
         for group in reversed(group_replicates(cache.runs)):
             complete = next((run for run in group.counted if run.state in COMPLETE), None)
             if complete is None:
                 continue
             try:
-                parameters = self._searched(complete.record.config, complete.choices)
-                # Whatever else the run may be, it must be just what the study would train.
+                parameters = self._parameters_of(complete.record.config, complete.choices)
+                # The run counts only if the study would train a run with the same signature.
                 signatures = [run.planned.signature for run in self.plan_trial(parameters)]
             except ConfigError:
                 continue
-            runs = [run for name in signatures if (run := cache.complete(name)) is not None]
+            runs = [run for name in signatures if (run := cache.find_complete(name)) is not None]
             values = [[goal.value(run) for run in runs] for goal in self.objectives]
             known = [[value for value in column if value is not None] for column in values]
             if any(len(column) < len(signatures) for column in known):
                 continue
-            places = [os.path.abspath(run.directory) for run in runs]
+            directories = [os.path.abspath(run.directory) for run in runs]
             trial = create_trial(
                 state=TrialState.COMPLETE,
                 values=[*map(fmean, known)],
                 params=dict(parameters),
                 distributions=self.space.distributions,
-                user_attrs={SIGNATURE: signatures[0], FOUND: places},
+                user_attrs={SIGNATURE: signatures[0], FOUND: directories},
             )
             found.setdefault(signatures[0], trial)
         return list(found.values())
@@ -300,20 +310,20 @@ def _sweeper_settings(config: DictConfig) -> dict[str, Any]:
 
 
 def _check_settings(config: DictConfig, whole: Mapping[str, Any]) -> None:
-    """Refuse settings of a grid."""
+    """Raise ConfigError for settings that only a grid has."""
     pattern = unresolved(config.hydra.sweep)["subdir"]
     if pattern not in SUBDIRECTORIES:
         raise ConfigError(
-            f"hydra.sweep.subdir={pattern} isn't possible in a study, whose directories are named "
-            "by the numbers of its trials: leave it out"
+            f"hydra.sweep.subdir={pattern} isn't possible in a study, because directories are "
+            "named by trial number: leave it out"
         )
-    for name in ("sweep_filter", "zip", "baseline"):
-        if whole[name]:
+    for name, neutral in GRID_SETTINGS.items():
+        if whole[name] != neutral:
             raise ConfigError(
-                f"{name}={whole[name]} is of a grid's combinations, which a study doesn't have: "
+                f"{name}={safe_text(whole[name])} only applies to a grid, but this is a study: "
                 "leave it out, or use hydra/sweeper=grid"
             )
 
 
-def _words(parameters: Parameters) -> str:
+def _format_parameters(parameters: Parameters) -> str:
     return " ".join(f"{key}={value}" for key, value in parameters.items())

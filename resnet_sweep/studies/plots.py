@@ -1,4 +1,4 @@
-"""A study in Optuna's own plots, as data for the page of a report."""
+"""Optuna's plots of studies, as data for the page of a report."""
 
 import math
 import re
@@ -16,25 +16,25 @@ from resnet_sweep.compare.format import FEW_DIGITS, safe_text
 from resnet_sweep.studies.storage import find_storage
 from resnet_sweep.studies.trial_queue import STATES, count_states
 
-# Points of a plot take room on the page, and time of the browser that opens it.
-MOST_STUDIES, MOST_TRIALS, MOST_KEYS = 5, 2000, 12
-# In the texts of a plot, such as those that appear beside the mouse.
+# The points of a plot increase the size of the page and the time to open it.
+MAX_STUDIES, MAX_TRIALS, MAX_KEYS = 5, 2000, 12
+# Matches long numbers in the texts of a plot, such as tooltips.
 LONG_NUMBER = re.compile(r"\b\d+\.\d{5,}(e[-+]\d+)?\b")
 
 
 def plot_studies(directories: Sequence[Path]) -> list[dict[str, Any]]:
-    """Plot the studies whose storages are in the directories of some sweeps.
+    """Plot the studies with storages in the given sweep directories.
 
     Returns:
-        Of each study its `name`, `summary` and `figures`, each with a `title`, `data` and `layout`
-        as Plotly has them.
+        A mapping for every study, with `name`, `summary` and `figures`. A figure has a `title`, and
+        Plotly's `data` and `layout`.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     studies: list[dict[str, Any]] = []
-    for directory in directories[:MOST_STUDIES]:
+    for directory in directories[:MAX_STUDIES]:
         if (storage := find_storage(directory)) is not None:
             studies += _studies(storage)
-    return studies[:MOST_STUDIES]
+    return studies[:MAX_STUDIES]
 
 
 def _studies(storage: BaseStorage) -> Iterator[dict[str, Any]]:
@@ -45,9 +45,9 @@ def _studies(storage: BaseStorage) -> Iterator[dict[str, Any]]:
             if not any(trial.state is TrialState.COMPLETE for trial in trials):
                 continue
             names = list(study.metric_names or [])
-            if len(trials) > MOST_TRIALS:
+            if len(trials) > MAX_TRIALS:
                 study = optuna.create_study(directions=study.directions)
-                study.add_trials(trials[-MOST_TRIALS:])
+                study.add_trials(trials[-MAX_TRIALS:])
             yield {
                 "name": safe_text(summary.study_name),
                 "summary": count_states(STATES[trial.state] for trial in trials),
@@ -57,7 +57,7 @@ def _studies(storage: BaseStorage) -> Iterator[dict[str, Any]]:
 
 def _figures(study: optuna.Study, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     trials = study.get_trials(deepcopy=False)
-    keys = sorted({key for trial in trials for key in trial.params})[:MOST_KEYS]
+    keys = sorted({key for trial in trials for key in trial.params})[:MAX_KEYS]
     several = len(study.directions) > 1
     if several:
         yield from _figure("Pareto front", visualization.plot_pareto_front, study)
@@ -83,17 +83,17 @@ def _figure(
 ) -> Iterator[dict[str, Any]]:
     try:
         figure = plot(study, **options).to_plotly_json()
-    # Some need more trials than there are, or parameters that vary, and raise all sorts of errors.
+    # With too few trials or parameters that don't vary, a plot may raise an error of any type.
     except Exception:
         return
     for name in ("template", "title"):
-        # The page has its own.
+        # The page has its own template and title.
         figure["layout"].pop(name, None)
     yield {"title": title, "data": _safe(figure["data"]), "layout": _safe(figure["layout"])}
 
 
 def _safe(value: Any) -> Any:
-    """Return the value as JSON can have it, with all text safe to show."""
+    """Return a value that JSON can represent, with text that is safe to show."""
     if isinstance(value, Mapping):
         if "bdata" in value:
             return {name: value[name] for name in ("dtype", "bdata", "shape") if name in value}
@@ -106,7 +106,7 @@ def _safe(value: Any) -> Any:
         return value
     if isinstance(value, (int, float)):
         return value if math.isfinite(value) else None
-    # A plot's own line breaks stay.
+    # The line breaks of the plot are kept.
     texts = LONG_NUMBER.sub(
         lambda number: safe_text(float(number[0]), FEW_DIGITS), str(value)
     ).split("<br>")

@@ -1,4 +1,4 @@
-"""What the trials of a study reached: `results.csv`, `sweep.json`, and the printed summary."""
+"""The results of a study's trials: `results.csv`, `sweep.json`, and the printed summary."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from resnet_sweep.compare.format import FEW_DIGITS, format_table, reproduce_comm
 from resnet_sweep.compare.group import COMPLETE, Statistic
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.config.command import relative
+from resnet_sweep.config.command import relative_path
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.record import duration
 from resnet_sweep.studies.plan import StudyPlan
@@ -32,28 +32,28 @@ from resnet_sweep.studies.trial_queue import (
     brief_parameters,
     count_states,
 )
-from resnet_sweep.sweeps.manifest import RESULTS, Definition, JobEntry, Manifest
+from resnet_sweep.sweeps.manifest import RESULTS, JobEntry, Manifest, SweepDefinition
 
-MOST_LISTED = 10
-# The files are written after this many seconds, and after this many times what writing them took,
-# so that their share of the time doesn't grow with the number of trials.
+MAX_LISTED = 10
+# The files are written at most once per PAUSE_SECONDS. After a write that took t seconds, the next
+# one follows after at least PAUSE_FACTOR * t, so that a large study doesn't spend its time on them.
 PAUSE_SECONDS, PAUSE_FACTOR = 1.0, 20
 
 log = logging.getLogger(__name__)
 
 
 class TrialResult:
-    """What a trial in a sweep's directory has reached.
+    """The result of a trial so far.
 
     Attributes:
-        state: in this program's words; of a running trial, that of its run.
-        reason: why it isn't simply running or finished; empty otherwise.
-        directory: of its run, or of its replicates; absolute.
-        values: of the objectives, a mean over the replicates; of a pruned trial, that of its last
-            epoch; None while it runs.
-        best_val_acc, final_val_acc: means over its runs, in percent.
-        seconds: of all its runs together.
-        statistic: of the objective, over its runs.
+        state: a run state; for a running trial, the state of its run.
+        reason: explains a state other than running and finished; otherwise empty.
+        directory: of the run, or the parent of the replicates; absolute.
+        values: of the objectives, as means over the replicates. A pruned trial has the value of its
+            last epoch. None while the trial runs.
+        best_val_acc, final_val_acc: means over the runs, in percent.
+        seconds: total time of the runs.
+        statistic: of the objective over the runs.
     """
 
     def __init__(self, trial: FrozenTrial, sweep: Path, objective: Objective) -> None:
@@ -76,7 +76,7 @@ class TrialResult:
         if trial.state is TrialState.RUNNING:
             interrupted = bool(runs) and runs[-1].state == "interrupted"
             self.state = "interrupted" if interrupted else "running"
-        reasons = [] if same is None else [f"the same as trial {same}"]
+        reasons = [] if same is None else [f"same as trial {same}"]
         self.reason = ": ".join([*reasons, *filter(None, [attributes.get(REASON)])])
         best = Statistic.from_values(record.best["val_acc"] for record in records if record.best)
         final = Statistic.from_values(record.final["val_acc"] for record in records if record.final)
@@ -98,10 +98,12 @@ class TrialResult:
 
 
 class StudyResults:
-    """The results of a study's trials, in memory and in the sweep's directory.
+    """The results of a study's trials, in memory and in the sweep directory.
 
-    A trial that has ended is read once. The files are written at a limited rate. The definition is
-    what `sweep.json` says of the study as a whole.
+    A trial that has ended is read once. The files are written at a limited rate.
+
+    Args:
+        definition: the part of `sweep.json` about the study as a whole.
     """
 
     def __init__(self, queue: TrialQueue, plan: StudyPlan, definition: Mapping[str, Any]) -> None:
@@ -124,16 +126,17 @@ class StudyResults:
         return [self.of(trial) for trial in self.queue.trials()]
 
     def save(self, now: bool = False) -> None:
-        """Write the files; unless it is `now`, only if they weren't written a moment ago.
+        """Write the files, at a limited rate unless `now` is set.
 
-        A disk that is full now may have space later, and all that they say is elsewhere, too.
+        An error is only logged: a full disk may have space again later, and the storage and the
+        run directories have all results.
         """
         started = time.monotonic()
         if started < self._due and not now:
             return
         directory = self.queue.directory
         try:
-            # Read within the lock, so that the last process to write has the newest state.
+            # Read while locked, so that the last process to write has the newest state.
             with exclusive(directory):
                 results = self.all()
                 write_atomically(directory / RESULTS, self._table(results).encode())
@@ -189,10 +192,10 @@ class StudyResults:
             )
             for result in results
         ]
-        return Manifest(definition=Definition(**self.definition), jobs=jobs)
+        return Manifest(definition=SweepDefinition(**self.definition), jobs=jobs)
 
     def summary(self, width: int | None) -> list[str]:
-        """Return the best trials, how many there are in each state, and those that failed."""
+        """Return the best trials, the number of trials in every state, and the failed trials."""
         results, objective = self.all(), self.plan.objectives[0]
         complete = [
             (objective.gain(result.values[0]), result)
@@ -204,14 +207,14 @@ class StudyResults:
             complete = [(gain, result) for gain, result in complete if result.number in front]
         complete.sort(key=lambda pair: pair[0], reverse=True)
         ranked = [result for _, result in complete]
-        lines = self._ranking(ranked[:MOST_LISTED], width) if ranked else []
+        lines = self._ranking(ranked[:MAX_LISTED], width) if ranked else []
         lines.append(count_states(result.state for result in results))
         if ranked and (command := self._best_command(ranked[0])) is not None:
             lines.append(f"Reproduce the best run:\n  {command}")
         broken = [result for result in results if result.state in ("failed", "diverged")]
         lines += [
             f"trial {result.number} {result.state}: {safe_text(result.reason)}"
-            for result in broken[:MOST_LISTED]
+            for result in broken[:MAX_LISTED]
         ]
         return lines
 
@@ -228,20 +231,21 @@ class StudyResults:
                     *(objective.format(value) for objective, value in values),
                     duration(result.seconds or 0),
                     *(safe_text(result.parameters.get(key, ""), FEW_DIGITS) for key in keys),
-                    relative(result.directory),
+                    relative_path(result.directory),
                 ]
             )
         return format_table(rows, frozenset({0, *range(2, 3 + len(objectives))}), width)
 
     def _best_command(self, result: TrialResult) -> str | None:
-        """Return the command that trains a trial's runs again, in a new directory."""
+        """Return the command that reproduces a trial in a new directory."""
         for run in (load_run(place, str(place)) for place in result.places):
             if isinstance(run, LoadedRun):
                 record, several = run.record, self.plan.replicates
                 if several > 1:
-                    words = [word for word in record.overrides if not word.startswith("seed=")]
-                    # The first seed, if one was typed.
-                    seed = [word for key, word in self.plan.space.fixed.items() if key == "seed"]
-                    record = replace(record, overrides=[*words, f"replicates={several}", *seed])
+                    overrides = [text for text in record.overrides if not text.startswith("seed=")]
+                    # The seed of the command is that of the first replicate.
+                    seed = [text for key, text in self.plan.space.fixed.items() if key == "seed"]
+                    overrides += [f"replicates={several}", *seed]
+                    record = replace(record, overrides=overrides)
                 return reproduce_command(record)
         return None

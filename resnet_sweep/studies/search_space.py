@@ -1,4 +1,4 @@
-"""The space that a study searches, in the grammar of Hydra's Optuna sweeper; samplers, pruners."""
+"""The search space of a study, in the grammar of Hydra's Optuna sweeper; samplers and pruners."""
 
 import json
 import math
@@ -34,13 +34,13 @@ from resnet_sweep.randomness import derive_seed
 from resnet_sweep.sweeps.plan import WHOLE_SWEEP_SETTINGS
 
 Parameters = Mapping[str, Any]
-# Of a choice with more values than this, the first and the last are planned as corners.
-MOST_CORNERS = 50
+# If a choice has more values than this, only the first and the last one are corners.
+MAX_CORNERS = 50
 SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
 PRUNERS = ("optuna.pruners.*",)
-# How many points are sampled to try a sampler out.
+# A sampler is tested with this many points.
 DRAWS = 3
-# How a trial samples a parameter from a distribution, by its name.
+# The method that samples a parameter, by the name of its distribution.
 SUGGEST: Mapping[str, Callable[..., Any]] = {
     "CategoricalDistribution": Trial.suggest_categorical,
     "FloatDistribution": Trial.suggest_float,
@@ -49,17 +49,17 @@ SUGGEST: Mapping[str, Callable[..., Any]] = {
 
 
 class SearchSpace:
-    """The keys that a study searches, and the overrides that all its trials share.
+    """The keys that a study searches, and the overrides that all trials have.
 
     Args:
-        overrides: those of the command line last; of two for one key, the later holds.
+        overrides: the last override of a key takes precedence.
 
     Attributes:
-        distributions: of the keys that are searched.
-        fixed: the other overrides, by key; a choice of one value is one of them.
+        distributions: of the searched keys.
+        fixed: the other overrides by key, including choices with a single value.
 
     Raises:
-        ConfigError: a range is empty or can't be searched, or there is none.
+        ConfigError: a range is empty or can't be searched, or nothing is searched.
     """
 
     def __init__(self, overrides: Sequence[str]) -> None:
@@ -82,8 +82,8 @@ class SearchSpace:
                 self.fixed[key] = f"{key}={override.get_value_element_as_str()}"
         if not self.distributions:
             raise ConfigError(
-                "this study has nothing to search: give a setting a range or several values, such "
-                "as 'optim.lr=interval(0.01,0.3)'"
+                "this study searches nothing: give a setting a range or several values, such as "
+                "'optim.lr=interval(0.01,0.3)'"
             )
 
     def overrides(self, parameters: Parameters) -> list[str]:
@@ -91,7 +91,10 @@ class SearchSpace:
         return [*self.fixed.values(), *(f"{key}={value}" for key, value in parameters.items())]
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Yield each end of each range and each value of each choice, other keys at their first."""
+        """Yield points that vary one key: all ends of ranges and values of choices.
+
+        The other keys have the lower end of their range or the first value of their choice.
+        """
         ends = {key: _ends(values) for key, values in self.distributions.items()}
         first = {key: values[0] for key, values in ends.items()}
         yield first
@@ -100,7 +103,7 @@ class SearchSpace:
                 yield first | {key: value}
 
     def parameters(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return settings as parameters of this space, where 64.0 and "64" are the number 64.
+        """Convert settings to parameters of this space; 64.0 and "64" become the number 64.
 
         Raises:
             ConfigError: a value is outside of this space.
@@ -111,25 +114,25 @@ class SearchSpace:
         }
 
     def grid(self) -> dict[str, list[Any]]:
-        """Return all values of each key; a ConfigError is raised if one has an interval."""
+        """Return all values of every key; ConfigError if a key has an interval."""
         return {key: _values(distribution) for key, distribution in self.distributions.items()}
 
     def descriptions(self) -> dict[str, str]:
-        """Return the range of each key in words."""
+        """Return the range of every key as text."""
         return {key: _describe(distribution) for key, distribution in self.distributions.items()}
 
 
 class TrialSampler:
-    """Samples each trial by a sampler of its own, seeded by the study's seed and its number.
+    """Samples every trial with a new sampler, seeded by the study's seed and the trial number.
 
-    So workers with one seed don't sample the same parameters, and a study that is resumed doesn't
-    repeat those that it began with.
+    Therefore workers with the same seed sample different parameters, and a resumed study doesn't
+    repeat earlier ones.
 
     Args:
         node: `hydra.sweeper.sampler`.
 
     Attributes:
-        size: number of points of a grid; None with other samplers.
+        size: number of points of a grid; None for other samplers.
 
     Raises:
         ConfigError: there is no such sampler, or it can't search this space in these directions.
@@ -148,37 +151,39 @@ class TrialSampler:
         study = optuna.create_study(directions=list(directions))
         try:
             for number in range(DRAWS if self.size is None else 1):
-                study.sampler = self._of(number)
+                study.sampler = self._build(number)
                 trial = study.ask(space.distributions)
                 study.tell(trial, [0.0] * len(directions))
         except ConfigError:
             raise
-        # A sampler can refuse a space in any way.
+        # A sampler may raise any error for a search space that it doesn't support.
         except Exception as error:
             raise ConfigError(
-                f"hydra.sweeper.sampler: {node['_target_'].rpartition('.')[2]} can't search this "
-                f"({one_line(error)}): choose another sampler"
+                f"hydra.sweeper.sampler: {node['_target_'].rpartition('.')[2]} can't search "
+                f"this space ({one_line(error)}): choose another sampler"
             ) from error
 
-    def _of(self, number: int) -> BaseSampler:
+    def _build(self, number: int) -> BaseSampler:
         seed = self.node.get("seed")
         if self._grid is not None:
             return _WholeGrid(self._grid, seed=seed or 0)
         try:
             sampler: BaseSampler = _instantiate(self.node, SAMPLERS)
-            # The points of a sequence are those of one seed.
+            # A quasi-random sequence needs one seed for all of its points.
             if seed is not None and not isinstance(sampler, QMCSampler):
                 own = derive_seed(seed, "sampler", number) % 2**32
                 sampler = _instantiate({**self.node, "seed": own}, SAMPLERS)
-        # Samplers refuse arguments in any way.
+        # A sampler may raise any error for invalid arguments.
         except Exception as error:
-            raise ConfigError(f"hydra.sweeper.sampler: {one_line(error)}") from error
+            raise ConfigError(
+                f"hydra.sweeper.sampler is invalid ({one_line(error)}): correct its settings"
+            ) from error
         return sampler
 
     def sample(self, study: optuna.Study, trial_id: int, number: int) -> Trial:
-        """Return a running trial of a study, with the parameters that it has, or new ones."""
-        study.sampler = self._of(number)
-        # `Study.ask` takes any waiting trial, and never one that is running already.
+        """Return a running trial of a study, with parameters, which are sampled if it has none."""
+        study.sampler = self._build(number)
+        # `Study.ask` would take any waiting trial, and never a running one.
         trial = Trial(study, trial_id)
         for key, distribution in self.space.distributions.items():
             described = json.loads(distribution_to_json(distribution))
@@ -187,38 +192,41 @@ class TrialSampler:
 
 
 class _WholeGrid(GridSampler):
-    """A grid that doesn't stop Optuna's own loop at its end, since that loop isn't used here."""
+    """A grid sampler that doesn't stop `Study.optimize` at its end, which isn't used."""
 
     def after_trial(self, *arguments: Any) -> None:
         pass
 
 
 def build_pruner(node: Mapping[str, Any] | None, objectives: int, epochs: int) -> BasePruner:
-    """Build the pruner of a study with a number of objectives.
+    """Build the pruner of a study.
 
     Args:
-        node: `hydra.sweeper.pruner`; None is Hyperband with one objective, and else no pruner.
-        epochs: of a whole trial, over all its replicates.
+        node: `hydra.sweeper.pruner`; None for Hyperband with one objective, or else no pruner.
+        objectives: number of objectives.
+        epochs: of a trial, summed over its replicates.
 
     Raises:
-        ConfigError: there is no such pruner, or it can't prune by several objectives.
+        ConfigError: the pruner is invalid, or can't prune with several objectives.
     """
     if node is None:
         return NopPruner() if objectives > 1 else HyperbandPruner(max_resource=epochs)
-    # By "auto", Optuna waits for the first trial to end, in each worker on its own.
+    # With "auto", every worker would wait until its first trial ends.
     if node.get("max_resource") == "auto" and str(node.get("_target_")).endswith("HyperbandPruner"):
         node = {**node, "max_resource": epochs}
     try:
         pruner = _instantiate(node, PRUNERS)
         if not isinstance(pruner, BasePruner):
             raise ValueError(f"_target_={node.get('_target_')} isn't a pruner")
-    # Pruners refuse arguments in any way.
+    # A pruner may raise any error for invalid arguments.
     except Exception as error:
-        raise ConfigError(f"hydra.sweeper.pruner: {one_line(error)}") from error
+        raise ConfigError(
+            f"hydra.sweeper.pruner is invalid ({one_line(error)}): correct its settings"
+        ) from error
     if objectives > 1 and not isinstance(pruner, NopPruner):
         raise ConfigError(
-            f"{type(pruner).__name__} can't prune by {objectives} objectives: search with one "
-            "objective, or with hydra/sweeper/pruner=none"
+            f"{type(pruner).__name__} can't prune with {objectives} objectives: use one objective, "
+            "or hydra/sweeper/pruner=none"
         )
     return pruner
 
@@ -231,18 +239,28 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     text = override.input_line
     if key == "seed":
         raise ConfigError(
-            f"{text}: the seed isn't searched, since the luckiest one means nothing; train each "
-            "trial with several by replicates=3"
+            f"{text} can't be searched, because the best seed is only luck: leave it out, and set "
+            "replicates=3 to train every trial with several seeds"
         )
     if key in WHOLE_SWEEP_SETTINGS or key == "sweep":
-        raise ConfigError(f"{text}: {key} is of the whole study: give it one value")
+        raise ConfigError(
+            f"{text} can't be searched: {key} applies to the study, so give it one value"
+        )
     try:
         sweep = override.value()
         if isinstance(sweep, IntervalSweep):
             start, end, log = sweep.start, sweep.end, "log" in sweep.tags
             assert start is not None and end is not None
             if not math.isfinite(end - start):
-                raise ValueError("its ends aren't finite")
+                raise ValueError("its ends must be finite numbers")
+            if start > end:
+                raise ValueError(
+                    f"the lower end, {start}, is above the upper end, {end}: exchange them"
+                )
+            if log and start <= 0:
+                raise ValueError(
+                    f"a logarithmic scale needs a lower end above 0 instead of {start}"
+                )
             if isinstance(start, int) and isinstance(end, int):
                 return IntDistribution(start, end, log=log)
             return FloatDistribution(start, end, log=log)
@@ -251,18 +269,18 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
         if isinstance(sweep, (ChoiceSweep, RangeSweep)):
             choices: Any = override.sweep_iterator(transformer=Transformer.encode)
             return CategoricalDistribution(list(choices))
-        raise ValueError("it isn't a range or a list of values")
+        raise ValueError("give it an interval, a range or a list of values")
     except (ValueError, TypeError, OverflowError) as error:
         raise ConfigError(f"{text} can't be searched: {one_line(error)}") from error
 
 
 def _range(sweep: RangeSweep) -> BaseDistribution:
     if not sweep.step:
-        raise ValueError("its step is 0")
+        raise ValueError("its step is 0, so choose another one")
     values = sweep.range()
     listed = sorted(values)
     if not listed:
-        raise ValueError("it has no values")
+        raise ValueError("it has no values, so exchange its ends or change its step")
     if isinstance(values, range):
         return IntDistribution(listed[0], listed[-1], step=abs(values.step))
     return FloatDistribution(float(listed[0]), float(listed[-1]), step=abs(float(sweep.step)))
@@ -271,7 +289,7 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
 def _ends(distribution: BaseDistribution) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         choices = list(distribution.choices)
-        return choices if len(choices) <= MOST_CORNERS else [choices[0], choices[-1]]
+        return choices if len(choices) <= MAX_CORNERS else [choices[0], choices[-1]]
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
     return [distribution.low] if distribution.single() else [distribution.low, distribution.high]
 
@@ -284,11 +302,11 @@ def _values(distribution: BaseDistribution) -> list[Any]:
     assert isinstance(distribution, FloatDistribution)
     if distribution.step is None:
         raise ConfigError(
-            "hydra/sweeper/sampler=grid can't count the values of an interval: list them, give a "
-            "range with a step, or choose another sampler"
+            "hydra/sweeper/sampler=grid can't enumerate an interval: list values, give a range "
+            "with a step, or choose another sampler"
         )
     count = round((distribution.high - distribution.low) / distribution.step) + 1
-    # In decimals, since 0.1 + 2 * 0.1 isn't 0.3 in binary.
+    # Decimal, because 0.1 + 2 * 0.1 isn't 0.3 in binary.
     low, step = Decimal(str(distribution.low)), Decimal(str(distribution.step))
     return [float(low + index * step) for index in range(count)]
 
@@ -308,12 +326,12 @@ def _parameter(key: str, distribution: BaseDistribution, setting: Any) -> Any:
             if converted == value and math.isclose(steps, round(steps), abs_tol=1e-8):
                 return converted
     raise ConfigError(
-        f"{key}={safe_text(setting)} is outside of the search space ({_describe(distribution)})"
+        f"{key}={safe_text(setting)} is outside the search space ({_describe(distribution)})"
     )
 
 
 def _parsed(value: Any) -> Any:
-    """Return the value that Hydra reads from a choice, which is kept as it is typed."""
+    """Return the value that Hydra parses from a choice, which is stored as text."""
     if not isinstance(value, str):
         return value
     override = OverridesParser.create().parse_override(f"key={value}")
@@ -329,7 +347,7 @@ def _describe(distribution: BaseDistribution) -> str:
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
     text = f"{safe_text(distribution.low)} to {safe_text(distribution.high)}"
     if distribution.log:
-        return f"{text}, by its logarithm"
+        return f"{text}, log scale"
     return (
         text if distribution.step is None else f"{text} in steps of {safe_text(distribution.step)}"
     )

@@ -1,4 +1,4 @@
-"""A process's part in a study: it works on trials itself, or launches workers and watches them."""
+"""The part of one process in a study: it trains trials, or launches and watches workers."""
 
 import contextlib
 import json
@@ -18,9 +18,9 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
-from resnet_sweep.compare.format import safe_text
-from resnet_sweep.config.command import relative
-from resnet_sweep.config.compose import overrides_of
+from resnet_sweep.compare.format import pluralize, safe_text
+from resnet_sweep.config.command import relative_path
+from resnet_sweep.config.compose import read_overrides
 from resnet_sweep.console import console
 from resnet_sweep.errors import one_line
 from resnet_sweep.runs.files import write_atomically
@@ -36,19 +36,19 @@ from resnet_sweep.sweeps.manifest import MULTIRUN
 from resnet_sweep.sweeps.runner import check_sweep, resume_command, terminable
 from resnet_sweep.training.signals import INTERRUPTED, Interrupted, StopSignal, exit_status
 
-# The directory of worker N is workers/N of the sweep's, and has these files.
+# Worker N has the directory workers/N in the sweep directory, with these files.
 WORKERS, WORKER_CONFIG, WORKER_LOG = "workers", "worker.json", "worker.log"
-# How often to see which trials of other processes have ended.
+# The interval of checks for trials of other processes that have ended.
 WATCH_SECONDS = 2
 
 
 def run_study(context: HydraContext, config: DictConfig) -> int:
-    """Work on a study until it has ended, or print it in a dry run; return the exit status.
+    """Work on a study until it ends, or describe it in a dry run; return the exit status.
 
     Raises:
         ConfigError: the study can't be started; nothing was written.
-        SystemExit: it was stopped from outside, or the storage can't be reached; the state of what
-            ran is saved.
+        SystemExit: a signal stopped the process, or the storage can't be reached; the state of the
+            running trials is saved.
     """
     check_sweep(config)
     set_up_optuna()
@@ -62,11 +62,11 @@ def run_study(context: HydraContext, config: DictConfig) -> int:
         session = StudySession(plan, open_study(plan))
     if launcher is None or session.queue.is_done():
         return session.work()
-    return session.attend(launcher)
+    return session.launch_workers(launcher)
 
 
 def work_on_study(directory: Path) -> int:
-    """Work on a study as a launched worker, with its own directory; see `run_study`."""
+    """Work on a study as a launched worker, whose directory is given; see `run_study`."""
     set_up_optuna()
     worker = json.loads((directory / WORKER_CONFIG).read_text(encoding="utf-8"))
     os.chdir(worker["folder"])
@@ -76,11 +76,11 @@ def work_on_study(directory: Path) -> int:
 
 
 def worker_config(config: DictConfig) -> dict[str, Any]:
-    """Return what a worker composes the config of its study from."""
+    """Return the content of `worker.json`, from which a worker composes the study's config."""
     hydra = config.hydra
     directory = QuotedString(str(hydra.sweep.dir), Quote.single).with_quotes()
-    # Of two overrides of one key, the later holds.
-    overrides = [*overrides_of(hydra, "hydra"), *overrides_of(hydra)]
+    # The last override of a key takes precedence.
+    overrides = [*read_overrides(hydra, "hydra"), *read_overrides(hydra)]
     return {
         "folder": os.getcwd(),
         "sources": OmegaConf.to_container(hydra.runtime.config_sources),
@@ -91,8 +91,8 @@ def worker_config(config: DictConfig) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _composed(worker: Mapping[str, Any]) -> Iterator[tuple[ConfigLoader, DictConfig]]:
-    """Compose the config of a worker's study; its loader is usable within the `with` block."""
-    # A launcher of Hydra's leaves its own state in the process.
+    """Compose the config of a worker's study; the loader works within the `with` block."""
+    # A launcher plugin of Hydra leaves its state in the process.
     GlobalHydra.instance().clear()
     paths = [
         f"{source['schema']}://{source['path']}"
@@ -102,7 +102,7 @@ def _composed(worker: Mapping[str, Any]) -> Iterator[tuple[ConfigLoader, DictCon
     with initialize_config_search_path(paths, job_name="train"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration(worker["name"], worker["overrides"], RunMode.MULTIRUN)
-        # They show which flags the command had.
+        # `read_hydra_flags` reads the flags of the command from these.
         config.hydra.runtime.config_sources = [
             ConfigSourceInfo(**source) for source in worker["sources"]
         ]
@@ -110,7 +110,7 @@ def _composed(worker: Mapping[str, Any]) -> Iterator[tuple[ConfigLoader, DictCon
 
 
 class StudySession:
-    """A process's part in a study, and what it prints."""
+    """The part of this process in a study, and its output."""
 
     def __init__(self, plan: StudyPlan, queue: TrialQueue) -> None:
         self.plan, self.queue = plan, queue
@@ -120,14 +120,14 @@ class StudySession:
             "command": self.command,
             "study": plan.name,
             "objective": [objective.name for objective in plan.objectives],
-            "reference": plan.whole["reference"],
+            "reference": plan.sweep_settings["reference"],
             "replicates": plan.replicates,
             "space": plan.space.descriptions(),
         }
         self.results = StudyResults(queue, plan, definition)
 
     def work(self) -> int:
-        """Train trials until none is left; return the exit status."""
+        """Train trials until no trial is left; return the exit status."""
         stop = StopSignal().listen()
         worker = StudyWorker(self.plan, self.queue, stop, self._print_trial)
         try:
@@ -144,15 +144,15 @@ class StudySession:
             stop.release()
         return self._print_end()
 
-    def attend(self, launcher: Launcher) -> int:
-        """Launch workers, and print how trials end until none is left; return the exit status."""
-        lost: list[str] = []
+    def launch_workers(self, launcher: Launcher) -> int:
+        """Launch workers, and print ended trials until all workers exit; return the exit status."""
+        problems: list[str] = []
         numbers = range(self.plan.settings["n_jobs"])
         directories = [self.directory / WORKERS / str(number) for number in numbers]
 
         def on_end(directory: Path, reason: str | None) -> None:
             if reason is not None:
-                lost.append(f"worker {directory.name}: {safe_text(reason)}")
+                problems.append(f"worker {directory.name}: {safe_text(reason)}")
 
         with self._reporting(), terminable():
             content = json.dumps(worker_config(self.plan.config), indent=1).encode()
@@ -164,44 +164,45 @@ class StudySession:
             watcher.start()
             try:
                 launcher.launch(work_on_study, directories, WORKER_LOG, on_end)
-            # A launcher can fail in any way, with its workers in any state.
+            # A launcher may raise any error and leave its workers in any state.
             except Exception as error:
                 reason = safe_text(one_line(f"{type(error).__name__}: {error}"))
-                lost.append(f"the launcher failed ({reason}); workers may still run")
+                problems.append(f"the launcher failed ({reason}); workers may still be running")
             finally:
                 done.set()
                 watcher.join()
         if not (self.queue.is_done() or self._too_many_failures()):
-            lost.append(
-                f"no worker is left here; {relative(self.directory)}/{WORKERS}/*/{WORKER_LOG} may "
-                f"say why. Resume with:\n  {self.command}"
+            logs = f"{relative_path(self.directory)}/{WORKERS}/*/{WORKER_LOG}"
+            problems.append(
+                f"the workers of this command have exited; see {logs}. Resume with:\n"
+                f"  {self.command}"
             )
-        for line in lost:
+        for line in problems:
             console.print(line, markup=False)
         return self._print_end()
 
     def _too_many_failures(self) -> str:
-        """Return why the study ends before all trials have ended; empty if it doesn't."""
+        """Return why the study ends early; empty if it doesn't."""
         limit = self.plan.max_failures
         failed = sum(trial.state is TrialState.FAIL for trial in self.queue.ended())
         if limit is None or failed < limit:
             return ""
         return (
-            f"{failed} trials failed, so the study ends (hydra.sweeper.max_failures={limit}); "
-            "raise that to continue"
+            f"{pluralize(failed, 'trial')} failed, so the study ends (limit: {limit}). To "
+            "continue, raise hydra.sweeper.max_failures or hydra.sweeper.max_failure_rate"
         )
 
     @contextlib.contextmanager
     def _reporting(self, stop: StopSignal | None = None) -> Iterator[None]:
-        """Write the results at both ends, and print why work ends early, within a `with` block."""
-        console.print(f"Sweep directory: {relative(self.directory)}", markup=False)
+        """Write the results before and after the `with` block, and print why it ends early."""
+        console.print(f"Sweep directory: {relative_path(self.directory)}", markup=False)
         text, multirun = "", self.directory / MULTIRUN
         try:
-            # A full disk may have space later.
+            # A full disk may have space again later.
             with contextlib.suppress(OSError):
                 if not multirun.exists():
                     write_atomically(multirun, OmegaConf.to_yaml(self.plan.config).encode())
-            # From here on, no other sweep is let into the directory.
+            # This writes sweep.json, which keeps other sweeps from using the directory.
             self.results.save(now=True)
             yield
             self.results.save(now=True)
@@ -213,28 +214,28 @@ class StudySession:
         except SystemExit as error:
             status = error.code
         except STORAGE_ERRORS as error:
-            # SQLAlchemy's own error is behind Optuna's.
+            # SQLAlchemy's error is the cause of Optuna's.
             cause = error.__cause__ or error
             reason = one_line(getattr(cause, "orig", None) or cause)
-            text = f"the study's storage can't be reached any more ({reason}); the state of what "
-            text += "ran is saved. When it is back, resume"
+            text = f"the study's storage can't be reached ({reason}); the state of the running "
+            text += "trials is saved. When the storage is available again, resume"
             status = stop.exit_status if stop is not None and stop.received else 1
         if not text:
             text = "stopped. Resume"
-            # The storage may be away as well.
+            # The storage may be unavailable, too.
             with contextlib.suppress(*STORAGE_ERRORS):
                 self.results.save(now=True)
-                done = f"{len(self.queue.ended())} of {self.queue.total} trials are done"
+                done = f"{len(self.queue.ended())} of {pluralize(self.queue.total, 'trial')} done"
                 text = f"stopped; {done}. Resume"
         console.print(f"{text} with:\n  {self.command}", markup=False)
         raise SystemExit(status)
 
     def _watch(self, printed: set[int], done: threading.Event) -> None:
-        """Print how each trial ends that wasn't printed, until no worker is left."""
-        over = False
-        while not over:
-            over = done.wait(WATCH_SECONDS)
-            # The workers print what is wrong with the storage.
+        """Print trials when they have ended, until all workers have exited."""
+        finished = False
+        while not finished:
+            finished = done.wait(WATCH_SECONDS)
+            # The workers print errors of the storage.
             with contextlib.suppress(*STORAGE_ERRORS):
                 for trial in self.queue.ended():
                     if trial.number not in printed:
@@ -247,24 +248,26 @@ class StudySession:
         console.print(f"[{count}/{self.queue.total}] {text}", markup=False)
 
     def _print_end(self) -> int:
-        """Print what the study has reached; return the exit status."""
+        """Print the results of the study; return the exit status."""
         lines = ["", *self.results.summary(console.width if console.is_terminal else None)]
         done = self.queue.is_done()
         if not done and (reason := self._too_many_failures()):
             lines.append(reason)
-        lines.append(f"Its report: python -m resnet_sweep report {relative(self.directory)}")
+        lines.append(
+            f"Write a report with: python -m resnet_sweep report {relative_path(self.directory)}"
+        )
         console.print("\n".join(lines), markup=False)
         broken = any(result.state in ("failed", "diverged") for result in self.results.all())
         return int(broken or not done)
 
 
 def _launcher(context: HydraContext, plan: StudyPlan) -> Launcher | None:
-    """Return the launcher of the workers; None if this process works itself."""
+    """Return the launcher for the workers; None if this process trains the trials."""
     config, count = plan.config, plan.settings["n_jobs"]
     if config.hydra.runtime.choices["hydra/launcher"] != "basic":
         fixed: Sequence[str] = list(plan.space.fixed.values())
         return build_launcher(context, config, lambda directory: fixed)
     if count == 1:
         return None
-    # The workers share each GPU.
+    # All workers may share one GPU.
     return PoolLauncher(workers=count, jobs_per_gpu=count, device=config.trainer.device)

@@ -1,4 +1,4 @@
-"""The storage of a study: a file in the sweep's directory, or a database."""
+"""The storage of a study: a file in the sweep directory, or a database."""
 
 import contextlib
 import os
@@ -18,32 +18,32 @@ from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.runs import lock
 from resnet_sweep.studies import JOURNAL, SQLITE
 
-# What Optuna raises when a storage can't be reached; a journal is a file.
+# Raised by Optuna if a storage can't be reached; OSError is for a journal file.
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
 LOCK = ".study.lock"
-# SQLite lets one process write at a time; the others wait, for this long at the most.
-BUSY_SECONDS = 120
-REACH_SECONDS = 10
+# SQLite lets one process write at a time. The others wait at most this long.
+BUSY_TIMEOUT_SECONDS = 120
+CONNECT_TIMEOUT_SECONDS = 10
 
 
 def set_up_optuna() -> None:
-    """Have Optuna print nothing but warnings, in this process."""
+    """Let Optuna print only warnings and errors in this process."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", ExperimentalWarning)
 
 
 def is_shared(url: str | None) -> bool:
-    """Return whether `hydra.sweeper.storage` is outside of the sweep's directory."""
+    """Return whether `hydra.sweeper.storage` is outside the sweep directory."""
     return url not in (None, "sqlite", "journal")
 
 
 def open_storage(url: str | None, directory: Path) -> BaseStorage:
-    """Open a storage, which is made if there is none.
+    """Open a storage, which is created if it doesn't exist.
 
     Args:
         url: of a database (`postgresql://...`), or `journal:///PATH`; `journal`, or `sqlite` or
-            None, for a file in the sweep's directory.
-        directory: of the sweep, which then must exist.
+            None, for a file in the sweep directory.
+        directory: of the sweep; it must exist if the storage is a file in it.
 
     Raises:
         ConfigError: it can't be reached.
@@ -54,7 +54,9 @@ def open_storage(url: str | None, directory: Path) -> BaseStorage:
             return JournalStorage(JournalFileBackend(str(_file_of(url))))
         return RDBStorage(url, engine_kwargs=_engine_options(url))
     except (SQLAlchemyError, ImportError, OSError, RuntimeError) as error:
-        advice = "start it, or choose another"
+        advice = "start the server, or choose another storage"
+        if _file_of(url) is not None:
+            advice = "create its folder and make it writable, or choose another storage"
         if isinstance(error, ArgumentError):
             advice = "give a URL such as postgresql://USER@HOST/DATABASE, or journal:///FILE"
         elif isinstance(error, ImportError):
@@ -66,7 +68,7 @@ def open_storage(url: str | None, directory: Path) -> BaseStorage:
 
 
 def find_storage(directory: Path) -> BaseStorage | None:
-    """Return the storage in a sweep's directory; None if there is none, or it can't be read."""
+    """Return the storage in a sweep directory; None if there is none or it can't be read."""
     for name, url in ((SQLITE, "sqlite"), (JOURNAL, "journal")):
         if (directory / name).is_file():
             with contextlib.suppress(ConfigError):
@@ -75,10 +77,13 @@ def find_storage(directory: Path) -> BaseStorage | None:
 
 
 def find_study(url: str | None, directory: Path, name: str) -> Mapping[str, Any] | None:
-    """Return the attributes of a study; None if there is none, in which case no file is made.
+    """Return the attributes of a study; None if it doesn't exist, and then no file is created.
 
     Args:
-        url, directory: see `open_storage`, which raises.
+        url, directory: see `open_storage`.
+
+    Raises:
+        ConfigError: the storage can't be reached.
     """
     file = _file_of(_full_url(url, directory))
     if file is not None and not file.exists():
@@ -88,9 +93,9 @@ def find_study(url: str | None, directory: Path, name: str) -> Mapping[str, Any]
 
 
 def exclusive(directory: Path) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which other workers that share a directory wait.
+    """Return a context manager that makes other workers in the same directory wait.
 
-    Where the file system has no locks, they don't wait, so the storage alone keeps trials apart.
+    On a file system without locks they don't wait, and only the storage separates their trials.
     """
     return lock.exclusive(directory / LOCK)
 
@@ -105,9 +110,9 @@ def _full_url(url: str | None, directory: Path) -> str:
 
 
 def _file_of(url: str) -> Path | None:
-    """Return the absolute path of a storage that is a file; a run may change the folder."""
+    """Return the absolute path of a storage that is a file, since the current folder may change."""
     if url.startswith("journal:"):
-        # As in other URLs, a fourth slash begins an absolute path.
+        # As in other URLs, an absolute path begins with a fourth slash.
         return Path(os.path.abspath(url.removeprefix("journal:").removeprefix("///")))
     with contextlib.suppress(ArgumentError):
         parts = make_url(url)
@@ -118,9 +123,9 @@ def _file_of(url: str) -> Path | None:
 
 def _engine_options(url: str) -> dict[str, Any]:
     if make_url(url).get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": BUSY_SECONDS}}
-    # A trial may take so long that the server has closed the connection meanwhile.
-    return {"pool_pre_ping": True, "connect_args": {"connect_timeout": REACH_SECONDS}}
+        return {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}}
+    # The server may close the connection during a long trial.
+    return {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_TIMEOUT_SECONDS}}
 
 
 def _without_password(url: str) -> str:

@@ -1,4 +1,4 @@
-"""The study in its storage and its directory: made, or joined if there is one."""
+"""Create a study in its storage and its directory, or join an existing one."""
 
 import json
 import os
@@ -24,46 +24,46 @@ from resnet_sweep.studies.trial_queue import TrialQueue
 from resnet_sweep.sweeps.manifest import Manifest
 from resnet_sweep.sweeps.runner import new_sweep_directory
 
-# How long another worker may take to describe the study that it has just made.
-PATIENCE_SECONDS = 5
-# User attributes of a study: its fingerprint, the sweep's directory, and how many of its trials had
-# an outcome when it was made.
+# How long another worker may take to write the attributes of a study that it has just created.
+CREATION_SECONDS = 5
+# User attributes of a study: its fingerprint, the sweep directory, and the number of trials that
+# were complete when it was created.
 FINGERPRINT, DIRECTORY, WARM = "resnet_sweep", "directory", "warm_started"
-MOST_DIFFERENCES = 5
+MAX_DIFFERENCES = 5
 
 
 def check_directory(plan: StudyPlan) -> None:
-    """Refuse the directory of a run, a grid sweep or another study."""
+    """Raise ConfigError if the directory belongs to a run, a grid sweep or another study."""
     sweep = plan.config.hydra.sweep
     if is_named_by_time(sweep):
         return
     directory = Path(os.path.abspath(sweep.dir))
-    there = Manifest.read(directory).definition
-    theirs = (there.model_extra or {}).get("study")
-    if not there.command or (theirs == plan.name and _find(plan, directory) is not None):
+    definition = Manifest.read(directory).definition
+    theirs = (definition.model_extra or {}).get("study")
+    if not definition.command or (theirs == plan.name and _find(plan, directory) is not None):
         return
-    what = "a grid sweep"
+    content = "a grid sweep"
     if theirs is not None:
-        what = f"the study {safe_text(theirs)}, whose name or storage is another"
-    raise ConfigError(f"{directory} has {what}: choose another hydra.sweep.dir")
+        content = f"the study {safe_text(theirs)} with another name or storage"
+    raise ConfigError(f"{directory} contains {content}: choose another hydra.sweep.dir")
 
 
 def open_study(plan: StudyPlan) -> TrialQueue:
-    """Make a study, or join the one that there is; the directory is set in the plan's config.
+    """Create a study or join an existing one, and set the directory in the plan's config.
 
     Raises:
-        ConfigError: its directory or its storage can't be used, or has another study.
+        ConfigError: the directory or the storage can't be used, or has another study.
     """
     check_directory(plan)
     sweep, shared = plan.config.hydra.sweep, is_shared(plan.settings["storage"])
     directory = Path(os.path.abspath(sweep.dir))
     asked = None if is_named_by_time(sweep) else directory
     found = _find(plan, directory)
-    home = _home(plan.name, found or {}, asked) if shared else None
-    if shared and home is None:
-        # Before a directory is made for a study that has nowhere to be stored.
+    stored = _find_directory(plan.name, found or {}, asked) if shared else None
+    if shared and stored is None:
+        # Raises an error before a directory is created for a study that can't be stored.
         open_storage(plan.settings["storage"], directory)
-    known = home or asked
+    known = stored or asked
     made = missing_folders(known or Path(plan.config.hydra.sweep.dir).parent)
     directory = known or new_sweep_directory(plan.config)
     if known is None:
@@ -72,13 +72,13 @@ def open_study(plan: StudyPlan) -> TrialQueue:
     try:
         queue = _locked_queue(plan, directory, found is not None)
         if shared:
-            # Another worker may have made the study, with its own directory, meanwhile.
-            home = _home(plan.name, queue.study.user_attrs, asked)
-            if home is not None and home != directory:
+            # Another worker may have created the study, with its own directory, in the meantime.
+            stored = _find_directory(plan.name, queue.study.user_attrs, asked)
+            if stored is not None and stored != directory:
                 remove_empty(made)
-                queue.directory = directory = home
+                queue.directory = directory = stored
     except BaseException:
-        # Of a study that is refused, nothing is left.
+        # A refused study leaves nothing behind.
         remove_empty(made)
         raise
     with read_write(sweep):
@@ -90,20 +90,20 @@ def _find(plan: StudyPlan, directory: Path) -> Mapping[str, Any] | None:
     return find_study(plan.settings["storage"], directory, plan.name)
 
 
-def _home(name: str, attributes: Mapping[str, Any], asked: Path | None) -> Path | None:
-    """Return the directory that a study was made with; None if it was moved.
+def _find_directory(name: str, attributes: Mapping[str, Any], asked: Path | None) -> Path | None:
+    """Return the directory that a study was created with; None if it no longer exists.
 
     Raises:
-        ConfigError: it isn't the one that is asked for. Workers in two directories couldn't see
-            each other's checkpoints.
+        ConfigError: the command sets another directory, in which workers couldn't find the
+            checkpoints of the others.
     """
     found = attributes.get(DIRECTORY)
     if not found or not os.path.isdir(found):
         return None
     if asked is not None and not (asked.is_dir() and os.path.samefile(asked, found)):
         raise ConfigError(
-            f"the study {safe_text(name)} has its trials in {found}, and not in {asked}: leave "
-            "hydra.sweep.dir out, or choose another hydra.sweeper.study_name"
+            f"the study {safe_text(name)} has its trials in {found}, and not in {asked}: leave out "
+            "hydra.sweep.dir, or choose another hydra.sweeper.study_name"
         )
     return Path(found)
 
@@ -113,7 +113,7 @@ def _locked_queue(plan: StudyPlan, directory: Path, is_known: bool) -> TrialQueu
         with exclusive(directory):
             return _queue(plan, directory)
     except OSError as error:
-        # A finished study can be looked at where nothing can be written.
+        # The results of a finished study can be printed from a read-only directory.
         if is_known and (queue := _queue(plan, directory)).is_done():
             return queue
         raise ConfigError(
@@ -153,8 +153,8 @@ def _study(plan: StudyPlan, storage: BaseStorage, directory: Path) -> optuna.Stu
 
 
 def _is_abandoned(study: optuna.Study) -> bool:
-    """Return whether the process that made a study was gone before it had described it."""
-    end = time.monotonic() + PATIENCE_SECONDS
+    """Return whether the process that created a study exited before it wrote the attributes."""
+    end = time.monotonic() + CREATION_SECONDS
     while FINGERPRINT not in study.user_attrs:
         if study.get_trials(deepcopy=False):
             return False
@@ -169,13 +169,13 @@ def _check_fingerprint(study: optuna.Study, asked: Mapping[str, Any]) -> None:
     other = "choose another hydra.sweep.dir or hydra.sweeper.study_name"
     found = study.user_attrs.get(FINGERPRINT)
     if not isinstance(found, Mapping):
-        raise ConfigError(f"{which} was made by another program: {other}")
-    # As JSON has it, where lists and tuples are the same.
+        raise ConfigError(f"{which} was created by another program: {other}")
+    # Through JSON, as in the storage, where tuples are lists.
     listed = [
-        f"{safe_text(name)}: {safe_text(there)} there, {safe_text(here)} here"
-        for name, (there, here) in differences(found, json.loads(json.dumps(asked))).items()
+        f"{safe_text(name)}: {safe_text(old)} in the study, {safe_text(new)} in this command"
+        for name, (old, new) in differences(found, json.loads(json.dumps(asked))).items()
     ]
     if listed:
         raise ConfigError(
-            f"{which} has other settings ({'; '.join(listed[:MOST_DIFFERENCES])}): {other}"
+            f"{which} has other settings ({'; '.join(listed[:MAX_DIFFERENCES])}): {other}"
         )

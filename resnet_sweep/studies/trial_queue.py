@@ -1,4 +1,4 @@
-"""The trials of a study: which is next, which worker trains it, and what it reached."""
+"""The queue of a study's trials, and the locks by which workers take them."""
 
 import contextlib
 import threading
@@ -13,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from resnet_sweep.compare.format import FEW_DIGITS, safe_text
+from resnet_sweep.compare.format import FEW_DIGITS, pluralize, safe_text
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.lock import DirectoryLock
 from resnet_sweep.runs.record import (
@@ -25,12 +25,12 @@ from resnet_sweep.runs.record import (
 )
 from resnet_sweep.studies.storage import STORAGE_ERRORS, exclusive
 
-# User attributes of a trial: the signature of its first run, the number of the trial that trains
-# the same, the state and the reason in this program's words, the directories of its runs that were
-# found finished elsewhere, and the heartbeat of its worker.
+# User attributes of a trial: the signature of its first run, the number of another trial with the
+# same signature, the run state and the reason, the directories of reused runs, and the heartbeat of
+# the worker.
 SIGNATURE, SAME_AS, STATE, REASON = "signature", "same_as", "state", "reason"
 FOUND, HEARTBEAT = "found", "heartbeat"
-# Optuna's states in this program's words, where the run itself doesn't say.
+# The run states for Optuna's states, for a trial without the attribute STATE.
 STATES = {
     TrialState.WAITING: PENDING,
     TrialState.RUNNING: "running",
@@ -38,19 +38,19 @@ STATES = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
-# How long a worker waits to see whether one on another machine took the same trial over.
-DOUBT_SECONDS = 1.0
+# How long a worker waits before it checks whether another machine has taken the same trial.
+TAKEOVER_SECONDS = 1.0
 
 
 class TrialLock:
-    """A worker's right to a trial, until it is released or the worker's process is gone.
+    """A worker's lock on a trial, held until it is released or the process exits.
 
-    Workers on one machine are kept apart by the system's lock on a file in the sweep's directory,
-    which even a killed process releases. Between machines the heartbeat in the storage decides: it
-    is renewed every 20 seconds, and stale after two minutes.
+    Workers on one machine use a file lock in the sweep directory, which the system releases when a
+    process is killed. Workers on other machines check the heartbeat in the storage, which is
+    renewed every 20 seconds and stale after two minutes.
 
     Attributes:
-        crashes: how many workers in a row were lost at this trial without completing an epoch.
+        crashes: number of workers in a row that crashed in this trial without completing an epoch.
 
     Raises:
         ConfigError: another worker has the trial, or it has ended.
@@ -68,71 +68,71 @@ class TrialLock:
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
 
-    def is_ours(self) -> bool:
-        """Return whether the storage still has the trial as this process's."""
-        entry = self.storage.get_trial(self.id).user_attrs.get(HEARTBEAT) or {}
-        return all(entry.get(name) == new_heartbeat()[name] for name in ("host", "process"))
+    def is_owned(self) -> bool:
+        """Return whether the heartbeat in the storage is still that of this process."""
+        heartbeat = self.storage.get_trial(self.id).user_attrs.get(HEARTBEAT) or {}
+        return all(heartbeat.get(name) == new_heartbeat()[name] for name in ("host", "process"))
 
     def release(self, saved: bool = False) -> None:
-        """Let other workers in; if the state of the trial is `saved`, any of them can resume it."""
+        """Release the lock; if the state of the trial is `saved`, others can resume it at once."""
         self._released.set()
         self._thread.join()
         if saved:
-            # Without it, workers on other machines wait until the heartbeat is stale.
+            # Workers on other machines would otherwise wait until the heartbeat is stale.
             with contextlib.suppress(*STORAGE_ERRORS):
                 self._write(renewed=0.0, epochs=None, crashes=0)
         self._lock.release()
 
-    def undo(self) -> None:
-        """Let other workers in to a trial that is another one's, as if it hadn't been taken."""
+    def revert(self) -> None:
+        """Release the lock and restore the heartbeat, for a trial that another worker has."""
         self._released.set()
         self._thread.join()
-        if self.is_ours():
+        if self.is_owned():
             self.storage.set_trial_user_attr(self.id, HEARTBEAT, self._found)
         self._lock.release()
 
     def _take(self, directory: Path) -> None:
         trial = self.storage.get_trial(self.id)
         found: Mapping[str, Any] | None = trial.user_attrs.get(HEARTBEAT)
-        taken = ConfigError(f"trial {self.number} is another worker's, or has ended")
+        taken = ConfigError(f"another worker has trial {self.number}, or it has ended")
         if trial.state.is_finished() or self._lock.contradicts(found):
             raise taken
         if trial.state is TrialState.WAITING:
             if not self.storage.set_trial_state_values(self.id, TrialState.RUNNING):
                 raise taken
-        # One that was taken a moment ago, on another machine, may have no heartbeat yet.
+        # A trial that another machine took a moment ago may not have a heartbeat yet.
         elif found is None and _is_new(trial):
             raise taken
         epochs = _trained_epochs(directory)
         crashed = found is not None and found.get("epochs") == epochs
         self.crashes = found["crashes"] + 1 if found is not None and crashed else 0
         self._found = found
-        self._entry: dict[str, Any] = {"epochs": epochs, "crashes": self.crashes}
+        self._fields: dict[str, Any] = {"epochs": epochs, "crashes": self.crashes}
         self._write()
         if found is not None and found.get("host") != new_heartbeat()["host"]:
-            # Locks don't reach other machines, so two may have found it free at once.
-            time.sleep(DOUBT_SECONDS)
-            if not self.is_ours():
+            # File locks don't exclude other machines, so two may take the trial at the same time.
+            time.sleep(TAKEOVER_SECONDS)
+            if not self.is_owned():
                 raise taken
 
     def _write(self, **changes: Any) -> None:
         self.storage.set_trial_user_attr(
-            self.id, HEARTBEAT, new_heartbeat() | self._entry | changes
+            self.id, HEARTBEAT, new_heartbeat() | self._fields | changes
         )
 
     def _renew(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
-            # A database that can't be reached now may be back in 20 seconds.
+            # A database that can't be reached may be available again in 20 seconds.
             with contextlib.suppress(Exception):
-                if self.is_ours():
+                if self.is_owned():
                     self._write()
 
 
 class TrialQueue:
-    """The trials of a study, numbered from 0, of which there are to be `total`.
+    """The trials of a study, numbered from 0 to `total` - 1.
 
-    Each is added as a waiting trial before a worker takes it: of all that storages do, only taking
-    a waiting trial is granted to one worker alone by every one of them.
+    A trial is added in state WAITING before a worker takes it, because the change from WAITING to
+    RUNNING is the only operation that is atomic in every storage of Optuna.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class TrialQueue:
         self._study_id = storage.get_study_id_from_name(study.study_name)
 
     def trials(self) -> list[FrozenTrial]:
-        """Return all trials but those that no worker will take, by number."""
+        """Return the trials by number, without waiting ones beyond `total`."""
         return [
             trial
             for trial in self.study.get_trials(deepcopy=False)
@@ -150,7 +150,7 @@ class TrialQueue:
         ]
 
     def read(self, number: int) -> FrozenTrial:
-        """Return a trial as the storage has it now."""
+        """Read a trial from the storage."""
         return self.storage.get_trial(self._id(number))
 
     def ended(self) -> list[FrozenTrial]:
@@ -162,11 +162,15 @@ class TrialQueue:
         return len(self.ended()) >= self.total
 
     def take(self) -> TrialLock | None:
-        """Take a trial that has lost its worker, or that waits; None if there is none now."""
+        """Take a trial whose worker crashed, or a waiting one; None if there is none."""
         trials = self.trials()
         for state in (TrialState.RUNNING, TrialState.WAITING):
             for trial in trials:
-                if trial.state is not state or trial.number >= self.total or self._settle(trial):
+                if (
+                    trial.state is not state
+                    or trial.number >= self.total
+                    or self._copies_other(trial)
+                ):
                     continue
                 with contextlib.suppress(ConfigError, UpdateFinishedTrialError):
                     trial_id = self._id(trial.number)
@@ -177,8 +181,8 @@ class TrialQueue:
             self.study.add_trial(create_trial(state=TrialState.WAITING))
         return self.take()
 
-    def is_same(self, trial: Trial, signature: str) -> bool:
-        """Return whether another trial trains the very same; this one then has its outcome."""
+    def is_duplicate(self, trial: Trial, signature: str) -> bool:
+        """Return whether another trial has the same signature; this one will get its result."""
         with exclusive(self.directory):
             attributes = trial.user_attrs
             for other in self.trials():
@@ -188,7 +192,7 @@ class TrialQueue:
                     or other.state is TrialState.FAIL
                     or theirs.get(SIGNATURE) != signature
                     or theirs.get(SAME_AS) is not None
-                    # Where there are no locks, two may start at once: the first one trains.
+                    # Without file locks, two trials may start at once: the first one trains.
                     or (SIGNATURE in attributes and trial.number < other.number)
                 ):
                     continue
@@ -196,20 +200,20 @@ class TrialQueue:
                 return True
             trial.set_user_attr(SIGNATURE, signature)
             if SAME_AS in attributes:
-                # The trial that was to train it has failed.
+                # The other trial has failed, so this trial has to train.
                 trial.set_user_attr(SAME_AS, None)
         return False
 
     def end(self, trial: Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
-        """Store how a trial ended; an end that another worker has stored stays."""
+        """Store the last state of a trial, unless another worker has stored it."""
         try:
             self.study.tell(trial, values, state)
         except (UpdateFinishedTrialError, ValueError):
             if not self.read(trial.number).state.is_finished():
                 raise
 
-    def _settle(self, trial: FrozenTrial) -> bool:
-        """Return whether another trial trains the same; if that one has ended, end this one."""
+    def _copies_other(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial is a duplicate; if the other one has ended, copy its result."""
         number = trial.user_attrs.get(SAME_AS)
         if number is None:
             return False
@@ -232,19 +236,19 @@ class TrialQueue:
 
 
 def count_states(states: Iterable[str]) -> str:
-    """Return how many trials there are, and how many in each state."""
+    """Return the number of trials, in total and by state."""
     listed = list(states)
     counts = [f"{listed.count(state)} {state}" for state in dict.fromkeys(listed)]
-    return f"{len(listed)} trials: {', '.join(counts)}"
+    return f"{pluralize(len(listed), 'trial')}: {', '.join(counts)}"
 
 
 def brief_parameters(parameters: Mapping[str, Any]) -> str:
-    """Return the parameters of a trial for people."""
+    """Return the parameters of a trial as short text."""
     return " ".join(f"{key}={safe_text(value, FEW_DIGITS)}" for key, value in parameters.items())
 
 
 def _trained_epochs(directory: Path) -> int:
-    """Return how many epochs a trial's runs have, of which each seed has a directory of its own."""
+    """Return the number of epochs of a trial's runs, whose replicates have subdirectories."""
     epochs = 0
     for run in (directory, *directory.glob("*/")):
         with contextlib.suppress(OSError, ConfigError):
@@ -254,6 +258,6 @@ def _trained_epochs(directory: Path) -> int:
 
 
 def _is_new(trial: FrozenTrial) -> bool:
-    """Return whether a trial was taken so lately that its worker may not have a heartbeat yet."""
+    """Return whether a trial started so recently that it may not have a heartbeat yet."""
     started = trial.datetime_start
     return started is not None and (datetime.now() - started).total_seconds() < STALE_SECONDS

@@ -1,4 +1,4 @@
-"""A worker of a study, which trains trials and has Optuna prune them."""
+"""A worker of a study, which trains trials and reports them to Optuna's pruner."""
 
 import contextlib
 import time
@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from resnet_sweep.compare.format import pluralize
 from resnet_sweep.compare.loaded_run import LoadedRun, Metrics, load_run
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.config.command import relative
+from resnet_sweep.config.command import relative_path
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.jobs import train_planned
@@ -32,7 +33,7 @@ from resnet_sweep.sweeps.run_cache import RunCache
 from resnet_sweep.training.callbacks import Callback, Pruned
 from resnet_sweep.training.signals import StopSignal
 
-# How often a worker without a trial sees whether another worker has lost its own.
+# The interval at which a worker without a trial looks for one.
 IDLE_SECONDS = 0.5
 
 
@@ -45,23 +46,25 @@ class TrialTakenOver(Exception):
 
 
 class TrialEnd(NamedTuple):
-    """How a trial ended, for Optuna and in this program's words; only a complete one has values."""
+    """The end of a trial: Optuna's state, the run state, and the values if it is complete."""
 
-    kind: TrialState
+    optuna_state: TrialState
     state: str
     reason: str = ""
     values: Sequence[float] | None = None
 
 
 class PruningCallback(Callback):
-    """Reports each epoch's value of the objective to a trial, and ends a run that Optuna prunes.
+    """Reports the objective of every epoch to a trial, and stops a run that Optuna prunes.
 
     Args:
-        epochs: of the run; after the last one there is nothing left to save.
-        reported: the steps that the storage has a value of, which are added to.
+        trial: receives the values.
+        objective: the reported value.
+        epochs: of the run; the last one isn't pruned, because pruning would save no time.
+        reported: the steps that the storage already has; new ones are added.
 
     Attributes:
-        storage_error: what the storage raised, if it couldn't be reached.
+        storage_error: the error of the storage, if it couldn't be reached.
     """
 
     def __init__(self, trial: Trial, objective: Objective, epochs: int, reported: set[int]) -> None:
@@ -71,29 +74,29 @@ class PruningCallback(Callback):
         self.storage_error: Exception | None = None
 
     def on_train_start(self, directory: Path, step: int) -> None:
-        # A worker that was killed may have ended an epoch without reporting it.
+        # A killed worker may not have reported its last epoch.
         self.report(read_metrics(directory))
         if self.rows:
-            self._judge(self.rows[-1])
+            self._prune(self.rows[-1])
 
     def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
         self._report(row)
-        self._judge(row)
+        self._prune(row)
 
     def report(self, rows: Iterable[Row]) -> None:
-        """Report the epochs of a run that aren't reported yet."""
+        """Report the epochs of a run that the storage doesn't have."""
         for row in rows:
             self._report(row)
 
     def _report(self, row: Row) -> None:
         self.rows.append(row)
-        # A worker that was killed may have reported an epoch that its run directory hasn't.
+        # A killed worker may have reported an epoch that its run directory doesn't have.
         epoch = int(row["epoch"])
         if epoch in self.reported:
             return
         value = row.get(self.objective.name)
         if value is None:
-            # Made of what is in memory, since metrics.csv may still be being written.
+            # Computed from memory, because metrics.csv may not be complete yet.
             run = LoadedRun(Path(), "", Record(""))
             run.metrics = Metrics(self.rows, None)
             value = self.objective.value(run)
@@ -102,7 +105,7 @@ class PruningCallback(Callback):
                 self.trial.report(value, epoch)
             self.reported.add(epoch)
 
-    def _judge(self, row: Row) -> None:
+    def _prune(self, row: Row) -> None:
         with self._storage():
             prunes = row["epoch"] < self.epochs and self.trial.should_prune()
         if prunes:
@@ -119,7 +122,7 @@ class PruningCallback(Callback):
 
 
 class StudyWorker:
-    """Trains trials of a study, and calls `on_end` with each that it has ended."""
+    """Trains trials of a study, and calls `on_end` for every trial that it ends."""
 
     def __init__(
         self,
@@ -130,14 +133,14 @@ class StudyWorker:
     ) -> None:
         self.plan, self.queue, self.stop, self.on_end = plan, queue, stop, on_end
         self.objectives = plan.objectives
-        self.cache = RunCache.here(queue.directory) if plan.whole["reuse"] else None
+        self.cache = RunCache.default(queue.directory) if plan.sweep_settings["reuse"] else None
 
     def work_on(self, lock: TrialLock) -> None:
-        """Train a trial, store how it ended, and release it.
+        """Train a trial, store its result, and release its lock.
 
         Raises:
             StorageInternalError, SQLAlchemyError, OSError: the storage can't be reached.
-            Interrupted: the process was asked to stop; the state of the trial is saved.
+            Interrupted: a signal stopped the process; the state of the trial is saved.
         """
         try:
             trial = self.plan.sampler.sample(self.queue.study, lock.id, lock.number)
@@ -148,8 +151,8 @@ class StudyWorker:
             if end is not None:
                 self._store(trial, end)
         except TrialTakenOver:
-            # Where a machine was lost, its run's heartbeat may outlive that of its trial a little.
-            lock.undo()
+            # After the loss of a machine, the heartbeat of the run may outlive that of the trial.
+            lock.revert()
             time.sleep(IDLE_SECONDS)
         except BaseException:
             lock.release(saved=True)
@@ -161,32 +164,32 @@ class StudyWorker:
         trial.set_user_attr(STATE, end.state)
         if end.reason:
             trial.set_user_attr(REASON, end.reason)
-        self.queue.end(trial, end.kind, end.values)
+        self.queue.end(trial, end.optuna_state, end.values)
         self.on_end(self.queue.read(trial.number))
 
     def _train_trial(self, trial: Trial, lock: TrialLock) -> TrialEnd | None:
-        """Train the runs of a trial; return None if another trial trains the same."""
+        """Train the runs of a trial; return None if the trial is a duplicate."""
         limit = self.plan.settings["max_worker_crashes"]
         if limit is not None and lock.crashes >= limit:
             raise TrialFailed(
-                f"{lock.crashes} workers in a row crashed at it without completing an epoch, as "
-                "when memory runs out"
+                f"{pluralize(lock.crashes, 'worker')} crashed in a row without completing an "
+                "epoch, possibly for lack of memory"
             )
         try:
             runs = self.plan.plan_trial(trial.params, trial.number)
         except ConfigError as error:
             raise TrialFailed(str(error)) from error
-        if self.queue.is_same(trial, runs[0].planned.signature):
+        if self.queue.is_duplicate(trial, runs[0].planned.signature):
             return None
         verb = "resumed" if (runs[0].directory / "run.json").exists() else "started"
-        words = brief_parameters(trial.params)
-        console.print(f"trial {trial.number} {verb}  {words}", markup=False)
+        parameters = brief_parameters(trial.params)
+        console.print(f"trial {trial.number} {verb}  {parameters}", markup=False)
         single = len(self.objectives) == 1
         reported = {*self.queue.read(trial.number).intermediate_values}
         values: list[list[float]] = []
         state = "finished"
         for run in runs:
-            # Epochs of the first replicate alone are compared, with those of other trials' first.
+            # The pruner compares the epochs of the first replicate only.
             epochs = run.record.epochs
             callback = None
             if single and not values:
@@ -194,13 +197,13 @@ class StudyWorker:
             trained = self._train_run(trial, run, lock, callback)
             record = trained.record
             if record.state in ("diverged", "pruned"):
-                # Of several objectives, Optuna knows no pruned trial.
-                kind = TrialState.PRUNED if single else TrialState.FAIL
-                return TrialEnd(kind, record.state, record.reason)
+                # Optuna doesn't support pruned trials with several objectives.
+                optuna_state = TrialState.PRUNED if single else TrialState.FAIL
+                return TrialEnd(optuna_state, record.state, record.reason)
             found = [objective.value(trained) for objective in self.objectives]
             values.append([value for value in found if value is not None])
             if len(values[-1]) < len(found):
-                raise TrialFailed("there is nothing to judge it by")
+                raise TrialFailed("its run has no value for the objective")
             if len(runs) == 1:
                 state = record.state
             elif single:
@@ -217,23 +220,23 @@ class StudyWorker:
     def _train_run(
         self, trial: Trial, run: TrialRun, lock: TrialLock, callback: PruningCallback | None
     ) -> LoadedRun:
-        """Train a run of a trial, or find it finished elsewhere.
+        """Train a run of a trial, or reuse a finished one.
 
         Raises:
-            TrialFailed: the run couldn't be started, or an error ended it.
-            TrialTakenOver: another worker is training it.
+            TrialFailed: the run couldn't be started, or ended with an error.
+            TrialTakenOver: another worker is training the run.
             Interrupted, StorageInternalError, SQLAlchemyError, OSError: as in `work_on`.
         """
         directory = run.directory
         if self.cache is not None and not (directory / "run.json").exists():
-            found = self.cache.complete(run.planned.signature)
-            # Of a damaged run, the metrics may be missing.
+            found = self.cache.find_complete(run.planned.signature)
+            # A damaged run may have no metrics.
             if found is not None and None not in [goal.value(found) for goal in self.objectives]:
                 if callback is not None:
                     callback.report(found.metrics.rows)
-                places = [*trial.user_attrs.get(FOUND, []), str(found.directory.absolute())]
-                # A worker that was killed may have found it, too.
-                trial.set_user_attr(FOUND, [*dict.fromkeys(places)])
+                directories = [*trial.user_attrs.get(FOUND, []), str(found.directory.absolute())]
+                # A killed worker may have stored the same directory.
+                trial.set_user_attr(FOUND, [*dict.fromkeys(directories)])
                 return found
         reason = ""
         try:
@@ -241,7 +244,7 @@ class StudyWorker:
             train_planned(directory, self.stop, run.planned, [] if callback is None else [callback])
         except (ConfigError, OSError) as error:
             reason = one_line(error)
-        trained = load_run(directory, relative(directory))
+        trained = load_run(directory, relative_path(directory))
         if isinstance(trained, LoadedRun):
             if trained.record.state in ENDED and not reason:
                 return trained
@@ -249,9 +252,9 @@ class StudyWorker:
         else:
             reason = reason or trained.error
         if callback is not None and callback.storage_error is not None:
-            # It says nothing about the trial.
+            # The storage failed, and not the trial.
             raise callback.storage_error
-        if _is_held(directory) or not lock.is_ours():
+        if _is_held(directory) or not lock.is_owned():
             raise TrialTakenOver
         raise TrialFailed(reason)
 

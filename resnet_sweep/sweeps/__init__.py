@@ -1,1 +1,1 @@
-"""Many runs from one command: planned, launched, resumed and summarized."""
+"""Sweeps: plan, launch, resume and summarize many runs of one command."""

@@ -1,4 +1,4 @@
-"""A job of a sweep: a planned run, and its state as its directory has it."""
+"""A job of a sweep: a planned run, and its state in its directory."""
 
 import os
 from collections.abc import Mapping
@@ -6,27 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
-from resnet_sweep.config.command import relative
+from resnet_sweep.config.command import relative_path
 from resnet_sweep.runs.lock import is_held
 from resnet_sweep.runs.record import ENDED, Record
 
-# The states of a job that didn't reach what was asked for.
+# The states of a job that needs attention.
 BROKEN = frozenset({"failed", "diverged"})
 
 
 class Job:
-    """A job of a sweep, which keeps its number.
+    """A job of a sweep; its number never changes.
 
     Args:
         planned: the record of the run, in state `pending`.
         directory: absolute.
-        hydra: what Hydra's own part of its config doesn't share with the sweep's.
+        hydra: the parts of its config's `hydra` node that differ from the sweep's.
 
     Attributes:
-        reused: whether the run was trained elsewhere; its directory is the one there.
-        run: the run as its directory has it, or as it is planned.
+        reused: whether another run with the same signature, outside the sweep, is its run.
+        run: the run in its directory, or the planned run if there is none.
         error: why the directory can't be read; None if it can.
-        seen: identifies the content of the record that was read last.
+        last_stat: identifies the content of the record that was read last.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Job:
         self.number, self.planned, self.directory = number, planned, directory
         self.hydra = hydra or {}
         self.reused = False
-        self.run = LoadedRun(directory, relative(directory), planned)
+        self.run = LoadedRun(directory, relative_path(directory), planned)
         self.error: str | None = None
-        self.seen: tuple[int, ...] | None = None
+        self.last_stat: tuple[int, ...] | None = None
 
     @property
     def record(self) -> Record:
-        """The record of the run, or of the run as it is planned."""
+        """The record in the directory, or the planned one."""
         return self.run.record
 
     @property
@@ -51,7 +51,7 @@ class Job:
 
     @property
     def reason(self) -> str:
-        """Why the run isn't simply pending, running or finished; empty otherwise."""
+        """The reason for a state other than pending, running and finished; otherwise empty."""
         return self.error or self.record.reason
 
     @property
@@ -60,16 +60,16 @@ class Job:
         return self.state in ENDED
 
     @property
-    def starts_over(self) -> bool:
-        """Whether it is to be trained anew from its first epoch (trainer.resume=false)."""
+    def from_scratch(self) -> bool:
+        """Whether the run has to start at its first epoch (trainer.resume=false)."""
         return not self.planned.config["trainer"].get("resume", True)
 
     @property
     def epochs_to_train(self) -> float:
-        """How many epochs are left to train."""
+        """The number of epochs that are left to train."""
         epochs, record = self.planned.epochs, self.record
         if self.ended:
-            # It is to start over, and hasn't yet.
+            # An ended job is only asked for if it will be trained from scratch.
             return epochs
         trained: float = record.final["epoch"] if record.final else 0
         progress = record.heartbeat
@@ -83,29 +83,29 @@ class Job:
         return self.state == "running" and is_held(self.directory, self.record.heartbeat)
 
     def reuse(self, other: LoadedRun) -> None:
-        """Take the run that was trained elsewhere."""
+        """Use a run that was trained outside the sweep."""
         self.directory, self.reused = Path(os.path.abspath(other.directory)), True
-        reused = LoadedRun(self.directory, relative(self.directory), other.record)
+        reused = LoadedRun(self.directory, relative_path(self.directory), other.record)
         self.run = reused.with_choices(self.planned.choices)
 
-    def look(self) -> bool:
-        """Read the record in its directory; return whether it has changed."""
+    def refresh(self) -> bool:
+        """Read the record in the directory if it has changed; return whether it has."""
         try:
             status = os.stat(self.directory / "run.json")
         except OSError:
             return False
-        seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if seen == self.seen:
+        stat = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if stat == self.last_stat:
             return False
         found, error = load_run(self.directory, self.run.name), None
         run = LoadedRun(self.directory, self.run.name, self.planned)
         if isinstance(found, BrokenRun):
             error = found.error
         elif found.record.signature != self.planned.signature:
-            error = "it is of a run with another configuration"
+            error = "it contains a run with another configuration"
         else:
             run = found.with_choices(self.planned.choices)
-        # Another thread that sees the change must find the new run.
+        # `last_stat` is set last, so that another thread that reads it finds the new run.
         self.run, self.error = run, error
-        self.seen = seen
+        self.last_stat = stat
         return True

@@ -1,4 +1,4 @@
-"""The files of a sweep directory: `sweep.json` lists its jobs, `results.csv` what they reached."""
+"""The files of a sweep directory: `sweep.json` lists the jobs, `results.csv` their results."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from resnet_sweep.compare.objective import Objective
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.record import PENDING
-from resnet_sweep.runs.signature import flatten, typed
+from resnet_sweep.runs.signature import flatten, format_setting
 from resnet_sweep.sweeps.job import Job
 
 MANIFEST, RESULTS, MULTIRUN = "sweep.json", "results.csv", "multirun.yaml"
@@ -27,11 +27,11 @@ class JobEntry(BaseModel):
     """A job in `sweep.json`.
 
     Attributes:
-        directory: relative to the sweep's.
-        reused: whether the run was trained elsewhere.
-        state, value, reason: what the run had reached when the file was written.
-        settings: by dotted name; in the file those that not all jobs have in common.
-        choices: those that the sweep makes in each config group, if the job is reused.
+        directory: relative to the sweep directory.
+        reused: whether the run was trained outside the sweep.
+        state, value, reason: of the run when the file was written.
+        settings: by dotted name, without those that all jobs have in common.
+        choices: the choices of the sweep in the config groups, if the job is reused.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -48,8 +48,8 @@ class JobEntry(BaseModel):
     choices: dict[str, str] = Field(default_factory=dict)
 
 
-class Definition(BaseModel):
-    """What `sweep.json` says of the sweep as a whole; a study has further keys.
+class SweepDefinition(BaseModel):
+    """The part of `sweep.json` about the sweep as a whole; a study has additional keys.
 
     Attributes:
         settings: those that all jobs have in common, by dotted name.
@@ -66,28 +66,27 @@ class Manifest(BaseModel):
 
     Attributes:
         jobs: in order of their numbers.
-        heartbeat: the last one of the process that is at work on the sweep, or was.
+        heartbeat: of the process that runs the sweep; None after its end.
     """
 
     model_config = ConfigDict(strict=True)
 
-    definition: Definition = Field(default_factory=Definition)
+    definition: SweepDefinition = Field(default_factory=SweepDefinition)
     jobs: list[JobEntry] = Field(default_factory=list)
     heartbeat: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
-        """Read `sweep.json`; where it is missing or damaged, list the runs in the directory."""
+        """Read `sweep.json`; if it is missing or damaged, list the runs in the directory."""
         try:
             return cls.model_validate_json((directory / MANIFEST).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             if (directory / "run.json").exists():
                 raise ConfigError(
-                    f"{directory} is the directory of a run, not of a sweep: choose another "
-                    "hydra.sweep.dir"
+                    f"{directory} contains a run, and not a sweep: choose another hydra.sweep.dir"
                 ) from None
         except (ValidationError, OSError):
-            # Everything in the file is in the directories of the jobs as well.
+            # The directories of the jobs contain the same information.
             pass
         return cls(jobs=_find_jobs(directory))
 
@@ -103,7 +102,7 @@ def write_manifest(
     definition: Mapping[str, Any],
     heartbeat: Mapping[str, Any] | None,
 ) -> None:
-    """Write `sweep.json` of a grid; see `Definition` and `Manifest`."""
+    """Write the `sweep.json` of a grid; see `SweepDefinition` and `Manifest`."""
     flat = [dict(flatten(job.planned.config)) for job in jobs]
     common = {
         name: value
@@ -126,7 +125,7 @@ def write_manifest(
         for job, settings in zip(jobs, flat, strict=True)
     ]
     manifest = Manifest(
-        definition=Definition(**{**definition, "settings": common}),
+        definition=SweepDefinition(**{**definition, "settings": common}),
         jobs=entries,
         heartbeat=None if heartbeat is None else dict(heartbeat),
     )
@@ -134,24 +133,24 @@ def write_manifest(
 
 
 def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) -> None:
-    """Write `results.csv`, in order of the jobs' numbers.
+    """Write `results.csv`, a row for every job, ordered by number.
 
-    Accuracies are percent. The last columns are the mean, the standard deviation (over n - 1) and
-    the number n of what a job and its complete replicates are judged by.
+    Accuracies are percent. The last columns are the mean, the sample standard deviation and the
+    number n of the objective's values of a job and its complete replicates.
     """
     runs = [job.run for job in jobs]
-    varying = variants(runs, seed=True)
+    columns = variants(runs, seed=True)
     statistics: dict[object, Statistic | None] = {}
     for group in group_replicates(runs):
         values = (objective.value(run) for run in group.counted if run.state in COMPLETE)
         statistics |= dict.fromkeys(group.runs, Statistic.from_values(values))
-    judged = [] if objective.name == "val_acc" else [objective.name]
+    extra = [] if objective.name == "val_acc" else [objective.name]
     header = ["number", "state", "directory", "best_val_acc", "final_val_acc", "seconds"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*header, *judged, *varying, "mean", "sd", "n"])
+    writer.writerow([*header, *extra, *columns, "mean", "sd", "n"])
     for index, job in enumerate(jobs):
-        settings = (values[index] for values in varying.values())
+        settings = (values[index] for values in columns.values())
         writer.writerow(
             [
                 job.number,
@@ -160,8 +159,8 @@ def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) ->
                 job.run.best_accuracy,
                 job.run.final_accuracy,
                 job.record.seconds or None,
-                *(objective.value(job.run) for _ in judged),
-                *("" if value is MISSING else typed(value) for value in settings),
+                *(objective.value(job.run) for _ in extra),
+                *("" if value is MISSING else format_setting(value) for value in settings),
                 *(statistics[job.run] or (None, None, 0)),
             ]
         )
@@ -169,7 +168,7 @@ def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) ->
 
 
 def _find_jobs(directory: Path) -> list[JobEntry]:
-    """Return the jobs whose directories have their numbers as names."""
+    """Return the jobs whose directories are named by their numbers."""
     jobs = []
     for run in find_runs([directory]) if directory.is_dir() else ():
         place = os.path.relpath(run.directory, directory)

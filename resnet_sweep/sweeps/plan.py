@@ -1,4 +1,4 @@
-"""A sweep before it starts: its jobs, planned and compared with the runs that there are."""
+"""The plan of a sweep: its jobs, compared with the runs that already exist."""
 
 import os
 import time
@@ -13,14 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
+from resnet_sweep.compare.format import pluralize, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.check import SETTINGS, check_value
-from resnet_sweep.config.command import relative
+from resnet_sweep.config.command import relative_path
 from resnet_sweep.config.compose import (
     ComposedConfig,
     composed_job,
-    overrides_of,
+    read_overrides,
     resolve,
     unresolved,
 )
@@ -31,46 +32,46 @@ from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError, InvalidJobs
 from resnet_sweep.runs.record import PENDING, Record
 from resnet_sweep.runs.run import unexpected_file
-from resnet_sweep.runs.signature import differences, is_incidental, typed
-from resnet_sweep.sweeps.grid import expand, pairs_of
+from resnet_sweep.runs.signature import differences, format_setting, is_incidental
+from resnet_sweep.sweeps.grid import expand, parse_zip
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.manifest import JobEntry, Manifest
 from resnet_sweep.sweeps.run_cache import RunCache
 
 Item = TypeVar("Item")
 
-# Settings of a sweep as a whole.
+# Settings that apply to a sweep as a whole.
 WHOLE_SWEEP_SETTINGS = tuple(name for name in SETTINGS if name != "seed")
-# Overrides that the command of one run leaves out. A preset for sweeps sets nothing else of jobs.
-OF_SWEEP = {"sweep", *WHOLE_SWEEP_SETTINGS} - {"objective", "reference"}
-# How many wrong jobs, and how many differences, are listed.
-MOST_LISTED = 20
-# In a pipe, progress is printed this often.
+# Keys of overrides that a job doesn't get, since they only affect the sweep.
+SWEEP_KEYS = {"sweep", *WHOLE_SWEEP_SETTINGS} - {"objective", "reference"}
+# At most this many jobs are listed in an error message.
+MAX_LISTED = 20
+# The interval of progress lines if the output isn't a terminal.
 PLAIN_SECONDS = 10
 
 
 class SweepPlan:
-    """The jobs of a sweep, planned and compared with the runs that there are.
+    """The jobs of a sweep, planned and compared with existing runs.
 
     Args:
         loader: Hydra's.
         master: the config of the sweep as a whole.
-        directory: the sweep's, absolute; it needn't exist.
-        overrides: some with several values; those of the command line last.
+        directory: of the sweep, absolute; it may not exist yet.
+        overrides: some with several values; those of the command line come last.
 
     Attributes:
-        manifest: what the directory said when the plan was made.
-        cache: runs that can be reused, and that show how long runs take.
-        objective: what the jobs are judged by.
-        baseline: holds for the jobs that the others are compared with; None compares none.
+        manifest: the content of `sweep.json` when the plan was made.
+        cache: earlier runs, for reuse and for estimates of the time.
+        objective: by which the jobs are ranked.
+        baseline: matches the jobs that the others are compared with; None for no comparison.
         pairs: lists of keys whose values are paired.
         jobs: in order of their numbers.
-        duplicates: the overrides of jobs that another one trains as well, with that one.
-        filtered: how many combinations `sweep_filter` leaves out.
+        duplicates: the overrides of skipped jobs, each with the job that trains the same run.
+        filtered: number of jobs that `sweep_filter` excludes.
 
     Raises:
-        ConfigError: jobs are wrong, all of which are named; or the directory is another sweep's;
-            nothing was written.
+        ConfigError: some jobs are invalid, or the directory belongs to another sweep; nothing was
+            written.
     """
 
     def __init__(
@@ -83,14 +84,14 @@ class SweepPlan:
             for name in ("sweep_filter", "baseline")
         )
         self.objective = Objective.from_config(self.settings)
-        self.pairs = pairs_of(self.settings["zip"])
+        self.pairs = parse_zip(self.settings["zip"])
         self.manifest = Manifest.read(directory)
         if "study" in (self.manifest.definition.model_extra or {}):
             raise ConfigError(
-                f"{relative(directory)} is the directory of a study: resume that with "
+                f"{relative_path(directory)} contains a study: resume it with "
                 "hydra/sweeper=optuna, or choose another hydra.sweep.dir"
             )
-        self.cache = RunCache.here()
+        self.cache = RunCache.default(directory)
         self.duplicates: list[tuple[str, Job]] = []
         self.filtered = 0
         self._known = {job.signature: job.number for job in self.manifest.jobs}
@@ -100,49 +101,48 @@ class SweepPlan:
         self._directories: set[Path] = set()
         combinations = expand(overrides, self.pairs, loader)
         wrong: dict[str, list[str]] = {}
-        for combination in counted(combinations, "composed"):
+        for combination in track_jobs(combinations, "composed"):
             try:
                 self._plan_combination(loader, master, combination)
             except COMPOSITION_ERRORS as error:
-                job = " ".join(word for word in combination if key_of(word) not in OF_SWEEP)
-                wrong.setdefault(format_error(error, combination), []).append(job)
+                wrong.setdefault(format_error(error, combination), []).append(" ".join(combination))
         if wrong:
-            # Another process may have written what is in the way meanwhile.
+            # The cause may be a file that another process has written in the meantime.
             self.check_unchanged()
             raise invalid_jobs(wrong, len(combinations), "jobs")
         self.jobs = sorted(self._planned.values(), key=lambda job: job.number)
         if not self.jobs:
             raise ConfigError(
-                f"sweep_filter={self.settings['sweep_filter']} leaves none of the "
-                f"{self.filtered} combinations: change it, or leave it out"
+                f"sweep_filter={self.settings['sweep_filter']} excludes all "
+                f"{pluralize(self.filtered, 'job')}: change it, or leave it out"
             )
         if self.baseline is not None:
             check_fields(self.baseline.names, [run_fields(job.run) for job in self.jobs])
         self._refuse_other_runs()
 
     def to_train(self, retry_failed: bool = True) -> list[Job]:
-        """Return the jobs that have something left to train, or are to start over."""
+        """Return the jobs that aren't complete, and those that have to start from scratch."""
         return [
             job
             for job in self.jobs
-            if job.starts_over
+            if job.from_scratch
             or not (job.ended or job.reused or (not retry_failed and job.state == "failed"))
         ]
 
     def check_unchanged(self) -> None:
-        """Refuse a directory that doesn't say any more what the plan was made from."""
+        """Raise ConfigError if another process has changed `sweep.json` since the plan was made."""
         now = Manifest.read(self.directory)
         if {job.signature: job.number for job in now.jobs} != self._known:
             raise ConfigError(
                 f"{self.directory} was changed by another process while the jobs were composed: "
-                "give the command again"
+                "repeat the command"
             )
 
     def _plan_combination(
         self, loader: ConfigLoader, master: DictConfig, overrides: list[str]
     ) -> None:
         with composed_job(loader, master, overrides) as config:
-            typed_overrides = overrides_of(config.hydra)
+            typed_overrides = read_overrides(config.hydra)
             seed = resolve(config, "seed")
             check_value("seed", seed, SETTINGS["seed"])
             for replicate in range(self.settings["replicates"]):
@@ -156,8 +156,9 @@ class SweepPlan:
         for name, value in self.settings.items():
             if composed.settings[name] != value:
                 raise ConfigError(
-                    f"{name}={composed.settings[name]} in a job, {value} in others: it applies to "
-                    "the whole sweep, so give it one value"
+                    f"{name}={safe_text(composed.settings[name])} in one job and "
+                    f"{safe_text(value)} in others, but {name} applies to the whole sweep: give it "
+                    "one value"
                 )
         if self.filter is not None:
             record = Record("", config=composed.settings, choices=composed.choices)
@@ -166,63 +167,63 @@ class SweepPlan:
             if not self.filter.matches(fields):
                 self.filtered += 1
                 return
-        overrides = [word for word in composed.overrides if key_of(word) not in OF_SWEEP]
+        overrides = [text for text in composed.overrides if override_key(text) not in SWEEP_KEYS]
         planned = plan_run(composed.settings, smoke_tests=self._smoke_tests)
         record = planned.record(replace(composed, overrides=overrides))
         if record.signature in self._planned:
             self.duplicates.append((" ".join(overrides), self._planned[record.signature]))
         else:
-            self._planned[record.signature] = self._place(record, config)
+            self._planned[record.signature] = self._create_job(record, config)
 
-    def _place(self, record: Record, config: DictConfig) -> Job:
-        """Give a job its number and its directory, and look at what there is of it."""
+    def _create_job(self, record: Record, config: DictConfig) -> Job:
+        """Return a job with its number, its directory and its state."""
         number = self._known.get(record.signature)
         if number is None:
             number = self._next_number
             self._next_number += 1
         hydra = config.hydra
         hydra.job.num, hydra.job.id, hydra.sweep.dir = number, str(number), str(self.directory)
-        _refresh(config)
+        _sync_hydra_config(config)
         subdirectory = str(hydra.sweep.subdir)
         directory = Path(os.path.abspath(self.directory / subdirectory))
         inside = directory.is_relative_to(self.directory)
         if not inside or directory == self.directory:
             raise ConfigError(
-                f"hydra.sweep.subdir={subdirectory} isn't inside the sweep's directory: choose "
-                "another"
+                f"hydra.sweep.subdir={subdirectory} isn't inside the sweep directory: choose "
+                "another one, such as ${hydra.job.num}"
             )
         if directory in self._directories:
             raise ConfigError(
-                f"hydra.sweep.subdir={subdirectory} would be the directory of two jobs: make it "
-                "differ between jobs, as ${hydra.job.num} does"
+                f"hydra.sweep.subdir={subdirectory} is the directory of several jobs: add "
+                "${hydra.job.num} to it"
             )
         self._directories.add(directory)
         hydra.runtime.output_dir, hydra.overrides.task = str(directory), record.overrides
-        _refresh(config)
+        _sync_hydra_config(config)
         own = {part: unresolved(hydra[part]) for part in ("job", "overrides", "sweep", "runtime")}
         own["job"] |= {name: resolve(hydra.job, name) for name in ("env_set", "chdir")}
         own["sweep"]["subdir"] = subdirectory
         own["runtime"]["choices"] |= record.choices
         job = Job(number, record, directory, own)
-        found = job.look()
+        found = job.refresh()
         if found and job.error:
             raise ConfigError(
                 f"{directory} can't be resumed ({job.error}): restore it, or choose another "
                 "hydra.sweep.dir"
             )
-        if job.state == PENDING and self.settings["reuse"] and not job.starts_over:
-            elsewhere = self.cache.complete(record.signature)
-            if elsewhere is not None:
-                job.reuse(elsewhere)
-        if not found and not job.reused and (there := unexpected_file(directory)) is not None:
+        if job.state == PENDING and self.settings["reuse"] and not job.from_scratch:
+            complete = self.cache.find_complete(record.signature)
+            if complete is not None:
+                job.reuse(complete)
+        if not found and not job.reused and (name := unexpected_file(directory)) is not None:
             raise ConfigError(
-                f"{directory} can't be the directory of a job, since {there} is there: choose "
+                f"{directory} can't be the directory of a job, because it contains {name}: choose "
                 "another hydra.sweep.dir"
             )
         return job
 
     def _refuse_other_runs(self) -> None:
-        """Refuse a directory with runs that aren't asked for."""
+        """Raise ConfigError if the directory has runs that aren't jobs of this command."""
         others = [
             job
             for job in self.manifest.jobs
@@ -230,37 +231,37 @@ class SweepPlan:
         ]
         if not others:
             return
-        listed = [f"job {job.number} ({self._describe(job)})" for job in others[:MOST_LISTED]]
-        more = f", and {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
+        listed = [f"job {job.number} ({self._describe(job)})" for job in others[:MAX_LISTED]]
+        more = f", and {len(others) - MAX_LISTED} more" if len(others) > MAX_LISTED else ""
         raise ConfigError(
-            f"{relative(self.directory)} has runs that this command doesn't ask for: "
-            f"{', '.join(listed)}{more}; ask for them as well, or choose another hydra.sweep.dir, "
-            "where those that are finished are reused"
+            f"{relative_path(self.directory)} has runs that aren't part of this command, "
+            f"{', '.join(listed)}{more}: add them to the command, or choose another "
+            "hydra.sweep.dir, in which finished runs are reused"
         )
 
     def _is_started(self, job: JobEntry) -> bool:
-        """Return whether the sweep has a run of a job, and not only its plan."""
+        """Return whether the run of a job has started."""
         directory = self.directory / job.directory
         if job.reused or not (directory / "run.json").exists():
             return False
         return load_run(directory, "").state != PENDING
 
     def _describe(self, job: JobEntry) -> str:
-        """Return a job's overrides, and where it differs from the nearest that is asked for."""
+        """Return the overrides of a job, and its differences from the most similar planned job."""
         settings = self.manifest.definition.settings | job.settings
         found = (
             [
-                f"{name}: {typed(there)} there, {typed(here)} here"
-                for name, (there, here) in differences(settings, planned.run.config).items()
+                f"{name}: {format_setting(old)} in that job, {format_setting(new)} in this command"
+                for name, (old, new) in differences(settings, planned.run.config).items()
                 if not is_incidental(name)
             ]
             for planned in self.jobs
         )
-        return f"{' '.join(job.overrides)}; {', '.join(min(found, key=len)[:5])}"
+        return f"{' '.join(job.overrides)}; {'; '.join(min(found, key=len)[:5])}"
 
 
 def sweep_settings(master: DictConfig) -> dict[str, Any]:
-    """Return the settings of a sweep as a whole, checked."""
+    """Return the settings of the sweep as a whole, after checking them."""
     settings = {name: resolve(master, name) for name in WHOLE_SWEEP_SETTINGS}
     for name, value in settings.items():
         check_value(name, value, SETTINGS[name])
@@ -268,40 +269,40 @@ def sweep_settings(master: DictConfig) -> dict[str, Any]:
 
 
 def invalid_jobs(wrong: Mapping[str, Sequence[str]], count: int, noun: str) -> ConfigError:
-    """Return one error that names every wrong job.
+    """Return an error that lists the invalid jobs.
 
     Args:
-        wrong: the overrides of the jobs, by what is wrong.
-        count: how many jobs there are.
-        noun: what they are called.
+        wrong: the overrides of the invalid jobs, by error message.
+        count: number of all jobs.
+        noun: for the jobs, in the plural.
     """
     (reason, jobs), *others = wrong.items()
     if not others and len(jobs) == count:
-        # A cause that all jobs share is printed once, without them.
+        # If all jobs have the same error, they aren't listed.
         return ConfigError(reason)
-    lines = [
-        f"{sum(map(len, wrong.values()))} of {count} {noun} are wrong, so nothing was started:"
-    ]
+    invalid = sum(map(len, wrong.values()))
+    verb = "is" if invalid == 1 else "are"
+    lines = [f"{invalid} of {count} {noun} {verb} invalid, so nothing was started:"]
     for reason, jobs in wrong.items():
-        lines += [f"  {job}" for job in jobs[:MOST_LISTED]]
-        if len(jobs) > MOST_LISTED:
-            lines.append(f"  and {len(jobs) - MOST_LISTED} more")
+        lines += [f"  {job}" if job else "  (no overrides)" for job in jobs[:MAX_LISTED]]
+        if len(jobs) > MAX_LISTED:
+            lines.append(f"  and {len(jobs) - MAX_LISTED} more")
         lines.append(f"    {reason}")
     return InvalidJobs("\n".join(lines))
 
 
 def with_seed(overrides: Iterable[str], seed: int) -> list[str]:
     """Return overrides with another seed."""
-    return [*(word for word in overrides if key_of(word) != "seed"), f"seed={seed}"]
+    return [*(text for text in overrides if override_key(text) != "seed"), f"seed={seed}"]
 
 
-def key_of(override: str) -> str:
-    """Return what an override sets."""
+def override_key(override: str) -> str:
+    """Return the key of an override."""
     return override.partition("=")[0]
 
 
-def counted(jobs: Sequence[Item], done: str) -> Iterator[Item]:
-    """Yield jobs, and show how many are done: a bar on a terminal, a line at times in a pipe."""
+def track_jobs(jobs: Sequence[Item], done: str) -> Iterator[Item]:
+    """Yield jobs, and show the progress as a bar on a terminal, or else as occasional lines."""
     plain, printed = not console.is_terminal, time.monotonic()
     bar = track(jobs, f"jobs {done}", console=console, transient=True, disable=plain)
     for number, job in enumerate(bar):
@@ -311,8 +312,8 @@ def counted(jobs: Sequence[Item], done: str) -> Iterator[Item]:
         yield job
 
 
-def _refresh(config: DictConfig) -> None:
-    """Update the copy of Hydra's settings that `${hydra:...}` reads."""
+def _sync_hydra_config(config: DictConfig) -> None:
+    """Update the config that `${hydra:...}` reads."""
     HydraConfig.instance().set_config(config)
-    # That has made them read-only.
+    # set_config has made the node read-only.
     OmegaConf.set_readonly(config.hydra, False)

@@ -1,4 +1,4 @@
-"""The progress of a sweep, on screen and in its files, read from the directories of its jobs."""
+"""The progress of a sweep: read from the jobs' directories, printed, and saved in its files."""
 
 import logging
 import threading
@@ -16,45 +16,45 @@ from resnet_sweep.console import console
 from resnet_sweep.runs.record import HEARTBEAT_SECONDS, PENDING, duration
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.plan import SweepPlan
-from resnet_sweep.sweeps.summary import describe, varying_overrides
+from resnet_sweep.sweeps.summary import describe, distinct_overrides
 
-# Reading the status of thousands of pending jobs takes a little each time.
+# Checking the files of thousands of pending jobs takes a noticeable time.
 POLL_SECONDS, POLL_SECONDS_PER_JOB = 0.5, 0.001
-# In a pipe, a line is printed at least this often.
+# The longest interval between lines if the output isn't a terminal.
 PLAIN_SECONDS = 60
-# The files of a sweep list all of its jobs, so that writing them takes longer the more there are.
-# They are written at most this often, and for this share of the time.
+# The shortest interval between writes of the sweep's files, and the largest share of the time that
+# writing them may take, because the files list all jobs.
 SAVE_SECONDS, SAVE_SHARE = 1.0, 0.05
-# How many running jobs the live view lists.
-MOST_RUNNING = 20
+# At most this many running jobs are listed on a terminal.
+MAX_RUNNING = 20
 
 log = logging.getLogger(__name__)
 
 
-class Progress:
-    """Reads the jobs' records twice a second, prints what changed, and saves the sweep's files.
+class SweepProgress:
+    """Polls the jobs' records within a `with` block, prints changes, and saves the sweep's files.
 
-    Within a `with` block. On a terminal it is one view of all that runs, in a pipe plain lines.
+    On a terminal, the running jobs are shown in a live view; otherwise, lines are printed.
     """
 
     def __init__(
         self, plan: SweepPlan, to_train: Sequence[Job], save: Callable[[], object]
     ) -> None:
         self.plan, self.jobs, self.save = plan, plan.jobs, save
-        self.words = varying_overrides(plan.jobs)
-        # The jobs that are left to train, in order.
-        self.rest = dict.fromkeys(to_train)
+        self.overrides = distinct_overrides(plan.jobs)
+        # An ordered set of the jobs that are left to train.
+        self.remaining = dict.fromkeys(to_train)
         self.epochs_to_train = self._epochs_to_train()
-        # Held while records are read, so that each change is handled once.
-        self.looking = threading.RLock()
-        self._over = threading.Event()
+        # Acquired while records are read, so that a change is handled once.
+        self.refresh_lock = threading.RLock()
+        self._ended = threading.Event()
         self._unsaved = False
         self._save_took = 0.0
         self._save_failed = False
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        self.begun = self._printed = self._saved = time.monotonic()
+        self.started = self._printed = self._saved = time.monotonic()
         if console.is_terminal:
             self._live = Live(console=console, transient=True, auto_refresh=False)
             self._live.start()
@@ -63,26 +63,28 @@ class Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._over.set()
+        self._ended.set()
         self._thread.join()
-        self.look()
+        self.refresh()
         if self._live is not None:
             self._live.stop()
 
-    def look(self, jobs: Iterable[Job] | None = None) -> None:
-        """Read the records of some jobs, or of all that are left, and print what changed."""
-        with self.looking:
-            changed = [job for job in [*(self.rest if jobs is None else jobs)] if job.look()]
+    def refresh(self, jobs: Iterable[Job] | None = None) -> None:
+        """Read the records of the given jobs, or of all remaining ones, and print changes."""
+        with self.refresh_lock:
+            changed = [
+                job for job in [*(self.remaining if jobs is None else jobs)] if job.refresh()
+            ]
             for job in changed:
                 self._unsaved = True
                 if job.state in (PENDING, "running"):
                     continue
-                # An interrupted job is still to be trained.
+                # An interrupted job still has to be trained.
                 if job.state != "interrupted":
-                    self.rest.pop(job, None)
+                    self.remaining.pop(job, None)
                 total = len(self.jobs)
-                done = "" if job in self.rest else f"[{total - len(self.rest)}/{total}] "
-                self._print(f"{done}{describe(job)}  {self.words[job]}".rstrip())
+                done = "" if job in self.remaining else f"[{total - len(self.remaining)}/{total}] "
+                self._print(f"{done}{describe(job)}  {self.overrides[job]}".rstrip())
             self._save_if_due()
             if self._live is not None:
                 self._live.update(self.view(), refresh=True)
@@ -93,7 +95,7 @@ class Progress:
         """Return the state of the sweep in one line."""
         states = Counter(job.state for job in self.jobs)
         running = [job for job in self.jobs if job.state == "running"]
-        parts = [f"{states.total() - len(self.rest)} of {states.total()} done"]
+        parts = [f"{states.total() - len(self.remaining)} of {states.total()} done"]
         parts += [
             f"{states[state]} {state}"
             for state in ("running", PENDING, "interrupted", "failed", "diverged")
@@ -105,23 +107,23 @@ class Progress:
         if known:
             value, number = max(known, key=lambda pair: objective.gain(pair[0]))
             parts.append(f"{objective.title} {objective.format(value)} (job {number})")
-        left = self.left(len(running))
-        if left is not None and running:
-            parts.append(f"{duration(left)} left")
+        seconds = self.estimate_seconds_left(len(running))
+        if seconds is not None and running:
+            parts.append(f"{duration(seconds)} left")
         if not console.is_terminal:
             parts += [self.position(job) for job in running[:4]]
         return ", ".join(parts)
 
     def view(self) -> Group:
-        """Return all that runs, for a terminal."""
+        """Return the lines of the live view: the running jobs and a summary."""
         running = [job for job in self.jobs if job.state == "running"]
-        lines = [f"  {self.position(job)}  {self.words[job]}" for job in running[:MOST_RUNNING]]
+        lines = [f"  {self.position(job)}  {self.overrides[job]}" for job in running[:MAX_RUNNING]]
         return Group(
             *(Text(line, no_wrap=True, overflow="ellipsis") for line in (*lines, self.summary()))
         )
 
     def position(self, job: Job) -> str:
-        """Return the epoch that a running job has reached."""
+        """Return the epoch, accuracy and speed of a running job."""
         record = job.record
         progress: Mapping[str, Any] = record.heartbeat or {}
         epochs = record.config.get("trainer", {}).get("epochs")
@@ -136,18 +138,18 @@ class Progress:
             text += f" {progress['images_per_second']:,.0f} images/s"
         return text
 
-    def left(self, running: int) -> float | None:
-        """Estimate the seconds until the sweep has ended, with so many jobs side by side."""
-        passed = time.monotonic() - self.begun
+    def estimate_seconds_left(self, running: int) -> float | None:
+        """Estimate the seconds until the sweep ends, with a number of jobs running in parallel."""
+        passed = time.monotonic() - self.started
         to_train = self._epochs_to_train()
         trained = self.epochs_to_train - to_train
         if trained >= 1:
             return passed / trained * to_train
-        estimate = self.plan.cache.estimate(self.rest)
+        estimate = self.plan.cache.estimate(self.remaining)
         return None if estimate is None else max(0.0, estimate / max(1, running) - passed)
 
     def _epochs_to_train(self) -> float:
-        return sum(job.epochs_to_train for job in self.rest)
+        return sum(job.epochs_to_train for job in self.remaining)
 
     def _print(self, line: str) -> None:
         self._printed = time.monotonic()
@@ -155,25 +157,25 @@ class Progress:
 
     def _watch(self) -> None:
         pause = max(POLL_SECONDS, POLL_SECONDS_PER_JOB * len(self.jobs))
-        while not self._over.wait(pause):
-            self.look()
+        while not self._ended.wait(pause):
+            self.refresh()
 
     def _save_if_due(self) -> None:
         passed = time.monotonic() - self._saved
         changed = self._unsaved and passed > max(SAVE_SECONDS, self._save_took / SAVE_SHARE)
         if not changed and passed < HEARTBEAT_SECONDS:
             return
-        begun = self._saved = time.monotonic()
+        started = self._saved = time.monotonic()
         try:
             self.save()
         except OSError as error:
-            # A disk that is full now may have room later, and the jobs' own files are what counts.
+            # A full disk may have space again later, and the jobs' own files have all results.
             if not self._save_failed:
                 log.warning(
-                    "warning: results.csv and sweep.json can't be written (%s); trying again",
+                    "warning: results.csv and sweep.json can't be written (%s); retrying",
                     error.strerror or error,
                 )
             self._save_failed = True
         else:
             self._unsaved = self._save_failed = False
-        self._save_took = time.monotonic() - begun
+        self._save_took = time.monotonic() - started

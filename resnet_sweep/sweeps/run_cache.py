@@ -1,4 +1,4 @@
-"""The runs that were trained before: which can be reused, and how long runs take."""
+"""Earlier runs, which can be reused and show how long runs take."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -9,41 +9,41 @@ from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.group import COMPLETE
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import sign, typed
+from resnet_sweep.runs.signature import format_setting, sign
 from resnet_sweep.sweeps.job import Job
 
 
 class RunCache:
-    """The runs below some directories, read when they are first asked for."""
+    """The runs in some directories, which are read on first use."""
 
     def __init__(self, roots: Iterable[Path]) -> None:
         self.roots = [root for root in roots if root.is_dir()]
 
     @classmethod
-    def here(cls, *others: Path) -> "RunCache":
-        """Return the runs below `outputs/` and `multirun/` here, and below other directories."""
-        return cls([*others, Path("outputs"), Path("multirun")])
+    def default(cls, *additional: Path) -> "RunCache":
+        """Return the runs in `outputs/`, `multirun/` and additional directories."""
+        return cls([*additional, Path("outputs"), Path("multirun")])
 
     @cached_property
     def runs(self) -> list[LoadedRun]:
         """All runs with valid records, newest first."""
         return [run for run in find_runs(self.roots) if isinstance(run, LoadedRun)]
 
-    def complete(self, signature: str) -> LoadedRun | None:
-        """Return the newest run that trained all that a signature stands for."""
+    def find_complete(self, signature: str) -> LoadedRun | None:
+        """Return the newest complete run with a signature; None if there is none."""
         run = self._complete.get(signature)
         if run is None:
             return None
         record = run.record
-        # A record may come from anywhere, so its signature is compared with its config.
+        # The record may come from someone else, so its signature is computed from its config.
         actual = sign(record.config, record.precision or "", record.fingerprint or "")
         return run if actual == signature else None
 
     def estimate(self, jobs: Iterable[Job]) -> float | None:
-        """Return how many seconds jobs take one after another, by the medians of runs like them.
+        """Estimate the seconds that jobs take one after another, from the median of similar runs.
 
         Returns:
-            None if there is no run like one of them.
+            The estimate; None if a job has no similar run.
         """
         total = 0.0
         for job in jobs:
@@ -68,8 +68,8 @@ class RunCache:
 
 
 def _cost(record: Record) -> str:
-    """Return a key that two runs share if their epochs take equally long on one machine."""
+    """Return a key for runs whose epochs take equally long on the same machine."""
     trainer = record.config.get("trainer", {})
     parts = [record.config.get(group) for group in ("model", "data", "augmentation")]
     sizes = [trainer.get(name) for name in ("batch_size", "max_steps", "progressive_resizing")]
-    return typed([*parts, *sizes, record.precision])
+    return format_setting([*parts, *sizes, record.precision])

@@ -1,6 +1,6 @@
-"""A sweep that this process runs: from its plan to the table of its results.
+"""Run a sweep in this process, from its plan to the table of results.
 
-`config` is that of the sweep as a whole, with Hydra's own part.
+`config` is the config of the sweep as a whole, with its `hydra` node.
 """
 
 import contextlib
@@ -16,10 +16,15 @@ from typing import Any
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from resnet_sweep.compare.format import safe_text
+from resnet_sweep.compare.format import pluralize, safe_text
 from resnet_sweep.compare.loaded_run import load_run
-from resnet_sweep.config.command import command, relative
-from resnet_sweep.config.compose import flags_of, is_named_by_time, overrides_of, unresolved
+from resnet_sweep.config.command import format_command, relative_path
+from resnet_sweep.config.compose import (
+    is_named_by_time,
+    read_hydra_flags,
+    read_overrides,
+    unresolved,
+)
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.jobs import LOG, train_job
@@ -49,25 +54,30 @@ from resnet_sweep.sweeps.manifest import (
     write_manifest,
     write_results,
 )
-from resnet_sweep.sweeps.plan import SweepPlan, counted
-from resnet_sweep.sweeps.progress import Progress
+from resnet_sweep.sweeps.plan import SweepPlan, track_jobs
+from resnet_sweep.sweeps.progress import SweepProgress
 from resnet_sweep.sweeps.summary import print_plan, print_summary, summarize_plan
-from resnet_sweep.torchrun import Torchrun
+from resnet_sweep.torchrun import TorchrunEnvironment
 from resnet_sweep.training.signals import INTERRUPTED, exit_status
 
-# How often to see whether a job that another process trains has ended.
+# The interval of checks whether a job has ended that another process trains.
 HELD_SECONDS = 0.5
 
 
 def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str]) -> int:
-    """Plan a sweep and train its jobs, or print its plan in a dry run; return the exit status.
+    """Plan a sweep and train its jobs, or only print the plan in a dry run.
 
     Args:
+        context: Hydra's.
+        config: of the sweep as a whole.
         overrides: some with several values.
+
+    Returns:
+        The exit status.
 
     Raises:
         ConfigError: the sweep can't be started; nothing was written.
-        SystemExit: it was stopped from outside; the state of what ran is saved.
+        SystemExit: a signal stopped the sweep; the state of the running jobs is saved.
     """
     check_sweep(config)
     made: list[Path] = []
@@ -87,39 +97,39 @@ def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str
 
 
 def check_sweep(config: DictConfig) -> None:
-    """Refuse what only a single run can have.
+    """Check the settings that differ between a sweep and a single run.
 
     Raises:
-        ConfigError: several processes share the command, it names the directory of a run, or the
-            directory of the sweep is a file.
+        ConfigError: torchrun started several processes, `hydra.run.dir` is set, or the sweep
+            directory can't be a directory.
     """
-    torchrun = Torchrun.here()
-    if torchrun is not None and torchrun.size > 1:
+    torchrun = TorchrunEnvironment.current()
+    if torchrun is not None and torchrun.world_size > 1:
         raise ConfigError(
-            f"torchrun started {torchrun.size} processes for a sweep, which they can't share: "
-            "start it without torchrun (hydra/launcher=pool gives each GPU a run), or one of its "
-            "runs with it"
+            f"torchrun started {torchrun.world_size} processes, but a sweep can't be shared: start "
+            "it without torchrun (hydra/launcher=pool trains a run on every GPU), or start a "
+            "single run"
         )
     directory = Path(os.path.abspath(config.hydra.sweep.dir))
     for place in (directory, *directory.parents):
         if place.exists() and not place.is_dir():
             raise ConfigError(
                 f"hydra.sweep.dir={config.hydra.sweep.dir} can't be a directory, because {place} "
-                "is a file: choose another"
+                "is a file: choose another one"
             )
-    for override in overrides_of(config.hydra, "hydra"):
+    for override in read_overrides(config.hydra, "hydra"):
         if override.lstrip("+").startswith("hydra.run.dir="):
             raise ConfigError(
-                f"{override} is the directory of a single run, but this is a sweep: name its "
-                "directory with hydra.sweep.dir"
+                f"{override} sets the directory of a single run, but this is a sweep: set "
+                "hydra.sweep.dir instead"
             )
 
 
 def new_sweep_directory(config: DictConfig) -> Path:
-    """Make the directory of a sweep that is named by the time, under a name that none has yet.
+    """Create a directory that no other sweep uses, for a sweep that is named by the time.
 
     Raises:
-        ConfigError: it can't be made.
+        ConfigError: it can't be created.
     """
     directory = make_unique_directory(Path(os.path.abspath(config.hydra.sweep.dir)))
     with read_write(config.hydra.sweep):
@@ -128,10 +138,10 @@ def new_sweep_directory(config: DictConfig) -> Path:
 
 
 class SweepRunner:
-    """Trains what is left of a sweep, in the sweep's directory, which it locks.
+    """Trains the remaining jobs of a sweep in its directory, which is locked meanwhile.
 
     Raises:
-        ConfigError: there can't be such a launcher here.
+        ConfigError: the launcher can't be used on this machine.
     """
 
     def __init__(self, plan: SweepPlan, config: DictConfig, context: HydraContext) -> None:
@@ -141,7 +151,7 @@ class SweepRunner:
         self.launcher: Launcher = build_launcher(context, config, self._launcher_overrides)
 
     def run(self) -> int:
-        """Train what is left to train; return the exit status. It raises what `run_sweep` does."""
+        """Train the remaining jobs; return the exit status. Raises as `run_sweep` does."""
         to_train = self.plan.to_train(self.config.retry_failed)
         summary = "\n".join(summarize_plan(self.plan, self.config.retry_failed))
         console.print(summary, markup=False)
@@ -158,14 +168,14 @@ class SweepRunner:
                         f"({error.strerror or error}): make it writable, or choose another with "
                         "hydra.sweep.dir=DIRECTORY"
                     ) from error
-            console.print(f"Sweep directory: {relative(self.directory)}", markup=False)
+            console.print(f"Sweep directory: {relative_path(self.directory)}", markup=False)
             try:
                 return self._print_end(self._train(to_train))
             except (KeyboardInterrupt, SystemExit) as stop:
                 status = stop.code if isinstance(stop, SystemExit) else INTERRUPTED
             done = sum(job.ended for job in self.jobs)
             console.print(
-                f"stopped; {done} of {len(self.jobs)} jobs are done. Resume with:\n"
+                f"stopped; {done} of {pluralize(len(self.jobs), 'job')} done. Resume with:\n"
                 f"  {resume_command(self.config, self.directory)}",
                 markup=False,
             )
@@ -181,7 +191,7 @@ class SweepRunner:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Lock the sweep's directory, unless another process is at work in it or has changed it."""
+        """Lock the sweep directory; ConfigError if another process uses it or has changed it."""
         heartbeat = Manifest.read(self.directory).heartbeat
         lock = DirectoryLock(self.directory, heartbeat, SWEEP_LOCK)
         try:
@@ -194,20 +204,20 @@ class SweepRunner:
             lock.release()
 
     def _start(self, to_train: Sequence[Job]) -> None:
-        """Write the files of the sweep, and remove jobs that aren't asked for any more."""
+        """Write the files of the sweep, and remove pending jobs of an earlier command."""
         for job in to_train:
-            job.look()
-            # A process has the lock before its heartbeat is in the record.
+            job.refresh()
+            # A process acquires the lock before it writes its heartbeat.
             held = job.held or is_held(job.directory, new_heartbeat())
-            if job.starts_over and held:
+            if job.from_scratch and held:
                 raise in_use(job.directory, job.record.heartbeat, SWEEP_LOCK)
-        # Before sweep.json is written without them, since other jobs may have their numbers then.
-        asked = {job.directory.resolve() for job in self.jobs}
+        # Before sweep.json is written without them, because new jobs may get their numbers.
+        requested = {job.directory.resolve() for job in self.jobs}
         sweep = self.directory.resolve()
         for entry in self.plan.manifest.jobs:
             directory = (sweep / entry.directory).resolve()
-            # Somebody else's sweep.json may name directories that aren't the sweep's.
-            if not entry.reused and sweep in directory.parents and directory not in asked:
+            # A sweep.json from someone else may name directories outside of the sweep.
+            if not entry.reused and sweep in directory.parents and directory not in requested:
                 _remove_pending(directory, sweep)
         remove_unfinished(self.directory, MANIFEST, RESULTS, MULTIRUN)
         text = OmegaConf.to_yaml(self.config)
@@ -215,50 +225,50 @@ class SweepRunner:
         self.save()
 
     def _train(self, jobs: Sequence[Job]) -> str | None:
-        """Write the directories of jobs, and launch them; return why the launcher failed, if so."""
+        """Write the directories of jobs, and launch them; return an error of the launcher."""
         hydra = unresolved(self.config.hydra)
         saved = time.monotonic()
-        for job in counted(jobs, "written"):
+        for job in track_jobs(jobs, "written"):
             self._write(job, hydra)
             if time.monotonic() - saved > HEARTBEAT_SECONDS:
                 self.save()
                 saved = time.monotonic()
-        with Progress(self.plan, jobs, self.save) as self.progress:
+        with SweepProgress(self.plan, jobs, self.save) as self.progress:
             return self._launch_all(jobs)
 
     def _write(self, job: Job, hydra: dict[str, Any]) -> None:
-        """Write the directory of a job; `hydra` is Hydra's own part of the sweep's config."""
-        # Another process may have started it since it was planned.
-        job.look()
+        """Write the directory of a job; `hydra` is the node of the sweep's config."""
+        # Another process may have started the job after it was planned.
+        job.refresh()
         if job.held:
             return
-        if job.starts_over:
+        if job.from_scratch:
             reset_run(job.directory, job.planned)
         write_plan(job.directory, job.planned)
         settings, overrides = job.planned.config, job.planned.overrides
         write_hydra_folder(job.directory, settings, {**hydra, **job.hydra}, overrides)
-        job.look()
+        job.refresh()
 
     def _launcher_overrides(self, directory: Path) -> list[str]:
-        """Return the overrides with which a launcher of Hydra's composes a job."""
-        # Hydra refuses a job whose sweeper, which a preset may choose, isn't the sweep's.
-        preset = [word for word in overrides_of(self.config.hydra) if word.startswith("sweep=")]
+        """Return the overrides with which a launcher plugin of Hydra composes a job."""
+        # Hydra requires that a job has the sweeper of the sweep, which a preset may choose.
+        preset = [text for text in read_overrides(self.config.hydra) if text.startswith("sweep=")]
         return [*preset, *self._by_directory[directory].planned.overrides]
 
     def _launch_all(self, jobs: Sequence[Job]) -> str | None:
-        """Train jobs; those that another process is training, when it has ended."""
+        """Train jobs, and wait for those that another process is training."""
         rest, printed = list(jobs), set()
         while rest:
-            free = {job: job.seen for job in rest if not job.held}
+            free = {job: job.last_stat for job in rest if not job.held}
             if free and (error := self._launch([*free])):
                 return error
-            # A job is interrupted when only its process was stopped, and not the sweep. A job whose
-            # record didn't change can't be trained where it was launched.
+            # A job is interrupted if its process was stopped, and not the sweep. A job whose record
+            # hasn't changed isn't launched again, because it would fail to start again.
             rest = [
                 job
                 for job in rest
                 if job.state in ("running", "interrupted")
-                and (job.held or job.seen != free.get(job))
+                and (job.held or job.last_stat != free.get(job))
             ]
             for job in rest:
                 if job.held and job not in printed and (holder := job.record.heartbeat):
@@ -270,66 +280,68 @@ class SweepRunner:
                     )
             if rest and all(job.held for job in rest):
                 time.sleep(HELD_SECONDS)
-                self.progress.look()
+                self.progress.refresh()
         return None
 
     def _launch(self, jobs: Sequence[Job]) -> str | None:
         error = None
         try:
             self.launcher.launch(train_job, [job.directory for job in jobs], LOG, self._on_end)
-        # A launcher can fail in any way, with its jobs in any state.
+        # A launcher may raise any error and leave its jobs in any state.
         except Exception as failure:
             error = one_line(f"{type(failure).__name__}: {failure}")
-        with self.progress.looking:
-            self.progress.look()
+        with self.progress.refresh_lock:
+            self.progress.refresh()
             for job in jobs:
                 if job.state == "running" and not job.held:
                     mark_failed(job.directory, "its process exited without reporting a result")
-            self.progress.look()
+            self.progress.refresh()
         return error
 
     def _on_end(self, directory: Path, reason: str | None) -> None:
         if reason is not None:
             mark_failed(directory, reason)
-        self.progress.look([self._by_directory[directory]])
+        self.progress.refresh([self._by_directory[directory]])
 
     def _print_end(self, error: str | None) -> int:
-        """Print what the jobs have reached; return the exit status."""
+        """Print the results and the jobs that aren't done; return the exit status."""
         print_summary(self.plan)
         broken = [job for job in self.jobs if job.state in BROKEN]
         pending = [job for job in self.jobs if not job.ended and job not in broken]
         if error:
+            jobs = pluralize(len(pending), "job")
             console.print(
-                f"\nthe launcher failed ({safe_text(error)}); {len(pending)} jobs are pending",
-                markup=False,
+                f"\nthe launcher failed ({safe_text(error)}); {jobs} pending", markup=False
             )
         if pending or any(job.state == "failed" for job in broken):
-            what = "Run the pending jobs" if pending else "Retry the failed jobs"
+            action = "Run the pending jobs" if pending else "Retry the failed jobs"
             command = resume_command(self.config, self.directory)
-            console.print(f"{what} with:\n  {command}", markup=False)
+            console.print(f"{action} with:\n  {command}", markup=False)
         return int(bool(broken or pending or error))
 
 
 def resume_command(config: DictConfig, directory: Path) -> str:
     """Return the command that resumes a sweep or a study in its directory."""
-    # Leaving out what failed, or starting over, was asked for once.
-    once = ("dry_run=", "retry_failed=", "trainer.resume=", "hydra.mode=", "hydra.sweep.dir=")
-    words = [*overrides_of(config.hydra), *overrides_of(config.hydra, "hydra")]
-    words = [word for word in words if not word.lstrip("+").startswith(once)]
-    return command([*flags_of(config.hydra), "--multirun", *words], "hydra.sweep.dir", directory)
+    # These settings apply to the given command only.
+    omitted = ("dry_run=", "retry_failed=", "trainer.resume=", "hydra.mode=", "hydra.sweep.dir=")
+    overrides = [*read_overrides(config.hydra), *read_overrides(config.hydra, "hydra")]
+    overrides = [text for text in overrides if not text.lstrip("+").startswith(omitted)]
+    return format_command(
+        [*read_hydra_flags(config.hydra), "--multirun", *overrides], "hydra.sweep.dir", directory
+    )
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Have SIGTERM, SIGUSR2 and the hang-up of a terminal raise SystemExit, in a `with` block.
+    """Raise SystemExit on SIGTERM, SIGUSR2 and SIGHUP within a `with` block.
 
-    A job that runs in this process handles them itself.
+    A job that runs in this process replaces these signal handlers by its own.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(exit_status(number))
 
-    # nohup starts a process with a signal ignored, which has to stay so.
+    # A signal that nohup has set to be ignored must stay ignored.
     before = {
         number: signal.signal(number, leave)
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
@@ -343,9 +355,9 @@ def terminable() -> Iterator[None]:
 
 
 def _remove_pending(directory: Path, sweep: Path) -> None:
-    """Remove the directory of a job that never started, and empty parents within the sweep's.
+    """Remove the directory of a job that never started, and empty parents inside the sweep.
 
-    Its record goes last, so that a kill in between leaves a pending job.
+    The record is removed last, so that a kill in between leaves a pending job.
     """
     if load_run(directory, "").state != PENDING:
         return

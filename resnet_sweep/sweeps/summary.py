@@ -1,4 +1,4 @@
-"""What is printed of a sweep: its plan before it starts, and its results at the end."""
+"""The texts that a sweep prints: its plan before it starts, and its results at the end."""
 
 import os
 from collections import Counter
@@ -6,27 +6,27 @@ from collections.abc import Iterator, Sequence
 
 from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.filter_expression import run_fields
-from resnet_sweep.compare.format import format_percent, format_table, safe_text
+from resnet_sweep.compare.format import format_percent, format_table, pluralize, safe_text
 from resnet_sweep.compare.ranking import Ranking
-from resnet_sweep.config.command import relative
+from resnet_sweep.config.command import relative_path
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import PENDING, duration
 from resnet_sweep.sweeps.job import BROKEN, Job
 from resnet_sweep.sweeps.plan import SweepPlan
 
-MOST_DUPLICATES = 5
+MAX_DUPLICATES = 5
 
 
 def print_plan(plan: SweepPlan, retry_failed: bool = True) -> None:
     """Print a table of the jobs, and the summary of the plan."""
-    varying = cells(variants([job.run for job in plan.jobs], seed=True))
-    rows = [["job", "state", "best", *(column[0] for column in varying), "where"]]
+    columns = cells(variants([job.run for job in plan.jobs], seed=True))
+    rows = [["job", "state", "best", *(column[0] for column in columns), "directory"]]
     for index, job in enumerate(plan.jobs, start=1):
-        values = [column[index] for column in varying]
-        where = safe_text(job.run.name) if job.reused or job.state != PENDING else ""
+        values = [column[index] for column in columns]
+        directory = safe_text(job.run.name) if job.reused or job.state != PENDING else ""
         state = f"{job.state} (reused)" if job.reused else job.state
         best = format_percent(job.run.best_accuracy) if job.record.best else ""
-        rows.append([str(job.number), state, best, *values, where])
+        rows.append([str(job.number), state, best, *values, directory])
     width = console.width if console.is_terminal else None
     lines = [*format_table(rows, frozenset({0, 2}), width), *summarize_plan(plan, retry_failed)]
     console.print("\n".join(lines), markup=False)
@@ -46,7 +46,7 @@ def describe(job: Job) -> str:
 
 def print_summary(plan: SweepPlan) -> None:
     """Print the ranking of a sweep's variants, and the jobs that failed."""
-    jobs, overrides = plan.jobs, varying_overrides(plan.jobs)
+    jobs, overrides = plan.jobs, distinct_overrides(plan.jobs)
     runs = [job.run for job in jobs if job.state != PENDING and job.error is None]
     lines = []
     if any(run.record.best for run in runs):
@@ -58,57 +58,57 @@ def print_summary(plan: SweepPlan) -> None:
     broken = [job for job in jobs if job.state in BROKEN]
     if broken:
         states = " or ".join(sorted({job.state for job in broken}, reverse=True))
-        lines.append(f"\n{len(broken)} of {len(jobs)} jobs {states}:")
+        lines.append(f"\n{len(broken)} of {pluralize(len(jobs), 'job')} {states}:")
     for job in broken:
-        which = f" ({safe_text(overrides[job])})" if overrides[job] else ""
-        lines.append(f"  job {job.number}{which} {job.state}: {safe_text(job.reason)}")
-        lines.append(f"    see {relative(job.directory)}/train.log")
+        distinct = f" ({safe_text(overrides[job])})" if overrides[job] else ""
+        lines.append(f"  job {job.number}{distinct} {job.state}: {safe_text(job.reason)}")
+        lines.append(f"    see {relative_path(job.directory)}/train.log")
     if lines:
         console.print("\n".join(lines), markup=False)
 
 
-def varying_overrides(jobs: Sequence[Job]) -> dict[Job, str]:
-    """Return the overrides of each job that not all jobs have, as they are typed."""
+def distinct_overrides(jobs: Sequence[Job]) -> dict[Job, str]:
+    """Return the overrides of every job, without those that all jobs have, as text."""
     common = set.intersection(*(set(job.planned.overrides) for job in jobs)) if jobs else set()
     return {
-        job: " ".join(word for word in job.planned.overrides if word not in common) for job in jobs
+        job: " ".join(text for text in job.planned.overrides if text not in common) for job in jobs
     }
 
 
 def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
-    """Yield a few lines on a plan."""
+    """Yield a few lines that summarize a plan."""
     jobs = plan.jobs
-    varying = variants([job.run for job in jobs], seed=True)
-    vary = f", which vary in {', '.join(map(safe_text, varying))}" if varying else ""
-    yield f"{_count(len(jobs), 'job')}{vary}"
+    columns = variants([job.run for job in jobs], seed=True)
+    varied = f", varying {', '.join(map(safe_text, columns))}" if columns else ""
+    yield f"{pluralize(len(jobs), 'job')}{varied}"
     baseline = plan.baseline
     if baseline is not None and not any(baseline.matches(run_fields(job.run)) for job in jobs):
-        yield f"  no job is the baseline ({safe_text(baseline.text)}), so nothing is compared"
+        yield f"  no job matches the baseline ({safe_text(baseline.text)}), so no job is compared"
     for keys in plan.pairs:
         yield f"  {' and '.join(map(safe_text, keys))} are paired"
     if plan.filtered:
-        yield f"  {_count(plan.filtered, 'combination')} left out by sweep_filter"
-    for overrides, job in plan.duplicates[:MOST_DUPLICATES]:
-        which = ", the baseline" if baseline and baseline.matches(run_fields(job.run)) else ""
-        same = f"job {job.number}{which}"
-        yield f"  {safe_text(overrides)} trains the same as {same}, so it is left out"
-    if len(plan.duplicates) > MOST_DUPLICATES:
-        yield f"  and {len(plan.duplicates) - MOST_DUPLICATES} more that train the same as others"
+        yield f"  {pluralize(plan.filtered, 'job')} excluded by sweep_filter"
+    for overrides, job in plan.duplicates[:MAX_DUPLICATES]:
+        kind = " (the baseline)" if baseline and baseline.matches(run_fields(job.run)) else ""
+        yield f"  {safe_text(overrides)} trains the same as job {job.number}{kind} and is skipped"
+    if len(plan.duplicates) > MAX_DUPLICATES:
+        more = len(plan.duplicates) - MAX_DUPLICATES
+        yield f"  and {pluralize(more, 'more duplicate')}"
     reused = Counter(os.path.dirname(job.run.name) for job in jobs if job.reused)
     for place, count in reused.items():
-        yield f"  {_count(count, 'job')} reused from {safe_text(place)}, finished there already"
+        yield f"  {pluralize(count, 'job')} already finished in {safe_text(place)}, reused"
     states = Counter(job.state for job in jobs if not job.reused)
-    for state, what in (
-        ("finished", "finished already"),
-        ("stopped_early", "stopped early already"),
-        ("pruned", "pruned already"),
-        ("diverged", "diverged already"),
+    for state, description in (
+        ("finished", "already finished"),
+        ("stopped_early", "already stopped early"),
+        ("pruned", "already pruned"),
+        ("diverged", "already diverged"),
         ("interrupted", "interrupted, to resume"),
         ("running", "started, to resume"),
-        ("failed", "failed, to retry" if retry_failed else "failed, left as they are"),
+        ("failed", "failed, to retry" if retry_failed else "failed, not retried"),
     ):
         if states[state]:
-            yield f"  {states[state]} {what}"
+            yield f"  {states[state]} {description}"
     for job in jobs:
         if job.held and (holder := job.record.heartbeat):
             yield (
@@ -121,14 +121,11 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
         yield "  nothing to train"
     elif seconds is None:
         yield (
-            f"  {_count(len(to_train), 'job')} to train (no earlier runs to estimate the time from)"
+            f"  {pluralize(len(to_train), 'job')} to train (no earlier runs to estimate the time "
+            "from)"
         )
     else:
         yield (
-            f"  {_count(len(to_train), 'job')} to train, about {duration(seconds)} one after "
+            f"  {pluralize(len(to_train), 'job')} to train, about {duration(seconds)} one after "
             "another, estimated from earlier runs"
         )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

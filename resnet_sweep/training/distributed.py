@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
-from resnet_sweep.torchrun import Torchrun
+from resnet_sweep.torchrun import TorchrunEnvironment
 
 
 class ProcessGroup:
@@ -24,15 +24,17 @@ class ProcessGroup:
         world_size: number of processes.
     """
 
-    def __init__(self, torchrun: Torchrun | None = None) -> None:
-        self.torchrun = torchrun or Torchrun(rank=0, size=1, local_rank=0, run_id="none")
-        self.rank, self.world_size = self.torchrun.rank, self.torchrun.size
+    def __init__(self, torchrun: TorchrunEnvironment | None = None) -> None:
+        self.torchrun = torchrun or TorchrunEnvironment(
+            rank=0, world_size=1, local_rank=0, run_id="none"
+        )
+        self.rank, self.world_size = self.torchrun.rank, self.torchrun.world_size
 
     @staticmethod
     @cache
     def current() -> "ProcessGroup":
         """Return the group that this process belongs to."""
-        return ProcessGroup(Torchrun.here())
+        return ProcessGroup(TorchrunEnvironment.current())
 
     @property
     def is_main(self) -> bool:
@@ -43,7 +45,7 @@ class ProcessGroup:
         """Connect to the other processes."""
         if self.world_size == 1:
             return
-        store = self.torchrun.meeting()
+        store = self.torchrun.rendezvous_store()
         # The other ranks wait for rank 0, which first validates the config and loads the data.
         store.set_timeout(default_pg_timeout)
         dist.init_process_group(

@@ -8,7 +8,7 @@ from typing import Any
 from small_run import choices, composed
 
 from faults.recipes import SMALL
-from resnet_sweep.runs.signature import flatten, typed
+from resnet_sweep.runs.signature import flatten, format_setting
 
 UNKNOWN = object()
 
@@ -280,7 +280,7 @@ class Generator:
             value = max(value + self.rng.randint(-2, 9), 0)
         elif isinstance(value, float):
             value = value * self.rng.choice([0.5, 1.0, 0.1, 1.1]) + self.rng.choice([0, 1e-3])
-        return Argument(f"{key}={typed(value)}", key, value)
+        return Argument(f"{key}={format_setting(value)}", key, value)
 
     def any_value(self) -> Argument:
         """Return a setting with any value."""

@@ -18,7 +18,7 @@ from faults.recipes import SMALL
 from resnet_sweep import __main__ as command_line
 from resnet_sweep import single_run  # noqa: F401
 from resnet_sweep.config.plan import plan_run
-from resnet_sweep.picture import png
+from resnet_sweep.figures import png
 
 # Planning a run and drawing a figure import modules that the children then need not import. This
 # process trains nothing, since the threads of torch don't survive a fork.

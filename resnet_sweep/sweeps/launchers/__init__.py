@@ -1,7 +1,7 @@
-"""Launchers: each calls a function with each of some directories, here or on other machines.
+"""Launchers, which call a function for every directory in a list, on this or other machines.
 
-`hydra/launcher=NAME` chooses one. What is launched is a job of a sweep (`train_job`) or a worker of
-a study. All that it needs is in its directory; all that it reports is written there.
+`hydra/launcher=NAME` selects one. The function trains a job of a sweep (`train_job`) or works on a
+study (`work_on_study`). It reads its input from the directory, and writes its results there.
 """
 
 import os
@@ -22,29 +22,29 @@ from omegaconf import DictConfig
 from resnet_sweep.config.instantiate import execution_whitelist
 from resnet_sweep.errors import ConfigError, one_line
 
-# Called with a directory, in whatever process.
+# Called with a directory, possibly in another process.
 Work = Callable[[Path], Any]
-# Called in the launching process when the work in a directory has ended, with the reason if its
-# process was lost.
+# Called in the launching process when the work in a directory has ended; the text is the reason if
+# the process of the work was lost, or else None.
 OnEnd = Callable[[Path, str | None], None]
-# Returns the overrides of the job in a directory, for a plugin of Hydra's to show and compose.
-OverridesOf = Callable[[Path], Sequence[str]]
+# Returns the overrides of the job in a directory, from which a plugin of Hydra composes a config.
+GetOverrides = Callable[[Path], Sequence[str]]
 
 
 class Launcher(Protocol):
-    """Calls a function with each of some directories."""
+    """Calls a function for every directory in a list."""
 
     def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
-        """Do all the work, and return when it has ended.
+        """Call a function for all directories, and return when all calls have ended.
 
         Args:
-            work: a function that can be pickled.
-            directories: what it is called with, one after the other or side by side.
-            log: name of the file in each directory for what a process of its own prints.
-            on_end: called for each directory.
+            work: the function, which can be pickled.
+            directories: the arguments of the calls, which run in sequence or in parallel.
+            log: name of a file in the directory, for the output of a separate process.
+            on_end: called for every directory.
 
         Raises:
-            SystemExit: this process was asked to stop; the work has saved its state.
+            SystemExit: a signal stopped this process; the work has saved its state.
         """
 
 
@@ -58,23 +58,23 @@ class InProcessLauncher:
 
 
 class HydraLauncher:
-    """Does the work through a launcher plugin of Hydra's, such as submitit's or joblib's.
+    """Does the work through a launcher plugin of Hydra, such as submitit or joblib.
 
-    The plugin composes a config for each directory. Only Hydra's part of it has an effect, since
-    what is trained was planned before.
+    The plugin composes a config for every directory. Only the `hydra` node of it has an effect,
+    because the run is already planned.
     """
 
     def __init__(
-        self, context: HydraContext, config: DictConfig, overrides_of: OverridesOf
+        self, context: HydraContext, config: DictConfig, get_overrides: GetOverrides
     ) -> None:
-        self.context, self.config, self.overrides_of = context, config, overrides_of
-        # Its settings are checked before anything is written.
+        self.context, self.config, self.get_overrides = context, config, get_overrides
+        # This checks the settings of the plugin before anything is written.
         self._plugin(Path.exists)
 
     def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
         overrides = [
             [
-                *self.overrides_of(directory),
+                *self.get_overrides(directory),
                 _override("hydra.sweep.dir", directory.parent),
                 _override("hydra.sweep.subdir", directory.name),
             ]
@@ -84,7 +84,7 @@ class HydraLauncher:
         for directory, job in zip(directories, returned, strict=False):
             reason = None
             if getattr(job, "status", None) is JobStatus.FAILED:
-                # The public attribute prints a line, and raises the error.
+                # The public attribute would print a line and raise the error.
                 error = job._return_value
                 reason = one_line(f"{type(error).__name__}: {error}")
             on_end(directory, reason)
@@ -98,19 +98,19 @@ class HydraLauncher:
 
 
 def work_in_output_dir(work: Work, folder: str, config: DictConfig) -> None:
-    """Do the work in Hydra's output directory, which a plugin of Hydra's calls with a config."""
-    # In which the command was given. Relative paths mean it, and hydra.job.chdir leaves it.
+    """Do the work in Hydra's output directory; a plugin of Hydra calls this with a config."""
+    # Back to the folder of the command, which hydra.job.chdir has left.
     os.chdir(folder)
     work(Path(HydraConfig.get().runtime.output_dir))
 
 
 def build_launcher(
-    context: HydraContext, config: DictConfig, overrides_of: OverridesOf
+    context: HydraContext, config: DictConfig, get_overrides: GetOverrides
 ) -> Launcher:
     """Build the launcher that `hydra/launcher` chooses in the config of a sweep or a study.
 
     Raises:
-        ConfigError: there can't be such a launcher here, or not with these settings.
+        ConfigError: the launcher can't be used on this machine, or its settings are invalid.
     """
     target = str(config.hydra.launcher._target_)
     if target.endswith(".BasicLauncher"):
@@ -124,10 +124,10 @@ def build_launcher(
         return launcher
     if target.endswith(".SlurmLauncher") and not (shutil.which("sbatch") and shutil.which("srun")):
         raise ConfigError(
-            "hydra/launcher=slurm needs SLURM's sbatch and srun, which aren't here: give the "
+            "hydra/launcher=slurm needs SLURM's sbatch and srun, which aren't installed: run the "
             "command on a machine that submits jobs to the cluster"
         )
-    return HydraLauncher(context, config, overrides_of)
+    return HydraLauncher(context, config, get_overrides)
 
 
 def _override(setting: str, value: object) -> str:

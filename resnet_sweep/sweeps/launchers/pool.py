@@ -1,4 +1,4 @@
-"""A launcher that works in several processes of this machine at once."""
+"""A launcher that runs several processes on this machine."""
 
 import os
 import signal
@@ -14,21 +14,20 @@ from resnet_sweep.sweeps.launchers import OnEnd, Work
 from resnet_sweep.training.signals import StopSignal
 
 POLL_SECONDS = 0.2
-# Not forked: a fork has the locks of the parent's threads, and can't use its GPU.
+# A forked process would have locks of the parent's threads, and couldn't use its GPU.
 _CONTEXT = get_context("spawn")
 
 
 class PoolLauncher:
-    """A pool of processes, each of which takes the next directory as soon as it is free.
+    """A pool of processes; a free process takes the next directory.
 
-    A process that dies takes only its job with it, and another takes its place. A process whose job
-    failed is replaced as well, since an error of a GPU stays with the process that met it. On a
-    machine with GPUs each process has one, or shares it with others; without, the CPU's cores are
-    divided among the processes.
+    A process that dies is replaced, and only its job fails. A process whose job failed is replaced
+    too, because an error of a GPU persists within a process. On a machine with GPUs, the GPUs are
+    divided among the processes, otherwise the CPU cores.
 
     Args:
-        workers: processes at once; None for as many as there are GPUs, or else CPU cores.
-        jobs_per_gpu: how many processes share a GPU.
+        workers: number of processes; None for the number of GPUs times `jobs_per_gpu`, or of cores.
+        jobs_per_gpu: number of processes that share a GPU.
         device: `trainer.device`.
     """
 
@@ -62,7 +61,7 @@ class PoolLauncher:
                     state, reason = worker.receive(), None
                     if state in (None, "failed"):
                         reason = worker.end()
-                    # A process that was stopped before its work began has lost nothing.
+                    # A process that was stopped before its work started hasn't failed.
                     on_end(worker.directory, reason if state is None and not stopping else None)
         except BaseException:
             for worker in busy:
@@ -76,41 +75,41 @@ class PoolLauncher:
             raise SystemExit(stop.exit_status)
 
     def environments(self, count: int) -> list[dict[str, str]]:
-        """Return the environment variables of each process, for `count` directories."""
+        """Return the environment variables of every process, for a number of directories."""
         import torch
 
         device = self.device
         if torch.cuda.is_available() and (device == "auto" or device.startswith("cuda")):
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(" ", "")
             gpus = visible.split(",") if visible else [*map(str, range(torch.cuda.device_count()))]
-            # A device with a number, as in cuda:1, is the one of all jobs.
-            places = [{}] if ":" in device else [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
-            places = places * self.jobs_per_gpu
-            return places[: min(count, self.workers or len(places))]
-        # Only Linux knows which cores this process may use.
+            # A device with a number, such as cuda:1, is used by all jobs.
+            slots = [{}] if ":" in device else [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+            slots = slots * self.jobs_per_gpu
+            return slots[: min(count, self.workers or len(slots))]
+        # Only Linux reports which cores this process may use.
         affinity = getattr(os, "sched_getaffinity", None)
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         processes = min(count, self.workers or cores)
-        # More threads than cores would wait for each other.
+        # More threads than cores would slow each other down.
         return [{"OMP_NUM_THREADS": str(max(1, cores // processes))} for _ in range(processes)]
 
 
 class _Worker:
-    """A place in the pool, with the process that works there, in a directory after the other."""
+    """A slot of the pool, with its current process."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self.directory = Path()
-        # It is started with the first work.
+        # A placeholder, which is never started.
         self.process = _CONTEXT.Process()
 
     def start(self, work: Work, directory: Path, log: str) -> None:
-        """Start the work in a directory, in a new process if there is none, or it was killed."""
+        """Start the work in a directory, in a new process if the slot has no live one."""
         if not self.process.is_alive():
             self.end()
             self._connection, theirs = _CONTEXT.Pipe()
             self.process = _CONTEXT.Process(target=_serve, args=(theirs, self.environment))
-            # Until it has a session of its own, Ctrl-C on the terminal would reach it.
+            # Until the process has its own session, Ctrl-C on the terminal would reach it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 self.process.start()
@@ -122,18 +121,18 @@ class _Worker:
 
     @property
     def ends(self) -> tuple[Connection, int]:
-        """What `wait` finds ready when the work has ended, or the process has."""
+        """The objects that `wait` returns when the work or the process has ended."""
         return self._connection, self.process.sentinel
 
     def receive(self) -> str | None:
-        """Return what the work returned, as text; None if the process ended without a result."""
+        """Return the result of the work as text; None if the process exited without a result."""
         try:
             return str(self._connection.recv())
         except (EOFError, OSError):
             return None
 
     def end(self) -> str:
-        """Wait until the process has exited; return how, as a sentence without a period."""
+        """Wait until the process has exited; return a clause that describes how."""
         if self.process.pid is None:
             return "its process never started"
         self._connection.close()
@@ -141,18 +140,18 @@ class _Worker:
         code = self.process.exitcode
         if code is None or code >= 0:
             return f"its process exited with status {code}"
-        hint = ", as when memory runs out" if code == -signal.SIGKILL else ""
+        hint = ", possibly for lack of memory" if code == -signal.SIGKILL else ""
         return f"its process was killed by {signal.Signals(-code).name}{hint}"
 
 
 def _serve(connection: Connection, environment: Mapping[str, str]) -> None:
-    """Work in one directory after the other, in a process of the pool."""
-    # Before torch is imported.
+    """Do work in directories that the connection receives, in a process of the pool."""
+    # Set before torch is imported.
     os.environ.update(environment)
-    # Ctrl-C on the terminal is for the parent, which stops its processes itself.
+    # With a session of its own, it doesn't receive Ctrl-C; the parent stops its processes itself.
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     while True:
         try:
             work, directory, log = connection.recv()
@@ -163,7 +162,7 @@ def _serve(connection: Connection, environment: Mapping[str, str]) -> None:
 
 
 def redirect_output(path: Path) -> None:
-    """Append what this process prints from now on to a file."""
+    """Append all further output of this process to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)
@@ -171,8 +170,8 @@ def redirect_output(path: Path) -> None:
     os.close(log)
 
 
-def _follow_parent() -> None:
-    """Stop, with the state saved, when the parent process is gone."""
+def _stop_with_parent() -> None:
+    """Send SIGTERM to this process when the parent process has exited."""
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""A launcher that works on a Ray cluster, of one machine or of many."""
+"""A launcher that runs tasks on a Ray cluster."""
 
 import contextlib
 import importlib.util
@@ -22,25 +22,26 @@ from resnet_sweep.sweeps.launchers.pool import POLL_SECONDS, redirect_output
 from resnet_sweep.training.signals import StopSignal
 
 HELD_SECONDS = 1
-# Variables with this prefix are set for the work elsewhere as well.
+# Environment variables with this prefix are also set in the tasks.
 ENVIRONMENT = "RESNET_SWEEP_"
-# Of a resource; a part of one, too.
+# A number of cores or GPUs, possibly fractional.
 Amount = Annotated[float, Ge(0)]
 
 
 class RayLauncher:
-    """Each directory is a task of Ray's, which finds a place for it.
+    """Submits a Ray task for every directory.
 
-    A task whose process or machine dies is started again, on another machine if need be, and
-    resumes from its checkpoint: the sweep's directory must be on a disk that all machines share.
+    If the process or the machine of a task dies, Ray restarts the task, possibly on another
+    machine, and the run resumes from its checkpoint. The sweep directory must be on a disk that all
+    machines share.
 
     Args:
-        address: a cluster's; None for the one that runs on this machine, or else for a Ray of this
-            command's own, which ends with it.
-        cpus: cores that a job takes.
-        gpus: GPUs that a job takes, of which a fraction shares one; None for one, where there are
-            some and the job may use them.
-        retries: how often a job is started again whose process died; -1 for any number.
+        address: of a cluster; None for a cluster that runs on this machine, or else for a new one
+            that ends with the command.
+        cpus: number of cores for a job.
+        gpus: number of GPUs for a job, possibly fractional; None for one GPU if the cluster has
+            GPUs and `device` allows them.
+        retries: how often a job is restarted after its process died; -1 for no limit.
         device: `trainer.device`.
     """
 
@@ -61,7 +62,7 @@ class RayLauncher:
         self.device = device
 
     def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
-        # Imported here because Ray takes seconds that --help needn't wait.
+        # Imported here because Ray takes seconds, and --help doesn't need it.
         import ray
 
         stop = StopSignal().listen()
@@ -74,12 +75,12 @@ class RayLauncher:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-            # Ray has installed its own.
+            # Ray has installed its own handler.
             signal.signal(signal.SIGTERM, handler)
             gpus = self.gpus
             if gpus is None:
-                there = ray.cluster_resources().get("GPU", 0)
-                gpus = int(there > 0 and self.device in ("auto", "cuda"))
+                available = ray.cluster_resources().get("GPU", 0)
+                gpus = int(available > 0 and self.device in ("auto", "cuda"))
             remote = ray.remote(_work).options(
                 num_cpus=self.cpus, num_gpus=gpus, max_retries=self.retries
             )
@@ -101,7 +102,7 @@ class RayLauncher:
                         ray.get(task)
                     except ray.exceptions.RayError as error:
                         lines = filter(None, map(str.strip, str(error).splitlines()))
-                        reason = f"its process was lost to Ray: {next(lines, 'no reason')}"
+                        reason = f"Ray lost its process: {next(lines, 'no reason given')}"
                     on_end(directory, None if stopping else reason)
         finally:
             ray.shutdown()
@@ -113,11 +114,11 @@ class RayLauncher:
 def _work(
     work: Work, directory: Path, log: str, folder: str, environment: Mapping[str, str]
 ) -> Any:
-    """Work in a directory, in a process of Ray's, in the folder that the sweep was started in."""
+    """Do work in a directory, in a process of Ray that changes to the folder of the command."""
     os.chdir(folder)
     os.environ.update(environment)
-    # A run that was on a machine which died is locked until its heartbeat is stale. A worker of a
-    # study has no record.
+    # After the death of its machine, a run stays locked until its heartbeat is stale. The directory
+    # of a study's worker has no record.
     with contextlib.suppress(OSError, ConfigError):
         record = Record.read(directory)
         while record.state == "running" and is_held(directory, record.heartbeat):

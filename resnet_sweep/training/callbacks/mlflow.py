@@ -15,7 +15,7 @@ from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import now
-from resnet_sweep.runs.signature import flatten, typed
+from resnet_sweep.runs.signature import flatten, format_setting
 from resnet_sweep.training.callbacks.callback import Callback
 
 if TYPE_CHECKING:
@@ -222,7 +222,11 @@ class MLflow(Callback):
 
         settings = {**dict(flatten(record.config)), **record.choices}
         settings["overrides"] = " ".join(record.overrides)
-        missing = [Param(key, typed(value)) for key, value in settings.items() if key not in logged]
+        missing = [
+            Param(key, format_setting(value))
+            for key, value in settings.items()
+            if key not in logged
+        ]
         for first in range(0, len(missing), PARAMETERS_PER_REQUEST):
             self.client.log_batch(run_id, params=missing[first : first + PARAMETERS_PER_REQUEST])
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from resnet_sweep.picture import png
+from resnet_sweep.figures import png
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record

@@ -5,7 +5,7 @@ from typing import Any
 
 from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, read_metrics
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import flatten, is_incidental, typed
+from resnet_sweep.runs.signature import flatten, format_setting, is_incidental
 from resnet_sweep.training.callbacks.callback import Callback, Step
 
 
@@ -55,7 +55,7 @@ class TensorBoard(Callback):
     def on_train_end(self, record: Record) -> None:
         # TensorBoard uses the first end of a session that it reads, so none is written for a run
         # that may be resumed.
-        if record.ended_for_good and record.state != "diverged":
+        if record.has_ended and record.state != "diverged":
             self.writer.file_writer.add_summary(self.session_end)
         self.writer.close()
 
@@ -68,7 +68,7 @@ def hyperparameters(record: Record) -> dict[str, float | str]:
     """
     settings = dict(flatten(record.config)) | record.choices | {"precision": record.precision}
     return {
-        name: value if type(value) in (int, float) else typed(value)
+        name: value if type(value) in (int, float) else format_setting(value)
         for name, value in settings.items()
         if value is not None and not name.endswith("_target_") and not is_incidental(name)
     }

@@ -1,4 +1,4 @@
-"""Figures as PNG files, and figures of small images."""
+"""Grids of small images as figures, and figures as PNG files."""
 
 import io
 import logging
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-# Importing matplotlib takes a moment, which callers without a figure don't have to wait.
+# Importing matplotlib is slow, so only the functions that need it import it.
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
     Pixels = npt.NDArray[np.uint8]
 
-# Pixels on the screen: approximate width of an image, and the space around it.
+# In pixels: the approximate width of an image, and the space around it.
 IMAGE, GAP, MARGIN = 160, 12, 30
-# Height of a line of text, and width of a letter.
+# In pixels: the height of a line of text, and the width of a letter.
 LINE, LETTER = 16, 8
 DPI = 100
 FONT_SIZE = 9
 
-# Matplotlib logs as information that it made its list of fonts, the first time that it is used.
+# Matplotlib logs that it builds its list of fonts when it is used for the first time.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
 
 
 @dataclass
 class ImageRow:
-    """Images side by side, (H, W, 3), with a text beside them and one under each."""
+    """Images side by side, each (H, W, 3), with a title on the left and a caption below each."""
 
     title: str
     images: "list[Pixels]"
@@ -42,7 +42,7 @@ def draw_rows(
     Args:
         rows: rows of equal length.
         title: text above them.
-        columns: number of images side by side; further ones are drawn below. None for all.
+        columns: number of images side by side, with the rest drawn below; None for all images.
         size: approximate width of an image, in pixels.
     """
     from matplotlib.figure import Figure
