@@ -771,8 +771,8 @@ def test_the_table_of_a_sweep_compares_variants_with_the_baseline(
     # The replicates are the jobs that a sweep of both seeds trains.
     assert_same_runs(sweep, undisturbed)
     table = result.stdout[result.stdout.index("optim.lr  n") :]
-    (line,) = lines_with(table, " baseline")
-    assert line.split()[:2] == ["0.1", "2"]
+    (row,) = (line for line in table.splitlines() if line.split()[-1:] == ["baseline"])
+    assert row.split()[:2] == ["0.1", "2"]
     content = json.loads((sweep / "sweep.json").read_text())
     assert content["definition"]["baseline"] == "optim.lr == 0.1"
     assert content["heartbeat"] is None
