@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from resnet_sweep.config.compose import (
@@ -60,6 +60,9 @@ class RemoveEmptyDirectory(Callback):
 
     def on_run_start(self, config: DictConfig, **details: Any) -> None:
         """Remember which folders don't exist yet; Hydra creates them next."""
+        # A config file may set it, and Hydra would write there before the run is planned.
+        with read_write(config.hydra):
+            config.hydra.output_subdir = None
         # Hydra sets its config only after this call, but the directory may use `${hydra:...}`.
         HydraConfig.instance().set_config(config)
         # Hydra itself raises the error of a name that can't be resolved.

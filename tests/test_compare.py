@@ -370,7 +370,7 @@ class TestFilterExpression:
         generator = random.Random(0)
         counts = {True: 0, False: 0}
         for _ in range(3000):
-            text = random_expression(generator)
+            text = f"not {random_expression(generator)}"
             try:
                 expected = bool(eval(text, {"__builtins__": {}}, dict(FIELDS)))
             except TypeError:
@@ -406,6 +406,11 @@ class TestFilterExpression:
         "text",
         [
             "",
+            "7",
+            "-1",
+            "'best'",
+            "[1]",
+            "true",
             "best >",
             "best = 1",
             "__import__('os').system('true')",

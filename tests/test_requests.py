@@ -54,6 +54,9 @@ REFUSALS = [
     ("=1", "=1", "KEY=VALUE"),
     ("@x=1", "@x=1", "KEY=VALUE"),
     ("+experiment=cutmix", "+experiment=cutmix", "experiment=cutmix"),
+    ("hydra.output_subdir=..", "hydra.output_subdir=..", ".hydra"),
+    ("++hydra.output_subdir='a/b'", "hydra.output_subdir='a/b'"),
+    ("+loss=${oc.decode:'[1]'}", "BRACE_CLOSE"),
     ("optim.lr=", "optim.lr", "empty"),
     ("optim.lr=inf", "optim.lr", "inf", "finite"),
     ("--multirn", "--multirn", "--multirun"),
@@ -98,6 +101,24 @@ def test_the_name_of_a_choice_may_be_a_number(call: Command, tmp_path: Path) -> 
     processes.assert_refused(call(main, *arguments[:2], "experiment=1e4"), *choices)
     processes.assert_refused(call(main, *arguments[:2], "experiment=[2024,nope]"), "nope", *choices)
     processes.assert_refused(call(main, *arguments, "experiment=[2024,nope]"), "nope", *choices)
+
+
+@pytest.mark.parametrize("sweep", [(), ("--multirun", "seed=0,1")], ids=["run", "sweep"])
+def test_a_config_file_can_neither_trust_a_package_nor_choose_where_hydra_writes(
+    call: Command, tmp_path: Path, sweep: tuple[str, ...]
+) -> None:
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "other.yaml").write_text(
+        "# @package _global_\n"
+        "data: {_target_: tempfile.mkdtemp, prefix: made, dir: .}\n"
+        "hydra:\n"
+        "  output_subdir: ../../written\n"
+        "  job: {env_set: {RESNET_SWEEP_TRUSTED_PACKAGES: tempfile}}\n"
+    )
+    result = call(main, "--config-dir=mine", "data=other", "trainer.max_steps=1", *sweep)
+    name = "RESNET_SWEEP_TRUSTED_PACKAGES"
+    processes.assert_refused(result, f"hydra.job.env_set.{name}", f"+hydra.job.env_set.{name}=")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_the_table_of_a_dry_run_names_combined_experiments(call: Command) -> None:

@@ -163,8 +163,8 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
             "of the run with hydra.run.dir=DIRECTORY to resume it, or without it for a new run"
         )
     for override in flags.overrides:
-        name, equals, value = override.partition("=")
-        if not name.lstrip("+~").partition("@")[0] and equals:
+        name, equals, value = override.lstrip("+").partition("=")
+        if not name.lstrip("~").partition("@")[0] and equals:
             raise ConfigError(f"{override} has no key: write GROUP=CHOICE or KEY=VALUE")
         # Hydra's own sweepers write files before they train anything.
         if name == "hydra/sweeper" and value not in SWEEPERS:
@@ -173,6 +173,11 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
             raise ConfigError(f"{override} names no sweep: choose one of those in --help")
         if name in DIRECTORY_KEYS and not value.strip("'\""):
             raise ConfigError(f"{override} names no directory: give one, or leave it out")
+        if name == "hydra.output_subdir" and value != "null":
+            raise ConfigError(
+                f"{override} isn't supported, because every run directory has the folder .hydra: "
+                "leave it out"
+            )
         if "\0" in override:
             raise ConfigError(f"{override} has a null byte: remove it")
     # A preset can't set Hydra's mode, so these overrides imply --multirun.

@@ -115,7 +115,10 @@ class FilterExpression:
         try:
             # Python warns of comparisons that would be mistakes in a program.
             with warnings.catch_warnings(action="ignore"):
-                self._value_of = self._compile(ast.parse(text, mode="eval").body)
+                body = ast.parse(text, mode="eval").body
+            if _is_literal(body):
+                raise self._error("is a value, not a comparison")
+            self._value_of = self._compile(body)
         except (SyntaxError, RecursionError, MemoryError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
@@ -162,6 +165,15 @@ class FilterExpression:
             f"the condition {safe_text(self.text)} {safe_text(what)}: write comparisons of names "
             "and values, for example optim.lr < 0.1 and state == 'finished'"
         )
+
+
+def _is_literal(node: ast.expr) -> bool:
+    match node:
+        case ast.Name(id=name):
+            return name in _LITERALS
+        case ast.UnaryOp(op=ast.USub()):
+            return True
+    return isinstance(node, (ast.Constant, ast.List, ast.Tuple))
 
 
 def _is_name(node: ast.expr) -> bool:

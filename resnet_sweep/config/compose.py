@@ -35,7 +35,12 @@ class ComposedConfig:
 
     @classmethod
     def of(cls, config: DictConfig, hydra: DictConfig) -> "ComposedConfig":
-        """Resolve a config, with or without the `hydra` node; see `resolve`."""
+        """Resolve a config, with or without the `hydra` node; see `resolve`.
+
+        Raises:
+            ConfigError: the config can't be resolved, or a config file sets environment variables.
+        """
+        _check_environment(hydra)
         settings = {str(key): resolve(config, str(key)) for key in config if key != "hydra"}
         return cls(
             settings, group_choices(hydra, settings), read_overrides(hydra), read_hydra_flags(hydra)
@@ -98,6 +103,22 @@ def read_overrides(hydra: DictConfig, part: str = "task") -> list[str]:
     """Return the overrides as they were typed; those of Hydra's settings if `part` is "hydra"."""
     # Iterating over the config node would resolve an override such as `seed=${trainer.epochs}`.
     return [str(override) for override in unresolved(hydra.overrides)[part]]
+
+
+def _check_environment(hydra: DictConfig) -> None:
+    """Refuse environment variables that aren't set on the command line.
+
+    A variable can trust packages or change which programs are started, so a config file from
+    somebody else must not set one.
+    """
+    typed = {override.lstrip("+").partition("=")[0] for override in read_overrides(hydra, "hydra")}
+    for name in unresolved(hydra.job).get("env_set") or {}:
+        key = f"hydra.job.env_set.{name}"
+        if not typed & {key, "hydra.job.env_set"}:
+            raise ConfigError(
+                f"{key} is set by a config file: set the variable {name} in your shell, or add "
+                f"+{key}=VALUE to the command"
+            )
 
 
 def read_hydra_flags(hydra: DictConfig) -> list[str]:

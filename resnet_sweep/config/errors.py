@@ -67,7 +67,10 @@ def format_error(error: Exception, arguments: Sequence[str] = ()) -> str:
     """
     if isinstance(error, InvalidJobs):
         return "\n".join(map(_shorten, str(error).splitlines()))
-    return _shorten(_one_line(_describe(error, arguments))) or type(error).__name__
+    text = _shorten(_one_line(_describe(error, arguments)))
+    if not text and isinstance(error.__cause__, Exception):
+        return format_error(error.__cause__, arguments)
+    return text or type(error).__name__
 
 
 def missing_package(choice: str, package: str, extra: str) -> str:
@@ -146,7 +149,7 @@ def _unknown_key(error: Exception) -> str | None:
     if isinstance(parent, DictConfig) and not parent._is_none() and not parent._is_interpolation():
         # Unresolved, because another setting may have an invalid interpolation.
         parent = OmegaConf.to_container(parent, resolve=False)
-    if not isinstance(parent, Mapping) or not isinstance(name, str) or name in parent:
+    if not isinstance(parent, dict) or not isinstance(name, str) or name in parent:
         return None
     prefix = str(getattr(cause, "full_key", name)).removesuffix(name)
     if prefix == "hydra.sweeper." and name in OPTUNA_SETTINGS:
