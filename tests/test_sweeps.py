@@ -603,17 +603,20 @@ class TestWriting:
         assert snapshot(sweep) == before
 
     def test_each_job_is_synchronized_once_and_the_progress_of_writing_is_shown(
-        self, call: Command, monkeypatch: pytest.MonkeyPatch, no_launch: None
+        self, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_launch: None
     ) -> None:
         fsync, saved = os.fsync, []
-        synced: list[int] = []
-        monkeypatch.setattr(os, "fsync", lambda file: (synced.append(file), fsync(file)))
-        counts = []
-        for directory, seeds in (("few", "0,1"), ("many", "range(0,6)")):
-            synced.clear()
-            call(main, *SHORT, f"hydra.sweep.dir={directory}", f"seed={seeds}")
-            counts.append(len(synced))
-        assert counts[1] - counts[0] == 4
+        synced: list[Path] = []
+
+        def record_fsync(file: int) -> None:
+            synced.append(Path(os.readlink(f"/proc/self/fd/{file}")))
+            fsync(file)
+
+        monkeypatch.setattr(os, "fsync", record_fsync)
+        call(main, *SHORT, "hydra.sweep.dir=many", "seed=range(0,6)")
+        for number in range(6):
+            job = tmp_path / "many" / str(number)
+            assert len([path for path in synced if path.is_relative_to(job)]) == 1
         save = runner.SweepRunner.save
         monkeypatch.setattr(
             runner.SweepRunner, "save", lambda *args, **opts: (saved.append(1), save(*args, **opts))
