@@ -38,7 +38,7 @@ step() {
 mkdir -p "$directory/recipe" || exit
 step device.txt nvidia-smi --query-gpu=name,driver_version --format=csv
 # Test that compiled steps and checkpoints written by a thread give the same results.
-step equality.txt "$python" -m pytest -o addopts= --all -q tests/test_compile.py tests/test_writer.py
+step equality.txt "$python" -m pytest -o addopts= --all -q tests/test_compile.py tests/test_async_writer.py
 step throughput.md "$python" -m benchmarks.throughput --device cuda --rounds "$rounds" --epochs 2
 step pool.md "$python" -m benchmarks.throughput --device cuda --rounds "$rounds" --epochs 4 \
   --models "$model" --pool 1 2 4 8
