@@ -37,7 +37,7 @@ class DirectoryLock:
         try:
             self._lock = _acquire(directory / name, WAIT_SECONDS)
         except Timeout as error:
-            raise in_use(directory, heartbeat, name) from error
+            raise in_use_error(directory, heartbeat, name) from error
 
     def contradicts(self, heartbeat: Mapping[str, Any] | None) -> bool:
         """Return whether a heartbeat shows a live process that the file lock doesn't exclude."""
@@ -83,7 +83,7 @@ def is_held(directory: Path, heartbeat: Mapping[str, Any] | None) -> bool:
     return lock is None
 
 
-def in_use(
+def in_use_error(
     directory: Path, heartbeat: Mapping[str, Any] | None = None, name: str = RUN_LOCK
 ) -> ConfigError:
     """Return the error for a directory that another process uses."""

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import digest_file, remove_unfinished
-from resnet_sweep.runs.lock import RUN_LOCK, DirectoryLock, in_use
+from resnet_sweep.runs.lock import RUN_LOCK, DirectoryLock, in_use_error
 from resnet_sweep.runs.metrics import Row, best_row, write_metrics
 from resnet_sweep.runs.provenance import HYDRA_FOLDER
 from resnet_sweep.runs.record import (
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 METRICS_FILES = ("layer_norms.csv", "metrics.csv")
 _FOLDERS = ("checkpoints", "evaluation", "features", "plots", "tensorboard")
 # The files and folders that `reset_run` removes.
-RESULTS = (*METRICS_FILES, *_FOLDERS, "mlflow_run_id")
+RUN_RESULTS = (*METRICS_FILES, *_FOLDERS, "mlflow_run_id")
 # Files that are written under a temporary name, which a killed process may leave.
 _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.png")
 # Files that a process leaves if it is killed before it writes the record.
@@ -206,7 +206,7 @@ def reset_run(directory: Path, record: Record) -> None:
     with _usable(directory), _locked(directory, record):
         # Written first, so that a run without its results never counts as ended.
         replace(record, state="interrupted", reason="reset to start again").write(directory)
-        for name in RESULTS:
+        for name in RUN_RESULTS:
             path = directory / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -294,7 +294,7 @@ def _locked(directory: Path, record: Record) -> Iterator[Record | None]:
         # Read again, because another process may have changed it before the lock was acquired.
         earlier = find_record(directory, record)
         if earlier is not None and lock.contradicts(earlier.heartbeat):
-            raise in_use(directory, earlier.heartbeat)
+            raise in_use_error(directory, earlier.heartbeat)
         yield earlier
     finally:
         lock.release()

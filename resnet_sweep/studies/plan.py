@@ -39,7 +39,7 @@ from resnet_sweep.studies.search_space import (
     TrialSampler,
     build_pruner,
 )
-from resnet_sweep.studies.trial_queue import FOUND, SIGNATURE
+from resnet_sweep.studies.trial_queue import REUSED_RUNS, SIGNATURE
 from resnet_sweep.sweeps.grid import preset_overrides
 from resnet_sweep.sweeps.plan import (
     SWEEP_KEYS,
@@ -293,7 +293,7 @@ class StudyPlan:
                 values=[*map(fmean, known)],
                 params=dict(parameters),
                 distributions=self.space.distributions,
-                user_attrs={SIGNATURE: signatures[0], FOUND: directories},
+                user_attrs={SIGNATURE: signatures[0], REUSED_RUNS: directories},
             )
             found.setdefault(signatures[0], trial)
         return list(found.values())

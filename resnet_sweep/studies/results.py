@@ -22,8 +22,8 @@ from resnet_sweep.runs.record import duration
 from resnet_sweep.studies.plan import StudyPlan
 from resnet_sweep.studies.storage import exclusive
 from resnet_sweep.studies.trial_queue import (
-    FOUND,
     REASON,
+    REUSED_RUNS,
     SAME_AS,
     SIGNATURE,
     STATE,
@@ -32,7 +32,7 @@ from resnet_sweep.studies.trial_queue import (
     brief_parameters,
     count_states,
 )
-from resnet_sweep.sweeps.manifest import RESULTS, JobEntry, Manifest, SweepDefinition
+from resnet_sweep.sweeps.manifest import RESULTS_CSV, JobEntry, Manifest, SweepDefinition
 
 MAX_LISTED = 10
 # The files are written at most once per PAUSE_SECONDS. After a write that took t seconds, the next
@@ -63,7 +63,7 @@ class TrialResult:
         self.signature: str = attributes.get(SIGNATURE, "")
         same = attributes.get(SAME_AS)
         own = Path(os.path.abspath(sweep / str(trial.number if same is None else same)))
-        elsewhere = [*map(Path, attributes.get(FOUND, ()))]
+        elsewhere = [*map(Path, attributes.get(REUSED_RUNS, ()))]
         self.directory = elsewhere[0] if elsewhere and not own.exists() else own
         self.places = [
             place
@@ -139,7 +139,7 @@ class StudyResults:
             # Read while locked, so that the last process to write has the newest state.
             with exclusive(directory):
                 results = self.all()
-                write_atomically(directory / RESULTS, self._table(results).encode())
+                write_atomically(directory / RESULTS_CSV, self._table(results).encode())
                 self._manifest(results).write(directory)
         except OSError as error:
             if not self._warned:

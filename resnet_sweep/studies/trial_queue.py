@@ -29,7 +29,7 @@ from resnet_sweep.studies.storage import STORAGE_ERRORS, exclusive
 # same signature, the run state and the reason, the directories of reused runs, and the heartbeat of
 # the worker.
 SIGNATURE, SAME_AS, STATE, REASON = "signature", "same_as", "state", "reason"
-FOUND, HEARTBEAT = "found", "heartbeat"
+REUSED_RUNS, HEARTBEAT = "found", "heartbeat"
 # The run states for Optuna's states, for a trial without the attribute STATE.
 STATES = {
     TrialState.WAITING: PENDING,
@@ -88,7 +88,7 @@ class TrialLock:
         self._released.set()
         self._thread.join()
         if self.is_owned():
-            self.storage.set_trial_user_attr(self.id, HEARTBEAT, self._found)
+            self.storage.set_trial_user_attr(self.id, HEARTBEAT, self._previous_heartbeat)
         self._lock.release()
 
     def _take(self, directory: Path) -> None:
@@ -106,7 +106,7 @@ class TrialLock:
         epochs = _trained_epochs(directory)
         crashed = found is not None and found.get("epochs") == epochs
         self.crashes = found["crashes"] + 1 if found is not None and crashed else 0
-        self._found = found
+        self._previous_heartbeat = found
         self._fields: dict[str, Any] = {"epochs": epochs, "crashes": self.crashes}
         self._write()
         if found is not None and found.get("host") != new_heartbeat()["host"]:
@@ -169,7 +169,7 @@ class TrialQueue:
                 if (
                     trial.state is not state
                     or trial.number >= self.total
-                    or self._copies_other(trial)
+                    or self._copy_if_duplicate(trial)
                 ):
                     continue
                 with contextlib.suppress(ConfigError, UpdateFinishedTrialError):
@@ -181,7 +181,7 @@ class TrialQueue:
             self.study.add_trial(create_trial(state=TrialState.WAITING))
         return self.take()
 
-    def is_duplicate(self, trial: Trial, signature: str) -> bool:
+    def mark_if_duplicate(self, trial: Trial, signature: str) -> bool:
         """Return whether another trial has the same signature; this one will get its result."""
         with exclusive(self.directory):
             attributes = trial.user_attrs
@@ -212,7 +212,7 @@ class TrialQueue:
             if not self.read(trial.number).state.is_finished():
                 raise
 
-    def _copies_other(self, trial: FrozenTrial) -> bool:
+    def _copy_if_duplicate(self, trial: FrozenTrial) -> bool:
         """Return whether a trial is a duplicate; if the other one has ended, copy its result."""
         number = trial.user_attrs.get(SAME_AS)
         if number is None:
@@ -223,7 +223,7 @@ class TrialQueue:
         if other.state.is_finished():
             trial_id = self._id(trial.number)
             with contextlib.suppress(UpdateFinishedTrialError):
-                for name in {STATE, REASON, FOUND} & other.user_attrs.keys():
+                for name in {STATE, REASON, REUSED_RUNS} & other.user_attrs.keys():
                     self.storage.set_trial_user_attr(trial_id, name, other.user_attrs[name])
                 for step, value in other.intermediate_values.items():
                     if step not in trial.intermediate_values:

@@ -22,8 +22,8 @@ from resnet_sweep.runs.record import ENDED, Record
 from resnet_sweep.studies.plan import StudyPlan, TrialRun
 from resnet_sweep.studies.storage import STORAGE_ERRORS
 from resnet_sweep.studies.trial_queue import (
-    FOUND,
     REASON,
+    REUSED_RUNS,
     STATE,
     TrialLock,
     TrialQueue,
@@ -179,7 +179,7 @@ class StudyWorker:
             runs = self.plan.plan_trial(trial.params, trial.number)
         except ConfigError as error:
             raise TrialFailed(str(error)) from error
-        if self.queue.is_duplicate(trial, runs[0].planned.signature):
+        if self.queue.mark_if_duplicate(trial, runs[0].planned.signature):
             return None
         verb = "resumed" if (runs[0].directory / "run.json").exists() else "started"
         parameters = brief_parameters(trial.params)
@@ -234,9 +234,12 @@ class StudyWorker:
             if found is not None and None not in [goal.value(found) for goal in self.objectives]:
                 if callback is not None:
                     callback.report(found.metrics.rows)
-                directories = [*trial.user_attrs.get(FOUND, []), str(found.directory.absolute())]
+                directories = [
+                    *trial.user_attrs.get(REUSED_RUNS, []),
+                    str(found.directory.absolute()),
+                ]
                 # A killed worker may have stored the same directory.
-                trial.set_user_attr(FOUND, [*dict.fromkeys(directories)])
+                trial.set_user_attr(REUSED_RUNS, [*dict.fromkeys(directories)])
                 return found
         reason = ""
         try:

@@ -20,7 +20,7 @@ from resnet_sweep.runs.record import PENDING
 from resnet_sweep.runs.signature import flatten, format_setting
 from resnet_sweep.sweeps.job import Job
 
-MANIFEST, RESULTS, MULTIRUN = "sweep.json", "results.csv", "multirun.yaml"
+MANIFEST, RESULTS_CSV, MULTIRUN = "sweep.json", "results.csv", "multirun.yaml"
 
 
 class JobEntry(BaseModel):
@@ -164,7 +164,7 @@ def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) ->
                 *(statistics[job.run] or (None, None, 0)),
             ]
         )
-    write_atomically(directory / RESULTS, text.getvalue().encode())
+    write_atomically(directory / RESULTS_CSV, text.getvalue().encode())
 
 
 def _find_jobs(directory: Path) -> list[JobEntry]:

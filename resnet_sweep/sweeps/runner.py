@@ -34,7 +34,7 @@ from resnet_sweep.runs.files import (
     remove_unfinished,
     write_atomically,
 )
-from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use, is_held
+from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use_error, is_held
 from resnet_sweep.runs.provenance import HYDRA_FOLDER, write_hydra_folder
 from resnet_sweep.runs.record import HEARTBEAT_SECONDS, NAME, PENDING, new_heartbeat
 from resnet_sweep.runs.run import (
@@ -49,7 +49,7 @@ from resnet_sweep.sweeps.launchers import Launcher, build_launcher
 from resnet_sweep.sweeps.manifest import (
     MANIFEST,
     MULTIRUN,
-    RESULTS,
+    RESULTS_CSV,
     Manifest,
     write_manifest,
     write_results,
@@ -159,7 +159,7 @@ class SweepRunner:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._locked())
-                self._start(to_train)
+                self._prepare_directory(to_train)
                 stack.callback(self.save, ended=True)
             except OSError as error:
                 if to_train:
@@ -197,20 +197,20 @@ class SweepRunner:
         try:
             heartbeat = Manifest.read(self.directory).heartbeat
             if lock.contradicts(heartbeat):
-                raise in_use(self.directory, heartbeat, SWEEP_LOCK)
+                raise in_use_error(self.directory, heartbeat, SWEEP_LOCK)
             self.plan.check_unchanged()
             yield
         finally:
             lock.release()
 
-    def _start(self, to_train: Sequence[Job]) -> None:
+    def _prepare_directory(self, to_train: Sequence[Job]) -> None:
         """Write the files of the sweep, and remove pending jobs of an earlier command."""
         for job in to_train:
             job.refresh()
             # A process acquires the lock before it writes its heartbeat.
             held = job.held or is_held(job.directory, new_heartbeat())
             if job.from_scratch and held:
-                raise in_use(job.directory, job.record.heartbeat, SWEEP_LOCK)
+                raise in_use_error(job.directory, job.record.heartbeat, SWEEP_LOCK)
         # Before sweep.json is written without them, because new jobs may get their numbers.
         requested = {job.directory.resolve() for job in self.jobs}
         sweep = self.directory.resolve()
@@ -219,7 +219,7 @@ class SweepRunner:
             # A sweep.json from someone else may name directories outside of the sweep.
             if not entry.reused and sweep in directory.parents and directory not in requested:
                 _remove_pending(directory, sweep)
-        remove_unfinished(self.directory, MANIFEST, RESULTS, MULTIRUN)
+        remove_unfinished(self.directory, MANIFEST, RESULTS_CSV, MULTIRUN)
         text = OmegaConf.to_yaml(self.config)
         write_atomically(self.directory / MULTIRUN, text.encode())
         self.save()

@@ -279,7 +279,7 @@ class Trainer:
                 callback.on_steps(finite)
         if len(finite) < len(steps):
             loss = steps[len(finite)].loss
-            raise self._diverged(f"the loss became {loss} in", self._reported)
+            raise self._divergence_error(f"the loss became {loss} in", self._reported)
         # The time is right on a GPU, too, because reading the metrics has waited for it.
         self.seconds = time.monotonic() - self._epoch_start
 
@@ -315,7 +315,7 @@ class Trainer:
         size = self.config.batch_size
         return min(size, len(self.train_batches) - step * size)
 
-    def _diverged(self, what: str, step: int) -> Diverged:
+    def _divergence_error(self, what: str, step: int) -> Diverged:
         """Return the error for a loss that isn't finite.
 
         Args:
@@ -355,7 +355,9 @@ class Trainer:
         logits, labels = (torch.cat(self.process_group.all_gather(share)) for share in shares)
         val_loss, val_acc = cross_entropy(logits, labels), accuracy(logits, labels)
         if not math.isfinite(val_loss):
-            raise self._diverged(f"the validation loss became {val_loss} after", self.step - 1)
+            raise self._divergence_error(
+                f"the validation loss became {val_loss} after", self.step - 1
+            )
         batch_sizes = [self._images_in(step) for step in range(self.step)]
         train_loss, train_acc, grad_norm = self.step_metrics.epoch_means(batch_sizes)
         row = {
