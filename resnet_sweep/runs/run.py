@@ -271,7 +271,7 @@ def make_directory(directory: Path) -> None:
 
 
 def make_unique_directory(directory: Path, marker: str = "") -> Path:
-    """Create a directory that no other run uses, with -2, -3, ... appended if it exists.
+    """Create a directory that no other run uses. If it exists, add -2, -3, ... to the name.
 
     With `marker`, an existing directory can be used if it contains no folder with this name. The
     process creates this folder to reserve the directory.

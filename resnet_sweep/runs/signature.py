@@ -81,7 +81,7 @@ def sign(config: Mapping[str, Any], precision: str, fingerprint: str) -> str:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the keys with different values in two mappings, with both; a missing one is None."""
+    """Map each key with different values in two mappings to both values; None is a missing one."""
     return {
         name: (one.get(name), other.get(name))
         for name in sorted(one.keys() | other.keys())

@@ -66,7 +66,7 @@ SETTINGS = {
     "warm_start": bool,
     "params": dict | None,
 }
-# Settings that have no effect on a study, with the only values that it accepts.
+# Maps the settings that only a grid uses to the values that a study accepts.
 GRID_SETTINGS: dict[str, Any] = {
     "sweep_filter": None,
     "zip": [],

@@ -35,8 +35,8 @@ from resnet_sweep.studies.trial_queue import (
 from resnet_sweep.sweeps.manifest import RESULTS_CSV, JobEntry, Manifest, SweepDefinition
 
 MAX_LISTED = 10
-# The files are written at most once per PAUSE_SECONDS. After a write that took t seconds, the next
-# one follows after at least PAUSE_FACTOR * t, so that a large study doesn't spend its time on them.
+# The files are written at most once per PAUSE_SECONDS. After a write of t seconds, the next write
+# follows after at least PAUSE_FACTOR * t. So a large study doesn't spend its time on the files.
 PAUSE_SECONDS, PAUSE_FACTOR = 1.0, 20
 
 log = logging.getLogger(__name__)

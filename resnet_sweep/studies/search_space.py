@@ -40,7 +40,7 @@ SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
 PRUNERS = ("optuna.pruners.*",)
 # A sampler is tested with this many points.
 DRAWS = 3
-# The method that samples a parameter, by the name of its distribution.
+# Maps the name of a distribution to the method that samples a parameter from it.
 SUGGEST: Mapping[str, Callable[..., Any]] = {
     "CategoricalDistribution": Trial.suggest_categorical,
     "FloatDistribution": Trial.suggest_float,
@@ -192,7 +192,7 @@ class TrialSampler:
 
 
 class _WholeGrid(GridSampler):
-    """A grid sampler that doesn't stop `Study.optimize` at its end, because it isn't running."""
+    """A grid sampler that doesn't stop `Study.optimize`, which isn't used, after the last point."""
 
     def after_trial(self, *arguments: Any) -> None:
         pass

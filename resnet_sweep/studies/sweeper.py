@@ -21,7 +21,7 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Work on the study until it ends; see `run_study`."""
-        # Imported here because Optuna and torch take seconds, and --help doesn't need them.
+        # The imports of Optuna and torch take seconds, and --help doesn't need them.
         from resnet_sweep.config.errors import wrap_internal_errors
         from resnet_sweep.studies.session import run_study
 

@@ -48,7 +48,7 @@ class GridSweeper(Sweeper):
                 f"hydra.sweeper.{name} isn't a setting of hydra/sweeper=grid: leave it out, or use "
                 "hydra/sweeper=optuna"
             )
-        # Imported here because torch takes seconds, and --help doesn't need it.
+        # The import of torch takes seconds, and --help doesn't need it.
         from resnet_sweep.config.errors import wrap_internal_errors
         from resnet_sweep.sweeps.runner import run_sweep
 
@@ -63,7 +63,7 @@ class GridSweeper(Sweeper):
 def expand(
     overrides: Sequence[str], pairs: Sequence[Sequence[str]], loader: ConfigLoader
 ) -> list[list[str]]:
-    """Return the overrides of all jobs, one for every combination of the swept values.
+    """Return the overrides of all jobs. There is a job for every combination of the values.
 
     Args:
         overrides: the overrides of the command. An override may list several values. The last

@@ -35,7 +35,7 @@ class RunCache:
         if run is None:
             return None
         record = run.record
-        # Another person may have written the record, so the signature is computed from the config.
+        # The signature is computed from the config, because somebody may have changed the record.
         actual = sign(record.config, record.precision or "", record.fingerprint or "")
         return run if actual == signature else None
 

@@ -121,7 +121,7 @@ def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
 
 
 def _orthogonal_filters(update: Tensor, steps: int) -> Tensor:
-    """Orthogonalize filters, (out, in, height, width), as a matrix, and scale it by its shape."""
+    """Orthogonalize filters (out, in, height, width) as a matrix, and scale the result."""
     rows = len(update)
     matrix = orthogonalize(update.reshape(rows, -1), steps)
     scale = max(1.0, rows / matrix.shape[1]) ** 0.5
