@@ -28,7 +28,7 @@ from resnet_sweep.studies.storage import STORAGE_ERRORS, exclusive
 # The constants up to HEARTBEAT are names of user attributes of a trial.
 # The signature of the trial's first run.
 SIGNATURE = "signature"
-# The number of an earlier trial with the same signature.
+# The number of another trial with the same signature, whose result this trial gets.
 SAME_AS = "same_as"
 # The run state at the end of the trial, and its reason.
 STATE, REASON = "state", "reason"
@@ -52,7 +52,7 @@ TAKEOVER_SECONDS = 1.0
 class TrialLock:
     """A worker's lock on a trial, held until it is released or the process exits.
 
-    Workers on one machine use a file lock in the sweep directory. The system releases it when a
+    Workers on one machine use a file lock in the sweep directory. The system releases it if a
     process is killed. Workers on other machines check the heartbeat in the storage. It is renewed
     every `HEARTBEAT_SECONDS`, and stale after `STALE_SECONDS`.
 
