@@ -214,7 +214,7 @@ def measure_study(count: int) -> Iterator[str]:
             lock = queue.take()
             assert lock is not None
             trial = sampler.sample(study, lock.id, lock.number)
-            queue.is_duplicate(trial, f"{number:016x}")
+            queue.mark_if_duplicate(trial, f"{number:016x}")
             for epoch in range(1, 4):
                 trial.report(50.0 + epoch, epoch)
                 trial.should_prune()

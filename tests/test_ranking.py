@@ -186,6 +186,27 @@ class TestRanking:
         (note,) = ranking.notes()
         assert "replicates=3" in note
 
+    @pytest.mark.parametrize(
+        ("variant", "baseline", "shared", "independent"),
+        [
+            ({0: 71.0, 1: 71.5}, {0: 70.0, 1: 70.7}, True, False),
+            ({0: 71.0, 1: 71.5}, {1: 70.0, 2: 70.7}, False, True),
+            ({0: 71.0}, {0: 70.0, 1: 60.0}, False, False),
+            ({0: 71.0}, {1: 70.0, 2: 68.0}, False, True),
+        ],
+        ids=["paired", "one shared seed", "a single run with a shared seed", "no shared seed"],
+    )
+    def test_notes_describe_how_the_means_are_computed(
+        self, tmp_path: Path, variant: dict, baseline: dict, shared: bool, independent: bool
+    ) -> None:
+        write_replicates(tmp_path, 0.1, baseline)
+        write_replicates(tmp_path, 0.2, variant)
+        notes = Ranking(find_runs([tmp_path]), BASELINE).notes()
+        intervals = [note for note in notes if "95%" in note]
+        assert len(intervals) == (len(variant) > 1)
+        assert any("seeds shared" in note for note in intervals) is shared
+        assert any("all seeds" in note for note in notes) is independent
+
     def test_unfinished_variants_are_last_and_show_their_states(self, tmp_path: Path) -> None:
         write_replicates(tmp_path, 0.1, {0: 70.0, 1: 71.0})
         write_replicates(tmp_path, 0.2, {0: 72.0})

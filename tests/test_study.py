@@ -612,12 +612,12 @@ def test_a_trial_is_a_duplicate_only_of_a_trial_that_has_not_failed(
 ) -> None:
     study, _, queue = queued_study
     first, second, third = (study.ask() for _ in range(3))
-    assert not queue.is_duplicate(first, "s")
-    assert queue.is_duplicate(second, "s")
+    assert not queue.mark_if_duplicate(first, "s")
+    assert queue.mark_if_duplicate(second, "s")
     study.tell(first.number, state=optuna.trial.TrialState.FAIL)
-    assert not queue.is_duplicate(second, "s")
+    assert not queue.mark_if_duplicate(second, "s")
     assert TrialResult(study.trials[1], tmp_path, Objective()).reason == ""
-    assert queue.is_duplicate(third, "s")
+    assert queue.mark_if_duplicate(third, "s")
     assert TrialResult(study.trials[2], tmp_path, Objective()).reason == "same as trial 1"
 
 

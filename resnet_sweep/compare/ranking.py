@@ -25,15 +25,17 @@ class Ranking:
 
     Args:
         runs: runs in any state; broken runs are left out.
-        baseline: condition that the runs of the baseline meet; None compares nothing.
+        baseline: a condition. A variant matches it if one of its runs meets it. With None, nothing
+            is compared.
         objective: value by which the variants are ranked; None for the best validation accuracy.
 
     Attributes:
-        groups: the variants, best first, by the mean over the counted runs. Variants without a
-            complete run come last.
+        groups: the variants, sorted by their means over `Group.counted`, best first. Variants
+            without a complete run come last.
         baseline: the variant with which the others are compared; None unless exactly one matches.
-        differences: difference of each variant from the baseline. None for the baseline itself,
-            and if the variant or the baseline has no complete run.
+        differences: for each variant, its difference from the baseline. An entry is None for the
+            baseline itself, and if the variant or the baseline has no complete run or no value of
+            the objective.
     """
 
     def __init__(
@@ -109,14 +111,16 @@ class Ranking:
         elif self.baseline is not None and not self.baseline.complete:
             notes.append("nothing is compared yet, because the baseline has no complete run")
         if measured:
+            paired = any(difference.paired for difference in measured)
+            kind = "are means over the seeds shared with the baseline, with" if paired else "have"
             notes.append(
-                "differences are means over the seeds shared with the baseline, with a 95% "
-                "confidence interval; about 1 in 20 variants without effect looks better or worse"
+                f"differences {kind} a 95% confidence interval; about 1 in 20 variants without "
+                "effect looks better or worse"
             )
         if not all(difference.paired for difference in differences):
             notes.append(
-                "if a variant shares fewer than two seeds with the baseline, the difference is the "
-                "difference of the means over all seeds"
+                "if a variant shares no seed with the baseline, or only one although both have "
+                "several, the difference is the difference of the means over all seeds"
             )
         if len(measured) < len(differences):
             notes.append(
@@ -169,7 +173,8 @@ class NearestRuns:
 
     Args:
         runs: runs to rank; broken runs are left out.
-        references: curves of each reference, see `read_reference`, by the name in the table.
+        references: maps the name of a reference in the table to its rows of metrics, as
+            `read_reference` returns them.
 
     Attributes:
         groups: groups of replicates, nearest first. Groups without a complete run come last.
@@ -219,6 +224,6 @@ class NearestRuns:
 
 
 def _epochs_of(group: Group) -> str:
-    """Return the number of epochs of the counted runs, over which they are compared."""
+    """Return the number of epochs of the counted runs, or its range, as text."""
     counts = {len(run.metrics.rows) for run in group.counted}
     return str(*counts) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"

@@ -40,13 +40,15 @@ from resnet_sweep.training.trainer import Trainer, steps_per_epoch
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A validated and signed run, ready to train.
+    """A run with its data and its device, ready to train.
 
     Attributes:
-        config: resolved.
-        device, precision: what `trainer.device` and `trainer.precision` resolve to.
+        config: the composed config, with its interpolations resolved.
+        device: the device of this process.
+        precision: "float32" or "bfloat16".
         process_group: the processes that train the run.
         parameters: number of trainable weights of the model.
+        signature: see `resnet_sweep.runs.signature`; empty until `plan_run` has validated the run.
         notes: remarks that a reader of the results needs, one sentence each.
     """
 
@@ -80,7 +82,7 @@ class PlannedRun:
     def build_trainer(self) -> Trainer:
         """Build the trainer, with the model at its initial weights."""
         seed = self.config["seed"]
-        # On the CPU, so that a seed gives the same weights on every device.
+        # The model is built on the CPU, so that a seed gives the same weights on every device.
         torch.manual_seed(derive_seed(seed, "weights"))
         model = build_model(self.config, self.dataset).to(self.device)
         if self.process_group.world_size > 1 and self.settings.sync_batch_norm:
@@ -107,13 +109,14 @@ def plan_run(
 ) -> PlannedRun:
     """Validate a resolved config, the data and the device, and sign the run.
 
-    Single runs, grids and studies call this function. Every object of the config is built once, the
-    model on torch's meta device. Only the array files of a dataset are written if they are missing.
+    Single runs, grids and studies call this function. It builds every object of the config to test
+    it. The model is built on torch's meta device. Nothing is written, except array files of the
+    dataset that are missing.
 
     Args:
-        config: resolved.
+        config: the composed config, with its interpolations resolved.
         process_group: the processes that will train the run; None for this process alone.
-        smoke_tests: keep their results for other configs of the same sweep.
+        smoke_tests: the results of earlier smoke tests, shared by the configs of a sweep.
 
     Raises:
         ConfigError: the run can't be trained.
@@ -151,12 +154,12 @@ def plan_run(
 
 
 def load_planned_run(record: Record) -> PlannedRun:
-    """Return a run that was planned by another process or on another machine.
+    """Return a run that another process planned, perhaps on another machine.
 
     Raises:
-        ConfigError: its device or its data aren't available on this machine.
+        ConfigError: the device or the data of the run isn't available on this machine.
     """
-    # The signature contains the precision, which this machine might resolve differently.
+    # The signature contains the precision, and `auto` may choose another one on this machine.
     run = _load(record.config, ProcessGroup(), record.precision)
     if run.dataset.fingerprint != record.fingerprint:
         raise ConfigError(

@@ -21,10 +21,10 @@ def write_atomically(
         path: the file, in an existing directory.
         content: its bytes.
         backup: where to move an existing file.
-        durable: False is faster because it doesn't write the directory entry to the disk; a power
-            cut may then undo the write.
+        durable: False is faster, because the directory entry isn't written to the disk. But a power
+            cut may undo the write.
     """
-    # Opened as an ordinary new file, so that the umask decides who may read it.
+    # The file is opened as an ordinary new file, so that the umask decides who may read it.
     unfinished = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         with unfinished.open("xb") as file:
@@ -47,7 +47,7 @@ def write_atomically(
 
 
 def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files, given by name, to a folder, which is created if it doesn't exist.
+    """Write files to a folder, and create the folder if it doesn't exist.
 
     Raises:
         ConfigError: the folder can't be written to.
@@ -64,7 +64,12 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def remove_unfinished(directory: Path, *patterns: str) -> None:
-    """Remove partly written files that a killed process left, for names such as `*.pth`."""
+    """Remove the temporary files of `write_atomically` that a killed process left.
+
+    Args:
+        directory: the directory to which the patterns are relative.
+        patterns: patterns of the complete files, for example `*.pth`.
+    """
     for pattern in patterns:
         path = directory / pattern
         for unfinished in path.parent.glob(f".{path.name}-*"):

@@ -16,7 +16,7 @@ from resnet_sweep.runs.record import is_fresh
 RUN_LOCK, SWEEP_LOCK = "run.lock", "sweep.lock"
 # Another process may hold the lock for a moment, while it checks whether the lock is free.
 WAIT_SECONDS, POLL_SECONDS = 0.2, 0.01
-# Errors of a file system that doesn't support locks, or has no more of them.
+# Errors of a file system that doesn't support locks, or has no free ones.
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
 
 
@@ -37,7 +37,7 @@ class DirectoryLock:
         try:
             self._lock = _acquire(directory / name, WAIT_SECONDS)
         except Timeout as error:
-            raise in_use(directory, heartbeat, name) from error
+            raise in_use_error(directory, heartbeat, name) from error
 
     def contradicts(self, heartbeat: Mapping[str, Any] | None) -> bool:
         """Return whether a heartbeat shows a live process that the file lock doesn't exclude."""
@@ -66,7 +66,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def is_held(directory: Path, heartbeat: Mapping[str, Any] | None) -> bool:
-    """Return whether a live process holds a run directory, whose record has this heartbeat."""
+    """Return whether a live process uses a run directory; `heartbeat` is the one in its record."""
     if heartbeat is None or not is_fresh(heartbeat):
         return False
     if heartbeat.get("host") != socket.gethostname():
@@ -83,7 +83,7 @@ def is_held(directory: Path, heartbeat: Mapping[str, Any] | None) -> bool:
     return lock is None
 
 
-def in_use(
+def in_use_error(
     directory: Path, heartbeat: Mapping[str, Any] | None = None, name: str = RUN_LOCK
 ) -> ConfigError:
     """Return the error for a directory that another process uses."""
@@ -116,9 +116,9 @@ def _acquire(path: Path, wait: float) -> FileLock | None:
 
 
 def _release(lock: FileLock) -> None:
-    # The file is removed while it is locked. A process that waits for it then sees from the number
-    # of links that it locked a removed file, and retries with a new one. Windows can't remove an
-    # open file.
+    # The file is removed while it is locked. A process that waits for the lock then locks a removed
+    # file. It detects this from the number of links, and retries with a new file. Windows can't
+    # remove an open file.
     with contextlib.suppress(OSError):
         Path(lock.lock_file).unlink()
     lock.release()

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 from resnet_sweep.runs.files import write_atomically
 
-# The columns of metrics.csv, with the formats of their values; "" keeps all digits. Accuracies are
-# in percent.
+# Maps the columns of metrics.csv to the formats of their values; "" keeps all digits. Accuracies
+# are in percent.
 COLUMNS = {
     "epoch": "d",
     "lr": "",
@@ -29,12 +29,12 @@ Metric = Literal["train_loss", "train_acc", "val_loss", "val_acc"]
 
 
 class LayerNorms(NamedTuple):
-    """The Euclidean norms of a layer's weight tensor at the end of an epoch.
+    """Euclidean norms of a layer's weight tensor, its gradient and its update in an epoch.
 
     Attributes:
         name: name of the weight tensor in the model.
         grad_norm: mean norm of the gradient over the epoch's steps.
-        weight_norm: norm of the weights.
+        weight_norm: norm of the weights at the end of the epoch.
         update_norm: norm of the change that the last step of the epoch made.
     """
 

@@ -17,12 +17,12 @@ PACKAGES = ("resnet-sweep", "torch", "torchvision", "hydra-core", "omegaconf", "
 if TYPE_CHECKING:
     from yaml import SafeDumper
 else:
-    # The one in C is faster, but not every installation has it.
+    # The dumper in C is faster, but not every installation has it.
     SafeDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class _Dumper(SafeDumper):
-    """Writes values that YAML doesn't have as text."""
+    """Writes a value as text if YAML doesn't have its type."""
 
 
 _Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(str(value)))

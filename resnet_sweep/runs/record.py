@@ -32,7 +32,7 @@ State = Literal[
 ]
 # The state of a planned run that hasn't started.
 PENDING: State = "pending"
-# A run in one of these states isn't trained again; starting it prints its results.
+# A run in one of these states isn't trained again. If it is started again, its results are printed.
 ENDED: frozenset[State] = frozenset({"finished", "stopped_early", "pruned", "diverged"})
 
 HEARTBEAT_SECONDS = 20
@@ -80,7 +80,7 @@ class Progress(TypedDict, total=False):
 
 
 class Heartbeat(Progress):
-    """The process that trains a run, and the Unix time of its last renewal, in seconds."""
+    """The process that trains a run; `renewed` is the Unix time of the last renewal in seconds."""
 
     host: str
     process: int
@@ -94,20 +94,21 @@ class Record:
     Attributes:
         signature: identifies what is trained; see `signature.sign`.
         reason: explains a state other than pending, running and finished; otherwise empty.
-        config: resolved.
+        config: the composed config, with its interpolations resolved.
         choices: the choice made in each config group.
-        overrides, hydra_flags: as typed; a flag is one of Hydra's, such as `--config-dir`.
+        overrides: the overrides, as typed.
+        hydra_flags: the flags of Hydra, as typed, for example `--config-dir`.
         parameters: number of trainable weights.
         gap: final training accuracy minus final validation accuracy, in percentage points.
-        seconds: time of training and evaluation, including that before interruptions; None if
-            unknown.
+        seconds: time of training and evaluation, including the time before interruptions; None
+            if unknown.
         started, ended: times in ISO 8601.
         world_size: number of processes that share the run.
         fingerprint: identifies the data.
         notes: remarks that a reader of the results needs, one sentence each.
-        digests: of the metrics files, to detect changed ones.
-        heartbeat: None if no process trains the run.
-        digest: of the rest of `run.json`.
+        digests: digests of the metrics files, to detect changed files.
+        heartbeat: the process that trains the run; None if there is none.
+        digest: digest of the other keys of `run.json`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -179,9 +180,9 @@ class Record:
 
     def write(self, directory: Path, durable: bool = True) -> None:
         """Write `run.json`; see `write_atomically`."""
-        # Encoded and decoded once, so that the digest is that of the content as it will be read.
-        # Keys become text, NaN and infinity become null, and a byte of a file name that isn't UTF-8
-        # becomes a question mark.
+        # The content is encoded and decoded once, so that the digest fits the content that will be
+        # read. Keys become text, NaN and infinity become null, and a byte of a file name that isn't
+        # UTF-8 becomes a question mark.
         text = json.dumps(asdict(self), ensure_ascii=False).encode(errors="replace")
         content = json.loads(text, parse_constant=lambda number: None)
         content["digest"] = digest_record(content)

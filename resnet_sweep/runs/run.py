@@ -1,8 +1,10 @@
 """The run that a process trains: its directory, its record and its lock.
 
-The functions take the record of the requested run. They raise a ConfigError if the directory has a
-record with another signature, contains other files, is in use by another process, or can't be
-written to. A change to a `Run` raises a LockLostError if another process took over the run.
+The argument `record` of a function is the record of the run that a command asks for. The function
+raises a ConfigError if that run can't use the directory: it contains a run with another signature,
+it contains other files, another process uses it, or it can't be written to.
+
+A change to a `Run` raises a LockLostError if another process took over the run.
 """
 
 import contextlib
@@ -19,7 +21,7 @@ from typing import Any, Self
 
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import digest_file, remove_unfinished
-from resnet_sweep.runs.lock import RUN_LOCK, DirectoryLock, in_use
+from resnet_sweep.runs.lock import RUN_LOCK, DirectoryLock, in_use_error
 from resnet_sweep.runs.metrics import Row, best_row, write_metrics
 from resnet_sweep.runs.provenance import HYDRA_FOLDER
 from resnet_sweep.runs.record import (
@@ -41,10 +43,10 @@ log = logging.getLogger(__name__)
 METRICS_FILES = ("layer_norms.csv", "metrics.csv")
 _FOLDERS = ("checkpoints", "evaluation", "features", "plots", "tensorboard")
 # The files and folders that `reset_run` removes.
-RESULTS = (*METRICS_FILES, *_FOLDERS, "mlflow_run_id")
-# Files that are written under a temporary name, which a killed process may leave.
+RUN_RESULTS = (*METRICS_FILES, *_FOLDERS, "mlflow_run_id")
+# Patterns of the files that `write_atomically` writes. A killed process may leave temporary copies.
 _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.png")
-# Files that a process leaves if it is killed before it writes the record.
+# A process that is killed before it writes the record leaves these files.
 _FIRST_FILES = frozenset({RUN_LOCK, "train.log"})
 # Fields of the record that a resumed run keeps.
 _KEPT_FIELDS = ("started", "best", "final", "gap", "seconds", "parameters")
@@ -55,12 +57,12 @@ class LockLostError(RuntimeError):
 
 
 class Run:
-    """A run directory that this process has locked, or whose run has ended.
+    """The run in a directory. This process has locked the directory, unless the run has ended.
 
     Attributes:
-        directory: absolute.
+        directory: the run directory, as an absolute path.
         record: the content of `run.json`.
-        progress: the position of training, which the next heartbeat writes.
+        progress: the position of training. The next heartbeat contains it.
     """
 
     def __init__(self, directory: Path, record: Record, lock: contextlib.ExitStack) -> None:
@@ -73,10 +75,11 @@ class Run:
 
     @classmethod
     def open(cls, directory: Path, record: Record) -> Self:
-        """Start or resume a run; nothing is written before the directory is validated."""
+        """Start or resume a run. The directory is validated before anything is written."""
         directory = Path(os.path.abspath(directory))
         with _usable(directory), contextlib.ExitStack() as lock:
-            # Without a lock, an ended run can be opened in a read-only directory.
+            # The lock isn't acquired yet, because a run that has ended may be in a read-only
+            # directory.
             earlier = find_record(directory, record)
             if earlier is None or not _is_done(directory, earlier):
                 earlier = lock.enter_context(_locked(directory, record))
@@ -102,8 +105,8 @@ class Run:
 
     def _renew_heartbeat(self) -> None:
         while not self._closed.wait(HEARTBEAT_SECONDS):
-            # A full disk may have space again in 20 seconds. The training thread reports a disk
-            # that stays full, and a lost lock.
+            # A full disk may have space at the next heartbeat. If it stays full, or if the lock is
+            # lost, the training thread raises the error.
             with self._changing, contextlib.suppress(OSError, LockLostError):
                 if not self._closed.is_set():
                     self.update(heartbeat=new_heartbeat(self.progress))
@@ -121,7 +124,7 @@ class Run:
         try:
             heartbeat = Record.read(self.directory).heartbeat
         except (OSError, ConfigError):
-            # A process that took over the run would have written a valid record.
+            # The run wasn't taken over: the other process would have written a valid record.
             return
         if heartbeat is None:
             if self.record.heartbeat is None:
@@ -134,7 +137,7 @@ class Run:
             )
 
     def write_metrics(self, rows: list[Row]) -> None:
-        """Write `metrics.csv`, and the best and the last epoch to the record."""
+        """Write `metrics.csv`, and write the best and the last epoch to the record."""
         write_metrics(self.directory, rows)
         best, final = best_row(rows), rows[-1] if rows else None
         digests = {name: digest_file(self.directory / name) for name in METRICS_FILES}
@@ -157,9 +160,9 @@ class Run:
 def write_plan(directory: Path, record: Record) -> None:
     """Write the record of a planned run to its directory, in state `pending`.
 
-    If the directory has a run with the same signature, its state and its results are kept. A run
-    whose process exited while it was running becomes `interrupted`. A run that has ended isn't
-    changed. The given record isn't changed either.
+    If the directory contains a run with the same signature, its state and its results are kept. But
+    a run in state `running` becomes `interrupted`, because its process has exited. A run that has
+    ended isn't changed. The given record isn't changed either.
     """
     with _usable(directory), _locked(directory, record) as earlier:
         plan = replace(record, state=PENDING, reason="", heartbeat=None)
@@ -170,19 +173,20 @@ def write_plan(directory: Path, record: Record) -> None:
                 setattr(plan, name, getattr(earlier, name))
             if earlier.state == "running":
                 plan.state, plan.reason = "interrupted", "its process exited"
-        # After a power cut, the same command writes a lost new plan again.
+        # A new plan need not be durable: if a power cut loses it, the same command writes it again.
         plan.write(directory, durable=earlier is not None)
 
 
 def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
-    """Mark a pending run, or a running one whose process exited, as failed.
+    """Mark a run as failed if it is pending, or if it is running and its process has exited.
 
-    A run in another state, and one that another process has taken over, isn't changed.
+    A run in another state isn't changed, and neither is a run that another process uses. Errors are
+    ignored.
 
     Args:
-        directory: of the run; nothing is done if it has no record.
+        directory: directory of the run; nothing is done if it contains no record.
         reason: why the process exited.
-        resuming: also mark an interrupted run, because an attempt to resume it failed.
+        resuming: True marks an interrupted run, too. It is for a failed attempt to resume.
     """
     failing = (PENDING, "running", "interrupted") if resuming else (PENDING, "running")
     with (
@@ -198,15 +202,16 @@ def reset_run(directory: Path, record: Record) -> None:
     """Remove the results of a run, so that it starts from the first epoch when it is opened.
 
     Args:
-        directory: nothing is done if it has no record.
-        record: of the requested run, without results.
+        directory: directory of the run; nothing is done if it contains no record.
+        record: record of the run that the command asks for, without results.
     """
     if find_record(directory, record) is None:
         return
     with _usable(directory), _locked(directory, record):
-        # Written first, so that a run without its results never counts as ended.
+        # The record is written first. Otherwise, a kill could leave a run that counts as ended, but
+        # has no results.
         replace(record, state="interrupted", reason="reset to start again").write(directory)
-        for name in RESULTS:
+        for name in RUN_RESULTS:
             path = directory / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -215,7 +220,7 @@ def reset_run(directory: Path, record: Record) -> None:
 
 
 def find_record(directory: Path, record: Record) -> Record | None:
-    """Return the record in a directory; None if the directory is missing or has no record."""
+    """Return the record in a directory; None if there is none."""
     try:
         earlier = Record.read(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -236,7 +241,7 @@ def find_record(directory: Path, record: Record) -> Record | None:
 
 
 def unexpected_file(directory: Path) -> str | None:
-    """Return the name of a file because of which a directory can't become a run directory."""
+    """Return the name of a file that a new run directory can't contain; None if there is none."""
     with _usable(directory):
         try:
             paths = sorted(directory.iterdir())
@@ -252,7 +257,10 @@ def unexpected_file(directory: Path) -> str | None:
 
 
 def _is_reservation(path: Path) -> bool:
-    """Return whether a path is an empty `.hydra/`; one with files belongs to another program."""
+    """Return whether a path is an empty `.hydra/`, the mark that `make_unique_directory` leaves.
+
+    A `.hydra/` with files belongs to another program.
+    """
     return path.name == HYDRA_FOLDER and path.is_dir() and not any(path.iterdir())
 
 
@@ -263,10 +271,10 @@ def make_directory(directory: Path) -> None:
 
 
 def make_unique_directory(directory: Path, marker: str = "") -> Path:
-    """Create a directory that no other run uses, with -2, -3, ... appended if it exists.
+    """Create a directory that no other run uses. If it exists, add -2, -3, ... to the name.
 
-    With `marker`, an existing directory is free if it contains no folder of that name. The process
-    that creates this folder reserves the directory.
+    With `marker`, an existing directory can be used if it contains no folder with this name. The
+    process creates this folder to reserve the directory.
     """
     with _usable(directory):
         for number in count(1):
@@ -286,15 +294,16 @@ def now() -> str:
 
 @contextlib.contextmanager
 def _locked(directory: Path, record: Record) -> Iterator[Record | None]:
-    """Create and lock a run directory within a `with` block; yield the record in it."""
+    """Create a run directory, lock it within a `with` block, and yield the record in it."""
     earlier = find_record(directory, record)
     directory.mkdir(parents=True, exist_ok=True)
     lock = DirectoryLock(directory, None if earlier is None else earlier.heartbeat)
     try:
-        # Read again, because another process may have changed it before the lock was acquired.
+        # The record is read again, because another process may have changed it before this process
+        # acquired the lock.
         earlier = find_record(directory, record)
         if earlier is not None and lock.contradicts(earlier.heartbeat):
-            raise in_use(directory, earlier.heartbeat)
+            raise in_use_error(directory, earlier.heartbeat)
         yield earlier
     finally:
         lock.release()
@@ -303,13 +312,13 @@ def _locked(directory: Path, record: Record) -> Iterator[Record | None]:
 def _is_done(directory: Path, record: Record) -> bool:
     """Return whether a run has ended and its metrics files are unchanged.
 
-    A run whose metrics files were changed is resumed from its last checkpoint, to write them again.
+    If they were changed, the run has to resume from its last checkpoint to write them again.
     """
     return record.has_ended and (record.state == "pruned" or not record.altered(directory))
 
 
 def _describe_difference(earlier: Record, record: Record) -> str:
-    """Return the first differences between two runs."""
+    """Return the first differences between two runs as text."""
     theirs, ours = (
         signed_settings(run.config, run.precision or "", run.fingerprint or "")
         for run in (earlier, record)
@@ -329,7 +338,7 @@ def _describe_difference(earlier: Record, record: Record) -> str:
 
 @contextlib.contextmanager
 def _usable(directory: Path) -> Iterator[None]:
-    """Raise a ConfigError in place of an error of the file system."""
+    """Convert an error of the file system to a ConfigError."""
     if "\0" in str(directory):
         raise ConfigError(f"{directory} can't be the name of a directory: choose another one")
     try:

@@ -5,14 +5,15 @@ from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Any
 
-# Has to be incremented when a change to this package changes the results of runs.
+# Increment this number when a change to the package changes the results of runs.
 NUMERICS = 1
 
 _INCIDENTAL_OF_SWEEP = ("baseline", "replicates", "retry_failed", "reuse", "sweep_filter", "zip")
 _INCIDENTAL_OF_TRAINER = ("compile", "device", "distributed", "precision", "resume", "threads")
 # Settings and groups of settings that don't affect what is trained, only where and how. Instead of
-# `trainer.precision`, the signature contains the precision that it resolves to. `trainer.compile`,
-# the device and the threads change a result by rounding only.
+# `trainer.precision`, the signature contains the precision that was chosen for the device.
+# `trainer.compile` and `trainer.threads` change a result by rounding only. Another kind of device
+# also changes the random numbers.
 INCIDENTAL = frozenset(
     {"data.root", "dry_run", "logger", "objective", "reference"}
     | {*_INCIDENTAL_OF_SWEEP, *(f"trainer.{name}" for name in _INCIDENTAL_OF_TRAINER)}
@@ -47,14 +48,14 @@ def signed_settings(config: Mapping[str, Any], precision: str, fingerprint: str)
     """Return the settings that affect what is trained, by dotted names.
 
     Args:
-        config: resolved.
-        precision: that `trainer.precision` resolves to on the device.
-        fingerprint: of the data.
+        config: the composed config, with its interpolations resolved.
+        precision: "float32" or "bfloat16", as chosen for the device.
+        fingerprint: fingerprint of the data.
     """
     settings = {
         name: normalize_number(value) for name, value in flatten(config) if not is_incidental(name)
     }
-    # Only here does the order of settings matter.
+    # The order of settings matters only in the augmentation.
     if len(order := augmentation_order(config)) > 1:
         settings[ORDER] = order
     return settings | {"precision": precision, "data": fingerprint, "numerics": NUMERICS}
@@ -80,7 +81,7 @@ def sign(config: Mapping[str, Any], precision: str, fingerprint: str) -> str:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the keys with different values in two mappings, with both; a missing one is None."""
+    """Map each key with different values in two mappings to both values; None is a missing one."""
     return {
         name: (one.get(name), other.get(name))
         for name in sorted(one.keys() | other.keys())

@@ -1,4 +1,4 @@
-"""The plan of a study, validated before anything is written, and of its trials."""
+"""The plans of a study and of its trials. A study is validated before anything is written."""
 
 import os
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ from resnet_sweep.studies.search_space import (
     TrialSampler,
     build_pruner,
 )
-from resnet_sweep.studies.trial_queue import FOUND, SIGNATURE
+from resnet_sweep.studies.trial_queue import REUSED_RUNS, SIGNATURE
 from resnet_sweep.sweeps.grid import preset_overrides
 from resnet_sweep.sweeps.plan import (
     SWEEP_KEYS,
@@ -50,7 +50,7 @@ from resnet_sweep.sweeps.plan import (
 )
 from resnet_sweep.sweeps.run_cache import RunCache
 
-# `hydra.sweeper`; see conf/hydra/sweeper/optuna.yaml.
+# The types of the settings in `hydra.sweeper`; see conf/hydra/sweeper/optuna.yaml.
 SETTINGS = {
     "sampler": dict,
     "pruner": dict | None,
@@ -66,7 +66,7 @@ SETTINGS = {
     "warm_start": bool,
     "params": dict | None,
 }
-# Settings that have no effect on a study, with the only values that it accepts.
+# Maps the settings that only a grid uses to the values that a study accepts.
 GRID_SETTINGS: dict[str, Any] = {
     "sweep_filter": None,
     "zip": [],
@@ -83,9 +83,9 @@ class TrialRun:
     """A planned run of a trial; the runs of a trial differ only in the seed.
 
     Attributes:
-        directory: absolute.
-        record: in state `pending`.
-        hydra: the `hydra` node of its config.
+        directory: the run directory, as an absolute path.
+        record: the record of the run, in state `pending`.
+        hydra: the `hydra` node of the run's config.
     """
 
     planned: PlannedRun
@@ -94,27 +94,27 @@ class TrialRun:
     hydra: Mapping[str, Any]
 
     def write(self) -> None:
-        """Write the directory of the run if it doesn't exist; raises as `write_plan` does."""
+        """Write the plan of the run to its directory; see `write_plan`."""
         write_plan(self.directory, self.record)
         record = self.record
         write_hydra_folder(self.directory, record.config, self.hydra, record.overrides)
 
 
 class StudyPlan:
-    """A study, validated before a trial starts, which plans its trials.
+    """A validated study. It plans its trials.
 
     Args:
-        loader: Hydra's.
-        config: of the study as a whole.
+        loader: the loader of configs that Hydra passes to the sweeper.
+        config: the config of the whole study.
 
     Attributes:
-        settings: of the sweeper.
-        sweep_settings: settings of the sweep as a whole, such as `replicates`.
+        settings: the settings of the sweeper.
+        sweep_settings: settings of the whole sweep, for example `replicates`.
         n_trials: number of trials to sample.
         max_failures: number of failed trials that ends the study; None for no limit.
         corners: planned runs, one for every corner of the search space.
         enqueued: the parameters of the first trials.
-        fingerprint: the settings that a resumed study must have, too.
+        fingerprint: the settings that must be the same when the study is resumed.
 
     Raises:
         ConfigError: the study is invalid; nothing was written.
@@ -189,7 +189,7 @@ class StudyPlan:
             subdirectory = f"{subdirectory}/{seed}"
         config.seed = seed
         config.hydra.overrides.task = overrides
-        # A worker composes without the flags of the command, but records them.
+        # A worker composes the config without the flags of the command, but it records the flags.
         composed = replace(
             ComposedConfig.of(config, config.hydra), hydra_flags=read_hydra_flags(self.config.hydra)
         )
@@ -202,7 +202,7 @@ class StudyPlan:
         sweep = os.path.abspath(self.config.hydra.sweep.dir)
         directory = Path(sweep, subdirectory)
         hydra = unresolved(config.hydra)
-        # Resolved in this process, as the settings are, because another one may read the file.
+        # These values are resolved in this process, because another process may read the file.
         hydra["job"] |= {name: resolve(config.hydra.job, name) for name in ("env_set", "chdir")}
         hydra["sweep"] |= {"dir": sweep, "subdir": subdirectory}
         hydra["runtime"]["output_dir"] = str(directory)
@@ -293,7 +293,7 @@ class StudyPlan:
                 values=[*map(fmean, known)],
                 params=dict(parameters),
                 distributions=self.space.distributions,
-                user_attrs={SIGNATURE: signatures[0], FOUND: directories},
+                user_attrs={SIGNATURE: signatures[0], REUSED_RUNS: directories},
             )
             found.setdefault(signatures[0], trial)
         return list(found.values())

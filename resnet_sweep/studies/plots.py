@@ -16,9 +16,9 @@ from resnet_sweep.compare.format import FEW_DIGITS, safe_text
 from resnet_sweep.studies.storage import find_storage
 from resnet_sweep.studies.trial_queue import STATES, count_states
 
-# The points of a plot increase the size of the page and the time to open it.
+# More points make the page larger, and slower to open.
 MAX_STUDIES, MAX_TRIALS, MAX_KEYS = 5, 2000, 12
-# Matches long numbers in the texts of a plot, such as tooltips.
+# Matches long numbers in the texts of a plot, for example in tooltips.
 LONG_NUMBER = re.compile(r"\b\d+\.\d{5,}(e[-+]\d+)?\b")
 
 
@@ -83,7 +83,7 @@ def _figure(
 ) -> Iterator[dict[str, Any]]:
     try:
         figure = plot(study, **options).to_plotly_json()
-    # With too few trials or parameters that don't vary, a plot may raise an error of any type.
+    # A plot may raise any error if there are too few trials, or if a parameter doesn't vary.
     except Exception:
         return
     for name in ("template", "title"):

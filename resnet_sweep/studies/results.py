@@ -22,8 +22,8 @@ from resnet_sweep.runs.record import duration
 from resnet_sweep.studies.plan import StudyPlan
 from resnet_sweep.studies.storage import exclusive
 from resnet_sweep.studies.trial_queue import (
-    FOUND,
     REASON,
+    REUSED_RUNS,
     SAME_AS,
     SIGNATURE,
     STATE,
@@ -32,11 +32,11 @@ from resnet_sweep.studies.trial_queue import (
     brief_parameters,
     count_states,
 )
-from resnet_sweep.sweeps.manifest import RESULTS, JobEntry, Manifest, SweepDefinition
+from resnet_sweep.sweeps.manifest import RESULTS_CSV, JobEntry, Manifest, SweepDefinition
 
 MAX_LISTED = 10
-# The files are written at most once per PAUSE_SECONDS. After a write that took t seconds, the next
-# one follows after at least PAUSE_FACTOR * t, so that a large study doesn't spend its time on them.
+# The files are written at most once per PAUSE_SECONDS. After a write of t seconds, the next write
+# follows after at least PAUSE_FACTOR * t. So a large study doesn't spend its time on the files.
 PAUSE_SECONDS, PAUSE_FACTOR = 1.0, 20
 
 log = logging.getLogger(__name__)
@@ -48,12 +48,13 @@ class TrialResult:
     Attributes:
         state: a run state; for a running trial, the state of its run.
         reason: explains a state other than running and finished; otherwise empty.
-        directory: of the run, or the parent of the replicates; absolute.
-        values: of the objectives, as means over the replicates. A pruned trial has the value of its
-            last epoch. None while the trial runs.
+        directory: the directory of the run, or of the trial if it has several replicates. It is an
+            absolute path.
+        values: the values of the objectives, as means over the replicates. A pruned trial has the
+            value of its last epoch. None while the trial runs.
         best_val_acc, final_val_acc: means over the runs, in percent.
         seconds: total time of the runs.
-        statistic: of the objective over the runs.
+        statistic: the statistic of the first objective over the runs.
     """
 
     def __init__(self, trial: FrozenTrial, sweep: Path, objective: Objective) -> None:
@@ -63,7 +64,7 @@ class TrialResult:
         self.signature: str = attributes.get(SIGNATURE, "")
         same = attributes.get(SAME_AS)
         own = Path(os.path.abspath(sweep / str(trial.number if same is None else same)))
-        elsewhere = [*map(Path, attributes.get(FOUND, ()))]
+        elsewhere = [*map(Path, attributes.get(REUSED_RUNS, ()))]
         self.directory = elsewhere[0] if elsewhere and not own.exists() else own
         self.places = [
             place
@@ -85,7 +86,7 @@ class TrialResult:
         self.statistic = Statistic.from_values(map(objective.value, runs))
 
     def describe(self, objectives: Sequence[Objective]) -> str:
-        """Return a one-line summary."""
+        """Return a one-line summary of the trial."""
         text = f"trial {self.number} {self.state}"
         if self.reason:
             text += f" ({self.reason})"
@@ -103,7 +104,7 @@ class StudyResults:
     A trial that has ended is read once. The files are written at a limited rate.
 
     Args:
-        definition: the part of `sweep.json` about the study as a whole.
+        definition: the part of `sweep.json` about the whole study.
     """
 
     def __init__(self, queue: TrialQueue, plan: StudyPlan, definition: Mapping[str, Any]) -> None:
@@ -136,10 +137,11 @@ class StudyResults:
             return
         directory = self.queue.directory
         try:
-            # Read while locked, so that the last process to write has the newest state.
+            # The results are read while the lock is held, so that the last process that writes them
+            # has the newest ones.
             with exclusive(directory):
                 results = self.all()
-                write_atomically(directory / RESULTS, self._table(results).encode())
+                write_atomically(directory / RESULTS_CSV, self._table(results).encode())
                 self._manifest(results).write(directory)
         except OSError as error:
             if not self._warned:
@@ -243,7 +245,7 @@ class StudyResults:
                 record, several = run.record, self.plan.replicates
                 if several > 1:
                     overrides = [text for text in record.overrides if not text.startswith("seed=")]
-                    # The seed of the command is that of the first replicate.
+                    # The command has the seed of the first replicate.
                     seed = [text for key, text in self.plan.space.fixed.items() if key == "seed"]
                     overrides += [f"replicates={several}", *seed]
                     record = replace(record, overrides=overrides)

@@ -40,7 +40,7 @@ SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
 PRUNERS = ("optuna.pruners.*",)
 # A sampler is tested with this many points.
 DRAWS = 3
-# The method that samples a parameter, by the name of its distribution.
+# Maps the name of a distribution to the method that samples a parameter from it.
 SUGGEST: Mapping[str, Callable[..., Any]] = {
     "CategoricalDistribution": Trial.suggest_categorical,
     "FloatDistribution": Trial.suggest_float,
@@ -52,11 +52,11 @@ class SearchSpace:
     """The keys that a study searches, and the overrides that all trials have.
 
     Args:
-        overrides: the last override of a key takes precedence.
+        overrides: the overrides of the study. The last override of a key takes precedence.
 
     Attributes:
-        distributions: of the searched keys.
-        fixed: the other overrides by key, including choices with a single value.
+        distributions: maps a searched key to its distribution.
+        fixed: maps the other keys to their overrides. A choice with a single value is among them.
 
     Raises:
         ConfigError: a range is empty or can't be searched, or nothing is searched.
@@ -91,9 +91,9 @@ class SearchSpace:
         return [*self.fixed.values(), *(f"{key}={value}" for key, value in parameters.items())]
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Yield points that vary one key: all ends of ranges and values of choices.
+        """Yield points in which one key has an end of its range, or a value of its choice.
 
-        The other keys have the lower end of their range or the first value of their choice.
+        The other keys have the lower end of their range, or the first value of their choice.
         """
         ends = {key: _ends(values) for key, values in self.distributions.items()}
         first = {key: values[0] for key, values in ends.items()}
@@ -125,8 +125,8 @@ class SearchSpace:
 class TrialSampler:
     """Samples every trial with a new sampler, seeded by the study's seed and the trial number.
 
-    Therefore workers with the same seed sample different parameters, and a resumed study doesn't
-    repeat earlier ones.
+    Therefore workers with the same seed sample different parameters, and a resumed study samples
+    new ones.
 
     Args:
         node: `hydra.sweeper.sampler`.
@@ -169,7 +169,7 @@ class TrialSampler:
             return _WholeGrid(self._grid, seed=seed or 0)
         try:
             sampler: BaseSampler = _instantiate(self.node, SAMPLERS)
-            # A quasi-random sequence needs one seed for all of its points.
+            # A quasi-random sequence needs the same seed for all its points.
             if seed is not None and not isinstance(sampler, QMCSampler):
                 own = derive_seed(seed, "sampler", number) % 2**32
                 sampler = _instantiate({**self.node, "seed": own}, SAMPLERS)
@@ -181,9 +181,9 @@ class TrialSampler:
         return sampler
 
     def sample(self, study: optuna.Study, trial_id: int, number: int) -> Trial:
-        """Return a running trial of a study, with parameters, which are sampled if it has none."""
+        """Return a running trial of a study; its parameters are sampled if it has none."""
         study.sampler = self._build(number)
-        # `Study.ask` would take any waiting trial, and never a running one.
+        # `Study.ask` isn't used, because it takes any waiting trial, and never a running one.
         trial = Trial(study, trial_id)
         for key, distribution in self.space.distributions.items():
             described = json.loads(distribution_to_json(distribution))
@@ -192,7 +192,7 @@ class TrialSampler:
 
 
 class _WholeGrid(GridSampler):
-    """A grid sampler that doesn't stop `Study.optimize` at its end, which isn't used."""
+    """A grid sampler that doesn't stop `Study.optimize`, which isn't used, after the last point."""
 
     def after_trial(self, *arguments: Any) -> None:
         pass
@@ -204,7 +204,7 @@ def build_pruner(node: Mapping[str, Any] | None, objectives: int, epochs: int) -
     Args:
         node: `hydra.sweeper.pruner`; None for Hyperband with one objective, or else no pruner.
         objectives: number of objectives.
-        epochs: of a trial, summed over its replicates.
+        epochs: number of epochs of a trial, summed over its replicates.
 
     Raises:
         ConfigError: the pruner is invalid, or can't prune with several objectives.
@@ -306,7 +306,7 @@ def _values(distribution: BaseDistribution) -> list[Any]:
             "with a step, or choose another sampler"
         )
     count = round((distribution.high - distribution.low) / distribution.step) + 1
-    # Decimal, because 0.1 + 2 * 0.1 isn't 0.3 in binary.
+    # Decimal numbers are used, because 0.1 + 2 * 0.1 isn't 0.3 in binary.
     low, step = Decimal(str(distribution.low)), Decimal(str(distribution.step))
     return [float(low + index * step) for index in range(count)]
 
@@ -331,7 +331,7 @@ def _parameter(key: str, distribution: BaseDistribution, setting: Any) -> Any:
 
 
 def _parsed(value: Any) -> Any:
-    """Return the value that Hydra parses from a choice, which is stored as text."""
+    """Return the value of a choice, which is stored as text, as Hydra parses it."""
     if not isinstance(value, str):
         return value
     override = OverridesParser.create().parse_override(f"key={value}")

@@ -1,4 +1,4 @@
-"""The part of one process in a study: it trains trials, or launches and watches workers."""
+"""The work of one process on a study: it trains trials, or launches and watches workers."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ from resnet_sweep.training.signals import INTERRUPTED, Interrupted, StopSignal, 
 
 # Worker N has the directory workers/N in the sweep directory, with these files.
 WORKERS, WORKER_CONFIG, WORKER_LOG = "workers", "worker.json", "worker.log"
-# The interval of checks for trials of other processes that have ended.
+# Seconds between two searches for trials that have ended in other processes.
 WATCH_SECONDS = 2
 
 
@@ -66,7 +66,11 @@ def run_study(context: HydraContext, config: DictConfig) -> int:
 
 
 def work_on_study(directory: Path) -> int:
-    """Work on a study as a launched worker, whose directory is given; see `run_study`."""
+    """Work on a study as a launched worker; see `run_study`.
+
+    Args:
+        directory: the directory of this worker.
+    """
     set_up_optuna()
     worker = json.loads((directory / WORKER_CONFIG).read_text(encoding="utf-8"))
     os.chdir(worker["folder"])
@@ -110,7 +114,7 @@ def _composed(worker: Mapping[str, Any]) -> Iterator[tuple[ConfigLoader, DictCon
 
 
 class StudySession:
-    """The part of this process in a study, and its output."""
+    """The work of this process on a study, and its output."""
 
     def __init__(self, plan: StudyPlan, queue: TrialQueue) -> None:
         self.plan, self.queue = plan, queue
@@ -182,7 +186,7 @@ class StudySession:
         return self._print_end()
 
     def _too_many_failures(self) -> str:
-        """Return why the study ends early; empty if it doesn't."""
+        """Return why the study ends early; the text is empty if it doesn't."""
         limit = self.plan.max_failures
         failed = sum(trial.state is TrialState.FAIL for trial in self.queue.ended())
         if limit is None or failed < limit:
@@ -194,7 +198,10 @@ class StudySession:
 
     @contextlib.contextmanager
     def _reporting(self, stop: StopSignal | None = None) -> Iterator[None]:
-        """Write the results before and after the `with` block, and print why it ends early."""
+        """Write the results before and after the `with` block.
+
+        If a signal or an error of the storage ends the block, print the reason, and exit.
+        """
         console.print(f"Sweep directory: {relative_path(self.directory)}", markup=False)
         text, multirun = "", self.directory / MULTIRUN
         try:
@@ -214,7 +221,7 @@ class StudySession:
         except SystemExit as error:
             status = error.code
         except STORAGE_ERRORS as error:
-            # SQLAlchemy's error is the cause of Optuna's.
+            # Optuna's error has SQLAlchemy's error as its cause.
             cause = error.__cause__ or error
             reason = one_line(getattr(cause, "orig", None) or cause)
             text = f"the study's storage can't be reached ({reason}); the state of the running "

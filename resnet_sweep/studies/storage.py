@@ -18,7 +18,7 @@ from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.runs import lock
 from resnet_sweep.studies import JOURNAL, SQLITE
 
-# Raised by Optuna if a storage can't be reached; OSError is for a journal file.
+# Optuna raises these errors if a storage can't be reached; OSError is for a journal file.
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
 LOCK = ".study.lock"
 # SQLite lets one process write at a time. The others wait at most this long.
@@ -38,15 +38,15 @@ def is_shared(url: str | None) -> bool:
 
 
 def open_storage(url: str | None, directory: Path) -> BaseStorage:
-    """Open a storage, which is created if it doesn't exist.
+    """Open a storage, and create it if it doesn't exist.
 
     Args:
-        url: of a database (`postgresql://...`), or `journal:///PATH`; `journal`, or `sqlite` or
-            None, for a file in the sweep directory.
-        directory: of the sweep; it must exist if the storage is a file in it.
+        url: the URL of a database (`postgresql://...`) or of a journal file (`journal:///PATH`).
+            `journal` and `sqlite` are files in the sweep directory; None is the same as `sqlite`.
+        directory: the sweep directory. It must exist if the storage is a file in it.
 
     Raises:
-        ConfigError: it can't be reached.
+        ConfigError: the storage can't be reached.
     """
     url = _full_url(url, directory)
     try:
@@ -77,7 +77,7 @@ def find_storage(directory: Path) -> BaseStorage | None:
 
 
 def find_study(url: str | None, directory: Path, name: str) -> Mapping[str, Any] | None:
-    """Return the attributes of a study; None if it doesn't exist, and then no file is created.
+    """Return the user attributes of a study; None if it doesn't exist. No file is created.
 
     Args:
         url, directory: see `open_storage`.
@@ -95,7 +95,8 @@ def find_study(url: str | None, directory: Path, name: str) -> Mapping[str, Any]
 def exclusive(directory: Path) -> contextlib.AbstractContextManager[None]:
     """Return a context manager that makes other workers in the same directory wait.
 
-    On a file system without locks they don't wait, and only the storage separates their trials.
+    On a file system without locks, they don't wait. Then the storage alone keeps two workers from
+    taking the same trial.
     """
     return lock.exclusive(directory / LOCK)
 
@@ -110,9 +111,12 @@ def _full_url(url: str | None, directory: Path) -> str:
 
 
 def _file_of(url: str) -> Path | None:
-    """Return the absolute path of a storage that is a file, since the current folder may change."""
+    """Return the path of a storage file; None for a server.
+
+    The path is absolute, because the current folder may change.
+    """
     if url.startswith("journal:"):
-        # As in other URLs, an absolute path begins with a fourth slash.
+        # An absolute path begins with the fourth slash, as in other URLs.
         return Path(os.path.abspath(url.removeprefix("journal:").removeprefix("///")))
     with contextlib.suppress(ArgumentError):
         parts = make_url(url)

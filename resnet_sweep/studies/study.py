@@ -24,10 +24,10 @@ from resnet_sweep.studies.trial_queue import TrialQueue
 from resnet_sweep.sweeps.manifest import Manifest
 from resnet_sweep.sweeps.runner import new_sweep_directory
 
-# How long another worker may take to write the attributes of a study that it has just created.
+# Seconds that another worker may take to write the attributes of a study that it has created.
 CREATION_SECONDS = 5
-# User attributes of a study: its fingerprint, the sweep directory, and the number of trials that
-# were complete when it was created.
+# Names of user attributes of a study. WARM is the number of trials that were complete when the
+# study was created.
 FINGERPRINT, DIRECTORY, WARM = "resnet_sweep", "directory", "warm_started"
 MAX_DIFFERENCES = 5
 
@@ -61,7 +61,7 @@ def open_study(plan: StudyPlan) -> TrialQueue:
     found = _find(plan, directory)
     stored = _find_directory(plan.name, found or {}, asked) if shared else None
     if shared and stored is None:
-        # Raises an error before a directory is created for a study that can't be stored.
+        # This raises an error if the study can't be stored, before a directory is created.
         open_storage(plan.settings["storage"], directory)
     known = stored or asked
     made = missing_folders(known or Path(plan.config.hydra.sweep.dir).parent)
@@ -78,7 +78,7 @@ def open_study(plan: StudyPlan) -> TrialQueue:
                 remove_empty(made)
                 queue.directory = directory = stored
     except BaseException:
-        # A refused study leaves nothing behind.
+        # A study that is refused leaves no empty directories.
         remove_empty(made)
         raise
     with read_write(sweep):
@@ -94,8 +94,8 @@ def _find_directory(name: str, attributes: Mapping[str, Any], asked: Path | None
     """Return the directory that a study was created with; None if it no longer exists.
 
     Raises:
-        ConfigError: the command sets another directory, in which workers couldn't find the
-            checkpoints of the others.
+        ConfigError: the command sets another directory. Workers couldn't find the checkpoints of
+            other workers there.
     """
     found = attributes.get(DIRECTORY)
     if not found or not os.path.isdir(found):
@@ -170,7 +170,7 @@ def _check_fingerprint(study: optuna.Study, asked: Mapping[str, Any]) -> None:
     found = study.user_attrs.get(FINGERPRINT)
     if not isinstance(found, Mapping):
         raise ConfigError(f"{which} was created by another program: {other}")
-    # Through JSON, as in the storage, where tuples are lists.
+    # The fingerprint is converted to JSON and back, because tuples become lists in the storage.
     listed = [
         f"{safe_text(name)}: {safe_text(old)} in the study, {safe_text(new)} in this command"
         for name, (old, new) in differences(found, json.loads(json.dumps(asked))).items()

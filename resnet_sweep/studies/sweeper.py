@@ -8,20 +8,20 @@ from omegaconf import DictConfig
 
 
 class OptunaSweeper(Sweeper):
-    """Searches with Optuna, with pruning, any number of workers, and resuming."""
+    """Searches with Optuna. It supports pruning, any number of workers, and resuming."""
 
     def __init__(self, **settings: Any) -> None:
-        """Ignore the settings in conf/hydra/sweeper/optuna.yaml, which are read from the config."""
+        """Ignore the settings of conf/hydra/sweeper/optuna.yaml; they are read from the config."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Store what Hydra passes; it calls this before `sweep`."""
+        """Store the arguments; Hydra calls this method before `sweep`."""
         self.context, self.composed = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> None:
         """Work on the study until it ends; see `run_study`."""
-        # Imported here because Optuna and torch take seconds, and --help doesn't need them.
+        # The imports of Optuna and torch take seconds, and --help doesn't need them.
         from resnet_sweep.config.errors import wrap_internal_errors
         from resnet_sweep.studies.session import run_study
 

@@ -1,4 +1,4 @@
-"""The queue of a study's trials, and the locks by which workers take them."""
+"""The queue of a study's trials, and the locks with which workers take trials."""
 
 import contextlib
 import threading
@@ -25,12 +25,19 @@ from resnet_sweep.runs.record import (
 )
 from resnet_sweep.studies.storage import STORAGE_ERRORS, exclusive
 
-# User attributes of a trial: the signature of its first run, the number of another trial with the
-# same signature, the run state and the reason, the directories of reused runs, and the heartbeat of
-# the worker.
-SIGNATURE, SAME_AS, STATE, REASON = "signature", "same_as", "state", "reason"
-FOUND, HEARTBEAT = "found", "heartbeat"
-# The run states for Optuna's states, for a trial without the attribute STATE.
+# The constants up to HEARTBEAT are names of user attributes of a trial.
+# The signature of the trial's first run.
+SIGNATURE = "signature"
+# The number of another trial with the same signature, whose result this trial gets.
+SAME_AS = "same_as"
+# The run state at the end of the trial, and its reason.
+STATE, REASON = "state", "reason"
+# The directories of the reused runs.
+REUSED_RUNS = "found"
+# The heartbeat of the worker.
+HEARTBEAT = "heartbeat"
+
+# Maps Optuna's states to run states, for trials without the attribute STATE.
 STATES = {
     TrialState.WAITING: PENDING,
     TrialState.RUNNING: "running",
@@ -38,22 +45,22 @@ STATES = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
-# How long a worker waits before it checks whether another machine has taken the same trial.
+# Seconds that a worker waits before it checks whether another machine has taken the same trial.
 TAKEOVER_SECONDS = 1.0
 
 
 class TrialLock:
     """A worker's lock on a trial, held until it is released or the process exits.
 
-    Workers on one machine use a file lock in the sweep directory, which the system releases when a
-    process is killed. Workers on other machines check the heartbeat in the storage, which is
-    renewed every 20 seconds and stale after two minutes.
+    Workers on one machine use a file lock in the sweep directory. The system releases it if a
+    process is killed. Workers on other machines check the heartbeat in the storage. It is renewed
+    every `HEARTBEAT_SECONDS`, and stale after `STALE_SECONDS`.
 
     Attributes:
         crashes: number of workers in a row that crashed in this trial without completing an epoch.
 
     Raises:
-        ConfigError: another worker has the trial, or it has ended.
+        ConfigError: another worker has the trial, or the trial has ended.
     """
 
     def __init__(self, storage: BaseStorage, trial_id: int, number: int, directory: Path) -> None:
@@ -69,26 +76,29 @@ class TrialLock:
         self._thread.start()
 
     def is_owned(self) -> bool:
-        """Return whether the heartbeat in the storage is still that of this process."""
+        """Return whether this process wrote the heartbeat in the storage."""
         heartbeat = self.storage.get_trial(self.id).user_attrs.get(HEARTBEAT) or {}
         return all(heartbeat.get(name) == new_heartbeat()[name] for name in ("host", "process"))
 
     def release(self, saved: bool = False) -> None:
-        """Release the lock; if the state of the trial is `saved`, others can resume it at once."""
+        """Release the lock. With `saved`, workers on other machines can resume at once."""
         self._released.set()
         self._thread.join()
         if saved:
-            # Workers on other machines would otherwise wait until the heartbeat is stale.
+            # Without this, workers on other machines would wait until the heartbeat is stale.
             with contextlib.suppress(*STORAGE_ERRORS):
                 self._write(renewed=0.0, epochs=None, crashes=0)
         self._lock.release()
 
     def revert(self) -> None:
-        """Release the lock and restore the heartbeat, for a trial that another worker has."""
+        """Write back the heartbeat from before this lock, and release the lock.
+
+        This is for a trial that another worker is training.
+        """
         self._released.set()
         self._thread.join()
         if self.is_owned():
-            self.storage.set_trial_user_attr(self.id, HEARTBEAT, self._found)
+            self.storage.set_trial_user_attr(self.id, HEARTBEAT, self._previous_heartbeat)
         self._lock.release()
 
     def _take(self, directory: Path) -> None:
@@ -100,17 +110,18 @@ class TrialLock:
         if trial.state is TrialState.WAITING:
             if not self.storage.set_trial_state_values(self.id, TrialState.RUNNING):
                 raise taken
-        # A trial that another machine took a moment ago may not have a heartbeat yet.
+        # Another machine may have taken the trial, and not written its heartbeat yet.
         elif found is None and _is_new(trial):
             raise taken
         epochs = _trained_epochs(directory)
         crashed = found is not None and found.get("epochs") == epochs
         self.crashes = found["crashes"] + 1 if found is not None and crashed else 0
-        self._found = found
+        self._previous_heartbeat = found
         self._fields: dict[str, Any] = {"epochs": epochs, "crashes": self.crashes}
         self._write()
         if found is not None and found.get("host") != new_heartbeat()["host"]:
-            # File locks don't exclude other machines, so two may take the trial at the same time.
+            # File locks work on one machine only, so workers on two machines may have taken the
+            # trial. The one that wrote the heartbeat last keeps it.
             time.sleep(TAKEOVER_SECONDS)
             if not self.is_owned():
                 raise taken
@@ -122,17 +133,17 @@ class TrialLock:
 
     def _renew(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
-            # A database that can't be reached may be available again in 20 seconds.
+            # A database that can't be reached may be available at the next heartbeat.
             with contextlib.suppress(Exception):
                 if self.is_owned():
                     self._write()
 
 
 class TrialQueue:
-    """The trials of a study, numbered from 0 to `total` - 1.
+    """The trials of a study. Workers take those with the numbers 0 to `total` - 1.
 
-    A trial is added in state WAITING before a worker takes it, because the change from WAITING to
-    RUNNING is the only operation that is atomic in every storage of Optuna.
+    A trial is added in state WAITING before a worker takes it. The reason is that only the change
+    from WAITING to RUNNING is atomic in every storage of Optuna.
     """
 
     def __init__(
@@ -142,7 +153,11 @@ class TrialQueue:
         self._study_id = storage.get_study_id_from_name(study.study_name)
 
     def trials(self) -> list[FrozenTrial]:
-        """Return the trials by number, without waiting ones beyond `total`."""
+        """Return the trials in the order of their numbers.
+
+        A waiting trial with a number of `total` or more is left out. Such trials exist if the study
+        was started with a larger `n_trials`.
+        """
         return [
             trial
             for trial in self.study.get_trials(deepcopy=False)
@@ -162,14 +177,18 @@ class TrialQueue:
         return len(self.ended()) >= self.total
 
     def take(self) -> TrialLock | None:
-        """Take a trial whose worker crashed, or a waiting one; None if there is none."""
+        """Lock a trial whose worker crashed, or else a waiting one, or else a new one.
+
+        Returns:
+            The lock; None if there is no trial to take.
+        """
         trials = self.trials()
         for state in (TrialState.RUNNING, TrialState.WAITING):
             for trial in trials:
                 if (
                     trial.state is not state
                     or trial.number >= self.total
-                    or self._copies_other(trial)
+                    or self._copy_if_duplicate(trial)
                 ):
                     continue
                 with contextlib.suppress(ConfigError, UpdateFinishedTrialError):
@@ -181,8 +200,15 @@ class TrialQueue:
             self.study.add_trial(create_trial(state=TrialState.WAITING))
         return self.take()
 
-    def is_duplicate(self, trial: Trial, signature: str) -> bool:
-        """Return whether another trial has the same signature; this one will get its result."""
+    def mark_if_duplicate(self, trial: Trial, signature: str) -> bool:
+        """Mark a trial as a duplicate if another trial has the same signature.
+
+        A duplicate isn't trained: `take` copies the result of the other trial to it. A trial that
+        isn't a duplicate gets the signature as a user attribute.
+
+        Returns:
+            Whether the trial is a duplicate.
+        """
         with exclusive(self.directory):
             attributes = trial.user_attrs
             for other in self.trials():
@@ -192,7 +218,8 @@ class TrialQueue:
                     or other.state is TrialState.FAIL
                     or theirs.get(SIGNATURE) != signature
                     or theirs.get(SAME_AS) is not None
-                    # Without file locks, two trials may start at once: the first one trains.
+                    # Without file locks, two trials with one signature may start together. The one
+                    # with the lower number trains.
                     or (SIGNATURE in attributes and trial.number < other.number)
                 ):
                     continue
@@ -205,15 +232,19 @@ class TrialQueue:
         return False
 
     def end(self, trial: Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
-        """Store the last state of a trial, unless another worker has stored it."""
+        """Store the final state of a trial, unless another worker has stored it."""
         try:
             self.study.tell(trial, values, state)
         except (UpdateFinishedTrialError, ValueError):
             if not self.read(trial.number).state.is_finished():
                 raise
 
-    def _copies_other(self, trial: FrozenTrial) -> bool:
-        """Return whether a trial is a duplicate; if the other one has ended, copy its result."""
+    def _copy_if_duplicate(self, trial: FrozenTrial) -> bool:
+        """Copy the result of the other trial to a duplicate, if the other trial has ended.
+
+        Returns:
+            Whether the trial is a duplicate. If the other trial failed, it isn't.
+        """
         number = trial.user_attrs.get(SAME_AS)
         if number is None:
             return False
@@ -223,7 +254,7 @@ class TrialQueue:
         if other.state.is_finished():
             trial_id = self._id(trial.number)
             with contextlib.suppress(UpdateFinishedTrialError):
-                for name in {STATE, REASON, FOUND} & other.user_attrs.keys():
+                for name in {STATE, REASON, REUSED_RUNS} & other.user_attrs.keys():
                     self.storage.set_trial_user_attr(trial_id, name, other.user_attrs[name])
                 for step, value in other.intermediate_values.items():
                     if step not in trial.intermediate_values:
@@ -236,7 +267,7 @@ class TrialQueue:
 
 
 def count_states(states: Iterable[str]) -> str:
-    """Return the number of trials, in total and by state."""
+    """Return the number of trials, in total and in each state, as text."""
     listed = list(states)
     counts = [f"{listed.count(state)} {state}" for state in dict.fromkeys(listed)]
     return f"{pluralize(len(listed), 'trial')}: {', '.join(counts)}"
@@ -248,7 +279,10 @@ def brief_parameters(parameters: Mapping[str, Any]) -> str:
 
 
 def _trained_epochs(directory: Path) -> int:
-    """Return the number of epochs of a trial's runs, whose replicates have subdirectories."""
+    """Return the number of epochs that were trained in a trial, in all its replicates.
+
+    With several replicates, each run has a subdirectory.
+    """
     epochs = 0
     for run in (directory, *directory.glob("*/")):
         with contextlib.suppress(OSError, ConfigError):

@@ -1,4 +1,4 @@
-"""A worker of a study, which trains trials and reports them to Optuna's pruner."""
+"""A worker of a study. It trains trials, and reports their epochs to Optuna's pruner."""
 
 import contextlib
 import time
@@ -22,8 +22,8 @@ from resnet_sweep.runs.record import ENDED, Record
 from resnet_sweep.studies.plan import StudyPlan, TrialRun
 from resnet_sweep.studies.storage import STORAGE_ERRORS
 from resnet_sweep.studies.trial_queue import (
-    FOUND,
     REASON,
+    REUSED_RUNS,
     STATE,
     TrialLock,
     TrialQueue,
@@ -33,7 +33,7 @@ from resnet_sweep.sweeps.run_cache import RunCache
 from resnet_sweep.training.callbacks import Callback, Pruned
 from resnet_sweep.training.signals import StopSignal
 
-# The interval at which a worker without a trial looks for one.
+# Seconds that a worker without a trial waits before it looks for a trial again.
 IDLE_SECONDS = 0.5
 
 
@@ -60,8 +60,9 @@ class PruningCallback(Callback):
     Args:
         trial: receives the values.
         objective: the reported value.
-        epochs: of the run; the last one isn't pruned, because pruning would save no time.
-        reported: the steps that the storage already has; new ones are added.
+        epochs: number of epochs of the run. After the last one, the run isn't pruned, because that
+            would save no time.
+        reported: the steps that the storage contains. The callback adds new ones.
 
     Attributes:
         storage_error: the error of the storage, if it couldn't be reached.
@@ -96,7 +97,7 @@ class PruningCallback(Callback):
             return
         value = row.get(self.objective.name)
         if value is None:
-            # Computed from memory, because metrics.csv may not be complete yet.
+            # The value is computed from rows in memory, because metrics.csv may lack the last ones.
             run = LoadedRun(Path(), "", Record(""))
             run.metrics = Metrics(self.rows, None)
             value = self.objective.value(run)
@@ -151,7 +152,8 @@ class StudyWorker:
             if end is not None:
                 self._store(trial, end)
         except TrialTakenOver:
-            # After the loss of a machine, the heartbeat of the run may outlive that of the trial.
+            # If a machine failed, the heartbeat of the trial may be stale, and the heartbeat of the
+            # run not yet.
             lock.revert()
             time.sleep(IDLE_SECONDS)
         except BaseException:
@@ -179,7 +181,7 @@ class StudyWorker:
             runs = self.plan.plan_trial(trial.params, trial.number)
         except ConfigError as error:
             raise TrialFailed(str(error)) from error
-        if self.queue.is_duplicate(trial, runs[0].planned.signature):
+        if self.queue.mark_if_duplicate(trial, runs[0].planned.signature):
             return None
         verb = "resumed" if (runs[0].directory / "run.json").exists() else "started"
         parameters = brief_parameters(trial.params)
@@ -234,9 +236,12 @@ class StudyWorker:
             if found is not None and None not in [goal.value(found) for goal in self.objectives]:
                 if callback is not None:
                     callback.report(found.metrics.rows)
-                directories = [*trial.user_attrs.get(FOUND, []), str(found.directory.absolute())]
+                directories = [
+                    *trial.user_attrs.get(REUSED_RUNS, []),
+                    str(found.directory.absolute()),
+                ]
                 # A killed worker may have stored the same directory.
-                trial.set_user_attr(FOUND, [*dict.fromkeys(directories)])
+                trial.set_user_attr(REUSED_RUNS, [*dict.fromkeys(directories)])
                 return found
         reason = ""
         try:
@@ -252,7 +257,7 @@ class StudyWorker:
         else:
             reason = reason or trained.error
         if callback is not None and callback.storage_error is not None:
-            # The storage failed, and not the trial.
+            # The storage failed, not the trial.
             raise callback.storage_error
         if _is_held(directory) or not lock.is_owned():
             raise TrialTakenOver

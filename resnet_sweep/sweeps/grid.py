@@ -24,8 +24,8 @@ class GridSweeper(Sweeper):
     """Hydra's basic sweeper with dry runs, resuming and fault tolerance.
 
     Args:
-        params: values by key, in the grammar of overrides; the command line takes precedence.
-        others: settings that this sweeper doesn't have.
+        params: maps keys to values, in the grammar of overrides. The command line takes precedence.
+        others: settings that this sweeper doesn't have; `sweep` raises an error for them.
     """
 
     def __init__(self, params: DictConfig | None = None, **others: Any) -> None:
@@ -34,7 +34,7 @@ class GridSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Store what Hydra passes; it calls this before `sweep`."""
+        """Store the arguments; Hydra calls this method before `sweep`."""
         self.context, self.composed = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> None:
@@ -48,7 +48,7 @@ class GridSweeper(Sweeper):
                 f"hydra.sweeper.{name} isn't a setting of hydra/sweeper=grid: leave it out, or use "
                 "hydra/sweeper=optuna"
             )
-        # Imported here because torch takes seconds, and --help doesn't need it.
+        # The import of torch takes seconds, and --help doesn't need it.
         from resnet_sweep.config.errors import wrap_internal_errors
         from resnet_sweep.sweeps.runner import run_sweep
 
@@ -63,10 +63,11 @@ class GridSweeper(Sweeper):
 def expand(
     overrides: Sequence[str], pairs: Sequence[Sequence[str]], loader: ConfigLoader
 ) -> list[list[str]]:
-    """Return the overrides of all jobs, one for every combination of the swept values.
+    """Return the overrides of all jobs. There is a job for every combination of the values.
 
     Args:
-        overrides: some with several values; the last override of a key takes precedence.
+        overrides: the overrides of the command. An override may list several values. The last
+            override of a key takes precedence.
         pairs: lists of keys whose values are paired instead of crossed.
         loader: lists the choices of a group, for `model=glob(resnet*)`.
 
@@ -113,7 +114,7 @@ def expand(
 
 
 def parse_zip(zipped: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return the value of `zip`, a list of keys or a list of such lists, as a list of lists."""
+    """Convert the value of `zip`, a list of keys or a list of such lists, to a list of lists."""
     keys = [item for item in zipped if isinstance(item, str)]
     if len(keys) == len(zipped):
         return [keys] if keys else []

@@ -19,13 +19,13 @@ class Job:
 
     Args:
         planned: the record of the run, in state `pending`.
-        directory: absolute.
-        hydra: the parts of its config's `hydra` node that differ from the sweep's.
+        directory: the run directory, as an absolute path.
+        hydra: the parts of the `hydra` node in which the job's config differs from the sweep's.
 
     Attributes:
-        reused: whether another run with the same signature, outside the sweep, is its run.
-        run: the run in its directory, or the planned run if there is none.
-        error: why the directory can't be read; None if it can.
+        reused: whether the run was trained outside the sweep.
+        run: the run in the directory, or the planned run if there is none.
+        error: the reason if the directory can't be read, or None.
         last_stat: identifies the content of the record that was read last.
     """
 
@@ -69,7 +69,7 @@ class Job:
         """The number of epochs that are left to train."""
         epochs, record = self.planned.epochs, self.record
         if self.ended:
-            # An ended job is only asked for if it will be trained from scratch.
+            # A job that has ended is only trained if it starts from scratch.
             return epochs
         trained: float = record.final["epoch"] if record.final else 0
         progress = record.heartbeat
@@ -105,7 +105,7 @@ class Job:
             error = "it contains a run with another configuration"
         else:
             run = found.with_choices(self.planned.choices)
-        # `last_stat` is set last, so that another thread that reads it finds the new run.
+        # `last_stat` is set last, so that a thread that sees its new value also sees the new run.
         self.run, self.error = run, error
         self.last_stat = stat
         return True

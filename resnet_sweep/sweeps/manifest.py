@@ -20,18 +20,19 @@ from resnet_sweep.runs.record import PENDING
 from resnet_sweep.runs.signature import flatten, format_setting
 from resnet_sweep.sweeps.job import Job
 
-MANIFEST, RESULTS, MULTIRUN = "sweep.json", "results.csv", "multirun.yaml"
+MANIFEST, RESULTS_CSV, MULTIRUN = "sweep.json", "results.csv", "multirun.yaml"
 
 
 class JobEntry(BaseModel):
     """A job in `sweep.json`.
 
     Attributes:
-        directory: relative to the sweep directory.
+        directory: the run directory, relative to the sweep directory.
         reused: whether the run was trained outside the sweep.
-        state, value, reason: of the run when the file was written.
-        settings: by dotted name, without those that all jobs have in common.
-        choices: the choices of the sweep in the config groups, if the job is reused.
+        state, value, reason: the state of the run, the value of its objective, and the reason for
+            the state, when the file was written.
+        settings: the settings by dotted name, without the settings that all jobs have in common.
+        choices: the choices of the sweep in the config groups, if the run is reused.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -52,7 +53,7 @@ class SweepDefinition(BaseModel):
     """The part of `sweep.json` about the sweep as a whole; a study has additional keys.
 
     Attributes:
-        settings: those that all jobs have in common, by dotted name.
+        settings: the settings that all jobs have in common, by dotted name.
     """
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -65,8 +66,8 @@ class Manifest(BaseModel):
     """The content of `sweep.json`.
 
     Attributes:
-        jobs: in order of their numbers.
-        heartbeat: of the process that runs the sweep; None after its end.
+        jobs: the jobs in the order of their numbers.
+        heartbeat: the process that runs the sweep; None after the end of the sweep.
     """
 
     model_config = ConfigDict(strict=True)
@@ -135,8 +136,8 @@ def write_manifest(
 def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) -> None:
     """Write `results.csv`, a row for every job, ordered by number.
 
-    Accuracies are percent. The last columns are the mean, the sample standard deviation and the
-    number n of the objective's values of a job and its complete replicates.
+    Accuracies are in percent. The last columns are the mean, the sample standard deviation and the
+    number n of the objective's values, over all complete replicates of the job.
     """
     runs = [job.run for job in jobs]
     columns = variants(runs, seed=True)
@@ -164,7 +165,7 @@ def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) ->
                 *(statistics[job.run] or (None, None, 0)),
             ]
         )
-    write_atomically(directory / RESULTS, text.getvalue().encode())
+    write_atomically(directory / RESULTS_CSV, text.getvalue().encode())
 
 
 def _find_jobs(directory: Path) -> list[JobEntry]:

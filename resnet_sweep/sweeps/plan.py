@@ -46,7 +46,7 @@ WHOLE_SWEEP_SETTINGS = tuple(name for name in SETTINGS if name != "seed")
 SWEEP_KEYS = {"sweep", *WHOLE_SWEEP_SETTINGS} - {"objective", "reference"}
 # At most this many jobs are listed in an error message.
 MAX_LISTED = 20
-# The interval of progress lines if the output isn't a terminal.
+# Seconds between two progress lines if the output isn't a terminal.
 PLAIN_SECONDS = 10
 
 
@@ -54,19 +54,21 @@ class SweepPlan:
     """The jobs of a sweep, planned and compared with existing runs.
 
     Args:
-        loader: Hydra's.
-        master: the config of the sweep as a whole.
-        directory: of the sweep, absolute; it may not exist yet.
-        overrides: some with several values; those of the command line come last.
+        loader: the loader of configs that Hydra passes to the sweeper.
+        master: the config of the whole sweep.
+        directory: the sweep directory, as an absolute path. It may not exist yet.
+        overrides: overrides, of which some may list several values. The overrides of the command
+            line come last.
 
     Attributes:
         manifest: the content of `sweep.json` when the plan was made.
         cache: earlier runs, for reuse and for estimates of the time.
-        objective: by which the jobs are ranked.
-        baseline: matches the jobs that the others are compared with; None for no comparison.
+        objective: the value by which the jobs are ranked.
+        baseline: a condition. The other jobs are compared with the jobs that match it. With None,
+            nothing is compared.
         pairs: lists of keys whose values are paired.
-        jobs: in order of their numbers.
-        duplicates: the overrides of skipped jobs, each with the job that trains the same run.
+        jobs: the jobs in the order of their numbers.
+        duplicates: pairs of the overrides of a skipped job and the job that trains the same run.
         filtered: number of jobs that `sweep_filter` excludes.
 
     Raises:
@@ -272,9 +274,9 @@ def invalid_jobs(wrong: Mapping[str, Sequence[str]], count: int, noun: str) -> C
     """Return an error that lists the invalid jobs.
 
     Args:
-        wrong: the overrides of the invalid jobs, by error message.
+        wrong: maps an error message to the overrides of the jobs with this error.
         count: number of all jobs.
-        noun: for the jobs, in the plural.
+        noun: the noun for the jobs in the message, in the plural.
     """
     (reason, jobs), *others = wrong.items()
     if not others and len(jobs) == count:

@@ -18,12 +18,13 @@ from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.plan import SweepPlan
 from resnet_sweep.sweeps.summary import describe, distinct_overrides
 
-# Checking the files of thousands of pending jobs takes a noticeable time.
+# The interval of polling grows with the number of jobs, because checking the files of thousands of
+# pending jobs takes a noticeable time.
 POLL_SECONDS, POLL_SECONDS_PER_JOB = 0.5, 0.001
-# The longest interval between lines if the output isn't a terminal.
+# The largest number of seconds between two lines if the output isn't a terminal.
 PLAIN_SECONDS = 60
-# The shortest interval between writes of the sweep's files, and the largest share of the time that
-# writing them may take, because the files list all jobs.
+# The smallest number of seconds between two writes of the sweep's files, and the largest share of
+# the time that the writes may take. A write can take long, because the files list all jobs.
 SAVE_SECONDS, SAVE_SHARE = 1.0, 0.05
 # At most this many running jobs are listed on a terminal.
 MAX_RUNNING = 20
@@ -139,7 +140,7 @@ class SweepProgress:
         return text
 
     def estimate_seconds_left(self, running: int) -> float | None:
-        """Estimate the seconds until the sweep ends, with a number of jobs running in parallel."""
+        """Estimate the seconds until the sweep ends, if `running` jobs run in parallel."""
         passed = time.monotonic() - self.started
         to_train = self._epochs_to_train()
         trained = self.epochs_to_train - to_train

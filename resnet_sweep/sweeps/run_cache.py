@@ -1,4 +1,4 @@
-"""Earlier runs, which can be reused and show how long runs take."""
+"""Earlier runs: a sweep can reuse them, and they show how long runs take."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -35,7 +35,7 @@ class RunCache:
         if run is None:
             return None
         record = run.record
-        # The record may come from someone else, so its signature is computed from its config.
+        # The signature is computed from the config, because somebody may have changed the record.
         actual = sign(record.config, record.precision or "", record.fingerprint or "")
         return run if actual == signature else None
 

@@ -1,6 +1,6 @@
 """Run a sweep in this process, from its plan to the table of results.
 
-`config` is the config of the sweep as a whole, with its `hydra` node.
+In this module, `config` is the composed config of the whole sweep, with the node `hydra`.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from resnet_sweep.runs.files import (
     remove_unfinished,
     write_atomically,
 )
-from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use, is_held
+from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use_error, is_held
 from resnet_sweep.runs.provenance import HYDRA_FOLDER, write_hydra_folder
 from resnet_sweep.runs.record import HEARTBEAT_SECONDS, NAME, PENDING, new_heartbeat
 from resnet_sweep.runs.run import (
@@ -49,7 +49,7 @@ from resnet_sweep.sweeps.launchers import Launcher, build_launcher
 from resnet_sweep.sweeps.manifest import (
     MANIFEST,
     MULTIRUN,
-    RESULTS,
+    RESULTS_CSV,
     Manifest,
     write_manifest,
     write_results,
@@ -60,7 +60,7 @@ from resnet_sweep.sweeps.summary import print_plan, print_summary, summarize_pla
 from resnet_sweep.torchrun import TorchrunEnvironment
 from resnet_sweep.training.signals import INTERRUPTED, exit_status
 
-# The interval of checks whether a job has ended that another process trains.
+# Seconds between two checks of a job that another process trains.
 HELD_SECONDS = 0.5
 
 
@@ -68,9 +68,9 @@ def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str
     """Plan a sweep and train its jobs, or only print the plan in a dry run.
 
     Args:
-        context: Hydra's.
-        config: of the sweep as a whole.
-        overrides: some with several values.
+        context: the HydraContext that Hydra passes to the sweeper.
+        config: the config of the whole sweep.
+        overrides: the overrides of the command. An override may list several values.
 
     Returns:
         The exit status.
@@ -97,11 +97,11 @@ def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str
 
 
 def check_sweep(config: DictConfig) -> None:
-    """Check the settings that differ between a sweep and a single run.
+    """Raise an error for settings that a sweep can't have.
 
     Raises:
-        ConfigError: torchrun started several processes, `hydra.run.dir` is set, or the sweep
-            directory can't be a directory.
+        ConfigError: torchrun started several processes, `hydra.run.dir` is set, or there is a file
+            at the path of the sweep directory.
     """
     torchrun = TorchrunEnvironment.current()
     if torchrun is not None and torchrun.world_size > 1:
@@ -126,10 +126,12 @@ def check_sweep(config: DictConfig) -> None:
 
 
 def new_sweep_directory(config: DictConfig) -> Path:
-    """Create a directory that no other sweep uses, for a sweep that is named by the time.
+    """Create the directory of a sweep that is named by the time, and set it in the config.
+
+    No other sweep uses this directory.
 
     Raises:
-        ConfigError: it can't be created.
+        ConfigError: the directory can't be created.
     """
     directory = make_unique_directory(Path(os.path.abspath(config.hydra.sweep.dir)))
     with read_write(config.hydra.sweep):
@@ -138,7 +140,7 @@ def new_sweep_directory(config: DictConfig) -> Path:
 
 
 class SweepRunner:
-    """Trains the remaining jobs of a sweep in its directory, which is locked meanwhile.
+    """Trains the remaining jobs of a sweep, and locks the sweep directory while it runs.
 
     Raises:
         ConfigError: the launcher can't be used on this machine.
@@ -151,7 +153,7 @@ class SweepRunner:
         self.launcher: Launcher = build_launcher(context, config, self._launcher_overrides)
 
     def run(self) -> int:
-        """Train the remaining jobs; return the exit status. Raises as `run_sweep` does."""
+        """Train the remaining jobs, and return the exit status; raises as `run_sweep` does."""
         to_train = self.plan.to_train(self.config.retry_failed)
         summary = "\n".join(summarize_plan(self.plan, self.config.retry_failed))
         console.print(summary, markup=False)
@@ -159,7 +161,7 @@ class SweepRunner:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._locked())
-                self._start(to_train)
+                self._prepare_directory(to_train)
                 stack.callback(self.save, ended=True)
             except OSError as error:
                 if to_train:
@@ -182,7 +184,7 @@ class SweepRunner:
             raise SystemExit(status)
 
     def save(self, ended: bool = False) -> None:
-        """Write `results.csv` and `sweep.json`, with a heartbeat unless the sweep has ended."""
+        """Write `results.csv`, and `sweep.json` with a heartbeat unless the sweep has ended."""
         command = resume_command(self.config, self.directory)
         definition = {"command": command, "baseline": self.config.baseline}
         heartbeat = None if ended else new_heartbeat()
@@ -191,41 +193,51 @@ class SweepRunner:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Lock the sweep directory; ConfigError if another process uses it or has changed it."""
+        """Lock the sweep directory within a `with` block.
+
+        Raises:
+            ConfigError: another process uses the directory or has changed it.
+        """
         heartbeat = Manifest.read(self.directory).heartbeat
         lock = DirectoryLock(self.directory, heartbeat, SWEEP_LOCK)
         try:
             heartbeat = Manifest.read(self.directory).heartbeat
             if lock.contradicts(heartbeat):
-                raise in_use(self.directory, heartbeat, SWEEP_LOCK)
+                raise in_use_error(self.directory, heartbeat, SWEEP_LOCK)
             self.plan.check_unchanged()
             yield
         finally:
             lock.release()
 
-    def _start(self, to_train: Sequence[Job]) -> None:
-        """Write the files of the sweep, and remove pending jobs of an earlier command."""
+    def _prepare_directory(self, to_train: Sequence[Job]) -> None:
+        """Remove pending jobs of an earlier command, and write the files of the sweep.
+
+        Raises:
+            ConfigError: another process trains a job that has to start from scratch.
+        """
         for job in to_train:
             job.refresh()
-            # A process acquires the lock before it writes its heartbeat.
+            # A process that has just locked the directory has no heartbeat yet, so the lock is
+            # checked, too.
             held = job.held or is_held(job.directory, new_heartbeat())
             if job.from_scratch and held:
-                raise in_use(job.directory, job.record.heartbeat, SWEEP_LOCK)
-        # Before sweep.json is written without them, because new jobs may get their numbers.
+                raise in_use_error(job.directory, job.record.heartbeat, SWEEP_LOCK)
+        # These directories are removed before sweep.json is written. After that, new jobs may use
+        # the same numbers.
         requested = {job.directory.resolve() for job in self.jobs}
         sweep = self.directory.resolve()
         for entry in self.plan.manifest.jobs:
             directory = (sweep / entry.directory).resolve()
-            # A sweep.json from someone else may name directories outside of the sweep.
+            # Another person's sweep.json may name directories outside the sweep.
             if not entry.reused and sweep in directory.parents and directory not in requested:
                 _remove_pending(directory, sweep)
-        remove_unfinished(self.directory, MANIFEST, RESULTS, MULTIRUN)
+        remove_unfinished(self.directory, MANIFEST, RESULTS_CSV, MULTIRUN)
         text = OmegaConf.to_yaml(self.config)
         write_atomically(self.directory / MULTIRUN, text.encode())
         self.save()
 
     def _train(self, jobs: Sequence[Job]) -> str | None:
-        """Write the directories of jobs, and launch them; return an error of the launcher."""
+        """Write the directories of jobs, launch the jobs, and return an error of the launcher."""
         hydra = unresolved(self.config.hydra)
         saved = time.monotonic()
         for job in track_jobs(jobs, "written"):
@@ -237,7 +249,7 @@ class SweepRunner:
             return self._launch_all(jobs)
 
     def _write(self, job: Job, hydra: dict[str, Any]) -> None:
-        """Write the directory of a job; `hydra` is the node of the sweep's config."""
+        """Write the directory of a job; `hydra` is the node `hydra` of the sweep's config."""
         # Another process may have started the job after it was planned.
         job.refresh()
         if job.held:
@@ -251,7 +263,8 @@ class SweepRunner:
 
     def _launcher_overrides(self, directory: Path) -> list[str]:
         """Return the overrides with which a launcher plugin of Hydra composes a job."""
-        # Hydra requires that a job has the sweeper of the sweep, which a preset may choose.
+        # Hydra requires the same sweeper in the configs of a job and of the sweep. An override
+        # sweep=NAME may have chosen the sweeper, so it is passed on.
         preset = [text for text in read_overrides(self.config.hydra) if text.startswith("sweep=")]
         return [*preset, *self._by_directory[directory].planned.overrides]
 
@@ -262,8 +275,9 @@ class SweepRunner:
             free = {job: job.last_stat for job in rest if not job.held}
             if free and (error := self._launch([*free])):
                 return error
-            # A job is interrupted if its process was stopped, and not the sweep. A job whose record
-            # hasn't changed isn't launched again, because it would fail to start again.
+            # A job is interrupted if its process was stopped while the sweep continues. It is
+            # launched again. If the last launch didn't change its record, the job can't start, so
+            # it isn't launched again.
             rest = [
                 job
                 for job in rest
@@ -304,7 +318,7 @@ class SweepRunner:
         self.progress.refresh([self._by_directory[directory]])
 
     def _print_end(self, error: str | None) -> int:
-        """Print the results and the jobs that aren't done; return the exit status."""
+        """Print the results and how to run the jobs that aren't done; return the exit status."""
         print_summary(self.plan)
         broken = [job for job in self.jobs if job.state in BROKEN]
         pending = [job for job in self.jobs if not job.ended and job not in broken]
@@ -322,7 +336,7 @@ class SweepRunner:
 
 def resume_command(config: DictConfig, directory: Path) -> str:
     """Return the command that resumes a sweep or a study in its directory."""
-    # These settings apply to the given command only.
+    # The next command doesn't repeat these settings.
     omitted = ("dry_run=", "retry_failed=", "trainer.resume=", "hydra.mode=", "hydra.sweep.dir=")
     overrides = [*read_overrides(config.hydra), *read_overrides(config.hydra, "hydra")]
     overrides = [text for text in overrides if not text.lstrip("+").startswith(omitted)]
@@ -335,13 +349,13 @@ def resume_command(config: DictConfig, directory: Path) -> str:
 def terminable() -> Iterator[None]:
     """Raise SystemExit on SIGTERM, SIGUSR2 and SIGHUP within a `with` block.
 
-    A job that runs in this process replaces these signal handlers by its own.
+    A job that runs in this process replaces these signal handlers while it runs.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(exit_status(number))
 
-    # A signal that nohup has set to be ignored must stay ignored.
+    # If nohup set a signal to be ignored, it must stay ignored.
     before = {
         number: signal.signal(number, leave)
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
@@ -357,7 +371,7 @@ def terminable() -> Iterator[None]:
 def _remove_pending(directory: Path, sweep: Path) -> None:
     """Remove the directory of a job that never started, and empty parents inside the sweep.
 
-    The record is removed last, so that a kill in between leaves a pending job.
+    `run.json` is removed last. If the process is killed before that, the job is still pending.
     """
     if load_run(directory, "").state != PENDING:
         return

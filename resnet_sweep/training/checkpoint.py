@@ -18,7 +18,7 @@ from resnet_sweep.runs.run import Run
 
 BEST = "best_model.pth"
 LAST = "last_model.pth"
-# The checkpoint before the last one, for the case that the last one is damaged.
+# The checkpoint before the last one. It is used if the last one is damaged.
 PREVIOUS = "previous_model.pth"
 
 State = dict[str, Any]
@@ -38,11 +38,11 @@ class DamagedCheckpointError(ConfigError):
 
 
 class RunCheckpoints:
-    """The checkpoints of a run, and its metrics files, which are kept consistent with them.
+    """Saves and loads the checkpoints of a run, and writes the metrics files that match them.
 
     Args:
         layers: names of the layers whose norms a state contains.
-        in_thread: write in a thread while a GPU trains; otherwise `save` returns after writing.
+        in_thread: write in a thread, while a GPU trains. Otherwise, `save` returns after writing.
     """
 
     def __init__(self, run: Run, layers: Sequence[str], in_thread: bool) -> None:
@@ -54,7 +54,7 @@ class RunCheckpoints:
     def load(self) -> State | None:
         """Return the newest valid state of the run, or None if there is none.
 
-        The best model and the metrics files are written again to match it.
+        The best model and the metrics files are written again, so that they match this state.
         """
         signature = self.run.record.signature
         state = read_last(self.directory, signature)
@@ -96,13 +96,13 @@ class RunCheckpoints:
     def _write(self, state: State) -> None:
         self.run.verify_ownership()
         write_last(self.directory, {"signature": self.run.record.signature, **state})
-        # The best model comes second, because it can be written again from the last checkpoint if
-        # the process is killed in between.
+        # The best model is written second. If the process is killed before that, the best model can
+        # be written from the last checkpoint.
         self._write_best(state)
         self._write_metrics(state["rows"], state["layers"].tolist())
 
     def _write_best(self, state: State) -> bool:
-        """Write the best model if `state` ends the best epoch, and return whether it does."""
+        """Write the best model if `state` is the end of the best epoch; return whether it is."""
         best = best_row(state["rows"])
         if best is None or best is not state["rows"][-1] or state["step"]:
             return False
@@ -164,8 +164,8 @@ def write_last(directory: Path, state: State) -> None:
 def read_last(directory: Path, signature: str) -> State | None:
     """Return the newest valid checkpoint in `checkpoints/` of a run, or None if there is none.
 
-    A checkpoint that can't be used is renamed, so that the next save doesn't keep it in place of a
-    valid previous one.
+    A checkpoint that can't be used is renamed. Otherwise, the next save would replace a valid
+    previous checkpoint by it.
     """
     for path in (directory / LAST, directory / PREVIOUS):
         try:
@@ -190,7 +190,7 @@ def read_last(directory: Path, signature: str) -> State | None:
 
 
 def check_best(directory: Path, signature: str, epoch: int) -> str | None:
-    """Return why the best model in `checkpoints/` can't be used, as a clause, or None if it can."""
+    """Return the reason if the best model in `checkpoints/` can't be used, or None if it can."""
     try:
         found = read_checkpoint(directory / BEST, signature).get("epoch")
     except FileNotFoundError:
@@ -201,7 +201,7 @@ def check_best(directory: Path, signature: str, epoch: int) -> str | None:
 
 
 def copy_state(state: Any) -> Any:
-    """Return a copy of a state on the CPU, which training doesn't change."""
+    """Copy a state to the CPU; training doesn't change the copy."""
     if isinstance(state, torch.Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):

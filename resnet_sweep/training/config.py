@@ -14,7 +14,7 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Criteria that end a run early. The schedule still spans all epochs.
+    """Criteria that end a run early. They don't shorten the schedule, which spans all epochs.
 
     Attributes:
         epoch: last epoch to train; None sets no limit.
@@ -84,7 +84,7 @@ class TrainerConfig:
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     progressive_resizing: list[Count] | None = None
     device: str = "auto"
-    # torch fails with a number that is far larger than any machine has.
+    # torch fails if the number is far larger than the number of threads of any machine.
     threads: Annotated[int, Ge(1), Le(4096)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: CompileMode | None = None

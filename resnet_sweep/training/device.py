@@ -14,9 +14,9 @@ from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.config import CompileMode
 from resnet_sweep.training.distributed import ProcessGroup
 
-# torch's own choice, before anything changes it.
+# The default of torch, read before anything changes it.
 _DEFAULT_THREADS = torch.get_num_threads()
-# From glibc's malloc.h. glibc maps blocks larger than 32 MB separately in any case.
+# These numbers are from glibc's malloc.h. glibc always maps blocks larger than 32 MB separately.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_THRESHOLD = 32 * 2**20
 
@@ -50,7 +50,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def place_rank(device: torch.device, process_group: ProcessGroup) -> torch.device:
-    """Return the device of this process: the GPU of its local rank if several processes use GPUs.
+    """Return the device of this process. If several processes use GPUs, each has its own.
 
     Raises:
         ConfigError: there is no GPU for this process, or `trainer.device` names the same GPU for
@@ -130,7 +130,8 @@ def compile_model(model: nn.Module, mode: CompileMode) -> nn.Module:
     size of progressive resizing. Dropout and stochastic depth draw the same random numbers as
     without compilation, so results differ only by rounding.
     """
-    # Models that earlier runs of this process compiled count against a limit on recompilations.
+    # torch limits the number of recompilations. Without the reset, it would count the compilations
+    # of earlier runs of this process, too.
     torch.compiler.reset()
     # torch.compile takes either a mode or options, and torch's own random numbers are an option.
     options = {**torch._inductor.list_mode_options(mode), "fallback_random": True}
@@ -149,14 +150,14 @@ def configure(device: torch.device, precision: str, threads: int | None) -> None
 
 
 def configure_tf32(device: torch.device, precision: str) -> None:
-    """Turn TensorFloat-32, with 11 significant bits, off for float32 on a GPU."""
+    """Turn off TensorFloat-32, which has 11 significant bits, for float32 on a GPU."""
     if device.type == "cuda" and precision == "float32":
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def set_threads(threads: int | None) -> int:
-    """Set the number of torch's CPU threads, None for torch's default, and return the number."""
+    """Set the number of CPU threads, and return it; None sets torch's default."""
     torch.set_num_threads(threads or _DEFAULT_THREADS)
     return torch.get_num_threads()
 
@@ -177,7 +178,7 @@ def keep_freed_memory() -> None:
 
 
 def memory_bytes() -> int:
-    """Return the number of bytes that this process may use: the machine's memory, or a limit."""
+    """Return the number of bytes that this process may use: the memory, or the lowest limit."""
     # Python has no function for this on Windows.
     if sys.platform == "win32":
         return sys.maxsize
@@ -187,7 +188,7 @@ def memory_bytes() -> int:
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if address_space != resource.RLIM_INFINITY:
         limits.append(address_space)
-    # The memory limits of cgroup version 2 and 1, which containers set; "max" means no limit.
+    # Containers set these memory limits, of cgroup version 2 and 1. "max" means no limit.
     for path in ("memory.max", "memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
             limits.append(int(Path("/sys/fs/cgroup", path).read_text()))

@@ -16,10 +16,10 @@ class ProcessGroup:
     """The processes that train one run together, each on a share of every batch.
 
     torchrun starts them, on one machine or several. NCCL exchanges tensors on GPUs, and Gloo
-    everything else. A group of a single process exchanges nothing.
+    exchanges everything else. A single process exchanges nothing.
 
     Attributes:
-        torchrun: what torchrun passed to this process; by default a single process.
+        torchrun: the environment that torchrun set; by default, there is a single process.
         rank: number of this process, from 0. Only rank 0 writes into the run directory.
         world_size: number of processes.
     """
@@ -79,7 +79,7 @@ class ProcessGroup:
         return DistributedDataParallel(model, device_ids=[device.index])
 
     def all_reduce_max(self, *values: int) -> tuple[int, ...]:
-        """Return the largest of each value over all processes."""
+        """Return the maximum of each value over all processes."""
         if self.world_size == 1:
             return values
         reduced = torch.tensor(values)
@@ -99,14 +99,14 @@ class ProcessGroup:
         return values
 
     def broadcast(self, value: Any = None) -> Any:
-        """Return rank 0's value on all ranks; tensors in it have to be on the CPU."""
+        """Return rank 0's value on all ranks; tensors in the value have to be on the CPU."""
         values = [value]
         if self.world_size > 1:
             dist.broadcast_object_list(values, 0)
         return values[0]
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Replace a model's buffers, for example BatchNorm's statistics, by those of rank 0."""
+        """Copy rank 0's buffers of a model to all ranks, for example BatchNorm's statistics."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)

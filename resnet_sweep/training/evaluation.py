@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from resnet_sweep.data.dataset import Batches
 
-# Large enough to keep a GPU busy, and small enough for the caches of a CPU.
+# This size is large enough to keep a GPU busy, and small enough for the caches of a CPU.
 BATCH_SIZE = 250
 
 
@@ -45,7 +45,7 @@ def predict(
 ) -> tuple[Tensor, Tensor]:
     """Return the model's logits and the labels for all n images of a split.
 
-    The model is left in evaluation mode.
+    Afterwards, the model is in evaluation mode.
 
     Args:
         precision: "float32" or "bfloat16".

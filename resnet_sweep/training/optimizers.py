@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
     Args:
         lr: learning rate of the filters.
         momentum: Nesterov momentum of all weights.
-        weight_decay: decoupled weight decay of the filters, and weight decay as in SGD of the other
+        weight_decay: weight decay. It is decoupled for the filters, and as in SGD for the other
             weights.
         rest_lr: learning rate of the weights that aren't filters: BatchNorm, biases, classifier.
         ns_steps: number of steps of the Newton-Schulz iteration.
@@ -70,7 +70,7 @@ class Muon(torch.optim.Optimizer):
         groups = params if isinstance(params[0], dict) else [{"params": params}]
         divided = []
         for group in groups:
-            # The schedule sets the learning rate of the filters; `lr_scale` keeps the other
+            # The schedule sets the learning rate of the filters. `lr_scale` keeps the other
             # learning rate proportional to it.
             for filters, scale in ((True, 1.0), (False, rest_lr / lr)):
                 chosen = [weight for weight in group["params"] if (weight.ndim == 4) == filters]
@@ -121,7 +121,7 @@ def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
 
 
 def _orthogonal_filters(update: Tensor, steps: int) -> Tensor:
-    """Orthogonalize filters, (out, in, height, width), as a matrix, and scale it by its shape."""
+    """Orthogonalize filters (out, in, height, width) as a matrix, and scale the result."""
     rows = len(update)
     matrix = orthogonalize(update.reshape(rows, -1), steps)
     scale = max(1.0, rows / matrix.shape[1]) ** 0.5
@@ -132,8 +132,8 @@ class ExponentialMovingAverage:
     """An exponential moving average of a model's weights and of BatchNorm's statistics.
 
     Polyak and Juditsky, 1992, "Acceleration of Stochastic Approximation by Averaging". In step t,
-    counted from 1, the old average has the weight min(decay, t / (t + 9)) and the model the rest,
-    as in TensorFlow's ExponentialMovingAverage. So the weights of the first steps soon lose their
+    counted from 1, the weight of the old average is w = min(decay, t / (t + 9)), as in TensorFlow's
+    ExponentialMovingAverage. The weight of the model is 1 - w. So the first steps soon lose their
     influence.
 
     Attributes:

@@ -15,9 +15,9 @@ from resnet_sweep.runs.record import duration
 class ProgressiveResizing:
     """A schedule of the size of the training images.
 
-    Each entry of `sizes` is used for an equal part of the run; a size that is repeated is used for
-    several parts. Howard, 2018, "Now anyone can train Imagenet in 18 minutes"; Tan and Le, 2021,
-    "EfficientNetV2: Smaller Models and Faster Training", section 4.
+    The run has one part for each entry of `sizes`, and the parts are equally long. A repeated size
+    is used for several parts. Howard, 2018, "Now anyone can train Imagenet in 18 minutes"; Tan and
+    Le, 2021, "EfficientNetV2: Smaller Models and Faster Training", section 4.
 
     Args:
         sizes: sizes in pixels, in ascending order.
@@ -49,7 +49,7 @@ class ProgressiveResizing:
         return ", ".join(parts)
 
     def notes(self, rows: Sequence[Row], images: int) -> list[str]:
-        """Return a note on the time that smaller sizes saved; no note if no smaller size was used.
+        """Return a note on the time that smaller sizes saved, if a smaller size was used.
 
         Args:
             rows: metrics of the epochs.

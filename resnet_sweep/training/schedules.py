@@ -57,7 +57,7 @@ class Schedule:
         raise NotImplementedError
 
     def observe(self, row: Row) -> None:
-        """Receive the metrics of an epoch; called once for each epoch, in order."""
+        """Receive the metrics of an epoch; the trainer calls this once for each epoch, in order."""
 
 
 @dataclass
@@ -115,8 +115,8 @@ class CosineWarmRestarts(Cosine):
     T_mult: Count = 2
 
     def after_warmup(self, step: int) -> float:
-        # Rounded up, so that cosines that should fill the run aren't followed by another one of a
-        # few steps.
+        # The length is rounded up. Otherwise, the cosines may end a few steps before the run, and
+        # another cosine would start.
         length = max(1, math.ceil(self.T_0 * self.steps - 1e-6))
         if self.T_mult == 1:
             step %= length
@@ -163,7 +163,7 @@ class OneCycle(Schedule):
     Args:
         pct_start: fraction of the run in which the learning rate rises.
         div_factor: ratio of lr to the learning rate of the first step.
-        final_div_factor: ratio of the learning rate of the first step to that of the last.
+        final_div_factor: ratio of the learning rates of the first and the last step.
     """
 
     pct_start: Fraction = 0.3
@@ -183,9 +183,9 @@ class OneCycle(Schedule):
 class Plateau(BoundedSchedule):
     """A learning rate that is reduced when a metric has stopped improving.
 
-    The metric improves if it exceeds its best value so far by more than `threshold` times that
-    value (for a loss, if it falls below it by more). After more than `patience` consecutive epochs
-    without an improvement, the learning rate is multiplied by `factor`, as in
+    An accuracy improves if it is above its best value so far by more than `threshold` times that
+    value. A loss improves if it is below by more than this. The learning rate is multiplied by
+    `factor` after more than `patience` consecutive epochs without an improvement, as in
     torch.optim.lr_scheduler.ReduceLROnPlateau. The epochs of the warm-up don't count.
     """
 

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
-# Exit statuses of a process that a signal stopped, with the state of its run saved.
+# Exit statuses of a process that a signal stopped after the state of its run was saved.
 TERMINATED, INTERRUPTED = 75, 130
 
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class Interrupted(Exception):
-    """A run was stopped by a signal, with its state saved."""
+    """A signal stopped a run, and its state is saved."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
@@ -25,20 +25,20 @@ class Interrupted(Exception):
 class StopSignal:
     """Handles the signals that ask the process to stop, between `listen` and `release`.
 
-    The first signal is only stored, and the trainer polls it. A second Ctrl-C raises
+    The first signal is only stored in `received`, which the trainer polls. A second Ctrl-C raises
     KeyboardInterrupt at once, for users who don't want to wait.
 
     submitit and similar tools send SIGUSR2 before a job ends, and their own signal handler requeues
-    the job. So `release`, which is called after the state of the run has been saved, raises the
-    signal again for the handler that was installed before.
+    the job. So `release` raises the signal again for the handler that was installed before. At that
+    time, the state of the run has been saved.
 
     In a job of submitit, SIGTERM doesn't stop the run. SLURM sends it before it preempts a job, and
     requeues the job only if it is still running when it is killed. So a checkpoint is requested,
     and training continues.
 
     Args:
-        ignore_repeats: treat a second Ctrl-C like the first one. Needed under torchrun, which
-            forwards Ctrl-C to processes that have already received it from the terminal.
+        ignore_repeats: ignore a second Ctrl-C. This is for torchrun, because it forwards Ctrl-C to
+            processes that have already received it from the terminal.
 
     Attributes:
         received: number of the first signal, or None.
@@ -58,7 +58,7 @@ class StopSignal:
         # Python allows signal handlers in the main thread only.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
-                # nohup starts a process with SIGHUP ignored, and it has to stay ignored.
+                # nohup starts a process that ignores SIGHUP, and SIGHUP has to stay ignored.
                 if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                     continue
                 self._handlers[number] = signal.signal(number, self._receive)
@@ -102,5 +102,5 @@ class StopSignal:
 
 
 def exit_status(number: int) -> int:
-    """Return the exit status of a process that signal `number` stopped, with its state saved."""
+    """Return the exit status of a process that signal `number` stopped after saving its state."""
     return INTERRUPTED if number == signal.SIGINT else TERMINATED

@@ -12,8 +12,8 @@ from resnet_sweep.runs.metrics import LayerNorms
 class StepMetrics:
     """Metrics of each step in the current epoch, kept on the device until they are read.
 
-    Reading a number from a GPU blocks until the GPU has computed it, so only the methods that
-    return numbers do so.
+    Reading a number from a GPU blocks until the GPU has computed it. Only the methods that return
+    numbers do this.
 
     Attributes:
         parameters: trained weights of the model.
@@ -82,7 +82,7 @@ class StepMetrics:
         """Store the norms of the changes of the layers' weights in a step.
 
         Args:
-            before: `copy_layer_weights` before the step.
+            before: the result of `copy_layer_weights` before the step.
         """
         norms = torch._foreach_norm(torch._foreach_sub(self._layer_weights, before))
         self.update_norms.copy_(torch.stack(norms))
@@ -98,7 +98,7 @@ class StepMetrics:
 
     @torch.no_grad()
     def layer_norms(self, steps: int) -> list[LayerNorms]:
-        """Return the norms of each layer at the end of an epoch with this number of steps."""
+        """Return the norms of each layer in an epoch with this number of steps."""
         columns = (
             self.layer_grad_norms[:steps].cpu().double().mean(0).tolist(),
             torch.stack(torch._foreach_norm(self._layer_weights)).tolist(),

@@ -28,11 +28,13 @@ from resnet_sweep.training.schedules import Schedule
 from resnet_sweep.training.signals import Interrupted, StopSignal
 from resnet_sweep.training.step_metrics import StepMetrics
 
-# Interval at which callbacks get the steps. Reading metrics blocks until a GPU has computed them.
+# Seconds between two calls of `Callback.on_steps`. The metrics are read before a call, and this
+# blocks until a GPU has computed them.
 REPORT_SECONDS = 0.5
-# Interval of the checkpoints within an epoch: a run that is killed loses at most this much.
+# Seconds between two checkpoints within an epoch. A killed run loses at most this much training.
 CHECKPOINT_SECONDS = 300
-# A note is made if the validation loss is more than this many times that of random guessing.
+# The run gets a note if its val_loss is more than this factor times the loss of random guessing,
+# and its val_acc is low.
 UNTRAINED_LOSS_RATIO = 10
 
 log = logging.getLogger(__name__)
@@ -52,12 +54,12 @@ def steps_per_epoch(images: int, config: TrainerConfig) -> int:
 class Trainer:
     """Trains a model, evaluates it after each epoch, and saves checkpoints.
 
-    Every random choice is a function of the seed, the epoch and the step, and all other state is in
-    the checkpoint. So on a CPU, a run that is stopped anywhere and resumed is equal, bit for bit,
-    to a run that was never stopped.
+    Random numbers depend only on the seed, the epoch and the step. All other state is in the
+    checkpoint. So on a CPU, a run that is stopped anywhere and resumed is equal, bit for bit, to a
+    run that was never stopped.
 
     Several processes can train one model together, each on a share of every batch. Only rank 0 has
-    the run directory, and its clock decides when all ranks report and save.
+    the run directory. The clock of rank 0 decides when all ranks report steps and save checkpoints.
 
     Attributes:
         model: the model, on the device.
@@ -67,13 +69,14 @@ class Trainer:
             them, to a scalar.
         precision: precision of the forward pass, "float32" or "bfloat16".
         rows: metrics of the epochs so far, one row of `metrics.csv` per epoch.
-        layers: values of the `LayerNorms` of all layers, for each epoch so far.
+        layers: for each epoch so far, the norms in `LayerNorms`, without the name, of each layer.
         step: number of steps of the current epoch that are done.
         seconds: time that these steps took.
         total_steps: number of steps in the run.
-        evaluated: the model that is evaluated: the average of the weights if `config.ema_decay` is
-            set, and `model` otherwise.
-        wrapped_model: `model`, compiled, with gradients that are averaged over the processes.
+        evaluated: the model that is evaluated. It has averaged weights if `config.ema_decay` is
+            set, and is `model` otherwise.
+        wrapped_model: `model` for the forward pass, compiled if `config.compile` is set. With
+            several processes, its backward pass averages the gradients over them.
     """
 
     model: nn.Module
@@ -124,7 +127,7 @@ class Trainer:
     @property
     def global_step(self) -> int:
         """Number of steps of the run that are done."""
-        # The last epoch may be cut short by max_steps.
+        # With max_steps, the last epoch may have fewer steps.
         return min(len(self.rows) * self.steps_per_epoch + self.step, self.total_steps)
 
     @property
@@ -138,7 +141,7 @@ class Trainer:
         Args:
             run: the run; None on all ranks but rank 0.
             callbacks: callbacks, which are called in this order.
-            stop: signals that stop the run; a signal to one rank stops all ranks.
+            stop: receives the signals that stop the run. A signal to one rank stops all ranks.
 
         Returns:
             The reason if the run was stopped early, or None.
@@ -198,7 +201,7 @@ class Trainer:
             yield order[first : first + self.config.batch_size]
 
     def _poll(self) -> tuple[bool, bool]:
-        """Return whether to report steps, and whether to save a checkpoint, after the next step.
+        """Return what follows the next step: whether to report steps, and to save a checkpoint.
 
         Raises:
             Interrupted: a rank received a signal.
@@ -216,16 +219,16 @@ class Trainer:
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         """Train one step: augmentation, forward pass, backward pass and update.
 
-        It doesn't wait for a GPU, unless the augmentation does (TrivialAugment).
+        The CPU doesn't wait for a GPU in this method, except in the augmentation TrivialAugment.
 
         Args:
-            images: (B, 3, H, W), uint8; the whole batch, of which this process uses its share.
+            images: (B, 3, H, W), uint8; the whole batch. This process uses only its share.
             labels: (B,), int64.
         """
         epoch, metrics = len(self.rows), self.step_metrics
         process_group = self.process_group
         self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, self.step))
-        # Each rank draws its own dropout masks; rank 0 draws the same ones as a single process.
+        # Each rank draws different dropout masks. Rank 0 draws the masks of a run with one process.
         rank = () if process_group.is_main else (process_group.rank,)
         torch.manual_seed(derive_seed(self.seed, "model", epoch, self.step, *rank))
         lr = self.schedule(self.global_step)
@@ -241,13 +244,15 @@ class Trainer:
         if size != images.shape[-1]:
             images = resize(images, size)
 
-        # Gradients are cleared first, because a step in a CUDA graph reuses their memory.
+        # Gradients are cleared before the forward pass, because a CUDA graph reuses their memory in
+        # every step.
         self.optimizer.zero_grad()
         with autocast(self.device, self.precision):
             logits = self.wrapped_model(self.normalize(images))
             loss = self.loss(logits, labels)
         if process_group.world_size > 1:
-            # The scaling makes the mean over the ranks equal to the mean over the batch.
+            # With this factor, the mean over the ranks is the mean over the batch, even if the
+            # shares differ in size.
             loss = loss * (len(images) * process_group.world_size / batch)
         torch.autograd.backward(loss)
 
@@ -279,15 +284,15 @@ class Trainer:
                 callback.on_steps(finite)
         if len(finite) < len(steps):
             loss = steps[len(finite)].loss
-            raise self._diverged(f"the loss became {loss} in", self._reported)
-        # The time is right on a GPU, too, because reading the metrics has waited for it.
+            raise self._divergence_error(f"the loss became {loss} in", self._reported)
+        # This time includes the work of a GPU, because reading the metrics waited for it to end.
         self.seconds = time.monotonic() - self._epoch_start
 
     def _read_steps(self, first: int, last: int) -> list[Step]:
         """Read the metrics of the steps from `first` up to, but not including, `last`."""
         metrics = self.step_metrics
         losses, counts = metrics.losses[first:last], metrics.correct[first:last]
-        # So far, each rank has the metrics of its own shares.
+        # Each rank has measured only its own shares of the batches.
         self.process_group.all_reduce_sum(losses)
         self.process_group.all_reduce_sum(counts)
         losses /= self.process_group.world_size
@@ -315,14 +320,15 @@ class Trainer:
         size = self.config.batch_size
         return min(size, len(self.train_batches) - step * size)
 
-    def _diverged(self, what: str, step: int) -> Diverged:
+    def _divergence_error(self, what: str, step: int) -> Diverged:
         """Return the error for a loss that isn't finite.
 
         Args:
-            what: start of the message, which the epoch and the step follow.
-            step: the step of the current epoch.
+            what: the start of the message, up to the epoch and the step.
+            step: number of the step in the current epoch, from 0.
         """
-        # All gradients of this step are NaN, so the message names the previous step's largest.
+        # All gradients of this step are NaN. So the message names the layer with the largest
+        # gradient in the step before.
         layers, norms = self.step_metrics.largest_gradients(max(step - 1, 0), step + 1)
         lr = self.schedule(len(self.rows) * self.steps_per_epoch + step)
         return Diverged(
@@ -333,7 +339,7 @@ class Trainer:
         )
 
     def _evaluate(self) -> list[LayerNorms]:
-        """Evaluate the model after the last step of an epoch, and start the next epoch.
+        """Evaluate the model after an epoch, add the row of metrics, and reset the step counters.
 
         Returns:
             Norms of each layer in the epoch.
@@ -343,7 +349,8 @@ class Trainer:
         """
         start = time.monotonic()
         self.process_group.broadcast_buffers(self.evaluated)
-        # Several ranks have to stop at the same step, on which they agree in `_poll`.
+        # A signal doesn't stop the evaluation on several ranks. They must all stop at the same
+        # step, and `_poll` chooses it.
         single = self.process_group.world_size == 1
         shares = predict(
             self.evaluated,
@@ -355,7 +362,9 @@ class Trainer:
         logits, labels = (torch.cat(self.process_group.all_gather(share)) for share in shares)
         val_loss, val_acc = cross_entropy(logits, labels), accuracy(logits, labels)
         if not math.isfinite(val_loss):
-            raise self._diverged(f"the validation loss became {val_loss} after", self.step - 1)
+            raise self._divergence_error(
+                f"the validation loss became {val_loss} after", self.step - 1
+            )
         batch_sizes = [self._images_in(step) for step in range(self.step)]
         train_loss, train_acc, grad_norm = self.step_metrics.epoch_means(batch_sizes)
         row = {
@@ -369,7 +378,8 @@ class Trainer:
             "seconds": self.seconds + time.monotonic() - start,
             "images_per_second": sum(batch_sizes) / max(self.seconds, 1e-9),
         }
-        # Use rank 0's row on all ranks, so that timing and rounding can't make them diverge.
+        # All ranks use the row of rank 0. Their own rows differ in time and rounding, so the ranks
+        # could choose different learning rates, or stop after different epochs.
         row = self.process_group.broadcast(row)
         self.rows.append(row)
         layer_norms = self.step_metrics.layer_norms(self.step)
@@ -416,7 +426,7 @@ class Trainer:
             self.schedule.observe(row)
 
     def notes(self) -> list[str]:
-        """Return remarks on the run's settings that its metrics suggest, one sentence each."""
+        """Return remarks about the run, derived from its metrics; each is one sentence."""
         images = sum(self._images_in(step) for step in range(self.steps_per_epoch))
         notes = self.progressive_resizing.notes(self.rows, images)
         last, classes = self.rows[-1], self.dataset.num_classes
