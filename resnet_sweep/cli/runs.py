@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--nearest-to",
         metavar="REFERENCE",
         action="append",
-        help="rank the settings by the mean distance, in points, between their curves and those of "
-        "REFERENCE (logged_run_1, a run directory or a metrics.csv); can be repeated",
+        help="rank the settings by the distance between their curves and those of REFERENCE "
+        "(logged_run_1, a run directory or a metrics.csv), in points; can be repeated",
     )
     parser.add_argument(
         "--sort", metavar="[-]KEY", help="sort by a key; -KEY sorts in descending order"
