@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--filter",
         metavar="CONDITION",
         help="only the runs that match CONDITION, for example 'optim.lr < 0.1 and state == "
-        "\"finished\"'; runs are filtered before they are grouped",
+        '"finished"\'; runs are filtered before they are grouped',
     )
     parser.add_argument("--top", metavar="N", type=int, help="print only the first N rows")
     form = parser.add_mutually_exclusive_group()
