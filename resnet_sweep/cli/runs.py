@@ -1,10 +1,12 @@
 """Print a table of runs, newest first.
 
 The columns are state, start, best and final validation accuracy, time, and the settings that
-differ. Runs that differ only in their seed share a row, with the mean and the sample standard
-deviation over the n complete runs, without duplicates. A KEY is a setting (optim.lr), a config
-group (optim), which stands for the choice made there, or a key of run.json (best.val_acc, seconds,
-state, host). The keys best and final stand for the best and the final validation accuracy.
+differ. Runs that differ only in the seed are one row. It shows the mean and the sample standard
+deviation over n runs. Unfinished runs and duplicates aren't counted.
+
+A KEY is one of: a setting (optim.lr); a config group (optim), for the name of its choice; a key of
+run.json (best.val_acc, seconds, state, host). The keys best and final are the best and the final
+validation accuracy.
 """
 
 import argparse
@@ -45,15 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     grouping.add_argument(
         "--baseline",
         metavar="CONDITION",
-        help="rank the variants by best accuracy, with their differences from the runs that match "
-        "a condition, such as 'optim.lr == 0.1', paired by seed, with 95%% intervals",
+        help="compare with the runs that match CONDITION, for example 'optim.lr == 0.1': rank the "
+        "settings by best accuracy, and print each difference, paired by seed, with a 95%% "
+        "interval",
     )
     grouping.add_argument(
         "--nearest-to",
         metavar="REFERENCE",
         action="append",
-        help="rank the variants by the distance of their curves from those of a run (logged_run_1, "
-        "a run directory or a metrics.csv), in points; can be repeated",
+        help="rank the settings by the distance between their curves and those of REFERENCE "
+        "(logged_run_1, a run directory or a metrics.csv), in points; can be repeated",
     )
     parser.add_argument(
         "--sort", metavar="[-]KEY", help="sort by a key; -KEY sorts in descending order"
@@ -61,9 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--filter",
         metavar="CONDITION",
-        help="only the runs that match, such as 'optim.lr < 0.1 and state == \"finished\"'; a "
-        "condition has comparisons, and, or, not, in, null, true and false; runs are filtered "
-        "before they are grouped",
+        help="only the runs that match CONDITION, for example 'optim.lr < 0.1 and state == "
+        '"finished"\'; runs are filtered before they are grouped',
     )
     parser.add_argument("--top", metavar="N", type=int, help="print only the first N rows")
     form = parser.add_mutually_exclusive_group()
