@@ -1,7 +1,7 @@
 """Draw what the best checkpoint of a run has learned.
 
 Figures and their data are written to RUN/features: filters, activations, class activation maps
-(Grad-CAM), an embedding of the test set and dead channels, and a preview of the augmentation.
+(Grad-CAM), dead channels, an embedding of the test set, and a preview of the augmentation.
 """
 
 import argparse

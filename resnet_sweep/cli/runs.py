@@ -4,9 +4,9 @@ The columns are state, start, best and final validation accuracy, time, and the 
 differ. Runs that differ only in the seed are one row. It shows the mean and the sample standard
 deviation over n runs. Unfinished runs and duplicates aren't counted.
 
-A KEY is one of: a setting (optim.lr); a config group (optim), for the name of its choice; a key of
-run.json (best.val_acc, seconds, state, host). The keys best and final are the best and the final
-validation accuracy.
+A KEY is one of: a setting (optim.lr); a config group (optim), which stands for the name of its
+choice (sgd); a key of run.json (best.val_acc, seconds, state, host). The keys best and final are
+the best and the final validation accuracy.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--nearest-to",
         metavar="REFERENCE",
         action="append",
-        help="rank the settings by the distance between their curves and those of REFERENCE "
+        help="rank the rows by the distance of their learning curves from those of REFERENCE "
         "(logged_run_1, a run directory or a metrics.csv), in points; can be repeated",
     )
     parser.add_argument(
