@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -246,10 +247,10 @@ class TestResuming:
         assert "job 0" not in result.stderr
         result = call(main, *overrides, "seed=0,1", "trainer.epochs=3")
         assert_refused(result, "job 0", "job 1", "hydra.sweep.dir")
-        assert result.stderr.count("trainer.epochs: 2 there, 3 here") == 2
+        assert len(re.findall(r"trainer\.epochs: 2\D+3\b", result.stderr)) == 2
         own.write_text("defaults: [sgd]\nlr: 0.2\n")
         result = call(main, *overrides, "seed=0,1")
-        assert_refused(result, "optim.lr: 0.1 there, 0.2 here", "hydra.sweep.dir")
+        assert_refused(result, "optim.lr: 0.1", "0.2", "hydra.sweep.dir")
         assert snapshot(tmp_path / "sweep") == before
 
     def test_finished_runs_in_other_directories_are_reused_unless_reuse_is_false(
