@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--group-by",
         metavar="KEY[,KEY]",
         type=_keys,
-        help="print a row for all runs that have the same values for these keys",
+        help="print one row for each combination of values of these keys",
     )
     grouping.add_argument(
         "--baseline",
@@ -55,8 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--nearest-to",
         metavar="REFERENCE",
         action="append",
-        help="rank the rows by the distance of their learning curves from those of REFERENCE "
-        "(logged_run_1, a run directory or a metrics.csv), in points; can be repeated",
+        help="rank the rows by how far their learning curves are from those of REFERENCE, in "
+        "percentage points; REFERENCE is logged_run_1, a run directory or a metrics.csv; can be "
+        "repeated",
     )
     parser.add_argument(
         "--sort", metavar="[-]KEY", help="sort by a key; -KEY sorts in descending order"
