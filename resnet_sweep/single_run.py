@@ -60,12 +60,13 @@ class RemoveEmptyDirectory(Callback):
 
     def on_run_start(self, config: DictConfig, **details: Any) -> None:
         """Remember which folders don't exist yet; Hydra creates them next."""
-        # A config file may set it, and Hydra would write there before the run is planned.
+        # A config file may set hydra.output_subdir, and Hydra would write that folder before the
+        # run is planned.
         with read_write(config.hydra):
             config.hydra.output_subdir = None
         # Hydra sets its config only after this call, but the directory may use `${hydra:...}`.
         HydraConfig.instance().set_config(config)
-        # Hydra itself raises the error of a name that can't be resolved.
+        # If the name of the directory can't be resolved, Hydra raises the error later.
         with contextlib.suppress(OmegaConfBaseException):
             self.made = missing_folders(Path(str(config.hydra.run.dir)))
 

@@ -29,7 +29,7 @@ Files = dict[str, bytes]
 
 
 class Sample(NamedTuple):
-    """A sample of n test images: predictions, (n,), int64, and what hooks collected with them.
+    """A sample of n test images: arrays, (n,), int64, and what hooks collected.
 
     Attributes:
         positions: positions of the images in the test set.

@@ -36,8 +36,8 @@ def find_layers(model: nn.Module, images: Tensor) -> Layers:
 
     The layers of a `ResNet` are known. For other networks, the stages are the top-level children
     that return feature maps larger than 1x1. If there is only one such child, as in VGG and
-    MobileNet, the stages are its own children, of which only the last one with each size of feature
-    maps is used. The classifier is the last linear layer.
+    MobileNet, the stages are its own children. Of those with feature maps of the same size, only
+    the last one is a stage. The classifier is the last linear layer.
 
     Args:
         model: model in evaluation mode.

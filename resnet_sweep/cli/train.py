@@ -113,7 +113,7 @@ def _exit_status(action: Callable[[], int], arguments: Sequence[str] = ()) -> in
         from resnet_sweep.config.errors import format_error
 
         _print(f"error: {format_error(error, arguments)}\n")
-        # The installation is incomplete, and the request may be valid.
+        # An InstantiationException means that the installation is incomplete.
         return FAILED if isinstance(error, InstantiationException) else REFUSED
 
 

@@ -91,7 +91,7 @@ def _group(name: str) -> str:
 
 
 def _is_determined(values: Iterable[Any], columns: Sequence[Sequence[Any]]) -> bool:
-    """Return whether the values of each run in `columns` determine its value in `values`."""
+    """Return whether runs with equal entries in all `columns` have equal `values`, too."""
     determined: dict[tuple[str, ...], str] = {}
     return bool(columns) and all(
         determined.setdefault(tuple(map(repr, others)), repr(value)) == repr(value)

@@ -31,7 +31,7 @@ TableRow = tuple[str, Sequence[str], str]
 def diff_view(comparison: Comparison, width: int) -> Iterator[RenderableType]:
     """Yield the parts of the output: names of the runs, differing settings, and outcomes.
 
-    Outcomes of two runs are all included. Of more runs, only those that differ are.
+    Of two runs, all outcomes are included. Of more runs, only the outcomes that differ are.
     """
     count = len(comparison.runs)
     labels = [chr(ord("A") + index) if index < 26 else str(index + 1) for index in range(count)]

@@ -75,8 +75,8 @@ def check_fields(
     Args:
         names: names of fields.
         runs: the fields of each run; without runs, all names are accepted.
-        in_expression: whether the names are from an expression, where a name may be a text without
-            quotes.
+        in_expression: whether the names are from an expression, where an unknown name may be a
+            text whose quotes were forgotten.
 
     Raises:
         ConfigError: no run has a field with this name; the message suggests the most similar field.

@@ -62,7 +62,7 @@ class Group:
 
     @property
     def unstable(self) -> bool:
-        """Whether a run has diverged whose seed has no counted run.
+        """Whether there is a seed with a diverged run and without a counted run.
 
         The statistics of such a group look better than they are.
         """

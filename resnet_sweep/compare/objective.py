@@ -16,7 +16,7 @@ from resnet_sweep.runs.metrics import Row
 
 
 class Curve(NamedTuple):
-    """How a metrics column counts in the distance: points per unit, and weight of the column."""
+    """How a metrics column counts in the distance: factor from its unit to points, and weight."""
 
     scale: float
     weight: float

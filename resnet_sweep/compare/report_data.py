@@ -21,8 +21,8 @@ from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.signature import INCIDENTAL
 
 CURVES = ("train_acc", "val_acc", "train_loss", "val_loss")
-# Epochs of the curves are left out, so that a page has about 10 MB at most, and a curve no more
-# points than a chart can show: number of points on a page, and limits of the points of a run.
+# Number of points on a page, and the largest and the smallest number for a run. Epochs of longer
+# runs are left out, so that a page has about 10 MB at most.
 MAX_POINTS, MAX_POINTS_PER_RUN, MIN_POINTS_PER_RUN = 60_000, 400, 20
 # Number of significant digits of curves, and of outcomes.
 CURVE_DIGITS, OUTCOME_DIGITS = 4, 7

@@ -79,7 +79,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         check_value(name, config[name], SETTINGS[name])
     for group, supplied in OBJECT_GROUPS.items():
         check_object(group, config[group], supplied)
-    # The schedule starts from it, so the optimizer's default isn't enough.
+    # The schedule needs optim.lr, so it has to be set, even if the optimizer has a default.
     check_names("optim.", config["optim"], config["optim"], {"lr"})
     for group, supplied in COLLECTION_GROUPS.items():
         if not isinstance(config[group], Mapping):
@@ -159,7 +159,7 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
         check_arguments(path, value, annotation)
     elif not is_valid(value, annotation):
         near = get_close_matches(str(value), literal_choices(annotation), n=1)
-        # A value that is only valid in a list is its own nearest choice.
+        # The value itself isn't suggested: objective=seconds is a choice, but only in a list.
         hint = f" (did you mean {near[0]}?)" if near and near[0] != value else ""
         allowed = DESCRIPTIONS.get(path) or describe_type(annotation)
         if isinstance(value, float) and not math.isfinite(value):

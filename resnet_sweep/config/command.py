@@ -41,8 +41,8 @@ def relative_path(directory: Path) -> str:
 def quote_override(argument: str) -> str:
     """Return an override with the quotes that Hydra's grammar needs; leave a flag unchanged.
 
-    A filter expression gets quotes, and a choice whose name looks like a number. A path in the home
-    directory is expanded and gets quotes.
+    A filter expression gets quotes, and so does a choice whose name looks like a number. A
+    path in the home directory is expanded and gets quotes.
     """
     key, equals, value = argument.partition("=")
     name = key.lstrip("+")

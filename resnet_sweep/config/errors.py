@@ -49,7 +49,7 @@ COMPOSITION_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
 
 @contextlib.contextmanager
 def wrap_internal_errors() -> Iterator[None]:
-    """Raise unexpected errors as InternalError, because Hydra raises errors of any type."""
+    """Raise unexpected errors as InternalError, to distinguish them from Hydra's errors."""
     try:
         yield
     except (*COMPOSITION_ERRORS, RunFailed):
@@ -100,7 +100,7 @@ def _describe(error: Exception, arguments: Sequence[str]) -> str:
         if missing == "hydra/launcher/submitit_slurm":
             return missing_package(*_SLURM)
         group, _, choice = missing.rpartition("/")
-        # Hydra lists no options for one of several choices.
+        # For a choice in a list, such as augmentation=[a,b], Hydra lists no options.
         if options := error.options or _choices(group, arguments):
             near = get_close_matches(choice, options, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""

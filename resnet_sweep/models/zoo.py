@@ -109,8 +109,8 @@ def remove_early_downsampling(model: nn.Module) -> None:
     start with a strided convolution.
 
     The new kernel is the center of the old one, multiplied by the ratio of their sizes. This keeps
-    the variance of the outputs, and gives the weights the distribution with which most networks
-    would initialize the smaller kernel, by its fan-in or fan-out.
+    the variance of the outputs. Most networks initialize a kernel by its fan-in or fan-out. The new
+    weights are distributed as if the smaller kernel had been initialized so.
 
     Args:
         model: the network, which is changed in place.

@@ -81,7 +81,7 @@ def sign(config: Mapping[str, Any], precision: str, fingerprint: str) -> str:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Map each key with different values in two mappings to both values; None is a missing one."""
+    """Map each key with different values in two mappings to both; None is for a missing value."""
     return {
         name: (one.get(name), other.get(name))
         for name in sorted(one.keys() | other.keys())

@@ -91,9 +91,9 @@ class SearchSpace:
         return [*self.fixed.values(), *(f"{key}={value}" for key, value in parameters.items())]
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Yield points in which one key has an end of its range, or a value of its choice.
+        """Yield points in which one key has an end of its range, or one of its values.
 
-        The other keys have the lower end of their range, or the first value of their choice.
+        The other keys have the lower end of their range, or the first of their values.
         """
         ends = {key: _ends(values) for key, values in self.distributions.items()}
         first = {key: values[0] for key, values in ends.items()}
@@ -192,7 +192,7 @@ class TrialSampler:
 
 
 class _WholeGrid(GridSampler):
-    """A grid sampler that doesn't stop `Study.optimize`, which isn't used, after the last point."""
+    """A grid sampler that doesn't call `Study.stop`, which works only in `Study.optimize`."""
 
     def after_trial(self, *arguments: Any) -> None:
         pass
@@ -211,7 +211,7 @@ def build_pruner(node: Mapping[str, Any] | None, objectives: int, epochs: int) -
     """
     if node is None:
         return NopPruner() if objectives > 1 else HyperbandPruner(max_resource=epochs)
-    # With "auto", every worker would wait until its first trial ends.
+    # With "auto", nothing would be pruned until a trial is complete.
     if node.get("max_resource") == "auto" and str(node.get("_target_")).endswith("HyperbandPruner"):
         node = {**node, "max_resource": epochs}
     try:
@@ -331,7 +331,7 @@ def _parameter(key: str, distribution: BaseDistribution, setting: Any) -> Any:
 
 
 def _parsed(value: Any) -> Any:
-    """Return the value of a choice, which is stored as text, as Hydra parses it."""
+    """Parse a value as Hydra does, because a choice stores its values as text."""
     if not isinstance(value, str):
         return value
     override = OverridesParser.create().parse_override(f"key={value}")

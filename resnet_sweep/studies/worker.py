@@ -152,8 +152,8 @@ class StudyWorker:
             if end is not None:
                 self._store(trial, end)
         except TrialTakenOver:
-            # If a machine failed, the heartbeat of the trial may be stale, and the heartbeat of the
-            # run not yet.
+            # After a machine failed, the heartbeat of the trial may be stale while the heartbeat of
+            # the run is still fresh. Then the run can't be trained yet.
             lock.revert()
             time.sleep(IDLE_SECONDS)
         except BaseException:

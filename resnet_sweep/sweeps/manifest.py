@@ -32,7 +32,7 @@ class JobEntry(BaseModel):
         state, value, reason: the state of the run, the value of its objective, and the reason for
             the state, when the file was written.
         settings: the settings by dotted name, without the settings that all jobs have in common.
-        choices: the choices of the sweep in the config groups, if the run is reused.
+        choices: if the run is reused, the choices that the sweep planned for the job.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)

@@ -68,7 +68,7 @@ class SweepPlan:
             nothing is compared.
         pairs: lists of keys whose values are paired.
         jobs: the jobs in the order of their numbers.
-        duplicates: pairs of the overrides of a skipped job and the job that trains the same run.
+        duplicates: for each skipped job, its overrides and the job that trains the same run.
         filtered: number of jobs that `sweep_filter` excludes.
 
     Raises:

@@ -222,8 +222,8 @@ class SweepRunner:
             held = job.held or is_held(job.directory, new_heartbeat())
             if job.from_scratch and held:
                 raise in_use_error(job.directory, job.record.heartbeat, SWEEP_LOCK)
-        # These directories are removed before sweep.json is written. After that, new jobs may use
-        # the same numbers.
+        # Directories of pending jobs that this command doesn't have are removed before sweep.json
+        # is written without these jobs. After that, new jobs may use their numbers.
         requested = {job.directory.resolve() for job in self.jobs}
         sweep = self.directory.resolve()
         for entry in self.plan.manifest.jobs:

@@ -164,8 +164,8 @@ def write_last(directory: Path, state: State) -> None:
 def read_last(directory: Path, signature: str) -> State | None:
     """Return the newest valid checkpoint in `checkpoints/` of a run, or None if there is none.
 
-    A checkpoint that can't be used is renamed. Otherwise, the next save would replace a valid
-    previous checkpoint by it.
+    A checkpoint that can't be used is renamed. Otherwise, the next save would overwrite
+    a valid previous checkpoint with it.
     """
     for path in (directory / LAST, directory / PREVIOUS):
         try:

@@ -178,7 +178,7 @@ def keep_freed_memory() -> None:
 
 
 def memory_bytes() -> int:
-    """Return the number of bytes that this process may use: the memory, or the lowest limit."""
+    """Return the number of bytes that this process may use: the memory, or a lower limit."""
     # Python has no function for this on Windows.
     if sys.platform == "win32":
         return sys.maxsize

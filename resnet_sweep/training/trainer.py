@@ -69,7 +69,7 @@ class Trainer:
             them, to a scalar.
         precision: precision of the forward pass, "float32" or "bfloat16".
         rows: metrics of the epochs so far, one row of `metrics.csv` per epoch.
-        layers: for each epoch so far, the norms in `LayerNorms`, without the name, of each layer.
+        layers: for each epoch so far and each layer, the entries of `LayerNorms` except the name.
         step: number of steps of the current epoch that are done.
         seconds: time that these steps took.
         total_steps: number of steps in the run.
@@ -228,7 +228,7 @@ class Trainer:
         epoch, metrics = len(self.rows), self.step_metrics
         process_group = self.process_group
         self.generator.manual_seed(derive_seed(self.seed, "augmentation", epoch, self.step))
-        # Each rank draws different dropout masks. Rank 0 draws the masks of a run with one process.
+        # Each rank seeds its dropout masks differently. Rank 0 has the seed of a single process.
         rank = () if process_group.is_main else (process_group.rank,)
         torch.manual_seed(derive_seed(self.seed, "model", epoch, self.step, *rank))
         lr = self.schedule(self.global_step)

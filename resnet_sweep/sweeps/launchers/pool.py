@@ -26,7 +26,7 @@ class PoolLauncher:
     divided among the processes, otherwise the CPU cores.
 
     Args:
-        workers: number of processes; None for the number of GPUs times `jobs_per_gpu`, or of cores.
+        workers: number of processes; None for `jobs_per_gpu` on each GPU, or one for each core.
         jobs_per_gpu: number of processes that share a GPU.
         device: `trainer.device`.
     """

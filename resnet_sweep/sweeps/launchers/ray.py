@@ -117,8 +117,8 @@ def _work(
     """Do work in a directory, in a process of Ray that changes to the folder of the command."""
     os.chdir(folder)
     os.environ.update(environment)
-    # After the death of its machine, a run stays locked until its heartbeat is stale. The directory
-    # of a study's worker has no record.
+    # After the death of its machine, a run stays locked until its heartbeat is stale. Errors
+    # are suppressed, because the directory of a study's worker has no record.
     with contextlib.suppress(OSError, ConfigError):
         record = Record.read(directory)
         while record.state == "running" and is_held(directory, record.heartbeat):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOG_SECONDS = 60
 # A layer's gradient explodes if its norm is larger; norms in stable training are far smaller.
 EXPLODING = 1000.0
-# A layer's gradient vanishes if its norm is at most this fraction of the largest layer's norm.
+# A layer's gradient vanishes if its norm is at most this fraction of the largest one.
 VANISHING = 1e-6
 
 log = logging.getLogger(__name__)

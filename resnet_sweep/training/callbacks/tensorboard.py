@@ -53,8 +53,8 @@ class TensorBoard(Callback):
         self.writer.flush()
 
     def on_train_end(self, record: Record) -> None:
-        # TensorBoard uses the first end of a session that it reads, so none is written for a run
-        # that may be resumed.
+        # If a session has several ends, TensorBoard uses the first one. So no end is written for a
+        # run that may be resumed.
         if record.has_ended and record.state != "diverged":
             self.writer.file_writer.add_summary(self.session_end)
         self.writer.close()
