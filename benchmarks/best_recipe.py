@@ -22,7 +22,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy import stats
 
-from benchmarks.command_line import make_parser
+from benchmarks.command_line import add_overrides, make_parser
 from benchmarks.markdown import table_header, table_row
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.runs.record import ENDED
@@ -200,12 +200,7 @@ def main() -> None:
         default=3,
         help="other seeds that compare the choice with the recipe (default: 3)",
     )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="OVERRIDE",
-        help="an override of all runs, for example model=resnet8v2",
-    )
+    add_overrides(parser)
     arguments = parser.parse_intermixed_args()
     overrides = arguments.overrides
     if not any(override.startswith("data.holdout=") for override in overrides):

@@ -13,3 +13,13 @@ def make_parser(name: str, docstring: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=docstring.splitlines()[0]
     )
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument for the overrides of all runs."""
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="OVERRIDE",
+        help="an override of all runs, for example data=digits",
+    )

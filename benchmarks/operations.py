@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.command_line import make_parser
+from benchmarks.command_line import add_overrides, make_parser
 from benchmarks.markdown import table_header, table_row
 from benchmarks.processes import temporary_folder
 
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument(
         "--storage", help="count the statements of a study in this storage, not file operations"
     )
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="an override of all runs")
+    add_overrides(parser)
     arguments = parser.parse_args()
     overrides = [*RUN, *arguments.overrides]
     if arguments.storage is None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 
-from benchmarks.command_line import make_parser
+from benchmarks.command_line import add_overrides, make_parser
 from benchmarks.markdown import median_and_range, table_header, table_row
 from benchmarks.processes import run_python, temporary_folder
 from benchmarks.timestamps import TIMESTAMPS_OVERRIDE, read_timestamps
@@ -61,12 +61,7 @@ def main() -> None:
     parser = make_parser("startup", __doc__)
     parser.add_argument("--turns", type=int, default=5, help="turns that count (default: 5)")
     parser.add_argument("--model", default="resnet8v2", help="default: resnet8v2")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="OVERRIDE",
-        help="an override of all runs, for example data=digits",
-    )
+    add_overrides(parser)
     arguments = parser.parse_args()
     overrides = [f"model={arguments.model}", *arguments.overrides]
     times: dict[str, list[float]] = {wait: [] for wait in WAITS}

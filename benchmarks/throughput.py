@@ -55,7 +55,7 @@ class Loop(NamedTuple):
         name: in the table.
         module: which Python runs.
         runs: number of networks that it trains.
-        arguments: before the overrides of the recipe; empty if the module isn't `resnet_sweep`.
+        arguments: before the overrides of the recipe; empty for a loop with options of its own.
         variables: environment variables, as name=value.
     """
 

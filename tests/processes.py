@@ -249,6 +249,22 @@ def run(
     return subprocess.CompletedProcess(arguments, process.returncode, output, error)
 
 
+def run_and_list_imports(
+    folder: Path, *arguments: str
+) -> tuple[subprocess.CompletedProcess, set[str]]:
+    """Run a command in a new interpreter; return the result and the modules that were imported."""
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "resnet_sweep", *arguments],
+        cwd=folder,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    return result, imported
+
+
 def assert_refused(result: subprocess.CompletedProcess, *facts: str) -> None:
     """Assert that a command was refused with one sentence that contains all facts.
 

@@ -173,7 +173,7 @@ class TestEveryOperation:
         assert torch.allclose(targets.sum(1), torch.ones(40))
 
 
-def test_inside_marks_the_pixels_of_a_slice() -> None:
+def test_box_mask_marks_the_pixels_of_a_slice() -> None:
     top, left, bottom, right = torch.tensor(
         [[0, 3, -2, 5, 9], [1, 2, 7, 4, 4], [4, 3, 2, 99, 20], [6, 8, 11, 5, 4]]
     )

@@ -2,13 +2,12 @@
 
 import errno
 import io
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import Command
-from processes import assert_refused, clean_environment
+from processes import assert_refused, run_and_list_imports
 
 from resnet_sweep import output
 from resnet_sweep.cli import SUBCOMMANDS, main
@@ -61,15 +60,7 @@ def test_a_subcommand_has_its_own_help(subcommand: str, call: Command) -> None:
 def test_a_subcommand_that_reads_runs_does_not_import_torch_or_hydra(
     arguments: list[str], tmp_path: Path
 ) -> None:
-    result = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "resnet_sweep", *arguments],
-        cwd=tmp_path,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    _, imported = run_and_list_imports(tmp_path, *arguments)
     assert "resnet_sweep.compare.collection" in imported
     assert not imported & {"torch", "hydra", "omegaconf", "optuna", "matplotlib"}
 

@@ -17,7 +17,7 @@ import processes
 import pytest
 import torch
 from conftest import Command, Once
-from processes import Process, clean_environment
+from processes import Process, clean_environment, run_and_list_imports
 from small_run import without_times
 from small_sweep import commands, snapshot
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -389,16 +389,8 @@ def test_without_data_and_internet_the_error_names_the_folder_for_the_data(
     ],
 )
 def test_showing_the_config_does_not_import_torch(tmp_path: Path, arguments: list[str]) -> None:
-    result = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "resnet_sweep", *arguments],
-        cwd=tmp_path,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    result, imported = run_and_list_imports(tmp_path, *arguments)
     assert result.returncode == 0
-    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert not imported & {"torch", "torchvision", "sklearn", "matplotlib", "tensorboard", "optuna"}
     assert not list(tmp_path.iterdir())
 

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 from conftest import Command
 from matplotlib.image import imread
-from processes import assert_refused, clean_environment
+from processes import assert_refused, run_and_list_imports
 
 from resnet_sweep.augmentation import MixUp, RandomHorizontalFlip
 from resnet_sweep.augmentation.preview import augment, captions, image_row
@@ -177,15 +176,7 @@ def test_a_misspelled_choice_is_refused_with_the_most_similar_one_and_a_list(
 
 
 def test_help_imports_neither_torch_nor_hydra(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "resnet_sweep", "show", "--help"],
-        cwd=tmp_path,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    result, imported = run_and_list_imports(tmp_path, "show", "--help")
     assert result.returncode == 0
     assert "augmentation=cutmix" in result.stdout
-    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert not imported & {"torch", "torchvision", "matplotlib", "hydra"}

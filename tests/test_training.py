@@ -350,7 +350,7 @@ def test_seconds_and_images_per_second_agree_with_the_clock(tmp_path: Path) -> N
 def test_a_new_best_checkpoint_is_committed_with_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool, ema_decay: float | None
 ) -> None:
-    """A run that is killed before or after that has the best model of its saved epochs."""
+    """A run killed before or after the commit gets the right best checkpoint when resumed."""
     easy = {"model__dropout": 0.0, "augmentation": {}, "data__limit_train": 300}
     prepared = plan_run(config(**easy, trainer__ema_decay=ema_decay))
     whole = train(prepared, tmp_path / "whole")

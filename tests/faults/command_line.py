@@ -151,7 +151,8 @@ def _run_trial(arguments: list[Argument], trial: Path, sandbox: Sandbox) -> tupl
     outcome, failure = "", None
     if "Traceback" in output + errors or not isinstance(status, int):
         failure = f"status {status}\n{output[-1000:]}{errors[-3000:]}"
-    # A command line may name any directory, which the sandbox blocks and the command refuses.
+    # An override of Hydra may name a directory outside the folder. The sandbox blocks it, and the
+    # command has to refuse it.
     elif sandbox.violations and (status != 2 or not any("hydra" in text for text in texts)):
         failure = f"blocked by the sandbox: {sandbox.violations}"
     elif any(text.startswith(INFORMATION_FLAGS) for text in texts) and status in (0, 2):
