@@ -151,6 +151,11 @@ class TrialQueue:
     ) -> None:
         self.study, self.storage, self.directory, self.total = study, storage, directory, total
         self._study_id = storage.get_study_id_from_name(study.study_name)
+        # All trials with lower numbers have ended. A worker doesn't look at them again, so a trial
+        # costs the same in a long study as in a short one.
+        self._first_open = 0
+        # The number of the trial with each signature, among the trials that have ended.
+        self._trained: dict[str, int] = {}
 
     def trials(self) -> list[FrozenTrial]:
         """Return the trials in the order of their numbers.
@@ -163,6 +168,17 @@ class TrialQueue:
             for trial in self.study.get_trials(deepcopy=False)
             if trial.number < self.total or trial.state is not TrialState.WAITING
         ]
+
+    def _open_trials(self) -> list[FrozenTrial]:
+        """Return the trials from the first one that hasn't ended."""
+        trials = self.study.get_trials(deepcopy=False)[self._first_open :]
+        for trial in trials:
+            if not trial.state.is_finished():
+                break
+            self._first_open += 1
+            if trial.state is not TrialState.FAIL and trial.user_attrs.get(SAME_AS) is None:
+                self._trained.setdefault(trial.user_attrs.get(SIGNATURE, ""), trial.number)
+        return [trial for trial in trials if trial.number >= self._first_open]
 
     def read(self, number: int) -> FrozenTrial:
         """Read a trial from the storage."""
@@ -182,7 +198,7 @@ class TrialQueue:
         Returns:
             The lock; None if there is no trial to take.
         """
-        trials = self.trials()
+        trials = self._open_trials()
         for state in (TrialState.RUNNING, TrialState.WAITING):
             for trial in trials:
                 if (
@@ -211,7 +227,11 @@ class TrialQueue:
         """
         with exclusive(self.directory):
             attributes = trial.user_attrs
-            for other in self.trials():
+            others = self._open_trials()
+            if signature in self._trained:
+                trial.set_user_attr(SAME_AS, self._trained[signature])
+                return True
+            for other in others:
                 theirs = other.user_attrs
                 if (
                     other.number == trial.number
