@@ -79,8 +79,18 @@ class Ranking:
         gains = {run: self.objective.gain(v) for run, v in values.items() if v is not None}
         return reproduce_command(max(gains, key=gains.__getitem__).record)
 
+    def rows(self) -> list[list[str]]:
+        """Return the cells of the table, header first."""
+        columns, _ = self._columns()
+        return [list(row) for row in zip(*columns, strict=True)]
+
     def lines(self, width: int | None) -> list[str]:
         """Return the rows of the table as text, header first, see `format_table`."""
+        _, right = self._columns()
+        return format_table(self.rows(), right, width)
+
+    def _columns(self) -> tuple[list[list[str]], range]:
+        """Return the columns of the table, and the positions of those with numbers."""
         columns = cells(variants([group.runs[0] for group in self.groups]))
         left = len(columns)
         columns.append(COLUMNS["n"].cells(self.groups))
@@ -97,7 +107,7 @@ class Ranking:
             ]
         if any(group.state not in COMPLETE for group in self.groups):
             columns.append(COLUMNS["state"].cells(self.groups))
-        return format_table([*zip(*columns, strict=True)], right, width)
+        return columns, right
 
     def notes(self) -> list[str]:
         """Return remarks that help to read the table, one sentence each."""
