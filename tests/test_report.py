@@ -302,7 +302,7 @@ class TestVerdicts:
         page.close()
         printed = call(main, "runs", str(tmp_path), "--baseline", "optim.lr == 0.1").stdout
         for row in shown:
-            assert " ".join(row) in " ".join(printed.split())
+            assert " ".join(filter(None, row)) in " ".join(printed.split())
         assert [row[0] for row in shown] == ["optim.lr", "0.1", "0.05", "0.2"]
         assert shown[1][-1] == "baseline"
 
