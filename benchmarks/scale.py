@@ -216,29 +216,43 @@ def measure_study(count: int) -> Iterator[str]:
         study = optuna.create_study(storage=storage, direction="maximize", pruner=MedianPruner())
         queue = TrialQueue(study, storage, folder, count)
         results = StudyResults(queue, plan, {})
-        seconds = []
+        wall, processor, in_pruner = [], [], []
         for number in range(count):
-            start = time.monotonic()
+            start, processor_start, pruning = time.monotonic(), time.process_time(), 0.0
             lock = queue.take()
             assert lock is not None
             trial = sampler.sample(study, lock.id, lock.number)
             queue.mark_if_duplicate(trial, f"{number:016x}")
             for epoch in range(1, 4):
                 trial.report(50.0 + epoch, epoch)
+                pruning -= time.process_time()
                 trial.should_prune()
+                pruning += time.process_time()
             queue.end(trial, TrialState.COMPLETE, [53.0])
             results.of(queue.read(number))
             lock.release()
             results.save()
-            seconds.append(time.monotonic() - start)
+            wall.append(time.monotonic() - start)
+            processor.append(time.process_time() - processor_start)
+            in_pruner.append(pruning)
         results.save(now=True)
     yield table_header(
-        "trials of a study, up to", f"ms for each of the last {WINDOW}: median", "mean"
+        "trials of a study, up to",
+        f"ms for each of the last {WINDOW}: median",
+        "mean",
+        "processor time, ms: median",
+        "mean",
+        "in Optuna's pruner: median",
+        "mean",
     )
     for end in sorted({WINDOW, 1000, count}):
         if end <= count:
-            milliseconds = [1000 * value for value in seconds[max(0, end - WINDOW) : end]]
-            yield table_row(f"{end:,}", *median_and_mean(milliseconds))
+            windows = (
+                [1000 * value for value in values[max(0, end - WINDOW) : end]]
+                for values in (wall, processor, in_pruner)
+            )
+            cells = itertools.chain.from_iterable(map(median_and_mean, windows))
+            yield table_row(f"{end:,}", *cells)
 
 
 def measure_memory() -> Iterator[str]:
