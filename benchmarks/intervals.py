@@ -4,11 +4,13 @@ python -m benchmarks.intervals [--sweeps 10000] [--noise equal ...] [--variants 
                                [--seeds 3 ...]
 
 A simulated sweep has a baseline and several variants, which share their seeds. A value is the sum
-of an effect of the seed, an effect of the variant and noise. Two rules are compared:
+of an effect of the seed, an effect of the variant and noise. Three rules are compared:
 
-- plain: the paired t interval of each variant, without regard to the other variants. The verdict is
-  `better` or `worse` if 0 is outside of the interval.
-- package: the intervals and verdicts of `resnet_sweep.compare.paired_test`.
+- single: the paired t interval of each variant, without regard to the other variants. The verdict
+  is `better` or `worse` if 0 is outside of the interval.
+- adjusted: the same intervals, and verdicts that allow for the number of variants.
+- package: the intervals and verdicts of `resnet_sweep.compare.paired_test`, which allow for the
+  number of variants and share the noise of the variants.
 
 The columns of the table are percentages:
 
@@ -216,12 +218,13 @@ def rates(differences: Differences, deviation: Floats, adjusted: bool) -> Rates:
     )
 
 
-def measure(noise: str, sweeps: int, variants: int, seeds: int) -> tuple[Rates, Rates]:
-    """Return the rates of the plain rule and of the package."""
+def measure(noise: str, sweeps: int, variants: int, seeds: int) -> tuple[Rates, Rates, Rates]:
+    """Return the rates of the three rules."""
     generator = np.random.default_rng([variants, seeds, list(NOISE).index(noise)])
     values, deviation = simulate(NOISE[noise], sweeps, variants, seeds, generator)
     return (
         rates(plain(values), deviation, adjusted=False),
+        rates(plain(values), deviation, adjusted=True),
         rates(package(values), deviation, adjusted=True),
     )
 
@@ -234,7 +237,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", type=int, default=VARIANTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     arguments = parser.parse_args()
-    print(f"{arguments.sweeps} sweeps a row; plain / package\n")
+    print(f"{arguments.sweeps} sweeps a row; single / adjusted / package\n")
     largest = {}
     for noise in arguments.noise:
         print(f"Noise `{noise}`: {NOISE[noise].description}.\n")
@@ -242,13 +245,14 @@ def main() -> None:
         measured = []
         for variants in arguments.variants:
             for seeds in arguments.seeds:
-                pair = measure(noise, arguments.sweeps, variants, seeds)
-                measured.append(pair)
+                rules = measure(noise, arguments.sweeps, variants, seeds)
+                measured.append(rules[-1])
                 cells = (
-                    f"{100 * old:.1f} / {100 * new:.1f}" for old, new in zip(*pair, strict=True)
+                    " / ".join(f"{100 * rate:.1f}" for rate in column)
+                    for column in zip(*rules, strict=True)
                 )
                 print(table_row(str(variants), str(seeds), *cells), flush=True)
-        largest[noise] = [max(column) for column in zip(*(new for _, new in measured), strict=True)]
+        largest[noise] = [max(column) for column in zip(*measured, strict=True)]
         print()
     print("The largest rates of the package:\n")
     print(table_header("noise", *Rates._fields[:3]))
