@@ -27,7 +27,10 @@ logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
 
 @dataclass
 class ImageRow:
-    """Images side by side, each (H, W, 3), or (H, W, 1) if gray, with a title on the left and a caption below each."""
+    """Images side by side, with a title on the left and a caption below each.
+
+    Each image is (H, W, 3), or (H, W, 1) if it is gray.
+    """
 
     title: str
     images: "list[Pixels]"

@@ -109,7 +109,8 @@ class Dataset:
     @property
     def channels(self) -> int:
         """Number of channels of an image: 1 or 3."""
-        return self.train.images.shape[1]
+        channels: int = self.train.images.shape[1]
+        return channels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,5 +87,5 @@ def resize(images: Tensor, width: int) -> Tensor:
 
     Shapes: (B, C, H, W), uint8 or floating, to (B, C, H', width), float32.
     """
-    height = scaled_height(*images.shape[-2:], width)
+    height = scaled_height(images.shape[-2], images.shape[-1], width)
     return F.interpolate(images.float(), (height, width), mode="bilinear", antialias=True)
