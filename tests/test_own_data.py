@@ -10,6 +10,7 @@ from collections.abc import Callable
 from hashlib import md5
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -269,7 +270,7 @@ class TestImageFolder:
         assert trainer.model.classifier.out_features == 300
         assert trainer.rows[0]["val_loss"] < 30
 
-    REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    REFUSED: ClassVar[dict[str, tuple[Callable[[Path], object], tuple[str, ...]]]] = {
         "not an image": (lambda root: (root / "train/cat/9.txt").write_text("x"), ("9.txt",)),
         "no image": (lambda root: (root / "train/cat/9.png").write_text("x"), ("9.png", "Pillow")),
         "empty file": (lambda root: (root / "val/cat/9.png").touch(), ("9.png",)),
@@ -537,9 +538,9 @@ class TestPublishedDatasets:
     @pytest.mark.parametrize(
         ("data", "file"),
         [
-            (CIFAR10, "cifar-10-batches-py/data_batch_1"),
+            (CIFAR10, "cifar-10-batches-py/"),
             (SVHN, "train_32x32.mat"),
-            (FashionMNIST, "FashionMNIST/raw/train-images-idx3-ubyte.gz"),
+            (FashionMNIST, "FashionMNIST/raw/"),
             (TinyImageNet, "tiny-imagenet-200"),
         ],
     )
