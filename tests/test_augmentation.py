@@ -462,7 +462,7 @@ def test_operations_keep_the_shape_of_gray_and_of_oblong_images(
     batch = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator())
     changed, _ = OPERATIONS[name]()(batch, torch.arange(6), generator())
     assert changed.shape == shape
-    assert 0 <= changed.min() and changed.max() <= 255
+    assert changed.min() >= 0 and changed.max() <= 255
 
 
 def test_gray_images_are_changed_as_an_rgb_image_with_equal_channels(images: torch.Tensor) -> None:
@@ -471,7 +471,7 @@ def test_gray_images_are_changed_as_an_rgb_image_with_equal_channels(images: tor
     jitter, labels = ColorJitter(0.4, 0.3, 2.0, 0.5), torch.zeros(40)
     changed, _ = jitter(gray, labels, generator())
     colored, _ = jitter(gray.expand(-1, 3, -1, -1), labels, generator())
-    torch.testing.assert_close(changed.expand(-1, 3, -1, -1), colored, rtol=0, atol=0.05)
+    torch.testing.assert_close(changed.expand(-1, 3, -1, -1), colored, rtol=0, atol=0.1)
     changed, _ = TrivialAugment()(gray, labels, generator())
     colored, _ = TrivialAugment()(gray.expand(-1, 3, -1, -1), labels, generator())
     assert (changed.int() - colored.int()).abs().max() <= 2

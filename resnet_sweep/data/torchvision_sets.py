@@ -37,8 +37,8 @@ class TorchvisionDataset(CachedDataset):
     Attributes:
         title: name of the dataset for people.
         key: name of the dataset in the cache.
-        files: the dataset's files, relative to `root`, in one folder. Each entry has the alternatives
-            for a file.
+        files: the dataset's files, relative to `root`, in one folder. Each entry has the names that
+            a file may have.
         layout: the files, for people.
         classes: name of each class.
         root: folder that contains the files; None for $RESNET_SWEEP_DATA, or ~/.cache/resnet_sweep
