@@ -3,6 +3,8 @@
 import gzip
 import os
 import pickle
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import Command
+from conftest import ROOT, Command
 from PIL import Image
 from scipy.io import savemat
 from small_run import assert_same_bits, config, train
@@ -761,6 +763,27 @@ class TestHuggingFace:
     def test_the_library_is_optional(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "datasets", None)
         assert_refused(HuggingFace(name="x"), "resnet-sweep[huggingface]")
+
+
+def test_the_commands_of_the_page_are_valid(call: Command, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "own_data.md").read_text()
+    for index, name in enumerate(("train/cat/0", "train/dog/0", "val/cat/0", "val/dog/0")):
+        for number in range(8):
+            image = pixels(30 + index, 40 + number, 3, seed=index)
+            save(tmp_path / "photos" / f"{name}{number}.jpg", image)
+    (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    lines = re.findall(
+        r"^python -m resnet_sweep (data=(?:image_folder|npz).*)$",
+        page.replace("\\\n", " "),
+        re.MULTILINE,
+    )
+    assert len(lines) == 3
+    for line in lines:
+        # Conversion to 224x224 takes seconds.
+        words = [word.replace("=224", "=48") for word in shlex.split(line)]
+        done = call(main, *words, "trainer.batch_size=8", "dry_run=true")
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_run_on_an_image_folder_equals_the_run_on_the_same_arrays(
