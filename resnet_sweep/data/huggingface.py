@@ -131,7 +131,8 @@ class HuggingFace(SplitDataset):
         names = getattr(splits[0].features[column], "names", None)
         if names is None and all(isinstance(value, str) for value in values):
             names = sorted({*values})
-            values = [names.index(value) for value in values]
+            labels = {name: label for label, name in enumerate(names)}
+            values = [labels[value] for value in values]
         if not all(isinstance(value, int) and value >= 0 for value in values):
             raise ConfigError(
                 f"the column {column} of {self._title} must have a class for each image, as text "
