@@ -8,7 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from hashlib import md5
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ import torch
 from conftest import ROOT, Command
 from PIL import Image
 from scipy.io import savemat
-from small_run import assert_same_bits, config, train
+from small_run import StopAt, assert_same_bits, config, open_run, train
 from torchvision import datasets
 from torchvision.transforms.v2 import functional
 
@@ -38,9 +39,13 @@ from resnet_sweep.data import (
     Split,
     TinyImageNet,
 )
-from resnet_sweep.data.array_cache import CachedDataset
+from resnet_sweep.data import dataset as dataset_module
+from resnet_sweep.data.array_cache import CachedDataset, Source, cached_arrays
+from resnet_sweep.data.dataset import Batches
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import Record
+from resnet_sweep.training import trainer as trainer_module
+from resnet_sweep.training.signals import Interrupted, StopSignal
 
 SHORT = (
     "model=resnet8v2",
@@ -442,6 +447,27 @@ class TestCache:
         ImageFolder(root=str(write_folders(tmp_path / "data"))).load(seed=0)
         assert [*(tmp_path / "home/.cache/resnet_sweep/arrays").glob("image_folder-*")]
 
+    def test_conversion_holds_a_few_images_in_memory(self, tmp_path: Path) -> None:
+        def blocks() -> Iterator[np.ndarray]:
+            for number in range(50):
+                yield np.full((20, 3, 200, 200), number, np.uint8)
+
+        def read() -> Source:
+            labels = np.arange(1000) % 2
+            return Source((3, 200, 200), labels, {"all": 1000}, ["a", "b"], blocks())
+
+        tracemalloc.start()
+        try:
+            arrays = cached_arrays("large", tmp_path, [], read)
+            batches = Batches(arrays.parts()["all"], torch.device("cpu"))
+            images, _ = batches.take(torch.tensor([0, 999]))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert arrays.images.nbytes == 120_000_000
+        assert peak < 30_000_000
+        assert images[:, 0, 0, 0].tolist() == [0, 49]
+
     def test_the_folder_of_the_data_does_not_change_the_signature(self, tmp_path: Path) -> None:
         signatures = set()
         for name in ("one", "other"):
@@ -763,6 +789,25 @@ class TestHuggingFace:
     def test_the_library_is_optional(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "datasets", None)
         assert_refused(HuggingFace(name="x"), "resnet-sweep[huggingface]")
+
+
+def test_a_run_with_batches_copied_ahead_equals_one_with_resident_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It also equals itself after it was stopped and resumed."""
+    settings = config(trainer__epochs=2)
+    expected = train(plan_run(settings), tmp_path / "resident")
+    monkeypatch.setattr(dataset_module, "fits", lambda device, size: False)
+    monkeypatch.setattr(trainer_module, "REPORT_SECONDS", 0)
+    planned = plan_run(settings)
+    trainer = planned.build_trainer()
+    assert not trainer.train_batches.resident
+    run, stop = open_run(planned, tmp_path / "ahead"), StopSignal()
+    with pytest.raises(Interrupted):
+        trainer.fit(run, [StopAt(stop, 9)], stop)
+    run.close("interrupted")
+    assert 0 < trainer.global_step < trainer.total_steps
+    assert_same_bits(train(planned, tmp_path / "ahead"), expected)
 
 
 def test_the_commands_of_the_page_are_valid(call: Command, tmp_path: Path) -> None:
