@@ -71,7 +71,8 @@ def test_check_config_covers_every_group_and_setting() -> None:
 
 
 def test_every_incidental_setting_exists() -> None:
-    settings = {name for name, _ in flatten(composed())}
+    configs = [composed(), *map(composed, choices("data"))]
+    settings = {name for config in configs for name, _ in flatten(config)}
     for name in INCIDENTAL:
         assert any(setting == name or setting.startswith(f"{name}.") for setting in settings), name
 
