@@ -28,7 +28,8 @@ class PipeSafeConsole(Console):
             self.on_broken_pipe()
 
 
-console = PipeSafeConsole(highlight=False, soft_wrap=True)
+# In a Jupyter notebook, text is printed as text, and not displayed as HTML.
+console = PipeSafeConsole(highlight=False, soft_wrap=True, force_jupyter=False)
 
 
 def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:

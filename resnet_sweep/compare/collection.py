@@ -23,8 +23,15 @@ class _Job(BaseModel):
     choices: dict[str, str] = {}
 
 
+class _Definition(BaseModel):
+    """The part of the definition in `sweep.json` that is read."""
+
+    baseline: str | None = None
+
+
 class _Sweep(BaseModel):
     jobs: list[_Job]
+    definition: _Definition = _Definition()
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[LoadedRun | BrokenRun]:
@@ -146,11 +153,30 @@ def _is_new(path: str, seen: set[tuple[int, int]]) -> bool:
     return len(seen) > before
 
 
+def read_baseline(sweep: Path) -> str | None:
+    """Return the condition on the baseline of a sweep, from its `sweep.json`; None without one.
+
+    Raises:
+        ConfigError: `sweep` isn't a sweep directory.
+    """
+    try:
+        return _read_sweep(sweep).definition.baseline
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{safe_text(str(sweep))} isn't a sweep directory, because its sweep.json is missing "
+            "or can't be read: name one, such as multirun/DATE/TIME"
+        ) from error
+
+
+def _read_sweep(sweep: Path) -> _Sweep:
+    content = read_limited(sweep / "sweep.json", MAX_SWEEP_BYTES)
+    return _Sweep.model_validate_json(content)
+
+
 def _reused(sweep: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the relative directory and the choices of each run that a sweep reuses."""
     try:
-        content = read_limited(Path(sweep, "sweep.json"), MAX_SWEEP_BYTES)
-        jobs = _Sweep.model_validate_json(content).jobs
+        jobs = _read_sweep(Path(sweep)).jobs
     except (OSError, ValueError):
         # The runs in the sweep's own directory are found without sweep.json.
         return
@@ -162,9 +188,13 @@ def _reused(sweep: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _order(run: LoadedRun | BrokenRun) -> tuple[bool, float, list[str | int]]:
-    # The numbers in names are compared as numbers, so that jobs of a sweep that were started in the
-    # same second are in order.
-    parts = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", run.name)]
+    # Jobs of a sweep that were started in the same second are in the order of their numbers.
+    parts = name_order(run.name)
     if isinstance(run, BrokenRun):
         return True, 0.0, parts
     return False, -(run.started or 0.0), parts
+
+
+def name_order(name: str) -> list[str | int]:
+    """Return a key that sorts names, with the numbers in them compared as numbers."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

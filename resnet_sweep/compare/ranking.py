@@ -13,6 +13,7 @@ from resnet_sweep.compare.group import (
     format_mean_sd,
     group_replicates,
 )
+from resnet_sweep.compare.html import html_lines, html_table
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.objective import Objective, distance
 from resnet_sweep.compare.paired_test import MeanDifference
@@ -67,16 +68,29 @@ class Ranking:
         return None
 
     @property
-    def command(self) -> str | None:
-        """The command that reproduces the best run of the best group; None if `best` is None."""
+    def best_run(self) -> LoadedRun | None:
+        """The best run of the best group; None if `best` is None."""
         if self.best is None:
             return None
         values = {run: self._values[run] for run in self.best.counted}
         gains = {run: self.objective.gain(v) for run, v in values.items() if v is not None}
-        return reproduce_command(max(gains, key=gains.__getitem__).record)
+        return max(gains, key=gains.__getitem__)
+
+    @property
+    def command(self) -> str | None:
+        """The command that reproduces `best_run`; None if it is None."""
+        return None if self.best_run is None else reproduce_command(self.best_run.record)
 
     def lines(self, width: int | None) -> list[str]:
         """Return the rows of the table as text, header first, see `format_table`."""
+        rows, right = self._rows()
+        return format_table(rows, right, width)
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._rows()) + html_lines(self.notes())
+
+    def _rows(self) -> tuple[list[tuple[str, ...]], range]:
+        """Return the rows of cells, header first, and the columns that are aligned on the right."""
         columns = cells(variants([group.runs[0] for group in self.groups]))
         left = len(columns)
         columns.append(COLUMNS["n"].cells(self.groups))
@@ -93,7 +107,7 @@ class Ranking:
             ]
         if any(group.state not in COMPLETE for group in self.groups):
             columns.append(COLUMNS["state"].cells(self.groups))
-        return format_table([*zip(*columns, strict=True)], right, width)
+        return [*zip(*columns, strict=True)], right
 
     def notes(self) -> list[str]:
         """Return remarks that help to read the table, one sentence each."""
