@@ -76,7 +76,7 @@ class Run(LoadedRun):
         """
         from resnet_sweep.config.restore import load_network
 
-        return load_network(resolve_trained_run(self.directory))
+        return load_network(resolve_trained_run(self.name))
 
     def predict(self, images: "npt.ArrayLike") -> "npt.NDArray[np.float32]":
         """Return the probabilities of the classes for images, with the weights of the best epoch.

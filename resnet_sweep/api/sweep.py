@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 
 from resnet_sweep.api.runs import Run, Runs, load_runs
-from resnet_sweep.compare.collection import name_order, read_baseline
+from resnet_sweep.compare.collection import read_definition
 from resnet_sweep.compare.filter_expression import FilterExpression
 from resnet_sweep.compare.format import pluralize, safe_text
 from resnet_sweep.compare.html import html_lines
@@ -31,9 +31,11 @@ class Sweep:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        self.baseline = read_baseline(self.directory)
+        directories, self.baseline = read_definition(self.directory)
+        numbers = {directory: number for number, directory in enumerate(directories)}
         found = load_runs(self.directory)
-        self.runs = Runs(sorted(found, key=lambda run: name_order(run.name)), found.broken)
+        in_order = sorted(found, key=lambda run: numbers.get(str(run.directory), len(numbers)))
+        self.runs = Runs(in_order, found.broken)
 
     @cached_property
     def table(self) -> Ranking:

@@ -153,14 +153,16 @@ def _is_new(path: str, seen: set[tuple[int, int]]) -> bool:
     return len(seen) > before
 
 
-def read_baseline(sweep: Path) -> str | None:
-    """Return the condition on the baseline of a sweep, from its `sweep.json`; None without one.
+def read_definition(sweep: Path) -> tuple[list[str], str | None]:
+    """Return the directories of a sweep's jobs, in their order, and the condition on its baseline.
 
     Raises:
         ConfigError: `sweep` isn't a sweep directory.
     """
     try:
-        return _read_sweep(sweep).definition.baseline
+        found = _read_sweep(sweep)
+        directories = [os.path.normpath(os.path.join(sweep, job.directory)) for job in found.jobs]
+        return directories, found.definition.baseline
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{safe_text(str(sweep))} isn't a sweep directory, because its sweep.json is missing "
@@ -188,13 +190,9 @@ def _reused(sweep: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _order(run: LoadedRun | BrokenRun) -> tuple[bool, float, list[str | int]]:
-    # Jobs of a sweep that were started in the same second are in the order of their numbers.
-    parts = name_order(run.name)
+    # The numbers in names are compared as numbers, so that jobs of a sweep that were started in the
+    # same second are in order.
+    parts = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", run.name)]
     if isinstance(run, BrokenRun):
         return True, 0.0, parts
     return False, -(run.started or 0.0), parts
-
-
-def name_order(name: str) -> list[str | int]:
-    """Return a key that sorts names, with the numbers in them compared as numbers."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
