@@ -86,6 +86,9 @@ class Ranking:
         rows, right = self._rows()
         return format_table(rows, right, width)
 
+    def __str__(self) -> str:
+        return "\n".join(self.lines(None))
+
     def _repr_html_(self) -> str:
         return html_table(*self._rows()) + html_lines(self.notes())
 
