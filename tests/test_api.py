@@ -3,10 +3,13 @@
 import json
 import logging
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from conftest import ROOT, Command
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from PIL import Image
 from processes import clean_environment
 from run_directories import write_run
 from small_run import composed, without_times
@@ -201,7 +205,8 @@ def test_a_failed_run_raises_its_error_and_is_recorded(
     assert [run.state for run in sweep.runs] == ["failed", "finished"]
     (tmp_path / "SIGINT").unlink()
     with pytest.raises(KeyboardInterrupt):
-        resnet_sweep.sweep([*TINY, *job_faults("SIGINT", "none")], directory="interrupted")
+        faults = [*job_faults("SIGINT", "none"), "reuse=false"]
+        resnet_sweep.sweep([*TINY, *faults], directory="interrupted")
     states = [run.state for run in resnet_sweep.Sweep("interrupted").runs]
     assert states == ["interrupted", "pending"]
 
@@ -280,6 +285,21 @@ def test_predict_returns_the_probabilities_of_the_best_weights_without_the_data(
     part = torch.from_numpy(images[:2].copy())
     exported = torch.export.export(network, (part,)).module()
     torch.testing.assert_close(exported(part), network(part))
+
+
+def test_the_page_on_trained_networks_shows_code_that_works(
+    trained: resnet_sweep.Run, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "how-to" / "use_a_network.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shutil.copytree(trained.directory, tmp_path / "outputs" / "DATE" / "TIME")
+    Image.new("L", (20, 10), 77).save("photo.png")
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    names: dict[str, Any] = {"images": images}
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 4
+    assert names["probabilities"].detach().numpy() == pytest.approx(trained.predict(images))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from resnet_sweep.compare.collection import find_runs, read_run, resolve_trained_run
+from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs, read_run, resolve_trained_run
 from resnet_sweep.compare.comparison import SUMMARY_METRICS, Comparison
 from resnet_sweep.compare.diff_columns import MISSING, diff_columns
 from resnet_sweep.compare.diff_view import diff_html
@@ -54,7 +54,7 @@ class Run(LoadedRun):
     """A run, as its directory described it when it was loaded.
 
     Attributes:
-        directory: the run directory.
+        directory: the run directory, as an absolute path.
         name: the directory as it was given, or the name of a logged run.
         record: the content of `run.json`, with an attribute for each key.
     """
@@ -62,7 +62,8 @@ class Run(LoadedRun):
     @classmethod
     def of(cls, run: LoadedRun) -> Self:
         """Return a loaded run as an object of this class."""
-        return cls(run.directory, run.name, run.record)
+        # An absolute path, because a notebook may change the current folder.
+        return cls(run.directory.absolute(), run.name, run.record)
 
     def load_model(self) -> "TrainedNetwork":
         """Load the network with the weights of the best epoch, in evaluation mode, on the CPU.
@@ -76,7 +77,8 @@ class Run(LoadedRun):
         """
         from resnet_sweep.config.restore import load_network
 
-        return load_network(resolve_trained_run(self.name))
+        is_logged = self.directory.parent == LOGGED_RUNS
+        return load_network(resolve_trained_run(self.name if is_logged else self.directory))
 
     def predict(self, images: "npt.ArrayLike") -> "npt.NDArray[np.float32]":
         """Return the probabilities of the classes for images, with the weights of the best epoch.

@@ -1,5 +1,6 @@
 """Sweeps and studies in Python, read from their directories."""
 
+import os
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class Sweep:
         directory: the sweep directory.
 
     Attributes:
-        directory: the sweep directory.
+        directory: the sweep directory, as an absolute path.
+        name: the directory as it was given.
         runs: the runs in the order of the jobs, including pending, failed and reused ones.
         baseline: the condition on the variant with which the others are compared; None without one.
 
@@ -30,11 +32,13 @@ class Sweep:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+        self.name, self.directory = str(directory), Path(os.path.abspath(directory))
         directories, self.baseline = read_definition(self.directory)
-        numbers = {directory: number for number, directory in enumerate(directories)}
-        found = load_runs(self.directory)
-        in_order = sorted(found, key=lambda run: numbers.get(str(run.directory), len(numbers)))
+        numbers = {place: number for number, place in enumerate(directories)}
+        found = load_runs(directory)
+        in_order = sorted(
+            found, key=lambda run: numbers.get(os.path.normpath(run.directory), len(numbers))
+        )
         self.runs = Runs(in_order, found.broken)
 
     @cached_property
@@ -56,16 +60,16 @@ class Sweep:
             ConfigError: no run is complete.
         """
         best = self.table.best_run
-        if best is None:
+        if not isinstance(best, Run):
             raise ConfigError(
-                f"no run in {safe_text(str(self.directory))} is complete: resume the sweep with "
+                f"no run in {safe_text(self.name)} is complete: resume the sweep with "
                 "the same overrides and this directory"
             )
-        return Run.of(best)
+        return best
 
     def __repr__(self) -> str:
-        return f"<Sweep {safe_text(str(self.directory))}: {pluralize(len(self.runs), 'run')}>"
+        return f"<Sweep {safe_text(self.name)}: {pluralize(len(self.runs), 'run')}>"
 
     def _repr_html_(self) -> str:
-        title = f"{self.directory}: {pluralize(len(self.runs), 'run')}"
+        title = f"{self.name}: {pluralize(len(self.runs), 'run')}"
         return html_lines([safe_text(title)]) + self.table._repr_html_()
