@@ -158,6 +158,7 @@ def test_a_wrong_request_raises_the_sentence_of_the_command_line(
     ("overrides", "fact"),
     [
         ("seed=1", "list"),
+        ({"seed": 1}, "list"),
         ([1], "1"),
         (["--multirun"], "--multirun"),
         (["hydra.mode=MULTIRUN"], "hydra.mode"),

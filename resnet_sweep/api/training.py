@@ -1,7 +1,7 @@
 """Training in Python, with the overrides and the code of the command line."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,10 @@ def compose(
 
 def _arguments(overrides: Sequence[str], config_dir: str | Path | None) -> list[str]:
     """Return the arguments of a command, after checking that the overrides have no flags."""
-    if isinstance(overrides, str):
-        raise ConfigError(f"{overrides!r} is a text: give a list of overrides, [{overrides!r}]")
+    if isinstance(overrides, (str, Mapping)):
+        raise ConfigError(
+            f"overrides is {overrides!r}: give a list of texts, for example ['optim.lr=0.1']"
+        )
     for override in overrides:
         if not isinstance(override, str):
             raise ConfigError(
