@@ -194,6 +194,22 @@ def _is_new(path: str, seen: set[tuple[int, int]]) -> bool:
     return len(seen) > before
 
 
+def read_definition(sweep: Path) -> tuple[list[str], str | None]:
+    """Return the directories of a sweep's jobs, in their order, and the condition on its baseline.
+
+    Raises:
+        ConfigError: `sweep` isn't a sweep directory.
+    """
+    found = _read_sweep(str(sweep))
+    if found is None:
+        raise ConfigError(
+            f"{safe_text(str(sweep))} isn't a sweep directory, because its sweep.json is missing "
+            "or can't be read: name one, such as multirun/DATE/TIME"
+        )
+    directories = [os.path.normpath(os.path.join(sweep, job.directory)) for job in found.jobs]
+    return directories, found.definition.baseline
+
+
 def _reused(sweep: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the relative directory and the choices of each run that a sweep reuses."""
     content = _read_sweep(sweep)

@@ -111,6 +111,11 @@ class Comparison:
         return [outcome.get(run.record) for run in self.runs]
 
     @property
+    def outcomes(self) -> dict[str, list[float | None]]:
+        """The value of each summary metric for each run, by the name of the metric."""
+        return {outcome.name: self.values(outcome) for outcome in SUMMARY_METRICS}
+
+    @property
     def replicates(self) -> bool:
         """Whether the seed is the only setting that differs."""
         return set(self.settings) == {"seed"}

@@ -7,8 +7,14 @@ from resnet_sweep.compare.format import distinct_texts, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.signature import ORDER
 
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
 # Stands for the value of a setting that a run doesn't have.
-MISSING: Any = object()
+MISSING: Any = _Missing()
 
 
 def find_differences(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

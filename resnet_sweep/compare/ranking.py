@@ -13,6 +13,7 @@ from resnet_sweep.compare.group import (
     format_mean_sd,
     group_replicates,
 )
+from resnet_sweep.compare.html import html_lines, html_table
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.objective import Objective, distance
 from resnet_sweep.compare.paired_test import MeanDifference, compare_with_baseline, verdicts
@@ -71,13 +72,18 @@ class Ranking:
         return None
 
     @property
-    def command(self) -> str | None:
-        """The command that reproduces the best run of the best group; None if `best` is None."""
+    def best_run(self) -> LoadedRun | None:
+        """The best run of the best group; None if `best` is None."""
         if self.best is None:
             return None
         values = {run: self._values[run] for run in self.best.counted}
         gains = {run: self.objective.gain(v) for run, v in values.items() if v is not None}
-        return reproduce_command(max(gains, key=gains.__getitem__).record)
+        return max(gains, key=gains.__getitem__)
+
+    @property
+    def command(self) -> str | None:
+        """The command that reproduces `best_run`; None if it is None."""
+        return None if self.best_run is None else reproduce_command(self.best_run.record)
 
     def rows(self) -> list[list[str]]:
         """Return the cells of the table, header first."""
@@ -88,6 +94,13 @@ class Ranking:
         """Return the rows of the table as text, header first, see `format_table`."""
         _, right = self._columns()
         return format_table(self.rows(), right, width)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines(None))
+
+    def _repr_html_(self) -> str:
+        _, right = self._columns()
+        return html_table(self.rows(), right) + html_lines(self.notes())
 
     def _columns(self) -> tuple[list[list[str]], range]:
         """Return the columns of the table, and the positions of those with numbers."""

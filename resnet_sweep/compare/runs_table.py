@@ -23,6 +23,7 @@ from resnet_sweep.compare.group import (
     group_by,
     group_replicates,
 )
+from resnet_sweep.compare.html import html_table
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 
 
@@ -141,6 +142,14 @@ class RunsTable:
 
     def lines(self, width: int | None) -> list[str]:
         """Return the rows of the table as text, header first, see `format_table`."""
+        rows, right = self._rows()
+        return format_table(rows, right, width)
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._rows())
+
+    def _rows(self) -> tuple[list[tuple[str, ...]], range]:
+        """Return the rows of cells, header first, and the columns that are aligned on the right."""
         selected = dict(COLUMNS)
         if all(len(group.runs) == 1 for group in self.groups):
             del selected["n"]
@@ -148,7 +157,7 @@ class RunsTable:
         # The names of runs come last because they are the longest.
         names = ["run", *map(_name, self.groups)]
         columns = [*outcomes, *cells(self.differences), names]
-        return format_table([*zip(*columns, strict=True)], range(2, len(outcomes)), width)
+        return [*zip(*columns, strict=True)], range(2, len(outcomes))
 
     def json(self) -> str:
         """Return the table as JSON."""

@@ -79,6 +79,32 @@ class Split:
 
 
 @dataclass(frozen=True)
+class DataDescription:
+    """What a network needs to know about the images that it was trained on.
+
+    Attributes:
+        classes: name of each class, by its label.
+        mean, std: mean and standard deviation per channel, of images scaled to 0..1.
+        image_shape: channels, height and width of an image.
+    """
+
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    image_shape: list[int]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of an image: 1 or 3."""
+        return self.image_shape[0]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """The images that a run uses.
 
@@ -109,8 +135,13 @@ class Dataset:
     @property
     def channels(self) -> int:
         """Number of channels of an image: 1 or 3."""
-        channels: int = self.train.images.shape[1]
-        return channels
+        return self.description.channels
+
+    @property
+    def description(self) -> DataDescription:
+        """What a network needs to know about these images."""
+        shape = [*self.train.images.shape[1:]]
+        return DataDescription(self.classes, self.mean, self.std, shape)
 
 
 @dataclass(frozen=True, kw_only=True)
