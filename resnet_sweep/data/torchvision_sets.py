@@ -57,7 +57,9 @@ class TorchvisionDataset(CachedDataset):
         """Return the arrays of the dataset."""
         root = data_folder() if self.root is None else Path(self.root).expanduser()
         found = self._find(root)
-        if len(found) < len(self.files):
+        # If another process is downloading the data, its last file may be incomplete.
+        downloading = self.root is None and self._lock(root).exists()
+        if downloading or len(found) < len(self.files):
             self._download(root)
             found = self._find(root)
         states = file_states(root, found)
@@ -75,6 +77,10 @@ class TorchvisionDataset(CachedDataset):
         )
         return [path for path in existing if path is not None]
 
+    def _lock(self, root: Path) -> Path:
+        """Return the file that a process locks while it downloads the data."""
+        return root / f".{self.key}.lock"
+
     def _download(self, root: Path) -> None:
         if self.root is not None:
             raise ConfigError(
@@ -87,7 +93,7 @@ class TorchvisionDataset(CachedDataset):
         try:
             root.mkdir(parents=True, exist_ok=True)
             # If several processes start at once, one downloads, and the others wait.
-            with exclusive(root / f".{self.key}.lock"), contextlib.redirect_stdout(sys.stderr):
+            with exclusive(self._lock(root)), contextlib.redirect_stdout(sys.stderr):
                 if len(self._find(root)) < len(self.files):
                     self.read(root, download=True)
         # torchvision raises RuntimeError if the download fails or has a wrong checksum.
@@ -104,9 +110,8 @@ class TorchvisionDataset(CachedDataset):
             parts = self.read(root, download=False)
             images = np.concatenate([images for images, _ in parts.values()])
             labels = np.concatenate([labels for _, labels in parts.values()]).astype(np.int64)
-            if len(images) != len(labels) or not 0 <= labels.min() <= labels.max() < len(
-                self.classes
-            ):
+            in_range = 0 <= labels.min() <= labels.max() < len(self.classes)
+            if len(images) != len(labels) or not in_range:
                 raise ValueError("its images and labels don't fit together")
         # A damaged file can raise an error of any type.
         except Exception as error:
