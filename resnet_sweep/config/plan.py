@@ -47,6 +47,7 @@ class PlannedRun:
         device: the device of this process.
         precision: "float32" or "bfloat16".
         process_group: the processes that train the run.
+        inputs: digests of what the run uses besides its config; see `Record.inputs`.
         parameters: number of trainable weights of the model.
         signature: see `resnet_sweep.runs.signature`; empty until `plan_run` has validated the run.
         notes: remarks that a reader of the results needs, one sentence each.
@@ -58,6 +59,7 @@ class PlannedRun:
     device: torch.device
     precision: str
     process_group: ProcessGroup
+    inputs: Mapping[str, str]
     parameters: int = 0
     signature: str = ""
     notes: list[str] = field(default_factory=list)
@@ -75,7 +77,7 @@ class PlannedRun:
             precision=self.precision,
             device=str(self.device),
             seed=self.config["seed"],
-            fingerprint=self.dataset.fingerprint,
+            inputs=dict(self.inputs),
             notes=self.notes,
         )
 
@@ -148,7 +150,7 @@ def plan_run(
     return replace(
         run,
         parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-        signature=sign(config, run.precision, dataset.fingerprint),
+        signature=sign(config, run.precision, run.inputs),
         notes=[*_notes(run, mixed, shares_norm)],
     )
 
@@ -185,7 +187,8 @@ def _load(
     device = place_rank(resolve_device(settings.device), process_group)
     precision = resolve_precision(precision or settings.precision, device)
     dataset: Dataset = instantiate("data", config["data"]).load(config["seed"])
-    return PlannedRun(config, settings, dataset, device, precision, process_group)
+    inputs = {"data": dataset.fingerprint}
+    return PlannedRun(config, settings, dataset, device, precision, process_group, inputs)
 
 
 def _notes(run: PlannedRun, mixed: bool, shares_norm: bool) -> Iterator[str]:

@@ -104,7 +104,8 @@ class Record:
             if unknown.
         started, ended: times in ISO 8601.
         world_size: number of processes that share the run.
-        fingerprint: identifies the data.
+        inputs: digests of what a run uses besides its config, by name: `data` is the fingerprint
+            of the data. The signature contains them.
         notes: remarks that a reader of the results needs, one sentence each.
         digests: digests of the metrics files, to detect changed files.
         heartbeat: the process that trains the run; None if there is none.
@@ -135,7 +136,7 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     seed: Annotated[int, Ge(0)] | None = None
-    fingerprint: str | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     heartbeat: Heartbeat | None = None
@@ -194,6 +195,11 @@ class Record:
         return [
             name for name, digest in self.digests.items() if digest_file(directory / name) != digest
         ]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the data; None if it is unknown."""
+        return self.inputs.get("data")
 
     @property
     def has_ended(self) -> bool:

@@ -320,8 +320,7 @@ def _is_done(directory: Path, record: Record) -> bool:
 def _describe_difference(earlier: Record, record: Record) -> str:
     """Return the first differences between two runs as text."""
     theirs, ours = (
-        signed_settings(run.config, run.precision or "", run.fingerprint or "")
-        for run in (earlier, record)
+        signed_settings(run.config, run.precision, run.inputs) for run in (earlier, record)
     )
     changed = differences(theirs, ours)
     if any(name.startswith("data.") for name in changed):

@@ -44,13 +44,15 @@ def is_incidental(name: str) -> bool:
     return name in INCIDENTAL or name.startswith(_INCIDENTAL_GROUPS)
 
 
-def signed_settings(config: Mapping[str, Any], precision: str, fingerprint: str) -> dict[str, Any]:
-    """Return the settings that affect what is trained, by dotted names.
+def signed_settings(
+    config: Mapping[str, Any], precision: str | None, inputs: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the settings and inputs that affect what is trained, by their names.
 
     Args:
         config: the composed config, with its interpolations resolved.
-        precision: "float32" or "bfloat16", as chosen for the device.
-        fingerprint: fingerprint of the data.
+        precision: "float32" or "bfloat16", as chosen for the device; None if it is unknown.
+        inputs: digests of what a run uses besides its config, see `Record.inputs`.
     """
     settings = {
         name: normalize_number(value) for name, value in flatten(config) if not is_incidental(name)
@@ -58,7 +60,7 @@ def signed_settings(config: Mapping[str, Any], precision: str, fingerprint: str)
     # The order of settings matters only in the augmentation.
     if len(order := augmentation_order(config)) > 1:
         settings[ORDER] = order
-    return settings | {"precision": precision, "data": fingerprint, "numerics": NUMERICS}
+    return settings | {"precision": precision or "", **inputs, "numerics": NUMERICS}
 
 
 def augmentation_order(config: Mapping[str, Any]) -> list[str]:
@@ -74,9 +76,9 @@ def normalize_number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def sign(config: Mapping[str, Any], precision: str, fingerprint: str) -> str:
+def sign(config: Mapping[str, Any], precision: str | None, inputs: Mapping[str, str]) -> str:
     """Return the signature of a run, 16 hexadecimal digits; see `signed_settings`."""
-    content = json.dumps(signed_settings(config, precision, fingerprint), sort_keys=True)
+    content = json.dumps(signed_settings(config, precision, inputs), sort_keys=True)
     return blake2b(content.encode(), digest_size=8).hexdigest()
 
 

@@ -258,7 +258,7 @@ class StudyPlan:
 
     def _fingerprint(self) -> dict[str, Any]:
         record = self.corners[0].record
-        settings = signed_settings(record.config, record.precision or "", record.fingerprint or "")
+        settings = signed_settings(record.config, record.precision, record.inputs)
         searched = self.space.descriptions().items()
         return {
             **settings,

@@ -36,7 +36,7 @@ class RunCache:
             return None
         record = run.record
         # The signature is computed from the config, because somebody may have changed the record.
-        actual = sign(record.config, record.precision or "", record.fingerprint or "")
+        actual = sign(record.config, record.precision, record.inputs)
         return run if actual == signature else None
 
     def estimate(self, jobs: Iterable[Job]) -> float | None:
