@@ -1,5 +1,6 @@
 """Restore a trained model from its run directory."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,13 +9,17 @@ from torch import nn
 
 from resnet_sweep.config.build import build_model
 from resnet_sweep.config.check import check_config
-from resnet_sweep.config.plan import load_planned_run
+from resnet_sweep.config.own_code import own_code
+from resnet_sweep.config.plan import load_recorded_run
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.signature import changed_files, format_files
 from resnet_sweep.training.checkpoint import BEST, read_checkpoint
 from resnet_sweep.training.device import configure_tf32
 from resnet_sweep.training.evaluation import Normalize
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,13 @@ def restore(directory: Path) -> RestoredRun:
     trainer = {**record.config.get("trainer", {}), "device": "auto"}
     config = {**record.config, "trainer": trainer}
     check_config(config)
-    run = load_planned_run(replace(record, config=config, precision=precision))
+    run = load_recorded_run(replace(record, config=config, precision=precision))
+    used = own_code({group: config[group] for group in ("model", "data")}).digests
+    if changed := changed_files({name: record.inputs.get(name) for name in used}, used):
+        log.warning(
+            "warning: %s changed after the run was planned; the network is built with the new code",
+            format_files(changed),
+        )
     model = build_model(config, run.dataset)
     try:
         model.load_state_dict(checkpoint["model"])

@@ -217,6 +217,8 @@ class SweepPlan:
             complete = self.cache.find_complete(record.signature)
             if complete is not None:
                 job.reuse(complete)
+            else:
+                job.other_code = self.cache.find_with_other_code(record)
         if not found and not job.reused and (name := unexpected_file(directory)) is not None:
             raise ConfigError(
                 f"{directory} can't be the directory of a job, because it contains {name}: choose "
