@@ -171,7 +171,8 @@ def _parse(spec: ModuleSpec, loaded: ModuleSpec | None, trusted: tuple[str, ...]
     content: bytes = getattr(spec.loader, "get_data", lambda origin: b"")(spec.origin)
     package = spec.name if spec.submodule_search_locations is not None else spec.parent or ""
     folders = package.split(".") if package else []
-    digested, imports = content, ()
+    digested = content
+    imports: tuple[str, ...] = ()
     if path.suffix == ".py":
         try:
             with warnings.catch_warnings(action="ignore"):
@@ -209,10 +210,10 @@ def _describe(node: object) -> str:
 
 def _imports(tree: ast.AST, package: str, trusted: tuple[str, ...]) -> Iterator[str]:
     """Yield the own modules that a module of a package imports anywhere."""
-    names: dict[str, None] = {}
+    found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= dict.fromkeys(alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             try:
                 relative = "." * node.level + (node.module or "")
@@ -220,10 +221,9 @@ def _imports(tree: ast.AST, package: str, trusted: tuple[str, ...]) -> Iterator[
             except ImportError:
                 continue
             # An imported name may be a module.
-            names |= dict.fromkeys([base, *(f"{base}.{alias.name}" for alias in node.names)])
-    tops = {name.partition(".")[0] for name in names}
-    own = {top for top in tops if _is_own(top, trusted)}
-    for name in dict.fromkeys(prefix for name in names for prefix in _prefixes(name)):
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    own = {top for top in {name.partition(".")[0] for name in found} if _is_own(top, trusted)}
+    for name in dict.fromkeys(prefix for full in found for prefix in _prefixes(full)):
         if name.partition(".")[0] in own and (name in sys.modules or _find(name) is not None):
             yield name
 

@@ -43,7 +43,7 @@ class RunCache:
         """Return the newest complete run that differs from a planned one only in its own code."""
         if not any(map(code_file, planned.inputs)):
             return None
-        return self._complete_without_code.get(_sign_without_code(planned))
+        return self._complete_without_code.get(sign_without_code(planned))
 
     def estimate(self, jobs: Iterable[Job]) -> float | None:
         """Estimate the seconds that jobs take one after another, from the median of similar runs.
@@ -66,7 +66,7 @@ class RunCache:
     @cached_property
     def _complete_without_code(self) -> dict[str, LoadedRun]:
         return {
-            _sign_without_code(run.record): run
+            sign_without_code(run.record): run
             for run in reversed(self.runs)
             if run.state in COMPLETE
         }
@@ -81,7 +81,7 @@ class RunCache:
         return times
 
 
-def _sign_without_code(record: Record) -> str:
+def sign_without_code(record: Record) -> str:
     """Return the signature that a run would have without own code."""
     inputs = {name: digest for name, digest in record.inputs.items() if code_file(name) is None}
     return sign(record.config, record.precision, inputs)
