@@ -62,11 +62,12 @@ class _Module:
     loaded: ModuleSpec | None
     stat: tuple[int, ...]
 
-    def is_current(self, loaded: ModuleSpec | None) -> bool:
+    def is_current(self, spec: ModuleSpec, loaded: ModuleSpec | None) -> bool:
+        """Return whether Python uses, or would import, the code that was read."""
         # Python continues to use the code that it has imported, even if the file changes.
-        if loaded is not None:
+        if self.loaded is not None or loaded is not None:
             return self.loaded is loaded
-        return self.loaded is None and self.stat == _stat(self.path)
+        return str(self.path) == spec.origin and self.stat == _stat(self.path)
 
 
 # The modules that were read, by the trusted packages and the full name.
@@ -132,12 +133,12 @@ def _file_of(name: str, trusted: tuple[str, ...]) -> Path | None:
 def _read(name: str, trusted: tuple[str, ...]) -> _Module | None:
     """Return a module; None if there is none with this name."""
     loaded: ModuleSpec | None = getattr(sys.modules.get(name), "__spec__", None)
-    known = _known.get((trusted, name))
-    if known is not None and known.is_current(loaded):
-        return known
     spec = loaded or _find(name)
     if spec is None:
         return None
+    known = _known.get((trusted, name))
+    if known is not None and known.is_current(spec, loaded):
+        return known
     _known[trusted, name] = module = _parse(spec, loaded, trusted)
     return module
 
@@ -180,7 +181,7 @@ def _parse(spec: ModuleSpec, loaded: ModuleSpec | None, trusted: tuple[str, ...]
             digested = _describe(tree).encode(errors="surrogatepass")
             imports = tuple(_imports(tree, package, trusted))
         # The file isn't valid Python, or too deeply nested.
-        except (SyntaxError, ValueError, RecursionError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             pass
     digest = blake2b(digested, digest_size=8).hexdigest()
     return _Module(path, "/".join([*folders, path.name]), digest, imports, loaded, stat)
