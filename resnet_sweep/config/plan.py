@@ -12,7 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.build import (
     build_augmentation,
+    build_dataset,
     build_loggers,
+    build_loss,
     build_model,
     build_optimizer,
     build_schedule,
@@ -97,7 +99,7 @@ class PlannedRun:
             optimizer=build_optimizer(self.config, model),
             schedule=build_schedule(self.config, self.settings, self.dataset),
             augmentation=build_augmentation(self.config, self.dataset),
-            loss=instantiate("loss", self.config["loss"]).to(self.device),
+            loss=build_loss(self.config).to(self.device),
             dataset=self.dataset,
             config=self.settings,
             seed=seed,
@@ -205,7 +207,7 @@ def _load(
         )
     device = place_rank(resolve_device(settings.device), process_group)
     precision = resolve_precision(precision or settings.precision, device)
-    dataset: Dataset = instantiate("data", config["data"]).load(config["seed"])
+    dataset = build_dataset(config)
     code = own_code(config)
     inputs = {"data": dataset.fingerprint, **code.digests}
     return PlannedRun(config, settings, dataset, device, precision, process_group, inputs, code)
