@@ -452,7 +452,7 @@ def test_a_dataset_that_cannot_be_loaded_is_refused(
     config["data"] = {"_target_": f"{name}.Data"}
     with pytest.raises(ConfigError) as refusal:
         plan_run(config)
-    assert_names(refusal, "data", f"{name}.Data", fact)
+    assert_names(refusal, "data._target_", f"{name}.Data", fact)
 
 
 def test_an_optimizer_of_torch_needs_only_a_yaml_file() -> None:
