@@ -148,7 +148,7 @@ def time_epoch(planned: PlannedRun, folder: Path) -> Counter[str]:
         signature=planned.signature,
         config=dict(planned.config),
         precision=planned.precision,
-        fingerprint=planned.dataset.fingerprint,
+        inputs=dict(planned.inputs),
     )
     run = Run.open(folder, record)
     training, loggers = planned.build_trainer(), build_loggers(planned.config)

@@ -64,7 +64,7 @@ def write_run(
         "versions": {"python": "3.11.7", "torch": "2.7.0"},
         "git_commit": None,
         "seed": config["seed"],
-        "fingerprint": "f",
+        "inputs": {"data": "f"},
         "notes": [],
         "heartbeat": None,
     }

@@ -67,7 +67,7 @@ def open_run(planned: PlannedRun, directory: Path) -> Run:
         signature=planned.signature,
         config=dict(planned.config),
         precision=planned.precision,
-        fingerprint=planned.dataset.fingerprint,
+        inputs=dict(planned.inputs),
     )
     return Run.open(directory, record)
 

@@ -292,7 +292,7 @@ class TestReplicates:
         write_run(tmp_path / "2", {"seed": 2, "trainer.threads": 4, "data.root": "/x"}, host="b")
         write_run(tmp_path / "other", {"optim.lr": 0.2})
         write_run(tmp_path / "coarse", precision="bfloat16")
-        write_run(tmp_path / "foreign", fingerprint="g")
+        write_run(tmp_path / "foreign", inputs={"data": "g"})
         groups = [
             {run.directory.name for run in group.runs}
             for group in group_replicates(find_runs([tmp_path]))
@@ -569,10 +569,10 @@ class TestLoggedRuns:
 def test_the_logged_runs_have_the_default_recipe() -> None:
     for number in (1, 2):
         record = read_run(f"logged_run_{number}").record
-        default = signed_settings(composed(f"seed={number - 1}"), "", "")
-        assert signed_settings(record.config, "", "") == default
+        default = signed_settings(composed(f"seed={number - 1}"), "", {})
+        assert signed_settings(record.config, "", {}) == default
         # A report prints these overrides as the command that repeats the run.
-        assert signed_settings(composed(*record.overrides), "", "") == default
+        assert signed_settings(composed(*record.overrides), "", {}) == default
         assert record.choices["experiment"] == f"logged_run_{number}"
 
 

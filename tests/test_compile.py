@@ -98,7 +98,7 @@ def test_the_mode_is_torchs_and_does_not_change_the_signature(
     assert not settings["dynamic"]
     assert settings["options"].items() >= torch._inductor.list_mode_options(mode).items()
     compiled, eager = config(trainer__compile=mode), config()
-    assert sign(compiled, "float32", "data") == sign(eager, "float32", "data")
+    assert sign(compiled, "float32", {"data": "data"}) == sign(eager, "float32", {"data": "data"})
 
 
 @pytest.mark.parametrize("mode", ["none", "graph", "max", "reduce_overhead"])

@@ -125,7 +125,7 @@ def test_runs_that_differ_only_in_paths_and_machine_are_the_same(
         ({"model.attention": "se"}, {}, 1),
         ({"model.attention": None}, {}, 1),
         ({}, {"precision": "bfloat16"}, 1),
-        ({}, {"fingerprint": "g"}, 1),
+        ({}, {"inputs": {"data": "g"}}, 1),
         ({}, {"state": "interrupted"}, 1),
         ({}, {"best": {"epoch": 1, "val_acc": 70.0, "val_loss": 1.5}}, 1),
         ({}, {"gap": 10.000001}, 1),
@@ -340,7 +340,7 @@ def test_wrong_arguments_are_refused(
 def test_unknown_values_are_no_difference(tmp_path: Path, diff: Diff) -> None:
     """The logged runs have unknown values."""
     write_run(tmp_path / "a")
-    write_run(tmp_path / "b", fingerprint=None, precision=None)
+    write_run(tmp_path / "b", inputs={}, precision=None)
     assert diff("a", "b").returncode == 0
     write_run(tmp_path / "b", seconds=None)
     result = diff("a", "b")

@@ -52,7 +52,16 @@ IMPORTS = {
     row[0].strip("`/").removesuffix(".py"): set(re.findall(r"`(\w+)`", row[2]))
     for row in re.findall(r"^\| (`[\w./]+`) \|(.*)\|([^|]*)\|$", ARCHITECTURE, re.MULTILINE)
 }
-SMALL_MODULES = {"errors", "ranges", "randomness", "figures", "console", "output", "torchrun"}
+SMALL_MODULES = {
+    "errors",
+    "ranges",
+    "randomness",
+    "protocols",
+    "figures",
+    "console",
+    "output",
+    "torchrun",
+}
 # For each value that the training log recommends to watch, the columns, files and commands with it.
 MONITORED = {
     "learning rate": ("lr", "metrics.csv", "step/lr"),

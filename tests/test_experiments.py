@@ -118,8 +118,8 @@ def test_the_document_and_the_head_comment_of_an_experiment_have_its_quotation(n
 def test_an_experiment_is_the_recipe_with_the_settings_of_its_name(
     name: str, settings: dict
 ) -> None:
-    recipe = signed_settings(composed(), "", "")
-    assert signed_settings(composed(f"experiment={name}"), "", "") == recipe | settings
+    recipe = signed_settings(composed(), "", {})
+    assert signed_settings(composed(f"experiment={name}"), "", {}) == recipe | settings
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,10 @@ def test_an_experiment_differs_from_the_recipe_in_one_group(name: str, group: st
 
 def test_every_variant_has_its_own_signature() -> None:
     names = ["logged_run_1", "logged_run_2", *VARIANTS]
-    signatures = {sign(composed(f"experiment={name}"), "float32", "f") for name in names}
+    signatures = {sign(composed(f"experiment={name}"), "float32", {"data": "f"}) for name in names}
     assert len(signatures) == len(names)
-    assert sign(composed(), "float32", "f") == sign(
-        composed("experiment=logged_run_1"), "float32", "f"
+    assert sign(composed(), "float32", {"data": "f"}) == sign(
+        composed("experiment=logged_run_1"), "float32", {"data": "f"}
     )
 
 
@@ -169,7 +169,7 @@ def test_a_sweep_has_valid_jobs_and_one_baseline(sweep: str, model: str) -> None
     runs = [planned_job([f"model={model}", *overrides]) for overrides in job_overrides(sweep)]
     for run in runs:
         check_config(run.record.config)
-    assert len({sign(run.record.config, "float32", "f") for run in runs}) == len(runs)
+    assert len({sign(run.record.config, "float32", {"data": "f"}) for run in runs}) == len(runs)
     baseline = composed(f"sweep={sweep}")["baseline"]
     if baseline is not None:
         assert sum(FilterExpression(baseline).matches(run_fields(run)) for run in runs) == 1
@@ -196,4 +196,6 @@ def test_a_search_has_valid_corners_and_a_holdout(sweep: str, model: str) -> Non
 def test_the_preset_of_a_sweep_does_not_change_its_jobs(sweep: str) -> None:
     assert sweep_preset(sweep).keys() <= SETTINGS_OF_SWEEPS
     assert sweep_preset(sweep)["hydra"].keys() == {"sweeper"}
-    assert sign(composed(f"sweep={sweep}"), "float32", "f") == sign(composed(), "float32", "f")
+    assert sign(composed(f"sweep={sweep}"), "float32", {"data": "f"}) == sign(
+        composed(), "float32", {"data": "f"}
+    )

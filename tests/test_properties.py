@@ -59,7 +59,7 @@ def set_value(config: dict, name: str, value: Any) -> None:
 
 
 def signature(config: dict) -> str:
-    return sign(config, "float32", "data")
+    return sign(config, "float32", {"data": "data"})
 
 
 class TestSchema:

@@ -56,7 +56,7 @@ def changed(path: str, value: object) -> dict:
 
 
 def signature(config: dict = CONFIG, precision: str = "float32", data: str = "d") -> str:
-    return sign(config, precision, data)
+    return sign(config, precision, {"data": data})
 
 
 class TestSignature:
@@ -115,7 +115,7 @@ class TestSignature:
 class TestDirectory:
     def record(self, config: dict = CONFIG) -> Record:
         return Record(
-            signature=signature(config), config=config, precision="float32", fingerprint="d"
+            signature=signature(config), config=config, precision="float32", inputs={"data": "d"}
         )
 
     def test_runs_started_in_the_same_second_get_different_directories(

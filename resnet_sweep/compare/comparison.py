@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from resnet_sweep.compare.diff_columns import MISSING, find_differences, row_at
+from resnet_sweep.compare.diff_columns import differing_settings, find_differences, row_at
 from resnet_sweep.compare.format import format_duration, format_number
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.record import Record
@@ -15,6 +15,8 @@ from resnet_sweep.runs.signature import ORDER
 # The precision decides what is trained, so it counts as a setting. It is shown with the
 # environment, which determines it.
 PRECISION = "precision"
+# Keys of run.json.
+ENVIRONMENT = ("device", "threads", "host", "git_commit", "code_commit")
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,7 @@ class Comparison:
     @cached_property
     def settings(self) -> dict[str, list[Any]]:
         """The differing settings that decide what is trained, with each run's value or MISSING."""
-        found = find_differences([run.settings for run in self.runs])
-        for name in (PRECISION, "fingerprint"):
-            # The logged runs don't have these settings, and an unknown value isn't a difference.
-            if MISSING in found.get(name, ()):
-                del found[name]
+        found = differing_settings(self.runs)
         if any(name.startswith("augmentation.") for name in found if name != ORDER):
             # If the operations differ, a different order is no extra information.
             found.pop(ORDER, None)
@@ -150,7 +148,7 @@ class Comparison:
 
 def environment_of(record: Record) -> dict[str, Any]:
     """Return the known values of a run's device, threads, host, commit and package versions."""
-    known = {name: getattr(record, name) for name in ("device", "threads", "host", "git_commit")}
+    known = {name: getattr(record, name) for name in ENVIRONMENT}
     versions = {f"versions.{name}": version for name, version in record.versions.items()}
     return {name: value for name, value in known.items() if value is not None} | versions
 

@@ -79,8 +79,8 @@ class LoadedRun:
     def settings(self) -> dict[str, Any]:
         """The settings that decide what is trained, by their dotted names.
 
-        They include `augmentation.order` if there are several operations, and the `precision` and
-        the `fingerprint` of the data if they are known.
+        They include `augmentation.order` if there are several operations, the `precision` if it is
+        known, and the inputs.
         """
         settings = {
             name: normalize_number(value)
@@ -89,8 +89,17 @@ class LoadedRun:
         }
         if len(order := augmentation_order(self.record.config)) > 1:
             settings[ORDER] = order
-        known = {"precision": self.record.precision, "fingerprint": self.record.fingerprint}
-        return settings | {name: value for name, value in known.items() if value is not None}
+        if self.record.precision is not None:
+            settings["precision"] = self.record.precision
+        return settings | self.inputs
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The inputs in the record, with `fingerprint` as the name of the input `data`."""
+        return {
+            "fingerprint" if name == "data" else name: digest
+            for name, digest in self.record.inputs.items()
+        }
 
     @property
     def seed(self) -> Any:

@@ -123,7 +123,7 @@ def _verdicts(sweep: ComparedSweep) -> dict[str, Any] | None:
 def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
     record, metrics = run.record, run.metrics
     notes = [*record.notes, *([f"Curves: {metrics.error}"] if metrics.error else [])]
-    settings = run.config | {"precision": record.precision, "fingerprint": record.fingerprint}
+    settings = run.config | {"precision": record.precision} | run.inputs
     return {
         "state": safe_text(run.state),
         "reason": safe_text(record.reason),

@@ -103,8 +103,11 @@ class Record:
         seconds: time of training and evaluation, including the time before interruptions; None
             if unknown.
         started, ended: times in ISO 8601.
+        git_commit, code_commit: git commits of the program and of the user's own code.
         world_size: number of processes that share the run.
-        fingerprint: identifies the data.
+        inputs: digests of what a run uses besides its config, by name: `data` is the fingerprint
+            of the data, and `code.FILE` a digest of a file of the user's own code. The signature
+            contains them.
         notes: remarks that a reader of the results needs, one sentence each.
         digests: digests of the metrics files, to detect changed files.
         heartbeat: the process that trains the run; None if there is none.
@@ -134,8 +137,9 @@ class Record:
     precision: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
+    code_commit: str | None = None
     seed: Annotated[int, Ge(0)] | None = None
-    fingerprint: str | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     heartbeat: Heartbeat | None = None
@@ -194,6 +198,11 @@ class Record:
         return [
             name for name, digest in self.digests.items() if digest_file(directory / name) != digest
         ]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the data; None if it is unknown."""
+        return self.inputs.get("data")
 
     @property
     def has_ended(self) -> bool:

@@ -1,7 +1,7 @@
 """The signature of a run: a hash of all settings that affect what is trained."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -22,6 +22,8 @@ _INCIDENTAL_GROUPS = tuple(f"{name}." for name in INCIDENTAL)
 
 # The key of the order of the augmentation operations.
 ORDER = "augmentation.order"
+# The names of the inputs that are digests of the user's own files begin with this.
+CODE = "code."
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -44,13 +46,15 @@ def is_incidental(name: str) -> bool:
     return name in INCIDENTAL or name.startswith(_INCIDENTAL_GROUPS)
 
 
-def signed_settings(config: Mapping[str, Any], precision: str, fingerprint: str) -> dict[str, Any]:
-    """Return the settings that affect what is trained, by dotted names.
+def signed_settings(
+    config: Mapping[str, Any], precision: str | None, inputs: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the settings and inputs that affect what is trained, by their names.
 
     Args:
         config: the composed config, with its interpolations resolved.
-        precision: "float32" or "bfloat16", as chosen for the device.
-        fingerprint: fingerprint of the data.
+        precision: "float32" or "bfloat16", as chosen for the device; None if it is unknown.
+        inputs: digests of what a run uses besides its config, see `Record.inputs`.
     """
     settings = {
         name: normalize_number(value) for name, value in flatten(config) if not is_incidental(name)
@@ -58,7 +62,7 @@ def signed_settings(config: Mapping[str, Any], precision: str, fingerprint: str)
     # The order of settings matters only in the augmentation.
     if len(order := augmentation_order(config)) > 1:
         settings[ORDER] = order
-    return settings | {"precision": precision, "data": fingerprint, "numerics": NUMERICS}
+    return settings | {"precision": precision or "", **inputs, "numerics": NUMERICS}
 
 
 def augmentation_order(config: Mapping[str, Any]) -> list[str]:
@@ -74,10 +78,26 @@ def normalize_number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def sign(config: Mapping[str, Any], precision: str, fingerprint: str) -> str:
+def sign(config: Mapping[str, Any], precision: str | None, inputs: Mapping[str, str]) -> str:
     """Return the signature of a run, 16 hexadecimal digits; see `signed_settings`."""
-    content = json.dumps(signed_settings(config, precision, fingerprint), sort_keys=True)
+    content = json.dumps(signed_settings(config, precision, inputs), sort_keys=True)
     return blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def code_file(name: str) -> str | None:
+    """Return the file `mine/loss.py` of the input `code.mine/loss.py`; None for other names."""
+    return name.removeprefix(CODE) if name.startswith(CODE) else None
+
+
+def changed_files(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the user's own files with different digests in two mappings of inputs."""
+    return [file for name in differences(one, other) if (file := code_file(name)) is not None]
+
+
+def format_files(files: Sequence[str]) -> str:
+    """Return a list of files as text, with at most three names."""
+    listed, more = ", ".join(files[:3]), len(files) - 3
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from resnet_sweep.data.dataset import Batches, Dataset
+from resnet_sweep.protocols import Augmentation, Loss
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.metrics import LayerNorms
 from resnet_sweep.runs.run import Run
@@ -64,9 +65,7 @@ class Trainer:
     Attributes:
         model: the model, on the device.
         optimizer: the optimizer; the `lr_scale` of a parameter group multiplies the learning rate.
-        augmentation: operations on training batches, see `resnet_sweep.augmentation`.
-        loss: maps logits (B, classes) and labels, (B,) or (B, classes) if the augmentation mixes
-            them, to a scalar.
+        augmentation: operations on training batches.
         precision: precision of the forward pass, "float32" or "bfloat16".
         rows: metrics of the epochs so far, one row of `metrics.csv` per epoch.
         layers: for each epoch so far and each layer, the entries of `LayerNorms` except the name.
@@ -82,8 +81,8 @@ class Trainer:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    augmentation: Sequence[Callable[..., tuple[Tensor, Tensor]]]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    augmentation: Sequence[Augmentation]
+    loss: Loss
     dataset: Dataset
     config: TrainerConfig
     seed: int
