@@ -27,10 +27,12 @@ from resnet_sweep.config.instantiate import execution_whitelist
 from resnet_sweep.errors import ConfigError, InternalError, RunFailed
 from resnet_sweep.studies.sweeper import OptunaSweeper
 from resnet_sweep.sweeps.grid import GridSweeper
+from resnet_sweep.sweeps.judge import JudgeSweeper
 from resnet_sweep.torchrun import TorchrunEnvironment
 
 FAILED, REFUSED = 1, 2
-SWEEPERS = ("grid", "optuna")
+# The subcommand judge chooses the third sweeper.
+SWEEPERS = ("grid", "optuna", "judge")
 # An empty value, such as that of an unset shell variable, would stand for the current folder.
 DIRECTORY_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
 # Hydra's flags that select configs; any other flag replaces a single run by another action.
@@ -49,11 +51,16 @@ def hydra_main(config: DictConfig) -> None:
         raise SystemExit(status)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run a command line of overrides and Hydra's flags, and exit with its status."""
-    for plugin in (GridSweeper, OptunaSweeper):
+def main(arguments: Sequence[str], failed: int = FAILED) -> None:
+    """Run a command line of overrides and Hydra's flags, and exit with its status.
+
+    Args:
+        arguments: the command line.
+        failed: the exit status after an unexpected error.
+    """
+    for plugin in (GridSweeper, OptunaSweeper, JudgeSweeper):
         Plugins.instance().register(plugin)
-    sys.exit(_exit_status(lambda: _call_hydra(arguments), arguments))
+    sys.exit(_exit_status(lambda: _call_hydra(arguments), arguments, failed))
 
 
 def _train(config: DictConfig) -> int:
@@ -69,7 +76,7 @@ def _train(config: DictConfig) -> int:
 
 
 def _unknown_sweeper(name: str) -> ConfigError:
-    return ConfigError(f"hydra/sweeper={name} isn't supported: choose {' or '.join(SWEEPERS)}")
+    return ConfigError(f"hydra/sweeper={name} isn't supported: choose grid or optuna")
 
 
 def _call_hydra(arguments: Sequence[str]) -> int:
@@ -96,7 +103,9 @@ def _run_hydra(arguments: Sequence[str]) -> None:
     hydra_main()
 
 
-def _exit_status(action: Callable[[], int], arguments: Sequence[str] = ()) -> int:
+def _exit_status(
+    action: Callable[[], int], arguments: Sequence[str] = (), failed: int = FAILED
+) -> int:
     """Run an action, print its error if it raises one, and return the exit status."""
     try:
         return action()
@@ -104,17 +113,17 @@ def _exit_status(action: Callable[[], int], arguments: Sequence[str] = ()) -> in
         return INTERRUPTED
     except (RunFailed, BrokenPipeError):
         # The reader of the output may have closed the pipe, as `| head` does.
-        return FAILED
+        return failed
     except InternalError as error:
         _print("".join(traceback.format_exception(error.__cause__)), every_rank=True)
-        return FAILED
+        return failed
     # For a wrong command line, Hydra raises errors of many types.
     except Exception as error:
         from resnet_sweep.config.errors import format_error
 
         _print(f"error: {format_error(error, arguments)}\n")
         # An InstantiationException means that the installation is incomplete.
-        return FAILED if isinstance(error, InstantiationException) else REFUSED
+        return failed if isinstance(error, InstantiationException) else REFUSED
 
 
 def _print(text: str, every_rank: bool = False) -> None:
@@ -181,7 +190,9 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
         if "\0" in override:
             raise ConfigError(f"{override} has a null byte: remove it")
     # A preset can't set Hydra's mode, so these overrides imply --multirun.
-    implies_multirun = re.compile(r"sweep=(?!'?null'?$|default$)|replicates=0*([2-9]|[1-9]\d+)$")
+    implies_multirun = re.compile(
+        r"sweep=(?!'?null'?$|default$)|replicates=(0*([2-9]|[1-9]\d+)|'?auto'?)$"
+    )
     others = {name for name, value in vars(flags).items() if value} - CONFIG_FLAGS - {"overrides"}
     if not others and any(map(implies_multirun.match, flags.overrides)):
         return ["--multirun", *arguments]
