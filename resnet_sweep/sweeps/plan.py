@@ -171,7 +171,8 @@ class SweepPlan:
             typed_overrides = read_overrides(config.hydra)
             seed = resolve(config, "seed")
             check_value("seed", seed, SETTINGS["seed"])
-            auto = self.replication
+            if (auto := self.replication) is not None:
+                auto.seeds.add(seed)
             for replicate in range(auto.rule.maximum if auto else self.settings["replicates"]):
                 if replicate:
                     config.seed = seed + replicate

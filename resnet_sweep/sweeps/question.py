@@ -70,13 +70,7 @@ class Question:
         self.context, self.config = context, config
         self.base, self.change, self.questions = base, change, questions
         loader = context.config_loader
-        both = (base, [*base, *change])
-        combinations = [combination for one in both for combination in expand(one, [], loader)]
-        if len(combinations) != len(both):
-            raise ConfigError(
-                f"a question has one baseline and one change, but {' '.join([*base, *change])} has "
-                "several values for a setting: give each setting one value"
-            )
+        combinations = [_expand(loader, overrides) for overrides in (base, [*base, *change])]
         records = [_plan(loader, config, combination) for combination in combinations]
         self._check(*records)
         condition = _condition(*(LoadedRun(Path(), "", record) for record in records))
@@ -209,6 +203,18 @@ class Question:
             f"{duration(answer['trained_seconds'])}, {pluralize(answer['reused_runs'], 'run')} "
             f"reused ({duration(answer['reused_seconds'])})"
         )
+
+
+def _expand(loader: ConfigLoader, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of the only combination of values; ConfigError if there are several."""
+    first, *others = expand(overrides, [], loader)
+    if others:
+        values = [text for text in others[-1] if text not in first]
+        raise ConfigError(
+            "a question compares one change with one baseline, but there are several values, the "
+            f"last of them {safe_text(', '.join(values))}: choose one"
+        )
+    return first
 
 
 def _plan(loader: ConfigLoader, config: DictConfig, overrides: list[str]) -> Record:

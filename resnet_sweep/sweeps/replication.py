@@ -82,6 +82,7 @@ class Replication:
 
     Attributes:
         variants: the variants by `LoadedRun.replicate_key`, in the order of the sweep.
+        seeds: the first seeds of the combinations; `check` requires that there is only one.
         looks: the last look at each variant, without the baseline and without the variants that
             nobody has looked at.
     """
@@ -91,6 +92,7 @@ class Replication:
     ) -> None:
         self.rule, self.condition, self.objective = rule, condition, objective
         self.variants: dict[str, Variant] = {}
+        self.seeds: set[int] = set()
         self.looks: dict[Variant, Look] = {}
 
     @property
@@ -111,16 +113,10 @@ class Replication:
 
     def check(self) -> None:
         """Raise ConfigError if the variants can't be compared with one baseline, seed by seed."""
-        # A job that sweep_filter excludes has no record, so the first replicate may be missing.
-        seeds = {
-            (record.seed or 0) - replicate
-            for variant in self.variants.values()
-            for replicate, record in variant.records.items()
-        }
-        if len(seeds) > 1:
-            listed = ", ".join(map(str, sorted(seeds)))
+        if len(self.seeds) > 1:
+            listed = ", ".join(map(str, sorted(self.seeds)))
             raise ConfigError(
-                f"replicates=auto trains all variants with the same seeds, but this sweep sets "
+                "replicates=auto trains all variants with the same seeds, but this sweep sets "
                 f"seed to {listed}: give it one value, or set replicates to a number"
             )
         count = len(self._matching())
