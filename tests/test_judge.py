@@ -1,4 +1,4 @@
-"""The subcommand judge: its verdicts, exit statuses and JSON, what it reuses and what it refuses."""
+"""The subcommand judge: its verdicts and exit statuses, what it reuses and what it refuses."""
 
 import json
 import shlex

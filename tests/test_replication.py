@@ -1,6 +1,5 @@
 """Sweeps with replicates=auto: when the rule decides, and which jobs it adds."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
