@@ -68,6 +68,15 @@ def test_the_same_question_is_answered_from_its_runs(call: Command, make_up: Mak
     assert answer["reused_seconds"] == 12
 
 
+def test_fewer_seeds_are_answered_from_the_same_runs(call: Command, make_up: MakeUp) -> None:
+    make_up(by(0, 2))
+    assert call(main, *QUESTION, "--max-replicates", "4").returncode == 3
+    launcher = make_up(by(0, 2))
+    answer = json.loads(call(main, *QUICK, "--json").stdout)
+    assert launcher.launched == []
+    assert (answer["verdict"], answer["seeds"]) == ("undecided", 3)
+
+
 def test_another_question_reuses_the_runs_of_the_baseline(call: Command, make_up: MakeUp) -> None:
     make_up(by(5))
     first = json.loads(call(main, *QUICK, "--json").stdout)

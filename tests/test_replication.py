@@ -9,7 +9,17 @@ from made_up_results import SMALL, MakeUp, Result
 from processes import assert_refused
 from run_directories import write_run
 from scipy import stats
-from small_sweep import manifest, numbers, records
+from small_sweep import (
+    TINY,
+    assert_same_runs,
+    finish,
+    kill,
+    manifest,
+    numbers,
+    records,
+    start,
+    wait_for,
+)
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.compare.collection import find_runs
@@ -178,6 +188,23 @@ class TestSweep:
         assert numbers(first)[0] == 9
         assert numbers(largest) == [15, 5]
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_between_two_looks_ends_like_one_that_isnt(tmp_path: Path) -> None:
+    auto = ("replicates=auto", "max_replicates=4", "baseline=optim.lr == 0.1", "reuse=false")
+    sweep = ("--multirun", *TINY, *auto, "optim.lr=0.1,0.1001")
+    undisturbed = start(tmp_path, *sweep, "hydra.sweep.dir=undisturbed")
+    output = finish(undisturbed)
+    assert undisturbed.returncode == 0, output
+    assert len(records(tmp_path / "undisturbed")) == 8
+    killed = start(tmp_path, *sweep, "hydra.sweep.dir=killed")
+    wait_for(killed, tmp_path / "killed" / "6" / "run.json")
+    kill(killed)
+    resumed = start(tmp_path, *sweep, "hydra.sweep.dir=killed")
+    output = finish(resumed)
+    assert resumed.returncode == 0, output
+    assert_same_runs(tmp_path / "killed", tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize(

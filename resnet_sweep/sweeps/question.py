@@ -75,8 +75,10 @@ class Question:
         self._check(*records)
         condition = _condition(*(LoadedRun(Path(), "", record) for record in records))
         if is_named_by_time(config.hydra.sweep):
-            signatures = " ".join(record.signature for record in records)
-            name = blake2b(signatures.encode(), digest_size=6).hexdigest()
+            # A directory can't be used again with fewer seeds. With another number of seeds, the
+            # question gets another directory, and its finished runs are reused.
+            parts = [*(record.signature for record in records), str(config.max_replicates)]
+            name = blake2b(" ".join(parts).encode(), digest_size=6).hexdigest()
             with read_write(config.hydra.sweep):
                 config.hydra.sweep.dir = str(DIRECTORY / name)
         with read_write(config):
