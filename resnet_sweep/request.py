@@ -34,10 +34,12 @@ from resnet_sweep.config.instantiate import execution_whitelist
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.studies.sweeper import OptunaSweeper
 from resnet_sweep.sweeps.grid import GridSweeper
+from resnet_sweep.sweeps.judge import JudgeSweeper
 from resnet_sweep.torchrun import TorchrunEnvironment
 
 CONFIG_PATH, CONFIG_NAME = "pkg://resnet_sweep.conf", "config"
-SWEEPERS = ("grid", "optuna")
+# The subcommand judge chooses the third sweeper.
+SWEEPERS = ("grid", "optuna", "judge")
 # An empty value, such as that of an unset shell variable, would stand for the current folder.
 DIRECTORY_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
 # Hydra's flags that select configs; any other flag replaces a single run by another action.
@@ -176,7 +178,7 @@ def own_hydra() -> Iterator[None]:
     before = hydra.hydra, config.cfg, log.handlers[:], log.level
     hydra.clear()
     try:
-        for plugin in (GridSweeper, OptunaSweeper):
+        for plugin in (GridSweeper, OptunaSweeper, JudgeSweeper):
             Plugins.instance().register(plugin)
         # With this variable, Hydra raises its errors instead of printing them.
         with env_override({"HYDRA_FULL_ERROR": "1"}):
@@ -190,7 +192,7 @@ def own_hydra() -> Iterator[None]:
 
 
 def _unknown_sweeper(name: str) -> ConfigError:
-    return ConfigError(f"hydra/sweeper={name} isn't supported: choose {' or '.join(SWEEPERS)}")
+    return ConfigError(f"hydra/sweeper={name} isn't supported: choose grid or optuna")
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
@@ -254,7 +256,9 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
         if "\0" in override:
             raise ConfigError(f"{override} has a null byte: remove it")
     # A preset can't set Hydra's mode, so these overrides imply --multirun.
-    implies_multirun = re.compile(r"sweep=(?!'?null'?$|default$)|replicates=0*([2-9]|[1-9]\d+)$")
+    implies_multirun = re.compile(
+        r"sweep=(?!'?null'?$|default$)|replicates=(0*([2-9]|[1-9]\d+)|'?auto'?)$"
+    )
     others = {name for name, value in vars(flags).items() if value} - CONFIG_FLAGS - {"overrides"}
     if not others and any(map(implies_multirun.match, flags.overrides)):
         return ["--multirun", *arguments]

@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from resnet_sweep.config.check import AUTO_SETTINGS
 from resnet_sweep.config.compose import (
     ComposedConfig,
     is_named_by_time,
@@ -35,6 +36,7 @@ from resnet_sweep.training.trainer import Diverged
 # Settings that only a sweep has, with the only values that a single run accepts.
 NEUTRAL_VALUES: dict[str, object] = {
     "baseline": None,
+    **AUTO_SETTINGS,
     "retry_failed": True,
     "sweep_filter": None,
     "zip": [],

@@ -10,11 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import processes
 import pytest
 from filelock import FileLock
 from fork_server import preload
+
+if TYPE_CHECKING:
+    from made_up_results import MadeUpResults, MakeUp, Result
 
 # Parallel test processes share the cores, and more threads don't make small tensors faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -138,3 +142,19 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def make_up(monkeypatch: pytest.MonkeyPatch) -> "MakeUp":
+    """Return a function that replaces training in this process by made-up results."""
+    # These import torch, which most tests don't need in this process.
+    from made_up_results import MadeUpResults
+
+    from resnet_sweep.sweeps import launchers
+
+    def replace(result: "Result") -> "MadeUpResults":
+        launcher = MadeUpResults(result)
+        monkeypatch.setattr(launchers, "InProcessLauncher", lambda: launcher)
+        return launcher
+
+    return replace

@@ -14,7 +14,9 @@ from typing import NoReturn
 
 from resnet_sweep.output import tolerant_output
 
-SUBCOMMANDS = ("runs", "diff", "report", "evaluate", "features", "show")
+SUBCOMMANDS = ("runs", "diff", "report", "evaluate", "features", "show", "judge")
+# The exit status after a crash, if 1 means something else.
+CRASHED = {"diff": 2, "judge": 4}
 INTERRUPTED = 130
 
 
@@ -69,8 +71,7 @@ def _run_subcommand(name: str, arguments: list[str]) -> None:
         status: int | None = subcommand.run(parsed)
         return status
 
-    # The status 1 of diff means that the runs differ.
-    run_command(run, crashed=2 if name == "diff" else 1)
+    run_command(run, crashed=CRASHED.get(name, 1))
 
 
 def _join_sort_key(arguments: list[str]) -> list[str]:

@@ -15,12 +15,17 @@ from resnet_sweep.torchrun import TorchrunEnvironment
 FAILED, REFUSED = 1, 2
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run a command line of overrides and Hydra's flags, and exit with its status."""
-    sys.exit(_exit_status(Request(arguments).carry_out, arguments))
+def main(arguments: Sequence[str], failed: int = FAILED) -> None:
+    """Run a command line of overrides and Hydra's flags, and exit with its status.
+
+    Args:
+        arguments: the command line.
+        failed: the exit status after an unexpected error.
+    """
+    sys.exit(_exit_status(Request(arguments).carry_out, arguments, failed))
 
 
-def _exit_status(action: Callable[[], None], arguments: Sequence[str]) -> int:
+def _exit_status(action: Callable[[], None], arguments: Sequence[str], failed: int) -> int:
     """Run an action, print its error if it raises one, and return the exit status."""
     try:
         action()
@@ -28,17 +33,17 @@ def _exit_status(action: Callable[[], None], arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except (RunFailed, BrokenPipeError):
         # The reader of the output may have closed the pipe, as `| head` does.
-        return FAILED
+        return failed
     except InternalError as error:
         _print("".join(traceback.format_exception(error.__cause__)), every_rank=True)
-        return FAILED
+        return failed
     # For a wrong command line, Hydra raises errors of many types.
     except Exception as error:
         from resnet_sweep.config.errors import format_error
 
         _print(f"error: {format_error(error, arguments)}\n")
         # An InstantiationException means that the installation is incomplete.
-        return FAILED if isinstance(error, InstantiationException) else REFUSED
+        return failed if isinstance(error, InstantiationException) else REFUSED
     return 0
 
 

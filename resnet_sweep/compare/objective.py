@@ -210,6 +210,12 @@ class Objective:
         """Format a difference between values for a table."""
         return format_number(value, self.digits, sign="+")
 
+    def format_interval(self, mean: float, interval: tuple[float, float] | None) -> str:
+        """Format a mean difference, and its interval if there is one."""
+        text = self.format_difference(mean)
+        limits = ", ".join(map(self.format_difference, interval or ()))
+        return f"{text} [{limits}]" if limits else text
+
 
 def check_directions(
     objectives: Sequence[Objective], direction: str | Sequence[str]

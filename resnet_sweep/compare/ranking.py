@@ -16,7 +16,13 @@ from resnet_sweep.compare.group import (
 from resnet_sweep.compare.html import html_lines, html_table
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.objective import Objective, distance
-from resnet_sweep.compare.paired_test import MeanDifference, compare_with_baseline, verdicts
+from resnet_sweep.compare.paired_test import (
+    ERROR_RATE,
+    MeanDifference,
+    compare_with_baseline,
+    verdicts,
+)
+from resnet_sweep.compare.replication import ReplicationRule
 from resnet_sweep.compare.runs_table import COLUMNS
 from resnet_sweep.runs.metrics import Row
 
@@ -29,6 +35,8 @@ class Ranking:
         baseline: a condition. A variant matches it if one of its runs meets it. With None, nothing
             is compared.
         objective: value by which the variants are ranked; None for the best validation accuracy.
+        rule: decides the verdicts of a sweep with `replicates=auto`; None for a sweep whose number
+            of seeds was chosen in advance.
 
     Attributes:
         groups: the variants, sorted by their means over `Group.counted`, best first. Variants
@@ -39,7 +47,7 @@ class Ranking:
             the objective.
         verdicts: for each variant, "baseline", "better", "worse", "within noise" or "too few runs",
             see `paired_test.verdicts`; "unstable" for a variant with seeds that diverged; "" if it
-            has no difference.
+            has no difference. With a rule, those of `ReplicationRule.verdicts`.
     """
 
     def __init__(
@@ -47,8 +55,9 @@ class Ranking:
         runs: Sequence[LoadedRun | BrokenRun],
         baseline: FilterExpression | None = None,
         objective: Objective | None = None,
+        rule: ReplicationRule | None = None,
     ) -> None:
-        self.objective = objective or Objective()
+        self.objective, self.rule = objective or Objective(), rule
         loaded = [run for run in runs if isinstance(run, LoadedRun)]
         self._broken = len(runs) - len(loaded)
         self._values = {run: self.objective.value(run) for run in loaded}
@@ -140,7 +149,9 @@ class Ranking:
         if measured:
             paired = any(difference.paired for difference in measured)
             kind = "are means over the seeds shared with the baseline, with" if paired else "have"
-            notes.append(f"differences {kind} a 95% confidence interval")
+            rate = self.rule.level if self.rule else ERROR_RATE
+            looks = f" over all {len(self.rule.looks)} looks" if self.rule else ""
+            notes.append(f"differences {kind} a {100 * (1 - rate):.5g}% confidence interval{looks}")
             notes.extend(self._describe_noise(measured))
         if len(measured) > 1:
             notes.append(
@@ -195,12 +206,15 @@ class Ranking:
         return [next(found) if is_compared else None for is_compared in compared]
 
     def _verdicts(self) -> list[str]:
-        # An unstable variant gets no verdict, so it isn't one of the comparisons.
-        stable = (
-            None if group.unstable else difference
-            for group, difference in zip(self.groups, self.differences, strict=True)
-        )
-        found = verdicts(stable, self.objective.gain)
+        if self.rule is not None:
+            found = self.rule.verdicts(self.groups, self.differences, self.objective.gain)
+        else:
+            # An unstable variant gets no verdict, so it isn't one of the comparisons.
+            stable = (
+                None if group.unstable else difference
+                for group, difference in zip(self.groups, self.differences, strict=True)
+            )
+            found = verdicts(stable, self.objective.gain)
         for index, group in enumerate(self.groups):
             if group is self.baseline:
                 found[index] = "baseline"
@@ -211,9 +225,8 @@ class Ranking:
     def _format_difference(self, difference: MeanDifference | None) -> str:
         if difference is None:
             return ""
-        limits = ", ".join(map(self.objective.format_difference, difference.interval() or ()))
-        mean = self.objective.format_difference(difference.mean)
-        return f"{mean} [{limits}]" if limits else mean
+        error_rate = self.rule.error_rate if self.rule else ERROR_RATE
+        return self.objective.format_interval(difference.mean, difference.interval(error_rate))
 
 
 class NearestRuns:

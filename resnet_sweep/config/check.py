@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from resnet_sweep.compare.replication import FIRST
 from resnet_sweep.config import COLLECTION_GROUPS, OBJECT_GROUPS
 from resnet_sweep.config.instantiate import locate
 from resnet_sweep.errors import ConfigError
@@ -27,7 +28,9 @@ Objective = Literal["val_acc", "val_loss", "distance_to_reference"]
 AnyObjective = Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
 SETTINGS: dict[str, Any] = {
     "seed": Annotated[int, Ge(0)],
-    "replicates": Annotated[int, Ge(1), Le(1000)],
+    "replicates": Annotated[int, Ge(1), Le(1000)] | Literal["auto"],
+    "max_replicates": Annotated[int, Ge(FIRST), Le(1000)],
+    "margin": Annotated[float, Gt(0)] | None,
     "objective": Objective | list[AnyObjective],
     "reference": str | None,
     "dry_run": bool,
@@ -37,6 +40,8 @@ SETTINGS: dict[str, Any] = {
     "baseline": str | None,
     "reuse": bool,
 }
+# Settings that only apply to `replicates=auto`, with their defaults.
+AUTO_SETTINGS: dict[str, Any] = {"max_replicates": 8, "margin": None}
 # Settings of a group that aren't parameters of its `_target_`.
 EXTRA_SETTINGS: dict[str, dict[str, Any]] = {"optim": {"decay_norm_and_bias": bool}}
 # Parameters of library classes, whose own annotations don't bound the values.
@@ -69,6 +74,24 @@ DESCRIPTIONS = {
         "current_config, or a list of mappings, such as [{optim.lr: 0.1}], or null"
     ),
 }
+
+
+def check_replication(settings: Mapping[str, Any]) -> None:
+    """Check the settings of a sweep that belong to `replicates=auto`."""
+    if settings["replicates"] == "auto":
+        if settings["baseline"] is None:
+            raise ConfigError(
+                "replicates=auto adds seeds until the comparison with a baseline is decided, but "
+                "there is no baseline: set one, for example baseline='optim.lr == 0.1', or set "
+                "replicates to a number"
+            )
+        return
+    for name, neutral in AUTO_SETTINGS.items():
+        if settings[name] != neutral:
+            raise ConfigError(
+                f"{name}={describe_value(settings[name])} only applies to replicates=auto, but "
+                f"replicates is {settings['replicates']}: set replicates=auto, or leave {name} out"
+            )
 
 
 def check_config(config: Mapping[str, Any]) -> None:

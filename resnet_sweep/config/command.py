@@ -28,7 +28,7 @@ def format_command(
     program = f"torchrun --nproc_per_node={processes}" if processes > 1 else "python"
     path = relative_path(directory)
     if not re.fullmatch(r"[\w./:+@%-]+", path):
-        path = _quote(path)
+        path = quote_text(path)
     return f"{program} -m resnet_sweep {shlex.join([*arguments, f'{setting}={path}'])}"
 
 
@@ -49,18 +49,19 @@ def quote_override(argument: str) -> str:
     if not equals or key.startswith("-"):
         return argument
     if name in _CONDITIONS and value not in ("", "null") and value[0] not in "'\"$":
-        return f"{key}={_quote(value)}"
+        return f"{key}={quote_text(value)}"
     if (path := value.strip("'\"")).startswith("~/"):
-        return f"{key}={_quote(str(Path(path).expanduser()))}"
+        return f"{key}={quote_text(str(Path(path).expanduser()))}"
     if name in OBJECT_GROUPS or name in COLLECTION_GROUPS or name in PRESET_GROUPS:
-        return f"{key}={_NOT_TEXT.sub(lambda found: _quote(found[0]), value)}"
+        return f"{key}={_NOT_TEXT.sub(lambda found: quote_text(found[0]), value)}"
     return argument
 
 
 def path_override(setting: str, path: str | Path) -> str:
     """Return the override that sets a directory, with the quotes that Hydra's grammar needs."""
-    return f"{setting}={_quote(str(path))}"
+    return f"{setting}={quote_text(str(path))}"
 
 
-def _quote(text: str) -> str:
+def quote_text(text: str) -> str:
+    """Return a text as a quoted value in Hydra's grammar."""
     return QuotedString(text, Quote.single).with_quotes()

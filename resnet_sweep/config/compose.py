@@ -69,12 +69,19 @@ def composed_job(
             format_error(error, [*read_hydra_flags(master.hydra), *overrides])
         ) from error
     OmegaConf.set_struct(config, False)
+    with current_config(config):
+        yield config
+
+
+@contextlib.contextmanager
+def current_config(config: DictConfig) -> Iterator[None]:
+    """Within a `with` block, let `${hydra:...}` refer to a config with the node `hydra`."""
     outer = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
     # set_config has made the node read-only.
     OmegaConf.set_readonly(config.hydra, False)
     try:
-        yield config
+        yield
     finally:
         HydraConfig.instance().cfg = outer
 

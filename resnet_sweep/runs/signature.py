@@ -8,7 +8,10 @@ from typing import Any
 # Increment this number when a change to the package changes the results of runs.
 NUMERICS = 1
 
-_INCIDENTAL_OF_SWEEP = ("baseline", "replicates", "retry_failed", "reuse", "sweep_filter", "zip")
+_INCIDENTAL_OF_SWEEP = (
+    *("baseline", "margin", "max_replicates", "replicates"),
+    *("retry_failed", "reuse", "sweep_filter", "zip"),
+)
 _INCIDENTAL_OF_TRAINER = ("compile", "device", "distributed", "precision", "resume", "threads")
 # Settings and groups of settings that don't affect what is trained, only where and how. Instead of
 # `trainer.precision`, the signature contains the precision that was chosen for the device.

@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from resnet_sweep.compare.format import pluralize, safe_text
 from resnet_sweep.compare.group import COMPLETE, group_replicates
 from resnet_sweep.compare.objective import Direction, Objective, check_directions
+from resnet_sweep.config.check import AUTO_SETTINGS, check_names, check_value
 from resnet_sweep.config.check import SETTINGS as CONFIG_SETTINGS
-from resnet_sweep.config.check import check_names, check_value
 from resnet_sweep.config.compose import (
     ComposedConfig,
     composed_job,
@@ -73,6 +73,7 @@ GRID_SETTINGS: dict[str, Any] = {
     "zip": [],
     "baseline": None,
     "retry_failed": True,
+    **AUTO_SETTINGS,
 }
 # The default name of a study.
 NAME = "resnet_sweep"
@@ -320,6 +321,11 @@ def _check_settings(config: DictConfig, whole: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"hydra.sweep.subdir={pattern} isn't possible in a study, because directories are "
             "named by trial number: leave it out"
+        )
+    if whole["replicates"] == "auto":
+        raise ConfigError(
+            "replicates=auto compares the variants of a grid, but this is a study: set replicates "
+            "to a number, or use hydra/sweeper=grid"
         )
     for name, neutral in GRID_SETTINGS.items():
         if whole[name] != neutral:

@@ -16,11 +16,14 @@ from resnet_sweep.compare.filter_expression import FilterExpression, check_field
 from resnet_sweep.compare.format import pluralize, safe_text
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.config.check import SETTINGS, check_value
+from resnet_sweep.compare.paired_test import ERROR_RATE
+from resnet_sweep.compare.replication import ReplicationRule
+from resnet_sweep.config.check import SETTINGS, check_replication, check_value
 from resnet_sweep.config.command import relative_path
 from resnet_sweep.config.compose import (
     ComposedConfig,
     composed_job,
+    current_config,
     read_overrides,
     resolve,
     unresolved,
@@ -39,9 +42,10 @@ from resnet_sweep.runs.signature import (
     format_setting,
     is_incidental,
 )
-from resnet_sweep.sweeps.grid import expand, parse_zip
+from resnet_sweep.sweeps.grid import parse_zip
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.manifest import JobEntry, Manifest
+from resnet_sweep.sweeps.replication import Replication, Variant
 from resnet_sweep.sweeps.run_cache import RunCache, sign_without_code
 
 Item = TypeVar("Item")
@@ -63,8 +67,8 @@ class SweepPlan:
         loader: the loader of configs that Hydra passes to the sweeper.
         master: the config of the whole sweep.
         directory: the sweep directory, as an absolute path. It may not exist yet.
-        overrides: overrides, of which some may list several values. The overrides of the command
-            line come last.
+        combinations: the overrides of each combination of values; see `expand`.
+        level: with `replicates=auto`, the probability of a wrong verdict on a variant.
 
     Attributes:
         manifest: the content of `sweep.json` when the plan was made.
@@ -73,9 +77,9 @@ class SweepPlan:
         baseline: a condition. The other jobs are compared with the jobs that match it. With None,
             nothing is compared.
         pairs: lists of keys whose values are paired.
-        jobs: the jobs in the order of their numbers.
         duplicates: for each skipped job, its overrides and the job that trains the same run.
         filtered: number of jobs that `sweep_filter` excludes.
+        replication: adds jobs with more seeds; None without `replicates=auto`.
 
     Raises:
         ConfigError: some jobs are invalid, or the directory belongs to another sweep; nothing was
@@ -83,16 +87,23 @@ class SweepPlan:
     """
 
     def __init__(
-        self, loader: ConfigLoader, master: DictConfig, directory: Path, overrides: Sequence[str]
+        self,
+        loader: ConfigLoader,
+        master: DictConfig,
+        directory: Path,
+        combinations: Sequence[list[str]],
+        level: float = ERROR_RATE,
     ) -> None:
         self.directory = directory
         self.settings = sweep_settings(master)
+        check_replication(self.settings)
         self.filter, self.baseline = (
             None if self.settings[name] is None else FilterExpression(self.settings[name])
             for name in ("sweep_filter", "baseline")
         )
         self.objective = Objective.from_config(self.settings)
         self.pairs = parse_zip(self.settings["zip"])
+        self.replication = self._replication(level)
         self.manifest = Manifest.read(directory)
         if "study" in (self.manifest.definition.model_extra or {}):
             raise ConfigError(
@@ -102,12 +113,12 @@ class SweepPlan:
         self.cache = RunCache.default(directory)
         self.duplicates: list[tuple[str, Job]] = []
         self.filtered = 0
+        self._entries = {job.signature: job for job in self.manifest.jobs}
         self._known = {job.signature: job.number for job in self.manifest.jobs}
         self._next_number = 1 + max(self._known.values(), default=-1)
         self._smoke_tests = SmokeTests()
         self._planned: dict[str, Job] = {}
         self._directories: set[Path] = set()
-        combinations = expand(overrides, self.pairs, loader)
         wrong: dict[str, list[str]] = {}
         for combination in track_jobs(combinations, "composed"):
             try:
@@ -118,14 +129,18 @@ class SweepPlan:
             # The cause may be a file that another process has written in the meantime.
             self.check_unchanged()
             raise invalid_jobs(wrong, len(combinations), "jobs")
-        self.jobs = sorted(self._planned.values(), key=lambda job: job.number)
-        if not self.jobs:
+        if not self._planned:
             raise ConfigError(
                 f"sweep_filter={self.settings['sweep_filter']} excludes all "
                 f"{pluralize(self.filtered, 'job')}: change it, or leave it out"
             )
         if self.baseline is not None:
-            check_fields(self.baseline.names, [run_fields(job.run) for job in self.jobs])
+            check_fields(
+                self.baseline.names, [run_fields(job.run) for job in self._planned.values()]
+            )
+        if self.replication is not None:
+            self.replication.check()
+            self.add_replicates()
         self._refuse_other_runs()
 
     def to_train(self, retry_failed: bool = True) -> list[Job]:
@@ -136,6 +151,15 @@ class SweepPlan:
             if job.from_scratch
             or not (job.ended or job.reused or (not retry_failed and job.state == "failed"))
         ]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs in the order of their numbers."""
+        return sorted(self._planned.values(), key=lambda job: job.number)
+
+    def add_replicates(self) -> list[Job]:
+        """With `replicates=auto`, add jobs with more seeds; see `Replication.add_jobs`."""
+        return [] if self.replication is None else self.replication.add_jobs(self._add_replicate)
 
     def check_unchanged(self) -> None:
         """Raise ConfigError if another process has changed `sweep.json` since the plan was made."""
@@ -153,13 +177,15 @@ class SweepPlan:
             typed_overrides = read_overrides(config.hydra)
             seed = resolve(config, "seed")
             check_value("seed", seed, SETTINGS["seed"])
-            for replicate in range(self.settings["replicates"]):
+            if (auto := self.replication) is not None:
+                auto.seeds.add(seed)
+            for replicate in range(auto.rule.maximum if auto else self.settings["replicates"]):
                 if replicate:
                     config.seed = seed + replicate
                     config.hydra.overrides.task = with_seed(typed_overrides, config.seed)
-                self._plan_job(config)
+                self._plan_job(config, replicate)
 
-    def _plan_job(self, config: DictConfig) -> None:
+    def _plan_job(self, config: DictConfig, replicate: int) -> None:
         composed = ComposedConfig.of(config, config.hydra)
         for name, value in self.settings.items():
             if composed.settings[name] != value:
@@ -180,8 +206,32 @@ class SweepPlan:
         record = planned.record(replace(composed, overrides=overrides))
         if record.signature in self._planned:
             self.duplicates.append((" ".join(overrides), self._planned[record.signature]))
-        else:
+        elif self.replication is None:
             self._planned[record.signature] = self._create_job(record, config)
+        else:
+            key = LoadedRun(Path(), "", record).replicate_key
+            variant = self.replication.variants.setdefault(key, Variant(config))
+            variant.records.setdefault(replicate, record)
+            # Runs of an earlier command stay part of the sweep, even if they wouldn't be needed
+            # now, because a job that had failed has been trained since.
+            started = self._entries.get(record.signature)
+            if replicate < self.replication.first or (started and self._is_started(started)):
+                variant.jobs[replicate] = self._create_job(record, config)
+                self._planned[record.signature] = variant.jobs[replicate]
+
+    def _add_replicate(self, record: Record, config: DictConfig) -> Job:
+        """Return the job of a run that was planned earlier, and add it to the sweep."""
+        with current_config(config):
+            config.seed = record.seed
+            job = self._planned[record.signature] = self._create_job(record, config)
+        return job
+
+    def _replication(self, level: float) -> Replication | None:
+        if self.settings["replicates"] != "auto" or self.baseline is None:
+            return None
+        maximum, margin = self.settings["max_replicates"], self.settings["margin"]
+        rule = ReplicationRule(maximum, margin, level=level)
+        return Replication(rule, self.baseline, self.objective)
 
     def _create_job(self, record: Record, config: DictConfig) -> Job:
         """Return a job with its number, its directory and its state."""

@@ -45,18 +45,23 @@ class RunCache:
             return None
         return self._complete_without_code.get(sign_without_code(planned))
 
-    def estimate(self, jobs: Iterable[Job]) -> float | None:
+    def estimate(self, jobs: Iterable[Job], further: Iterable[Record] = ()) -> float | None:
         """Estimate the seconds that jobs take one after another, from the median of similar runs.
 
+        Args:
+            jobs: jobs, of which a part may be trained already.
+            further: records of other runs, which haven't started.
+
         Returns:
-            The estimate; None if a job has no similar run.
+            The estimate; None if a run has no similar run.
         """
         total = 0.0
-        for job in jobs:
-            times = self._epochs.get(_cost(job.planned))
+        work = [(job.planned, job.epochs_to_train) for job in jobs]
+        for record, epochs in [*work, *((record, record.epochs) for record in further)]:
+            times = self._epochs.get(_cost(record))
             if times is None:
                 return None
-            total += median(times) * job.epochs_to_train
+            total += median(times) * epochs
         return total
 
     @cached_property

@@ -45,6 +45,7 @@ from resnet_sweep.runs.run import (
     reset_run,
     write_plan,
 )
+from resnet_sweep.sweeps.grid import expand, parse_zip
 from resnet_sweep.sweeps.job import BROKEN, Job
 from resnet_sweep.sweeps.launchers import Launcher, build_launcher
 from resnet_sweep.sweeps.manifest import (
@@ -55,9 +56,9 @@ from resnet_sweep.sweeps.manifest import (
     write_manifest,
     write_results,
 )
-from resnet_sweep.sweeps.plan import SweepPlan, track_jobs
+from resnet_sweep.sweeps.plan import SweepPlan, sweep_settings, track_jobs
 from resnet_sweep.sweeps.progress import SweepProgress
-from resnet_sweep.sweeps.summary import print_plan, print_summary, summarize_plan
+from resnet_sweep.sweeps.summary import print_looks, print_plan, print_summary, summarize_plan
 from resnet_sweep.torchrun import TorchrunEnvironment
 from resnet_sweep.training.signals import INTERRUPTED, exit_status
 
@@ -88,7 +89,9 @@ def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str
                 parents = missing_folders(Path(config.hydra.sweep.dir).parent)
                 made = [new_sweep_directory(config), *parents]
             directory = Path(os.path.abspath(config.hydra.sweep.dir))
-            plan = SweepPlan(context.config_loader, config, directory, overrides)
+            pairs = parse_zip(sweep_settings(config)["zip"])
+            combinations = expand(overrides, pairs, context.config_loader)
+            plan = SweepPlan(context.config_loader, config, directory, combinations)
             if config.dry_run:
                 print_plan(plan, config.retry_failed)
                 return 0
@@ -143,13 +146,26 @@ def new_sweep_directory(config: DictConfig) -> Path:
 class SweepRunner:
     """Trains the remaining jobs of a sweep, and locks the sweep directory while it runs.
 
+    Args:
+        plan: the jobs.
+        config, context: as in `run_sweep`.
+        command: resumes the sweep; None for the command that `resume_command` returns.
+
+    Attributes:
+        jobs: the jobs of the sweep, including those that `replicates=auto` has added.
+        trained: the jobs that this process launched.
+
     Raises:
         ConfigError: the launcher can't be used on this machine.
     """
 
-    def __init__(self, plan: SweepPlan, config: DictConfig, context: HydraContext) -> None:
+    def __init__(
+        self, plan: SweepPlan, config: DictConfig, context: HydraContext, command: str | None = None
+    ) -> None:
+        self.command = command or resume_command(config, plan.directory)
         self.plan, self.config = plan, config
         self.jobs, self.directory = plan.jobs, plan.directory
+        self.trained: list[Job] = []
         self._by_directory = {job.directory: job for job in plan.jobs}
         self.launcher: Launcher = build_launcher(context, config, self._launcher_overrides)
 
@@ -173,21 +189,20 @@ class SweepRunner:
                     ) from error
             console.print(f"Sweep directory: {relative_path(self.directory)}", markup=False)
             try:
-                return self._print_end(self._train(to_train))
+                return self._print_end(self._train_looks(to_train))
             except (KeyboardInterrupt, SystemExit) as stop:
                 status = stop.code if isinstance(stop, SystemExit) else INTERRUPTED
             done = sum(job.ended for job in self.jobs)
             console.print(
                 f"stopped; {done} of {pluralize(len(self.jobs), 'job')} done. Resume with:\n"
-                f"  {resume_command(self.config, self.directory)}",
+                f"  {self.command}",
                 markup=False,
             )
             raise SystemExit(status)
 
     def save(self, ended: bool = False) -> None:
         """Write `results.csv`, and `sweep.json` with a heartbeat unless the sweep has ended."""
-        command = resume_command(self.config, self.directory)
-        definition = {"command": command, "baseline": self.config.baseline}
+        definition = {"command": self.command, "baseline": self.config.baseline}
         heartbeat = None if ended else new_heartbeat()
         write_results(self.directory, self.jobs, self.plan.objective)
         write_manifest(self.directory, self.jobs, self.plan.objective, definition, heartbeat)
@@ -237,10 +252,27 @@ class SweepRunner:
         write_atomically(self.directory / MULTIRUN, text.encode())
         self.save()
 
+    def _train_looks(self, to_train: Sequence[Job]) -> str | None:
+        """Train jobs, and then those that `replicates=auto` adds; return an error as `_train`."""
+        error = self._train(to_train)
+        while error is None:
+            looks = self.plan.replication.looks if self.plan.replication else {}
+            added = self.plan.add_replicates()
+            if not added:
+                break
+            print_looks(self.plan, looks)
+            self.jobs = self.plan.jobs
+            self._by_directory |= {job.directory: job for job in added}
+            # sweep.json lists a job before the directory of the job exists.
+            self.save()
+            error = self._train([job for job in added if not (job.ended or job.reused)])
+        return error
+
     def _train(self, jobs: Sequence[Job]) -> str | None:
         """Write the directories of jobs, launch the jobs, and return an error of the launcher."""
         hydra = unresolved(self.config.hydra)
         saved = time.monotonic()
+        self.trained += jobs
         for job in track_jobs(jobs, "written"):
             self._write(job, hydra)
             if time.monotonic() - saved > HEARTBEAT_SECONDS:
@@ -330,8 +362,7 @@ class SweepRunner:
             )
         if pending or any(job.state == "failed" for job in broken):
             action = "Run the pending jobs" if pending else "Retry the failed jobs"
-            command = resume_command(self.config, self.directory)
-            console.print(f"{action} with:\n  {command}", markup=False)
+            console.print(f"{action} with:\n  {self.command}", markup=False)
         return int(bool(broken or pending or error))
 
 

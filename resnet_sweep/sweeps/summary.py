@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.filter_expression import run_fields
@@ -14,8 +14,11 @@ from resnet_sweep.runs.record import PENDING, duration
 from resnet_sweep.runs.signature import changed_files, format_files
 from resnet_sweep.sweeps.job import BROKEN, Job
 from resnet_sweep.sweeps.plan import SweepPlan
+from resnet_sweep.sweeps.replication import Look, Replication, Variant
 
 MAX_DUPLICATES = 5
+# At most this many undecided variants are named.
+MAX_UNDECIDED = 5
 
 
 def print_plan(plan: SweepPlan, retry_failed: bool = True) -> None:
@@ -31,6 +34,35 @@ def print_plan(plan: SweepPlan, retry_failed: bool = True) -> None:
     width = console.width if console.is_terminal else None
     lines = [*format_table(rows, frozenset({0, 2}), width), *summarize_plan(plan, retry_failed)]
     console.print("\n".join(lines), markup=False)
+
+
+def print_looks(plan: SweepPlan, before: Mapping[Variant, Look]) -> None:
+    """Print what `replicates=auto` has decided since an earlier state of `Replication.looks`."""
+    if plan.replication is not None:
+        changed = {
+            variant: look
+            for variant, look in plan.replication.looks.items()
+            if variant not in before or before[variant].seeds != look.seeds
+        }
+        if lines := [*_describe_looks(plan, changed)]:
+            console.print("\n".join(lines), markup=False)
+
+
+def _describe_looks(plan: SweepPlan, looks: Mapping[Variant, Look]) -> Iterator[str]:
+    """Yield a line for each variant that is decided, and one for the others of each look."""
+    overrides = distinct_overrides(plan.jobs)
+    undecided: dict[int, list[str]] = {}
+    for variant, look in looks.items():
+        words = overrides[variant.jobs[min(variant.jobs)]].split(" ")
+        name = safe_text(" ".join(word for word in words if not word.startswith("seed=")))
+        if look.is_open:
+            undecided.setdefault(look.seeds, []).append(name)
+        else:
+            yield f"after {look.seeds} seeds: {name} is {look.format(plan.objective)}"
+    for seeds, names in undecided.items():
+        more = len(names) - MAX_UNDECIDED
+        listed = [*names[:MAX_UNDECIDED], *([f"and {more} more"] if more > 0 else [])]
+        yield f"after {seeds} seeds: undecided: {', '.join(listed)}"
 
 
 def describe(job: Job) -> str:
@@ -51,7 +83,15 @@ def print_summary(plan: SweepPlan) -> None:
     runs = [job.run for job in jobs if job.state != PENDING and job.error is None]
     lines = []
     if any(run.record.best for run in runs):
-        ranking = Ranking(runs, plan.baseline, plan.objective)
+        replication = plan.replication
+        rule = None if replication is None else replication.rule
+        ranking = Ranking(runs, plan.baseline, plan.objective, rule)
+        if replication is not None:
+            # A verdict stays as it was decided, although the others have more seeds by now.
+            ranking.verdicts = [
+                replication.verdict(group) or verdict
+                for group, verdict in zip(ranking.groups, ranking.verdicts, strict=True)
+            ]
         width = console.width if console.is_terminal else None
         lines += ["", *ranking.lines(width), *(f"note: {note}" for note in ranking.notes())]
         if ranking.command is not None:
@@ -123,6 +163,8 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
     ):
         if states[state]:
             yield f"  {states[state]} {description}"
+    if plan.replication is not None:
+        yield from (f"  {line}" for line in _describe_looks(plan, plan.replication.looks))
     for job in jobs:
         if job.held and (holder := job.record.heartbeat):
             yield (
@@ -143,3 +185,23 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
             f"  {pluralize(len(to_train), 'job')} to train, about {duration(seconds)} one after "
             "another, estimated from earlier runs"
         )
+    if plan.replication is not None:
+        yield from _describe_largest_cost(plan, plan.replication, to_train)
+
+
+def _describe_largest_cost(
+    plan: SweepPlan, replication: Replication, to_train: Sequence[Job]
+) -> Iterator[str]:
+    """Yield a line with the jobs and the time of a sweep in which no verdict is decided."""
+    further = replication.possible()
+    if plan.settings["reuse"]:
+        further = [run for run in further if plan.cache.find_complete(run.signature) is None]
+    if not further:
+        return
+    total, maximum = len(to_train) + len(further), replication.rule.maximum
+    seconds = plan.cache.estimate(to_train, further)
+    time = "" if seconds is None else f", about {duration(seconds)}"
+    yield (
+        f"  at most {pluralize(total, 'job')} to train{time}, if all verdicts stay undecided up to "
+        f"{maximum} seeds"
+    )
