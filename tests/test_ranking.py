@@ -298,7 +298,7 @@ class TestCompareWithBaseline:
 
     def test_a_variant_with_other_data_keeps_its_own_noise(self, tmp_path: Path) -> None:
         table = noisy_table(4, 4)
-        found = self.compare(tmp_path, table, group_2={"fingerprint": "other"})
+        found = self.compare(tmp_path, table, group_2={"inputs": {"data": "other"}})
         expected = stats.ttest_rel(table[2], table[0]).confidence_interval(0.95)
         assert found[1].interval() == pytest.approx([expected.low, expected.high])
         others = moderate(table[[0, 1, 3, 4]])

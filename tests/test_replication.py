@@ -100,9 +100,15 @@ class TestSweep:
             [(lr, seed) for lr in (0.1, 0.3) for seed in (3, 4)],
         ]
         assert [job["number"] for job in manifest(tmp_path / "sweep")] == [*range(13)]
-        decided, open_ = result.stdout.splitlines()[-4:-2]
-        assert "optim.lr=0.2" in decided and numbers(decided)[0] == 3
-        assert "optim.lr=0.3" in open_ and numbers(open_)[0] == 5
+        rows = [line.split() for line in result.stdout.splitlines()]
+        seeds_and_verdicts = {
+            row[0]: (row[1], row[-1]) for row in rows if row[:1] and row[0][:2] == "0."
+        }
+        assert seeds_and_verdicts == {
+            "0.1": ("5", "baseline"),
+            "0.2": ("3", "better"),
+            "0.3": ("5", "undecided"),
+        }
 
     def test_the_same_command_trains_nothing_more(self, call: Command, make_up: MakeUp) -> None:
         make_up(accuracy)
