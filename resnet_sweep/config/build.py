@@ -10,16 +10,16 @@ from torch import nn
 from resnet_sweep.config import COLLECTION_GROUPS
 from resnet_sweep.config.check import parameters
 from resnet_sweep.config.instantiate import instantiate, locate
-from resnet_sweep.data.dataset import Dataset
+from resnet_sweep.data.dataset import DataDescription, Dataset
 from resnet_sweep.training.callbacks import Callback
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.optimizers import param_groups
 from resnet_sweep.training.trainer import steps_per_epoch
 
 
-def build_model(config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
+def build_model(config: Mapping[str, Any], data: Dataset | DataDescription) -> nn.Module:
     """Return the model, with one output for each class of the data."""
-    model: nn.Module = instantiate("model", config["model"], num_classes=dataset.num_classes)
+    model: nn.Module = instantiate("model", config["model"], num_classes=data.num_classes)
     return model
 
 

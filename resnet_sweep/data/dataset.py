@@ -74,6 +74,27 @@ class Split:
 
 
 @dataclass(frozen=True)
+class DataDescription:
+    """What a network needs to know about the images that it was trained on.
+
+    Attributes:
+        classes: name of each class, by its label.
+        mean, std: mean and standard deviation per channel, of images scaled to 0..1.
+        image_shape: channels, height and width of an image.
+    """
+
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    image_shape: list[int]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """The images that a run uses.
 
@@ -100,6 +121,12 @@ class Dataset:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
+
+    @property
+    def description(self) -> DataDescription:
+        """What a network needs to know about these images."""
+        shape = [*self.train.images.shape[1:]]
+        return DataDescription(self.classes, self.mean, self.std, shape)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,14 @@ import logging
 import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from resnet_sweep.data.dataset import DataDescription
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, write_layer_norms
@@ -43,10 +45,13 @@ class RunCheckpoints:
     Args:
         layers: names of the layers whose norms a state contains.
         in_thread: write in a thread, while a GPU trains. Otherwise, `save` returns after writing.
+        data: the description of the data, which the best model contains.
     """
 
-    def __init__(self, run: Run, layers: Sequence[str], in_thread: bool) -> None:
-        self.run, self.layers = run, layers
+    def __init__(
+        self, run: Run, layers: Sequence[str], in_thread: bool, data: DataDescription
+    ) -> None:
+        self.run, self.layers, self.data = run, layers, asdict(data)
         self.directory = run.directory / "checkpoints"
         self._thread = ThreadPoolExecutor(1, "writer") if in_thread else None
         self._unfinished: Future[None] | None = None
@@ -108,7 +113,7 @@ class RunCheckpoints:
             return False
         metrics = {name: best[name] for name in ("epoch", "val_acc", "val_loss")}
         model = {"signature": self.run.record.signature, "model": state["ema"] or state["model"]}
-        write_checkpoint(self.directory / BEST, metrics | model)
+        write_checkpoint(self.directory / BEST, {**metrics, "data": self.data, **model})
         return True
 
     def _write_metrics(self, rows: list[Row], epochs: list[list[list[float]]]) -> None:

@@ -13,7 +13,7 @@ from resnet_sweep.data.dataset import Batches
 BATCH_SIZE = 250
 
 
-class Normalize:
+class Normalize(nn.Module):
     """Normalizes images of 0..255 to zero mean and unit standard deviation in each channel.
 
     Args:
@@ -21,11 +21,16 @@ class Normalize:
         device: device of the images.
     """
 
-    def __init__(self, mean: list[float], std: list[float], device: torch.device) -> None:
-        self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
-        self.std = torch.tensor(std, device=device).view(1, -1, 1, 1) * 255
+    mean: Tensor
+    std: Tensor
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __init__(self, mean: list[float], std: list[float], device: torch.device) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            scaled = torch.tensor(values, device=device).view(1, -1, 1, 1) * 255
+            self.register_buffer(name, scaled)
+
+    def forward(self, images: Tensor) -> Tensor:
         """Normalize (B, C, H, W), uint8 or floating, to float32 in channels-last memory format."""
         normalized = (images.float() - self.mean) / self.std
         return normalized.contiguous(memory_format=torch.channels_last)

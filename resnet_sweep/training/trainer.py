@@ -153,7 +153,8 @@ class Trainer:
         """
         self.callbacks, self.stop = callbacks, stop
         layers, in_thread = self.step_metrics.layers, self.saves_in_thread
-        self.checkpoints = None if run is None else RunCheckpoints(run, layers, in_thread)
+        data = self.dataset.description
+        self.checkpoints = None if run is None else RunCheckpoints(run, layers, in_thread, data)
         state = self.process_group.broadcast(self.checkpoints and self.checkpoints.load())
         if state is not None:
             self.load_state_dict(state)
