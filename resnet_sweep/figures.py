@@ -27,7 +27,10 @@ logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
 
 @dataclass
 class ImageRow:
-    """Images side by side, each (H, W, 3), with a title on the left and a caption below each."""
+    """Images side by side, with a title on the left and a caption below each.
+
+    Each image is (H, W, 3), or (H, W, 1) if it is gray.
+    """
 
     title: str
     images: "list[Pixels]"
@@ -49,7 +52,7 @@ def draw_rows(
 
     def enlarge(image: "Pixels") -> "Pixels":
         zoom = max(1, size // image.shape[1])
-        return image.repeat(zoom, 0).repeat(zoom, 1)
+        return image.repeat(zoom, 0).repeat(zoom, 1).repeat(3 // image.shape[2], 2)
 
     length = len(rows[0].images)
     columns = min(columns or length, length)

@@ -24,24 +24,24 @@ Values = npt.NDArray[np.floating[Any]]
 
 
 def first_filters(model: nn.Module) -> Values:
-    """Return the weights of the first convolution, (filters, 3, height, width), float32.
+    """Return the weights of the first convolution, (filters, C, height, width), float32.
 
     Raises:
-        NotApplicableError: there is no convolution, or its input isn't an RGB image.
+        NotApplicableError: there is no convolution, or its input isn't a gray or RGB image.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             weight: Values = module.weight.detach().float().cpu().numpy()
-            if weight.shape[1] != 3:
+            if weight.shape[1] not in (1, 3):
                 raise NotApplicableError(
-                    f"the first convolution has {weight.shape[1]} input channels instead of 3"
+                    f"the first convolution has {weight.shape[1]} input channels instead of 1 or 3"
                 )
             return weight
     raise NotApplicableError("the model has no convolution")
 
 
 def draw_filters(filters: Values) -> bytes:
-    """Draw filters as images, whose red, green and blue are the weights; zero is gray."""
+    """Draw filters as images, whose gray, or red, green and blue, are the weights; zero is gray."""
     largest = float(np.abs(filters).max())
     colors = 0.5 + filters.transpose(0, 2, 3, 1) / (2 * largest or 1)
     pixels = (255 * colors).round().astype(np.uint8)
@@ -60,7 +60,7 @@ def stage_activations(model: nn.Module, layers: Layers, images: Tensor) -> dict[
     Args:
         model: model in evaluation mode.
         layers: layers of the model.
-        images: (B, 3, H, W), normalized.
+        images: (B, C, H, W), normalized.
 
     Raises:
         NotApplicableError: the model has no stages.
@@ -94,7 +94,7 @@ def draw_activations(
 
     Args:
         activations: outputs of each stage, (B, channels, H, W), by the stage's name.
-        images: (B, H, W, 3).
+        images: (B, H, W, C).
         captions: a text for each image.
     """
     rows = [

@@ -22,7 +22,7 @@ def grad_cam(model: nn.Module, layers: Layers, images: Tensor, classes: Tensor) 
     Args:
         model: model in evaluation mode.
         layers: layers of the model.
-        images: (B, 3, H, W), normalized.
+        images: (B, C, H, W), normalized.
         classes: (B,), int64, a class for each image.
 
     Returns:
@@ -44,7 +44,10 @@ def grad_cam(model: nn.Module, layers: Layers, images: Tensor, classes: Tensor) 
 
 
 def overlay(activation: Tensor, image: UInt8Array) -> UInt8Array:
-    """Return an image, (H, W, 3), overlaid with its map, (h, w), scaled to a maximum of 1."""
+    """Return an image, (H, W, C), overlaid with its map, (h, w), scaled to a maximum of 1.
+
+    The result is (H, W, 3).
+    """
     scaled = activation / activation.max().clamp(min=torch.finfo(torch.float32).tiny)
     enlarged = F.interpolate(scaled[None, None], size=image.shape[:2], mode="bilinear")[0, 0]
     colors = 255 * colormaps["inferno"](enlarged.numpy())[..., :3]

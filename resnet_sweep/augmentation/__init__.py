@@ -2,7 +2,7 @@
 
 An operation is called with
 
-- images: (B, 3, H, W), uint8, or floating in the same range, 0..255;
+- images: (B, C, H, W), gray (C = 1) or RGB (C = 3), uint8, or floating in the same range, 0..255;
 - labels: (B,), int64, or, after images were mixed, (B, classes), float32, the share of each class;
 - a generator on the images' device, from which it draws random numbers for each image.
 

@@ -15,7 +15,8 @@ class ColorJitter:
     """Randomly changes brightness, contrast, saturation and hue of each image, in this order.
 
     Howard, 2013, "Some Improvements on Deep Convolutional Neural Network Based Image
-    Classification", where the order is random.
+    Classification", where the order is random. Gray images have no saturation and no hue, so only
+    their brightness and contrast change.
 
     Args:
         brightness, contrast, saturation: strengths. A factor is drawn uniformly from
@@ -43,21 +44,23 @@ class ColorJitter:
         adjustments = (adjust_brightness, adjust_contrast, adjust_saturation)
         for adjust, (low, high), draw in zip(adjustments, self.factors, draws[:3], strict=True):
             images = adjust(images, low + (high - low) * draw)
-        return shift_hue(images, self.hue * (2 * draws[3] - 1)), labels
+        if images.shape[1] == 3:
+            images = shift_hue(images, self.hue * (2 * draws[3] - 1))
+        return images, labels
 
 
 def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
-    """Scale the distance of pixels, (B, 3, H, W), 0..255, from black by factors, (B,)."""
+    """Scale the distance of pixels, (B, C, H, W), 0..255, from black by factors, (B,)."""
     return _extrapolate(torch.zeros_like(images), images, factors)
 
 
 def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Scale the distance of pixels, (B, 3, H, W), 0..255, from their image's mean gray by (B,)."""
+    """Scale the distance of pixels, (B, C, H, W), 0..255, from their image's mean gray by (B,)."""
     return _extrapolate(luma(images).mean((1, 2, 3), keepdim=True), images, factors)
 
 
 def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
-    """Scale the distance of pixels, (B, 3, H, W), 0..255, from their gray by factors, (B,)."""
+    """Scale the distance of pixels, (B, C, H, W), 0..255, from their gray by factors, (B,)."""
     return _extrapolate(luma(images), images, factors)
 
 
@@ -84,7 +87,9 @@ def shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
 
 
 def luma(images: Tensor) -> Tensor:
-    """Return images, (B, 3, H, W), as gray, (B, 1, H, W), with the weights of ITU-R BT.601."""
+    """Return images, (B, C, H, W), as gray, (B, 1, H, W), with the weights of ITU-R BT.601."""
+    if images.shape[1] == 1:
+        return images
     red, green, blue = images.unbind(1)
     return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
 

@@ -120,10 +120,10 @@ class MeanFill:
         self.color = torch.tensor(mean).view(1, -1, 1, 1) * 255
 
     def __call__(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Return images, (B, 3, H, W), floating, with the pixels filled where `mask` is true.
+        """Return images, (B, C, H, W), floating, with the pixels filled where `mask` is true.
 
         Args:
-            images: (B, 3, H, W), uint8 or floating.
+            images: (B, C, H, W), uint8 or floating.
             mask: (B, 1, H, W), bool.
         """
         # The mean is copied to the device with the first batch only.

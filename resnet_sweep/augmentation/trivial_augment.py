@@ -77,7 +77,7 @@ class TrivialAugment:
 
 
 def apply(name: str, images: Tensor, strength: float) -> Tensor:
-    """Apply one of OPERATIONS to uint8 images (B, 3, H, W)."""
+    """Apply one of OPERATIONS to uint8 images (B, C, H, W); gray images have no saturation."""
     # This import takes seconds, and other operations don't need it.
     from torchvision.transforms.v2 import functional
 

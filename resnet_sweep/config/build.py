@@ -18,8 +18,15 @@ from resnet_sweep.training.trainer import steps_per_epoch
 
 
 def build_model(config: Mapping[str, Any], data: Dataset | DataDescription) -> nn.Module:
-    """Return the model, with one output for each class of the data."""
-    model: nn.Module = instantiate("model", config["model"], num_classes=data.num_classes)
+    """Return the model, with one output for each class of the data.
+
+    The model gets the number of channels of the images if it has a parameter `in_channels`.
+    """
+    node = config["model"]
+    supplied = {"num_classes": data.num_classes}
+    if "in_channels" in parameters(locate("model", node["_target_"])):
+        supplied["in_channels"] = data.channels
+    model: nn.Module = instantiate("model", node, **supplied)
     return model
 
 

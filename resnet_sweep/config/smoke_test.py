@@ -19,7 +19,7 @@ from resnet_sweep.data.dataset import Batches, Dataset
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.device import memory_bytes
-from resnet_sweep.training.progressive_resizing import ProgressiveResizing
+from resnet_sweep.training.progressive_resizing import ProgressiveResizing, scaled_height
 
 # A cached model on the meta device takes about a megabyte.
 MAX_RESULTS = 64
@@ -92,16 +92,21 @@ def smoke_test_model(
     check_memory(model)
     shape = tuple(dataset.train.images.shape[1:])
     failure = f"the model can't classify images of shape {shape}"
-    with _explain_errors(failure, "choose another model"), torch.device("meta"):
+    advice = "choose another model"
+    if dataset.channels != 3:
+        advice += ", or give your own class a parameter in_channels"
+    with _explain_errors(failure, advice), torch.device("meta"):
         logits = model.eval()(torch.empty(2, *shape))
         if logits.shape != (2, dataset.num_classes):
             raise ValueError(f"its output has shape {tuple(logits.shape)}")
     count, sizes = smallest_batch(settings, dataset, world_size), settings.progressive_resizing
-    check_sizes(settings, shape[-1], getattr(model, "stride", 1))
+    check_sizes(settings, dataset.train.images.shape[-1], getattr(model, "stride", 1))
     advice = "choose another trainer.batch_size, or trainer.drop_last=true"
     if sizes is not None:
         advice += f", or other sizes than trainer.progressive_resizing={sizes}"
-    for part in (shape, *((shape[0], size, size) for size in sizes or ())):
+    channels, height, width = shape
+    resized = ((channels, scaled_height(height, width, size), size) for size in sizes or ())
+    for part in (shape, *resized):
         failure = f"the model can't train on a batch of {pluralize(count, 'image')} of shape {part}"
         with _explain_errors(failure, advice), torch.device("meta"):
             model.train()(torch.empty(count, *part))
@@ -114,8 +119,8 @@ def check_sizes(settings: TrainerConfig, width: int, stride: Any) -> None:
     for size in sizes or ():
         if size > width:
             raise ConfigError(
-                f"trainer.progressive_resizing={sizes} has {size}, but the images have {width} "
-                f"pixels: choose sizes <= {width}"
+                f"trainer.progressive_resizing={sizes} has {size}, but the images are {width} "
+                f"pixels wide: choose sizes <= {width}"
             )
         if isinstance(stride, int) and size % stride:
             raise ConfigError(

@@ -6,10 +6,7 @@ processes on the same machine share one copy in memory.
 """
 
 import contextlib
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +17,8 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Gt
 
-from resnet_sweep.data.dataset import Dataset, Split, Subsets, UInt8Array
+from resnet_sweep.data.array_files import data_folder, map_array, new_folder
+from resnet_sweep.data.dataset import Dataset, Split, Subsets
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.lock import exclusive
 
@@ -88,8 +86,7 @@ class CIFAR100(Subsets):
 
     def _folder(self) -> Path:
         """Return the folder of array files, and create it if it is missing."""
-        default = os.environ.get("RESNET_SWEEP_DATA") or "~/.cache/resnet_sweep"
-        root = Path(default if self.root is None else self.root).expanduser()
+        root = data_folder() if self.root is None else Path(self.root).expanduser()
         folder, original = root / "cifar100", root / "cifar-100-python"
         if folder.is_dir():
             return folder
@@ -133,8 +130,8 @@ def read_split(folder: Path, part: str) -> Split:
     Raises:
         ConfigError: a file is missing, is truncated, or has an unexpected shape, type or label.
     """
-    images = _map(folder / f"{part}_images.npy", (COUNTS[part], 3, 32, 32))
-    labels = _map(folder / f"{part}_labels.npy", (COUNTS[part],))
+    images = map_array(folder / f"{part}_images.npy", (COUNTS[part], 3, 32, 32))
+    labels = map_array(folder / f"{part}_labels.npy", (COUNTS[part],))
     if (largest := int(labels.max())) >= CLASSES:
         raise ConfigError(
             f"{folder / f'{part}_labels.npy'} has the label {largest}, but the {CLASSES} classes "
@@ -185,39 +182,11 @@ def file_state(folder: Path, part: str) -> Hashable:
 
 def write_arrays(folder: Path, splits: dict[str, Split], classes: list[str]) -> None:
     """Write a folder of array files atomically, unless another process writes it first."""
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        unfinished.chmod(0o755)
+    with new_folder(folder) as unfinished:
         for part, split in splits.items():
             np.save(unfinished / f"{part}_images.npy", split.images)
             np.save(unfinished / f"{part}_labels.npy", split.labels)
         (unfinished / "classes.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _map(path: Path, shape: tuple[int, ...]) -> UInt8Array:
-    try:
-        # The mode is copy-on-write, because torch warns of read-only arrays.
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} is missing: restore it") from error
-    # NumPy raises errors of many types for a damaged header.
-    except Exception as error:
-        raise ConfigError(f"{path} is truncated or isn't an array file: replace it") from error
-    if not isinstance(array, np.ndarray):
-        raise ConfigError(f"{path} is an archive of arrays, not an array file: replace it")
-    if array.dtype != np.uint8 or array.shape != shape:
-        raise ConfigError(
-            f"{path} contains a {array.dtype} array of shape {array.shape}, but it must contain a "
-            f"uint8 array of shape {shape}: replace it"
-        )
-    return array
 
 
 def _read_torchvision(root: Path, download: bool) -> tuple[dict[str, Split], list[str]]:

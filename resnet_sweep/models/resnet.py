@@ -25,7 +25,7 @@ class ResNet(nn.Module):
     Convolutions are initialized as in He et al., 2015, "Delving Deep into Rectifiers: Surpassing
     Human-Level Performance on ImageNet Classification", equation 14.
 
-    Shapes: (N, 3, H, W) to logits (N, num_classes).
+    Shapes: (N, in_channels, H, W) to logits (N, num_classes).
 
     Attributes:
         stride: product of all strides, which is the ratio of the image's side to the side of the
@@ -45,6 +45,7 @@ class ResNet(nn.Module):
             of this probability (Huang et al., 2016, "Deep Networks with Stochastic Depth",
             equation 4).
         stem_width: number of channels of the stem; None for the first entry of `widths`.
+        in_channels: number of channels of an image.
 
     Raises:
         ValueError: widths, blocks and strides have different lengths, there is no stage, or there
@@ -62,6 +63,7 @@ class ResNet(nn.Module):
         attention: Literal["se", "eca", "cbam"] | None = None,
         stochastic_depth: DropProbability = 0.0,
         stem_width: Count | None = None,
+        in_channels: Count = 3,
     ) -> None:
         super().__init__()
         if not widths or not len(widths) == len(blocks) == len(strides):
@@ -77,7 +79,7 @@ class ResNet(nn.Module):
         self.stride = math.prod(strides)
         kind = BLOCKS[block]
         channels = widths[0] if stem_width is None else stem_width
-        stem = convolution(3, channels, 3)
+        stem = convolution(in_channels, channels, 3)
         self.stem: nn.Module = stem
         if not kind.preactivated:
             self.stem = nn.Sequential(stem, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))

@@ -1,5 +1,6 @@
 """Classifiers from torchvision and timm, without pretrained weights, adapted to small images."""
 
+import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -18,7 +19,7 @@ STEM_CONVOLUTIONS = 3
 
 
 def torchvision_classifier(
-    num_classes: Count, name: str, fit_stem: bool = True, **arguments: Any
+    num_classes: Count, name: str, fit_stem: bool = True, in_channels: Count = 3, **arguments: Any
 ) -> nn.Module:
     """Return a classifier of torchvision.
 
@@ -26,6 +27,7 @@ def torchvision_classifier(
         num_classes: number of classes.
         name: one of `torchvision.models.list_models(module=torchvision.models)`.
         fit_stem: adapt the stem to small images, see `remove_early_downsampling`.
+        in_channels: number of channels of an image.
         arguments: further arguments of the model.
 
     Raises:
@@ -40,11 +42,13 @@ def torchvision_classifier(
     model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **arguments)
     if fit_stem:
         remove_early_downsampling(model)
+    if in_channels != 3:
+        replace_input_channels(model, in_channels)
     return model
 
 
 def timm_classifier(
-    num_classes: Count, name: str, fit_stem: bool = True, **arguments: Any
+    num_classes: Count, name: str, fit_stem: bool = True, in_channels: Count = 3, **arguments: Any
 ) -> nn.Module:
     """Return a classifier of timm.
 
@@ -52,6 +56,7 @@ def timm_classifier(
         num_classes: number of classes.
         name: one of `timm.list_models()`.
         fit_stem: adapt the stem to small images, see `remove_early_downsampling`.
+        in_channels: number of channels of an image.
         arguments: further arguments of the model.
 
     Raises:
@@ -67,11 +72,13 @@ def timm_classifier(
     # A name may end in a tag of pretrained weights, and the list has names without tags.
     known = [name] if timm.is_model(name) else timm.list_models()
     check_arguments("timm", name, known, arguments)
+    if in_channels != 3:
+        arguments = {"in_chans": in_channels} | arguments
     model: nn.Module = timm.create_model(
         name, pretrained=False, num_classes=num_classes, **arguments
     )
     if fit_stem:
-        remove_early_downsampling(model)
+        remove_early_downsampling(model, in_channels)
     return model
 
 
@@ -95,7 +102,7 @@ def check_arguments(
         raise ValueError(f"name={name} isn't a classifier of {library}: {hint}")
 
 
-def remove_early_downsampling(model: nn.Module) -> None:
+def remove_early_downsampling(model: nn.Module, in_channels: int = 3) -> None:
     """Remove the downsampling in a network's stem, for images of about 32x32 pixels.
 
     The first convolution gets a kernel of at most 3x3 and stride 1, and the max pooling in the stem
@@ -114,16 +121,19 @@ def remove_early_downsampling(model: nn.Module) -> None:
 
     Args:
         model: the network, which is changed in place.
+        in_channels: number of channels of an image.
     """
     if hasattr(model, "patch_embed") or hasattr(model, "image_size"):
         return
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    if not convolutions or convolutions[0].in_channels != 3 or convolutions[0].stride[0] == 1:
+    if not convolutions or convolutions[0].in_channels != in_channels:
+        return
+    if convolutions[0].stride[0] == 1:
         return
     stride = convolutions[0].stride
     patches = convolutions[0].kernel_size == stride
     for conv in convolutions:
-        if conv.in_channels == 3 and conv.stride == stride:
+        if conv.in_channels == in_channels and conv.stride == stride:
             crop_kernel(conv, 2 if patches else 3, 2 if patches else 1)
     convolutions_so_far = 0
     for path, module in list(model.named_modules()):
@@ -133,6 +143,30 @@ def remove_early_downsampling(model: nn.Module) -> None:
         if isinstance(module, nn.MaxPool2d):
             model.set_submodule(path, nn.Identity())
             return
+
+
+def replace_input_channels(model: nn.Module, in_channels: int) -> None:
+    """Change all convolutions of RGB images to images with another number of channels.
+
+    The weights of the first channels are multiplied by the square root of the ratio of the numbers
+    of channels. This keeps the variance of the outputs.
+
+    Raises:
+        ValueError: no convolution has three input channels.
+    """
+    found = False
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.groups == 1:
+            found = True
+            with torch.no_grad():
+                weight = module.weight[:, :in_channels] * math.sqrt(3 / in_channels)
+            module.weight = nn.Parameter(weight)
+            module.in_channels = in_channels
+    if not found:
+        raise ValueError(
+            f"the network takes images with three channels only, and the data has {in_channels}: "
+            "choose another network"
+        )
 
 
 def crop_kernel(conv: nn.Conv2d, size: int, stride: int) -> None:

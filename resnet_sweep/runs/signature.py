@@ -15,7 +15,7 @@ _INCIDENTAL_OF_TRAINER = ("compile", "device", "distributed", "precision", "resu
 # `trainer.compile` and `trainer.threads` change a result by rounding only. Another kind of device
 # also changes the random numbers.
 INCIDENTAL = frozenset(
-    {"data.root", "dry_run", "logger", "objective", "reference"}
+    {"data.file", "data.root", "dry_run", "logger", "objective", "reference"}
     | {*_INCIDENTAL_OF_SWEEP, *(f"trainer.{name}" for name in _INCIDENTAL_OF_TRAINER)}
 )
 _INCIDENTAL_GROUPS = tuple(f"{name}." for name in INCIDENTAL)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from resnet_sweep.data.dataset import Batches
 
-# This size is large enough to keep a GPU busy, and small enough for the caches of a CPU.
-BATCH_SIZE = 250
+# This size is large enough to keep a GPU busy, and small enough for the caches of a CPU. Batches of
+# images that are larger than 32x32 are smaller.
+BATCH_SIZE, BATCH_PIXELS = 250, 250 * 32 * 32
 
 
 class Normalize(nn.Module):
@@ -60,14 +61,14 @@ def predict(
         Logits, (n, classes), float32, and labels, (n,), int64, both on the CPU.
     """
     model.eval()
-    device = batches.images.device
+    height, width = batches.images.shape[-2:]
+    size = max(1, min(BATCH_SIZE, BATCH_PIXELS // (height * width)))
     logits, labels = [], []
-    with torch.inference_mode(), autocast(device, precision):
-        all_positions = torch.arange(len(batches), device=device)
-        for positions in torch.split(all_positions, BATCH_SIZE):
+    with torch.inference_mode(), autocast(batches.device, precision):
+        positions = torch.arange(len(batches), device=batches.indices.device)
+        for images, batch_labels in batches.each(torch.split(positions, size)):
             if check is not None:
                 check()
-            images, batch_labels = batches.take(positions)
             logits.append(model(normalize(images)).float())
             labels.append(batch_labels)
     return torch.cat(logits).cpu(), torch.cat(labels).cpu()
@@ -91,7 +92,7 @@ class FlipAverage(nn.Module):
     Recognition", section 3.2; Krizhevsky et al., 2012, "ImageNet Classification with Deep
     Convolutional Neural Networks", section 4.1, where crops are averaged, too.
 
-    Shapes: images (N, 3, H, W) to logarithms of the mean probabilities, (N, classes).
+    Shapes: images (N, C, H, W) to logarithms of the mean probabilities, (N, classes).
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -20,7 +20,7 @@ class ProgressiveResizing:
     Le, 2021, "EfficientNetV2: Smaller Models and Faster Training", section 4.
 
     Args:
-        sizes: sizes in pixels, in ascending order.
+        sizes: widths of the images in pixels, in ascending order.
         epochs: number of epochs of the run.
 
     Raises:
@@ -77,9 +77,15 @@ class ProgressiveResizing:
         ]
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Resize images bilinearly, with antialiasing.
+def scaled_height(height: int, width: int, new_width: int) -> int:
+    """Return the height of an image that is scaled to another width, in pixels."""
+    return max(1, round(height * new_width / width))
 
-    Shapes: (B, C, H, W), uint8 or floating, to (B, C, size, size), float32.
+
+def resize(images: Tensor, width: int) -> Tensor:
+    """Resize images bilinearly to another width, with antialiasing; the height is in proportion.
+
+    Shapes: (B, C, H, W), uint8 or floating, to (B, C, H', width), float32.
     """
-    return F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    height = scaled_height(images.shape[-2], images.shape[-1], width)
+    return F.interpolate(images.float(), (height, width), mode="bilinear", antialias=True)

@@ -168,9 +168,9 @@ class Trainer:
                 if reason := self.config.early_stopping.reason(self.rows):
                     return reason
                 self.model.train()
-                for indices in self._remaining_batches(epoch):
+                for images, labels in self.train_batches.each(self._remaining_batches(epoch)):
                     report_due, checkpoint_due = self._poll()
-                    self.train_step(*self.train_batches.take(indices))
+                    self.train_step(images, labels)
                     self.step += 1
                     if report_due or checkpoint_due:
                         self._report_steps()
@@ -193,7 +193,8 @@ class Trainer:
     def _remaining_batches(self, epoch: int) -> Iterator[Tensor]:
         """Yield the indices of the training images for each remaining step of an epoch."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-        order = torch.randperm(len(self.train_batches), generator=generator).to(self.device)
+        order = torch.randperm(len(self.train_batches), generator=generator)
+        order = order.to(self.train_batches.indices.device)
         self._reported = self.step
         self._reported_time = time.monotonic()
         self._epoch_start = self._reported_time - self.seconds
@@ -223,7 +224,7 @@ class Trainer:
         The CPU doesn't wait for a GPU in this method, except in the augmentation TrivialAugment.
 
         Args:
-            images: (B, 3, H, W), uint8; the whole batch. This process uses only its share.
+            images: (B, C, H, W), uint8; the whole batch. This process uses only its share.
             labels: (B,), int64.
         """
         epoch, metrics = len(self.rows), self.step_metrics
@@ -241,9 +242,9 @@ class Trainer:
         batch = len(images)
         share = process_group.share(batch)
         images, labels = images[share], labels[share]
-        size = self.progressive_resizing.size(epoch)
-        if size != images.shape[-1]:
-            images = resize(images, size)
+        width = self.progressive_resizing.size(epoch)
+        if width != images.shape[-1]:
+            images = resize(images, width)
 
         # Gradients are cleared before the forward pass, because a CUDA graph reuses their memory in
         # every step.
