@@ -12,13 +12,7 @@ from resnet_sweep.compare.safe_read import read_record, read_rows
 from resnet_sweep.errors import InvalidFileError
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.record import Record, is_fresh
-from resnet_sweep.runs.signature import (
-    ORDER,
-    augmentation_order,
-    flatten,
-    is_incidental,
-    normalize_number,
-)
+from resnet_sweep.runs.signature import effective_settings, flatten
 
 
 class Metrics(NamedTuple):
@@ -80,17 +74,17 @@ class LoadedRun:
         """The settings that decide what is trained, by their dotted names.
 
         They include `augmentation.order` if there are several operations, and the `precision` and
-        the `fingerprint` of the data if they are known.
+        the `fingerprint` of the data if they are known. `init_from` is the digest of the starting
+        weights.
         """
-        settings = {
-            name: normalize_number(value)
-            for name, value in self.config.items()
-            if not is_incidental(name)
+        known = {
+            "precision": self.record.precision,
+            "fingerprint": self.record.fingerprint,
+            "init_from": self.record.inputs.get("init_from"),
         }
-        if len(order := augmentation_order(self.record.config)) > 1:
-            settings[ORDER] = order
-        known = {"precision": self.record.precision, "fingerprint": self.record.fingerprint}
-        return settings | {name: value for name, value in known.items() if value is not None}
+        return effective_settings(self.record.config) | {
+            name: value for name, value in known.items() if value is not None
+        }
 
     @property
     def seed(self) -> Any:

@@ -2,7 +2,7 @@
 
 # The groups that describe one object, with the arguments that the package itself passes to it.
 OBJECT_GROUPS: dict[str, set[str]] = {
-    "model": {"num_classes", "in_channels"},
+    "model": {"num_classes", "in_channels", "pretrained"},
     "data": set(),
     "optim": {"params"},
     "schedule": {"lr", "epochs", "steps_per_epoch"},

@@ -13,6 +13,7 @@ from resnet_sweep.config.instantiate import instantiate, locate
 from resnet_sweep.data.dataset import DataDescription, Dataset
 from resnet_sweep.training.callbacks import Callback
 from resnet_sweep.training.config import TrainerConfig
+from resnet_sweep.training.fine_tuning import classifier_names
 from resnet_sweep.training.optimizers import param_groups
 from resnet_sweep.training.trainer import steps_per_epoch
 
@@ -30,10 +31,13 @@ def build_model(config: Mapping[str, Any], data: Dataset | DataDescription) -> n
     return model
 
 
-def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer for all weights of a model."""
-    settings = dict(config["optim"])
-    groups = param_groups(model, settings.pop("decay_norm_and_bias", True))
+def build_optimizer(
+    config: Mapping[str, Any], model: nn.Module, num_classes: int
+) -> torch.optim.Optimizer:
+    """Return the optimizer for all trained weights of a model with this number of classes."""
+    settings, factor = dict(config["optim"]), config["trainer"].get("backbone_lr_factor", 1.0)
+    classifier = None if factor == 1 else classifier_names(model, num_classes)
+    groups = param_groups(model, settings.pop("decay_norm_and_bias", True), factor, classifier)
     optimizer: torch.optim.Optimizer = instantiate("optim", settings, params=groups)
     return optimizer
 

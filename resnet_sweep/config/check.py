@@ -27,6 +27,7 @@ Objective = Literal["val_acc", "val_loss", "distance_to_reference"]
 AnyObjective = Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
 SETTINGS: dict[str, Any] = {
     "seed": Annotated[int, Ge(0)],
+    "init_from": str | None,
     "replicates": Annotated[int, Ge(1), Le(1000)],
     "objective": Objective | list[AnyObjective],
     "reference": str | None,
@@ -62,6 +63,8 @@ TYPES = {
     None: "null",
 }
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+# Settings that do what an argument does that the package itself passes.
+HINTS = {"pretrained": "init_from=pretrained"}
 # Settings whose annotations don't show what their values mean.
 DESCRIPTIONS = {
     "zip": "a list of keys, such as [optim.lr,seed], or a list of such lists",
@@ -107,6 +110,12 @@ def check_arguments(
     """Check settings against the parameters of a class or function; see `check_object`."""
     annotations = dict(EXTRA_SETTINGS.get(path, {}))
     required, open_ended = set(), False
+    for name in sorted(settings.keys() & supplied):
+        hint = f", or set {HINTS[name]}" if name in HINTS else ""
+        raise ConfigError(
+            f"{path}.{name}={settings[name]} isn't a setting, because the program passes {name} "
+            f"itself: leave it out{hint}"
+        )
     for name, parameter in parameters(target).items():
         if parameter.kind is parameter.VAR_KEYWORD:
             open_ended = True

@@ -46,7 +46,9 @@ class SmokeTests:
             [config["model"], data, batches, settings.progressive_resizing],
             [world_size, settings.sync_batch_norm],
         )
-        self._once(lambda: smoke_test_optimizer(config), config["optim"])
+        self._once(
+            lambda: smoke_test_optimizer(config), config["optim"], settings.backbone_lr_factor
+        )
         mixed = self._once(
             lambda: smoke_test_batch(config, dataset),
             [config["augmentation"], config["loss"], data, len(dataset.train) > 1],
@@ -167,7 +169,7 @@ def smoke_test_optimizer(config: Mapping[str, Any]) -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
     for weight in model.parameters():
         weight.grad = torch.ones_like(weight)
-    optimizer = build_optimizer(config, model)
+    optimizer = build_optimizer(config, model, num_classes=2)
     listed = (f"{name}={value}" for name, value in config["optim"].items() if name != "_target_")
     with _explain_errors(
         f"optim: {type(optimizer).__name__} can't make a step with {', '.join(listed)}",

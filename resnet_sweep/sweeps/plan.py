@@ -41,7 +41,7 @@ from resnet_sweep.sweeps.run_cache import RunCache
 Item = TypeVar("Item")
 
 # Settings that apply to a sweep as a whole.
-WHOLE_SWEEP_SETTINGS = tuple(name for name in SETTINGS if name != "seed")
+WHOLE_SWEEP_SETTINGS = tuple(name for name in SETTINGS if name not in ("seed", "init_from"))
 # Keys of overrides that a job doesn't get, since they only affect the sweep.
 SWEEP_KEYS = {"sweep", *WHOLE_SWEEP_SETTINGS} - {"objective", "reference"}
 # At most this many jobs are listed in an error message.
@@ -170,7 +170,9 @@ class SweepPlan:
                 self.filtered += 1
                 return
         overrides = [text for text in composed.overrides if override_key(text) not in SWEEP_KEYS]
-        planned = plan_run(composed.settings, smoke_tests=self._smoke_tests)
+        planned = plan_run(
+            composed.settings, smoke_tests=self._smoke_tests, directory=self.directory
+        )
         record = planned.record(replace(composed, overrides=overrides))
         if record.signature in self._planned:
             self.duplicates.append((" ".join(overrides), self._planned[record.signature]))

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -22,6 +22,7 @@ from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.device import compile_model
 from resnet_sweep.training.distributed import ProcessGroup
 from resnet_sweep.training.evaluation import Normalize, accuracy, autocast, cross_entropy, predict
+from resnet_sweep.training.fine_tuning import frozen_modules
 from resnet_sweep.training.optimizers import ExponentialMovingAverage
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing, resize
 from resnet_sweep.training.schedules import Schedule
@@ -68,6 +69,8 @@ class Trainer:
         loss: maps logits (B, classes) and labels, (B,) or (B, classes) if the augmentation mixes
             them, to a scalar.
         precision: precision of the forward pass, "float32" or "bfloat16".
+        starting_weights: returns weights that replace those of the model before the first step, by
+            their names; None keeps all. A resumed run doesn't call it.
         rows: metrics of the epochs so far, one row of `metrics.csv` per epoch.
         layers: for each epoch so far and each layer, the entries of `LayerNorms` except the name.
         step: number of steps of the current epoch that are done.
@@ -90,6 +93,7 @@ class Trainer:
     device: torch.device
     precision: str
     process_group: ProcessGroup
+    starting_weights: Callable[[], Mapping[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         config, dataset = self.config, self.dataset
@@ -113,6 +117,7 @@ class Trainer:
         self.layers: list[list[tuple[float, ...]]] = []
         self.step = 0
         self.seconds = 0.0
+        self.frozen_modules = frozen_modules(self.model)
         self.step_metrics = StepMetrics(self.model, self.steps_per_epoch, self.device)
         self.ema: ExponentialMovingAverage | None = None
         if config.ema_decay is not None:
@@ -158,6 +163,8 @@ class Trainer:
         state = self.process_group.broadcast(self.checkpoints and self.checkpoints.load())
         if state is not None:
             self.load_state_dict(state)
+        elif self.starting_weights is not None:
+            self._load_starting_weights(self.starting_weights)
         if run is not None:
             for callback in callbacks:
                 callback.on_train_start(run.directory, self.global_step)
@@ -168,6 +175,8 @@ class Trainer:
                 if reason := self.config.early_stopping.reason(self.rows):
                     return reason
                 self.model.train()
+                for module in self.frozen_modules:
+                    module.eval()
                 for images, labels in self.train_batches.each(self._remaining_batches(epoch)):
                     report_due, checkpoint_due = self._poll()
                     self.train_step(images, labels)
@@ -189,6 +198,13 @@ class Trainer:
             if self.checkpoints is not None:
                 self.checkpoints.wait()
         return None
+
+    def _load_starting_weights(self, read: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Load the weights that rank 0 reads on all ranks."""
+        weights = self.process_group.broadcast(read() if self.process_group.is_main else None)
+        self.model.load_state_dict(weights, strict=False)
+        if self.ema:
+            self.ema.model.load_state_dict(self.model.state_dict())
 
     def _remaining_batches(self, epoch: int) -> Iterator[Tensor]:
         """Yield the indices of the training images for each remaining step of an epoch."""
