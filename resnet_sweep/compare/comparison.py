@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from resnet_sweep.compare.diff_columns import MISSING, find_differences, row_at
+from resnet_sweep.compare.diff_columns import MISSING, find_differences, row_at, weight_names
 from resnet_sweep.compare.format import format_duration, format_number
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import ORDER
+from resnet_sweep.runs.signature import INIT_FROM, ORDER, is_incidental
 
 # The precision decides what is trained, so it counts as a setting. It is shown with the
 # environment, which determines it.
@@ -91,6 +91,8 @@ class Comparison:
             # The logged runs don't have these settings, and an unknown value isn't a difference.
             if MISSING in found.get(name, ()):
                 del found[name]
+        if INIT_FROM in found:
+            found[INIT_FROM] = weight_names(self.runs)
         if any(name.startswith("augmentation.") for name in found if name != ORDER):
             # If the operations differ, a different order is no extra information.
             found.pop(ORDER, None)
@@ -155,5 +157,5 @@ def _environment(run: LoadedRun) -> Iterator[tuple[str, Any]]:
     if run.record.precision is not None:
         yield PRECISION, run.record.precision
     for name, value in run.config.items():
-        if name not in run.settings:
+        if is_incidental(name):
             yield name, value

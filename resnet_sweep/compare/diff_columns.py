@@ -5,7 +5,7 @@ from typing import Any
 
 from resnet_sweep.compare.format import distinct_texts, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
-from resnet_sweep.runs.signature import ORDER
+from resnet_sweep.runs.signature import INIT_FROM, ORDER
 
 # Stands for the value of a setting that a run doesn't have.
 MISSING: Any = object()
@@ -26,6 +26,8 @@ def diff_columns(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
     left out if the data's settings determine it.
     """
     settings = find_differences([run.settings for run in runs])
+    if INIT_FROM in settings:
+        settings[INIT_FROM] = weight_names(runs)
     groups = {_group(name) for name in settings if "." in name or name == "fingerprint"}
     choices = {
         name: values
@@ -46,6 +48,23 @@ def diff_columns(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
             columns["fingerprint"] = settings["fingerprint"]
     # The seed comes last, because a sweep usually repeats every combination with each seed.
     return dict(sorted(columns.items(), key=lambda item: (item[0] == "seed", item[0])))
+
+
+def weight_names(runs: Sequence[LoadedRun]) -> list[Any]:
+    """Return the paths of the runs' starting weights, or MISSING for random weights.
+
+    A digest follows the path if runs with the same path started from different weights.
+    """
+    digests = [run.settings.get(INIT_FROM, MISSING) for run in runs]
+    paths = [run.config.get(INIT_FROM) for run in runs]
+    first = {digest: path for digest, path in zip(reversed(digests), reversed(paths), strict=True)}
+    unique = len({*map(repr, first.values())}) == len(first)
+    return [
+        digest
+        if digest is MISSING
+        else (first[digest] if unique else f"{first[digest]} ({digest[:8]})")
+        for digest in digests
+    ]
 
 
 def variants(runs: Sequence[LoadedRun], seed: bool = False) -> dict[str, list[Any]]:

@@ -12,7 +12,7 @@ from resnet_sweep.compare.safe_read import read_record, read_rows
 from resnet_sweep.errors import InvalidFileError
 from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.record import Record, is_fresh
-from resnet_sweep.runs.signature import effective_settings, flatten
+from resnet_sweep.runs.signature import INIT_FROM, effective_settings, flatten
 
 
 class Metrics(NamedTuple):
@@ -80,7 +80,7 @@ class LoadedRun:
         known = {
             "precision": self.record.precision,
             "fingerprint": self.record.fingerprint,
-            "init_from": self.record.inputs.get("init_from"),
+            INIT_FROM: self.record.inputs.get(INIT_FROM),
         }
         return effective_settings(self.record.config) | {
             name: value for name, value in known.items() if value is not None

@@ -32,7 +32,7 @@ from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.record import PENDING, Record
-from resnet_sweep.runs.signature import format_setting, sign
+from resnet_sweep.runs.signature import INIT_FROM, format_setting, sign
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.device import (
     check_compile,
@@ -118,14 +118,14 @@ class PlannedRun:
 
         Only a run that isn't resumed reads them, so the function raises the errors.
         """
-        if self.config.get("init_from") is None:
+        if self.config.get(INIT_FROM) is None:
             return None
         # The path is relative to the folder of the command, but training may run in another one.
-        config = {**self.config, "init_from": absolute(self.config["init_from"])}
+        config = {**self.config, INIT_FROM: absolute(self.config[INIT_FROM])}
 
         def read() -> Mapping[str, Tensor]:
             weights = read_starting_weights(config, self.dataset, model)
-            if weights.digest != self.inputs["init_from"]:
+            if weights.digest != self.inputs[INIT_FROM]:
                 raise ConfigError(
                     f"the weights of init_from={self.config['init_from']} changed after the run "
                     f"was planned (their digest is {weights.digest} instead of "
@@ -189,7 +189,7 @@ def plan_run(
     weights = {name: weight.numel() for name, weight in model.named_parameters()}
     trained = sum(count for name, count in weights.items() if name not in frozen)
     if frozen:
-        total, kind = sum(weights.values()), "starting" if "init_from" in inputs else "random"
+        total, kind = sum(weights.values()), "starting" if INIT_FROM in inputs else "random"
         weight_notes.append(
             f"trainer.freeze={format_setting(settings.freeze)} keeps {total - trained:,} of "
             f"{total:,} weights at their {kind} values"
@@ -207,7 +207,7 @@ def _plan_starting_weights(
     run: PlannedRun, model: nn.Module, directory: Path | None
 ) -> tuple[Mapping[str, str], list[str]]:
     """Return the inputs of a run with the digest of its starting weights, and notes about them."""
-    if run.config.get("init_from") is None:
+    if run.config.get(INIT_FROM) is None:
         return run.inputs, []
     try:
         weights = read_starting_weights(run.config, run.dataset, model)
@@ -217,8 +217,8 @@ def _plan_starting_weights(
             raise
         start = f"init_from={run.config['init_from']} "
         notes = [note for note in earlier.notes if note.startswith(start)]
-        return {**run.inputs, "init_from": earlier.inputs["init_from"]}, notes
-    return {**run.inputs, "init_from": weights.digest}, weights.notes
+        return {**run.inputs, INIT_FROM: earlier.inputs[INIT_FROM]}, notes
+    return {**run.inputs, INIT_FROM: weights.digest}, weights.notes
 
 
 def load_planned_run(record: Record) -> PlannedRun:

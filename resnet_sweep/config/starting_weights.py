@@ -18,7 +18,7 @@ from resnet_sweep.config.instantiate import instantiate, locate
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import NAME, Record
-from resnet_sweep.runs.signature import effective_settings
+from resnet_sweep.runs.signature import INIT_FROM, effective_settings
 from resnet_sweep.training.checkpoint import digest, read_best
 
 # The value of `init_from` that stands for the weights of the library that the model comes from.
@@ -71,7 +71,7 @@ def read_starting_weights(
         MissingWeightsError: what `init_from` names doesn't exist.
         ConfigError: it can't be read, or doesn't fit the model.
     """
-    setting = str(config["init_from"])
+    setting = str(config[INIT_FROM])
     source = _read(setting, config, dataset)
     classifier = _other_classifier(source.tensors, model, dataset.num_classes)
     tensors = {name: source.tensors[name] for name in sorted(source.tensors.keys() - classifier)}
@@ -107,7 +107,7 @@ def find_earlier(directory: Path, config: Mapping[str, Any]) -> Record | None:
     for run in find_runs([directory]):
         if (
             isinstance(run, LoadedRun)
-            and "init_from" in run.record.inputs
+            and INIT_FROM in run.record.inputs
             and effective_settings(run.record.config) == settings
         ):
             return run.record

@@ -151,8 +151,9 @@ def _timm_pretrained(name: str, tag: str, arguments: Mapping[str, Any]) -> nn.Mo
         model: nn.Module = timm.create_model(full_name, pretrained=True, **arguments)
     # The download raises errors of several libraries.
     except Exception as error:
-        hub = timm.get_pretrained_cfg(full_name).hf_hub_id
-        folder = f"models--{str(hub).replace('/', '--')}"
+        found = timm.get_pretrained_cfg(full_name)
+        hub = full_name if found is None else str(found.hf_hub_id)
+        folder = f"models--{hub.replace('/', '--')}"
         raise ValueError(
             f"the weights of {full_name} can't be loaded ({one_line(error)}): copy the folder "
             f"{folder} of the Hugging Face cache (hf download {hub}) from a machine with a "

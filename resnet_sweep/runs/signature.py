@@ -20,10 +20,13 @@ INCIDENTAL = frozenset(
 )
 _INCIDENTAL_GROUPS = tuple(f"{name}." for name in INCIDENTAL)
 
+# The setting of the starting weights, and the name of their digest in `Record.inputs`.
+INIT_FROM = "init_from"
+
 # At these values, a setting has no effect, and the signature doesn't contain it. So the runs from
 # before a setting existed keep their signatures.
 NEUTRAL: Mapping[str, Any] = {
-    "init_from": None,
+    INIT_FROM: None,
     "trainer.backbone_lr_factor": 1,
     "trainer.freeze": [],
 }

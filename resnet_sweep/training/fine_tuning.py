@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from resnet_sweep.errors import ConfigError
+from resnet_sweep.runs.signature import format_setting
 
 
 def frozen_names(model: nn.Module, patterns: Sequence[str]) -> set[str]:
@@ -19,20 +20,20 @@ def frozen_names(model: nn.Module, patterns: Sequence[str]) -> set[str]:
         ConfigError: a pattern matches nothing, or the patterns match all weights.
     """
     weights = [name for name, _ in model.named_parameters()]
+    setting = f"trainer.freeze={format_setting(list(patterns))}"
     frozen: set[str] = set()
     for pattern in patterns:
         parts = (pattern, f"{pattern}.*")
         found = {name for name in weights if any(fnmatchcase(name, part) for part in parts)}
         if not found:
             raise ConfigError(
-                f"trainer.freeze={list(patterns)} has {pattern}, which matches no weight and no "
-                f"module of the model: {_nearest(model, pattern)}"
+                f"{setting} has {pattern}, which matches no weight and no module of the model: "
+                f"{_nearest(model, pattern)}"
             )
         frozen |= found
     if patterns and len(frozen) == len(weights):
         raise ConfigError(
-            f"trainer.freeze={list(patterns)} matches all weights of the model, so nothing would "
-            "be trained: choose fewer"
+            f"{setting} matches all weights of the model, so nothing would be trained: choose fewer"
         )
     return frozen
 

@@ -93,14 +93,16 @@ class Muon(torch.optim.Optimizer):
         ns_steps: Count = 5,
     ) -> None:
         params = list(params)
-        groups = params if isinstance(params[0], dict) else [{"params": params}]
+        groups: list[dict[str, Any]] = (
+            params if isinstance(params[0], dict) else [{"params": params}]
+        )
         divided = []
         for group in groups:
             # The schedule sets the learning rate of the filters. `lr_scale` keeps the other
             # learning rate proportional to it.
             for filters, scale in ((True, 1.0), (False, rest_lr / lr)):
                 chosen = [weight for weight in group["params"] if (weight.ndim == 4) == filters]
-                lr_scale = scale * group.get("lr_scale", 1.0)
+                lr_scale = scale * float(group.get("lr_scale", 1.0))
                 parts = {"params": chosen, "filters": filters, "lr_scale": lr_scale}
                 if chosen:
                     divided.append({**group, **parts})
