@@ -90,6 +90,12 @@ def test_other_mismatches_are_refused_by_name(tmp_path: Path, change: dict, name
     assert named in str(error.value)
 
 
+def test_an_argument_that_would_load_weights_is_refused() -> None:
+    network = {"_target_": "resnet_sweep.models.torchvision_classifier", "name": "resnet18"}
+    with pytest.raises(ConfigError, match="init_from=pretrained"):
+        plan_run(config(model=network | {"pretrained": True}))
+
+
 def test_code_in_a_file_of_weights_is_not_executed(tmp_path: Path) -> None:
     class Hostile:
         def __reduce__(self):

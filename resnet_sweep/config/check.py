@@ -63,8 +63,8 @@ TYPES = {
     None: "null",
 }
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-# Settings that do what an argument does that the package itself passes.
-HINTS = {"pretrained": "init_from=pretrained"}
+# Arguments that the package passes to an object, and the settings that decide their values.
+INSTEAD = {"pretrained": "init_from=pretrained"}
 # Settings whose annotations don't show what their values mean.
 DESCRIPTIONS = {
     "zip": "a list of keys, such as [optim.lr,seed], or a list of such lists",
@@ -110,11 +110,10 @@ def check_arguments(
     """Check settings against the parameters of a class or function; see `check_object`."""
     annotations = dict(EXTRA_SETTINGS.get(path, {}))
     required, open_ended = set(), False
-    for name in sorted(settings.keys() & supplied):
-        hint = f", or set {HINTS[name]}" if name in HINTS else ""
+    # A function with **arguments would accept this name, too.
+    for name in sorted(settings.keys() & supplied & INSTEAD.keys()):
         raise ConfigError(
-            f"{path}.{name}={settings[name]} isn't a setting, because the program passes {name} "
-            f"itself: leave it out{hint}"
+            f"{path}.{name}={describe_value(settings[name])} isn't a setting: set {INSTEAD[name]}"
         )
     for name, parameter in parameters(target).items():
         if parameter.kind is parameter.VAR_KEYWORD:
