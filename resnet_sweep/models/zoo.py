@@ -137,6 +137,7 @@ def _torchvision_pretrained(name: str, weights: str, arguments: Mapping[str, Any
 def _timm_pretrained(name: str, tag: str, arguments: Mapping[str, Any]) -> nn.Module:
     """Return a network of timm with pretrained weights."""
     import timm
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     architecture = name.partition(".")[0]
     full_name = name if tag == "DEFAULT" else f"{architecture}.{tag}"
@@ -153,11 +154,11 @@ def _timm_pretrained(name: str, tag: str, arguments: Mapping[str, Any]) -> nn.Mo
     except Exception as error:
         found = timm.get_pretrained_cfg(full_name)
         hub = full_name if found is None else str(found.hf_hub_id)
-        folder = f"models--{hub.replace('/', '--')}"
+        folder = Path(HF_HUB_CACHE, f"models--{hub.replace('/', '--')}")
         raise ValueError(
             f"the weights of {full_name} can't be loaded ({one_line(error)}): copy the folder "
-            f"{folder} of the Hugging Face cache (hf download {hub}) from a machine with a "
-            "network, or leave init_from out"
+            f"{folder} from a machine with a network, where `hf download {hub}` makes it, or leave "
+            "init_from out"
         ) from error
     return model
 
