@@ -9,6 +9,7 @@ from typing import Any
 from resnet_sweep.compare.diff_columns import MISSING, find_differences, row_at, weight_names
 from resnet_sweep.compare.format import format_duration, format_number
 from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.runs.metrics import further_metrics, is_further_column
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import INIT_FROM, ORDER, is_incidental
 
@@ -23,7 +24,7 @@ class SummaryMetric:
 
     Attributes:
         name: name in tables.
-        key: name in `run.json`, with a dot for nested values.
+        key: name in `run.json`, with a dot for nested values, or the column of a further metric.
         digits: number of decimals; None for a duration.
         unit: unit of the values; differences have no unit, because those of percentages are points.
         counts: whether `diff` regards runs with different values as different.
@@ -108,8 +109,22 @@ class Comparison:
         """The states of the runs, if they differ."""
         return find_differences([{"state": run.state} for run in self.runs])
 
+    @cached_property
+    def outcomes(self) -> list[SummaryMetric]:
+        """The metrics that summarize the outcomes of the runs."""
+        further = {m.column: m for run in self.runs for m in further_metrics(run.record.config)}
+        return [
+            *SUMMARY_METRICS,
+            *(
+                SummaryMetric(f"best {m.column}", m.column, 2 if m.percent else 4, "%" * m.percent)
+                for m in further.values()
+            ),
+        ]
+
     def values(self, outcome: SummaryMetric) -> list[float | None]:
         """Return the value of a metric for each run."""
+        if is_further_column(outcome.key):
+            return [run.best_metrics.get(outcome.key) for run in self.runs]
         return [outcome.get(run.record) for run in self.runs]
 
     @property
@@ -121,7 +136,7 @@ class Comparison:
     def same(self) -> bool:
         """Whether all settings, states and metrics that count are the same."""
         return not (self.settings or self.states) and all(
-            len(set(self.values(outcome))) == 1 for outcome in SUMMARY_METRICS if outcome.counts
+            len(set(self.values(outcome))) == 1 for outcome in self.outcomes if outcome.counts
         )
 
     def json(self) -> str:

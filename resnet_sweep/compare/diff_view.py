@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from resnet_sweep.compare.comparison import PRECISION, SUMMARY_METRICS, Comparison
+from resnet_sweep.compare.comparison import PRECISION, Comparison
 from resnet_sweep.compare.diff_columns import cells
 from resnet_sweep.compare.format import format_table, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
@@ -62,7 +62,7 @@ def _differences(differences: Mapping[str, Sequence[Any]]) -> list[TableRow]:
 
 
 def _outcomes(comparison: Comparison) -> Iterator[TableRow]:
-    for outcome in SUMMARY_METRICS:
+    for outcome in comparison.outcomes:
         values = comparison.values(outcome)
         if len(values) > 2 and len(set(values)) == 1:
             continue

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from resnet_sweep.compare.safe_read import read_record, read_rows
 from resnet_sweep.errors import InvalidFileError
-from resnet_sweep.runs.metrics import Row
+from resnet_sweep.runs.metrics import Row, further_metrics
 from resnet_sweep.runs.record import Record, is_fresh
 from resnet_sweep.runs.signature import INIT_FROM, effective_settings, flatten
 
@@ -85,6 +85,12 @@ class LoadedRun:
         return effective_settings(self.record.config) | {
             name: value for name, value in known.items() if value is not None
         }
+
+    @cached_property
+    def best_metrics(self) -> dict[str, float]:
+        """The best value of each further metric by its column in `metrics.csv`."""
+        values = {m.column: m.best(self.metrics.rows) for m in further_metrics(self.record.config)}
+        return {column: value for column, value in values.items() if value is not None}
 
     @property
     def seed(self) -> Any:

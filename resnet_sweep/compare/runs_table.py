@@ -24,6 +24,7 @@ from resnet_sweep.compare.group import (
     group_replicates,
 )
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
+from resnet_sweep.runs.metrics import FurtherMetric, further_metrics
 
 
 class Column(NamedTuple):
@@ -59,7 +60,7 @@ def _minute(time: str | None) -> str:
 
 
 # The columns that every table has, by their names in JSON and CSV.
-COLUMNS: Mapping[str, Column] = {
+COLUMNS: dict[str, Column] = {
     "state": Column("state", lambda group: group.state, safe_text),
     "started": Column("started", lambda group: group.runs[0].record.started, _minute),
     "n": Column("n", lambda group: len(group.counted), str),
@@ -121,6 +122,7 @@ class RunsTable:
         if sort is not None:
             groups = _sorted(groups, sort, fields)
         self.groups = groups[:top]
+        self.columns = COLUMNS | _further_columns(self.groups)
         self.differences = self._differences(keys, fields)
 
     def _differences(
@@ -141,7 +143,7 @@ class RunsTable:
 
     def lines(self, width: int | None) -> list[str]:
         """Return the rows of the table as text, header first, see `format_table`."""
-        selected = dict(COLUMNS)
+        selected = dict(self.columns)
         if all(len(group.runs) == 1 for group in self.groups):
             del selected["n"]
         outcomes = [column.cells(self.groups) for column in selected.values()]
@@ -156,7 +158,7 @@ class RunsTable:
             "runs": [
                 {
                     "names": [run.name for run in group.runs],
-                    **{name: _json_value(column, group) for name, column in COLUMNS.items()},
+                    **{name: _json_value(column, group) for name, column in self.columns.items()},
                     "differences": row_at(self.differences, index),
                 }
                 for index, group in enumerate(self.groups)
@@ -168,7 +170,7 @@ class RunsTable:
     def csv(self) -> str:
         """Return the table as CSV, with all digits; broken runs are left out."""
         columns: list[list[Any]] = [["run", *(group.runs[0].name for group in self.groups)]]
-        for name, column in COLUMNS.items():
+        for name, column in self.columns.items():
             values = [column.value(group) for group in self.groups]
             if column.is_statistic:
                 columns.append([name, *(value and value.mean for value in values)])
@@ -181,6 +183,26 @@ class RunsTable:
         lines = zip(*columns, strict=True)
         csv.writer(text, lineterminator="\n").writerows(map(_csv_cell, line) for line in lines)
         return text.getvalue().removesuffix("\n")
+
+
+def _further_columns(groups: Iterable[Group]) -> dict[str, Column]:
+    """Return a column for each further metric of the runs, by its name in `metrics.csv`."""
+    metrics = {
+        metric.column: metric
+        for group in groups
+        for run in group.runs
+        for metric in further_metrics(run.record.config)
+    }
+    return {column: _further_column(metric) for column, metric in metrics.items()}
+
+
+def _further_column(metric: FurtherMetric) -> Column:
+    digits, unit = (2, "%") if metric.percent else (4, "")
+    return _statistic(
+        metric.column,
+        lambda run: run.best_metrics.get(metric.column),
+        lambda statistic: format_mean_sd(statistic, digits, unit),
+    )
 
 
 def _json_value(column: Column, group: Group) -> Any:

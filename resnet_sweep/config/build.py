@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from resnet_sweep.config import COLLECTION_GROUPS
-from resnet_sweep.config.check import parameters
+from resnet_sweep.config.check import EXTRA_SETTINGS, parameters
 from resnet_sweep.config.instantiate import instantiate, locate
 from resnet_sweep.data.dataset import DataDescription, Dataset
+from resnet_sweep.runs.metrics import FURTHER
 from resnet_sweep.training.callbacks import Callback
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.fine_tuning import classifier_names
+from resnet_sweep.training.metrics import ValidationMetric
 from resnet_sweep.training.optimizers import param_groups
 from resnet_sweep.training.trainer import steps_per_epoch
 
@@ -56,6 +58,22 @@ def build_schedule(config: Mapping[str, Any], settings: TrainerConfig, dataset: 
 def build_augmentation(config: Mapping[str, Any], dataset: Dataset) -> list[Any]:
     """Return the augmentation operations, in their order."""
     return _collection(config, "augmentation", lambda name: getattr(dataset, name))
+
+
+def build_metrics(config: Mapping[str, Any], num_classes: int) -> dict[str, ValidationMetric]:
+    """Return the further metrics by their columns in `metrics.csv`."""
+    group = config.get("metric", {})
+    built = _collection(
+        {"metric": {name: _without_extra(node) for name, node in group.items()}},
+        "metric",
+        {"num_classes": num_classes}.get,
+    )
+    return {FURTHER + name: metric for name, metric in zip(group, built, strict=True)}
+
+
+def _without_extra(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a metric's config without the settings that describe its column."""
+    return {key: value for key, value in node.items() if key not in EXTRA_SETTINGS["metric"]}
 
 
 def build_loggers(config: Mapping[str, Any]) -> list[Callback]:

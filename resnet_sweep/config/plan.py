@@ -14,6 +14,7 @@ from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.build import (
     build_augmentation,
     build_loggers,
+    build_metrics,
     build_model,
     build_optimizer,
     build_schedule,
@@ -111,6 +112,7 @@ class PlannedRun:
             precision=self.precision,
             process_group=self.process_group,
             starting_weights=self._starting_weights(model),
+            metrics=build_metrics(self.config, self.dataset.num_classes),
         )
 
     def _starting_weights(self, model: nn.Module) -> Callable[[], Mapping[str, Tensor]] | None:

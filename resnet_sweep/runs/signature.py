@@ -27,6 +27,7 @@ INIT_FROM = "init_from"
 # before a setting existed keep their signatures.
 NEUTRAL: Mapping[str, Any] = {
     INIT_FROM: None,
+    "metric": {},
     "trainer.backbone_lr_factor": 1,
     "trainer.freeze": [],
 }

@@ -130,7 +130,9 @@ class StudyPlan:
         self.space = SearchSpace(
             [*preset_overrides(settings["params"]), *read_overrides(config.hydra)]
         )
-        self.objectives = Objective.all_from_config(self.sweep_settings)
+        self.objectives = Objective.all_from_config(
+            self.sweep_settings | {"metric": resolve(config, "metric")}
+        )
         self.directions = check_directions(self.objectives, settings["direction"])
         self.sampler = TrialSampler(settings["sampler"], self.space, self.directions)
         count: int = settings["n_trials"]

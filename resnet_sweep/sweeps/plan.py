@@ -85,7 +85,9 @@ class SweepPlan:
             None if self.settings[name] is None else FilterExpression(self.settings[name])
             for name in ("sweep_filter", "baseline")
         )
-        self.objective = Objective.from_config(self.settings)
+        self.objective = Objective.from_config(
+            self.settings | {"metric": resolve(master, "metric")}
+        )
         self.pairs = parse_zip(self.settings["zip"])
         self.manifest = Manifest.read(directory)
         if "study" in (self.manifest.definition.model_extra or {}):

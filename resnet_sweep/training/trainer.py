@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -23,6 +23,7 @@ from resnet_sweep.training.device import compile_model
 from resnet_sweep.training.distributed import ProcessGroup
 from resnet_sweep.training.evaluation import Normalize, accuracy, autocast, cross_entropy, predict
 from resnet_sweep.training.fine_tuning import frozen_modules
+from resnet_sweep.training.metrics import ValidationMetric, evaluate_metric
 from resnet_sweep.training.optimizers import ExponentialMovingAverage
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing, resize
 from resnet_sweep.training.schedules import Schedule
@@ -71,6 +72,7 @@ class Trainer:
         precision: precision of the forward pass, "float32" or "bfloat16".
         starting_weights: returns weights that replace those of the model before the first step, by
             their names; None keeps all. A resumed run doesn't call it.
+        metrics: further metrics of the validation images, by their columns in `metrics.csv`.
         rows: metrics of the epochs so far, one row of `metrics.csv` per epoch.
         layers: for each epoch so far and each layer, the entries of `LayerNorms` except the name.
         step: number of steps of the current epoch that are done.
@@ -94,6 +96,7 @@ class Trainer:
     precision: str
     process_group: ProcessGroup
     starting_weights: Callable[[], Mapping[str, Tensor]] | None = None
+    metrics: Mapping[str, ValidationMetric] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         config, dataset = self.config, self.dataset
@@ -396,6 +399,8 @@ class Trainer:
             "seconds": self.seconds + time.monotonic() - start,
             "images_per_second": sum(batch_sizes) / max(self.seconds, 1e-9),
         }
+        for column, metric in self.metrics.items():
+            row[column] = evaluate_metric(metric, logits, labels)
         # All ranks use the row of rank 0. Their own rows differ in time and rounding, so the ranks
         # could choose different learning rates, or stop after different epochs.
         row = self.process_group.broadcast(row)
