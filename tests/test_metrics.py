@@ -11,6 +11,7 @@ from sklearn import metrics as sklearn_metrics
 from resnet_sweep.compare.comparison import Comparison
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
+from resnet_sweep.compare.report_data import report_data
 from resnet_sweep.compare.runs_table import RunsTable
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
@@ -107,6 +108,9 @@ def test_tables_diffs_and_objectives_have_the_best_value(runs) -> None:
     assert further.best_metrics["val_top3"] == best
     (outcome,) = (o for o in Comparison([further, plain]).outcomes if o.key == "val_top3")
     assert Comparison([further, plain]).values(outcome) == [best, None]
+    data = report_data("title", [further, plain], [])
+    assert [run["metrics"].get("val_top3") for run in data["runs"]] == [pytest.approx(best), None]
+    assert {"column": "val_top3", "percent": True} in data["metrics"]
     table = RunsTable([further, plain], keys=(), sort="-val_top3")
     assert any("val_top3" in line and "val_macro_f1" in line for line in table.lines(None))
     assert repr(best) in table.csv()

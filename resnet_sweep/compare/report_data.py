@@ -17,7 +17,7 @@ from resnet_sweep.compare.format import reproduce_command, round_digits, safe_te
 from resnet_sweep.compare.group import group_replicates
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.safe_read import read_limited
-from resnet_sweep.runs.metrics import Row
+from resnet_sweep.runs.metrics import Row, further_metrics
 from resnet_sweep.runs.signature import INCIDENTAL
 
 CURVES = ("train_acc", "val_acc", "train_loss", "val_loss")
@@ -84,6 +84,14 @@ def report_data(
         + (f"one epoch in {step}." if step > 1 else "all epochs."),
         "common": common,
         "varied": [{"name": safe_text(name), "part": part} for name, part in parts.items()],
+        "metrics": [
+            {"column": column, "percent": percent}
+            for column, percent in {
+                metric.column: metric.percent
+                for run in loaded
+                for metric in further_metrics(run.record.config)
+            }.items()
+        ],
         "incidental": sorted(INCIDENTAL),
         "runs": described
         + [
@@ -114,6 +122,10 @@ def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
         "best": _outcome(record.best),
         "final": _outcome(record.final),
         "gap": round_digits(record.gap, OUTCOME_DIGITS),
+        "metrics": {
+            column: round_digits(value, OUTCOME_DIGITS)
+            for column, value in run.best_metrics.items()
+        },
         "notes": [safe_text(note) for note in notes],
         "command": reproduce_command(record),
         "settings": _safe(settings),
