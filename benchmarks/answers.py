@@ -32,7 +32,7 @@ from resnet_sweep.compare.group import (
 )
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.compare.paired_test import MeanDifference
+from resnet_sweep.compare.paired_test import MeanDifference, verdicts
 from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.console import run_command
 from resnet_sweep.errors import ConfigError
@@ -302,14 +302,14 @@ def nearest(runs: Sequence[LoadedRun]) -> Iterator[str]:
         ]
         sentence = f"Nearest to `{reference}` is {descriptions[0]}"
         if others and (effect := MeanDifference.between(others[0], first, objective.value)):
-            ends = ", ".join(map(objective.format_difference, effect.interval or ()))
+            ends = ", ".join(map(objective.format_difference, effect.interval() or ()))
             difference = objective.format_difference(effect.mean)
             sentence += f"; next is {descriptions[1]}, {difference} points"
             sentence += f" [{ends}]" if ends else ""
             sentence += {
                 "within noise": ", which is within noise: these curves don't distinguish the two",
                 "too few runs": ", with too few runs to distinguish that from noise",
-            }.get(effect.verdict(objective.gain), ", beyond noise")
+            }.get(verdicts([effect], objective.gain)[0], ", beyond noise")
         yield f"{sentence}.\n"
 
 
@@ -333,10 +333,7 @@ def results_table(groups: Mapping[str, Group]) -> Iterator[str]:
     for metric in SUMMARY_METRICS:
         if metric.name.endswith(("accuracy", "loss")):
             unit, digits = ("", 4) if metric.name.endswith("loss") else ("%", 2)
-            statistics = [
-                group.statistic(lambda run, get=metric.get: get(run.record))
-                for group in groups.values()
-            ]
+            statistics = [group.statistic(metric.get) for group in groups.values()]
             cells = (format_mean_sd(statistic, digits, unit) for statistic in statistics)
             columns.append([metric.name, *cells])
     rows = list(zip(*columns, strict=True))

@@ -161,16 +161,23 @@ def measure_grid(counts: Sequence[int]) -> Iterator[str]:
         "before the first starts, ms a job",
         "between two jobs, ms: median",
         "mean",
+        "processor time between two jobs, ms: median",
+        "mean",
     )
     for count in counts:
         with temporary_folder() as folder:
             sweep = ["--multirun", f"seed=range(0,{count})", "hydra.sweep.dir=sweep", *ONE_STEP]
             start = time.time()
             check_success(start_python(["-c", WITHOUT_TRAINING, *sweep], folder), folder)
-            starts = [float(line) for line in (folder / "starts").read_text().split()]
-        gaps = [1000 * (later - earlier) for earlier, later in itertools.pairwise(starts)]
-        before = 1000 * (starts[0] - start) / count
-        yield table_row(f"{count:,}", f"{before:.1f}", *median_and_mean(gaps))
+            starts = [line.split() for line in (folder / "starts").read_text().splitlines()]
+        clocks = [[float(value) for value in clock] for clock in zip(*starts, strict=True)]
+        before = 1000 * (clocks[0][0] - start) / count
+        gaps = (
+            [1000 * (later - earlier) for earlier, later in itertools.pairwise(clock)]
+            for clock in clocks
+        )
+        cells = itertools.chain.from_iterable(map(median_and_mean, gaps))
+        yield table_row(f"{count:,}", f"{before:.1f}", *cells)
 
 
 def median_and_mean(values: Sequence[float]) -> list[str]:
@@ -178,7 +185,8 @@ def median_and_mean(values: Sequence[float]) -> list[str]:
     return [f"{statistics.median(values):.1f}", f"{statistics.mean(values):.1f}"]
 
 
-# A script that runs the command line, and replaces each training by a line in a file.
+# A script that runs the command line, and replaces each training by a line with the time
+# and the processor time in a file.
 WITHOUT_TRAINING = """
 import sys, time
 from resnet_sweep import cli, jobs
@@ -186,7 +194,7 @@ from resnet_sweep import cli, jobs
 file = open("starts", "w", buffering=1)
 
 def train(planned, run, *args, **kwargs):
-    print(time.time(), file=file)
+    print(time.time(), time.process_time(), file=file)
     row = {"lr": 0.1, "train_loss": 1.0, "train_acc": 50.0, "val_loss": 1.0, "val_acc": 50.0}
     run.write_metrics([{"epoch": 1, **row, "seconds": 1.0, "images_per_second": 100.0}])
     run.close("finished")
@@ -208,29 +216,43 @@ def measure_study(count: int) -> Iterator[str]:
         study = optuna.create_study(storage=storage, direction="maximize", pruner=MedianPruner())
         queue = TrialQueue(study, storage, folder, count)
         results = StudyResults(queue, plan, {})
-        seconds = []
+        wall, processor, in_pruner = [], [], []
         for number in range(count):
-            start = time.monotonic()
+            start, processor_start, pruning = time.monotonic(), time.process_time(), 0.0
             lock = queue.take()
             assert lock is not None
             trial = sampler.sample(study, lock.id, lock.number)
             queue.mark_if_duplicate(trial, f"{number:016x}")
             for epoch in range(1, 4):
                 trial.report(50.0 + epoch, epoch)
+                pruning -= time.process_time()
                 trial.should_prune()
+                pruning += time.process_time()
             queue.end(trial, TrialState.COMPLETE, [53.0])
             results.of(queue.read(number))
             lock.release()
             results.save()
-            seconds.append(time.monotonic() - start)
+            wall.append(time.monotonic() - start)
+            processor.append(time.process_time() - processor_start)
+            in_pruner.append(pruning)
         results.save(now=True)
     yield table_header(
-        "trials of a study, up to", f"ms for each of the last {WINDOW}: median", "mean"
+        "trials of a study, up to",
+        f"ms for each of the last {WINDOW}: median",
+        "mean",
+        "processor time, ms: median",
+        "mean",
+        "in Optuna's pruner: median",
+        "mean",
     )
     for end in sorted({WINDOW, 1000, count}):
         if end <= count:
-            milliseconds = [1000 * value for value in seconds[max(0, end - WINDOW) : end]]
-            yield table_row(f"{end:,}", *median_and_mean(milliseconds))
+            windows = (
+                [1000 * value for value in values[max(0, end - WINDOW) : end]]
+                for values in (wall, processor, in_pruner)
+            )
+            cells = itertools.chain.from_iterable(map(median_and_mean, windows))
+            yield table_row(f"{end:,}", *cells)
 
 
 def measure_memory() -> Iterator[str]:

@@ -15,6 +15,15 @@ from resnet_sweep.output import discard_output, exit_on_write_error, tolerant_ou
 class PipeSafeConsole(Console):
     """A console that ignores a pipe closed by its reader, such as `| head`."""
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the output is a terminal, where a line can be replaced.
+
+        The output of a Jupyter kernel says that it is one. But a notebook stores all that is
+        printed, so it gets plain lines.
+        """
+        return super().is_terminal and not type(self.file).__module__.startswith("ipykernel")
+
     def on_broken_pipe(self) -> None:
         """Discard all further output."""
         self.quiet = True
@@ -28,7 +37,8 @@ class PipeSafeConsole(Console):
             self.on_broken_pipe()
 
 
-console = PipeSafeConsole(highlight=False, soft_wrap=True)
+# In a Jupyter notebook, text is printed as text, and not displayed as HTML.
+console = PipeSafeConsole(highlight=False, soft_wrap=True, force_jupyter=False)
 
 
 def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:

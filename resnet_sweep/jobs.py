@@ -15,7 +15,7 @@ from resnet_sweep.config.build import build_loggers
 from resnet_sweep.config.command import format_command, relative_path
 from resnet_sweep.config.plan import PlannedRun, load_planned_run
 from resnet_sweep.errors import ConfigError, RunFailed, one_line
-from resnet_sweep.runs.provenance import git_commit, read_hydra_job, versions
+from resnet_sweep.runs.provenance import commit_of, git_commit, read_hydra_job, versions
 from resnet_sweep.runs.record import Record, State
 from resnet_sweep.runs.run import Run, mark_failed
 from resnet_sweep.training.callbacks import Callback, Pruned
@@ -189,13 +189,15 @@ def _end(run: Run, callbacks: Sequence[Callback], state: State, reason: str) -> 
 
 
 def add_environment(record: Record, planned: PlannedRun) -> Record:
-    """Add the host, device, threads, processes and versions to a planned record."""
+    """Add the host, device, threads, processes, versions and commits to a planned record."""
     record.host = socket.gethostname()
     record.device = str(planned.device)
     record.threads = set_threads(planned.settings.threads)
     record.world_size = planned.process_group.world_size
     record.versions = versions()
     record.git_commit = git_commit()
+    folder = planned.own_code.folder
+    record.code_commit = None if folder is None else commit_of(folder)
     return record
 
 

@@ -75,14 +75,15 @@ class RemoveEmptyDirectory(Callback):
         remove_empty(self.made)
 
 
-def train_config(config: DictConfig) -> int:
+def train_config(config: DictConfig) -> tuple[Path | None, int]:
     """Train the run that a config describes, or describe it in a dry run.
 
     Args:
         config: composed by Hydra, without the `hydra` node.
 
     Returns:
-        The exit status.
+        The run directory, which is None in a dry run and on all ranks but rank 0, and the exit
+        status.
 
     Raises:
         ConfigError: the run can't be trained; nothing was written.
@@ -93,7 +94,8 @@ def train_config(config: DictConfig) -> int:
     os.chdir(run.hydra.runtime.cwd)
     run.process_group.initialize()
     try:
-        return run.train()
+        status = run.train()
+        return run.directory, status
     finally:
         run.process_group.destroy()
 
@@ -103,6 +105,7 @@ class SingleRun:
 
     Attributes:
         created: the folders that this process created for a new run.
+        directory: the run directory; None if this process hasn't opened it.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -112,6 +115,7 @@ class SingleRun:
         self.process_group = ProcessGroup.current()
         self.torchrun = TorchrunEnvironment.current()
         self.created: list[Path] = []
+        self.directory: Path | None = None
 
     def train(self) -> int:
         """Train the run, or describe it in a dry run; return the exit status."""
@@ -170,7 +174,7 @@ class SingleRun:
         planned = plan_run(composed.settings, self.process_group, directory=directory)
         return planned, composed
 
-    def _directory(self, new: Callable[[Path], Path]) -> Path:
+    def _choose_directory(self, new: Callable[[Path], Path]) -> Path:
         """Return the directory that the command sets, or else what `new` returns for Hydra's."""
         default = Path(self.hydra.runtime.output_dir)
         if not is_named_by_time(self.hydra.run):
@@ -191,7 +195,7 @@ class SingleRun:
         if not self.process_group.is_main:
             return
         record = add_environment(planned.record(composed), planned)
-        directory = self._directory(lambda default: default)
+        directory = self._choose_directory(lambda default: default)
         earlier = find_record(directory, record)
         state = "new" if earlier is None else earlier.state
         console.print(describe_run(planned, record, directory), markup=False)
@@ -202,7 +206,7 @@ class SingleRun:
         if not self.process_group.is_main:
             return None
         record = add_environment(planned.record(composed), planned)
-        directory = self._directory(self._create_directory)
+        directory = self._choose_directory(self._create_directory)
         missing = missing_folders(directory)
         try:
             # Processes that torchrun restarts have to resume what the first ones trained.
@@ -212,6 +216,7 @@ class SingleRun:
         except BaseException:
             remove_empty([*self.created, *missing])
             raise
+        self.directory = run.directory
         if run.record.has_ended:
             return run
         hydra = unresolved(self.hydra)

@@ -453,6 +453,30 @@ class TestColorJitter:
         torch.testing.assert_close(changed, images.float(), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("shape", [(6, 1, 28, 28), (6, 3, 20, 37)])
+def test_operations_keep_the_shape_of_gray_and_of_oblong_images(
+    name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "MEAN", MEAN[: shape[1]])
+    batch = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator())
+    changed, _ = OPERATIONS[name]()(batch, torch.arange(6), generator())
+    assert changed.shape == shape
+    assert changed.min() >= 0 and changed.max() <= 255
+
+
+def test_gray_images_are_changed_as_an_rgb_image_with_equal_channels(images: torch.Tensor) -> None:
+    """Saturation and hue don't change them."""
+    gray = images[:, :1]
+    jitter, labels = ColorJitter(0.4, 0.3, 2.0, 0.5), torch.zeros(40)
+    changed, _ = jitter(gray, labels, generator())
+    colored, _ = jitter(gray.expand(-1, 3, -1, -1), labels, generator())
+    torch.testing.assert_close(changed.expand(-1, 3, -1, -1), colored, rtol=0, atol=0.1)
+    changed, _ = TrivialAugment()(gray, labels, generator())
+    colored, _ = TrivialAugment()(gray.expand(-1, 3, -1, -1), labels, generator())
+    assert (changed.int() - colored.int()).abs().max() <= 2
+
+
 class TestTrivialAugment:
     @pytest.mark.parametrize("bins", [2, 31])
     def test_it_equals_torchvisions_with_the_same_random_values(

@@ -71,7 +71,8 @@ def test_check_config_covers_every_group_and_setting() -> None:
 
 
 def test_every_incidental_setting_exists() -> None:
-    settings = {name for name, _ in flatten(composed())}
+    configs = [composed(), *map(composed, choices("data"))]
+    settings = {name for config in configs for name, _ in flatten(config)}
     for name in INCIDENTAL:
         assert any(setting == name or setting.startswith(f"{name}.") for setting in settings), name
 
@@ -409,6 +410,50 @@ def test_an_environment_variable_makes_a_package_trusted(monkeypatch: pytest.Mon
     assert_names(refusal, "augmentation.mine._target_", "fractions.Fraction", trusted)
     monkeypatch.setenv(trusted, "fractions")
     check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("group", "kind"),
+    [
+        ("model", "torch.nn.Module"),
+        ("data", "load"),
+        ("optim", "torch.optim.Optimizer"),
+        ("schedule", "resnet_sweep.training.schedules.Schedule"),
+        ("loss", "torch.nn.Module"),
+        ("augmentation", "generator"),
+        ("logger", "resnet_sweep.training.callbacks.Callback"),
+    ],
+)
+def test_an_object_of_another_kind_is_refused(
+    group: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNET_SWEEP_TRUSTED_PACKAGES", "types")
+    config = composed("experiment=quickstart")
+    node = {"_target_": "types.SimpleNamespace", "lr": 0.1}
+    named = group in COLLECTION_GROUPS
+    config[group] = {"mine": node} if named else node
+    with pytest.raises(ConfigError) as refusal:
+        plan_run(config)
+    path = f"{group}.mine" if named else group
+    assert_names(refusal, f"{path}._target_", "types.SimpleNamespace", kind)
+
+
+@pytest.mark.parametrize(
+    ("load", "fact"),
+    [("lambda self, seed: seed", "int"), ("lambda self, seed: 1 / 0", "division by zero")],
+)
+def test_a_dataset_that_cannot_be_loaded_is_refused(
+    load: str, fact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"my_data_{len(load)}"
+    (tmp_path / f"{name}.py").write_text(f"class Data:\n    load = {load}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("RESNET_SWEEP_TRUSTED_PACKAGES", name)
+    config = composed("experiment=quickstart")
+    config["data"] = {"_target_": f"{name}.Data"}
+    with pytest.raises(ConfigError) as refusal:
+        plan_run(config)
+    assert_names(refusal, "data._target_", f"{name}.Data", fact)
 
 
 def test_an_optimizer_of_torch_needs_only_a_yaml_file() -> None:

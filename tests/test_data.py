@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from collections.abc import Iterator
 from hashlib import md5
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torchvision import datasets
 
 from resnet_sweep.data import CIFAR100, Digits
 from resnet_sweep.data.cifar100 import read_split
-from resnet_sweep.data.dataset import Batches, Split, balanced_subset
+from resnet_sweep.data.dataset import Batches, Split, balanced_subset, fits
 from resnet_sweep.errors import ConfigError
 
 
@@ -103,6 +104,57 @@ def test_a_batch_has_the_images_and_labels_at_its_positions() -> None:
     batch, targets = Batches(split, torch.device("cpu")).take(torch.tensor([3, 0]))
     assert targets.tolist() == [13, 3]
     assert np.array_equal(batch.numpy(), images[[13, 3]])
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_batches_are_the_same_whether_or_not_the_images_are_resident(resident: bool) -> None:
+    images = np.random.RandomState(0).randint(0, 256, (20, 1, 6, 4)).astype(np.uint8)
+    labels = np.arange(20) + 290
+    split = Split(images, labels, np.arange(1, 20))
+    batches = Batches(split, torch.device("cpu"), resident)
+    positions = [*torch.randperm(19).split(5)]
+    found = [*batches.each(positions)]
+    assert [len(batch) for batch, _ in found] == [5, 5, 5, 4]
+    for chosen, (batch, targets) in zip(positions, found, strict=True):
+        assert np.array_equal(batch.numpy(), images[1:][chosen])
+        assert targets.dtype == torch.int64
+        assert targets.tolist() == labels[1:][chosen].tolist()
+
+
+def test_the_batch_that_follows_is_copied_before_one_is_used() -> None:
+    images, labels = np.zeros((12, 1, 2, 2), np.uint8), np.zeros(12, np.int64)
+    batches = Batches(Split.whole(images, labels), torch.device("cpu"), resident=False)
+    requested: list[int] = []
+
+    def positions() -> Iterator[torch.Tensor]:
+        for first in range(0, 12, 4):
+            requested.append(first)
+            yield torch.arange(first, first + 4)
+
+    ahead = [[*requested] for _ in batches.each(positions())]
+    assert ahead == [[0, 4], [0, 4, 8], [0, 4, 8]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_gpu_gets_the_images_of_each_batch(resident: bool) -> None:
+    images = np.random.RandomState(0).randint(0, 256, (4096, 3, 32, 32)).astype(np.uint8)
+    labels = np.arange(4096)
+    batches = Batches(Split.whole(images, labels), torch.device("cuda"), resident)
+    for chosen, (batch, targets) in zip(
+        labels.reshape(-1, 64), batches.each(torch.arange(4096).split(64)), strict=True
+    ):
+        assert batch.device.type == "cuda"
+        assert np.array_equal(batch.cpu().numpy(), images[chosen])
+        assert targets.tolist() == chosen.tolist()
+
+
+def test_images_larger_than_half_of_a_gpus_free_memory_do_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 5000))
+    gpu = torch.device("cuda")
+    assert (fits(gpu, 500), fits(gpu, 501), fits(torch.device("cpu"), 2**60)) == (True, False, True)
 
 
 class TestCIFAR100:

@@ -52,7 +52,16 @@ IMPORTS = {
     row[0].strip("`/").removesuffix(".py"): set(re.findall(r"`(\w+)`", row[2]))
     for row in re.findall(r"^\| (`[\w./]+`) \|(.*)\|([^|]*)\|$", ARCHITECTURE, re.MULTILINE)
 }
-SMALL_MODULES = {"errors", "ranges", "randomness", "figures", "console", "output", "torchrun"}
+SMALL_MODULES = {
+    "errors",
+    "ranges",
+    "randomness",
+    "protocols",
+    "figures",
+    "console",
+    "output",
+    "torchrun",
+}
 # For each value that the training log recommends to watch, the columns, files and commands with it.
 MONITORED = {
     "learning rate": ("lr", "metrics.csv", "step/lr"),
@@ -135,7 +144,7 @@ def test_the_patterns_find_the_names_and_the_table_of_the_architecture() -> None
 
 def test_folders_import_only_what_the_architecture_allows() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    assert folders - {"conf"} == {*IMPORTS} - {"jobs", "single_run"}
+    assert folders - {"conf"} == {*IMPORTS} - {"jobs", "request", "single_run"}
     for file in PACKAGE.glob("**/*.py"):
         folder = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if folder not in IMPORTS:

@@ -10,9 +10,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from processes import mentions
 
-from resnet_sweep.cli.train import hydra_arguments
 from resnet_sweep.config.command import quote_override
 from resnet_sweep.errors import ConfigError
+from resnet_sweep.request import hydra_arguments
 from resnet_sweep.sweeps.grid import expand, parse_zip, preset_overrides
 
 

@@ -106,7 +106,7 @@ def test_tables_diffs_and_objectives_have_the_best_value(runs) -> None:
     assert (objective.direction, objective.value(further)) == ("maximize", best)
     assert objective.value(plain) is None
     assert further.best_metrics["val_top3"] == best
-    (outcome,) = (o for o in Comparison([further, plain]).outcomes if o.key == "val_top3")
+    (outcome,) = (o for o in Comparison([further, plain]).summary_metrics if o.key == "val_top3")
     assert Comparison([further, plain]).values(outcome) == [best, None]
     data = report_data("title", [further, plain], [])
     assert [run["metrics"].get("val_top3") for run in data["runs"]] == [pytest.approx(best), None]

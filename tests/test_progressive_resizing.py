@@ -20,6 +20,12 @@ def test_resized_images_equal_torchvisions(size: int) -> None:
     torch.testing.assert_close(resize(images, size), theirs)
 
 
+def test_the_height_of_oblong_images_is_in_proportion() -> None:
+    images = torch.randint(256, (5, 1, 20, 32), dtype=torch.uint8)
+    theirs = functional.resize(images.float(), [10, 16], antialias=True)
+    torch.testing.assert_close(resize(images, 16), theirs)
+
+
 @pytest.mark.parametrize(
     ("sizes", "epochs", "expected"),
     [

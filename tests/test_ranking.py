@@ -13,8 +13,14 @@ from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression
 from resnet_sweep.compare.group import Group, group_replicates
 from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.compare.moderated_t import moderate
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.compare.paired_test import MeanDifference
+from resnet_sweep.compare.paired_test import (
+    MeanDifference,
+    adjust_for_number,
+    compare_with_baseline,
+    verdicts,
+)
 from resnet_sweep.compare.ranking import Ranking
 
 BASELINE = FilterExpression("optim.lr == 0.1")
@@ -63,7 +69,7 @@ class TestMeanDifference:
         result = difference(tmp_path, dict(enumerate(variant)), dict(enumerate(baseline)))
         expected = stats.ttest_rel(variant, baseline).confidence_interval(0.95)
         assert result.mean == pytest.approx(np.mean(variant - baseline))
-        assert result.interval == pytest.approx([expected.low, expected.high], rel=1e-6)
+        assert result.interval() == pytest.approx([expected.low, expected.high], rel=1e-6)
         assert (result.n, result.paired) == (n, True)
 
     def test_only_shared_seeds_are_compared(self, tmp_path: Path) -> None:
@@ -71,7 +77,7 @@ class TestMeanDifference:
         result = difference(tmp_path, variant, baseline)
         expected = stats.ttest_rel([71.0, 73.5], [70.0, 73.0]).confidence_interval(0.95)
         assert result.mean == pytest.approx(0.75)
-        assert result.interval == pytest.approx([expected.low, expected.high])
+        assert result.interval() == pytest.approx([expected.low, expected.high])
         assert result.n == 2
 
     @pytest.mark.parametrize("first", [2, 3], ids=["one shared", "none shared"])
@@ -84,7 +90,7 @@ class TestMeanDifference:
         expected = stats.ttest_ind(
             [*variant.values()], [*baseline.values()], equal_var=False
         ).confidence_interval(0.95)
-        assert result.interval == pytest.approx([expected.low, expected.high], rel=1e-9)
+        assert result.interval() == pytest.approx([expected.low, expected.high], rel=1e-9)
         assert (result.n, result.paired) == (3, False)
 
     @pytest.mark.parametrize(
@@ -100,8 +106,9 @@ class TestMeanDifference:
         self, tmp_path: Path, variant: dict, baseline: dict, mean: float, paired: bool
     ) -> None:
         result = difference(tmp_path, variant, baseline)
-        assert result == MeanDifference(mean, None, 1, paired)
-        assert result.verdict(lambda gain: gain) == "too few runs"
+        assert (result.mean, result.n, result.paired) == (mean, 1, paired)
+        assert (result.standard_error, result.interval(), result.p_value) == (None, None, None)
+        assert verdicts([result], Objective("val_acc").gain) == ["too few runs"]
 
     @pytest.mark.parametrize("seeds", [(0, 1), (2, 3)], ids=["paired", "welch"])
     def test_runs_without_spread_have_an_interval_only_if_the_means_are_equal(
@@ -109,27 +116,41 @@ class TestMeanDifference:
     ) -> None:
         baseline = dict.fromkeys(seeds, 70.1)
         same = difference(tmp_path / "a", {0: 70.1, 1: 70.1}, baseline)
-        assert (same.mean, same.interval) == (0.0, (0.0, 0.0))
-        assert same.verdict(lambda gain: gain) == "within noise"
+        assert (same.mean, same.interval()) == (0.0, (0.0, 0.0))
+        assert verdicts([same], Objective("val_acc").gain) == ["within noise"]
         shifted = difference(tmp_path / "b", {0: 71.4, 1: 71.4}, baseline)
         assert shifted.mean == pytest.approx(1.3)
-        assert shifted.interval is None
+        assert shifted.interval() is None
 
     @pytest.mark.parametrize(
-        ("interval", "up", "down"),
+        ("mean", "up", "down"),
         [
-            ((0.1, 2.0), "better", "worse"),
-            ((-2.0, -0.1), "worse", "better"),
-            ((-0.1, 2.0), "within noise", "within noise"),
-            ((-2.0, 0.1), "within noise", "within noise"),
+            (2.1, "better", "worse"),
+            (-2.1, "worse", "better"),
+            (1.9, "within noise", "within noise"),
+            (-1.9, "within noise", "within noise"),
         ],
     )
-    def test_the_verdict_follows_from_the_sign_of_the_interval(
-        self, interval: tuple, up: str, down: str
+    def test_a_single_verdict_follows_from_the_interval(
+        self, mean: float, up: str, down: str
     ) -> None:
-        result = MeanDifference(sum(interval) / 2, interval, 3, True)
-        assert result.verdict(Objective("val_acc").gain) == up
-        assert result.verdict(Objective("val_loss").gain) == down
+        # The 97.5% quantile of Student's distribution with 60 degrees of freedom is 2.0003.
+        result = MeanDifference(mean, 1.0, 60, 61, True)
+        low, high = result.interval()
+        assert (low <= 0 <= high) == (up == "within noise")
+        assert verdicts([result], Objective("val_acc").gain) == [up]
+        assert verdicts([result], Objective("val_loss").gain) == [down]
+
+    def test_the_p_value_is_scipys(self, tmp_path: Path) -> None:
+        variant, baseline = [71.0, 73.5, 72.2, 70.9], [70.0, 73.0, 72.4, 70.1]
+        result = difference(tmp_path, dict(enumerate(variant)), dict(enumerate(baseline)))
+        assert result.p_value == pytest.approx(stats.ttest_rel(variant, baseline).pvalue)
+
+    def test_the_interval_has_the_asked_error_rate(self, tmp_path: Path) -> None:
+        variant, baseline = [71.0, 73.5, 72.2], [70.0, 73.0, 72.4]
+        result = difference(tmp_path, dict(enumerate(variant)), dict(enumerate(baseline)))
+        expected = stats.ttest_rel(variant, baseline).confidence_interval(0.99)
+        assert result.interval(0.01) == pytest.approx([expected.low, expected.high])
 
     def test_a_variant_with_a_diverged_seed_is_unstable(self, tmp_path: Path) -> None:
         write_replicates(tmp_path, 0.1, {0: 74.0, 1: 74.2, 2: 74.1})
@@ -154,6 +175,178 @@ class TestMeanDifference:
         assert MeanDifference.between(by_lr[0.2], by_lr[0.1], accuracy) is None
 
 
+def residual_variances(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the variance of each row, and its degrees of freedom, from a fit with indicators."""
+    rows, columns = np.nonzero(~np.isnan(table))
+    design = np.zeros((len(rows), sum(table.shape)))
+    design[np.arange(len(rows)), rows] = 1
+    design[np.arange(len(rows)), len(table) + columns] = 1
+    observed = table[rows, columns]
+    residuals = observed - design @ np.linalg.lstsq(design, observed)[0]
+    leverages = np.diag(design @ np.linalg.pinv(design))
+    squares, freedom = np.zeros(len(table)), np.zeros(len(table))
+    np.add.at(squares, rows, residuals**2)
+    np.add.at(freedom, rows, 1 - leverages)
+    return squares / freedom, freedom
+
+
+def noisy_table(variants: int, seeds: int, spreads: dict[int, float] | None = None) -> np.ndarray:
+    """Return groups x seeds; the effect of a seed is much larger than the noise of most groups."""
+    generator = np.random.default_rng([variants, seeds])
+    noise = generator.normal(size=(variants + 1, seeds))
+    for group, spread in (spreads or {}).items():
+        noise[group] *= spread
+    return 70 + generator.normal(0, 5, seeds) + noise
+
+
+class TestModerate:
+    @pytest.mark.parametrize(("variants", "seeds"), [(3, 3), (5, 4), (15, 3), (8, 6)])
+    def test_alike_groups_share_their_variances(self, variants: int, seeds: int) -> None:
+        table = noisy_table(variants, seeds)
+        own, freedom = residual_variances(table)
+        weight = min(4, variants - 2)
+        pooled = own.mean()
+        others = (own.sum() - own) / variants
+        unlike = stats.f.sf(own / others, freedom, freedom.sum() - freedom) < 0.2
+        variance = np.maximum(own, (own + weight * pooled) / (1 + weight))
+        result = moderate(table)
+        alike = ~(unlike[1:] | unlike[0])
+        assert list(result.moderated) == list(alike)
+        expected = np.sqrt((variance[1:] + variance[0]) / seeds)
+        assert result.standard_error[alike] == pytest.approx(expected[alike])
+
+    def test_a_balanced_table_has_the_freedom_of_its_interaction(self) -> None:
+        _, freedom = residual_variances(noisy_table(3, 5))
+        assert freedom == pytest.approx([3.0] * 4)
+        result = moderate(noisy_table(3, 5))
+        assert all(result.freedom <= 3 * 4)
+        assert all(result.freedom > 4)
+
+    def test_missing_seeds_are_left_out(self) -> None:
+        table = noisy_table(4, 6)
+        table[2, 3:] = np.nan
+        table[3, 0] = np.nan
+        own, freedom = residual_variances(table)
+        pooled = (own * freedom).sum() / freedom.sum()
+        squares = own * freedom
+        others = (squares.sum() - squares) / (freedom.sum() - freedom)
+        unlike = stats.f.sf(own / others, freedom, freedom.sum() - freedom) < 0.2
+        variance = np.where(unlike, own, np.maximum(own, (own + 2 * pooled) / 3))
+        expected = np.sqrt((variance[1:] + variance[0]) / [6, 3, 5, 6])
+        assert moderate(table).standard_error == pytest.approx(expected)
+
+    def test_a_seed_that_shifts_all_groups_changes_nothing(self) -> None:
+        table = noisy_table(5, 4)
+        shifted = table + np.array([0.0, 100.0, -30.0, 7.0])
+        for one, other in zip(moderate(table), moderate(shifted), strict=True):
+            assert other == pytest.approx(one)
+
+    def test_the_unit_of_the_values_changes_nothing(self) -> None:
+        table = noisy_table(5, 4)
+        result, scaled = moderate(table), moderate(table / 100)
+        assert scaled.standard_error == pytest.approx(result.standard_error / 100)
+        assert scaled.freedom == pytest.approx(result.freedom)
+
+    def test_a_group_with_much_noise_keeps_its_own_variance(self) -> None:
+        table = noisy_table(5, 4, {2: 30.0})
+        result = moderate(table)
+        own, _ = residual_variances(table)
+        assert list(result.moderated) == [True, False, True, True, True]
+        assert result.standard_error[1] >= np.sqrt(own[2] / 4)
+        # The noise of this group is most of the noise of its difference.
+        assert 3 <= result.freedom[1] < 5
+        assert all(result.freedom[[0, 2, 3, 4]] > 10)
+
+    def test_a_baseline_with_much_noise_is_compared_without_the_others(self) -> None:
+        assert not any(moderate(noisy_table(5, 4, {0: 30.0})).moderated)
+
+    def test_equal_values_have_no_error(self) -> None:
+        assert list(moderate(np.full((5, 3), 70.0)).standard_error) == [0.0] * 4
+
+
+class TestCompareWithBaseline:
+    def compare(
+        self, folder: Path, table: np.ndarray, **changes: dict[int, dict]
+    ) -> list[MeanDifference | None]:
+        """Write groups x seeds as runs, and compare the first group with the others."""
+        for group, values in enumerate(table):
+            known = {seed: value for seed, value in enumerate(values) if not np.isnan(value)}
+            extra = changes.get(f"group_{group}", {})
+            write_replicates(folder, 0.1 * (group + 1), known, **extra)
+        by_lr = {round(lr * 10): group for lr, group in groups(folder).items()}
+        baseline, *variants = [by_lr[number] for number in sorted(by_lr)]
+        return compare_with_baseline(variants, baseline, accuracy)
+
+    def test_three_variants_with_three_seeds_share_their_noise(self, tmp_path: Path) -> None:
+        table = noisy_table(3, 3)
+        found = self.compare(tmp_path, table)
+        expected = moderate(table)
+        assert [each.standard_error for each in found] == pytest.approx(expected.standard_error)
+        assert [each.freedom for each in found] == pytest.approx(expected.freedom)
+        assert [each.moderated for each in found] == list(expected.moderated)
+        assert [each.mean for each in found] == pytest.approx((table[1:] - table[0]).mean(axis=1))
+
+    @pytest.mark.parametrize(("variants", "seeds"), [(1, 5), (2, 5), (5, 2)])
+    def test_fewer_variants_or_seeds_have_scipys_paired_intervals(
+        self, tmp_path: Path, variants: int, seeds: int
+    ) -> None:
+        table = noisy_table(variants, seeds)
+        for found, values in zip(self.compare(tmp_path, table), table[1:], strict=True):
+            expected = stats.ttest_rel(values, table[0]).confidence_interval(0.95)
+            assert found.interval() == pytest.approx([expected.low, expected.high])
+            assert not found.moderated
+
+    def test_a_variant_with_other_data_keeps_its_own_noise(self, tmp_path: Path) -> None:
+        table = noisy_table(4, 4)
+        found = self.compare(tmp_path, table, group_2={"fingerprint": "other"})
+        expected = stats.ttest_rel(table[2], table[0]).confidence_interval(0.95)
+        assert found[1].interval() == pytest.approx([expected.low, expected.high])
+        others = moderate(table[[0, 1, 3, 4]])
+        assert [found[i].standard_error for i in (0, 2, 3)] == pytest.approx(others.standard_error)
+
+    def test_a_variant_with_a_diverged_seed_lends_no_noise(self, tmp_path: Path) -> None:
+        table = noisy_table(4, 4)
+        write_replicates(tmp_path / "diverged", 0.3, {9: 1.0}, state="diverged")
+        found = self.compare(tmp_path, table)
+        others = moderate(table[[0, 1, 3, 4]])
+        assert [found[i].standard_error for i in (0, 2, 3)] == pytest.approx(others.standard_error)
+
+    def test_equal_differences_have_no_interval_unless_others_vary(self, tmp_path: Path) -> None:
+        table = noisy_table(4, 3)
+        table[2] = table[0] + 1.5
+        found = self.compare(tmp_path / "a", table)
+        assert found[1].interval() is not None
+        table[1:] = table[0] + np.arange(1.0, 5.0)[:, None]
+        assert [each.interval() for each in self.compare(tmp_path / "b", table)] == [None] * 4
+
+
+class TestVerdicts:
+    def test_the_number_of_comparisons_counts(self) -> None:
+        """A difference that is better by itself is within noise among many without effect."""
+        clear = MeanDifference(2.2, 1.0, 60, 61, True)
+        none = MeanDifference(0.1, 1.0, 60, 61, True)
+        gain = Objective("val_acc").gain
+        assert verdicts([clear], gain) == ["better"]
+        assert verdicts([clear, *[none] * 9], gain) == ["within noise"] * 10
+        assert verdicts([clear] * 10, gain) == ["better"] * 10
+
+    def test_the_procedure_is_that_of_benjamini_and_hochberg(self) -> None:
+        generator = np.random.default_rng(0)
+        for count in (1, 2, 7, 30):
+            p_values = generator.beta(0.2, 2, count)
+            ordered = np.sort(p_values)
+            passed = [i for i in range(count) if ordered[i] <= 0.05 * (i + 1) / count]
+            limit = ordered[passed[-1]] if passed else -1.0
+            adjusted = adjust_for_number(list(p_values))
+            assert [p <= 0.05 for p in adjusted] == [p <= limit for p in p_values]
+
+    def test_variants_without_a_comparison_dont_count(self) -> None:
+        clear = MeanDifference(2.2, 1.0, 60, 61, True)
+        single = MeanDifference(0.1, None, 0, 1, True)
+        found = verdicts([None, clear, *[single] * 9], Objective("val_acc").gain)
+        assert found == ["", "better", *["too few runs"] * 9]
+
+
 class TestRanking:
     def test_variants_are_ranked_and_compared(self, tmp_path: Path) -> None:
         write_replicates(tmp_path, 0.1, {0: 70.0, 1: 71.0, 2: 72.0}, seconds=60.0)
@@ -163,17 +356,22 @@ class TestRanking:
         ranking = Ranking(find_runs([tmp_path]), BASELINE)
         header, *lines = ranking.lines(None)
         assert header.split() == ["optim.lr", "n", "best", "final", "time", "difference", "verdict"]
+        better, none, _, worse = (
+            "[{:+.2f}, {:+.2f}]".format(*found.interval()) if found else ""
+            for found in ranking.differences
+        )
         assert [" ".join(line.split()) for line in lines] == [
-            "0.2 3 73.00 ± 0.95% 73.00 ± 0.95% 1 min 30 s +2.00 [+1.75, +2.25] better",
-            "0.4 3 71.27 ± 0.93% 71.27 ± 0.93% 12.5 s +0.27 [-1.60, +2.13] within noise",
+            f"0.2 3 73.00 ± 0.95% 73.00 ± 0.95% 1 min 30 s +2.00 {better} better",
+            f"0.4 3 71.27 ± 0.93% 71.27 ± 0.93% 12.5 s +0.27 {none} within noise",
             "0.1 3 71.00 ± 1.00% 71.00 ± 1.00% 1 min 00 s baseline",
-            "0.3 3 66.00 ± 0.95% 66.00 ± 0.95% 1 min 30 s -5.00 [-5.25, -4.75] worse",
+            f"0.3 3 66.00 ± 0.95% 66.00 ± 0.95% 1 min 30 s -5.00 {worse} worse",
         ]
         assert ranking.best is ranking.groups[0]
         # The command reproduces the best seed, without the preset of the sweep.
         assert ranking.command == "python -m resnet_sweep optim.lr=0.2 seed=2"
-        (note,) = ranking.notes()
-        assert "95%" in note
+        means, *_, number = ranking.notes()
+        assert "95%" in means
+        assert "3" in number
         assert max(len(line) for text in ranking.lines(60) for line in text.split("\n")) <= 60
 
     def test_single_runs_are_ranked_without_a_verdict(self, tmp_path: Path) -> None:

@@ -90,6 +90,12 @@ def write_sweep(directory: Path) -> None:
     Image.new("RGB", (2400, 1200), "navy").save(picture)
 
 
+def write_sweep_json(directory: Path, baseline: str, **settings: object) -> None:
+    """Write the part of `sweep.json` that the report reads."""
+    definition = {"baseline": baseline, "settings": settings}
+    (directory / "sweep.json").write_text(json.dumps({"definition": definition, "jobs": []}))
+
+
 def content_of(page: Path) -> dict:
     """Return the data that a page contains."""
     match = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page.read_text())
@@ -282,6 +288,42 @@ class TestTable:
         )
         assert len(set(labels)) == len(labels) == 3 * 2 + 6 * 3
         assert "draw replicates of optim.lr=0.1" in labels
+
+
+class TestVerdicts:
+    def test_a_sweep_with_a_baseline_has_the_table_that_runs_prints(
+        self, browser: Browser, call: Command, tmp_path: Path
+    ) -> None:
+        write_sweep(tmp_path)
+        write_sweep_json(tmp_path, "optim.lr == 0.1")
+        page = Page(browser, report([str(tmp_path)], tmp_path / "report.html"))
+        rows = page.tab.locator("#verdicts tr").all()
+        shown = [row.locator("th, td").all_inner_texts() for row in rows]
+        page.close()
+        printed = call(main, "runs", str(tmp_path), "--baseline", "optim.lr == 0.1").stdout
+        for row in shown:
+            assert " ".join(filter(None, row)) in " ".join(printed.split())
+        assert [row[0] for row in shown] == ["optim.lr", "0.1", "0.05", "0.2"]
+        assert shown[1][-1] == "baseline"
+
+    def test_there_is_no_section_without_a_baseline(self, opened: Page) -> None:
+        assert not opened.tab.locator("#verdicts").is_visible()
+
+    @pytest.mark.parametrize(
+        ("baseline", "settings"),
+        [
+            ("optim.lr ==", {}),
+            ("__import__('os')", {}),
+            ("optim.lr == 0.1", {"objective": "beauty"}),
+            ("optim.lr == 0.1", {"objective": "distance_to_reference", "reference": "/none"}),
+        ],
+    )
+    def test_a_sweep_with_invalid_settings_is_left_out(
+        self, tmp_path: Path, baseline: str, settings: dict
+    ) -> None:
+        write_sweep(tmp_path)
+        write_sweep_json(tmp_path, baseline, **settings)
+        assert content_of(report([str(tmp_path)], None))["verdicts"] == []
 
 
 class TestComparison:
@@ -536,6 +578,7 @@ class TestPage:
         )
         (runs / MALICIOUS.replace("/", "|")).mkdir()
         (runs / MALICIOUS.replace("/", "|") / "run.json").write_text(MALICIOUS)
+        write_sweep_json(runs, f"state == {json.dumps(MALICIOUS)}")
         page = Page(browser, report([str(runs)], tmp_path / "report.html"))
         page.tab.check("#singles")
         for number in range(2):

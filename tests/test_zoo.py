@@ -37,10 +37,10 @@ TIMM = [
 ]
 
 
-def assert_trains(model: nn.Module) -> None:
+def assert_trains(model: nn.Module, channels: int = 3) -> None:
     """Assert that each weight gets a finite gradient from a batch of four images."""
     model.train()
-    logits = model(torch.randn(4, 3, 32, 32))
+    logits = model(torch.randn(4, channels, 32, 32))
     assert logits.shape == (4, 10)
     nn.functional.cross_entropy(logits, torch.arange(4)).backward()
     for name, weight in model.named_parameters():
@@ -58,6 +58,31 @@ def test_timm_classifiers_have_gradients_for_all_weights(name: str, arguments: d
     pytest.importorskip("timm", reason="pip install timm to run this")
     torch.manual_seed(0)
     assert_trains(timm_classifier(10, name, **arguments))
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision_classifiers_take_gray_images(name: str) -> None:
+    torch.manual_seed(0)
+    model = torchvision_classifier(10, name, in_channels=1)
+    assert_trains(model, channels=1)
+    # The variance of the first outputs is that for independent channels.
+    gray = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    torch.manual_seed(0)
+    rgb = next(
+        module
+        for module in torchvision_classifier(10, name).modules()
+        if isinstance(module, nn.Conv2d)
+    )
+    with torch.no_grad():
+        ratio = gray(torch.randn(64, 1, 32, 32)).var() / rgb(torch.randn(64, 3, 32, 32)).var()
+    assert 0.7 < ratio < 1.4
+
+
+@pytest.mark.parametrize(("name", "arguments"), TIMM)
+def test_timm_classifiers_take_gray_images(name: str, arguments: dict) -> None:
+    pytest.importorskip("timm", reason="pip install timm to run this")
+    torch.manual_seed(0)
+    assert_trains(timm_classifier(10, name, in_channels=1, **arguments), channels=1)
 
 
 def builder(library: str) -> Callable[..., nn.Module]:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -23,8 +24,55 @@ class _Job(BaseModel):
     choices: dict[str, str] = {}
 
 
+class _Definition(BaseModel):
+    """The part of the definition in `sweep.json` that is read."""
+
+    baseline: str | None = None
+    settings: dict[str, Any] = {}
+
+
 class _Sweep(BaseModel):
+    definition: _Definition = _Definition()
     jobs: list[_Job]
+
+
+class ComparedSweep(NamedTuple):
+    """A sweep whose variants are compared with a baseline.
+
+    Attributes:
+        name: the directory as a user would type it. It isn't escaped; see `safe_text`.
+        baseline: the condition for the baseline.
+        settings: the settings that all jobs have in common.
+        runs: the runs of the sweep.
+    """
+
+    name: str
+    baseline: str
+    settings: dict[str, Any]
+    runs: list[LoadedRun | BrokenRun]
+
+
+def find_compared_sweeps(paths: Iterable[str | Path]) -> list[ComparedSweep]:
+    """Search directories for sweeps with a baseline, and return them, ordered by name.
+
+    Symbolic links, hidden folders and folders inside a sweep are skipped.
+    """
+    found = {}
+    for path in paths:
+        for folder, folders, files in os.walk(path):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            if "sweep.json" not in files:
+                continue
+            folders.clear()
+            sweep = _read_sweep(folder)
+            if sweep is not None and (baseline := sweep.definition.baseline) is not None:
+                found[os.path.realpath(folder)] = ComparedSweep(
+                    os.path.normpath(folder),
+                    baseline,
+                    sweep.definition.settings,
+                    find_runs([folder]),
+                )
+    return sorted(found.values(), key=lambda sweep: sweep.name)
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[LoadedRun | BrokenRun]:
@@ -146,19 +194,40 @@ def _is_new(path: str, seen: set[tuple[int, int]]) -> bool:
     return len(seen) > before
 
 
+def read_definition(sweep: Path) -> tuple[list[str], str | None]:
+    """Return the directories of a sweep's jobs, in their order, and the condition on its baseline.
+
+    Raises:
+        ConfigError: `sweep` isn't a sweep directory.
+    """
+    found = _read_sweep(str(sweep))
+    if found is None:
+        raise ConfigError(
+            f"{safe_text(str(sweep))} isn't a sweep directory, because its sweep.json is missing "
+            "or can't be read: name one, such as multirun/DATE/TIME"
+        )
+    directories = [os.path.normpath(os.path.join(sweep, job.directory)) for job in found.jobs]
+    return directories, found.definition.baseline
+
+
 def _reused(sweep: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the relative directory and the choices of each run that a sweep reuses."""
-    try:
-        content = read_limited(Path(sweep, "sweep.json"), MAX_SWEEP_BYTES)
-        jobs = _Sweep.model_validate_json(content).jobs
-    except (OSError, ValueError):
-        # The runs in the sweep's own directory are found without sweep.json.
-        return
-    for job in jobs:
+    content = _read_sweep(sweep)
+    # The runs in the sweep's own directory are found without sweep.json.
+    for job in content.jobs if content else ():
         directory = os.path.normpath(job.directory)
         outside = directory.startswith(os.pardir) or os.path.isabs(directory)
         if outside and os.path.isfile(os.path.join(sweep, directory, "run.json")):
             yield directory, job.choices
+
+
+def _read_sweep(sweep: str) -> _Sweep | None:
+    """Read the `sweep.json` of a sweep; return None if it can't be read."""
+    try:
+        content = read_limited(Path(sweep, "sweep.json"), MAX_SWEEP_BYTES)
+        return _Sweep.model_validate_json(content)
+    except (OSError, ValueError):
+        return None
 
 
 def _order(run: LoadedRun | BrokenRun) -> tuple[bool, float, list[str | int]]:

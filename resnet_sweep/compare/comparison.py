@@ -1,21 +1,23 @@
 """The differences between runs: in their settings, their outcomes and their environments."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from resnet_sweep.compare.diff_columns import MISSING, find_differences, row_at, weight_names
+from resnet_sweep.compare.diff_columns import differing_settings, find_differences, row_at
 from resnet_sweep.compare.format import format_duration, format_number
-from resnet_sweep.compare.loaded_run import LoadedRun
-from resnet_sweep.runs.metrics import further_metrics, is_further_column
+from resnet_sweep.compare.loaded_run import LoadedRun, metrics_of
+from resnet_sweep.runs.metrics import is_further_column
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import INIT_FROM, ORDER, is_incidental
+from resnet_sweep.runs.signature import ORDER, is_incidental
 
 # The precision decides what is trained, so it counts as a setting. It is shown with the
 # environment, which determines it.
 PRECISION = "precision"
+# Keys of run.json.
+ENVIRONMENT = ("device", "threads", "host", "git_commit", "code_commit")
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,11 @@ class SummaryMetric:
     unit: str = ""
     counts: bool = True
 
-    def get(self, record: Record) -> float | None:
-        """Return the value in a record; None if it is unknown."""
+    def get(self, run: LoadedRun) -> float | None:
+        """Return the value of a run; None if it is unknown."""
+        if is_further_column(self.key):
+            return run.best_metrics.get(self.key)
+        record = run.record
         part, _, key = self.key.rpartition(".")
         values = (getattr(record, part) or {}) if part else vars(record)
         value: float | None = values.get(key)
@@ -73,6 +78,20 @@ SUMMARY_METRICS = (
 )
 
 
+def summary_metrics(runs: Iterable[LoadedRun]) -> list[SummaryMetric]:
+    """Return `SUMMARY_METRICS` and the further metrics of the runs."""
+    further = (
+        SummaryMetric(
+            f"best {metric.column}",
+            metric.column,
+            2 if metric.percent else 4,
+            "%" if metric.percent else "",
+        )
+        for metric in metrics_of(runs)
+    )
+    return [*SUMMARY_METRICS, *further]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The comparison of two or more runs, in the order of their columns."""
@@ -87,13 +106,7 @@ class Comparison:
     @cached_property
     def settings(self) -> dict[str, list[Any]]:
         """The differing settings that decide what is trained, with each run's value or MISSING."""
-        found = find_differences([run.settings for run in self.runs])
-        for name in (PRECISION, "fingerprint"):
-            # The logged runs don't have these settings, and an unknown value isn't a difference.
-            if MISSING in found.get(name, ()):
-                del found[name]
-        if INIT_FROM in found:
-            found[INIT_FROM] = weight_names(self.runs)
+        found = differing_settings(self.runs)
         if any(name.startswith("augmentation.") for name in found if name != ORDER):
             # If the operations differ, a different order is no extra information.
             found.pop(ORDER, None)
@@ -110,22 +123,18 @@ class Comparison:
         return find_differences([{"state": run.state} for run in self.runs])
 
     @cached_property
-    def outcomes(self) -> list[SummaryMetric]:
+    def summary_metrics(self) -> list[SummaryMetric]:
         """The metrics that summarize the outcomes of the runs."""
-        further = {m.column: m for run in self.runs for m in further_metrics(run.record.config)}
-        return [
-            *SUMMARY_METRICS,
-            *(
-                SummaryMetric(f"best {m.column}", m.column, 2 if m.percent else 4, "%" * m.percent)
-                for m in further.values()
-            ),
-        ]
+        return summary_metrics(self.runs)
 
-    def values(self, outcome: SummaryMetric) -> list[float | None]:
+    def values(self, metric: SummaryMetric) -> list[float | None]:
         """Return the value of a metric for each run."""
-        if is_further_column(outcome.key):
-            return [run.best_metrics.get(outcome.key) for run in self.runs]
-        return [outcome.get(run.record) for run in self.runs]
+        return [metric.get(run) for run in self.runs]
+
+    @property
+    def outcomes(self) -> dict[str, list[float | None]]:
+        """The value of each summary metric for each run, by the name of the metric."""
+        return {metric.name: self.values(metric) for metric in self.summary_metrics}
 
     @property
     def replicates(self) -> bool:
@@ -136,7 +145,7 @@ class Comparison:
     def same(self) -> bool:
         """Whether all settings, states and metrics that count are the same."""
         return not (self.settings or self.states) and all(
-            len(set(self.values(outcome))) == 1 for outcome in self.outcomes if outcome.counts
+            len(set(self.values(metric))) == 1 for metric in self.summary_metrics if metric.counts
         )
 
     def json(self) -> str:
@@ -162,7 +171,7 @@ class Comparison:
 
 def environment_of(record: Record) -> dict[str, Any]:
     """Return the known values of a run's device, threads, host, commit and package versions."""
-    known = {name: getattr(record, name) for name in ("device", "threads", "host", "git_commit")}
+    known = {name: getattr(record, name) for name in ENVIRONMENT}
     versions = {f"versions.{name}": version for name, version in record.versions.items()}
     return {name: value for name, value in known.items() if value is not None} | versions
 

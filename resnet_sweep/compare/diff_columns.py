@@ -7,8 +7,14 @@ from resnet_sweep.compare.format import distinct_texts, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.signature import INIT_FROM, ORDER
 
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
 # Stands for the value of a setting that a run doesn't have.
-MISSING: Any = object()
+MISSING: Any = _Missing()
 
 
 def find_differences(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -19,15 +25,29 @@ def find_differences(mappings: Sequence[Mapping[str, Any]]) -> dict[str, list[An
     return {n: values for n, values in columns.items() if len({repr(v) for v in values}) > 1}
 
 
+def differing_settings(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
+    """Return the settings that differ between runs, with the value of each run, or MISSING.
+
+    A precision or an input that a run doesn't have isn't a difference: it is unknown in a logged
+    run, and a run that doesn't use a file of the user differs in another setting, too. The values
+    of `init_from` are those of `weight_names`.
+    """
+    optional = {"precision", *(name for run in runs for name in run.inputs)}
+    found = {
+        name: values
+        for name, values in find_differences([run.settings for run in runs]).items()
+        if name not in optional or len({value for value in values if value is not MISSING}) > 1
+    }
+    return found | {INIT_FROM: weight_names(runs)} if INIT_FROM in found else found
+
+
 def diff_columns(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
     """Return the choices and settings that differ between runs, with the value of each run.
 
     A setting is left out if the choice of its group determines it, and the data's fingerprint is
     left out if the data's settings determine it.
     """
-    settings = find_differences([run.settings for run in runs])
-    if INIT_FROM in settings:
-        settings[INIT_FROM] = weight_names(runs)
+    settings = differing_settings(runs)
     groups = {_group(name) for name in settings if "." in name or name == "fingerprint"}
     choices = {
         name: values

@@ -11,6 +11,7 @@ from rich.text import Text
 from resnet_sweep.compare.comparison import PRECISION, Comparison
 from resnet_sweep.compare.diff_columns import cells
 from resnet_sweep.compare.format import format_table, safe_text
+from resnet_sweep.compare.html import html_lines, html_table
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.figures import png
@@ -33,23 +34,61 @@ def diff_view(comparison: Comparison, width: int) -> Iterator[RenderableType]:
 
     Of two runs, all outcomes are included. Of more runs, only the outcomes that differ are.
     """
-    count = len(comparison.runs)
-    labels = [chr(ord("A") + index) if index < 26 else str(index + 1) for index in range(count)]
-    for label, run in zip(labels, comparison.runs, strict=True):
-        reason = f" ({safe_text(run.record.reason)})" if run.record.reason else ""
-        yield Text(f"{label:3}{safe_text(run.name)}: {safe_text(run.state)}{reason}")
-
-    settings = {name: values for name, values in comparison.settings.items() if name != PRECISION}
-    yield from _tables("Choices", _differences(comparison.choices), labels, width)
-    yield from _tables("Settings", _differences(settings), labels, width)
+    labels, rows = _labels(comparison), _rows(comparison)
+    for line in _names(comparison):
+        yield Text(line)
+    for title in ("Choices", "Settings"):
+        yield from _tables(title, rows[title], labels, width)
     if not comparison.settings:
         yield "\nAll settings that decide what is trained are the same."
     elif comparison.replicates:
         yield "  Only the seed differs."
-    outcomes = [*_differences(comparison.states), *_outcomes(comparison)]
-    yield from _tables("Outcome", outcomes, labels, width)
-    yield from _tables("Environment", _differences(comparison.environment), labels, width)
+    for title in ("Outcome", "Environment"):
+        yield from _tables(title, rows[title], labels, width)
     yield from _notes(comparison, labels)
+
+
+def diff_html(comparison: Comparison) -> str:
+    """Return the names of the runs, the differing settings and the outcomes as HTML."""
+    labels = _labels(comparison)
+    tables = [html_lines(_names(comparison))]
+    if not comparison.settings:
+        tables.append(html_lines(["All settings that decide what is trained are the same."]))
+    for title, rows in _rows(comparison).items():
+        changes = _change_title(rows, labels)
+        cells = [[title, *labels, *changes]]
+        cells += [[name, *values, *([change] if changes else [])] for name, values, change in rows]
+        if rows:
+            tables.append(html_table(cells, range(1, len(cells[0]))))
+    return "\n".join(tables)
+
+
+def _labels(comparison: Comparison) -> list[str]:
+    count = len(comparison.runs)
+    return [chr(ord("A") + index) if index < 26 else str(index + 1) for index in range(count)]
+
+
+def _names(comparison: Comparison) -> Iterator[str]:
+    """Yield a line for each run: its label, its name and its state."""
+    for label, run in zip(_labels(comparison), comparison.runs, strict=True):
+        reason = f" ({safe_text(run.record.reason)})" if run.record.reason else ""
+        yield f"{label:3}{safe_text(run.name)}: {safe_text(run.state)}{reason}"
+
+
+def _rows(comparison: Comparison) -> dict[str, list[TableRow]]:
+    """Return the rows of each table, by the title of the table."""
+    settings = {name: values for name, values in comparison.settings.items() if name != PRECISION}
+    return {
+        "Choices": _differences(comparison.choices),
+        "Settings": _differences(settings),
+        "Outcome": [*_differences(comparison.states), *_outcomes(comparison)],
+        "Environment": _differences(comparison.environment),
+    }
+
+
+def _change_title(rows: Sequence[TableRow], labels: Sequence[str]) -> list[str]:
+    """Return the header of the column with differences, or nothing if no row has one."""
+    return [f"{labels[1]} - {labels[0]}"] if any(change for *_, change in rows) else []
 
 
 def _differences(differences: Mapping[str, Sequence[Any]]) -> list[TableRow]:
@@ -62,7 +101,7 @@ def _differences(differences: Mapping[str, Sequence[Any]]) -> list[TableRow]:
 
 
 def _outcomes(comparison: Comparison) -> Iterator[TableRow]:
-    for outcome in comparison.outcomes:
+    for outcome in comparison.summary_metrics:
         values = comparison.values(outcome)
         if len(values) > 2 and len(set(values)) == 1:
             continue
@@ -82,7 +121,7 @@ def _tables(
     """Yield a table with a column for each run, or several tables if the columns don't fit."""
     names = min(MAX_NAME_WIDTH, max((len(name) + 4 for name, *_ in rows), default=0))
     fitting = max(MIN_COLUMNS, (width - names) // COLUMN_WIDTH)
-    changes = [f"{labels[1]} - {labels[0]}"] if any(change for *_, change in rows) else []
+    changes = _change_title(rows, labels)
     for start in range(0, len(labels) if rows else 0, fitting):
         part = slice(start, start + fitting)
         table = [[title, *labels[part], *changes]]

@@ -51,11 +51,13 @@ def run_fields(run: LoadedRun) -> RunFields:
         "threads",
         "precision",
         "git_commit",
+        "code_commit",
         "fingerprint",
     )
     return {
         **{name: normalize_number(value) for name, value in run.config.items()},
         **record.choices,
+        **run.inputs,
         "run": run.name,
         "state": run.state,
         "best": run.best_accuracy,

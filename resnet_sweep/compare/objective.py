@@ -193,13 +193,21 @@ class Objective:
             self._curves = read_reference(reference)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Objective":
-        """Return the first objective of a config; raises like `all_from_config`."""
-        return cls.all_from_config(config)[0]
+    def from_config(
+        cls, config: Mapping[str, Any], metrics: Sequence[FurtherMetric] | None = None
+    ) -> "Objective":
+        """Return the first objective of a config; see `all_from_config`."""
+        return cls.all_from_config(config, metrics)[0]
 
     @classmethod
-    def all_from_config(cls, config: Mapping[str, Any]) -> list["Objective"]:
+    def all_from_config(
+        cls, config: Mapping[str, Any], metrics: Sequence[FurtherMetric] | None = None
+    ) -> list["Objective"]:
         """Return the objectives of a config.
+
+        Args:
+            config: the composed config, or its settings without a group.
+            metrics: the further metrics of the runs; None for those of the config.
 
         Raises:
             ConfigError: there is no objective, an objective occurs twice, none of them measures
@@ -216,7 +224,8 @@ class Objective:
             raise ConfigError(
                 f"objective={setting} must name at least one objective, and none of them twice"
             )
-        metrics = further_metrics(config)
+        if metrics is None:
+            metrics = further_metrics(config)
         return [cls(name, config.get("reference"), metrics) for name in names]
 
     def value(self, run: LoadedRun | BrokenRun) -> float | None:

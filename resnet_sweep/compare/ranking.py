@@ -1,7 +1,7 @@
 """Rankings of groups of replicates, by an objective or by the distance from references."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
@@ -13,9 +13,10 @@ from resnet_sweep.compare.group import (
     format_mean_sd,
     group_replicates,
 )
+from resnet_sweep.compare.html import html_lines, html_table
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.objective import Objective, distance
-from resnet_sweep.compare.paired_test import MeanDifference
+from resnet_sweep.compare.paired_test import MeanDifference, compare_with_baseline, verdicts
 from resnet_sweep.compare.runs_table import COLUMNS
 from resnet_sweep.runs.metrics import Row
 
@@ -36,6 +37,9 @@ class Ranking:
         differences: for each variant, its difference from the baseline. An entry is None for the
             baseline itself, and if the variant or the baseline has no complete run or no value of
             the objective.
+        verdicts: for each variant, "baseline", "better", "worse", "within noise" or "too few runs",
+            see `paired_test.verdicts`; "unstable" for a variant with seeds that diverged; "" if it
+            has no difference.
     """
 
     def __init__(
@@ -56,7 +60,8 @@ class Ranking:
             if baseline is not None and any(baseline.matches(run_fields(run)) for run in group.runs)
         ]
         self.baseline = self._matching[0] if len(self._matching) == 1 else None
-        self.differences = [self._difference(group) for group in self.groups]
+        self.differences = self._differences()
+        self.verdicts = self._verdicts()
 
     @property
     def best(self) -> Group | None:
@@ -67,16 +72,38 @@ class Ranking:
         return None
 
     @property
-    def command(self) -> str | None:
-        """The command that reproduces the best run of the best group; None if `best` is None."""
+    def best_run(self) -> LoadedRun | None:
+        """The best run of the best group; None if `best` is None."""
         if self.best is None:
             return None
         values = {run: self._values[run] for run in self.best.counted}
         gains = {run: self.objective.gain(v) for run, v in values.items() if v is not None}
-        return reproduce_command(max(gains, key=gains.__getitem__).record)
+        return max(gains, key=gains.__getitem__)
+
+    @property
+    def command(self) -> str | None:
+        """The command that reproduces `best_run`; None if it is None."""
+        return None if self.best_run is None else reproduce_command(self.best_run.record)
+
+    def rows(self) -> list[list[str]]:
+        """Return the cells of the table, header first."""
+        columns, _ = self._columns()
+        return [list(row) for row in zip(*columns, strict=True)]
 
     def lines(self, width: int | None) -> list[str]:
         """Return the rows of the table as text, header first, see `format_table`."""
+        _, right = self._columns()
+        return format_table(self.rows(), right, width)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines(None))
+
+    def _repr_html_(self) -> str:
+        _, right = self._columns()
+        return html_table(self.rows(), right) + html_lines(self.notes())
+
+    def _columns(self) -> tuple[list[list[str]], range]:
+        """Return the columns of the table, and the positions of those with numbers."""
         columns = cells(variants([group.runs[0] for group in self.groups]))
         left = len(columns)
         columns.append(COLUMNS["n"].cells(self.groups))
@@ -89,16 +116,16 @@ class Ranking:
         if self.baseline is not None:
             columns += [
                 ["difference", *map(self._format_difference, self.differences)],
-                ["verdict", *map(self.verdict, self.groups, self.differences)],
+                ["verdict", *self.verdicts],
             ]
         if any(group.state not in COMPLETE for group in self.groups):
             columns.append(COLUMNS["state"].cells(self.groups))
-        return format_table([*zip(*columns, strict=True)], right, width)
+        return columns, right
 
     def notes(self) -> list[str]:
         """Return remarks that help to read the table, one sentence each."""
         differences = [difference for difference in self.differences if difference is not None]
-        measured = [difference for difference in differences if difference.interval is not None]
+        measured = [found for found in differences if found.standard_error is not None]
         notes = []
         if self._broken:
             notes.append(f"number of runs left out because they can't be read: {self._broken}")
@@ -113,9 +140,13 @@ class Ranking:
         if measured:
             paired = any(difference.paired for difference in measured)
             kind = "are means over the seeds shared with the baseline, with" if paired else "have"
+            notes.append(f"differences {kind} a 95% confidence interval")
+            notes.extend(self._describe_noise(measured))
+        if len(measured) > 1:
             notes.append(
-                f"differences {kind} a 95% confidence interval; about 1 in 20 variants without "
-                "effect looks better or worse"
+                f"verdicts allow for the {len(measured)} comparisons: at most 5% of the variants "
+                "that are called better or worse are expected to have no effect, so an interval "
+                "without 0 may be within noise"
             )
         if not all(difference.paired for difference in differences):
             notes.append(
@@ -133,18 +164,18 @@ class Ranking:
             )
         return notes
 
-    def verdict(self, group: Group, difference: MeanDifference | None) -> str:
-        """Return the verdict on a variant.
-
-        Returns:
-            "baseline" for the baseline, "unstable" for a variant with seeds that diverged, "" if
-            there is no difference, and otherwise `MeanDifference.verdict`.
-        """
-        if group is self.baseline:
-            return "baseline"
-        if difference is not None and group.unstable:
-            return "unstable"
-        return difference.verdict(self.objective.gain) if difference else ""
+    def _describe_noise(self, measured: Sequence[MeanDifference]) -> Iterator[str]:
+        """Yield which estimate of the noise the intervals use."""
+        own = sum(not difference.moderated for difference in measured)
+        if not own:
+            yield "the intervals use the noise of all variants (moderated t)"
+        elif own < len(measured):
+            yield (
+                f"{len(measured) - own} intervals use the noise of all variants (moderated t), and "
+                f"{own} only the noise of the variant and the baseline (t), because it is larger "
+                "than that of the others, because there are fewer than 3 pairs, or because the "
+                "data differ"
+            )
 
     def _order(self, group: Group) -> tuple[bool, float]:
         statistic = self._statistic(group)
@@ -154,16 +185,33 @@ class Ranking:
     def _statistic(self, group: Group) -> Statistic | None:
         return group.statistic(self._values.__getitem__)
 
-    def _difference(self, group: Group) -> MeanDifference | None:
+    def _differences(self) -> list[MeanDifference | None]:
         baseline = self.baseline
-        if baseline is None or group is baseline or not (group.complete and baseline.complete):
-            return None
-        return MeanDifference.between(group, baseline, self._values.__getitem__)
+        if baseline is None or not baseline.complete:
+            return [None] * len(self.groups)
+        variants = [group for group in self.groups if group is not baseline and group.complete]
+        found = iter(compare_with_baseline(variants, baseline, self._values.__getitem__))
+        compared = [group is not baseline and group.complete for group in self.groups]
+        return [next(found) if is_compared else None for is_compared in compared]
+
+    def _verdicts(self) -> list[str]:
+        # An unstable variant gets no verdict, so it isn't one of the comparisons.
+        stable = (
+            None if group.unstable else difference
+            for group, difference in zip(self.groups, self.differences, strict=True)
+        )
+        found = verdicts(stable, self.objective.gain)
+        for index, group in enumerate(self.groups):
+            if group is self.baseline:
+                found[index] = "baseline"
+            elif group.unstable and self.differences[index] is not None:
+                found[index] = "unstable"
+        return found
 
     def _format_difference(self, difference: MeanDifference | None) -> str:
         if difference is None:
             return ""
-        limits = ", ".join(map(self.objective.format_difference, difference.interval or ()))
+        limits = ", ".join(map(self.objective.format_difference, difference.interval() or ()))
         mean = self.objective.format_difference(difference.mean)
         return f"{mean} [{limits}]" if limits else mean
 

@@ -9,7 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs, logged_runs
+from resnet_sweep.compare.collection import (
+    LOGGED_RUNS,
+    find_compared_sweeps,
+    find_runs,
+    logged_runs,
+)
 from resnet_sweep.compare.format import safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.report_data import report_data
@@ -71,7 +76,8 @@ def write_report(
             if isinstance(run, LoadedRun) and os.path.realpath(run.directory) not in own
         ]
         title = Path.cwd().name if [*paths] == ["."] else " ".join(paths)
-        text = render_page(report_data(title, runs, references, studies))
+        sweeps = find_compared_sweeps(paths)
+        text = render_page(report_data(title, runs, references, studies, sweeps))
     try:
         write_atomically(output, text.encode())
     except OSError as error:

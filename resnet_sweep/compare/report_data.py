@@ -11,13 +11,18 @@ from typing import Any
 
 from PIL import Image
 
+from resnet_sweep.compare.collection import ComparedSweep
 from resnet_sweep.compare.comparison import environment_of
 from resnet_sweep.compare.diff_columns import MISSING, diff_columns
+from resnet_sweep.compare.filter_expression import FilterExpression
 from resnet_sweep.compare.format import reproduce_command, round_digits, safe_text
 from resnet_sweep.compare.group import group_replicates
-from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, metrics_of
+from resnet_sweep.compare.objective import Objective
+from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.compare.safe_read import read_limited
-from resnet_sweep.runs.metrics import Row, further_metrics
+from resnet_sweep.errors import ConfigError
+from resnet_sweep.runs.metrics import Row
 from resnet_sweep.runs.signature import INCIDENTAL
 
 CURVES = ("train_acc", "val_acc", "train_loss", "val_loss")
@@ -40,6 +45,7 @@ def report_data(
     runs: Sequence[LoadedRun | BrokenRun],
     references: Sequence[LoadedRun],
     studies: Sequence[Mapping[str, Any]] = (),
+    sweeps: Sequence[ComparedSweep] = (),
 ) -> dict[str, Any]:
     """Return the data of the HTML page.
 
@@ -49,6 +55,7 @@ def report_data(
         references: runs to compare them with, which aren't in the table.
         studies: studies whose trials are among the runs. Each study has a `name`, a `summary` and
             `figures`, which are safe to show.
+        sweeps: sweeps with a baseline.
 
     Returns:
         Values for JSON. Values from run directories are numbers, or text that is safe to show.
@@ -85,12 +92,7 @@ def report_data(
         "common": common,
         "varied": [{"name": safe_text(name), "part": part} for name, part in parts.items()],
         "metrics": [
-            {"column": column, "percent": percent}
-            for column, percent in {
-                metric.column: metric.percent
-                for run in loaded
-                for metric in further_metrics(run.record.config)
-            }.items()
+            {"column": metric.column, "percent": metric.percent} for metric in metrics_of(loaded)
         ],
         "incidental": sorted(INCIDENTAL),
         "runs": described
@@ -104,15 +106,27 @@ def report_data(
             if isinstance(run, BrokenRun)
         ],
         "studies": list(studies),
+        "verdicts": [verdicts for sweep in sweeps if (verdicts := _verdicts(sweep))],
         "figures": figures,
         "figures_of": loaded.index(best) if best else None,
     }
 
 
+def _verdicts(sweep: ComparedSweep) -> dict[str, Any] | None:
+    """Return the table of a sweep's variants; None if its settings aren't valid."""
+    try:
+        baseline = FilterExpression(sweep.baseline)
+        objective = Objective.from_config(sweep.settings, metrics_of(sweep.runs))
+    except ConfigError:
+        return None
+    ranking = Ranking(sweep.runs, baseline, objective)
+    return {"name": safe_text(sweep.name), "rows": ranking.rows(), "notes": ranking.notes()}
+
+
 def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
     record, metrics = run.record, run.metrics
     notes = [*record.notes, *([f"Curves: {metrics.error}"] if metrics.error else [])]
-    settings = run.config | {"precision": record.precision, "fingerprint": record.fingerprint}
+    settings = run.config | {"precision": record.precision} | run.inputs
     return {
         "state": safe_text(run.state),
         "reason": safe_text(record.reason),

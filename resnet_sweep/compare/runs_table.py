@@ -23,8 +23,9 @@ from resnet_sweep.compare.group import (
     group_by,
     group_replicates,
 )
-from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
-from resnet_sweep.runs.metrics import FurtherMetric, further_metrics
+from resnet_sweep.compare.html import html_table
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, metrics_of
+from resnet_sweep.runs.metrics import FurtherMetric
 
 
 class Column(NamedTuple):
@@ -143,6 +144,14 @@ class RunsTable:
 
     def lines(self, width: int | None) -> list[str]:
         """Return the rows of the table as text, header first, see `format_table`."""
+        rows, right = self._rows()
+        return format_table(rows, right, width)
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._rows())
+
+    def _rows(self) -> tuple[list[tuple[str, ...]], range]:
+        """Return the rows of cells, header first, and the columns that are aligned on the right."""
         selected = dict(self.columns)
         if all(len(group.runs) == 1 for group in self.groups):
             del selected["n"]
@@ -150,7 +159,7 @@ class RunsTable:
         # The names of runs come last because they are the longest.
         names = ["run", *map(_name, self.groups)]
         columns = [*outcomes, *cells(self.differences), names]
-        return format_table([*zip(*columns, strict=True)], range(2, len(outcomes)), width)
+        return [*zip(*columns, strict=True)], range(2, len(outcomes))
 
     def json(self) -> str:
         """Return the table as JSON."""
@@ -187,13 +196,8 @@ class RunsTable:
 
 def _further_columns(groups: Iterable[Group]) -> dict[str, Column]:
     """Return a column for each further metric of the runs, by its name in `metrics.csv`."""
-    metrics = {
-        metric.column: metric
-        for group in groups
-        for run in group.runs
-        for metric in further_metrics(run.record.config)
-    }
-    return {column: _further_column(metric) for column, metric in metrics.items()}
+    metrics = metrics_of(run for group in groups for run in group.runs)
+    return {metric.column: _further_column(metric) for metric in metrics}
 
 
 def _further_column(metric: FurtherMetric) -> Column:

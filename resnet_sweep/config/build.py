@@ -11,13 +11,35 @@ from resnet_sweep.config import COLLECTION_GROUPS
 from resnet_sweep.config.check import EXTRA_SETTINGS, parameters
 from resnet_sweep.config.instantiate import instantiate, locate
 from resnet_sweep.data.dataset import DataDescription, Dataset
+from resnet_sweep.errors import ConfigError, one_line
+from resnet_sweep.protocols import Augmentation, DataSource, ValidationMetric
 from resnet_sweep.runs.metrics import FURTHER
 from resnet_sweep.training.callbacks import Callback
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.fine_tuning import classifier_names
-from resnet_sweep.training.metrics import ValidationMetric
 from resnet_sweep.training.optimizers import param_groups
+from resnet_sweep.training.schedules import Schedule
 from resnet_sweep.training.trainer import steps_per_epoch
+
+IS_NO_MODULE = "isn't a torch.nn.Module"
+
+
+def build_dataset(config: Mapping[str, Any]) -> Dataset:
+    """Return the images that a run uses."""
+    source: DataSource = _instantiate(
+        "data", config["data"], DataSource, "has no method load(seed)"
+    )
+    try:
+        dataset = source.load(config["seed"])
+    except (ConfigError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"raised {type(error).__name__} in load ({one_line(error)})"
+        raise _unusable("data", config["data"], reason) from error
+    if not isinstance(dataset, Dataset):
+        reason = f"returned {type(dataset).__name__} in load instead of resnet_sweep.data.Dataset"
+        raise _unusable("data", config["data"], reason)
+    return dataset
 
 
 def build_model(config: Mapping[str, Any], data: Dataset | DataDescription) -> nn.Module:
@@ -29,8 +51,14 @@ def build_model(config: Mapping[str, Any], data: Dataset | DataDescription) -> n
     supplied = {"num_classes": data.num_classes}
     if "in_channels" in parameters(locate("model", node["_target_"])):
         supplied["in_channels"] = data.channels
-    model: nn.Module = instantiate("model", node, **supplied)
+    model: nn.Module = _instantiate("model", node, nn.Module, IS_NO_MODULE, **supplied)
     return model
+
+
+def build_loss(config: Mapping[str, Any]) -> nn.Module:
+    """Return the loss; see `protocols.Loss`."""
+    loss: nn.Module = _instantiate("loss", config["loss"], nn.Module, IS_NO_MODULE)
+    return loss
 
 
 def build_optimizer(
@@ -40,24 +68,35 @@ def build_optimizer(
     settings, factor = dict(config["optim"]), config["trainer"].get("backbone_lr_factor", 1.0)
     classifier = None if factor == 1 else classifier_names(model, num_classes)
     groups = param_groups(model, settings.pop("decay_norm_and_bias", True), factor, classifier)
-    optimizer: torch.optim.Optimizer = instantiate("optim", settings, params=groups)
+    reason = "isn't a torch.optim.Optimizer"
+    optimizer: torch.optim.Optimizer = _instantiate(
+        "optim", settings, torch.optim.Optimizer, reason, params=groups
+    )
     return optimizer
 
 
-def build_schedule(config: Mapping[str, Any], settings: TrainerConfig, dataset: Dataset) -> Any:
+def build_schedule(
+    config: Mapping[str, Any], settings: TrainerConfig, dataset: Dataset
+) -> Schedule:
     """Return the function from a step to its learning rate."""
-    return instantiate(
+    schedule: Schedule = _instantiate(
         "schedule",
         config["schedule"],
+        Schedule,
+        "isn't a resnet_sweep.training.schedules.Schedule",
         lr=config["optim"]["lr"],
         epochs=settings.epochs,
         steps_per_epoch=steps_per_epoch(len(dataset.train), settings),
     )
+    return schedule
 
 
-def build_augmentation(config: Mapping[str, Any], dataset: Dataset) -> list[Any]:
+def build_augmentation(config: Mapping[str, Any], dataset: Dataset) -> list[Augmentation]:
     """Return the augmentation operations, in their order."""
-    return _collection(config, "augmentation", lambda name: getattr(dataset, name))
+    reason = "can't be called with images, labels and a generator"
+    return _collection(
+        config, "augmentation", lambda name: getattr(dataset, name), Augmentation, reason
+    )
 
 
 def build_metrics(config: Mapping[str, Any], num_classes: int) -> dict[str, ValidationMetric]:
@@ -67,6 +106,8 @@ def build_metrics(config: Mapping[str, Any], num_classes: int) -> dict[str, Vali
         {"metric": {name: _without_extra(node) for name, node in group.items()}},
         "metric",
         {"num_classes": num_classes}.get,
+        ValidationMetric,
+        "can't be called with logits and labels",
     )
     return {FURTHER + name: metric for name, metric in zip(group, built, strict=True)}
 
@@ -78,15 +119,41 @@ def _without_extra(node: Mapping[str, Any]) -> dict[str, Any]:
 
 def build_loggers(config: Mapping[str, Any]) -> list[Callback]:
     """Return the callbacks of the logger group, which write to the current folder."""
-    return _collection(config, "logger", {"folder": Path.cwd()}.get)
+    reason = "isn't a resnet_sweep.training.callbacks.Callback"
+    return _collection(config, "logger", {"folder": Path.cwd()}.get, Callback, reason)
 
 
-def _collection(config: Mapping[str, Any], group: str, argument: Callable[[str], Any]) -> list[Any]:
+def _collection(
+    config: Mapping[str, Any],
+    group: str,
+    argument: Callable[[str], Any],
+    kind: type,
+    reason: str,
+) -> list[Any]:
     built = []
     for name, node in config[group].items():
         path = f"{group}.{name}"
         taken = COLLECTION_GROUPS[group] & parameters(locate(path, node["_target_"])).keys()
         built.append(
-            instantiate(path, node, **{parameter: argument(parameter) for parameter in taken})
+            _instantiate(
+                path, node, kind, reason, **{parameter: argument(parameter) for parameter in taken}
+            )
         )
     return built
+
+
+def _instantiate(
+    path: str, node: Mapping[str, Any], kind: type, reason: str, **supplied: Any
+) -> Any:
+    """Instantiate an object; raise ConfigError with the reason if it isn't of the right kind."""
+    built = instantiate(path, node, **supplied)
+    if not isinstance(built, kind):
+        raise _unusable(path, node, reason)
+    return built
+
+
+def _unusable(path: str, node: Mapping[str, Any], reason: str) -> ConfigError:
+    return ConfigError(
+        f"{path}._target_={node['_target_']} can't be used, because the object {reason}: correct "
+        "the class, or name another one"
+    )

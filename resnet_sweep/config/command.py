@@ -57,5 +57,10 @@ def quote_override(argument: str) -> str:
     return argument
 
 
+def path_override(setting: str, path: str | Path) -> str:
+    """Return the override that sets a directory, with the quotes that Hydra's grammar needs."""
+    return f"{setting}={_quote(str(path))}"
+
+
 def _quote(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()

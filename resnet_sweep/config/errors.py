@@ -118,10 +118,6 @@ def _describe(error: Exception, arguments: Sequence[str]) -> str:
         )
     if found := re.match(r"Additional config directory '(.*)' not found", text):
         return f"--config-dir={found[1]} isn't a directory: name a folder with config files"
-    if found := re.match(r"Primary config module 'resnet_sweep\.cli\.(.*)' not found", text):
-        return (
-            f"--config-path={found[1]} can't be used: add config files with --config-dir=DIRECTORY"
-        )
     if found := re.match(r"Multiple values for (\S+)\..*\n?.*'(.*)' from 'command line'", text):
         group, choice = found.groups()
         return f"+{group}={choice} adds a second choice: write {group}={choice}"

@@ -23,8 +23,12 @@ TRUSTED = "RESNET_SWEEP_TRUSTED_PACKAGES"
 
 def execution_whitelist() -> list[str]:
     """Return WHITELIST and the comma-separated packages in $RESNET_SWEEP_TRUSTED_PACKAGES."""
-    trusted = os.environ.get(TRUSTED, "").replace(",", " ").split()
-    return [*WHITELIST, *(f"{package}.*" for package in trusted)]
+    return [*WHITELIST, *(f"{package}.*" for package in trusted_packages())]
+
+
+def trusted_packages() -> list[str]:
+    """Return the packages in $RESNET_SWEEP_TRUSTED_PACKAGES."""
+    return os.environ.get(TRUSTED, "").replace(",", " ").split()
 
 
 def locate(path: str, target: Any) -> Callable[..., Any]:

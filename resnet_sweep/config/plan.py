@@ -13,7 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.build import (
     build_augmentation,
+    build_dataset,
     build_loggers,
+    build_loss,
     build_metrics,
     build_model,
     build_optimizer,
@@ -22,6 +24,7 @@ from resnet_sweep.config.build import (
 from resnet_sweep.config.check import check_config
 from resnet_sweep.config.compose import ComposedConfig
 from resnet_sweep.config.instantiate import instantiate
+from resnet_sweep.config.own_code import OwnCode, own_code
 from resnet_sweep.config.smoke_test import SmokeTests
 from resnet_sweep.config.starting_weights import (
     MissingWeightsError,
@@ -33,7 +36,13 @@ from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.record import PENDING, Record
-from resnet_sweep.runs.signature import INIT_FROM, format_setting, sign
+from resnet_sweep.runs.signature import (
+    INIT_FROM,
+    changed_files,
+    format_files,
+    format_setting,
+    sign,
+)
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.device import (
     check_compile,
@@ -57,6 +66,7 @@ class PlannedRun:
         precision: "float32" or "bfloat16".
         process_group: the processes that train the run.
         inputs: digests of what the run uses besides its config; see `Record.inputs`.
+        own_code: the user's own code that the run uses.
         parameters: number of trainable weights of the model.
         signature: see `resnet_sweep.runs.signature`; empty until `plan_run` has validated the run.
         notes: remarks that a reader of the results needs, one sentence each.
@@ -69,6 +79,7 @@ class PlannedRun:
     precision: str
     process_group: ProcessGroup
     inputs: Mapping[str, str]
+    own_code: OwnCode
     parameters: int = 0
     signature: str = ""
     notes: list[str] = field(default_factory=list)
@@ -104,7 +115,7 @@ class PlannedRun:
             optimizer=build_optimizer(self.config, model, self.dataset.num_classes),
             schedule=build_schedule(self.config, self.settings, self.dataset),
             augmentation=build_augmentation(self.config, self.dataset),
-            loss=instantiate("loss", self.config["loss"]).to(self.device),
+            loss=build_loss(self.config).to(self.device),
             dataset=self.dataset,
             config=self.settings,
             seed=seed,
@@ -201,7 +212,7 @@ def plan_run(
         inputs=inputs,
         parameters=trained,
         signature=sign(config, run.precision, inputs),
-        notes=[*weight_notes, *_notes(run, mixed, shares_norm)],
+        notes=[*weight_notes, *_notes(run, mixed, shares_norm), *run.own_code.notes],
     )
 
 
@@ -224,7 +235,23 @@ def _plan_starting_weights(
 
 
 def load_planned_run(record: Record) -> PlannedRun:
-    """Return a run that another process planned, perhaps on another machine.
+    """Return a run that another process planned, perhaps on another machine, to train it.
+
+    Raises:
+        ConfigError: the device or the data of the run isn't available on this machine, or the
+            user's own code was changed.
+    """
+    run = load_recorded_run(record)
+    if changed := changed_files(record.inputs, run.inputs):
+        raise ConfigError(
+            f"{format_files(changed)} changed after the run was planned: restore the code, or "
+            "start the run in another directory"
+        )
+    return run
+
+
+def load_recorded_run(record: Record) -> PlannedRun:
+    """Return a run from its record, with the present code; see `load_planned_run`.
 
     Raises:
         ConfigError: the device or the data of the run isn't available on this machine.
@@ -258,9 +285,10 @@ def _load(
         )
     device = place_rank(resolve_device(settings.device), process_group)
     precision = resolve_precision(precision or settings.precision, device)
-    dataset: Dataset = instantiate("data", config["data"]).load(config["seed"])
-    inputs = {"data": dataset.fingerprint}
-    return PlannedRun(config, settings, dataset, device, precision, process_group, inputs)
+    dataset = build_dataset(config)
+    code = own_code(config)
+    inputs = {"data": dataset.fingerprint, **code.digests}
+    return PlannedRun(config, settings, dataset, device, precision, process_group, inputs, code)
 
 
 def _notes(run: PlannedRun, mixed: bool, shares_norm: bool) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Restore a trained network from its run directory, with or without the data of the run."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +14,17 @@ from torch import Tensor, nn
 from resnet_sweep.config import OBJECT_GROUPS
 from resnet_sweep.config.build import build_model
 from resnet_sweep.config.check import check_config, check_object
-from resnet_sweep.config.plan import load_planned_run
+from resnet_sweep.config.own_code import own_code
+from resnet_sweep.config.plan import load_recorded_run
 from resnet_sweep.data.dataset import DataDescription, Dataset
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.signature import changed_files, format_files
 from resnet_sweep.training.checkpoint import BEST, read_best
 from resnet_sweep.training.device import configure_tf32
 from resnet_sweep.training.evaluation import BATCH_SIZE, Normalize
+
+log = logging.getLogger(__name__)
 
 
 class TrainedNetwork(nn.Module):
@@ -131,7 +136,7 @@ def load_network(directory: Path) -> TrainedNetwork:
             "again with trainer.resume=false"
         ) from error
     check_object("model", record.config.get("model"), OBJECT_GROUPS["model"])
-    return TrainedNetwork(_build(directory, record.config, checkpoint, data), data, record)
+    return TrainedNetwork(_build(directory, record, record.config, checkpoint, data), data, record)
 
 
 def restore(directory: Path) -> RestoredRun:
@@ -147,8 +152,8 @@ def restore(directory: Path) -> RestoredRun:
     trainer = {**record.config.get("trainer", {}), "device": "auto"}
     config = {**record.config, "trainer": trainer}
     check_config(config)
-    run = load_planned_run(replace(record, config=config, precision=precision))
-    model = _build(directory, config, checkpoint, run.dataset)
+    run = load_recorded_run(replace(record, config=config, precision=precision))
+    model = _build(directory, record, config, checkpoint, run.dataset)
     configure_tf32(run.device, run.precision)
     return RestoredRun(
         model=model.to(run.device).eval(),
@@ -164,11 +169,18 @@ def restore(directory: Path) -> RestoredRun:
 
 def _build(
     directory: Path,
+    record: Record,
     config: Mapping[str, Any],
     checkpoint: Mapping[str, Any],
     data: Dataset | DataDescription,
 ) -> nn.Module:
     """Return the model with the weights of a checkpoint, on the CPU."""
+    used = own_code({group: config[group] for group in ("model", "data")}).digests
+    if changed := changed_files({name: record.inputs.get(name) for name in used}, used):
+        log.warning(
+            "warning: %s changed after the run was planned; the network is built with the new code",
+            format_files(changed),
+        )
     model = build_model(config, data)
     try:
         model.load_state_dict(checkpoint["model"])

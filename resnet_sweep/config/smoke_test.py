@@ -15,11 +15,11 @@ from torch import nn
 from resnet_sweep.compare.format import pluralize
 from resnet_sweep.config.build import (
     build_augmentation,
+    build_loss,
     build_metrics,
     build_model,
     build_optimizer,
 )
-from resnet_sweep.config.instantiate import instantiate
 from resnet_sweep.data.dataset import Batches, Dataset
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.runs.metrics import FURTHER
@@ -222,7 +222,7 @@ def smoke_test_batch(config: Mapping[str, Any], dataset: Dataset) -> bool:
         ),
         warnings.catch_warnings(action="ignore"),
     ):
-        loss = instantiate("loss", config["loss"])(torch.zeros(count, dataset.num_classes), labels)
+        loss = build_loss(config)(torch.zeros(count, dataset.num_classes), labels)
         if loss.ndim or not loss.isfinite():
             raise ValueError(f"its value is {loss.tolist()}")
     return mixed

@@ -205,9 +205,10 @@ class SplitDataset(CachedDataset):
         labels, classes = arrays.labels, arrays.header.classes
         # RandomState is used because its streams are the same in all versions of NumPy.
         order = np.random.RandomState(self.split_seed).permutation(len(labels))
+        by_class = order[np.argsort(labels[order], kind="stable")]
+        ends = np.cumsum(np.bincount(labels, minlength=len(classes)))
         test = []
-        for label, name in enumerate(classes):
-            members = order[labels[order] == label]
+        for name, members in zip(classes, np.split(by_class, ends[:-1]), strict=True):
             if len(members) == 1:
                 raise ConfigError(
                     f"the class {name} has one image, which can't be used both for training and "

@@ -133,16 +133,15 @@ class Dataset:
         return len(self.classes)
 
     @property
+    def channels(self) -> int:
+        """Number of channels of an image: 1 or 3."""
+        return self.description.channels
+
+    @property
     def description(self) -> DataDescription:
         """What a network needs to know about these images."""
         shape = [*self.train.images.shape[1:]]
         return DataDescription(self.classes, self.mean, self.std, shape)
-
-    @property
-    def channels(self) -> int:
-        """Number of channels of an image: 1 or 3."""
-        channels: int = self.train.images.shape[1]
-        return channels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """A dataset of the Hugging Face Hub, or in a folder that the datasets library has written."""
 
 import io
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,8 @@ class HuggingFace(SplitDataset):
                 "data=huggingface needs the package datasets: pip install "
                 "'resnet-sweep[huggingface]'"
             ) from error
+        # Otherwise, the library prints a warning for each of its attempts to reach the Hub.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         try:
             if self.name is None:
                 loaded = datasets.load_from_disk(str(Path(self.root or "").expanduser()))
@@ -128,7 +131,8 @@ class HuggingFace(SplitDataset):
         names = getattr(splits[0].features[column], "names", None)
         if names is None and all(isinstance(value, str) for value in values):
             names = sorted({*values})
-            values = [names.index(value) for value in values]
+            labels = {name: label for label, name in enumerate(names)}
+            values = [labels[value] for value in values]
         if not all(isinstance(value, int) and value >= 0 for value in values):
             raise ConfigError(
                 f"the column {column} of {self._title} must have a class for each image, as text "

@@ -30,8 +30,9 @@ ORIENTED = ("JPEG", "MPO")
 # Pillow's modes of gray images. The first of them have 16 bits.
 GRAY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 GRAY = (*GRAY_16, "1", "L", "LA", "La")
-# Number of files whose headers are read at a time.
-HEADERS = 1024
+# Number of files whose headers are read at a time, and largest number of images in a block. With
+# larger blocks, the progress bar would move rarely.
+HEADERS, BLOCK = 1024, 256
 
 Result = TypeVar("Result")
 
@@ -134,7 +135,7 @@ class Decoder:
 
     def _blocks(self, files: ImageFiles, shape: Shape) -> Iterator[UInt8Array]:
         resizes = self.size is not None
-        for part in _parts(len(files), max(1, BLOCK_BYTES // int(np.prod(shape)))):
+        for part in _parts(len(files), max(1, min(BLOCK, BLOCK_BYTES // int(np.prod(shape))))):
             yield np.stack(
                 _in_threads(
                     lambda index: _read(files, index, lambda image: _decode(image, shape, resizes)),

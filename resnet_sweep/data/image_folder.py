@@ -64,6 +64,12 @@ class ImageFolder(SplitDataset):
         else:
             only_train = folders.keys() == {"train"}
             parts = {"all": _list_classes(folders["train"] if only_train else root)}
+            _refuse_folders_of_folders(folders)
+        if len(classes := {name for listed in parts.values() for _, name in listed}) == 1:
+            raise ConfigError(
+                f"data.root={root} has images of one class, {classes.pop()}, but training needs at "
+                "least two: choose another data.root, or add a folder for another class"
+            )
         decoder = Decoder(self.size, self.channels)
         return _decoded("image_folder", root, parts, decoder)
 
@@ -146,7 +152,25 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _list_classes(folder: Path) -> Listed:
+    """Return the images in a folder for each class."""
     return [(path, entry.name) for entry in _subfolders(folder) for path in list_images(entry)]
+
+
+def _refuse_folders_of_folders(folders: Mapping[str, Path]) -> None:
+    """Raise ConfigError if all folders contain several folders, so that they can't be classes."""
+    inner = {name: [*folder.iterdir()] for name, folder in folders.items()}
+    nested = {
+        name
+        for name, entries in inner.items()
+        if sum(entry.is_dir() for entry in entries) > 1
+        and not any(entry.name.lower().endswith(EXTENSIONS) for entry in entries)
+    }
+    if len(folders) > 1 and nested == folders.keys():
+        raise ConfigError(
+            f"the folders {', '.join(folders)} in {next(iter(folders.values())).parent} contain "
+            "folders, and aren't classes: name them train, and val or test, or choose another "
+            "data.root"
+        )
 
 
 def _compare_classes(root: Path, parts: Mapping[str, Listed]) -> None:

@@ -37,8 +37,10 @@ class TorchvisionDataset(CachedDataset):
     Attributes:
         title: name of the dataset for people.
         key: name of the dataset in the cache.
-        files: the dataset's files, relative to `root`. Each entry has the alternatives for a file.
-        classes: name of each class; None for "0", "1" and so on.
+        files: the dataset's files, relative to `root`, in one folder. Each entry has the names that
+            a file may have.
+        layout: the files, for people.
+        classes: name of each class.
         root: folder that contains the files; None for $RESNET_SWEEP_DATA, or ~/.cache/resnet_sweep
             if that isn't set. Only there, missing files are downloaded.
     """
@@ -46,6 +48,7 @@ class TorchvisionDataset(CachedDataset):
     title: ClassVar[str]
     key: ClassVar[str]
     files: ClassVar[tuple[tuple[str, ...], ...]]
+    layout: ClassVar[str]
     classes: ClassVar[list[str]]
 
     root: str | None = None
@@ -54,7 +57,9 @@ class TorchvisionDataset(CachedDataset):
         """Return the arrays of the dataset."""
         root = data_folder() if self.root is None else Path(self.root).expanduser()
         found = self._find(root)
-        if len(found) < len(self.files):
+        # If another process is downloading the data, its last file may be incomplete.
+        downloading = self.root is None and self._lock(root).exists()
+        if downloading or len(found) < len(self.files):
             self._download(root)
             found = self._find(root)
         states = file_states(root, found)
@@ -72,19 +77,23 @@ class TorchvisionDataset(CachedDataset):
         )
         return [path for path in existing if path is not None]
 
+    def _lock(self, root: Path) -> Path:
+        """Return the file that a process locks while it downloads the data."""
+        return root / f".{self.key}.lock"
+
     def _download(self, root: Path) -> None:
-        names = ", ".join(names[0] for names in self.files)
         if self.root is not None:
             raise ConfigError(
-                f"data.root={root} doesn't contain {self.title} ({names}): put the published files "
-                "there, leave data.root out to download them, or try experiment=quickstart, which "
-                "needs no download"
+                f"data.root={root} doesn't contain {self.title}: put {self.layout} there, leave "
+                "data.root out to download the data, or try experiment=quickstart, which needs no "
+                "download"
             )
-        created = missing_folders(root)
+        # torchvision makes the folder of the files before it downloads them.
+        created = missing_folders((root / self.files[0][0]).parent)
         try:
             root.mkdir(parents=True, exist_ok=True)
             # If several processes start at once, one downloads, and the others wait.
-            with exclusive(root / f".{self.key}.lock"), contextlib.redirect_stdout(sys.stderr):
+            with exclusive(self._lock(root)), contextlib.redirect_stdout(sys.stderr):
                 if len(self._find(root)) < len(self.files):
                     self.read(root, download=True)
         # torchvision raises RuntimeError if the download fails or has a wrong checksum.
@@ -92,8 +101,8 @@ class TorchvisionDataset(CachedDataset):
             remove_empty(created)
             raise ConfigError(
                 f"{self.title} isn't in {root} and couldn't be downloaded ({_reason(error)}): "
-                f"connect to a network, put the published files ({names}) there, or try "
-                "experiment=quickstart, which needs no download"
+                f"connect to a network, put {self.layout} there, or try experiment=quickstart, "
+                "which needs no download"
             ) from error
 
     def _source(self, root: Path) -> Source:
@@ -101,9 +110,8 @@ class TorchvisionDataset(CachedDataset):
             parts = self.read(root, download=False)
             images = np.concatenate([images for images, _ in parts.values()])
             labels = np.concatenate([labels for _, labels in parts.values()]).astype(np.int64)
-            if len(images) != len(labels) or not 0 <= labels.min() <= labels.max() < len(
-                self.classes
-            ):
+            in_range = 0 <= labels.min() <= labels.max() < len(self.classes)
+            if len(images) != len(labels) or not in_range:
                 raise ValueError("its images and labels don't fit together")
         # A damaged file can raise an error of any type.
         except Exception as error:
@@ -139,6 +147,7 @@ class CIFAR10(TorchvisionDataset):
             "batches.meta",
         )
     )
+    layout = "cifar-10-batches-py/ (the published archive, unpacked)"
     classes: ClassVar = [
         "airplane",
         "automobile",
@@ -175,6 +184,7 @@ class SVHN(TorchvisionDataset):
     title = "SVHN"
     key = "svhn"
     files = (("train_32x32.mat",), ("test_32x32.mat",))
+    layout = "the published train_32x32.mat and test_32x32.mat"
     classes: ClassVar = [str(digit) for digit in range(10)]
 
     def read(self, root: Path, download: bool) -> Parts:
@@ -200,6 +210,7 @@ class FashionMNIST(TorchvisionDataset):
         for part in ("train", "t10k")
         for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
     )
+    layout = "FashionMNIST/raw/ with the four published files (train-images-idx3-ubyte.gz, ...)"
     classes: ClassVar = [
         "T-shirt/top",
         "Trouser",

@@ -69,14 +69,20 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the git commit of this package, with "+" for uncommitted changes; None without git."""
+    """Return the git commit of this package, see `commit_of`; None if it isn't in a clone."""
     clone = Path(__file__).parents[2]
-    if not (clone / ".git").exists():
-        return None
+    return commit_of(clone) if (clone / ".git").exists() else None
+
+
+def commit_of(folder: Path) -> str | None:
+    """Return the git commit of the repository that contains a folder; None without git.
+
+    A "+" at its end means that tracked files have changes that aren't committed.
+    """
     git = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
         described = subprocess.run(
-            git, cwd=clone, capture_output=True, text=True, timeout=10, check=True
+            git, cwd=folder, capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None

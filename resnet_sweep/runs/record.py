@@ -103,9 +103,11 @@ class Record:
         seconds: time of training and evaluation, including the time before interruptions; None
             if unknown.
         started, ended: times in ISO 8601.
+        git_commit, code_commit: git commits of the program and of the user's own code.
         world_size: number of processes that share the run.
         inputs: digests of what a run uses besides its config, by name: `data` is the fingerprint
-            of the data. The signature contains them.
+            of the data, `code.FILE` a digest of a file of the user's own code, and `init_from` a
+            digest of the starting weights. The signature contains them.
         notes: remarks that a reader of the results needs, one sentence each.
         digests: digests of the metrics files, to detect changed files.
         heartbeat: the process that trains the run; None if there is none.
@@ -135,6 +137,7 @@ class Record:
     precision: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
+    code_commit: str | None = None
     seed: Annotated[int, Ge(0)] | None = None
     inputs: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -35,7 +35,12 @@ from resnet_sweep.runs.record import (
     State,
     new_heartbeat,
 )
-from resnet_sweep.runs.signature import differences, format_setting, signed_settings
+from resnet_sweep.runs.signature import (
+    code_file,
+    differences,
+    format_setting,
+    signed_settings,
+)
 
 log = logging.getLogger(__name__)
 
@@ -232,11 +237,8 @@ def find_record(directory: Path, record: Record) -> Record | None:
             ) from None
         return None
     if earlier.signature != record.signature:
-        raise ConfigError(
-            f"{directory} belongs to a run with another configuration "
-            f"({_describe_difference(earlier, record)}): choose another hydra.run.dir, or use the "
-            "settings of that run"
-        )
+        found = _describe_differences(earlier, record)
+        raise ConfigError(f"{directory} belongs to a run with {found} of that run")
     return earlier
 
 
@@ -317,8 +319,8 @@ def _is_done(directory: Path, record: Record) -> bool:
     return record.has_ended and (record.state == "pruned" or not record.altered(directory))
 
 
-def _describe_difference(earlier: Record, record: Record) -> str:
-    """Return the first differences between two runs as text."""
+def _describe_differences(earlier: Record, record: Record) -> str:
+    """Return the first differences between two runs, and what to do, as the end of a sentence."""
     theirs, ours = (
         signed_settings(run.config, run.precision, run.inputs) for run in (earlier, record)
     )
@@ -328,11 +330,15 @@ def _describe_difference(earlier: Record, record: Record) -> str:
         changed.pop("data", None)
     found = [
         f"{name}: {format_setting(one)} in that run, {format_setting(other)} in this command"
+        if (file := code_file(name)) is None
+        else f"{file} has changed"
         for name, (one, other) in changed.items()
-    ]
-    if not found:
-        return "made by another version of this program"
-    return "; ".join([*found[:5], *([f"and {len(found) - 5} more"] if len(found) > 5 else [])])
+    ] or ["made by another version of this program"]
+    what, restored = "another configuration", "use the settings"
+    if changed and all(code_file(name) is not None for name in changed):
+        what, restored = "other code", "restore the code"
+    listed = "; ".join([*found[:5], *([f"and {len(found) - 5} more"] if len(found) > 5 else [])])
+    return f"{what} ({listed}): choose another hydra.run.dir, or {restored}"
 
 
 @contextlib.contextmanager

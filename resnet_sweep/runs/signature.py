@@ -1,7 +1,7 @@
 """The signature of a run: a hash of all settings that affect what is trained."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -34,6 +34,8 @@ NEUTRAL: Mapping[str, Any] = {
 
 # The key of the order of the augmentation operations.
 ORDER = "augmentation.order"
+# The names of the inputs that are digests of the user's own files begin with this.
+CODE = "code."
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -106,6 +108,22 @@ def sign(config: Mapping[str, Any], precision: str | None, inputs: Mapping[str, 
     """Return the signature of a run, 16 hexadecimal digits; see `signed_settings`."""
     content = json.dumps(signed_settings(config, precision, inputs), sort_keys=True)
     return blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def code_file(name: str) -> str | None:
+    """Return the file `mine/loss.py` of the input `code.mine/loss.py`; None for other names."""
+    return name.removeprefix(CODE) if name.startswith(CODE) else None
+
+
+def changed_files(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the user's own files with different digests in two mappings of inputs."""
+    return [file for name in differences(one, other) if (file := code_file(name)) is not None]
+
+
+def format_files(files: Sequence[str]) -> str:
+    """Return a list of files as text, with at most three names."""
+    listed, more = ", ".join(files[:3]), len(files) - 3
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

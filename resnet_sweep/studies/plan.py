@@ -1,6 +1,7 @@
 """The plans of a study and of its trials. A study is validated before anything is written."""
 
 import os
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -260,7 +261,10 @@ class StudyPlan:
 
     def _fingerprint(self) -> dict[str, Any]:
         record = self.corners[0].record
-        settings = signed_settings(record.config, record.precision, record.inputs)
+        # Each corner may use other code of the user. The data may be searched, too, so the first
+        # corner takes precedence.
+        inputs = dict(ChainMap(*(corner.record.inputs for corner in self.corners)))
+        settings = signed_settings(record.config, record.precision, inputs)
         searched = self.space.descriptions().items()
         return {
             **settings,

@@ -17,7 +17,7 @@ from resnet_sweep.config.compose import is_named_by_time
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import missing_folders, remove_empty
 from resnet_sweep.runs.run import make_directory
-from resnet_sweep.runs.signature import differences
+from resnet_sweep.runs.signature import code_file, differences
 from resnet_sweep.studies.plan import StudyPlan
 from resnet_sweep.studies.storage import exclusive, find_study, is_shared, open_storage
 from resnet_sweep.studies.trial_queue import TrialQueue
@@ -173,6 +173,8 @@ def _check_fingerprint(study: optuna.Study, asked: Mapping[str, Any]) -> None:
     # The fingerprint is converted to JSON and back, because tuples become lists in the storage.
     listed = [
         f"{safe_text(name)}: {safe_text(old)} in the study, {safe_text(new)} in this command"
+        if (file := code_file(name)) is None
+        else f"{safe_text(file)} has changed"
         for name, (old, new) in differences(found, json.loads(json.dumps(asked))).items()
     ]
     if listed:

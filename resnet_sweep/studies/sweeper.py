@@ -6,6 +6,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from resnet_sweep.sweeps.grid import report_end
+
 
 class OptunaSweeper(Sweeper):
     """Searches with Optuna. It supports pruning, any number of workers, and resuming."""
@@ -17,7 +19,7 @@ class OptunaSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Store the arguments; Hydra calls this method before `sweep`."""
-        self.context, self.composed = hydra_context, config
+        self.context, self.composed, self.caller = hydra_context, config, task_function
 
     def sweep(self, arguments: list[str]) -> None:
         """Work on the study until it ends; see `run_study`."""
@@ -27,5 +29,6 @@ class OptunaSweeper(Sweeper):
 
         with wrap_internal_errors():
             status = run_study(self.context, self.composed)
+        report_end(self.caller, self.composed)
         if status:
             raise SystemExit(status)

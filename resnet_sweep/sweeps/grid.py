@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice, product
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -35,7 +36,7 @@ class GridSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Store the arguments; Hydra calls this method before `sweep`."""
-        self.context, self.composed = hydra_context, config
+        self.context, self.composed, self.caller = hydra_context, config, task_function
 
     def sweep(self, arguments: list[str]) -> None:
         """Train the jobs of the sweep; see `run_sweep`.
@@ -56,8 +57,26 @@ class GridSweeper(Sweeper):
             status = run_sweep(
                 self.context, self.composed, [*preset_overrides(self.params), *arguments]
             )
+        report_end(self.caller, self.composed)
         if status:
             raise SystemExit(status)
+
+
+@runtime_checkable
+class SweepCaller(Protocol):
+    """What called Hydra, if it asks for the directory of its sweep."""
+
+    def end(self, directory: Path | None) -> None:
+        """Take the directory of a sweep that has ended."""
+
+
+def report_end(caller: TaskFunction, config: DictConfig) -> None:
+    """Pass the directory of a sweep that has ended to its caller; it is None in a dry run.
+
+    Hydra drops what a sweeper returns, and gives a sweeper only the task function of its caller.
+    """
+    if isinstance(caller, SweepCaller):
+        caller.end(None if config.dry_run else Path(config.hydra.sweep.dir).absolute())
 
 
 def expand(

@@ -24,6 +24,7 @@ class Job:
 
     Attributes:
         reused: whether the run was trained outside the sweep.
+        other_code: a complete run that isn't reused, because it only differs in its own code.
         run: the run in the directory, or the planned run if there is none.
         error: the reason if the directory can't be read, or None.
         last_stat: identifies the content of the record that was read last.
@@ -35,6 +36,7 @@ class Job:
         self.number, self.planned, self.directory = number, planned, directory
         self.hydra = hydra or {}
         self.reused = False
+        self.other_code: LoadedRun | None = None
         self.run = LoadedRun(directory, relative_path(directory), planned)
         self.error: str | None = None
         self.last_stat: tuple[int, ...] | None = None

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
 from resnet_sweep.compare.format import pluralize, safe_text
-from resnet_sweep.compare.loaded_run import LoadedRun, load_run
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.check import SETTINGS, check_value
 from resnet_sweep.config.command import relative_path
@@ -32,11 +32,17 @@ from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError, InvalidJobs
 from resnet_sweep.runs.record import PENDING, Record
 from resnet_sweep.runs.run import unexpected_file
-from resnet_sweep.runs.signature import differences, format_setting, is_incidental
+from resnet_sweep.runs.signature import (
+    changed_files,
+    differences,
+    format_files,
+    format_setting,
+    is_incidental,
+)
 from resnet_sweep.sweeps.grid import expand, parse_zip
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.manifest import JobEntry, Manifest
-from resnet_sweep.sweeps.run_cache import RunCache
+from resnet_sweep.sweeps.run_cache import RunCache, sign_without_code
 
 Item = TypeVar("Item")
 
@@ -221,6 +227,8 @@ class SweepPlan:
             complete = self.cache.find_complete(record.signature)
             if complete is not None:
                 job.reuse(complete)
+            else:
+                job.other_code = self.cache.find_with_other_code(record)
         if not found and not job.reused and (name := unexpected_file(directory)) is not None:
             raise ConfigError(
                 f"{directory} can't be the directory of a job, because it contains {name}: choose "
@@ -237,10 +245,18 @@ class SweepPlan:
         ]
         if not others:
             return
+        place = relative_path(self.directory)
+        changed = [self._changed_files(job) for job in others]
+        if all(changed):
+            files = format_files([*dict.fromkeys(file for found in changed for file in found)])
+            raise ConfigError(
+                f"{place} has runs that were trained with other code ({files} has changed): choose "
+                "another hydra.sweep.dir, or restore the code of these runs"
+            )
         listed = [f"job {job.number} ({self._describe(job)})" for job in others[:MAX_LISTED]]
         more = f", and {len(others) - MAX_LISTED} more" if len(others) > MAX_LISTED else ""
         raise ConfigError(
-            f"{relative_path(self.directory)} has runs that aren't part of this command, "
+            f"{place} has runs that aren't part of this command, "
             f"{', '.join(listed)}{more}: add them to the command, or choose another "
             "hydra.sweep.dir, in which finished runs are reused"
         )
@@ -251,6 +267,15 @@ class SweepPlan:
         if job.reused or not (directory / "run.json").exists():
             return False
         return load_run(directory, "").state != PENDING
+
+    def _changed_files(self, job: JobEntry) -> list[str]:
+        """Return the changed own files if a job differs from a planned one in them only."""
+        run = load_run(self.directory / job.directory, "")
+        if isinstance(run, BrokenRun):
+            return []
+        key = sign_without_code(run.record)
+        planned = (other.planned for other in self.jobs if sign_without_code(other.planned) == key)
+        return next((changed_files(run.record.inputs, other.inputs) for other in planned), [])
 
     def _describe(self, job: JobEntry) -> str:
         """Return the overrides of a job, and its differences from the most similar planned job."""

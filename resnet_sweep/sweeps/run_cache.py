@@ -9,7 +9,7 @@ from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.group import COMPLETE
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import format_setting, sign
+from resnet_sweep.runs.signature import code_file, format_setting, sign
 from resnet_sweep.sweeps.job import Job
 
 
@@ -39,6 +39,12 @@ class RunCache:
         actual = sign(record.config, record.precision, record.inputs)
         return run if actual == signature else None
 
+    def find_with_other_code(self, planned: Record) -> LoadedRun | None:
+        """Return the newest complete run that differs from a planned one only in its own code."""
+        if not any(map(code_file, planned.inputs)):
+            return None
+        return self._complete_without_code.get(sign_without_code(planned))
+
     def estimate(self, jobs: Iterable[Job]) -> float | None:
         """Estimate the seconds that jobs take one after another, from the median of similar runs.
 
@@ -58,6 +64,14 @@ class RunCache:
         return {run.record.signature: run for run in reversed(self.runs) if run.state in COMPLETE}
 
     @cached_property
+    def _complete_without_code(self) -> dict[str, LoadedRun]:
+        return {
+            sign_without_code(run.record): run
+            for run in reversed(self.runs)
+            if run.state in COMPLETE
+        }
+
+    @cached_property
     def _epochs(self) -> dict[str, list[float]]:
         times: dict[str, list[float]] = {}
         for run in self.runs:
@@ -65,6 +79,12 @@ class RunCache:
             if record.final and record.final["epoch"] and record.seconds:
                 times.setdefault(_cost(record), []).append(record.seconds / record.final["epoch"])
         return times
+
+
+def sign_without_code(record: Record) -> str:
+    """Return the signature that a run would have without own code."""
+    inputs = {name: digest for name, digest in record.inputs.items() if code_file(name) is None}
+    return sign(record.config, record.precision, inputs)
 
 
 def _cost(record: Record) -> str:

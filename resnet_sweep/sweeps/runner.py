@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -349,8 +350,12 @@ def resume_command(config: DictConfig, directory: Path) -> str:
 def terminable() -> Iterator[None]:
     """Raise SystemExit on SIGTERM, SIGUSR2 and SIGHUP within a `with` block.
 
-    A job that runs in this process replaces these signal handlers while it runs.
+    A job that runs in this process replaces these signal handlers while it runs. Python allows
+    signal handlers in the main thread only, so nothing happens in another thread.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(exit_status(number))

@@ -11,6 +11,7 @@ from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.config.command import relative_path
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import PENDING, duration
+from resnet_sweep.runs.signature import changed_files, format_files
 from resnet_sweep.sweeps.job import BROKEN, Job
 from resnet_sweep.sweeps.plan import SweepPlan
 
@@ -97,6 +98,19 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
     reused = Counter(os.path.dirname(job.run.name) for job in jobs if job.reused)
     for place, count in reused.items():
         yield f"  {pluralize(count, 'job')} already finished in {safe_text(place)}, reused"
+    changed = Counter(
+        (
+            format_files(changed_files(job.other_code.record.inputs, job.planned.inputs)),
+            os.path.dirname(job.other_code.name),
+        )
+        for job in jobs
+        if job.other_code is not None and job.state == PENDING
+    )
+    for (files, place), count in changed.items():
+        yield (
+            f"  {pluralize(count, 'job')} finished in {safe_text(place)} with other code, not "
+            f"reused: {safe_text(files)} changed"
+        )
     states = Counter(job.state for job in jobs if not job.reused)
     for state, description in (
         ("finished", "already finished"),

@@ -1,25 +1,13 @@
 """Further metrics of the validation images, which the config group `metric` names."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from resnet_sweep.protocols import ValidationMetric
 from resnet_sweep.ranges import Count
 from resnet_sweep.training.evaluation import accuracy
-
-
-class ValidationMetric(Protocol):
-    """A metric of the predictions for all validation images; each metric of torchmetrics is one."""
-
-    def __call__(self, logits: Tensor, labels: Tensor) -> float | Tensor:
-        """Return the value, a number or a tensor with one element.
-
-        Args:
-            logits: (n, classes), float32, on the CPU.
-            labels: (n,), int64, on the CPU.
-        """
 
 
 def evaluate_metric(metric: ValidationMetric, logits: Tensor, labels: Tensor) -> float:

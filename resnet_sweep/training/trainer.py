@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from resnet_sweep.data.dataset import Batches, Dataset
+from resnet_sweep.protocols import Augmentation, Loss, ValidationMetric
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.metrics import LayerNorms
 from resnet_sweep.runs.run import Run
@@ -23,7 +24,7 @@ from resnet_sweep.training.device import compile_model
 from resnet_sweep.training.distributed import ProcessGroup
 from resnet_sweep.training.evaluation import Normalize, accuracy, autocast, cross_entropy, predict
 from resnet_sweep.training.fine_tuning import frozen_modules
-from resnet_sweep.training.metrics import ValidationMetric, evaluate_metric
+from resnet_sweep.training.metrics import evaluate_metric
 from resnet_sweep.training.optimizers import ExponentialMovingAverage
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing, resize
 from resnet_sweep.training.schedules import Schedule
@@ -66,9 +67,7 @@ class Trainer:
     Attributes:
         model: the model, on the device.
         optimizer: the optimizer; the `lr_scale` of a parameter group multiplies the learning rate.
-        augmentation: operations on training batches, see `resnet_sweep.augmentation`.
-        loss: maps logits (B, classes) and labels, (B,) or (B, classes) if the augmentation mixes
-            them, to a scalar.
+        augmentation: operations on training batches.
         precision: precision of the forward pass, "float32" or "bfloat16".
         starting_weights: returns weights that replace those of the model before the first step, by
             their names; None keeps all. A resumed run doesn't call it.
@@ -87,8 +86,8 @@ class Trainer:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    augmentation: Sequence[Callable[..., tuple[Tensor, Tensor]]]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    augmentation: Sequence[Augmentation]
+    loss: Loss
     dataset: Dataset
     config: TrainerConfig
     seed: int

@@ -89,6 +89,34 @@ function drawStudies() {
   for (const [chart, data, design] of charts) drawStudyPlot(chart, data, design);
 }
 
+// The variants of sweeps with a baseline.
+function drawVerdicts() {
+  const section = document.getElementById("verdicts");
+  section.hidden = !report.verdicts.length;
+  document.querySelector('nav a[href="#verdicts"]').hidden = section.hidden;
+  document.getElementById("verdicts-list").replaceChildren(
+    ...report.verdicts.map(({ name, rows: [header, ...rows], notes }) => {
+      const cells = (tag, row) => row.map((text) => element(tag, {}, text));
+      return element(
+        "div",
+        {},
+        element("h3", {}, name),
+        element(
+          "div",
+          { class: "scroll", tabindex: "0", role: "region", "aria-label": `Verdicts of ${name}` },
+          element(
+            "table",
+            {},
+            element("thead", {}, element("tr", {}, ...cells("th", header))),
+            element("tbody", {}, ...rows.map((row) => element("tr", {}, ...cells("td", row)))),
+          ),
+        ),
+        ...notes.map((note) => element("p", { class: "note" }, note)),
+      );
+    }),
+  );
+}
+
 function drawFigures() {
   const section = document.getElementById("figures");
   section.hidden = !report.figures.length;
@@ -186,6 +214,7 @@ document.getElementById("logged").checked = ownRuns.some(({ choices }) =>
 drawSummary();
 drawHead();
 drawDamaged();
+drawVerdicts();
 drawFigures();
 fillSelects();
 drawBest();

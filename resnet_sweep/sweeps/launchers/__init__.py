@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from resnet_sweep.config.command import path_override
 from resnet_sweep.config.instantiate import execution_whitelist
 from resnet_sweep.errors import ConfigError, one_line
 
@@ -75,8 +75,8 @@ class HydraLauncher:
         overrides = [
             [
                 *self.get_overrides(directory),
-                _override("hydra.sweep.dir", directory.parent),
-                _override("hydra.sweep.subdir", directory.name),
+                path_override("hydra.sweep.dir", directory.parent),
+                path_override("hydra.sweep.subdir", directory.name),
             ]
             for directory in directories
         ]
@@ -128,7 +128,3 @@ def build_launcher(
             "command on a machine that submits jobs to the cluster"
         )
     return HydraLauncher(context, config, get_overrides)
-
-
-def _override(setting: str, value: object) -> str:
-    return f"{setting}={QuotedString(str(value), Quote.single).with_quotes()}"

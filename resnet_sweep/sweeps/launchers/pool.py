@@ -1,12 +1,15 @@
 """A launcher that runs several processes on this machine."""
 
+import contextlib
 import os
 import signal
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 
 from resnet_sweep.config.check import check_value
 from resnet_sweep.ranges import Count
@@ -112,7 +115,8 @@ class _Worker:
             # Until the process has its own session, Ctrl-C on the terminal would reach it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
-                self.process.start()
+                with _without_main_module():
+                    self.process.start()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
@@ -142,6 +146,21 @@ class _Worker:
             return f"its process exited with status {code}"
         hint = ", possibly for lack of memory" if code == -signal.SIGKILL else ""
         return f"its process was killed by {signal.Signals(-code).name}{hint}"
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Hide the main module within a `with` block, so that a new process doesn't run it.
+
+    A spawned process first runs the main module of its parent, for classes that are defined there.
+    The processes of the pool need none. A script that starts a sweep would start it again.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _serve(connection: Connection, environment: Mapping[str, str]) -> None:

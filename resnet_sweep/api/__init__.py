@@ -1,0 +1,1 @@
+"""The Python API, whose public names `resnet_sweep` exports."""
