@@ -333,10 +333,7 @@ def results_table(groups: Mapping[str, Group]) -> Iterator[str]:
     for metric in SUMMARY_METRICS:
         if metric.name.endswith(("accuracy", "loss")):
             unit, digits = ("", 4) if metric.name.endswith("loss") else ("%", 2)
-            statistics = [
-                group.statistic(lambda run, get=metric.get: get(run.record))
-                for group in groups.values()
-            ]
+            statistics = [group.statistic(metric.get) for group in groups.values()]
             cells = (format_mean_sd(statistic, digits, unit) for statistic in statistics)
             columns.append([metric.name, *cells])
     rows = list(zip(*columns, strict=True))

@@ -39,6 +39,8 @@ GROUPS = {
     "schedule": "The learning rate during the run.",
     "augmentation": "The operations on the images of a training batch.",
     "loss": "The function that training minimizes.",
+    "metric": "Metrics of the validation images, besides the loss and the accuracy: see\n"
+    "[Add metrics](../how-to/metrics.md).",
     "trainer": "The length of a run, the batch size, and the device.",
     "logger": "Where metrics are logged in addition to `metrics.csv`.",
     "experiment": 'Presets of a run. A preset sets values of other groups. Those that quote "the '
@@ -213,9 +215,10 @@ def allowed_of(group: str, content: Mapping[str, Any]) -> dict[str, str]:
     found = {name: in_words(kind) for name, kind in EXTRA_SETTINGS.get(group, {}).items()}
     if "_target_" in content:
         return found | allowed_by(content["_target_"])
+    extra, found = found, {}
     for part, node in content.items():
         if isinstance(node, dict) and "_target_" in node:
-            arguments = allowed_by(node["_target_"])
+            arguments = extra | allowed_by(node["_target_"])
             found |= {f"{part}.{name}": text for name, text in arguments.items()}
     return found
 

@@ -65,3 +65,20 @@ class Loss(Protocol):
             logits: (B, classes), float32; or bfloat16 if the precision is bfloat16.
             labels: (B,), int64, or (B, classes), float32; see `Augmentation`.
         """
+
+
+@runtime_checkable
+class ValidationMetric(Protocol):
+    """A metric of the group `metric`; each metric of torchmetrics is one.
+
+    The program passes the parameter `num_classes` to its constructor, if it exists. If an object
+    has a method `reset`, the program calls it after each epoch.
+    """
+
+    def __call__(self, logits: "Tensor", labels: "Tensor") -> "float | Tensor":
+        """Return the value for all validation images, a number or a tensor with one element.
+
+        Args:
+            logits: (n, classes), float32, on the CPU.
+            labels: (n,), int64, on the CPU.
+        """

@@ -172,7 +172,9 @@ class SingleRun:
             if override.lstrip("+").startswith(SWEEP_ONLY):
                 raise _only_for_sweeps(override)
         composed = ComposedConfig.of(self.config, self.hydra)
-        return plan_run(composed.settings, self.process_group), composed
+        directory = Path(self.hydra.runtime.output_dir)
+        planned = plan_run(composed.settings, self.process_group, directory=directory)
+        return planned, composed
 
     def _choose_directory(self, new: Callable[[Path], Path]) -> Path:
         """Return the directory that the command sets, or else what `new` returns for Hydra's."""

@@ -47,6 +47,7 @@ def combinations() -> list[list[str]]:
             "augmentation",
             "logger",
             "loss",
+            "metric",
             "model",
             "optim",
             "schedule",

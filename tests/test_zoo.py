@@ -161,8 +161,8 @@ def test_a_timm_name_that_would_be_downloaded_is_refused() -> None:
     assert_refused(timm_classifier, "hf-hub:someone/something", "hf-hub:someone/something", "timm")
 
 
-@pytest.mark.parametrize("argument", ["weights", "pretrained"])
-def test_pretrained_weights_are_refused(argument: str) -> None:
+@pytest.mark.parametrize("argument", ["weights", "checkpoint_path"])
+def test_weights_that_the_signature_would_not_contain_are_refused(argument: str) -> None:
     assert_refused(torchvision_classifier, "resnet18", f"{argument}=True", **{argument: True})
 
 

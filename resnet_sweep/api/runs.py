@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs, read_run, resolve_trained_run
-from resnet_sweep.compare.comparison import SUMMARY_METRICS, Comparison
+from resnet_sweep.compare.comparison import Comparison, summary_metrics
 from resnet_sweep.compare.diff_columns import MISSING, diff_columns
 from resnet_sweep.compare.diff_view import diff_html
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
 from resnet_sweep.compare.format import format_percent, pluralize, safe_text
 from resnet_sweep.compare.group import COMPLETE
 from resnet_sweep.compare.html import html_lines, html_table
-from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, metrics_of
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.compare.runs_table import RunsTable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # At most this many runs are displayed in a notebook.
 MAX_ROWS = 60
-# The columns of a DataFrame before the settings; see `run_fields`.
+# The columns of a DataFrame before the further metrics and the settings; see `run_fields`.
 FRAME_COLUMNS = (
     "run",
     "state",
@@ -116,8 +116,8 @@ class Run(LoadedRun):
             *((group, safe_text(self.choices[group])) for group in groups if group in self.choices),
             ("seed", safe_text(self.seed)),
         ]
-        for metric in SUMMARY_METRICS:
-            value = metric.get(self.record)
+        for metric in summary_metrics([self]):
+            value = metric.get(self)
             if value is not None:
                 rows.append((metric.name, metric.format(value)))
         return html_table(rows)
@@ -175,7 +175,7 @@ class Runs(Sequence[Run]):
         Raises:
             ConfigError: no run is complete, or there is no such objective.
         """
-        measure = Objective(objective, reference)
+        measure = Objective(objective, reference, metrics_of(self))
         values = [(measure.value(run), run) for run in self if run.state in COMPLETE]
         gains = [(measure.gain(value), run) for value, run in values if value is not None]
         if not gains:
@@ -204,7 +204,8 @@ class Runs(Sequence[Run]):
         if baseline is not None:
             expression = FilterExpression(baseline)
             check_fields(expression.names, map(run_fields, self))
-        return Ranking(self._runs, expression, Objective(objective, reference))
+        measure = Objective(objective, reference, metrics_of(self))
+        return Ranking(self._runs, expression, measure)
 
     def to_frame(self, all_settings: bool = False) -> "pandas.DataFrame":
         """Return a DataFrame with a row for each run.
@@ -225,7 +226,8 @@ class Runs(Sequence[Run]):
                 "to_frame needs the package pandas: pip install 'resnet-sweep[pandas]'"
             ) from error
         fields = [run_fields(run) for run in self]
-        columns = {name: [values[name] for values in fields] for name in FRAME_COLUMNS}
+        names = [*FRAME_COLUMNS, *(metric.column for metric in metrics_of(self))]
+        columns = {name: [values.get(name) for values in fields] for name in names}
         columns |= _all_columns(self._runs) if all_settings else diff_columns(self._runs)
         frame = pandas.DataFrame(
             {name: [_cell(value) for value in values] for name, values in columns.items()}

@@ -1,16 +1,17 @@
 """The differences between runs: in their settings, their outcomes and their environments."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from resnet_sweep.compare.diff_columns import differing_settings, find_differences, row_at
 from resnet_sweep.compare.format import format_duration, format_number
-from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.compare.loaded_run import LoadedRun, metrics_of
+from resnet_sweep.runs.metrics import is_further_column
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import ORDER
+from resnet_sweep.runs.signature import ORDER, is_incidental
 
 # The precision decides what is trained, so it counts as a setting. It is shown with the
 # environment, which determines it.
@@ -25,7 +26,7 @@ class SummaryMetric:
 
     Attributes:
         name: name in tables.
-        key: name in `run.json`, with a dot for nested values.
+        key: name in `run.json`, with a dot for nested values, or the column of a further metric.
         digits: number of decimals; None for a duration.
         unit: unit of the values; differences have no unit, because those of percentages are points.
         counts: whether `diff` regards runs with different values as different.
@@ -37,8 +38,11 @@ class SummaryMetric:
     unit: str = ""
     counts: bool = True
 
-    def get(self, record: Record) -> float | None:
-        """Return the value in a record; None if it is unknown."""
+    def get(self, run: LoadedRun) -> float | None:
+        """Return the value of a run; None if it is unknown."""
+        if is_further_column(self.key):
+            return run.best_metrics.get(self.key)
+        record = run.record
         part, _, key = self.key.rpartition(".")
         values = (getattr(record, part) or {}) if part else vars(record)
         value: float | None = values.get(key)
@@ -74,6 +78,20 @@ SUMMARY_METRICS = (
 )
 
 
+def summary_metrics(runs: Iterable[LoadedRun]) -> list[SummaryMetric]:
+    """Return `SUMMARY_METRICS` and the further metrics of the runs."""
+    further = (
+        SummaryMetric(
+            f"best {metric.column}",
+            metric.column,
+            2 if metric.percent else 4,
+            "%" if metric.percent else "",
+        )
+        for metric in metrics_of(runs)
+    )
+    return [*SUMMARY_METRICS, *further]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The comparison of two or more runs, in the order of their columns."""
@@ -104,14 +122,19 @@ class Comparison:
         """The states of the runs, if they differ."""
         return find_differences([{"state": run.state} for run in self.runs])
 
-    def values(self, outcome: SummaryMetric) -> list[float | None]:
+    @cached_property
+    def summary_metrics(self) -> list[SummaryMetric]:
+        """The metrics that summarize the outcomes of the runs."""
+        return summary_metrics(self.runs)
+
+    def values(self, metric: SummaryMetric) -> list[float | None]:
         """Return the value of a metric for each run."""
-        return [outcome.get(run.record) for run in self.runs]
+        return [metric.get(run) for run in self.runs]
 
     @property
     def outcomes(self) -> dict[str, list[float | None]]:
         """The value of each summary metric for each run, by the name of the metric."""
-        return {outcome.name: self.values(outcome) for outcome in SUMMARY_METRICS}
+        return {metric.name: self.values(metric) for metric in self.summary_metrics}
 
     @property
     def replicates(self) -> bool:
@@ -122,7 +145,7 @@ class Comparison:
     def same(self) -> bool:
         """Whether all settings, states and metrics that count are the same."""
         return not (self.settings or self.states) and all(
-            len(set(self.values(outcome))) == 1 for outcome in SUMMARY_METRICS if outcome.counts
+            len(set(self.values(metric))) == 1 for metric in self.summary_metrics if metric.counts
         )
 
     def json(self) -> str:
@@ -158,5 +181,5 @@ def _environment(run: LoadedRun) -> Iterator[tuple[str, Any]]:
     if run.record.precision is not None:
         yield PRECISION, run.record.precision
     for name, value in run.config.items():
-        if name not in run.settings:
+        if is_incidental(name):
             yield name, value

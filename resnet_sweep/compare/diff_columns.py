@@ -5,7 +5,7 @@ from typing import Any
 
 from resnet_sweep.compare.format import distinct_texts, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
-from resnet_sweep.runs.signature import ORDER
+from resnet_sweep.runs.signature import INIT_FROM, ORDER
 
 
 class _Missing:
@@ -29,14 +29,16 @@ def differing_settings(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
     """Return the settings that differ between runs, with the value of each run, or MISSING.
 
     A precision or an input that a run doesn't have isn't a difference: it is unknown in a logged
-    run, and a run that doesn't use a file of the user differs in another setting, too.
+    run, and a run that doesn't use a file of the user differs in another setting, too. The values
+    of `init_from` are those of `weight_names`.
     """
     optional = {"precision", *(name for run in runs for name in run.inputs)}
-    return {
+    found = {
         name: values
         for name, values in find_differences([run.settings for run in runs]).items()
         if name not in optional or len({value for value in values if value is not MISSING}) > 1
     }
+    return found | {INIT_FROM: weight_names(runs)} if INIT_FROM in found else found
 
 
 def diff_columns(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
@@ -66,6 +68,23 @@ def diff_columns(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
             columns["fingerprint"] = settings["fingerprint"]
     # The seed comes last, because a sweep usually repeats every combination with each seed.
     return dict(sorted(columns.items(), key=lambda item: (item[0] == "seed", item[0])))
+
+
+def weight_names(runs: Sequence[LoadedRun]) -> list[Any]:
+    """Return the paths of the runs' starting weights, or MISSING for random weights.
+
+    A digest follows the path if runs with the same path started from different weights.
+    """
+    digests = [run.settings.get(INIT_FROM, MISSING) for run in runs]
+    paths = [run.config.get(INIT_FROM) for run in runs]
+    first = {digest: path for digest, path in zip(reversed(digests), reversed(paths), strict=True)}
+    unique = len({*map(repr, first.values())}) == len(first)
+    return [
+        digest
+        if digest is MISSING
+        else (first[digest] if unique else f"{first[digest]} ({digest[:8]})")
+        for digest in digests
+    ]
 
 
 def variants(runs: Sequence[LoadedRun], seed: bool = False) -> dict[str, list[Any]]:

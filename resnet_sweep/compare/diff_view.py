@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from resnet_sweep.compare.comparison import PRECISION, SUMMARY_METRICS, Comparison
+from resnet_sweep.compare.comparison import PRECISION, Comparison
 from resnet_sweep.compare.diff_columns import cells
 from resnet_sweep.compare.format import format_table, safe_text
 from resnet_sweep.compare.html import html_lines, html_table
@@ -101,7 +101,7 @@ def _differences(differences: Mapping[str, Sequence[Any]]) -> list[TableRow]:
 
 
 def _outcomes(comparison: Comparison) -> Iterator[TableRow]:
-    for outcome in SUMMARY_METRICS:
+    for outcome in comparison.summary_metrics:
         values = comparison.values(outcome)
         if len(values) > 2 and len(set(values)) == 1:
             continue

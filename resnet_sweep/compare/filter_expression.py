@@ -36,7 +36,7 @@ def run_fields(run: LoadedRun) -> RunFields:
     Settings have their names in the config (`optim.lr`), and the name of a group is the choice
     made there (`optim`). Other fields have their names in `run.json` (`best.val_acc`, `seconds`,
     `host`); `best` and `final` are the validation accuracies. As in the table, `time` is `seconds`,
-    and `run` is the run's name.
+    and `run` is the run's name. A further metric has the name of its column, and its best value.
     """
     record = run.record
     recorded = (
@@ -66,6 +66,7 @@ def run_fields(run: LoadedRun) -> RunFields:
         **{f"best.{name}": value for name, value in (record.best or {}).items()},
         **{f"final.{name}": value for name, value in (record.final or {}).items()},
         **{name: getattr(record, name) for name in recorded},
+        **run.best_metrics,
     }
 
 

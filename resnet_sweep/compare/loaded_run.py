@@ -1,7 +1,7 @@
 """The content of a run directory: a loaded run, or a broken run, which can't be read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -10,15 +10,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from resnet_sweep.compare.safe_read import read_record, read_rows
 from resnet_sweep.errors import InvalidFileError
-from resnet_sweep.runs.metrics import Row
+from resnet_sweep.runs.metrics import FurtherMetric, Row, further_metrics
 from resnet_sweep.runs.record import Record, is_fresh
-from resnet_sweep.runs.signature import (
-    ORDER,
-    augmentation_order,
-    flatten,
-    is_incidental,
-    normalize_number,
-)
+from resnet_sweep.runs.signature import INIT_FROM, effective_settings, flatten
 
 
 class Metrics(NamedTuple):
@@ -80,26 +74,32 @@ class LoadedRun:
         """The settings that decide what is trained, by their dotted names.
 
         They include `augmentation.order` if there are several operations, the `precision` if it is
-        known, and the inputs.
+        known, and the inputs. `init_from` is the digest of the starting weights.
         """
-        settings = {
-            name: normalize_number(value)
-            for name, value in self.config.items()
-            if not is_incidental(name)
-        }
-        if len(order := augmentation_order(self.record.config)) > 1:
-            settings[ORDER] = order
+        known: dict[str, Any] = {}
         if self.record.precision is not None:
-            settings["precision"] = self.record.precision
-        return settings | self.inputs
+            known["precision"] = self.record.precision
+        if INIT_FROM in self.record.inputs:
+            known[INIT_FROM] = self.record.inputs[INIT_FROM]
+        return effective_settings(self.record.config) | known | self.inputs
 
     @property
     def inputs(self) -> dict[str, str]:
-        """The inputs in the record, with `fingerprint` as the name of the input `data`."""
+        """The inputs in the record, with `fingerprint` as the name of the input `data`.
+
+        The starting weights are left out, because the setting `init_from` has the same name.
+        """
         return {
             "fingerprint" if name == "data" else name: digest
             for name, digest in self.record.inputs.items()
+            if name != INIT_FROM
         }
+
+    @cached_property
+    def best_metrics(self) -> dict[str, float]:
+        """The best value of each further metric by its column in `metrics.csv`."""
+        values = {m.column: m.best(self.metrics.rows) for m in further_metrics(self.record.config)}
+        return {column: value for column, value in values.items() if value is not None}
 
     @property
     def seed(self) -> Any:
@@ -162,3 +162,14 @@ def load_run(directory: Path, name: str) -> LoadedRun | BrokenRun:
         return LoadedRun(directory, name, read_record(directory))
     except InvalidFileError as error:
         return BrokenRun(directory, name, str(error))
+
+
+def metrics_of(runs: Iterable[LoadedRun | BrokenRun]) -> list[FurtherMetric]:
+    """Return the further metrics of several runs, one for each column."""
+    metrics = {
+        metric.column: metric
+        for run in runs
+        if isinstance(run, LoadedRun)
+        for metric in further_metrics(run.record.config)
+    }
+    return [*metrics.values()]

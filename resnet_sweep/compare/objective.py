@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
@@ -12,7 +13,7 @@ from resnet_sweep.compare.format import format_number, safe_text
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.safe_read import read_rows
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.metrics import Row
+from resnet_sweep.runs.metrics import FURTHER, FurtherMetric, Row, further_metrics
 
 
 class Curve(NamedTuple):
@@ -138,24 +139,50 @@ OBJECTIVES: Mapping[str, _Definition] = {
 COSTS = ("seconds", "parameters")
 
 
+def _further_definition(metric: FurtherMetric) -> _Definition:
+    return _Definition(
+        "maximize" if metric.higher_is_better else "minimize",
+        f"best {metric.column}",
+        2 if metric.percent else 4,
+        lambda run: metric.best(run.metrics.rows),
+    )
+
+
 class Objective:
     """A value by which runs are ranked.
 
     Args:
         name: `val_acc`, the best validation accuracy in percent; `val_loss`, the lowest validation
             loss of all epochs; `distance_to_reference`, see `distance`, in points; `seconds`, the
-            time of training and evaluation; or `parameters`, the number of trained weights.
+            time of training and evaluation; `parameters`, the number of trained weights; or the
+            column of a further metric, whose best value counts.
         reference: the run whose curves the distance is measured from, see `read_reference`.
+        metrics: the further metrics of the runs.
 
     Raises:
         ConfigError: there is no such objective, or its reference is missing or can't be read.
     """
 
-    def __init__(self, name: str = "val_acc", reference: str | None = None) -> None:
-        if name not in OBJECTIVES:
-            raise ConfigError(f"objective={name} must be one of {', '.join(OBJECTIVES)}")
+    def __init__(
+        self,
+        name: str = "val_acc",
+        reference: str | None = None,
+        metrics: Sequence[FurtherMetric] = (),
+    ) -> None:
+        further = {metric.column: _further_definition(metric) for metric in metrics}
+        if name not in OBJECTIVES and name not in further:
+            known = [*OBJECTIVES, *further]
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"objective={name} must be one of {', '.join(known)}, or {FURTHER}NAME with "
+                f"metric=NAME{hint}"
+            )
         self.name = name
-        self.direction, self.title, self.digits, _ = OBJECTIVES[name]
+        self._definition = OBJECTIVES.get(name) or further[name]
+        self.direction, self.title, self.digits, _ = self._definition
+        percent = {metric.column for metric in metrics if metric.percent}
+        self.unit = "%" if name in {"val_acc", *percent} else ""
         self._curves: Sequence[Row] = []
         if name == "distance_to_reference":
             if reference is None:
@@ -166,13 +193,21 @@ class Objective:
             self._curves = read_reference(reference)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Objective":
-        """Return the first objective of a config; raises like `all_from_config`."""
-        return cls.all_from_config(config)[0]
+    def from_config(
+        cls, config: Mapping[str, Any], metrics: Sequence[FurtherMetric] | None = None
+    ) -> "Objective":
+        """Return the first objective of a config; see `all_from_config`."""
+        return cls.all_from_config(config, metrics)[0]
 
     @classmethod
-    def all_from_config(cls, config: Mapping[str, Any]) -> list["Objective"]:
+    def all_from_config(
+        cls, config: Mapping[str, Any], metrics: Sequence[FurtherMetric] | None = None
+    ) -> list["Objective"]:
         """Return the objectives of a config.
+
+        Args:
+            config: the composed config, or its settings without a group.
+            metrics: the further metrics of the runs; None for those of the config.
 
         Raises:
             ConfigError: there is no objective, an objective occurs twice, none of them measures
@@ -189,13 +224,15 @@ class Objective:
             raise ConfigError(
                 f"objective={setting} must name at least one objective, and none of them twice"
             )
-        return [cls(name, config.get("reference")) for name in names]
+        if metrics is None:
+            metrics = further_metrics(config)
+        return [cls(name, config.get("reference"), metrics) for name in names]
 
     def value(self, run: LoadedRun | BrokenRun) -> float | None:
         """Return the value of a run; None if the run diverged, is broken or has no epoch yet."""
         if isinstance(run, BrokenRun) or run.record.state == "diverged":
             return None
-        value_of = OBJECTIVES[self.name].value
+        value_of = self._definition.value
         return value_of(run) if value_of else distance(run.metrics.rows, self._curves)
 
     def gain(self, difference: float) -> float:
@@ -204,7 +241,7 @@ class Objective:
 
     def format(self, value: float) -> str:
         """Format a value for a table."""
-        return format_number(value, self.digits, "%" if self.name == "val_acc" else "")
+        return format_number(value, self.digits, self.unit)
 
     def format_difference(self, value: float) -> str:
         """Format a difference between values for a table."""

@@ -117,8 +117,8 @@ class Ranking:
         left = len(columns)
         columns.append(COLUMNS["n"].cells(self.groups))
         if self.objective.name != "val_acc":
-            digits = self.objective.digits
-            values = [format_mean_sd(self._statistic(group), digits) for group in self.groups]
+            digits, unit = self.objective.digits, self.objective.unit
+            values = [format_mean_sd(self._statistic(group), digits, unit) for group in self.groups]
             columns.append([self.objective.title, *values])
         columns += [COLUMNS[name].cells(self.groups) for name in ("best", "final", "seconds")]
         right = range(left, len(columns))

@@ -17,7 +17,7 @@ from resnet_sweep.compare.diff_columns import MISSING, diff_columns
 from resnet_sweep.compare.filter_expression import FilterExpression
 from resnet_sweep.compare.format import reproduce_command, round_digits, safe_text
 from resnet_sweep.compare.group import group_replicates
-from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, metrics_of
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.compare.safe_read import read_limited
@@ -91,6 +91,9 @@ def report_data(
         + (f"one epoch in {step}." if step > 1 else "all epochs."),
         "common": common,
         "varied": [{"name": safe_text(name), "part": part} for name, part in parts.items()],
+        "metrics": [
+            {"column": metric.column, "percent": metric.percent} for metric in metrics_of(loaded)
+        ],
         "incidental": sorted(INCIDENTAL),
         "runs": described
         + [
@@ -113,7 +116,7 @@ def _verdicts(sweep: ComparedSweep) -> dict[str, Any] | None:
     """Return the table of a sweep's variants; None if its settings aren't valid."""
     try:
         baseline = FilterExpression(sweep.baseline)
-        objective = Objective.from_config(sweep.settings)
+        objective = Objective.from_config(sweep.settings, metrics_of(sweep.runs))
     except ConfigError:
         return None
     ranking = Ranking(sweep.runs, baseline, objective)
@@ -133,6 +136,10 @@ def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
         "best": _outcome(record.best),
         "final": _outcome(record.final),
         "gap": round_digits(record.gap, OUTCOME_DIGITS),
+        "metrics": {
+            column: round_digits(value, OUTCOME_DIGITS)
+            for column, value in run.best_metrics.items()
+        },
         "notes": [safe_text(note) for note in notes],
         "command": reproduce_command(record),
         "settings": _safe(settings),

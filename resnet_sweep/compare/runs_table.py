@@ -24,7 +24,8 @@ from resnet_sweep.compare.group import (
     group_replicates,
 )
 from resnet_sweep.compare.html import html_table
-from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, metrics_of
+from resnet_sweep.runs.metrics import FurtherMetric
 
 
 class Column(NamedTuple):
@@ -60,7 +61,7 @@ def _minute(time: str | None) -> str:
 
 
 # The columns that every table has, by their names in JSON and CSV.
-COLUMNS: Mapping[str, Column] = {
+COLUMNS: dict[str, Column] = {
     "state": Column("state", lambda group: group.state, safe_text),
     "started": Column("started", lambda group: group.runs[0].record.started, _minute),
     "n": Column("n", lambda group: len(group.counted), str),
@@ -122,6 +123,7 @@ class RunsTable:
         if sort is not None:
             groups = _sorted(groups, sort, fields)
         self.groups = groups[:top]
+        self.columns = COLUMNS | _further_columns(self.groups)
         self.differences = self._differences(keys, fields)
 
     def _differences(
@@ -150,7 +152,7 @@ class RunsTable:
 
     def _rows(self) -> tuple[list[tuple[str, ...]], range]:
         """Return the rows of cells, header first, and the columns that are aligned on the right."""
-        selected = dict(COLUMNS)
+        selected = dict(self.columns)
         if all(len(group.runs) == 1 for group in self.groups):
             del selected["n"]
         outcomes = [column.cells(self.groups) for column in selected.values()]
@@ -165,7 +167,7 @@ class RunsTable:
             "runs": [
                 {
                     "names": [run.name for run in group.runs],
-                    **{name: _json_value(column, group) for name, column in COLUMNS.items()},
+                    **{name: _json_value(column, group) for name, column in self.columns.items()},
                     "differences": row_at(self.differences, index),
                 }
                 for index, group in enumerate(self.groups)
@@ -177,7 +179,7 @@ class RunsTable:
     def csv(self) -> str:
         """Return the table as CSV, with all digits; broken runs are left out."""
         columns: list[list[Any]] = [["run", *(group.runs[0].name for group in self.groups)]]
-        for name, column in COLUMNS.items():
+        for name, column in self.columns.items():
             values = [column.value(group) for group in self.groups]
             if column.is_statistic:
                 columns.append([name, *(value and value.mean for value in values)])
@@ -190,6 +192,21 @@ class RunsTable:
         lines = zip(*columns, strict=True)
         csv.writer(text, lineterminator="\n").writerows(map(_csv_cell, line) for line in lines)
         return text.getvalue().removesuffix("\n")
+
+
+def _further_columns(groups: Iterable[Group]) -> dict[str, Column]:
+    """Return a column for each further metric of the runs, by its name in `metrics.csv`."""
+    metrics = metrics_of(run for group in groups for run in group.runs)
+    return {metric.column: _further_column(metric) for metric in metrics}
+
+
+def _further_column(metric: FurtherMetric) -> Column:
+    digits, unit = (2, "%") if metric.percent else (4, "")
+    return _statistic(
+        metric.column,
+        lambda run: run.best_metrics.get(metric.column),
+        lambda statistic: format_mean_sd(statistic, digits, unit),
+    )
 
 
 def _json_value(column: Column, group: Group) -> Any:

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from resnet_sweep.errors import InvalidFileError
-from resnet_sweep.runs.metrics import COLUMNS, Row
+from resnet_sweep.runs.metrics import COLUMNS, Row, is_further_column
 from resnet_sweep.runs.record import Record
 
 # Largest sizes of files that are read, in bytes. A sweep.json of this size has a few hundred
@@ -34,7 +34,8 @@ def read_record(directory: Path) -> Record:
 def read_rows(directory: Path) -> tuple[list[Row], str | None]:
     """Return the rows of `metrics.csv` up to the first that can't be read.
 
-    Values that are empty or not finite, and columns that aren't in `COLUMNS`, are left out.
+    Values that are empty or not finite are left out, and so are columns that aren't in `COLUMNS`
+    and aren't further metrics.
 
     Returns:
         The rows, and the reason why the rest can't be read, a clause; None if these are all rows.
@@ -57,7 +58,7 @@ def read_rows(directory: Path) -> tuple[list[Row], str | None]:
             row = {
                 name: int(value) if name == "epoch" else float(value)
                 for name, value in zip(header, line, strict=True)
-                if name in COLUMNS and value
+                if (name in COLUMNS or is_further_column(name)) and value
             }
             if "epoch" not in row:
                 return rows, f"row {number} of metrics.csv has no epoch"

@@ -2,7 +2,7 @@
 
 # The groups that describe one object, with the arguments that the package itself passes to it.
 OBJECT_GROUPS: dict[str, set[str]] = {
-    "model": {"num_classes", "in_channels"},
+    "model": {"num_classes", "in_channels", "pretrained"},
     "data": set(),
     "optim": {"params"},
     "schedule": {"lr", "epochs", "steps_per_epoch"},
@@ -11,6 +11,10 @@ OBJECT_GROUPS: dict[str, set[str]] = {
 }
 # The groups that describe named objects, with the arguments that the package passes to those that
 # have such a parameter.
-COLLECTION_GROUPS = {"augmentation": {"num_classes", "mean"}, "logger": {"folder"}}
+COLLECTION_GROUPS = {
+    "augmentation": {"num_classes", "mean"},
+    "logger": {"folder"},
+    "metric": {"num_classes"},
+}
 # Groups whose choices set values in other groups. The composed config doesn't contain them.
 PRESET_GROUPS = ("experiment", "debug", "sweep")

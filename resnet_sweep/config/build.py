@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 from resnet_sweep.config import COLLECTION_GROUPS
-from resnet_sweep.config.check import parameters
+from resnet_sweep.config.check import EXTRA_SETTINGS, parameters
 from resnet_sweep.config.instantiate import instantiate, locate
 from resnet_sweep.data.dataset import DataDescription, Dataset
 from resnet_sweep.errors import ConfigError, one_line
-from resnet_sweep.protocols import Augmentation, DataSource
+from resnet_sweep.protocols import Augmentation, DataSource, ValidationMetric
+from resnet_sweep.runs.metrics import FURTHER
 from resnet_sweep.training.callbacks import Callback
 from resnet_sweep.training.config import TrainerConfig
+from resnet_sweep.training.fine_tuning import classifier_names
 from resnet_sweep.training.optimizers import param_groups
 from resnet_sweep.training.schedules import Schedule
 from resnet_sweep.training.trainer import steps_per_epoch
@@ -59,10 +61,13 @@ def build_loss(config: Mapping[str, Any]) -> nn.Module:
     return loss
 
 
-def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer for all weights of a model."""
-    settings = dict(config["optim"])
-    groups = param_groups(model, settings.pop("decay_norm_and_bias", True))
+def build_optimizer(
+    config: Mapping[str, Any], model: nn.Module, num_classes: int
+) -> torch.optim.Optimizer:
+    """Return the optimizer for all trained weights of a model with this number of classes."""
+    settings, factor = dict(config["optim"]), config["trainer"].get("backbone_lr_factor", 1.0)
+    classifier = None if factor == 1 else classifier_names(model, num_classes)
+    groups = param_groups(model, settings.pop("decay_norm_and_bias", True), factor, classifier)
     reason = "isn't a torch.optim.Optimizer"
     optimizer: torch.optim.Optimizer = _instantiate(
         "optim", settings, torch.optim.Optimizer, reason, params=groups
@@ -92,6 +97,24 @@ def build_augmentation(config: Mapping[str, Any], dataset: Dataset) -> list[Augm
     return _collection(
         config, "augmentation", lambda name: getattr(dataset, name), Augmentation, reason
     )
+
+
+def build_metrics(config: Mapping[str, Any], num_classes: int) -> dict[str, ValidationMetric]:
+    """Return the further metrics by their columns in `metrics.csv`."""
+    group = config.get("metric", {})
+    built = _collection(
+        {"metric": {name: _without_extra(node) for name, node in group.items()}},
+        "metric",
+        {"num_classes": num_classes}.get,
+        ValidationMetric,
+        "can't be called with logits and labels",
+    )
+    return {FURTHER + name: metric for name, metric in zip(group, built, strict=True)}
+
+
+def _without_extra(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a metric's config without the settings that describe its column."""
+    return {key: value for key, value in node.items() if key not in EXTRA_SETTINGS["metric"]}
 
 
 def build_loggers(config: Mapping[str, Any]) -> list[Callback]:

@@ -16,18 +16,33 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    PydanticUserError,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+from typing_extensions import Doc
 
 from resnet_sweep.compare.replication import FIRST
 from resnet_sweep.config import COLLECTION_GROUPS, OBJECT_GROUPS
 from resnet_sweep.config.instantiate import locate
 from resnet_sweep.errors import ConfigError
+from resnet_sweep.runs.metrics import FURTHER, is_further_column
 
 # Settings that are in no group.
-Objective = Literal["val_acc", "val_loss", "distance_to_reference"]
-AnyObjective = Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
+FurtherObjective = Annotated[
+    str, StringConstraints(pattern=f"^{FURTHER}"), Doc(f"{FURTHER}NAME for metric=NAME")
+]
+Objective = Literal["val_acc", "val_loss", "distance_to_reference"] | FurtherObjective
+AnyObjective = (
+    Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
+    | FurtherObjective
+)
 SETTINGS: dict[str, Any] = {
     "seed": Annotated[int, Ge(0)],
+    "init_from": str | None,
     "replicates": Annotated[int, Ge(1), Le(1000)] | Literal["auto"],
     "max_replicates": Annotated[int, Ge(FIRST), Le(1000)],
     "margin": Annotated[float, Gt(0)] | None,
@@ -43,7 +58,10 @@ SETTINGS: dict[str, Any] = {
 # Settings that only apply to `replicates=auto`, with their defaults.
 AUTO_SETTINGS: dict[str, Any] = {"max_replicates": 8, "margin": None}
 # Settings of a group that aren't parameters of its `_target_`.
-EXTRA_SETTINGS: dict[str, dict[str, Any]] = {"optim": {"decay_norm_and_bias": bool}}
+EXTRA_SETTINGS: dict[str, dict[str, Any]] = {
+    "optim": {"decay_norm_and_bias": bool},
+    "metric": {"percent": bool, "higher_is_better": bool},
+}
 # Parameters of library classes, whose own annotations don't bound the values.
 LIBRARY_PARAMETERS: dict[str, Any] = {
     "lr": Annotated[float, Gt(0)],
@@ -67,6 +85,8 @@ TYPES = {
     None: "null",
 }
 BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+# Arguments that the package passes to an object, and the settings that decide their values.
+INSTEAD = {"pretrained": "init_from=pretrained"}
 # Settings whose annotations don't show what their values mean.
 DESCRIPTIONS = {
     "zip": "a list of keys, such as [optim.lr,seed], or a list of such lists",
@@ -96,6 +116,8 @@ def check_replication(settings: Mapping[str, Any]) -> None:
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Check a resolved config against the parameters of the classes that it names."""
+    # The runs from before this group existed don't have it.
+    config = {"metric": {}, **config}
     required = {*OBJECT_GROUPS, *COLLECTION_GROUPS, "seed"}
     check_names("", config, {*required, *SETTINGS}, required)
     for name in config.keys() & SETTINGS.keys():
@@ -111,6 +133,12 @@ def check_config(config: Mapping[str, Any]) -> None:
             )
         for name, node in config[group].items():
             check_object(f"{group}.{name}", node, supplied)
+    for name in config["metric"]:
+        if not is_further_column(FURTHER + name):
+            raise ConfigError(
+                f"metric.{name} can't be the column {FURTHER}{name} of metrics.csv: use a name of "
+                "small letters, digits and underscores, other than acc and loss"
+            )
 
 
 def check_object(path: str, node: Any, supplied: Set[str]) -> None:
@@ -128,8 +156,13 @@ def check_arguments(
     path: str, settings: Mapping[str, Any], target: Any, supplied: Set[str] = frozenset()
 ) -> None:
     """Check settings against the parameters of a class or function; see `check_object`."""
-    annotations = dict(EXTRA_SETTINGS.get(path, {}))
+    annotations = dict(EXTRA_SETTINGS.get(path.partition(".")[0], {}))
     required, open_ended = set(), False
+    # A function with **arguments would accept this name, too.
+    for name in sorted(settings.keys() & supplied & INSTEAD.keys()):
+        raise ConfigError(
+            f"{path}.{name}={describe_value(settings[name])} isn't a setting: set {INSTEAD[name]}"
+        )
     for name, parameter in parameters(target).items():
         if parameter.kind is parameter.VAR_KEYWORD:
             open_ended = True
@@ -220,6 +253,8 @@ def literal_choices(annotation: Any) -> list[str]:
 def describe_type(annotation: Any) -> str:
     """Return an annotation as text, such as "a whole number >= 1, or null"."""
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated and isinstance(arguments[-1], Doc):
+        return arguments[-1].documentation
     if origin is Annotated:
         bounds = " and ".join(
             f"{sign} {getattr(constraint, attribute)}"

@@ -144,14 +144,16 @@ def group_choices(hydra: DictConfig, settings: Mapping[str, Any]) -> dict[str, s
     choices = {
         group: choice
         for group, choice in hydra.runtime.choices.items()
-        # sweep=default only selects the sweeper.
-        if not group.startswith("hydra/") and (group, choice) != ("sweep", "default")
+        # sweep=default only selects the sweeper, and metric=none has no settings.
+        if not group.startswith("hydra/")
+        and (group, choice) not in (("sweep", "default"), ("metric", "none"))
         if choice is not None
     }
     # Hydra doesn't record several choices of one group. If a preset made them, only the names of
     # the described objects are known.
     for group in COLLECTION_GROUPS.keys() - choices.keys():
-        choices[group] = "+".join(settings.get(group) or ())
+        if group != "metric" or settings.get(group):
+            choices[group] = "+".join(settings.get(group) or ())
     for override in read_overrides(hydra):
         group, _, value = override.partition("=")
         if (group in COLLECTION_GROUPS or group in PRESET_GROUPS) and re.fullmatch(

@@ -16,6 +16,7 @@ WHITELIST = (
     "timm.create_model",
     # Hydra also checks the class of the object that a function returns.
     "timm.models.*",
+    "torchmetrics.classification.*",
 )
 TRUSTED = "RESNET_SWEEP_TRUSTED_PACKAGES"
 

@@ -1,12 +1,13 @@
 """Plan a run: validate its config, data and device, and sign it."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnet_sweep.compare.objective import Objective
@@ -15,6 +16,7 @@ from resnet_sweep.config.build import (
     build_dataset,
     build_loggers,
     build_loss,
+    build_metrics,
     build_model,
     build_optimizer,
     build_schedule,
@@ -24,11 +26,23 @@ from resnet_sweep.config.compose import ComposedConfig
 from resnet_sweep.config.instantiate import instantiate
 from resnet_sweep.config.own_code import OwnCode, own_code
 from resnet_sweep.config.smoke_test import SmokeTests
+from resnet_sweep.config.starting_weights import (
+    MissingWeightsError,
+    absolute,
+    find_earlier,
+    read_starting_weights,
+)
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.record import PENDING, Record
-from resnet_sweep.runs.signature import changed_files, format_files, sign
+from resnet_sweep.runs.signature import (
+    INIT_FROM,
+    changed_files,
+    format_files,
+    format_setting,
+    sign,
+)
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.device import (
     check_compile,
@@ -37,6 +51,7 @@ from resnet_sweep.training.device import (
     resolve_precision,
 )
 from resnet_sweep.training.distributed import ProcessGroup
+from resnet_sweep.training.fine_tuning import classifier_names, freeze, frozen_names
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing
 from resnet_sweep.training.trainer import Trainer, steps_per_epoch
 
@@ -94,9 +109,10 @@ class PlannedRun:
         model = build_model(self.config, self.dataset).to(self.device)
         if self.process_group.world_size > 1 and self.settings.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        freeze(model, self.settings.freeze)
         return Trainer(
             model=model,
-            optimizer=build_optimizer(self.config, model),
+            optimizer=build_optimizer(self.config, model, self.dataset.num_classes),
             schedule=build_schedule(self.config, self.settings, self.dataset),
             augmentation=build_augmentation(self.config, self.dataset),
             loss=build_loss(self.config).to(self.device),
@@ -106,13 +122,38 @@ class PlannedRun:
             device=self.device,
             precision=self.precision,
             process_group=self.process_group,
+            starting_weights=self._starting_weights(model),
+            metrics=build_metrics(self.config, self.dataset.num_classes),
         )
+
+    def _starting_weights(self, model: nn.Module) -> Callable[[], Mapping[str, Tensor]] | None:
+        """Return a function that reads the starting weights; None if there are none.
+
+        Only a run that isn't resumed reads them, so the function raises the errors.
+        """
+        if self.config.get(INIT_FROM) is None:
+            return None
+        # The path is relative to the folder of the command, but training may run in another one.
+        config = {**self.config, INIT_FROM: absolute(self.config[INIT_FROM])}
+
+        def read() -> Mapping[str, Tensor]:
+            weights = read_starting_weights(config, self.dataset, model)
+            if weights.digest != self.inputs[INIT_FROM]:
+                raise ConfigError(
+                    f"the weights of init_from={self.config['init_from']} changed after the run "
+                    f"was planned (their digest is {weights.digest} instead of "
+                    f"{self.inputs['init_from']}): restore them, or repeat the command"
+                )
+            return weights.tensors
+
+        return read
 
 
 def plan_run(
     config: Mapping[str, Any],
     process_group: ProcessGroup | None = None,
     smoke_tests: SmokeTests | None = None,
+    directory: Path | None = None,
 ) -> PlannedRun:
     """Validate a resolved config, the data and the device, and sign the run.
 
@@ -124,6 +165,8 @@ def plan_run(
         config: the composed config, with its interpolations resolved.
         process_group: the processes that will train the run; None for this process alone.
         smoke_tests: the results of earlier smoke tests, shared by the configs of a sweep.
+        directory: directory of the run or of its sweep. A run in it can be resumed after its
+            starting weights were removed.
 
     Raises:
         ConfigError: the run can't be trained.
@@ -149,15 +192,46 @@ def plan_run(
             "trainer.sync_batch_norm=false, so that BatchNorm's statistics are computed by each "
             "process from its own part of a batch"
         )
+    frozen = frozen_names(model, settings.freeze)
+    if settings.backbone_lr_factor != 1:
+        classifier_names(model, dataset.num_classes)
     build_schedule(config, settings, dataset)
     build_loggers(config)
+    inputs, weight_notes = _plan_starting_weights(run, model, directory)
     Objective.all_from_config(config)
+    weights = {name: weight.numel() for name, weight in model.named_parameters()}
+    trained = sum(count for name, count in weights.items() if name not in frozen)
+    if frozen:
+        total, kind = sum(weights.values()), "starting" if INIT_FROM in inputs else "random"
+        weight_notes.append(
+            f"trainer.freeze={format_setting(settings.freeze)} keeps {total - trained:,} of "
+            f"{total:,} weights at their {kind} values"
+        )
     return replace(
         run,
-        parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-        signature=sign(config, run.precision, run.inputs),
-        notes=[*_notes(run, mixed, shares_norm), *run.own_code.notes],
+        inputs=inputs,
+        parameters=trained,
+        signature=sign(config, run.precision, inputs),
+        notes=[*weight_notes, *_notes(run, mixed, shares_norm), *run.own_code.notes],
     )
+
+
+def _plan_starting_weights(
+    run: PlannedRun, model: nn.Module, directory: Path | None
+) -> tuple[Mapping[str, str], list[str]]:
+    """Return the inputs of a run with the digest of its starting weights, and notes about them."""
+    if run.config.get(INIT_FROM) is None:
+        return run.inputs, []
+    try:
+        weights = read_starting_weights(run.config, run.dataset, model)
+    except MissingWeightsError:
+        earlier = None if directory is None else find_earlier(directory, run.config)
+        if earlier is None:
+            raise
+        start = f"init_from={run.config['init_from']} "
+        notes = [note for note in earlier.notes if note.startswith(start)]
+        return {**run.inputs, INIT_FROM: earlier.inputs[INIT_FROM]}, notes
+    return {**run.inputs, INIT_FROM: weights.digest}, weights.notes
 
 
 def load_planned_run(record: Record) -> PlannedRun:
@@ -191,7 +265,11 @@ def load_recorded_run(record: Record) -> PlannedRun:
             "repeat the command"
         )
     return replace(
-        run, parameters=record.parameters or 0, signature=record.signature, notes=record.notes
+        run,
+        inputs=record.inputs,
+        parameters=record.parameters or 0,
+        signature=record.signature,
+        notes=record.notes,
     )
 
 

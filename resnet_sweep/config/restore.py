@@ -20,7 +20,7 @@ from resnet_sweep.data.dataset import DataDescription, Dataset
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import changed_files, format_files
-from resnet_sweep.training.checkpoint import BEST, read_checkpoint
+from resnet_sweep.training.checkpoint import BEST, read_best
 from resnet_sweep.training.device import configure_tf32
 from resnet_sweep.training.evaluation import BATCH_SIZE, Normalize
 
@@ -126,7 +126,7 @@ def load_network(directory: Path) -> TrainedNetwork:
         ConfigError: the run has no valid checkpoint.
     """
     record = Record.read(directory)
-    checkpoint = _read_best(directory, record)
+    checkpoint = read_best(directory, record)
     path = directory / "checkpoints" / BEST
     try:
         data = DataDescription(**checkpoint["data"])
@@ -146,7 +146,7 @@ def restore(directory: Path) -> RestoredRun:
         ConfigError: the run has no valid checkpoint, or its data are missing.
     """
     record = Record.read(directory)
-    checkpoint = _read_best(directory, record)
+    checkpoint = read_best(directory, record)
     # This machine may lack the device of the run, and so its precision.
     precision = "float32" if record.precision == "float32" else "auto"
     trainer = {**record.config.get("trainer", {}), "device": "auto"}
@@ -165,29 +165,6 @@ def restore(directory: Path) -> RestoredRun:
         epoch=checkpoint["epoch"],
         val_acc=checkpoint["val_acc"],
     )
-
-
-def _read_best(directory: Path, record: Record) -> dict[str, Any]:
-    """Return the best checkpoint of a run, after checking that it belongs to the run."""
-    if record.best is None:
-        raise ConfigError(
-            f"{directory} has no checkpoint, because its run ({record.state}) hasn't completed an "
-            "epoch: resume the run, or name another one"
-        )
-    path = directory / "checkpoints" / BEST
-    advice = "restore the run's own file, or retrain the run with trainer.resume=false"
-    try:
-        checkpoint = read_checkpoint(path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} is missing: {advice}") from error
-    expected = {**record.best, "signature": record.signature}
-    for name in ("signature", "epoch", "val_acc"):
-        if checkpoint.get(name) != expected.get(name):
-            raise ConfigError(
-                f"{path} isn't the run's best checkpoint (its {name} is {checkpoint.get(name)} "
-                f"instead of {expected.get(name)}): {advice}"
-            )
-    return checkpoint
 
 
 def _build(

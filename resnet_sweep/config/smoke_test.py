@@ -13,11 +13,19 @@ import torch
 from torch import nn
 
 from resnet_sweep.compare.format import pluralize
-from resnet_sweep.config.build import build_augmentation, build_loss, build_model, build_optimizer
+from resnet_sweep.config.build import (
+    build_augmentation,
+    build_loss,
+    build_metrics,
+    build_model,
+    build_optimizer,
+)
 from resnet_sweep.data.dataset import Batches, Dataset
 from resnet_sweep.errors import ConfigError, one_line
+from resnet_sweep.runs.metrics import FURTHER
 from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.device import memory_bytes
+from resnet_sweep.training.metrics import evaluate_metric
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing, scaled_height
 
 # A cached model on the meta device takes about a megabyte.
@@ -45,10 +53,16 @@ class SmokeTests:
             [config["model"], data, batches, settings.progressive_resizing],
             [world_size, settings.sync_batch_norm],
         )
-        self._once(lambda: smoke_test_optimizer(config), config["optim"])
+        self._once(
+            lambda: smoke_test_optimizer(config), config["optim"], settings.backbone_lr_factor
+        )
         mixed = self._once(
             lambda: smoke_test_batch(config, dataset),
             [config["augmentation"], config["loss"], data, len(dataset.train) > 1],
+        )
+        self._once(
+            lambda: smoke_test_metrics(config, dataset.num_classes),
+            [config.get("metric", {}), dataset.num_classes],
         )
         return model, mixed
 
@@ -166,13 +180,24 @@ def smoke_test_optimizer(config: Mapping[str, Any]) -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
     for weight in model.parameters():
         weight.grad = torch.ones_like(weight)
-    optimizer = build_optimizer(config, model)
+    optimizer = build_optimizer(config, model, num_classes=2)
     listed = (f"{name}={value}" for name, value in config["optim"].items() if name != "_target_")
     with _explain_errors(
         f"optim: {type(optimizer).__name__} can't make a step with {', '.join(listed)}",
         "choose another optimizer or other settings",
     ):
         optimizer.step()
+
+
+def smoke_test_metrics(config: Mapping[str, Any], num_classes: int) -> None:
+    """Compute the further metrics of two images for each class."""
+    labels = torch.arange(num_classes).repeat(2)
+    logits = torch.randn(len(labels), num_classes, generator=torch.Generator().manual_seed(0))
+    for column, metric in build_metrics(config, num_classes).items():
+        name = column.removeprefix(FURTHER)
+        failure = f"metric.{name} can't be computed from logits and labels"
+        with _explain_errors(failure, "change it, or choose another metric"):
+            evaluate_metric(metric, logits, labels)
 
 
 def smoke_test_batch(config: Mapping[str, Any], dataset: Dataset) -> bool:

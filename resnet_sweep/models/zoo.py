@@ -1,25 +1,34 @@
-"""Classifiers from torchvision and timm, without pretrained weights, adapted to small images."""
+"""Classifiers from torchvision and timm, adapted to small images."""
 
 import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import nn
 
+from resnet_sweep.errors import one_line
 from resnet_sweep.ranges import Count
 
 # Models with auxiliary classifiers: in training they return a tuple unless `aux_logits` is false.
 AUXILIARY = {"googlenet", "inception_v3"}
-# Arguments that load pretrained weights.
-WEIGHTS = ("weights", "pretrained", "checkpoint_path")
+# Arguments of the libraries that load pretrained weights.
+WEIGHTS = ("weights", "checkpoint_path")
+# The auxiliary classifiers of these models.
+AUXILIARY_PARTS = ("aux1", "aux2", "AuxLogits")
 # A stem has at most three convolutions before its pooling; a later pooling belongs to a stage.
 STEM_CONVOLUTIONS = 3
 
 
 def torchvision_classifier(
-    num_classes: Count, name: str, fit_stem: bool = True, in_channels: Count = 3, **arguments: Any
+    num_classes: Count,
+    name: str,
+    fit_stem: bool = True,
+    in_channels: Count = 3,
+    pretrained: str | None = None,
+    **arguments: Any,
 ) -> nn.Module:
     """Return a classifier of torchvision.
 
@@ -28,18 +37,24 @@ def torchvision_classifier(
         name: one of `torchvision.models.list_models(module=torchvision.models)`.
         fit_stem: adapt the stem to small images, see `remove_early_downsampling`.
         in_channels: number of channels of an image.
+        pretrained: name of pretrained weights, such as IMAGENET1K_V1, or DEFAULT; the classifier
+            then has the classes of these weights. None for random weights.
         arguments: further arguments of the model.
 
     Raises:
-        ValueError: there is no such classifier, or an argument loads pretrained weights.
+        ValueError: there is no such classifier, its weights aren't available, or an argument loads
+            weights.
     """
     # This import takes seconds, and other models don't need it.
     from torchvision import models
 
     check_arguments("torchvision", name, models.list_models(module=models), arguments)
-    if name in AUXILIARY:
-        arguments = {"aux_logits": False, "init_weights": True} | arguments
-    model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **arguments)
+    if pretrained is not None:
+        model = _torchvision_pretrained(name, pretrained, arguments)
+    else:
+        if name in AUXILIARY:
+            arguments = {"aux_logits": False, "init_weights": True} | arguments
+        model = models.get_model(name, weights=None, num_classes=num_classes, **arguments)
     if fit_stem:
         remove_early_downsampling(model)
     if in_channels != 3:
@@ -48,7 +63,12 @@ def torchvision_classifier(
 
 
 def timm_classifier(
-    num_classes: Count, name: str, fit_stem: bool = True, in_channels: Count = 3, **arguments: Any
+    num_classes: Count,
+    name: str,
+    fit_stem: bool = True,
+    in_channels: Count = 3,
+    pretrained: str | None = None,
+    **arguments: Any,
 ) -> nn.Module:
     """Return a classifier of timm.
 
@@ -57,11 +77,13 @@ def timm_classifier(
         name: one of `timm.list_models()`.
         fit_stem: adapt the stem to small images, see `remove_early_downsampling`.
         in_channels: number of channels of an image.
+        pretrained: tag of pretrained weights, such as a1_in1k, or DEFAULT; the classifier then has
+            the classes of these weights. None for random weights.
         arguments: further arguments of the model.
 
     Raises:
-        ValueError: timm isn't installed, there is no such classifier, or an argument loads
-            pretrained weights.
+        ValueError: timm isn't installed, there is no such classifier, its weights aren't
+            available, or an argument loads weights.
     """
     try:
         import timm
@@ -74,11 +96,70 @@ def timm_classifier(
     check_arguments("timm", name, known, arguments)
     if in_channels != 3:
         arguments = {"in_chans": in_channels} | arguments
-    model: nn.Module = timm.create_model(
-        name, pretrained=False, num_classes=num_classes, **arguments
-    )
+    if pretrained is not None:
+        model = _timm_pretrained(name, pretrained, arguments)
+    else:
+        model = timm.create_model(name, pretrained=False, num_classes=num_classes, **arguments)
     if fit_stem:
         remove_early_downsampling(model, in_channels)
+    return model
+
+
+def _torchvision_pretrained(name: str, weights: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Return a network of torchvision with pretrained weights."""
+    from torchvision import models
+
+    choices = models.get_model_weights(name)
+    if weights not in choices.__members__:
+        raise ValueError(
+            f"{name} has no weights {weights}: choose one of {', '.join(choices.__members__)}"
+        )
+    choice = choices[weights]
+    try:
+        # The constructor of the network reads the file again, but without `weights_only`. A file
+        # that can be read with it contains no code.
+        choice.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    # A download raises an OSError, and a damaged file can raise errors of nearly any type.
+    except Exception as error:
+        file = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(choice.url).name)
+        verb = "read" if file.exists() else f"downloaded from {choice.url}"
+        raise ValueError(
+            f"the weights {choice.name} of {name} can't be {verb} ({one_line(error)}): copy the "
+            f"file to {file} from a machine with a network, or leave init_from out"
+        ) from error
+    model: nn.Module = models.get_model(name, weights=choice, **arguments)
+    for part in AUXILIARY_PARTS:
+        if hasattr(model, part):
+            setattr(model, part, None)
+    return model
+
+
+def _timm_pretrained(name: str, tag: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Return a network of timm with pretrained weights."""
+    import timm
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    architecture = name.partition(".")[0]
+    full_name = name if tag == "DEFAULT" else f"{architecture}.{tag}"
+    known = timm.list_pretrained(f"{architecture}.*")
+    if not any(full_name in (choice, choice.partition(".")[0]) for choice in known):
+        tags = ", ".join(choice.partition(".")[2] for choice in known)
+        raise ValueError(
+            f"timm has no pretrained weights {full_name}: "
+            + (f"choose one of the tags {tags}" if tags else "choose another model")
+        )
+    try:
+        model: nn.Module = timm.create_model(full_name, pretrained=True, **arguments)
+    # The download raises errors of several libraries.
+    except Exception as error:
+        found = timm.get_pretrained_cfg(full_name)
+        hub = full_name if found is None else str(found.hf_hub_id)
+        folder = Path(HF_HUB_CACHE, f"models--{hub.replace('/', '--')}")
+        raise ValueError(
+            f"the weights of {full_name} can't be loaded ({one_line(error)}): copy the folder "
+            f"{folder} from a machine with a network, where `hf download {hub}` makes it, or leave "
+            "init_from out"
+        ) from error
     return model
 
 
@@ -88,13 +169,13 @@ def check_arguments(
     """Check the name and the arguments of a classifier.
 
     Raises:
-        ValueError: the name isn't known, or an argument loads pretrained weights.
+        ValueError: the name isn't known, or an argument loads weights.
     """
     for argument in WEIGHTS:
         if argument in arguments:
             raise ValueError(
-                f"{argument}={arguments[argument]} would load pretrained weights, but every run "
-                f"trains from random ones: leave {argument} out"
+                f"{argument}={arguments[argument]} would load weights that the signature of the "
+                "run doesn't contain: leave it out, and set init_from=pretrained or init_from=FILE"
             )
     if name not in known:
         near = get_close_matches(name, known)

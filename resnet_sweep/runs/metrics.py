@@ -3,9 +3,10 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from resnet_sweep.runs.files import write_atomically
 
@@ -22,10 +23,52 @@ COLUMNS = {
     "seconds": ".3f",
     "images_per_second": ".1f",
 }
+# The columns of further metrics follow these columns. Their names begin with this.
+FURTHER = "val_"
+_FURTHER_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 # Maps column names to values; columns may be missing.
 Row = Mapping[str, float]
 # The metrics that a schedule, early stopping and pruning can watch.
 Metric = Literal["train_loss", "train_acc", "val_loss", "val_acc"]
+
+
+class FurtherMetric(NamedTuple):
+    """A metric that the config group `metric` names.
+
+    Attributes:
+        column: its column in `metrics.csv`.
+        percent: whether the values are percentages.
+        higher_is_better: whether the best epoch has the largest value.
+    """
+
+    column: str
+    percent: bool
+    higher_is_better: bool
+
+    def best(self, rows: Iterable[Row]) -> float | None:
+        """Return the best value of all epochs; None if there is none."""
+        values = [row[self.column] for row in rows if self.column in row]
+        return (max if self.higher_is_better else min)(values, default=None)
+
+
+def further_metrics(config: Mapping[str, Any]) -> list[FurtherMetric]:
+    """Return the metrics in the group `metric` of a config; invalid ones are left out."""
+    group = config.get("metric")
+    return [
+        FurtherMetric(
+            FURTHER + name,
+            percent=node.get("percent", False) is True,
+            higher_is_better=node.get("higher_is_better", True) is not False,
+        )
+        for name, node in (group.items() if isinstance(group, Mapping) else ())
+        if isinstance(node, Mapping) and is_further_column(FURTHER + str(name))
+    ]
+
+
+def is_further_column(name: str) -> bool:
+    """Return whether a name can be the column of a further metric."""
+    known = name in COLUMNS or not name.startswith(FURTHER)
+    return not known and _FURTHER_NAME.fullmatch(name.removeprefix(FURTHER)) is not None
 
 
 class LayerNorms(NamedTuple):
@@ -55,12 +98,17 @@ def gain(metric: Metric, value: float, other: float) -> float:
 
 
 def write_metrics(directory: Path, rows: Iterable[Row]) -> None:
-    """Write `metrics.csv`; a column that is missing in a row stays empty."""
+    """Write `metrics.csv`; a column that is missing in a row stays empty.
+
+    The columns of further metrics follow the others.
+    """
+    rows = list(rows)
+    columns = COLUMNS | {name: "" for row in rows for name in row if is_further_column(name)}
     lines = (
-        [format(row[name], form) if name in row else "" for name, form in COLUMNS.items()]
+        [format(row[name], form) if name in row else "" for name, form in columns.items()]
         for row in rows
     )
-    _write_table(directory / "metrics.csv", COLUMNS, lines)
+    _write_table(directory / "metrics.csv", columns, lines)
 
 
 def read_metrics(directory: Path) -> list[dict[str, float]]:

@@ -106,8 +106,8 @@ class Record:
         git_commit, code_commit: git commits of the program and of the user's own code.
         world_size: number of processes that share the run.
         inputs: digests of what a run uses besides its config, by name: `data` is the fingerprint
-            of the data, and `code.FILE` a digest of a file of the user's own code. The signature
-            contains them.
+            of the data, `code.FILE` a digest of a file of the user's own code, and `init_from` a
+            digest of the starting weights. The signature contains them.
         notes: remarks that a reader of the results needs, one sentence each.
         digests: digests of the metrics files, to detect changed files.
         heartbeat: the process that trains the run; None if there is none.

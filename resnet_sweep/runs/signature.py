@@ -23,6 +23,18 @@ INCIDENTAL = frozenset(
 )
 _INCIDENTAL_GROUPS = tuple(f"{name}." for name in INCIDENTAL)
 
+# The setting of the starting weights, and the name of their digest in `Record.inputs`.
+INIT_FROM = "init_from"
+
+# At these values, a setting has no effect, and the signature doesn't contain it. So the runs from
+# before a setting existed keep their signatures.
+NEUTRAL: Mapping[str, Any] = {
+    INIT_FROM: None,
+    "metric": {},
+    "trainer.backbone_lr_factor": 1,
+    "trainer.freeze": [],
+}
+
 # The key of the order of the augmentation operations.
 ORDER = "augmentation.order"
 # The names of the inputs that are digests of the user's own files begin with this.
@@ -49,23 +61,37 @@ def is_incidental(name: str) -> bool:
     return name in INCIDENTAL or name.startswith(_INCIDENTAL_GROUPS)
 
 
+def effective_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that affect what is trained, by dotted names.
+
+    They include the order of the augmentation operations if there are several.
+    """
+    settings = {
+        name: normalize_number(value) for name, value in flatten(config) if not is_incidental(name)
+    }
+    for name, neutral in NEUTRAL.items():
+        if name in settings and settings[name] == neutral:
+            del settings[name]
+    # The order of settings matters only in the augmentation.
+    if len(order := augmentation_order(config)) > 1:
+        settings[ORDER] = order
+    return settings
+
+
 def signed_settings(
     config: Mapping[str, Any], precision: str | None, inputs: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the settings and inputs that affect what is trained, by their names.
+
+    The digest of the starting weights replaces the path in the setting `init_from`.
 
     Args:
         config: the composed config, with its interpolations resolved.
         precision: "float32" or "bfloat16", as chosen for the device; None if it is unknown.
         inputs: digests of what a run uses besides its config, see `Record.inputs`.
     """
-    settings = {
-        name: normalize_number(value) for name, value in flatten(config) if not is_incidental(name)
-    }
-    # The order of settings matters only in the augmentation.
-    if len(order := augmentation_order(config)) > 1:
-        settings[ORDER] = order
-    return settings | {"precision": precision or "", **inputs, "numerics": NUMERICS}
+    values = {"precision": precision or "", **inputs, "numerics": NUMERICS}
+    return effective_settings(config) | values
 
 
 def augmentation_order(config: Mapping[str, Any]) -> list[str]:

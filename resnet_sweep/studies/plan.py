@@ -132,7 +132,9 @@ class StudyPlan:
         self.space = SearchSpace(
             [*preset_overrides(settings["params"]), *read_overrides(config.hydra)]
         )
-        self.objectives = Objective.all_from_config(self.sweep_settings)
+        self.objectives = Objective.all_from_config(
+            self.sweep_settings | {"metric": resolve(config, "metric")}
+        )
         self.directions = check_directions(self.objectives, settings["direction"])
         self.sampler = TrialSampler(settings["sampler"], self.space, self.directions)
         count: int = settings["n_trials"]
@@ -195,13 +197,13 @@ class StudyPlan:
         composed = replace(
             ComposedConfig.of(config, config.hydra), hydra_flags=read_hydra_flags(self.config.hydra)
         )
-        planned = plan_run(composed.settings, smoke_tests=self.smoke_tests)
+        sweep = os.path.abspath(self.config.hydra.sweep.dir)
+        planned = plan_run(composed.settings, smoke_tests=self.smoke_tests, directory=Path(sweep))
         if not planned.settings.resume:
             raise ConfigError(
                 "trainer.resume=false would restart a trial whenever a worker resumes it: leave it "
                 "out, or start a new study with another hydra.sweep.dir"
             )
-        sweep = os.path.abspath(self.config.hydra.sweep.dir)
         directory = Path(sweep, subdirectory)
         hydra = unresolved(config.hydra)
         # These values are resolved in this process, because another process may read the file.

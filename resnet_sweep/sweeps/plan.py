@@ -51,7 +51,7 @@ from resnet_sweep.sweeps.run_cache import RunCache, sign_without_code
 Item = TypeVar("Item")
 
 # Settings that apply to a sweep as a whole.
-WHOLE_SWEEP_SETTINGS = tuple(name for name in SETTINGS if name != "seed")
+WHOLE_SWEEP_SETTINGS = tuple(name for name in SETTINGS if name not in ("seed", "init_from"))
 # Keys of overrides that a job doesn't get, since they only affect the sweep.
 SWEEP_KEYS = {"sweep", *WHOLE_SWEEP_SETTINGS} - {"objective", "reference"}
 # At most this many jobs are listed in an error message.
@@ -101,7 +101,9 @@ class SweepPlan:
             None if self.settings[name] is None else FilterExpression(self.settings[name])
             for name in ("sweep_filter", "baseline")
         )
-        self.objective = Objective.from_config(self.settings)
+        self.objective = Objective.from_config(
+            self.settings | {"metric": resolve(master, "metric")}
+        )
         self.pairs = parse_zip(self.settings["zip"])
         self.replication = self._replication(level)
         self.manifest = Manifest.read(directory)
@@ -202,7 +204,9 @@ class SweepPlan:
                 self.filtered += 1
                 return
         overrides = [text for text in composed.overrides if override_key(text) not in SWEEP_KEYS]
-        planned = plan_run(composed.settings, smoke_tests=self._smoke_tests)
+        planned = plan_run(
+            composed.settings, smoke_tests=self._smoke_tests, directory=self.directory
+        )
         record = planned.record(replace(composed, overrides=overrides))
         if record.signature in self._planned:
             self.duplicates.append((" ".join(overrides), self._planned[record.signature]))

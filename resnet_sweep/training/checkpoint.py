@@ -16,6 +16,7 @@ from resnet_sweep.data.dataset import DataDescription
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, write_layer_norms
+from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.run import Run
 
 BEST = "best_model.pth"
@@ -203,6 +204,33 @@ def check_best(directory: Path, signature: str, epoch: int) -> str | None:
     except DamagedCheckpointError as error:
         return error.reason
     return None if found == epoch else "it isn't from the best epoch"
+
+
+def read_best(directory: Path, record: Record) -> State:
+    """Return the best checkpoint of a run, after checking that it belongs to the run.
+
+    Raises:
+        ConfigError: the run has no valid checkpoint.
+    """
+    if record.best is None:
+        raise ConfigError(
+            f"{directory} has no checkpoint, because its run ({record.state}) hasn't completed an "
+            "epoch: resume the run, or name another one"
+        )
+    path = directory / "checkpoints" / BEST
+    advice = "restore the run's own file, or retrain the run with trainer.resume=false"
+    try:
+        checkpoint = read_checkpoint(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is missing: {advice}") from error
+    expected = {**record.best, "signature": record.signature}
+    for name in ("signature", "epoch", "val_acc"):
+        if checkpoint.get(name) != expected.get(name):
+            raise ConfigError(
+                f"{path} isn't the run's best checkpoint (its {name} is {checkpoint.get(name)} "
+                f"instead of {expected.get(name)}): {advice}"
+            )
+    return checkpoint
 
 
 def copy_state(state: Any) -> Any:

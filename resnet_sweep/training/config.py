@@ -62,6 +62,9 @@ class TrainerConfig:
             Networks"); None doesn't clip.
         ema_decay: decay of the `ExponentialMovingAverage` that is evaluated and saved as the best
             model; None evaluates and saves the trained weights.
+        freeze: patterns for the names of weights or modules that aren't trained, see
+            `resnet_sweep.training.fine_tuning.frozen_names`.
+        backbone_lr_factor: factor of the learning rate of all weights but the classifier's.
         early_stopping: criteria that end the run early; by default none.
         progressive_resizing: sizes of the training images, see `ProgressiveResizing`.
         device: a torch device, for example "cuda:1", or "auto" for a GPU if there is one.
@@ -81,6 +84,8 @@ class TrainerConfig:
     max_steps: Count | None = None
     clip_grad_norm: Annotated[float, Gt(0)] | None = None
     ema_decay: Annotated[float, Ge(0), Lt(1)] | None = None
+    freeze: list[str] = field(default_factory=list)
+    backbone_lr_factor: Annotated[float, Gt(0), Le(1000)] = 1.0
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     progressive_resizing: list[Count] | None = None
     device: str = "auto"

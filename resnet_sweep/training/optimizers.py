@@ -1,7 +1,7 @@
 """Parameter groups, the Muon optimizer, and the exponential moving average of weights."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Annotated, Any
 
 import torch
@@ -18,13 +18,39 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
-def param_groups(model: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
+def param_groups(
+    model: nn.Module,
+    decay_norm_and_bias: bool,
+    backbone_lr_factor: float = 1.0,
+    classifier: Set[str] | None = None,
+) -> list[dict[str, Any]]:
     """Return the trained weights of a model as parameter groups for an optimizer.
 
     Without `decay_norm_and_bias`, biases and the weights of normalization layers are in a second
     group, with weight_decay 0 (He et al., 2019, "Bag of Tricks for Image Classification with
     Convolutional Neural Networks", section 3.1).
+
+    Args:
+        model: the model; its frozen weights are left out.
+        decay_norm_and_bias: whether biases and the weights of normalization layers decay.
+        backbone_lr_factor: the `lr_scale` of all weights but the classifier's.
+        classifier: names of the classifier's weights; None gives all weights the same learning
+            rate.
     """
+    groups = _decay_groups(model, decay_norm_and_bias)
+    if classifier is None:
+        return groups
+    head = {id(weight) for name, weight in model.named_parameters() if name in classifier}
+    divided = []
+    for group in groups:
+        for in_head, scale in ((False, backbone_lr_factor), (True, 1.0)):
+            chosen = [weight for weight in group["params"] if (id(weight) in head) == in_head]
+            if chosen:
+                divided.append({**group, "params": chosen, "lr_scale": scale})
+    return divided
+
+
+def _decay_groups(model: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     if decay_norm_and_bias:
         return [{"params": trained}]
@@ -67,14 +93,17 @@ class Muon(torch.optim.Optimizer):
         ns_steps: Count = 5,
     ) -> None:
         params = list(params)
-        groups = params if isinstance(params[0], dict) else [{"params": params}]
+        groups: list[dict[str, Any]] = (
+            params if isinstance(params[0], dict) else [{"params": params}]
+        )
         divided = []
         for group in groups:
             # The schedule sets the learning rate of the filters. `lr_scale` keeps the other
             # learning rate proportional to it.
             for filters, scale in ((True, 1.0), (False, rest_lr / lr)):
                 chosen = [weight for weight in group["params"] if (weight.ndim == 4) == filters]
-                parts = {"params": chosen, "filters": filters, "lr_scale": scale}
+                lr_scale = scale * float(group.get("lr_scale", 1.0))
+                parts = {"params": chosen, "filters": filters, "lr_scale": lr_scale}
                 if chosen:
                     divided.append({**group, **parts})
         super().__init__(

@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from resnet_sweep.data.dataset import Batches, Dataset
-from resnet_sweep.protocols import Augmentation, Loss
+from resnet_sweep.protocols import Augmentation, Loss, ValidationMetric
 from resnet_sweep.randomness import derive_seed
 from resnet_sweep.runs.metrics import LayerNorms
 from resnet_sweep.runs.run import Run
@@ -23,6 +23,8 @@ from resnet_sweep.training.config import TrainerConfig
 from resnet_sweep.training.device import compile_model
 from resnet_sweep.training.distributed import ProcessGroup
 from resnet_sweep.training.evaluation import Normalize, accuracy, autocast, cross_entropy, predict
+from resnet_sweep.training.fine_tuning import frozen_modules
+from resnet_sweep.training.metrics import evaluate_metric
 from resnet_sweep.training.optimizers import ExponentialMovingAverage
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing, resize
 from resnet_sweep.training.schedules import Schedule
@@ -67,6 +69,9 @@ class Trainer:
         optimizer: the optimizer; the `lr_scale` of a parameter group multiplies the learning rate.
         augmentation: operations on training batches.
         precision: precision of the forward pass, "float32" or "bfloat16".
+        starting_weights: returns weights that replace those of the model before the first step, by
+            their names; None keeps all. A resumed run doesn't call it.
+        metrics: further metrics of the validation images, by their columns in `metrics.csv`.
         rows: metrics of the epochs so far, one row of `metrics.csv` per epoch.
         layers: for each epoch so far and each layer, the entries of `LayerNorms` except the name.
         step: number of steps of the current epoch that are done.
@@ -89,6 +94,8 @@ class Trainer:
     device: torch.device
     precision: str
     process_group: ProcessGroup
+    starting_weights: Callable[[], Mapping[str, Tensor]] | None = None
+    metrics: Mapping[str, ValidationMetric] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         config, dataset = self.config, self.dataset
@@ -112,6 +119,7 @@ class Trainer:
         self.layers: list[list[tuple[float, ...]]] = []
         self.step = 0
         self.seconds = 0.0
+        self.frozen_modules = frozen_modules(self.model)
         self.step_metrics = StepMetrics(self.model, self.steps_per_epoch, self.device)
         self.ema: ExponentialMovingAverage | None = None
         if config.ema_decay is not None:
@@ -157,6 +165,8 @@ class Trainer:
         state = self.process_group.broadcast(self.checkpoints and self.checkpoints.load())
         if state is not None:
             self.load_state_dict(state)
+        elif self.starting_weights is not None:
+            self._load_starting_weights(self.starting_weights)
         if run is not None:
             for callback in callbacks:
                 callback.on_train_start(run.directory, self.global_step)
@@ -167,6 +177,8 @@ class Trainer:
                 if reason := self.config.early_stopping.reason(self.rows):
                     return reason
                 self.model.train()
+                for module in self.frozen_modules:
+                    module.eval()
                 for images, labels in self.train_batches.each(self._remaining_batches(epoch)):
                     report_due, checkpoint_due = self._poll()
                     self.train_step(images, labels)
@@ -188,6 +200,13 @@ class Trainer:
             if self.checkpoints is not None:
                 self.checkpoints.wait()
         return None
+
+    def _load_starting_weights(self, read: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Load the weights that rank 0 reads on all ranks."""
+        weights = self.process_group.broadcast(read() if self.process_group.is_main else None)
+        self.model.load_state_dict(weights, strict=False)
+        if self.ema:
+            self.ema.model.load_state_dict(self.model.state_dict())
 
     def _remaining_batches(self, epoch: int) -> Iterator[Tensor]:
         """Yield the indices of the training images for each remaining step of an epoch."""
@@ -379,6 +398,8 @@ class Trainer:
             "seconds": self.seconds + time.monotonic() - start,
             "images_per_second": sum(batch_sizes) / max(self.seconds, 1e-9),
         }
+        for column, metric in self.metrics.items():
+            row[column] = evaluate_metric(metric, logits, labels)
         # All ranks use the row of rank 0. Their own rows differ in time and rounding, so the ranks
         # could choose different learning rates, or stop after different epochs.
         row = self.process_group.broadcast(row)

@@ -25,6 +25,14 @@ const columns = [
     numeric: true,
     outcome: true,
   },
+  ...report.metrics.map(({ column, percent: inPercent }) => ({
+    id: `metric ${column}`,
+    name: `best ${column}`,
+    value: (run) => run.metrics[column],
+    show: inPercent ? percent : decimals,
+    numeric: true,
+    outcome: true,
+  })),
   ...report.varied.map(({ name, part }) => ({
     id: `${part} ${name}`,
     name,
