@@ -421,6 +421,7 @@ def test_an_environment_variable_makes_a_package_trusted(monkeypatch: pytest.Mon
         ("schedule", "resnet_sweep.training.schedules.Schedule"),
         ("loss", "torch.nn.Module"),
         ("augmentation", "generator"),
+        ("metric", "logits"),
         ("logger", "resnet_sweep.training.callbacks.Callback"),
     ],
 )

@@ -8,6 +8,8 @@ import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
 
+import resnet_sweep
+from resnet_sweep.compare.collection import ComparedSweep
 from resnet_sweep.compare.comparison import Comparison
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
@@ -114,6 +116,22 @@ def test_tables_diffs_and_objectives_have_the_best_value(runs) -> None:
     table = RunsTable([further, plain], keys=(), sort="-val_top3")
     assert any("val_top3" in line and "val_macro_f1" in line for line in table.lines(None))
     assert repr(best) in table.csv()
+
+
+def test_the_verdicts_of_a_report_can_be_about_a_further_metric(runs) -> None:
+    settings = {"objective": "val_top3"}
+    sweep = ComparedSweep("sweep", "metric == null", settings, [runs["further"]])
+    (verdicts,) = report_data("title", [runs["further"]], [], sweeps=[sweep])["verdicts"]
+    assert "best val_top3" in verdicts["rows"][0]
+
+
+def test_the_python_api_has_further_metrics(runs) -> None:
+    found = resnet_sweep.load_runs([run.directory for run in runs.values()])
+    best = runs["further"].best_metrics["val_top3"]
+    assert found.best("val_top3").best_metrics["val_top3"] == best
+    assert found.rank(objective="val_top3").best_run is found.best("val_top3")
+    assert best in resnet_sweep.diff(*found).outcomes["best val_top3"]
+    assert best in found.to_frame()["val_top3"].tolist()
 
 
 def test_lower_is_better_if_the_setting_says_so(runs) -> None:

@@ -151,6 +151,9 @@ class TestDigests:
         write("mine/scale.py", f"{content} ")
         assert changes(before) == {"code.mine/scale.py"}
 
+    def test_metrics_count(self, write: Write) -> None:
+        assert own_code({"metric": {"mine": TARGET}}).digests
+
     def test_loggers_and_libraries_do_not_count(self, write: Write) -> None:
         assert not own_code({"logger": {"mine": TARGET}}).digests
         assert not own_code({"loss": {"_target_": "torch.nn.CrossEntropyLoss"}}).digests
