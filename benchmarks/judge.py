@@ -1,13 +1,19 @@
 """Measure how often a loop of changes without effect adopts one of them.
 
-python -m benchmarks.judge TABLE.csv [--loops 1000] [--changes 50] [--max-replicates 8]
+python -m benchmarks.judge [TABLE.csv] [--loops 1000] [--changes 50] [--max-replicates 8]
 python -m benchmarks.judge --digits DIRECTORY [--changes 20] [--max-replicates 8]
 
 A loop tries changes one after another, and compares each with the same baseline. Here, no change
-has an effect. The first command simulates loops from recorded noise. TABLE.csv has the columns
-variant, seed and value. The second command trains on digits. There, each change shifts the random
-numbers of the augmentation, so it changes the runs, but not their distribution. The subcommand
-`judge` answers each question. The same command resumes after an interruption.
+has an effect.
+
+The first command simulates loops from recorded noise. TABLE.csv has the columns variant, seed and
+value. The default is data/recorded_noise.csv: the best accuracies of 16 variants of a short
+training with the seeds 0 to 5. It is resnet8v2 on 2,500 images of CIFAR-100, validated on 2,500
+others, for 12 epochs in batches of 32.
+
+The second command trains on digits. There, each change shifts the random numbers of the
+augmentation, so it changes the runs, but not their distribution. The subcommand `judge` answers
+each question. The same command resumes after an interruption.
 """
 
 import csv
@@ -28,6 +34,7 @@ from resnet_sweep.compare.paired_test import ERROR_RATE
 from resnet_sweep.compare.replication import ReplicationRule
 from resnet_sweep.sweeps.manifest import RESULTS_CSV
 
+RECORDED = Path(__file__).with_name("data") / "recorded_noise.csv"
 # The baseline on digits: the augmentation begins with random numbers that aren't used.
 BASELINE = (
     "experiment=quickstart",
@@ -204,13 +211,13 @@ def main() -> None:
     parser.add_argument("--changes", type=int)
     parser.add_argument("--max-replicates", type=int, default=8)
     arguments = parser.parse_args()
-    if (arguments.table is None) == (arguments.digits is None):
+    if arguments.table and arguments.digits:
         parser.error("name either a table or --digits DIRECTORY")
     if arguments.digits:
         changes = arguments.changes or 20
         print(judge_digits(arguments.digits, changes, arguments.max_replicates))
         return
-    noise = read_noise(arguments.table)
+    noise = read_noise(arguments.table or RECORDED)
     changes = arguments.changes or 50
     generator = np.random.default_rng(0)
     habits = simulate(noise, arguments.loops, changes, arguments.max_replicates, generator)
