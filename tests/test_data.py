@@ -85,15 +85,16 @@ def test_a_holdout_of_all_training_images_is_refused() -> None:
     assert_load_refused(Digits(holdout=1437), "data.holdout=1437")
 
 
-def test_digits_equal_scikit_learns() -> None:
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_digits_equal_scikit_learns(size: int) -> None:
     from sklearn.datasets import load_digits
 
     source = load_digits()
-    split = Digits().load(seed=0).train
+    split = Digits(size=size).load(seed=0).train
     for index in (0, 700, 1436):
         position = split.indices[index]
         assert split.labels[position] == source.target[position]
-        scaled = split.images[position][:, ::4, ::4] / 255 * 16
+        scaled = split.images[position][:, :: size // 8, :: size // 8] / 255 * 16
         assert np.abs(scaled - source.images[position]).max() < 0.04
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
+from typing import Literal
 
 import numpy as np
 
@@ -11,11 +12,17 @@ from resnet_sweep.data.dataset import Dataset, Split, Subsets, UInt8Array, balan
 
 @dataclass(frozen=True)
 class Digits(Subsets):
-    """1,797 handwritten digits of 8x8 pixels, enlarged to 3x32x32 by repeating each pixel.
+    """1,797 handwritten digits of 8x8 pixels, enlarged by repeating each pixel.
 
     Alpaydin and Kaynak, 1998, "Optical Recognition of Handwritten Digits". The test set is a fifth
-    of them, 36 images of each class. The settings are those of `Subsets`.
+    of them, 36 images of each class.
+
+    Attributes:
+        size: height and width of the enlarged images, which have 3 channels.
+        others: as in `Subsets`.
     """
+
+    size: Literal[8, 16, 32, 64] = 32
 
     def load(self, seed: int) -> Dataset:
         """Return the dataset with the subsets that `seed` chooses.
@@ -23,7 +30,7 @@ class Digits(Subsets):
         Raises:
             ConfigError: a subset is larger than the number of images.
         """
-        images, labels, fingerprint = _read()
+        images, labels, fingerprint = _read(self.size)
         test = balanced_subset(labels, 360, seed=0)
         train = np.setdiff1d(np.arange(len(labels)), test)
         pixels = images[train] / 255
@@ -39,14 +46,14 @@ class Digits(Subsets):
 
 
 @cache
-def _read() -> tuple[UInt8Array, UInt8Array, str]:
+def _read(size: int) -> tuple[UInt8Array, UInt8Array, str]:
     # This import takes a second, and runs on other data don't need it.
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     gray = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    large = gray.repeat(4, axis=1).repeat(4, axis=2)
-    images = np.ascontiguousarray(np.broadcast_to(large[:, None], (len(large), 3, 32, 32)))
+    large = gray.repeat(size // 8, axis=1).repeat(size // 8, axis=2)
+    images = np.ascontiguousarray(np.broadcast_to(large[:, None], (len(large), 3, size, size)))
     labels = digits.target.astype(np.uint8)
     examples = Split.whole(images, labels).digests()
     return images, labels, blake2b(b"".join(examples), digest_size=16).hexdigest()
