@@ -1,7 +1,7 @@
 """Measure the error rates and the power of the verdicts on simulated sweeps.
 
 python -m benchmarks.intervals [--sweeps 10000] [--noise equal ...] [--variants 3 ...]
-                               [--seeds 3 ...]
+                               [--seeds 3 ... | --max-replicates 8]
 
 A simulated sweep has a baseline and several variants, which share their seeds. A value is the sum
 of an effect of the seed, an effect of the variant and noise. Three rules are compared:
@@ -20,10 +20,15 @@ The columns of the table are percentages:
   variants have an effect. The effect is two standard deviations of a difference between two runs.
 - power: variants with this effect that are called better.
 
+With `--max-replicates`, the sweeps have `replicates=auto`: they get more seeds while a verdict is
+undecided. The columns are then false_sweeps, false_share, power and the mean number of seeds of a
+variant, for the sweeps in which a third of the variants have an effect.
+
 The standard error of a percentage p of N sweeps is sqrt(p (100 - p) / N), which is 0.22 for 5% of
 10,000 sweeps.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -37,9 +42,11 @@ from benchmarks.command_line import make_parser
 from benchmarks.markdown import table_header, table_row
 from resnet_sweep.compare.moderated_t import MIN_SEEDS, MIN_VARIANTS, moderate
 from resnet_sweep.compare.paired_test import ERROR_RATE
+from resnet_sweep.compare.replication import ReplicationRule
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
 
 VARIANTS = (1, 2, 3, 5, 15)
 SEEDS = (2, 3, 4, 5, 8)
@@ -218,6 +225,43 @@ def rates(differences: Differences, deviation: Floats, adjusted: bool) -> Rates:
     )
 
 
+def decide(values: Floats, rule: ReplicationRule) -> tuple[Bools, IntArray]:
+    """Return which variants of sweeps with `replicates=auto` are better or worse, and their seeds.
+
+    Args:
+        values: as in `Sweeps`, with the largest number of seeds.
+        rule: the rule of the sweeps, without a margin.
+    """
+    sweeps, groups, _ = values.shape
+    decided = np.zeros((sweeps, groups - 1), dtype=bool)
+    used = np.full(decided.shape, rule.maximum)
+    seen = np.full_like(values, np.nan)
+    for before, seeds in itertools.pairwise((0, *rule.looks)):
+        # The baseline and the variants that are still undecided get more seeds.
+        trains = np.column_stack([~decided.all(axis=1), ~decided])
+        new = slice(before, seeds)
+        seen[..., new] = np.where(trains[..., None], values[..., new], np.nan)
+        p_values = package(seen).p_values(np.zeros(decided.shape))
+        adjusted = false_discovery_control(np.minimum(1, p_values * len(rule.looks)), axis=1)
+        now = ~decided & (adjusted <= rule.level)
+        used[now] = seeds
+        decided |= now
+    return decided, used
+
+
+def measure_auto(noise: str, sweeps: int, variants: int, maximum: int) -> list[float]:
+    """Return the rates of sweeps with `replicates=auto`, and the mean number of seeds."""
+    rule = ReplicationRule(maximum)
+    generator = np.random.default_rng([variants, maximum, list(NOISE).index(noise)])
+    values, deviation = simulate(NOISE[noise], sweeps, variants, maximum, generator)
+    none, _ = decide(values, rule)
+    changed = np.arange(variants) >= variants - max(1, variants // 3)
+    values[:, 1:] += (EFFECT * deviation * changed)[..., None]
+    found, used = decide(values, rule)
+    false = (found & ~changed).sum(axis=1) / np.maximum(1, found.sum(axis=1))
+    return [none.any(axis=1).mean(), false.mean(), found[:, changed].mean(), used.mean()]
+
+
 def measure(noise: str, sweeps: int, variants: int, seeds: int) -> tuple[Rates, Rates, Rates]:
     """Return the rates of the three rules."""
     generator = np.random.default_rng([variants, seeds, list(NOISE).index(noise)])
@@ -236,7 +280,16 @@ def main() -> None:
     parser.add_argument("--noise", nargs="+", choices=NOISE, default=list(NOISE))
     parser.add_argument("--variants", nargs="+", type=int, default=VARIANTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--max-replicates", type=int)
     arguments = parser.parse_args()
+    if arguments.max_replicates:
+        print(table_header("noise", "variants", *Rates._fields[1:], "seeds"))
+        for noise, variants in itertools.product(arguments.noise, arguments.variants):
+            maximum = arguments.max_replicates
+            *found, seeds = measure_auto(noise, arguments.sweeps, variants, maximum)
+            cells = (f"{100 * rate:.1f}" for rate in found)
+            print(table_row(noise, str(variants), *cells, f"{seeds:.2f}"), flush=True)
+        return
     print(f"{arguments.sweeps} sweeps a row; single / adjusted / package\n")
     largest = {}
     for noise in arguments.noise:
