@@ -132,15 +132,17 @@ def recommendations(sweep: ReportedSweep) -> Iterator[str]:
     """Yield the section that lists the recommendations by verdict."""
     ranking = Ranking(sweep.runs, FilterExpression('experiment == "logged_run_1"'))
     names: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
-    for group, effect in zip(ranking.groups, ranking.differences, strict=True):
+    for group, effect, verdict in zip(
+        ranking.groups, ranking.differences, ranking.verdicts, strict=True
+    ):
         name = group.runs[0].choices["experiment"]
         if effect is not None:
             difference = ranking.objective.format_difference(effect.mean)
-            names[ranking.verdict(group, effect)].append(f"`{name}` ({difference})")
+            names[verdict].append(f"`{name}` ({difference})")
         elif group.state == "diverged":
             names["unstable"].append(f"`{name}` (all seeds)")
-    for verdict, label in VERDICTS.items():
-        yield f"{label}: {', '.join(names[verdict]) or 'none'}.\n"
+    for found, label in VERDICTS.items():
+        yield f"{label}: {', '.join(names[found]) or 'none'}.\n"
     yield from code_block(ranking.lines(None))
     yield from (f"{note[0].upper()}{note[1:]}.\n" for note in ranking.notes())
 

@@ -79,7 +79,7 @@ def compose_recipe(overrides: list[str]) -> Recipe:
     source = instantiate("data", config["data"]).load(config["seed"])
     torch.manual_seed(derive_seed(config["seed"], "weights"))
     model = build_model(config, source)
-    optimizer = build_optimizer(config, model)
+    optimizer = build_optimizer(config, model, source.num_classes)
     return Recipe(
         source, model, optimizer, config["trainer"]["epochs"], config["trainer"]["batch_size"]
     )

@@ -4,6 +4,7 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -158,7 +159,8 @@ def value_of(directory: Path, config: dict) -> float | None:
 
 class TestObjective:
     def test_every_objective_of_the_config_has_a_direction(self) -> None:
-        assert set(OBJECTIVES) == set(AnyObjective.__args__)
+        names, _ = get_args(AnyObjective)
+        assert set(OBJECTIVES) == set(get_args(names))
         directions = {name: objective.direction for name, objective in OBJECTIVES.items()}
         assert directions["val_acc"] == "maximize"
         assert {directions["val_loss"], directions["distance_to_reference"]} == {"minimize"}

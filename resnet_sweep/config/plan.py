@@ -242,7 +242,7 @@ def load_planned_run(record: Record) -> PlannedRun:
             user's own code was changed.
     """
     run = load_recorded_run(record)
-    if changed := changed_files(record.inputs, run.inputs):
+    if changed := changed_files(record.inputs, run.own_code.digests):
         raise ConfigError(
             f"{format_files(changed)} changed after the run was planned: restore the code, or "
             "start the run in another directory"
