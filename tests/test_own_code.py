@@ -1,5 +1,6 @@
 """The user's own code is part of a run's identity."""
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -261,3 +262,17 @@ def test_other_code_is_not_resumed_or_reused(
     write("mine/scale.py", FILES["mine/scale.py"])
     for line in used:
         assert command(*line, **environment).returncode == 0
+
+
+def test_code_that_changed_after_its_import_is_refused_until_it_is_imported_again(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The header of the bytecode has the size of the imported file.
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    module = importlib.import_module("mine.loss")
+    path = Path(module.__file__)
+    path.write_text(path.read_text() + "\n\nCHANGED = True\n")
+    with pytest.raises(ConfigError, match=r"mine/loss\.py"):
+        plan_run(config(loss=TARGET))
+    importlib.reload(module)
+    assert plan_run(config(loss=TARGET)).inputs["code.mine/loss.py"]

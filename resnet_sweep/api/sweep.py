@@ -6,11 +6,9 @@ from pathlib import Path
 
 from resnet_sweep.api.runs import Run, Runs, load_runs
 from resnet_sweep.compare.collection import read_definition
-from resnet_sweep.compare.filter_expression import FilterExpression
 from resnet_sweep.compare.format import pluralize, safe_text
 from resnet_sweep.compare.html import html_lines
-from resnet_sweep.compare.objective import Objective
-from resnet_sweep.compare.ranking import Ranking
+from resnet_sweep.compare.ranking import Ranking, rank_sweep
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import PENDING
 
@@ -33,7 +31,8 @@ class Sweep:
 
     def __init__(self, directory: str | Path) -> None:
         self.name, self.directory = str(directory), Path(os.path.abspath(directory))
-        directories, self.baseline = read_definition(self.directory)
+        directories, self._definition = read_definition(self.directory)
+        self.baseline = self._definition.baseline
         numbers = {place: number for number, place in enumerate(directories)}
         found = load_runs(directory)
         in_order = sorted(
@@ -49,9 +48,7 @@ class Sweep:
             ConfigError: the reference of the objective can't be read.
         """
         started = [run for run in self.runs if run.state != PENDING]
-        objective = Objective.from_config(started[0].record.config) if started else None
-        baseline = None if self.baseline is None else FilterExpression(self.baseline)
-        return Ranking(started, baseline, objective)
+        return rank_sweep(self._definition, started)
 
     def best(self) -> Run:
         """Return the best run of the best variant, ranked by the objective of the sweep.

@@ -4,8 +4,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 
 from resnet_sweep.compare.format import safe_text
@@ -24,15 +25,30 @@ class _Job(BaseModel):
     choices: dict[str, str] = {}
 
 
-class _Definition(BaseModel):
-    """The part of the definition in `sweep.json` that is read."""
+class Replication(BaseModel):
+    """The arguments of the `ReplicationRule` of a sweep with `replicates=auto`."""
+
+    maximum: Annotated[int, Ge(1), Le(1000)]
+    margin: float | None = None
+    level: Annotated[float, Gt(0), Lt(1)]
+
+
+class Definition(BaseModel):
+    """The part of the definition in `sweep.json` that comparisons need.
+
+    Attributes:
+        baseline: the condition for the baseline; None without one.
+        settings: the settings that all jobs have in common, by dotted name.
+        replication: how a sweep with `replicates=auto` decides; None for other sweeps.
+    """
 
     baseline: str | None = None
     settings: dict[str, Any] = {}
+    replication: Replication | None = None
 
 
 class _Sweep(BaseModel):
-    definition: _Definition = _Definition()
+    definition: Definition = Definition()
     jobs: list[_Job]
 
 
@@ -41,14 +57,12 @@ class ComparedSweep(NamedTuple):
 
     Attributes:
         name: the directory as a user would type it. It isn't escaped; see `safe_text`.
-        baseline: the condition for the baseline.
-        settings: the settings that all jobs have in common.
+        definition: a definition with a baseline.
         runs: the runs of the sweep.
     """
 
     name: str
-    baseline: str
-    settings: dict[str, Any]
+    definition: Definition
     runs: list[LoadedRun | BrokenRun]
 
 
@@ -65,12 +79,9 @@ def find_compared_sweeps(paths: Iterable[str | Path]) -> list[ComparedSweep]:
                 continue
             folders.clear()
             sweep = _read_sweep(folder)
-            if sweep is not None and (baseline := sweep.definition.baseline) is not None:
+            if sweep is not None and sweep.definition.baseline is not None:
                 found[os.path.realpath(folder)] = ComparedSweep(
-                    os.path.normpath(folder),
-                    baseline,
-                    sweep.definition.settings,
-                    find_runs([folder]),
+                    os.path.normpath(folder), sweep.definition, find_runs([folder])
                 )
     return sorted(found.values(), key=lambda sweep: sweep.name)
 
@@ -194,8 +205,8 @@ def _is_new(path: str, seen: set[tuple[int, int]]) -> bool:
     return len(seen) > before
 
 
-def read_definition(sweep: Path) -> tuple[list[str], str | None]:
-    """Return the directories of a sweep's jobs, in their order, and the condition on its baseline.
+def read_definition(sweep: Path) -> tuple[list[str], Definition]:
+    """Return the directories of a sweep's jobs, in their order, and the definition of the sweep.
 
     Raises:
         ConfigError: `sweep` isn't a sweep directory.
@@ -207,7 +218,7 @@ def read_definition(sweep: Path) -> tuple[list[str], str | None]:
             "or can't be read: name one, such as multirun/DATE/TIME"
         )
     directories = [os.path.normpath(os.path.join(sweep, job.directory)) for job in found.jobs]
-    return directories, found.definition.baseline
+    return directories, found.definition
 
 
 def _reused(sweep: str) -> Iterator[tuple[str, dict[str, str]]]:

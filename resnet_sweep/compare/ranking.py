@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from resnet_sweep.compare.collection import Definition
 from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
 from resnet_sweep.compare.format import format_table, reproduce_command, safe_text
@@ -14,7 +15,7 @@ from resnet_sweep.compare.group import (
     group_replicates,
 )
 from resnet_sweep.compare.html import html_lines, html_table
-from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, metrics_of
 from resnet_sweep.compare.objective import Objective, distance
 from resnet_sweep.compare.paired_test import (
     ERROR_RATE,
@@ -150,7 +151,8 @@ class Ranking:
             paired = any(difference.paired for difference in measured)
             kind = "are means over the seeds shared with the baseline, with" if paired else "have"
             rate = self.rule.level if self.rule else ERROR_RATE
-            looks = f" over all {len(self.rule.looks)} looks" if self.rule else ""
+            number = len(self.rule.looks) if self.rule else 1
+            looks = f" over all {number} looks" if number > 1 else ""
             notes.append(f"differences {kind} a {100 * (1 - rate):.5g}% confidence interval{looks}")
             notes.extend(self._describe_noise(measured))
         if len(measured) > 1:
@@ -227,6 +229,20 @@ class Ranking:
             return ""
         error_rate = self.rule.error_rate if self.rule else ERROR_RATE
         return self.objective.format_interval(difference.mean, difference.interval(error_rate))
+
+
+def rank_sweep(definition: Definition, runs: Sequence[LoadedRun | BrokenRun]) -> Ranking:
+    """Return the ranking of the runs of a sweep, with its baseline, objective and rule.
+
+    Raises:
+        ConfigError: the baseline or the objective isn't valid.
+    """
+    baseline = None if definition.baseline is None else FilterExpression(definition.baseline)
+    objective = Objective.from_config(definition.settings, metrics_of(runs))
+    rule = None
+    if (found := definition.replication) is not None:
+        rule = ReplicationRule(found.maximum, found.margin, level=found.level)
+    return Ranking(runs, baseline, objective, rule)
 
 
 class NearestRuns:

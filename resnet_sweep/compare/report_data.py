@@ -14,12 +14,10 @@ from PIL import Image
 from resnet_sweep.compare.collection import ComparedSweep
 from resnet_sweep.compare.comparison import environment_of
 from resnet_sweep.compare.diff_columns import MISSING, diff_columns
-from resnet_sweep.compare.filter_expression import FilterExpression
 from resnet_sweep.compare.format import reproduce_command, round_digits, safe_text
 from resnet_sweep.compare.group import group_replicates
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, metrics_of
-from resnet_sweep.compare.objective import Objective
-from resnet_sweep.compare.ranking import Ranking
+from resnet_sweep.compare.ranking import rank_sweep
 from resnet_sweep.compare.safe_read import read_limited
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import Row
@@ -115,11 +113,9 @@ def report_data(
 def _verdicts(sweep: ComparedSweep) -> dict[str, Any] | None:
     """Return the table of a sweep's variants; None if its settings aren't valid."""
     try:
-        baseline = FilterExpression(sweep.baseline)
-        objective = Objective.from_config(sweep.settings, metrics_of(sweep.runs))
+        ranking = rank_sweep(sweep.definition, sweep.runs)
     except ConfigError:
         return None
-    ranking = Ranking(sweep.runs, baseline, objective)
     return {"name": safe_text(sweep.name), "rows": ranking.rows(), "notes": ranking.notes()}
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from importlib.machinery import ModuleSpec, PathFinder
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_sweep.config.instantiate import WHITELIST, trusted_packages
+from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.signature import CODE
 
 # Their versions are recorded, and NUMERICS covers the code of this package.
@@ -75,7 +77,11 @@ _known: dict[tuple[tuple[str, ...], str], _Module] = {}
 
 
 def own_code(config: Mapping[str, Any]) -> OwnCode:
-    """Return the own code that the objects of a config use."""
+    """Return the own code that the objects of a config use.
+
+    Raises:
+        ConfigError: a file was changed after this process had imported it.
+    """
     trusted = tuple(trusted_packages())
     notes: list[str] = []
     waiting: list[str] = []
@@ -139,8 +145,38 @@ def _read(name: str, trusted: tuple[str, ...]) -> _Module | None:
     known = _known.get((trusted, name))
     if known is not None and known.is_current(spec, loaded):
         return known
-    _known[trusted, name] = module = _parse(spec, loaded, trusted)
+    module = _parse(spec, loaded, trusted)
+    if loaded is not None and _is_outdated(module):
+        raise ConfigError(
+            f"{module.name} was changed after this process had imported it, so the process still "
+            "uses the old code: restart the process, or the kernel of the notebook"
+        )
+    _known[trusted, name] = module
     return module
+
+
+def _is_outdated(module: _Module) -> bool:
+    """Return whether the file of an imported module is newer than the imported code.
+
+    When Python imports a file, it writes the size and the modification time of the file into the
+    header of the cached bytecode (PEP 552). Without cached bytecode, nothing is known.
+    """
+    if module.path is None or module.path.suffix != ".py":
+        return False
+    try:
+        with open(importlib.util.cache_from_source(str(module.path)), "rb") as file:
+            header = file.read(16)
+        status = os.stat(module.path)
+    except (OSError, NotImplementedError):
+        return False
+    flags, time, size = (
+        int.from_bytes(header[start : start + 4], "little") for start in (4, 8, 12)
+    )
+    # With other flags, the header contains a hash of the file.
+    if len(header) < 16 or flags != 0:
+        return False
+    limit = 2**32
+    return (time, size) != (int(status.st_mtime) % limit, status.st_size % limit)
 
 
 def _find(name: str) -> ModuleSpec | None:
@@ -178,8 +214,11 @@ def _parse(spec: ModuleSpec, loaded: ModuleSpec | None, trusted: tuple[str, ...]
         try:
             with warnings.catch_warnings(action="ignore"):
                 tree = ast.parse(content)
-            digested = _describe(tree).encode(errors="surrogatepass")
             imports = tuple(_imports(tree, package, trusted))
+            # In a thread, the depth at which a tree is too deep doesn't depend on the caller.
+            with ThreadPoolExecutor(1) as executor:
+                text = executor.submit(_describe, tree).result()
+            digested = text.encode(errors="surrogatepass")
         # The file isn't valid Python, or too deeply nested.
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             pass

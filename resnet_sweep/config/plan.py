@@ -285,8 +285,9 @@ def _load(
         )
     device = place_rank(resolve_device(settings.device), process_group)
     precision = resolve_precision(precision or settings.precision, device)
-    dataset = build_dataset(config)
+    # Converting the images may take minutes, in which a file could be edited.
     code = own_code(config)
+    dataset = build_dataset(config)
     inputs = {"data": dataset.fingerprint, **code.digests}
     return PlannedRun(config, settings, dataset, device, precision, process_group, inputs, code)
 

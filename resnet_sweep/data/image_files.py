@@ -25,6 +25,8 @@ Shape = tuple[int, int, int]
 
 # The names that torchvision's ImageFolder reads.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# Pillow decodes these formats itself. For others, such as EPS, it starts other programs.
+FORMATS = ("JPEG", "MPO", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 # Formats in which a camera stores how it was held.
 ORIENTED = ("JPEG", "MPO")
 # Pillow's modes of gray images. The first of them have 16 bits.
@@ -160,7 +162,7 @@ def _in_threads(function: Callable[[int], Result], indices: range) -> list[Resul
 def _read(files: ImageFiles, index: int, function: Callable[[Image.Image], Result]) -> Result:
     """Return what a function reads from an image, and name the image in an error."""
     try:
-        with Image.open(files.open(index)) as image:
+        with Image.open(files.open(index), formats=FORMATS) as image:
             return function(image)
     # Pillow raises errors of many types for a damaged file.
     except Exception as error:

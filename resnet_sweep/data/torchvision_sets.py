@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import shutil
 import sys
 import tempfile
 from abc import abstractmethod
@@ -95,7 +96,7 @@ class TorchvisionDataset(CachedDataset):
             # If several processes start at once, one downloads, and the others wait.
             with exclusive(self._lock(root)), contextlib.redirect_stdout(sys.stderr):
                 if len(self._find(root)) < len(self.files):
-                    self.read(root, download=True)
+                    self._download_whole(root)
         # torchvision raises RuntimeError if the download fails or has a wrong checksum.
         except (OSError, RuntimeError) as error:
             remove_empty(created)
@@ -104,6 +105,20 @@ class TorchvisionDataset(CachedDataset):
                 f"connect to a network, put {self.layout} there, or try experiment=quickstart, "
                 "which needs no download"
             ) from error
+
+    def _download_whole(self, root: Path) -> None:
+        """Download the files into another folder, and move them to `root` when all are complete."""
+        prefix = f".{self.key}-download-"
+        # A killed process may have left such a folder.
+        for leftover in root.glob(f"{prefix}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=root) as folder:
+            self.read(Path(folder), download=True)
+            for path in sorted(Path(folder).rglob("*")):
+                if path.is_file():
+                    target = root / path.relative_to(folder)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    path.replace(target)
 
     def _source(self, root: Path) -> Source:
         try:

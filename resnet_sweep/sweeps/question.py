@@ -139,7 +139,10 @@ class Question:
                 f"{text} changes the seed, but the luckiest seed says nothing about the other "
                 "seeds: leave seed out, because both variants are trained with the same seeds"
             )
-        if baseline.signature == changed.signature:
+        runs = (LoadedRun(Path(), "", record) for record in (baseline, changed))
+        names = differences(*(run.settings for run in runs))
+        # A metric is part of the signature, but doesn't change the training.
+        if all(name.startswith("metric.") for name in names):
             raise ConfigError(
                 f"{text} changes nothing that is trained, so there is nothing to judge: change a "
                 "setting that affects training to a value that the baseline doesn't have"

@@ -203,6 +203,13 @@ class SweepRunner:
     def save(self, ended: bool = False) -> None:
         """Write `results.csv`, and `sweep.json` with a heartbeat unless the sweep has ended."""
         definition = {"command": self.command, "baseline": self.config.baseline}
+        if self.plan.replication is not None:
+            rule = self.plan.replication.rule
+            definition["replication"] = {
+                "maximum": rule.maximum,
+                "margin": rule.margin,
+                "level": rule.level,
+            }
         heartbeat = None if ended else new_heartbeat()
         write_results(self.directory, self.jobs, self.plan.objective)
         write_manifest(self.directory, self.jobs, self.plan.objective, definition, heartbeat)
