@@ -136,6 +136,10 @@ def _check_overrides(base: Sequence[str], change: Sequence[str]) -> None:
     for text in change:
         if text.startswith("-"):
             raise ConfigError(f"{text} isn't an override: write GROUP=CHOICE or KEY=VALUE")
+        if (key := text.lstrip("+~").partition("=")[0]) in OWN_SETTINGS:
+            raise ConfigError(
+                f"{text} is a setting of a sweep, and not a change: {OWN_SETTINGS[key]}"
+            )
         if text.lstrip("+~").startswith(("hydra.", "hydra/")):
             raise ConfigError(
                 f"{text} changes nothing that is trained: put it into --baseline, which both "

@@ -152,7 +152,7 @@ class Ranking:
             kind = "are means over the seeds shared with the baseline, with" if paired else "have"
             rate = self.rule.level if self.rule else ERROR_RATE
             number = len(self.rule.looks) if self.rule else 1
-            looks = f" over all {number} looks" if number > 1 else ""
+            looks = f" over all {number} readings" if number > 1 else ""
             notes.append(f"differences {kind} a {100 * (1 - rate):.5g}% confidence interval{looks}")
             notes.extend(self._describe_noise(measured))
         if len(measured) > 1:
