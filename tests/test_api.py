@@ -295,7 +295,8 @@ def test_the_page_on_trained_networks_shows_code_that_works(
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     shutil.copytree(trained.directory, tmp_path / "outputs" / "DATE" / "TIME")
     Image.new("L", (20, 10), 77).save("photo.png")
-    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    shape = trained.load_model().data.image_shape
+    images = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
     names: dict[str, Any] = {"images": images}
     for block in blocks:
         exec(block, names)
