@@ -510,7 +510,7 @@ class TestFeatures:
     def test_features_uses_the_images_of_the_option(self, run_copy: Path, call: Command) -> None:
         result = call(main, "features", run_copy, "--images", "9,0,9")
         assert result.returncode == 0, result.stderr
-        test = Digits().load(0).test
+        test = Digits(size=16).load(0).test
         for part in ("activations", "grad_cam"):
             data = np.load(run_copy / "features" / f"{part}.npz")
             assert data["positions"].tolist() == [9, 0]
