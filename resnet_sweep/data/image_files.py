@@ -25,8 +25,8 @@ Shape = tuple[int, int, int]
 
 # The names that torchvision's ImageFolder reads.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# Pillow decodes these formats itself. For others, such as EPS, it starts other programs.
-FORMATS = ("JPEG", "MPO", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+# Pillow decodes these formats itself (MPO as JPEG). For others, such as EPS, it starts programs.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 # Formats in which a camera stores how it was held.
 ORIENTED = ("JPEG", "MPO")
 # Pillow's modes of gray images. The first of them have 16 bits.
