@@ -133,6 +133,8 @@ def test_real_runs_are_judged(command: Command, tmp_path: Path) -> None:
         (["trainer.threads=2"], ["trainer.threads=2", "nothing"]),
         (["hydra.job.chdir=true"], ["hydra.job.chdir=true"]),
         (["optim.lr=0.1,0.2"], ["optim.lr=0.2"]),
+        (["metric=top5"], ["metric=top5"]),
+        (["sweep=recommended"], ["sweep=recommended"]),
         (["optim.lr=-1"], ["optim.lr", "-1"]),
         (["optim.rate=1"], ["optim.rate"]),
         (["optim.lr"], ["optim.lr", "="]),
@@ -152,7 +154,15 @@ def test_a_question_without_an_answer_is_refused(
 
 @pytest.mark.parametrize(
     "wrong",
-    ["replicates=3", "margin=1", "zip=[]", "sweep=recommended", "hydra/sweeper=optuna", "--cfg"],
+    [
+        "replicates=3",
+        "margin=1",
+        "zip=[]",
+        "sweep=recommended",
+        "hydra/sweeper=optuna",
+        "--cfg",
+        "objective=[val_acc,seconds]",
+    ],
 )
 def test_a_baseline_that_sets_what_judge_sets_is_refused(
     call: Command, tmp_path: Path, wrong: str

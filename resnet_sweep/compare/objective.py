@@ -172,7 +172,7 @@ class Objective:
         further = {metric.column: _further_definition(metric) for metric in metrics}
         if name not in OBJECTIVES and name not in further:
             known = [*OBJECTIVES, *further]
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(name, known, n=1, cutoff=0.8)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(
                 f"objective={name} must be one of {', '.join(known)}, or {FURTHER}NAME with "

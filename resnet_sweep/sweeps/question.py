@@ -67,6 +67,11 @@ class Question:
         questions: int = 1,
     ) -> None:
         check_sweep(config)
+        if not isinstance(config.objective, str):
+            raise ConfigError(
+                f"objective=[{','.join(map(str, config.objective))}] names several values, but a "
+                "question compares one: choose one objective"
+            )
         self.context, self.config = context, config
         self.base, self.change, self.questions = base, change, questions
         loader = context.config_loader
