@@ -303,7 +303,7 @@ class TestEmbedding:
 
 
 def test_parts_that_do_not_apply_to_a_network_say_why() -> None:
-    dataset = Digits(limit_test=20).load(0)
+    dataset = Digits(size=16, limit_test=20).load(0)
     cpu = torch.device("cpu")
     perceptron = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)).eval()
     normalize = Normalize(dataset.mean, dataset.std, cpu)
@@ -350,7 +350,7 @@ def run_copy(run_directory: Path, tmp_path: Path) -> Path:
 
 def plain_prediction(directory: Path, mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return the probabilities of the run's best weights on the test set, and its labels."""
-    dataset = Digits().load(0)
+    dataset = Digits(size=16).load(0)
     images = dataset.test.images[dataset.test.indices] / 255.0
     mean, std = (np.array(values)[:, None, None] for values in (dataset.mean, dataset.std))
     images = ((images - mean) / std)[..., :: -1 if mirror else 1].astype(np.float32)
@@ -487,7 +487,7 @@ class TestFeatures:
         assert maps["positions"].tolist() == first
         assert maps["labels"].tolist() == list(range(8))
         assert (maps["predicted"] == scores.argmax(1)[first]).all()
-        assert maps["predicted_maps"].shape == maps["true_maps"].shape == (8, 8, 8)
+        assert maps["predicted_maps"].shape == maps["true_maps"].shape == (8, 4, 4)
         assert np.load(folder / "activations.npz")["stages.2 mean"].shape == (8, 8, 8)
 
         with (folder / "embedding.csv").open(newline="") as file:
@@ -504,7 +504,7 @@ class TestFeatures:
         assert re.search(rf"\b240 +{dead}\b", result.stdout)
 
     def test_chosen_images_are_those_of_the_option_without_repetitions(self) -> None:
-        assert choose_images("9,0,9", Digits().load(0).test) == [9, 0]
+        assert choose_images("9,0,9", Digits(size=16).load(0).test) == [9, 0]
 
     @pytest.mark.slow
     def test_features_uses_the_images_of_the_option(self, run_copy: Path, call: Command) -> None:
@@ -529,7 +529,7 @@ class TestFeatures:
     )
     def test_wrong_image_positions_are_refused(self, images: str, facts: list[str]) -> None:
         with pytest.raises(ConfigError) as refusal:
-            choose_images(images, Digits().load(0).test)
+            choose_images(images, Digits(size=16).load(0).test)
         assert all(fact in str(refusal.value) for fact in facts)
 
     def test_a_refused_features_command_writes_nothing(self, run_copy: Path, call: Command) -> None:

@@ -171,12 +171,12 @@ WRONG = [
     ("trainer.progressive_resizing=[32,16]", "trainer.progressive_resizing", "[32, 16]"),
     ("trainer.progressive_resizing=[]", "trainer.progressive_resizing", "[]"),
     (
-        "trainer.progressive_resizing=[16,48]",
+        "trainer.progressive_resizing=[8,48]",
         "trainer.progressive_resizing",
-        "[16, 48]",
+        "[8, 48]",
         "48",
         "48",
-        "32",
+        "16",
     ),
     (
         "trainer.progressive_resizing=[10,32]",
@@ -188,11 +188,11 @@ WRONG = [
         "model.strides",
     ),
     (
-        "data.limit_train=257; trainer.batch_size=64; trainer.progressive_resizing=[4,32]",
+        "data.limit_train=257; trainer.batch_size=64; trainer.progressive_resizing=[4,16]",
         "model",
         "(3, 4, 4)",
         "trainer.progressive_resizing",
-        "[4, 32]",
+        "[4, 16]",
         "trainer.batch_size",
     ),
     (

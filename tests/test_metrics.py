@@ -9,7 +9,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 
 import resnet_sweep
-from resnet_sweep.compare.collection import ComparedSweep
+from resnet_sweep.compare.collection import ComparedSweep, Definition
 from resnet_sweep.compare.comparison import Comparison
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
@@ -119,8 +119,8 @@ def test_tables_diffs_and_objectives_have_the_best_value(runs) -> None:
 
 
 def test_the_verdicts_of_a_report_can_be_about_a_further_metric(runs) -> None:
-    settings = {"objective": "val_top3"}
-    sweep = ComparedSweep("sweep", "metric == null", settings, [runs["further"]])
+    definition = Definition(baseline="metric == null", settings={"objective": "val_top3"})
+    sweep = ComparedSweep("sweep", definition, [runs["further"]])
     (verdicts,) = report_data("title", [runs["further"]], [], sweeps=[sweep])["verdicts"]
     assert "best val_top3" in verdicts["rows"][0]
 

@@ -91,6 +91,8 @@ def _sandboxed(trial: Path) -> Callable[[], None]:
     """Return a fault that lets a child write into one folder only, and start no program."""
 
     def fault() -> None:
+        # Bytecode of this program would be written outside of the folder.
+        sys.dont_write_bytecode = True
         sandbox = Sandbox()
         sandbox.writable, sandbox.active = [str(trial)], True
 
