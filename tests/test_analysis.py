@@ -303,7 +303,7 @@ class TestEmbedding:
 
 
 def test_parts_that_do_not_apply_to_a_network_say_why() -> None:
-    dataset = Digits(size=16, limit_test=20).load(0)
+    dataset = Digits(limit_test=20).load(0)
     cpu = torch.device("cpu")
     perceptron = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)).eval()
     normalize = Normalize(dataset.mean, dataset.std, cpu)
@@ -488,7 +488,7 @@ class TestFeatures:
         assert maps["labels"].tolist() == list(range(8))
         assert (maps["predicted"] == scores.argmax(1)[first]).all()
         assert maps["predicted_maps"].shape == maps["true_maps"].shape == (8, 4, 4)
-        assert np.load(folder / "activations.npz")["stages.2 mean"].shape == (8, 8, 8)
+        assert np.load(folder / "activations.npz")["stages.2 mean"].shape == (8, 4, 4)
 
         with (folder / "embedding.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
