@@ -223,8 +223,8 @@ def _wrong_setting(arguments: list[Argument], planned: Any) -> str | None:
                 continue
             expected = override.value()
         actual = settings.get(key, UNKNOWN)
-        # The value is the name of a group's choice, which stands for many settings, or an empty list
-        # of choices, which composes an empty group.
+        # The value is the name of a group's choice, which stands for many settings, or an empty
+        # list of choices, which composes an empty group.
         if isinstance(actual, dict) and (isinstance(expected, str) or expected == []):
             continue
         if actual is UNKNOWN or (isinstance(expected, str) and "${" in expected):
