@@ -97,23 +97,21 @@ class Ranking:
 
     def rows(self) -> list[list[str]]:
         """Return the cells of the table, header first."""
-        columns, _ = self._columns()
-        return [list(row) for row in zip(*columns, strict=True)]
+        return self._rows()[0]
 
     def lines(self, width: int | None) -> list[str]:
         """Return the rows of the table as text, header first, see `format_table`."""
-        _, right = self._columns()
-        return format_table(self.rows(), right, width)
+        rows, right = self._rows()
+        return format_table(rows, right, width)
 
     def __str__(self) -> str:
         return "\n".join(self.lines(None))
 
     def _repr_html_(self) -> str:
-        _, right = self._columns()
-        return html_table(self.rows(), right) + html_lines(self.notes())
+        return html_table(*self._rows()) + html_lines(self.notes())
 
-    def _columns(self) -> tuple[list[list[str]], range]:
-        """Return the columns of the table, and the positions of those with numbers."""
+    def _rows(self) -> tuple[list[list[str]], range]:
+        """Return the cells of the table, header first, and the positions of columns of numbers."""
         columns = cells(variants([group.runs[0] for group in self.groups]))
         left = len(columns)
         columns.append(COLUMNS["n"].cells(self.groups))
@@ -130,7 +128,7 @@ class Ranking:
             ]
         if any(group.state not in COMPLETE for group in self.groups):
             columns.append(COLUMNS["state"].cells(self.groups))
-        return columns, right
+        return [list(row) for row in zip(*columns, strict=True)], right
 
     def notes(self) -> list[str]:
         """Return remarks that help to read the table, one sentence each."""
