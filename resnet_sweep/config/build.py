@@ -43,16 +43,24 @@ def build_dataset(config: Mapping[str, Any]) -> Dataset:
 
 
 def build_model(config: Mapping[str, Any], data: Dataset | DataDescription) -> nn.Module:
-    """Return the model, with one output for each class of the data.
-
-    The model gets the number of channels of the images if it has a parameter `in_channels`.
-    """
-    node = config["model"]
-    supplied = {"num_classes": data.num_classes}
-    if "in_channels" in parameters(locate("model", node["_target_"])):
-        supplied["in_channels"] = data.channels
-    model: nn.Module = _instantiate("model", node, nn.Module, IS_NO_MODULE, **supplied)
+    """Return the model, with one output for each class of the data."""
+    supplied = model_arguments(config, data)
+    model: nn.Module = _instantiate("model", config["model"], nn.Module, IS_NO_MODULE, **supplied)
     return model
+
+
+def model_arguments(
+    config: Mapping[str, Any], data: Dataset | DataDescription
+) -> dict[str, int]:
+    """Return the arguments that the program passes to the model.
+
+    They are the number of classes, and the number of channels of the images if the model has a
+    parameter `in_channels`.
+    """
+    supplied = {"num_classes": data.num_classes}
+    if "in_channels" in parameters(locate("model", config["model"]["_target_"])):
+        supplied["in_channels"] = data.channels
+    return supplied
 
 
 def build_loss(config: Mapping[str, Any]) -> nn.Module:
