@@ -226,7 +226,9 @@ class Runs(Sequence[Run]):
                 "to_frame needs the package pandas: pip install 'resnet-sweep[pandas]'"
             ) from error
         fields = [run_fields(run) for run in self]
-        names = [*FRAME_COLUMNS, *(metric.column for metric in metrics_of(self))]
+        annotations = [name for name in ("tags", "note") if any(run[name] for run in fields)]
+        further = [metric.column for metric in metrics_of(self)]
+        names = [*FRAME_COLUMNS, *further, *annotations]
         columns = {name: [values.get(name) for values in fields] for name in names}
         columns |= _all_columns(self._runs) if all_settings else diff_columns(self._runs)
         frame = pandas.DataFrame(

@@ -136,6 +136,8 @@ def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
             column: round_digits(value, OUTCOME_DIGITS)
             for column, value in run.best_metrics.items()
         },
+        "tags": safe_text(", ".join(run.tags)),
+        "note": safe_text(run.note),
         "notes": [safe_text(note) for note in notes],
         "command": reproduce_command(record),
         "settings": _safe(settings),
