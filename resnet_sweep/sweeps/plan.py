@@ -198,7 +198,7 @@ class SweepPlan:
                 )
         if self.filter is not None:
             record = Record("", config=composed.settings, choices=composed.choices)
-            fields = run_fields(LoadedRun(Path(), "", record))
+            fields = run_fields(LoadedRun(self.directory, "", record))
             check_fields(self.filter.names, [fields])
             if not self.filter.matches(fields):
                 self.filtered += 1
