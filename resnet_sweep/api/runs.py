@@ -198,14 +198,18 @@ class Runs(Sequence[Run]):
             objective, reference: as in `best`.
 
         Raises:
-            ConfigError: the condition or the objective is wrong.
+            ConfigError: the condition or the objective is wrong, or not exactly one variant meets
+                the condition.
         """
         expression = None
         if baseline is not None:
             expression = FilterExpression(baseline)
             check_fields(expression.names, map(run_fields, self))
         measure = Objective(objective, reference, metrics_of(self))
-        return Ranking(self._runs, expression, measure)
+        ranking = Ranking(self._runs, expression, measure)
+        if ranking.mismatch is not None:
+            raise ConfigError(f"{ranking.mismatch}: choose a condition that one variant meets")
+        return ranking
 
     def to_frame(self, all_settings: bool = False) -> "pandas.DataFrame":
         """Return a DataFrame with a row for each run.

@@ -125,7 +125,15 @@ class LoadedRun:
     @cached_property
     def replicate_key(self) -> str:
         """A text that is equal for runs that differ only in their seeds."""
-        return json.dumps(self.settings | {"seed": None}, sort_keys=True)
+        return self._key("seed")
+
+    @cached_property
+    def key_without_weights(self) -> str:
+        """A text that is equal for runs that differ only in their seeds and starting weights."""
+        return self._key("seed", INIT_FROM)
+
+    def _key(self, *ignored: str) -> str:
+        return json.dumps(self.settings | dict.fromkeys(ignored), sort_keys=True)
 
     @property
     def choices(self) -> dict[str, str]:

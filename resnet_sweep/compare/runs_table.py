@@ -131,10 +131,10 @@ class RunsTable:
     def _differences(
         self, keys: Sequence[str] | None, fields: Mapping[LoadedRun, RunFields]
     ) -> dict[str, list[Any]]:
-        newest = [group.runs[0] for group in self.groups]
         if keys:
+            newest = [group.runs[0] for group in self.groups]
             return {key: [fields[run].get(key, MISSING) for run in newest] for key in keys}
-        differences = diff_columns(newest)
+        differences = diff_columns([group.representative for group in self.groups])
         if keys is None:
             differences.pop("seed", None)
             seeds = [

@@ -1,5 +1,6 @@
 """Build the objects that a config describes."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 from resnet_sweep.config import COLLECTION_GROUPS
 from resnet_sweep.config.check import EXTRA_SETTINGS, parameters
 from resnet_sweep.config.instantiate import instantiate, locate
+from resnet_sweep.data.array_cache import CachedDataset
 from resnet_sweep.data.dataset import DataDescription, Dataset
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.protocols import Augmentation, DataSource, ValidationMetric
@@ -24,11 +26,22 @@ from resnet_sweep.training.trainer import steps_per_epoch
 IS_NO_MODULE = "isn't a torch.nn.Module"
 
 
-def build_dataset(config: Mapping[str, Any]) -> Dataset:
-    """Return the images that a run uses."""
-    source: DataSource = _instantiate(
-        "data", config["data"], DataSource, "has no method load(seed)"
-    )
+def build_dataset(
+    config: Mapping[str, Any], sources: dict[str, CachedDataset] | None = None
+) -> Dataset:
+    """Return the images that a run uses.
+
+    Args:
+        config: the config of the run.
+        sources: the datasets of earlier calls, by their configs. They aren't read again, and
+            further ones are added.
+    """
+    key = json.dumps(config["data"])
+    source: DataSource | None = None if sources is None else sources.get(key)
+    if source is None:
+        source = _instantiate("data", config["data"], DataSource, "has no method load(seed)")
+        if sources is not None and isinstance(source, CachedDataset):
+            sources[key] = source
     try:
         dataset = source.load(config["seed"])
     except (ConfigError, OSError, MemoryError):
