@@ -93,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"this folder has neither {' nor '.join(DEFAULT_DIRECTORIES)}: name a directory that "
             "contains runs"
         )
+    if arguments.yes and not arguments.delete:
+        raise ConfigError("--yes answers the question of --delete: add --delete, or leave it out")
     if arguments.top is not None and arguments.top < 1:
         raise ConfigError(f"--top is {arguments.top}: it must be at least 1")
     ranked = arguments.baseline is not None or bool(arguments.nearest_to)
