@@ -183,12 +183,11 @@ def _delete(runs: Sequence[LoadedRun], directories: Iterable[str], yes: bool) ->
     if not yes and not Confirm.ask(f"Delete {size}?", console=console, default=False):
         console.print("nothing was deleted")
         return 0
-    problems = [*deletion.carry_out()]
-    for problem in problems:
-        console.print(problem, markup=False)
-    if not problems:
-        console.print(f"deleted {size}")
-    return int(bool(problems))
+    failed, remarks = deletion.carry_out()
+    for remark in remarks:
+        console.print(remark, markup=False)
+    console.print(f"deleted {size}" if not failed else f"{failed} of {size} not deleted")
+    return 1 if failed else 0
 
 
 def _keys(text: str) -> list[str]:

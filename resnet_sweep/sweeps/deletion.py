@@ -64,13 +64,14 @@ class Deletion:
             with _refuse_running(sweep):
                 pass
 
-    def carry_out(self) -> Iterator[str]:
-        """Delete the runs, and yield a line for each that isn't deleted completely.
+    def carry_out(self) -> tuple[int, list[str]]:
+        """Delete the runs; return the number of runs that couldn't be deleted, and remarks.
 
         In each sweep, `sweep.json` lists the deleted jobs as pending, so that the same command
         trains them again. `results.csv` has no row for them. A study keeps the results of its
         trials in its storage.
         """
+        remarks, failed = [], 0
         with contextlib.ExitStack() as locks:
             for sweep in self.sweeps:
                 locks.enter_context(_refuse_running(sweep))
@@ -78,15 +79,17 @@ class Deletion:
                 try:
                     others = delete_run(directory, run.record)
                 except ConfigError as error:
-                    yield safe_text(str(error))
+                    remarks.append(safe_text(str(error)))
+                    failed += 1
                 else:
                     if others:
-                        yield (
-                            f"{safe_text(run.name)} is kept as a folder, because it contains other "
+                        remarks.append(
+                            f"the folder {safe_text(run.name)} stays, because it contains other "
                             f"files: {safe_text(', '.join(others))}"
                         )
             for sweep, directories in self.sweeps.items():
                 _update(sweep, directories)
+        return failed, remarks
 
 
 def disk_space(directory: Path) -> int:
