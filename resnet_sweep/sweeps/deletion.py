@@ -143,6 +143,11 @@ def _refuse_running(sweep: Path) -> Iterator[None]:
             lock.enter_context(locked_sweep(sweep))
         except ConfigError:
             raise error from None
+        except OSError as cause:
+            raise ConfigError(
+                f"{safe_text(str(sweep))} can't be changed ({cause.strerror or cause}), so nothing "
+                "is deleted: make it writable"
+            ) from cause
         yield
 
 

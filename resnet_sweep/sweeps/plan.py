@@ -352,14 +352,17 @@ class SweepPlan:
         """Return the overrides of a job, and its differences from the most similar planned job."""
         settings = self.manifest.definition.settings | job.settings
         run = load_run(self.directory / job.directory, "")
-        inputs = {} if isinstance(run, BrokenRun) else run.record.inputs
+        inputs = None if isinstance(run, BrokenRun) else run.record.inputs
         found = (
             [
                 f"{name}: {format_setting(old)} in that job, {format_setting(new)} in this command"
                 for name, (old, new) in differences(settings, planned.run.config).items()
                 if not is_incidental(name)
             ]
-            + [f"{file} has changed" for file in changed_files(inputs, planned.planned.inputs)]
+            + [
+                f"{file} has changed"
+                for file in changed_files(inputs or {}, planned.planned.inputs if inputs else {})
+            ]
             for planned in self.jobs
         )
         return f"{' '.join(job.overrides)}; {'; '.join(min(found, key=len)[:5])}"
