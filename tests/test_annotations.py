@@ -45,9 +45,7 @@ class TestAnnotate:
         assert {path.name for path in runs[0].iterdir()} == {"run.json", "metrics.csv", ANNOTATIONS}
         assert resnet_sweep.load_run(runs[2]).tags == []
 
-    def test_conditions_tables_and_frames_show_them(
-        self, call: Command, runs: list[Path]
-    ) -> None:
+    def test_conditions_tables_and_frames_show_them(self, call: Command, runs: list[Path]) -> None:
         assert "note" not in call(main, "runs").stdout
         call(main, "annotate", "outputs/1", "--tag", "good", "--note", "better than expected")
         lines = call(main, "runs", "--no-group").stdout.splitlines()
@@ -98,9 +96,7 @@ class TestAnnotate:
 
 
 class TestDelete:
-    def test_the_chosen_runs_are_shown_and_deleted(
-        self, call: Command, runs: list[Path]
-    ) -> None:
+    def test_the_chosen_runs_are_shown_and_deleted(self, call: Command, runs: list[Path]) -> None:
         call(main, "annotate", "outputs/0", "--tag", "bad")
         size = sum(disk_space(run) for run in runs[:1])
         assert size > 0

@@ -169,7 +169,9 @@ def test_onnx_without_its_packages_names_them_and_the_extra(
     run: Path, call: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "ONNX_PACKAGES", ("onnx_of_nobody",))
-    assert_refused(call(main, "export", run, "-o", "a.onnx"), "onnx_of_nobody", "resnet-sweep[onnx]")
+    assert_refused(
+        call(main, "export", run, "-o", "a.onnx"), "onnx_of_nobody", "resnet-sweep[onnx]"
+    )
 
 
 def test_a_network_that_torch_cannot_export_is_refused_with_the_reason(

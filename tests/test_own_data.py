@@ -38,9 +38,9 @@ from resnet_sweep.data import (
     ImageFolder,
     Split,
     TinyImageNet,
+    image_folder,
 )
 from resnet_sweep.data import dataset as dataset_module
-from resnet_sweep.data import image_folder
 from resnet_sweep.data.array_cache import CachedDataset, Source, cached_arrays
 from resnet_sweep.data.dataset import Batches
 from resnet_sweep.errors import ConfigError

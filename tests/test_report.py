@@ -503,7 +503,6 @@ class TestCurves:
         assert "null" in page.tab.locator("#parallel").text_content()
         page.close()
 
-
     def test_each_further_metric_has_a_chart(self, browser: Browser, tmp_path: Path) -> None:
         record = write_run(tmp_path / "run", [10.0, 20.0])
         record.config["metric"] = {"top5": {"_target_": "resnet_sweep.training.metrics.TopK"}}

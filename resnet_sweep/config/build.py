@@ -62,9 +62,7 @@ def build_model(config: Mapping[str, Any], data: Dataset | DataDescription) -> n
     return model
 
 
-def model_arguments(
-    config: Mapping[str, Any], data: Dataset | DataDescription
-) -> dict[str, int]:
+def model_arguments(config: Mapping[str, Any], data: Dataset | DataDescription) -> dict[str, int]:
     """Return the arguments that the program passes to the model.
 
     They are the number of classes, and the number of channels of the images if the model has a

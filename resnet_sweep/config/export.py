@@ -183,8 +183,7 @@ def _check(logits: Logits, network: TrainedNetwork) -> float:
             expected, found = network(images), logits(images)
         if found.shape != expected.shape:
             raise ValueError(
-                f"its logits have the shape {tuple(found.shape)} instead of "
-                f"{tuple(expected.shape)}"
+                f"its logits have the shape {tuple(found.shape)} instead of {tuple(expected.shape)}"
             )
         difference = (found - expected).abs().max().item()
         # Written so that NaN is refused, too.

@@ -59,7 +59,9 @@ class Annotations(BaseModel):
         except FileNotFoundError:
             return cls()
         except (OSError, InvalidFileError) as error:
-            raise ConfigError(f"{path} can't be read ({error}): correct it, or remove it") from error
+            raise ConfigError(
+                f"{path} can't be read ({error}): correct it, or remove it"
+            ) from error
 
     def changed(
         self, add: Sequence[str] = (), remove: Sequence[str] = (), note: str | None = None
