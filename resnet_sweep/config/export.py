@@ -150,7 +150,8 @@ def _write_onnx(network: TrainedNetwork) -> bytes:
         _export_program(network), input_names=[INPUT], output_names=[OUTPUT], verbose=False
     )
     assert program is not None
-    return program.model_proto.SerializeToString()
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 def _load_onnx(content: bytes, network: TrainedNetwork) -> Logits:

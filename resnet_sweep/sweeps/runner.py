@@ -38,6 +38,7 @@ from resnet_sweep.runs.lock import SWEEP_LOCK, in_use_error, is_held
 from resnet_sweep.runs.provenance import write_hydra_folder
 from resnet_sweep.runs.record import HEARTBEAT_SECONDS, PENDING, new_heartbeat
 from resnet_sweep.runs.run import (
+    LOG,
     delete_run,
     make_directory,
     make_unique_directory,
