@@ -8,11 +8,12 @@ import pytest
 from conftest import Command
 from processes import assert_refused
 from run_directories import write_run
-from small_run import config, open_run, plan_run, train
+from small_run import config, open_run, train
 from small_sweep import GRID, TINY
 
 import resnet_sweep
 from resnet_sweep.__main__ import main
+from resnet_sweep.config.plan import plan_run
 from resnet_sweep.runs.annotations import ANNOTATIONS, Annotations
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.sweeps.deletion import disk_space

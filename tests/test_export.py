@@ -16,14 +16,16 @@ from conftest import ROOT, Command
 from PIL import Image
 from processes import assert_refused, clean_environment
 from safetensors.torch import load_file, save
-from small_run import config, plan_run, train
+from small_run import config, train
 from torch import Tensor, nn
 
 import resnet_sweep
 from resnet_sweep.cli import main
 from resnet_sweep.config import export
+from resnet_sweep.config.plan import plan_run
 from resnet_sweep.config.restore import load_network
 from resnet_sweep.data import Digits
+from resnet_sweep.models import ResNet
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in export.ONNX_PACKAGES)
 ONNX = pytest.param(
@@ -93,7 +95,7 @@ def test_the_description_is_enough_to_build_and_to_use_the_network(
     assert found["run"]["signature"] == record.signature
     assert found["run"]["epoch"] == record.best["epoch"]
     assert found["input"]["normalized"]
-    network = resnet_sweep.models.ResNet(**found["model"]["arguments"])
+    network = ResNet(**found["model"]["arguments"])
     assert {*network.state_dict()} == {*load_file(file)}
 
 
@@ -116,7 +118,7 @@ def test_the_examples_of_the_page_work_without_this_package(run: Path, tmp_path:
         result = subprocess.run(
             [sys.executable, "-c", code + shown],
             cwd=tmp_path,
-            env=clean_environment() | {"PYTHONPATH": str(ROOT)},
+            env=clean_environment(),
             capture_output=True,
             text=True,
         )

@@ -1,8 +1,11 @@
 """Export a trained network as a file for other programs, and check the file."""
 
+import contextlib
 import importlib.util
 import json
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict
 from io import BytesIO
@@ -77,8 +80,9 @@ def export_network(directory: Path, output: Path) -> Export:
     chosen = _find_format(output)
     network = load_network(directory)
     try:
-        content = chosen.write(network)
-        difference = _check(chosen.load(content, network), network)
+        with _quiet():
+            content = chosen.write(network)
+            difference = _check(chosen.load(content, network), network)
     # The libraries raise errors of many types.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
@@ -96,6 +100,21 @@ def export_network(directory: Path, output: Path) -> Export:
             f"{output} can't be written ({error.strerror or error}): choose another file with -o"
         ) from error
     return Export(network, files, chosen.is_program, difference)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the warnings of the libraries within a `with` block.
+
+    They are about the internals of torch. What matters to users is checked afterwards.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _find_format(output: Path) -> _Format:
