@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,14 +104,19 @@ def export_network(directory: Path, output: Path) -> Export:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the warnings of the libraries within a `with` block.
+    """Discard what the libraries print within a `with` block, such as warnings and graphs.
 
-    They are about the internals of torch. What matters to users is checked afterwards.
+    The file is checked, and an error gives its reason.
     """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    printed = StringIO()
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+        ):
             yield
     finally:
         logging.disable(before)
