@@ -99,6 +99,7 @@ def test_the_description_is_enough_to_build_and_to_use_the_network(
     assert {*network.state_dict()} == {*load_file(file)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_ONNX, reason="the extra onnx isn't installed")
 def test_the_examples_of_the_page_work_without_this_package(run: Path, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "how-to" / "export.md").read_text(encoding="utf-8")
