@@ -23,12 +23,13 @@ from resnet_sweep.training.optimizers import param_groups
 from resnet_sweep.training.schedules import Schedule
 from resnet_sweep.training.trainer import steps_per_epoch
 
+# Datasets by their configs.
+Sources = dict[str, CachedDataset]
+
 IS_NO_MODULE = "isn't a torch.nn.Module"
 
 
-def build_dataset(
-    config: Mapping[str, Any], sources: dict[str, CachedDataset] | None = None
-) -> Dataset:
+def build_dataset(config: Mapping[str, Any], sources: Sources | None = None) -> Dataset:
     """Return the images that a run uses.
 
     Args:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.build import (
+    Sources,
     build_augmentation,
     build_dataset,
     build_loggers,
@@ -32,7 +33,6 @@ from resnet_sweep.config.starting_weights import (
     find_earlier,
     read_starting_weights,
 )
-from resnet_sweep.data.array_cache import CachedDataset
 from resnet_sweep.data.dataset import Dataset
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.randomness import derive_seed
@@ -155,7 +155,7 @@ def plan_run(
     process_group: ProcessGroup | None = None,
     smoke_tests: SmokeTests | None = None,
     directory: Path | None = None,
-    sources: dict[str, CachedDataset] | None = None,
+    sources: Sources | None = None,
 ) -> PlannedRun:
     """Validate a resolved config, the data and the device, and sign the run.
 
@@ -280,7 +280,7 @@ def _load(
     config: Mapping[str, Any],
     process_group: ProcessGroup,
     precision: str | None = None,
-    sources: dict[str, CachedDataset] | None = None,
+    sources: Sources | None = None,
 ) -> PlannedRun:
     """Return an unsigned run with its data, on the device of this process."""
     settings: TrainerConfig = instantiate("trainer", config["trainer"])

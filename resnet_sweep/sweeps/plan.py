@@ -18,6 +18,7 @@ from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.compare.paired_test import ERROR_RATE
 from resnet_sweep.compare.replication import ReplicationRule
+from resnet_sweep.config.build import Sources
 from resnet_sweep.config.check import SETTINGS, check_replication, check_value
 from resnet_sweep.config.command import relative_path
 from resnet_sweep.config.compose import (
@@ -32,7 +33,6 @@ from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.config.smoke_test import SmokeTests
 from resnet_sweep.console import console
-from resnet_sweep.data.array_cache import CachedDataset
 from resnet_sweep.errors import ConfigError, InvalidJobs
 from resnet_sweep.runs.record import PENDING, Record
 from resnet_sweep.runs.run import unexpected_file
@@ -120,7 +120,7 @@ class SweepPlan:
         self._known = {job.signature: job.number for job in self.manifest.jobs}
         self._next_number = 1 + max(self._known.values(), default=-1)
         self._smoke_tests = SmokeTests()
-        self._sources: dict[str, CachedDataset] = {}
+        self._sources: Sources = {}
         self._planned: dict[str, Job] = {}
         self._directories: set[Path] = set()
         wrong: dict[str, list[str]] = {}
