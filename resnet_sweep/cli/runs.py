@@ -6,17 +6,22 @@ deviation over n runs. Unfinished runs and duplicates aren't counted.
 
 A KEY is one of: a setting (optim.lr); a config group (optim), which stands for the name of its
 choice (sgd); a key of run.json (best.val_acc, seconds, state, host). The keys best and final are
-the best and the final validation accuracy.
+the best and the final validation accuracy. The keys tags and note are those of annotate.
 """
 
 import argparse
 import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from rich.prompt import Confirm
 from rich.text import Text
 
-from resnet_sweep.compare.collection import find_runs
+from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
-from resnet_sweep.compare.format import safe_text
+from resnet_sweep.compare.format import pluralize, safe_text
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.objective import read_reference
 from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.compare.runs_table import RunsTable
@@ -72,33 +77,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
     form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument(
+        "--delete",
+        action="store_true",
+        help="delete the runs in the table, after a question; name DIR or use --filter",
+    )
+    parser.add_argument("--yes", action="store_true", help="with --delete: don't ask")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Print the table that the arguments ask for."""
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table that the arguments ask for, and delete the runs in it if they say so."""
     directories = arguments.directories or [*filter(os.path.isdir, DEFAULT_DIRECTORIES)]
     if not directories:
         raise ConfigError(
             f"this folder has neither {' nor '.join(DEFAULT_DIRECTORIES)}: name a directory that "
             "contains runs"
         )
+    if arguments.yes and not arguments.delete:
+        raise ConfigError("--yes answers the question of --delete: add --delete, or leave it out")
     if arguments.top is not None and arguments.top < 1:
         raise ConfigError(f"--top is {arguments.top}: it must be at least 1")
     ranked = arguments.baseline is not None or bool(arguments.nearest_to)
-    for option in ("sort", "top", "csv", "json"):
+    for option in ("sort", "top", "csv", "json", "delete"):
         if ranked and getattr(arguments, option):
             given = "--nearest-to" if arguments.baseline is None else "--baseline"
             raise ConfigError(f"{given} prints a ranked table: leave out --{option}")
+    found = find_runs(directories)
+    if arguments.delete:
+        _check_delete(arguments)
+        found = _inside(found, directories)
     runs_table = RunsTable(
-        find_runs(directories),
+        found,
         only=FilterExpression(arguments.filter) if arguments.filter is not None else None,
-        keys=() if arguments.no_group else arguments.group_by,
+        keys=() if arguments.no_group or arguments.delete else arguments.group_by,
         sort=arguments.sort,
         top=arguments.top,
     )
     if arguments.json or arguments.csv:
         console.write(runs_table.json() if arguments.json else runs_table.csv())
-        return
+        return 0
     runs = [run for group in runs_table.groups for run in group.runs]
     table: RunsTable | Ranking | NearestRuns = runs_table
     notes = []
@@ -126,6 +143,51 @@ def run(arguments: argparse.Namespace) -> None:
         for run in runs_table.broken:
             text.append(f"\n  {safe_text(run.name)}: {safe_text(run.error)}")
     console.print(text)
+    return _delete(runs, directories, arguments.yes) if arguments.delete and runs else 0
+
+
+def _check_delete(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError if runs were asked to be deleted without a choice or without an answer."""
+    if not arguments.directories and arguments.filter is None:
+        raise ConfigError("--delete needs a choice of runs: name DIR, or add --filter CONDITION")
+    if arguments.group_by:
+        raise ConfigError("--delete prints a row for every run: leave out --group-by")
+    if not arguments.yes and not sys.stdin.isatty():
+        raise ConfigError(
+            "--delete asks before it deletes, but the input isn't a terminal: add --yes"
+        )
+
+
+def _inside(
+    runs: Iterable[LoadedRun | BrokenRun], directories: Iterable[str]
+) -> list[LoadedRun | BrokenRun]:
+    """Return the runs inside some directories, without the runs outside that a sweep reuses."""
+    tops = [Path(os.path.realpath(directory)) for directory in directories]
+    return [
+        run
+        for run in runs
+        if any(Path(os.path.realpath(run.directory)).is_relative_to(top) for top in tops)
+        or run.directory.parent == LOGGED_RUNS
+    ]
+
+
+def _delete(runs: Sequence[LoadedRun], directories: Iterable[str], yes: bool) -> int:
+    """Delete runs after a question, and return the exit status."""
+    # Imported here because it imports Hydra, and the table doesn't need it.
+    from resnet_sweep.sweeps.deletion import Deletion
+
+    deletion = Deletion(runs, map(Path, [*directories, *DEFAULT_DIRECTORIES]))
+    for sweep in deletion.reusing:
+        console.print(f"{sweep} reuses some of these runs.", markup=False)
+    size = f"{pluralize(len(runs), 'run')} ({deletion.size / 1e6:,.1f} MB)"
+    if not yes and not Confirm.ask(f"Delete {size}?", console=console, default=False):
+        console.print("nothing was deleted")
+        return 0
+    failed, remarks = deletion.carry_out()
+    for remark in remarks:
+        console.print(remark, markup=False)
+    console.print(f"deleted {size}" if not failed else f"{failed} of {size} not deleted")
+    return 1 if failed else 0
 
 
 def _keys(text: str) -> list[str]:

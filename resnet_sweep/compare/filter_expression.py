@@ -36,7 +36,8 @@ def run_fields(run: LoadedRun) -> RunFields:
     Settings have their names in the config (`optim.lr`), and the name of a group is the choice
     made there (`optim`). Other fields have their names in `run.json` (`best.val_acc`, `seconds`,
     `host`); `best` and `final` are the validation accuracies. As in the table, `time` is `seconds`,
-    and `run` is the run's name. A further metric has the name of its column, and its best value.
+    and `run` is the run's name. `tags` and `note` are the annotations. A further metric has the
+    name of its column, and its best value.
     """
     record = run.record
     recorded = (
@@ -59,6 +60,8 @@ def run_fields(run: LoadedRun) -> RunFields:
         **record.choices,
         **run.inputs,
         "run": run.name,
+        "tags": run.tags,
+        "note": run.note,
         "state": run.state,
         "best": run.best_accuracy,
         "final": run.final_accuracy,

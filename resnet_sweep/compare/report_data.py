@@ -136,12 +136,14 @@ def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
             column: round_digits(value, OUTCOME_DIGITS)
             for column, value in run.best_metrics.items()
         },
+        "tags": safe_text(", ".join(run.tags)),
+        "note": safe_text(run.note),
         "notes": [safe_text(note) for note in notes],
         "command": reproduce_command(record),
         "settings": _safe(settings),
         "choices": _safe(record.choices),
         "environment": _safe(environment_of(record)),
-        "curves": _curves(metrics.rows, step),
+        "curves": _curves(metrics.rows, step, [metric.column for metric in metrics_of([run])]),
     }
 
 
@@ -151,14 +153,22 @@ def _part(name: str, values: Sequence[Any], runs: Sequence[LoadedRun]) -> str:
     return "choices" if values == chosen else "settings"
 
 
-def _curves(rows: Sequence[Row], step: int) -> dict[str, list[float | None]]:
-    """Return the metrics of the first and the last epoch, and of the multiples of `step`."""
+def _curves(
+    rows: Sequence[Row], step: int, further: Sequence[str]
+) -> dict[str, list[float | None]]:
+    """Return the metrics of the first and the last epoch, and of the multiples of `step`.
+
+    Args:
+        rows: rows of `metrics.csv`.
+        step: the distance of the epochs.
+        further: columns of further metrics.
+    """
     ends = rows[:1], rows[-1:]
     kept = [row for row in rows if row["epoch"] % step == 0 or [row] in ends]
     epochs: list[float | None] = [row["epoch"] for row in kept]
     return {"epoch": epochs} | {
         name: [round_digits(row.get(name), CURVE_DIGITS) for row in kept]
-        for name in CURVES
+        for name in (*CURVES, *further)
         if any(name in row for row in kept)
     }
 

@@ -237,6 +237,7 @@ function drawCurves() {
   for (const [place, metric] of [
     ["accuracy", "acc"],
     ["loss", "loss"],
+    ...report.metrics.map(({ column }) => [column, column.replace("val_", "")]),
   ]) {
     draw(
       place,

@@ -41,6 +41,9 @@ const columns = [
     className: "value",
     varied: true,
   })),
+  ...["tags", "note"]
+    .filter((name) => ownRuns.some((run) => run[name]))
+    .map((name) => ({ id: name, name, value: (run) => run[name], className: "value", free: true })),
   {
     id: "time",
     name: "time",
@@ -186,7 +189,8 @@ function filterOf(column) {
     view.filters.set(column, target.value);
     drawRuns();
   };
-  if (column.outcome || ["run", "started"].includes(column.id) || values.length > MAX_OPTIONS) {
+  const free = column.free || column.outcome || ["run", "started"].includes(column.id);
+  if (free || values.length > MAX_OPTIONS) {
     const input = element("input", {
       type: "text",
       "aria-label": label,
@@ -369,6 +373,7 @@ function details(run) {
     "div",
     {},
     run.reason && element("p", { class: "reason" }, run.reason),
+    run.note && element("p", { class: "note" }, run.note),
     run.notes.map((note) => element("p", { class: "note" }, note)),
     element("h3", {}, "Reproduce with"),
     element("pre", { class: "command" }, run.command),
