@@ -93,7 +93,7 @@ def test_one_cycle_equals_torchs(pct_start: float) -> None:
 
 
 def test_trapezoid_follows_the_formulas_of_its_paper() -> None:
-    """Hägele et al., 2024, section 3, with the number of steps before a step as n."""
+    """Hägele et al., 2024, with the number of steps before a step as n."""
     steps, decay = 60, 12
     for shape, fall in (("linear", lambda x: 1 - x), ("1-sqrt", lambda x: 1 - math.sqrt(x))):
         ours = Trapezoid(0.3, epochs=6, steps_per_epoch=10, shape=shape)
