@@ -170,7 +170,7 @@ def test_how_long_has_lengths_up_to_the_epochs_of_the_config(longest: int) -> No
 
 def test_identify_logged_runs_has_every_combination_of_the_readings() -> None:
     runs = [planned_job(overrides) for overrides in job_overrides("identify_logged_runs")]
-    assert len({run.replicate_key for run in runs}) == 16
+    assert len({run.replicate_key for run in runs}) == 48
     # The default recipe is one of the combinations.
     assert LoadedRun(ROOT, "", Record("", config=composed())).replicate_key in {
         run.replicate_key for run in runs
