@@ -131,7 +131,11 @@ def main() -> None:
     overrides = recipe_overrides(arguments.model, arguments.images, EPOCHS, arguments.device)
     others = [name for name in arguments.combinations if name != EAGER]
     results = []
-    for name, combination in ((EAGER, EAGER), (f"{EAGER}, again", EAGER), *zip(others, others)):
+    for name, combination in (
+        (EAGER, EAGER),
+        (f"{EAGER}, again", EAGER),
+        *((name, name) for name in others),
+    ):
         folder = arguments.directory / name.replace("/", "_").replace(", ", "_")
         results.append((name, measure(folder, combination, overrides)))
     print(f"`{arguments.model}`, {arguments.device}, {arguments.images:,} images in an epoch\n")

@@ -6,9 +6,9 @@ python -m benchmarks.throughput [--device cpu|cuda] [--models ...] [--rounds 5] 
 Three loops train the same network by the same recipe on the same images of CIFAR-100:
 `benchmarks.plain_loop`, `benchmarks.lightning_loop` and `python -m resnet_sweep`. Each runs in a
 fresh process, and the three take turns. On a GPU there is a fourth loop, `resnet_sweep` with the
-mode of torch.compile in `--compile`. `--pool` compares one run of `resnet_sweep` that has all threads
-with K runs side by side (default: 2) by `hydra/launcher=pool`, which share the cores or the GPU. On
-a GPU all of these are compiled, unless `--compile null` is given.
+mode of torch.compile in `--compile`. `--pool` compares one run of `resnet_sweep` that has all
+threads with K runs side by side (default: 2) by `hydra/launcher=pool`, which share the cores or the
+GPU. On a GPU all of these are compiled, unless `--compile null` is given.
 
 The time counts from before the first batch is fetched until the last epoch is validated, logged and
 saved. So it includes all work between the first step and the last. It excludes the start of Python,

@@ -126,7 +126,10 @@ def test_the_values_of_a_named_sweep_become_overrides() -> None:
         (["trainer.epochs=10%,12.5%,15%"], ["trainer.epochs=2,3"]),
         (["trainer.epochs=1%,2%"], ["trainer.epochs=1"]),
         # The config contains the value of an override that isn't swept.
-        (["trainer.epochs=10%,50%", "seed=1", "trainer.epochs=20"], ["trainer.epochs=2,10", "seed=1"]),
+        (
+            ["trainer.epochs=10%,50%", "seed=1", "trainer.epochs=20"],
+            ["trainer.epochs=2,10", "seed=1"],
+        ),
         (["trainer.epochs=10%,50%", "trainer.epochs=3,4"], ["trainer.epochs=3,4"]),
         (["trainer.epochs=10%"], ["trainer.epochs=10%"]),
         (["optim.lr=10%,50%", "seed=0,1"], ["optim.lr=10%,50%", "seed=0,1"]),

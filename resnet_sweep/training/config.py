@@ -16,7 +16,9 @@ Decay = Annotated[float, Ge(0), Lt(1)]
 def have_columns(decays: Sequence[float]) -> bool:
     """Return whether several averages of the weights can have columns in `metrics.csv`."""
     columns = [metric.column for decay in decays for metric in average_metrics(decay)]
-    return bool(columns) and len({*columns}) == len(columns) and all(map(is_further_column, columns))
+    return (
+        bool(columns) and len({*columns}) == len(columns) and all(map(is_further_column, columns))
+    )
 
 
 Decays = Annotated[
@@ -120,7 +122,7 @@ class TrainerConfig:
 
     @property
     def ema_decays(self) -> list[float]:
-        """The decays of all averages of the weights; the first is evaluated and saved as the best."""
+        """The decays of all averages of the weights; the first average is saved as the best."""
         if self.ema_decay is None:
             return []
         return [*self.ema_decay] if isinstance(self.ema_decay, Sequence) else [self.ema_decay]
