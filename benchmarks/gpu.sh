@@ -9,7 +9,8 @@
 # Environment variables:
 #
 #   SECONDS_AT_MOST=540       time limit (default: a week); each part takes a few minutes
-#   MODEL=resnet44v2_3stage   model of the runs; resnet44v2 is profiled, too
+#   MODEL=resnet44v2_3stage   model of the runs
+#   PROFILED="..."            models of the profiles (default: MODEL and resnet44v2)
 #   COMBINATIONS="..."        precisions and compile modes of the comparison (default: all)
 #   RECIPES="..."             precisions and compile modes of the runs at full length
 #   POOL="2 4 8"              numbers of runs at once
@@ -17,12 +18,13 @@
 #   OVERRIDES="..."           overrides of the runs at full length
 #   DEVICE=cuda               device
 #   IMAGES=50000              training images in an epoch of the comparisons
-#   STEPS=100                 steps of a profile, and of the run with torchrun
+#   STEPS=50                  steps of a profile, and of the run with torchrun
 #   PYTHON=python             Python interpreter
 #
 # A quick test on a CPU:
-#   DEVICE=cpu MODEL=resnet8v2 COMBINATIONS=float32/default RECIPES=float32/null POOL=2
-#     ROUNDS=1 IMAGES=256 STEPS=2 OVERRIDES="trainer.epochs=1 data.limit_train=256 data.limit_test=100" \
+#   DEVICE=cpu MODEL=resnet8v2 PROFILED=resnet8v2 COMBINATIONS=float32/default RECIPES=float32/null
+#     POOL=2 ROUNDS=1 IMAGES=256 STEPS=2
+#     OVERRIDES="trainer.epochs=1 data.limit_train=256 data.limit_test=100" \
 #     benchmarks/gpu.sh multirun/try_gpu
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -32,8 +34,9 @@ python=${PYTHON:-python}
 device=${DEVICE:-cuda}
 model=${MODEL:-resnet44v2_3stage}
 images=${IMAGES:-50000}
-steps=${STEPS:-100}
+steps=${STEPS:-50}
 rounds=${ROUNDS:-3}
+read -ra profiled <<<"${PROFILED:-$model resnet44v2}"
 read -ra pool <<<"${POOL:-2 4 8}"
 read -ra combinations <<<"${COMBINATIONS:-}"
 read -ra recipes <<<"${RECIPES:-float32/null bfloat16/null bfloat16/default \
@@ -43,9 +46,9 @@ source benchmarks/steps.sh
 
 mkdir -p "$directory/recipe" || exit
 machine >"$directory/device.txt"
-for profiled in "$model" resnet44v2; do
-  output "profile_$profiled.md" "$python" -m benchmarks.profile --device "$device" \
-    --models "$profiled" --steps "$steps"
+for name in "${profiled[@]}"; do
+  output "profile_$name.md" "$python" -m benchmarks.profile --device "$device" --models "$name" \
+    --steps "$steps"
 done
 output compile_modes.md "$python" -m benchmarks.compile_modes "$directory/compile_modes" \
   --device "$device" --model "$model" --images "$images" \
