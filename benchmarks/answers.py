@@ -104,18 +104,23 @@ def candidates(sweep: ReportedSweep) -> Iterator[str]:
 def open_settings(sweep: ReportedSweep) -> Iterator[str]:
     """Yield a table with the effect of each setting that the log doesn't state on the distance.
 
-    The candidates are all combinations of two values of each setting, so each effect is estimated
+    The candidates are all combinations of the values of each setting, so each effect is estimated
     from all runs. There is no table before all runs are complete.
     """
-    varied = variants(sweep.runs)
+    # The first value of a setting is compared with each of its other values.
+    compared = [
+        (key, values, other)
+        for key, values in variants(sweep.runs).items()
+        for number, other in enumerate(values)
+        if other not in values[:number] and number
+    ]
     complete = [run for run in sweep.runs if run.state in COMPLETE]
-    if len(complete) < sweep.jobs or sweep.jobs < len(varied) + 2:
+    if len(complete) < sweep.jobs or sweep.jobs < len(compared) + 2:
         return
-    switches = np.array([[value == values[0] for value in values] for values in varied.values()]).T
-    others = [next(value for value in values if value != values[0]) for values in varied.values()]
+    switches = np.array([[value != other for value in values] for _, values, other in compared]).T
     columns = [
-        ["", *(f"{key}={safe_text(values[0])}" for key, values in varied.items())],
-        ["instead of", *map(safe_text, others)],
+        ["", *(f"{key}={safe_text(values[0])}" for key, values, _ in compared)],
+        ["instead of", *(safe_text(other) for *_, other in compared)],
     ]
     for reference in REFERENCES:
         objective = Objective("distance_to_reference", reference)
@@ -264,7 +269,7 @@ RECORDED_QUESTION = "Which recommendations help?"
 
 SECTIONS = {
     "What were run 1 and run 2?": (
-        ("gpu/readings", "Both readings of the architecture", readings),
+        ("gpu/readings", "The readings of the architecture", readings),
         ("gpu/identify", "Candidates for the settings that the log doesn't state", candidates),
         ("cpu/first_epochs", "The first epochs of both readings", readings),
     ),
@@ -275,6 +280,7 @@ SECTIONS = {
     ),
     "How accurate does the architecture get?": (
         ("gpu/best", "The best recipe", best),
+        ("gpu/how_long", "The accuracy over the length", lengths),
         ("gpu/lengths", f"The time to {TARGET:.2f}%", lengths),
     ),
 }

@@ -516,6 +516,40 @@ class TestCurves:
         page.close()
 
 
+class TestLengths:
+    def write_lengths(self, directory: Path, **changes: object) -> None:
+        """Write runs of 2, 4 and 3 epochs with two seeds each."""
+        for length in (2, 4, 3):
+            for seed in (0, 1):
+                accuracies = [10.0 * length + seed] * length
+                name = "-".join(map(str, (*changes.values(), length, seed)))
+                write_run(directory / name, accuracies, seed=seed, **changes)
+
+    def test_a_curve_has_the_mean_and_the_deviation_of_the_seeds_at_each_length(
+        self, browser: Browser, tmp_path: Path
+    ) -> None:
+        self.write_lengths(tmp_path)
+        page = Page(browser, report([str(tmp_path)], None))
+        (curve,) = page.traces("length-curves")
+        assert (curve["x"], curve["y"]) == ([2, 3, 4], [20.5, 30.5, 40.5])
+        spread = page.tab.evaluate("document.getElementById('length-curves').data[0].error_y.array")
+        assert spread == pytest.approx([statistics.stdev([0, 1])] * 3)
+        page.close()
+
+    def test_there_is_a_curve_for_each_variant_with_several_lengths(self, tmp_path: Path) -> None:
+        for lr in (0.1, 0.2):
+            self.write_lengths(tmp_path, lr=lr)
+        write_run(tmp_path / "single", [90.0], lr=0.3)
+        write_run(tmp_path / "failed", [90.0] * 5, lr=0.1, state="failed")
+        curves = content_of(report([str(tmp_path)], None))["lengths"]
+        assert sorted(curve["name"] for curve in curves) == ["optim.lr=0.1", "optim.lr=0.2"]
+        assert [curve["epochs"] for curve in curves] == 2 * [[2, 3, 4]]
+        assert [curve["n"] for curve in curves] == 2 * [[2, 2, 2]]
+
+    def test_runs_of_one_length_have_no_curve(self, opened: Page) -> None:
+        assert not opened.tab.locator("#lengths").is_visible()
+
+
 class TestPage:
     def test_it_is_dark_by_the_systems_setting_and_by_the_switch(
         self, browser: Browser, sweep_page: Path

@@ -16,6 +16,7 @@ from resnet_sweep.compare.comparison import environment_of
 from resnet_sweep.compare.diff_columns import MISSING, diff_columns
 from resnet_sweep.compare.format import reproduce_command, round_digits, safe_text
 from resnet_sweep.compare.group import group_replicates
+from resnet_sweep.compare.lengths import LengthCurve, length_curves
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, metrics_of
 from resnet_sweep.compare.ranking import rank_sweep
 from resnet_sweep.compare.safe_read import read_limited
@@ -104,6 +105,7 @@ def report_data(
             if isinstance(run, BrokenRun)
         ],
         "studies": list(studies),
+        "lengths": [_points(curve) for curve in length_curves(groups)],
         "verdicts": [verdicts for sweep in sweeps if (verdicts := _verdicts(sweep))],
         "figures": figures,
         "figures_of": loaded.index(best) if best else None,
@@ -117,6 +119,18 @@ def _verdicts(sweep: ComparedSweep) -> dict[str, Any] | None:
     except ConfigError:
         return None
     return {"name": safe_text(sweep.name), "rows": ranking.rows(), "notes": ranking.notes()}
+
+
+def _points(curve: LengthCurve) -> dict[str, Any]:
+    """Return the points of a curve as columns; the spread of a single run is None."""
+    accuracies = curve.points.values()
+    return {
+        "name": curve.name,
+        "epochs": [*curve.points],
+        "mean": [round_digits(accuracy.mean, OUTCOME_DIGITS) for accuracy in accuracies],
+        "sd": [round_digits(accuracy.sd, OUTCOME_DIGITS) for accuracy in accuracies],
+        "n": [accuracy.n for accuracy in accuracies],
+    }
 
 
 def _describe(run: LoadedRun, step: int) -> dict[str, Any]:

@@ -314,8 +314,10 @@ def _notes(run: PlannedRun, mixed: bool, shares_norm: bool) -> Iterator[str]:
     if settings.progressive_resizing is not None:
         sizes = ProgressiveResizing(settings.progressive_resizing, settings.epochs)
         yield f"trained at {sizes}; evaluated at full size"
-    if settings.ema_decay is not None:
-        yield "val_acc and val_loss are computed with the averaged weights (trainer.ema_decay)"
+    if settings.ema_decays:
+        first, *others = settings.ema_decays
+        averages = f"the first, {first}, of trainer.ema_decay" if others else "trainer.ema_decay"
+        yield f"val_acc and val_loss are computed with the averaged weights ({averages})"
     if mixed:
         yield "train_acc counts an image with a mixed label by the share of the predicted class"
     if shares_norm and not settings.sync_batch_norm:

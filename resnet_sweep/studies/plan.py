@@ -133,7 +133,7 @@ class StudyPlan:
             [*preset_overrides(settings["params"]), *read_overrides(config.hydra)]
         )
         self.objectives = Objective.all_from_config(
-            self.sweep_settings | {"metric": resolve(config, "metric")}
+            self.sweep_settings | {name: resolve(config, name) for name in ("metric", "trainer")}
         )
         self.directions = check_directions(self.objectives, settings["direction"])
         self.sampler = TrialSampler(settings["sampler"], self.space, self.directions)

@@ -103,7 +103,7 @@ class SweepPlan:
             for name in ("sweep_filter", "baseline")
         )
         self.objective = Objective.from_config(
-            self.settings | {"metric": resolve(master, "metric")}
+            self.settings | {name: resolve(master, name) for name in ("metric", "trainer")}
         )
         self.pairs = parse_zip(self.settings["zip"])
         self.replication = self._replication(level)

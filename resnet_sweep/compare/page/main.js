@@ -169,6 +169,7 @@ function isDark() {
 function showTheme() {
   document.getElementById("theme").setAttribute("aria-pressed", String(isDark()));
   drawCurves();
+  drawLengths();
   drawParallel();
   drawStudies();
 }
