@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Gt, Le
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
+from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from resnet_sweep.compare.format import pluralize, safe_text
@@ -31,9 +33,10 @@ from resnet_sweep.config.smoke_test import SmokeTests
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.ranges import Count, Probability
 from resnet_sweep.runs.provenance import write_hydra_folder
-from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.record import Record, duration
 from resnet_sweep.runs.run import write_plan
 from resnet_sweep.runs.signature import flatten, signed_settings
+from resnet_sweep.studies.promotion import promoted_share
 from resnet_sweep.studies.search_space import (
     Parameters,
     SearchSpace,
@@ -60,6 +63,10 @@ SETTINGS = {
     "study_name": str | None,
     "n_trials": Count,
     "n_jobs": Count,
+    "promote": bool,
+    # A longer time can't be given to a timer of Python.
+    "timeout": Annotated[float, Gt(0), Le(10**9)] | None,
+    "max_stagnation_trials": Count | None,
     "max_failures": Count | None,
     "max_failure_rate": Probability | None,
     "max_worker_crashes": Count | None,
@@ -146,18 +153,40 @@ class StudyPlan:
         self.corners = self._plan_corners()
         epochs = max(corner.record.epochs for corner in self.corners) * self.replicates
         self.pruner = build_pruner(settings["pruner"], len(self.objectives), epochs)
+        self.promotes: bool = settings["promote"]
+        if self.promotes and isinstance(self.pruner, NopPruner):
+            raise ConfigError(
+                "hydra.sweeper.promote=true continues pruned trials, but this study prunes none: "
+                "leave it out, or choose a pruner and one objective"
+            )
+        if settings["max_stagnation_trials"] is not None and len(self.objectives) > 1:
+            raise ConfigError(
+                f"hydra.sweeper.max_stagnation_trials needs one objective, but there are "
+                f"{len(self.objectives)}: leave it out, or use one objective"
+            )
         self.enqueued = self._enqueued()
         self.fingerprint = self._fingerprint()
 
     def describe(self) -> str:
         """Return a few lines that describe the search, for a dry run."""
-        sampler = str(self.settings["sampler"].get("_target_", "")).rpartition(".")[2]
+        settings = self.settings
+        sampler = str(settings["sampler"].get("_target_", "")).rpartition(".")[2]
         pruner = type(self.pruner).__name__.removesuffix("Pruner")
         goals = zip(self.objectives, self.directions, strict=True)
         lines = [f"{pluralize(self.n_trials, 'trial')}, sampled by {sampler}, pruned by {pruner}"]
         lines += [f"  {objective.name}: {direction}" for objective, direction in goals]
         lines += [f"  {safe_text(key)}: {text}" for key, text in self.space.descriptions().items()]
         lines.append(f"  {pluralize(len(self.corners), 'corner')} of the search space checked")
+        if self.promotes:
+            share = 100 * promoted_share(settings["pruner"])
+            lines.append(f"  pruned trials are promoted into the best {share:.3g}% of their epoch")
+        if settings["max_stagnation_trials"] is not None:
+            lines.append(
+                f"  ends after {pluralize(settings['max_stagnation_trials'], 'trial')} without an "
+                "improvement"
+            )
+        if settings["timeout"] is not None:
+            lines.append(f"  ends after {duration(settings['timeout'])}")
         lines += [f"  enqueued: {_format_parameters(parameters)}" for parameters in self.enqueued]
         return "\n".join(lines)
 
