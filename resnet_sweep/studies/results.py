@@ -198,19 +198,23 @@ class StudyResults:
         ]
         return Manifest(definition=SweepDefinition(**self.definition), jobs=jobs)
 
-    def summary(self, width: int | None) -> list[str]:
-        """Return the best trials, the number of trials in every state, and the failed trials."""
-        results, objective = self.all(), self.plan.objectives[0]
+    def ranked(self) -> list[TrialResult]:
+        """Return the complete trials, best first; with several objectives, the Pareto front."""
+        objective = self.plan.objectives[0]
         complete = [
             (objective.gain(result.values[0]), result)
-            for result in results
+            for result in self.all()
             if result.values and result.state in COMPLETE
         ]
         if len(self.plan.objectives) > 1:
             front = {run_number(trial) for trial in self.queue.study.best_trials}
             complete = [(gain, result) for gain, result in complete if result.number in front]
         complete.sort(key=lambda pair: pair[0], reverse=True)
-        ranked = [result for _, result in complete]
+        return [result for _, result in complete]
+
+    def summary(self, width: int | None) -> list[str]:
+        """Return the best trials, the number of trials in every state, and the failed trials."""
+        results, ranked = self.all(), self.ranked()
         lines = self._ranking(ranked[:MAX_LISTED], width) if ranked else []
         lines.append(count_states(result.state for result in results))
         if ranked and (command := self._best_command(ranked[0])) is not None:

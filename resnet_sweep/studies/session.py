@@ -20,11 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from resnet_sweep.compare.format import pluralize, safe_text
+from resnet_sweep.compare.group import COMPLETE
 from resnet_sweep.config.command import relative_path
 from resnet_sweep.config.compose import read_overrides
 from resnet_sweep.console import console
 from resnet_sweep.errors import one_line
 from resnet_sweep.runs.files import write_atomically
+from resnet_sweep.runs.record import ENDED
+from resnet_sweep.studies.confirmation import Confirmation
 from resnet_sweep.studies.plan import StudyPlan
 from resnet_sweep.studies.results import StudyResults
 from resnet_sweep.studies.storage import STORAGE_ERRORS, set_up_optuna
@@ -61,7 +64,7 @@ def run_study(context: HydraContext, config: DictConfig) -> int:
             return 0
         launcher = _launcher(context, plan)
         session = StudySession(plan, open_study(plan))
-    if launcher is None or session.queue.is_done():
+    if launcher is None or session.is_done():
         return session.work()
     return session.launch_workers(launcher)
 
@@ -131,16 +134,36 @@ class StudySession:
             "space": plan.space.descriptions(),
         }
         self.results = StudyResults(queue, plan, definition)
+        self.confirmation = Confirmation(plan, self.results)
 
     def work(self) -> int:
         """Train trials until no trial is left; return the exit status."""
         stop = StopSignal().listen()
         try:
-            with self._reporting(stop), self._time_limit(stop):
-                self._search(stop)
+            with self._reporting(stop):
+                with self._time_limit(stop):
+                    self._search(stop)
+                if self._confirms():
+                    self.confirmation.train(stop)
+                    # The table is printed, too.
+                    with contextlib.suppress(OSError):
+                        self.confirmation.save()
         finally:
             stop.release()
         return self._print_end()
+
+    def is_done(self) -> bool:
+        """Return whether all trials and the confirmation are done."""
+        return self._is_searched() and self._is_confirmed()
+
+    def _is_searched(self) -> bool:
+        return self.queue.is_done() and not self.queue.closed
+
+    def _is_confirmed(self) -> bool:
+        return not self._confirms() or all(state in ENDED for state in self.confirmation.states())
+
+    def _confirms(self) -> bool:
+        return self.plan.settings["confirm"] is not None and not self._too_many_failures()
 
     def _search(self, stop: StopSignal) -> None:
         worker = StudyWorker(self.plan, self.queue, stop, self._print_trial)
@@ -209,7 +232,7 @@ class StudySession:
             finally:
                 done.set()
                 watcher.join()
-        if not (self.queue.is_done() or self._end_reason()):
+        if not (self._search_ended() and self._is_confirmed()):
             logs = f"{relative_path(self.directory)}/{WORKERS}/*/{WORKER_LOG}"
             problems.append(
                 f"the workers of this command have exited; see {logs}. Resume with:\n"
@@ -220,8 +243,13 @@ class StudySession:
         return self._print_end()
 
     def _end_reason(self) -> str:
-        """Return why the study ends before all trials are done; the text is empty if it doesn't."""
+        """Return why the search ended before all trials were done, or an empty text."""
+        if self._is_searched():
+            return ""
         return self._too_many_failures() or self._stagnation() or self._timed_out()
+
+    def _search_ended(self) -> bool:
+        return self._is_searched() or bool(self._end_reason())
 
     def _too_many_failures(self) -> str:
         """Return why the study ends early; the text is empty if it doesn't."""
@@ -319,18 +347,20 @@ class StudySession:
 
     def _print_end(self) -> int:
         """Print the results of the study; return the exit status."""
-        lines = ["", *self.results.summary(console.width if console.is_terminal else None)]
-        done = self.queue.is_done() and not self.queue.closed
-        reason = "" if done else self._end_reason()
-        if reason:
+        width = console.width if console.is_terminal else None
+        lines = ["", *self.results.summary(width)]
+        if reason := self._end_reason():
             lines.append(reason)
+        ended, confirmed = self._search_ended(), True
+        if ended and self._confirms():
+            lines += self.confirmation.lines(width)
+            confirmed = COMPLETE.issuperset(self.confirmation.states())
         lines.append(
             f"Write a report with: python -m resnet_sweep report {relative_path(self.directory)}"
         )
         console.print("\n".join(lines), markup=False)
         broken = any(result.state in ("failed", "diverged") for result in self.results.all())
-        # If too many trials failed, there are broken results.
-        return int(broken or not (done or reason))
+        return int(broken or not (ended and confirmed))
 
 
 def _launcher(context: HydraContext, plan: StudyPlan) -> Launcher | None:
