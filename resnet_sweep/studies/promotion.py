@@ -80,8 +80,8 @@ class PausedTrials:
             for step, (gain, _) in entries.items():
                 total, count = self._increases.get(step, (0.0, 0))
                 self._increases[step] = total + final - gain, count + 1
-        elif state == "pruned" and entries:
-            last = max(entries)
+        # A trial that was promoted and has no new epoch can't be trained.
+        elif state == "pruned" and (last := max(entries, default=0)) > first:
             self._position[number] = last, entries[last]
             insort(self._paused[last], entries[last])
 

@@ -196,10 +196,9 @@ class TrialQueue:
         A waiting trial after the first `total` ones is left out. Such trials exist if the study was
         started with a larger `n_trials`.
         """
-        self._update()
         trials = [
             trial
-            for trial in self.study.get_trials(deepcopy=False)
+            for trial in self._read()
             if self._latest.get(run_number(trial), trial.number) == trial.number
             and (self._is_included(trial) or trial.state is not TrialState.WAITING)
         ]
@@ -210,10 +209,10 @@ class TrialQueue:
         number = run_number(trial)
         return number - bisect_left(self._continuations, number) < self.total
 
-    def _update(self) -> list[FrozenTrial]:
-        """Read the new trials; return the trials from the first one that hasn't ended."""
-        trials = self.study.get_trials(deepcopy=False)[self._first_open :]
-        for trial in trials:
+    def _read(self) -> list[FrozenTrial]:
+        """Return all trials of Optuna, after adding the new ones to the attributes."""
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in trials[self._first_open :]:
             if trial.number >= self._size:
                 self._size = trial.number + 1
                 if CONTINUES in trial.user_attrs:
@@ -224,7 +223,12 @@ class TrialQueue:
         while self._first_open in self._ended:
             self._ended.remove(self._first_open)
             self._first_open += 1
-        return [trial for trial in trials if trial.number >= self._first_open]
+        return trials
+
+    def _open_trials(self) -> list[FrozenTrial]:
+        """Return the trials of Optuna from the first one that hasn't ended."""
+        trials = self._read()
+        return trials[self._first_open :]
 
     def _add_continuation(self, trial: FrozenTrial) -> None:
         number = run_number(trial)
@@ -293,7 +297,7 @@ class TrialQueue:
         Returns:
             The lock; None if there is no trial to take.
         """
-        trials = self._update()
+        trials = self._open_trials()
         for state in (TrialState.RUNNING, TrialState.WAITING)[: 1 if self.closed else 2]:
             for trial in trials:
                 if (
@@ -308,7 +312,7 @@ class TrialQueue:
         if self.closed:
             return None
         with exclusive(self.directory):
-            self._update()
+            self._read()
             number = self._next_promotion()
             if number is not None:
                 self._promote(number)
@@ -346,7 +350,7 @@ class TrialQueue:
         """
         with exclusive(self.directory):
             attributes = trial.user_attrs
-            others = self._update()
+            others = self._open_trials()
             if signature in self._trained:
                 trial.set_user_attr(SAME_AS, self._trained[signature])
                 return True
