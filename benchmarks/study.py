@@ -8,8 +8,8 @@ trial to its end, a study with Hyperband by one worker and by two, and a study w
 promotes pruned trials. The target is the best accuracy that the study without a pruner reaches on
 held-out training images, less one standard error of an accuracy on that number of images, since
 accuracies that close can't be distinguished. The time counts from the command to the end of the
-first run that reaches the target. The studies with Hyperband, which prune most of their trials, have
-three times as many.
+first run that reaches the target. The studies with Hyperband, which prune most of their trials,
+have three times as many.
 
 The second command replays searches over recorded curves, see `study_replay`. The default curves are
 those of 16 variants of resnet8v2 with the seeds 0 to 5, on 2,500 images of CIFAR-100, validated on
@@ -183,9 +183,7 @@ def main() -> None:
         metavar="CURVES.csv.gz",
         help="replay searches over recorded curves (default: data/recorded_curves.csv.gz)",
     )
-    parser.add_argument(
-        "--replays", type=int, default=200, help="number of replays (default: 200)"
-    )
+    parser.add_argument("--replays", type=int, default=200, help="number of replays (default: 200)")
     parser.add_argument(
         "--experiment", help="for example quickstart, which trains on digits (default: resnet8v2)"
     )

@@ -161,7 +161,9 @@ def assert_same_as_alone(call: Command, run: Path, folder: Path) -> None:
     result = call(main, *alone)
     assert result.returncode == 0, result.stderr
     length = len(read_metrics(run))
-    assert without_times(read_metrics(run)) == without_times(read_metrics(folder / "alone"))[:length]
+    assert (
+        without_times(read_metrics(run)) == without_times(read_metrics(folder / "alone"))[:length]
+    )
     if length == 3:
         for name in (BEST, LAST):
             first, second = (

@@ -1,7 +1,7 @@
 """The confirmation of a study: its best trials and the current config, trained with new seeds.
 
-The best of many trials looks better than it is, because its value contains the luck that made it the
-best. Runs with seeds that the search hasn't used don't have this bias.
+The best of many trials looks better than it is, because its value contains the luck that made it
+the best. Runs with seeds that the search hasn't used don't have this bias.
 """
 
 import contextlib
@@ -171,7 +171,17 @@ class Confirmation:
             low, high = (difference and difference.interval()) or (None, None)
             mean_difference = difference and difference.mean
             writer.writerow(
-                [candidate.name, candidate.claimed, mean, sd, n, mean_difference, low, high, verdict]
+                [
+                    candidate.name,
+                    candidate.claimed,
+                    mean,
+                    sd,
+                    n,
+                    mean_difference,
+                    low,
+                    high,
+                    verdict,
+                ]
             )
         write_atomically(self.directory / CONFIRMATION_CSV, text.getvalue().encode())
 

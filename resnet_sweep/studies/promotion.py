@@ -101,8 +101,11 @@ class PausedTrials:
 
     def most_promising(self) -> int | None:
         """Return the number of the pruned trial with the best prediction; None if there is none."""
-        best = [(self._predict(step, paused[-1]), paused[-1][1]) for step, paused in
-                self._paused.items() if paused]
+        best = [
+            (self._predict(step, paused[-1]), paused[-1][1])
+            for step, paused in self._paused.items()
+            if paused
+        ]
         return -max(best)[1] if best else None
 
     def _predict(self, step: int, entry: _Entry) -> float:

@@ -217,9 +217,7 @@ class StudyWorker:
             epochs = run.record.epochs
             callback = None
             if single and not values:
-                callback = PruningCallback(
-                    trial, self.objectives[0], epochs, reported, paused_at
-                )
+                callback = PruningCallback(trial, self.objectives[0], epochs, reported, paused_at)
             trained = self._train_run(trial, run, lock, callback)
             record = trained.record
             if record.state in ("diverged", "pruned"):
