@@ -199,7 +199,7 @@ class Confirmation:
         found = load_run(run.directory, relative_path(run.directory))
         if isinstance(found, LoadedRun) and found.state in ENDED:
             return found
-        return self.cache and self.cache.find_complete(run.planned.signature)
+        return None if self.cache is None else self.cache.find_complete(run.planned.signature)
 
     @contextlib.contextmanager
     def _locked(self, candidate: Candidate, run: TrialRun) -> Iterator[bool]:
