@@ -12,7 +12,15 @@ from conftest import Command
 from optuna.trial import TrialState
 from processes import assert_refused
 from small_run import without_times
-from test_study_workers import SMALL, STUDY, load, rows
+from test_study_workers import (
+    SMALL,
+    STUDY,
+    Workers,
+    check_resumed,
+    kill_at_random,
+    load,
+    rows,
+)
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.runs.metrics import read_metrics
@@ -258,3 +266,34 @@ class TestStudy:
     ) -> None:
         assert_refused(call(main, *STUDY, "hydra.sweep.dir=study", *overrides), *facts)
         assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.slow
+def test_promoted_trials_survive_the_kills_of_workers(tmp_path: Path) -> None:
+    promoting = [text for text in PROMOTING[len(STUDY) :] if "n_trials" not in text]
+    workers = Workers(tmp_path, *promoting, "hydra.sweeper.n_trials=16")
+    directory = tmp_path / "study"
+    try:
+        killed = kill_at_random(workers, directory, kills=6, seed=5, count=3)
+    finally:
+        workers.end()
+    assert len(killed) == 6
+    check_resumed(killed)
+    study = load(f"sqlite:///{directory}/study.db")
+    assert continued(study)
+    assert all(trial.state.is_finished() for trial in study.trials)
+    results = {row["number"]: row for row in rows(directory)}
+    latest = latest_states(study.trials)
+    assert len(results) == len(latest) == 16
+    for trial in latest:
+        number = str(trial.user_attrs.get(CONTINUES, trial.number))
+        curve = read_metrics(directory / number)
+        assert trial.intermediate_values == {row["epoch"]: row["val_acc"] for row in curve}
+        finished = trial.state is TrialState.COMPLETE
+        assert results[number]["state"] == ("finished" if finished else "pruned")
+        assert finished == (len(curve) == 3)
+    # A trial that continues another one has its parameters and its values.
+    for trial in continued(study):
+        first = study.trials[trial.user_attrs[CONTINUES]]
+        assert trial.params == first.params
+        assert trial.intermediate_values.items() >= first.intermediate_values.items()
