@@ -1,7 +1,7 @@
 """Compare the time that searches with and without a pruner take to reach the same accuracy.
 
 python -m benchmarks.study [--seeds 5] [--trials 30] [--epochs 9] [--images 4000]
-python -m benchmarks.study --replay [CURVES.csv.gz] [--replays 200] [--trials 30]
+python -m benchmarks.study --replay [CURVES.csv.gz] [--replays 200] [--trials 30] [--margin 1]
 
 The first command runs four searches for each seed: a study without a pruner, which trains each
 trial to its end, a study with Hyperband by one worker and by two, and a study with Hyperband that
@@ -185,11 +185,18 @@ def main() -> None:
     )
     parser.add_argument("--replays", type=int, default=200, help="number of replays (default: 200)")
     parser.add_argument(
+        "--margin",
+        type=float,
+        default=1.0,
+        help="standard errors between the best accuracy and the target of a replay (default: 1)",
+    )
+    parser.add_argument(
         "--experiment", help="for example quickstart, which trains on digits (default: resnet8v2)"
     )
     arguments = parser.parse_args()
     if arguments.replay is not None:
-        print_replays(replay(arguments.replays, arguments.trials, arguments.replay))
+        results = replay(arguments.replays, arguments.trials, arguments.margin, arguments.replay)
+        print_replays(results)
         return
     held_out = arguments.images // 2
     experiment = arguments.experiment

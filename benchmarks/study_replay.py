@@ -27,7 +27,7 @@ from resnet_sweep.studies.worker import PruningCallback
 from resnet_sweep.training.callbacks import Pruned
 
 RECORDED = Path(__file__).with_name("data") / "recorded_curves.csv.gz"
-# Validation images of the recorded curves.
+# Validation images of the recorded curves of resnet8v2.
 IMAGES = 2500
 # Trials that are continued after one epoch by the simplest search with early stopping.
 TOP = 5
@@ -61,10 +61,10 @@ def best_accuracy(curve: Curve) -> float:
     return max(row["val_acc"] for row in curve)
 
 
-def target_of(curves: Sequence[Curve]) -> float:
-    """Return the best accuracy of some curves less one standard error of an accuracy, percent."""
+def target_of(curves: Sequence[Curve], margin: float) -> float:
+    """Return the best accuracy of some curves less `margin` of its standard errors, percent."""
     best = max(map(best_accuracy, curves))
-    return best - 100 * math.sqrt(best / 100 * (1 - best / 100) / IMAGES)
+    return best - margin * 100 * math.sqrt(best / 100 * (1 - best / 100) / IMAGES)
 
 
 def random_search(curves: Sequence[Curve], target: float) -> int | None:
@@ -143,7 +143,9 @@ class ReplayedStudy:
         return None
 
 
-def replay(replays: int, trials: int, path: Path) -> dict[str, list[float]]:
+def replay(
+    replays: int, trials: int, margin: float = 1.0, path: Path = RECORDED
+) -> dict[str, list[float]]:
     """Replay all searches, each with the same trials in the same random order.
 
     The target depends on the best accuracy of the trials, see `target_of`.
@@ -151,6 +153,7 @@ def replay(replays: int, trials: int, path: Path) -> dict[str, list[float]]:
     Args:
         replays: number of random orders.
         trials: number of trials of a search; they are drawn from the curves.
+        margin: distance of the target from the best accuracy, see `target_of`.
         path: file with curves.
 
     Returns:
@@ -170,7 +173,7 @@ def replay(replays: int, trials: int, path: Path) -> dict[str, list[float]]:
     results: defaultdict[str, list[float]] = defaultdict(list)
     for _ in range(replays):
         first = rng.sample(curves, min(trials, len(curves)))
-        target = target_of(first)
+        target = target_of(first, margin)
         full = random_search(first, target)
         results["random search"].append(full or math.inf)
         for name, search in searches.items():
