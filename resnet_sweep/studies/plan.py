@@ -185,18 +185,20 @@ class StudyPlan:
         lines.append(f"  {pluralize(len(self.corners), 'corner')} of the search space checked")
         if self.promotes:
             share = 100 * promoted_share(settings["pruner"])
-            lines.append(f"  pruned trials are promoted into the best {share:.3g}% of their epoch")
+            lines.append(
+                f"  promoted: pruned trials among the best {share:.3g}% at their last epoch"
+            )
         if settings["max_stagnation_trials"] is not None:
             lines.append(
-                f"  ends after {pluralize(settings['max_stagnation_trials'], 'trial')} without an "
+                f"  search ends after {pluralize(settings['max_stagnation_trials'], 'trial')} without an "
                 "improvement"
             )
         if settings["timeout"] is not None:
-            lines.append(f"  ends after {duration(settings['timeout'])}")
+            lines.append(f"  search ends after {duration(settings['timeout'])}")
         if settings["confirm"] is not None:
             configs = f"the best {pluralize(settings['confirm'], 'trial')} and the current config"
             seeds = pluralize(settings["confirm_replicates"], "new seed")
-            lines.append(f"  then trains {configs} again, with {seeds}")
+            lines.append(f"  confirmed: {configs}, with {seeds}")
         lines += [f"  enqueued: {_format_parameters(parameters)}" for parameters in self.enqueued]
         return "\n".join(lines)
 
