@@ -140,27 +140,30 @@ def format_range(values: Sequence[float | None], digits: int = 0) -> str:
 
 
 def print_replays(results: Mapping[str, Sequence[float]]) -> None:
-    """Print a table in Markdown of the epochs until the target."""
+    """Print a table in Markdown of the epochs until the target: medians and quartiles."""
     print(
         table_header(
             "search",
-            "epochs to the target, median",
-            "share of random search, median",
+            "epochs to the target",
+            "share of the epochs of random search",
             "replays without the target",
         )
     )
     full = results["random search"]
     for name, epochs in results.items():
         shares = [one / other for one, other in zip(epochs, full, strict=True)]
-        missed = sum(map(math.isinf, epochs))
-        print(
-            table_row(
-                name,
-                f"{statistics.median(epochs):.0f}",
-                f"{statistics.median(shares):.2f}",
-                f"{missed} of {len(epochs)}",
-            )
-        )
+        missed = f"{sum(map(math.isinf, epochs))} of {len(epochs)}"
+        print(table_row(name, format_quartiles(epochs), format_quartiles(shares, 2), missed))
+
+
+def format_quartiles(values: Sequence[float], digits: int = 0) -> str:
+    """Return the median and the quartiles. Infinity becomes "never"."""
+    ranked = sorted(values)
+    low, median, high = (
+        f"{value:.{digits}f}" if math.isfinite(value) else "never"
+        for value in (ranked[round(share * (len(ranked) - 1))] for share in (0.25, 0.5, 0.75))
+    )
+    return f"{median} ({low} to {high})"
 
 
 def main() -> None:

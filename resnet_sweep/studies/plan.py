@@ -190,8 +190,8 @@ class StudyPlan:
             )
         if settings["max_stagnation_trials"] is not None:
             lines.append(
-                f"  search ends after {pluralize(settings['max_stagnation_trials'], 'trial')} without an "
-                "improvement"
+                "  search ends without an improvement in "
+                + pluralize(settings["max_stagnation_trials"], "trial")
             )
         if settings["timeout"] is not None:
             lines.append(f"  search ends after {duration(settings['timeout'])}")
