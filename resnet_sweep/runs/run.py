@@ -185,6 +185,26 @@ def write_plan(directory: Path, record: Record) -> None:
         plan.write(directory, durable=earlier is not None)
 
 
+def continue_pruned(directory: Path, record: Record, epochs: int) -> bool:
+    """Mark a pruned run as interrupted, so that it is resumed when it is opened.
+
+    Args:
+        directory: directory of the run.
+        record: record of the run that the command asks for.
+        epochs: a run with more epochs isn't changed, because it was pruned again later.
+
+    Returns:
+        Whether the run was changed.
+    """
+    with _usable(directory), _locked(directory, record) as earlier:
+        if earlier is None or earlier.state != "pruned" or not earlier.final:
+            return False
+        if earlier.final["epoch"] > epochs:
+            return False
+        replace(earlier, state="interrupted", ended=None, heartbeat=None).write(directory)
+    return True
+
+
 def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
     """Mark a run as failed if it is pending, or if it is running and its process has exited.
 
