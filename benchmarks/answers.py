@@ -18,6 +18,8 @@ from optuna.trial import TrialState
 
 from benchmarks.best_recipe import effects
 from benchmarks.command_line import make_parser
+from benchmarks.recorded_curves import Curves
+from benchmarks.recorded_curves import answers as recorded_answers
 from benchmarks.reported_sweep import LOGGED, REFERENCES, ReportedSweep, logged_until
 from resnet_sweep.compare.comparison import SUMMARY_METRICS
 from resnet_sweep.compare.diff_columns import MISSING, variants
@@ -159,6 +161,19 @@ def study(sweep: ReportedSweep) -> Iterator[str]:
     yield from code_block([header, *lines[:MAX_TRIALS]])
 
 
+def recorded() -> Iterator[str]:
+    """Yield the section about the recorded runs, which are part of the repository."""
+    curves = Curves.read()
+    yield "### Sixteen variants of a short training\n"
+    yield f"`python -m benchmarks.recorded_curves --train DIRECTORY --seeds {len(curves.seeds)}`\n"
+    yield (
+        "These runs train `resnet8v2` on 2,500 images for 12 epochs in batches of 32, and are "
+        "validated on 2,500 other training images. Their curves are in "
+        "`benchmarks/data/recorded_curves.csv.gz`.\n"
+    )
+    yield f"{recorded_answers(curves)}\n"
+
+
 def recipe_rank(ranking: Ranking, name: str) -> Iterator[str]:
     """Yield the rank of the unchanged recipe, and the difference to the best trial.
 
@@ -244,13 +259,16 @@ def lengths(sweep: ReportedSweep) -> Iterator[str]:
     yield from sweep.plot_curves(name_groups(groups))
 
 
+# The question that the recorded runs answer, too.
+RECORDED_QUESTION = "Which recommendations help?"
+
 SECTIONS = {
     "What were run 1 and run 2?": (
         ("gpu/readings", "Both readings of the architecture", readings),
         ("gpu/identify", "Candidates for the settings that the log doesn't state", candidates),
         ("cpu/first_epochs", "The first epochs of both readings", readings),
     ),
-    "Which recommendations help?": (
+    RECORDED_QUESTION: (
         ("gpu/recommended", "The log's network and length", recommendations),
         ("cpu/recommended", "A smaller network, fewer images and epochs", recommendations),
         ("cpu/study", "A search for learning rate, weight decay and dropout", study),
@@ -279,6 +297,8 @@ def write(top: Path, output: Path) -> None:
                 parts += [*sweep.provenance(), *write_section(sweep)]
             else:
                 parts.append(f"Not run yet. `benchmarks/answers.sh {sweep.part}` runs it.\n")
+        if question == RECORDED_QUESTION:
+            parts += recorded()
     if not has_runs:
         directory = safe_text(str(top))
         raise ConfigError(
