@@ -11,9 +11,8 @@ accuracies that close can't be distinguished. The time counts from the command t
 first run that reaches the target. The studies with Hyperband, which prune most of their trials,
 have three times as many.
 
-The second command replays searches over recorded curves, see `study_replay`. The default curves are
-those of 16 variants of resnet8v2 with the seeds 0 to 5, on 2,500 images of CIFAR-100, validated on
-2,500 others, for 12 epochs in batches of 32.
+The second command replays searches over recorded curves, see `study_replay`. The default table is
+that of `recorded_curves`.
 """
 
 import math
@@ -29,7 +28,8 @@ from typing import NamedTuple
 from benchmarks.command_line import make_parser
 from benchmarks.markdown import table_header, table_row
 from benchmarks.processes import start_python, temporary_folder
-from benchmarks.study_replay import RECORDED, replay
+from benchmarks.recorded_curves import RECORDED
+from benchmarks.study_replay import replay
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.loaded_run import LoadedRun
 

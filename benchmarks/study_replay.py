@@ -4,8 +4,6 @@
 training of a trial. The trial queue, the pruners and the rule of promotion are those of a study.
 """
 
-import csv
-import gzip
 import math
 import random
 import tempfile
@@ -18,6 +16,7 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.trial import Trial, TrialState
 
+from benchmarks.recorded_curves import RECORDED, Curves
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.studies.promotion import PausedTrials, promoted_share
 from resnet_sweep.studies.search_space import build_pruner
@@ -26,7 +25,6 @@ from resnet_sweep.studies.trial_queue import PAUSED_AT, TrialQueue
 from resnet_sweep.studies.worker import PruningCallback
 from resnet_sweep.training.callbacks import Pruned
 
-RECORDED = Path(__file__).with_name("data") / "recorded_curves.csv.gz"
 # Validation images of the recorded curves of resnet8v2.
 IMAGES = 2500
 # Trials that are continued after one epoch by the simplest search with early stopping.
@@ -46,14 +44,13 @@ Curve = list[Row]
 
 
 def load_curves(path: Path = RECORDED) -> list[Curve]:
-    """Return the curves in a file with the columns variant, seed, epoch, and metrics."""
-    curves: defaultdict[tuple[str, str], Curve] = defaultdict(list)
-    with gzip.open(path, "rt", newline="") as file:
-        for line in csv.DictReader(file):
-            variant, seed = line.pop("variant"), line.pop("seed")
-            row: Row = {name: float(value) for name, value in line.items()}
-            curves[variant, seed].append({**row, "epoch": int(row["epoch"])})
-    return list(curves.values())
+    """Return the curves in a table, see `Curves.read`."""
+    accuracies = Curves.read(path).accuracy
+    return [
+        [{"epoch": epoch, "val_acc": float(value)} for epoch, value in enumerate(run, start=1)]
+        for runs in accuracies
+        for run in runs
+    ]
 
 
 def best_accuracy(curve: Curve) -> float:

@@ -22,6 +22,7 @@ from test_study_workers import (
     rows,
 )
 
+from benchmarks.study_replay import replay
 from resnet_sweep.__main__ import main
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.studies.promotion import PausedTrials, promoted_share
@@ -297,3 +298,13 @@ def test_promoted_trials_survive_the_kills_of_workers(tmp_path: Path) -> None:
         first = study.trials[trial.user_attrs[CONTINUES]]
         assert trial.params == first.params
         assert trial.intermediate_values.items() >= first.intermediate_values.items()
+
+
+def test_replayed_searches_find_the_target_if_all_pruned_trials_are_promoted() -> None:
+    results = replay(replays=4, trials=12, margin=0.0)
+    full = results["random search"]
+    # Each curve has 12 epochs.
+    assert all(epochs <= 12 * 12 for epochs in full)
+    for name, epochs in results.items():
+        if name.endswith("promote all"):
+            assert max(epochs) <= 12 * 12
