@@ -72,7 +72,8 @@ gpu() {
     grep -qE '"state": "(finished|stopped_early)"' "$record" &&
       step "$python" -m resnet_sweep evaluate "${record%/*}"
   done
-  sweep how_long sweep=how_long "${recipe[@]}" replicates=3
+  # The recipe names a schedule, and the command line takes precedence over the preset.
+  sweep how_long sweep=how_long "${recipe[@]}" schedule=trapezoid replicates=3
   # The log trains on all training images. Shorter runs show in which time its accuracy is reached.
   # Other runs on the same GPU would make this time longer.
   jobs_per_gpu=1 sweep lengths "${recipe[@]}" trainer.epochs=20,30,40,60,100 replicates=3
