@@ -154,6 +154,7 @@ def plan_run(
     process_group: ProcessGroup | None = None,
     smoke_tests: SmokeTests | None = None,
     directory: Path | None = None,
+    elsewhere: bool = False,
 ) -> PlannedRun:
     """Validate a resolved config, the data and the device, and sign the run.
 
@@ -167,12 +168,13 @@ def plan_run(
         smoke_tests: the results of earlier smoke tests, shared by the configs of a sweep.
         directory: directory of the run or of its sweep. A run in it can be resumed after its
             starting weights were removed.
+        elsewhere: whether another machine trains the run. It checks again whether it can.
 
     Raises:
         ConfigError: the run can't be trained.
     """
     check_config(config)
-    run = _load(config, process_group or ProcessGroup())
+    run = _load(config, process_group or ProcessGroup(), elsewhere=elsewhere)
     settings, dataset, device = run.settings, run.dataset, run.device
     check_compile(settings.compile, device, run.process_group)
     if settings.batch_size > len(dataset.train):
@@ -274,7 +276,10 @@ def load_recorded_run(record: Record) -> PlannedRun:
 
 
 def _load(
-    config: Mapping[str, Any], process_group: ProcessGroup, precision: str | None = None
+    config: Mapping[str, Any],
+    process_group: ProcessGroup,
+    precision: str | None = None,
+    elsewhere: bool = False,
 ) -> PlannedRun:
     """Return an unsigned run with its data, on the device of this process."""
     settings: TrainerConfig = instantiate("trainer", config["trainer"])
@@ -284,7 +289,7 @@ def _load(
             "trainer.distributed=false trains in one: set trainer=ddp, or start without torchrun"
         )
     device = place_rank(resolve_device(settings.device), process_group)
-    precision = resolve_precision(precision or settings.precision, device)
+    precision = resolve_precision(precision or settings.precision, device, elsewhere)
     # Converting the images may take minutes, in which a file could be edited.
     code = own_code(config)
     dataset = build_dataset(config)
