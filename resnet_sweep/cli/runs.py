@@ -17,7 +17,8 @@ from rich.text import Text
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
 from resnet_sweep.compare.format import safe_text
-from resnet_sweep.compare.objective import read_reference
+from resnet_sweep.compare.loaded_run import metrics_of
+from resnet_sweep.compare.objective import Objective, read_reference
 from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.compare.runs_table import RunsTable
 from resnet_sweep.console import console
@@ -60,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "repeated",
     )
     parser.add_argument(
+        "--objective",
+        metavar="NAME",
+        help="with --baseline: the value to rank and compare by, one of val_acc (the default), "
+        "val_loss, seconds, parameters, or a further metric such as val_top5",
+    )
+    parser.add_argument(
         "--sort", metavar="[-]KEY", help="sort by a key; -KEY sorts in descending order"
     )
     parser.add_argument(
@@ -88,7 +95,16 @@ def run(arguments: argparse.Namespace) -> None:
     for option in ("sort", "top", "csv", "json"):
         if ranked and getattr(arguments, option):
             given = "--nearest-to" if arguments.baseline is None else "--baseline"
-            raise ConfigError(f"{given} prints a ranked table: leave out --{option}")
+            instead = ", or choose the value with --objective" if option == "sort" else ""
+            raise ConfigError(f"{given} prints a ranked table: leave out --{option}{instead}")
+    if arguments.objective is not None and arguments.baseline is None:
+        raise ConfigError(
+            f"--objective={arguments.objective} only applies to --baseline: add it, or use --sort"
+        )
+    if arguments.objective == "distance_to_reference":
+        raise ConfigError(
+            "--objective=distance_to_reference has no reference: use --nearest-to=REFERENCE instead"
+        )
     runs_table = RunsTable(
         find_runs(directories),
         only=FilterExpression(arguments.filter) if arguments.filter is not None else None,
@@ -105,7 +121,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.baseline is not None:
         baseline = FilterExpression(arguments.baseline)
         check_fields(baseline.names, map(run_fields, runs))
-        ranking = Ranking(runs, baseline)
+        objective = Objective(arguments.objective or "val_acc", metrics=metrics_of(runs))
+        ranking = Ranking(runs, baseline, objective)
         table, notes = ranking, ranking.notes()
         if ranking.command is not None:
             notes.append(f"Reproduce the best run: {ranking.command}")
