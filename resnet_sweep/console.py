@@ -3,7 +3,7 @@
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -12,8 +12,13 @@ from resnet_sweep.errors import ConfigError
 from resnet_sweep.output import discard_output, exit_on_write_error, tolerant_output
 
 
-class PipeSafeConsole(Console):
-    """A console that ignores a pipe closed by its reader, such as `| head`."""
+class TolerantConsole(Console):
+    """A console that discards its output if it can't be written, so that the command continues.
+
+    The reader of a pipe may have closed it, as `| head` does, or a disk may be full.
+    """
+
+    _write_error: OSError | None = None
 
     @property
     def is_terminal(self) -> bool:
@@ -23,6 +28,19 @@ class PipeSafeConsole(Console):
         printed, so it gets plain lines.
         """
         return super().is_terminal and not type(self.file).__module__.startswith("ipykernel")
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print objects as `rich.console.Console.print` does."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self._write_error = error
+            self.on_broken_pipe()
+
+    def take_write_error(self) -> OSError | None:
+        """Return the error because of which output was discarded, once; None if there is none."""
+        error, self._write_error = self._write_error, None
+        return error
 
     def on_broken_pipe(self) -> None:
         """Discard all further output."""
@@ -38,7 +56,7 @@ class PipeSafeConsole(Console):
 
 
 # In a Jupyter notebook, text is printed as text, and not displayed as HTML.
-console = PipeSafeConsole(highlight=False, soft_wrap=True, force_jupyter=False)
+console = TolerantConsole(highlight=False, soft_wrap=True, force_jupyter=False)
 
 
 def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
@@ -51,6 +69,8 @@ def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
     try:
         with tolerant_output():
             status = action()
+        if (error := console.take_write_error()) is not None:
+            exit_on_write_error(error)
     except ConfigError as error:
         # The message may quote text from a run directory.
         message = "\n".join(map(escape, str(error).split("\n")))
@@ -62,7 +82,11 @@ def run_command(action: Callable[[], int | None], crashed: int = 1) -> NoReturn:
         console.on_broken_pipe()
         sys.exit(crashed)
     except OSError as error:
-        exit_on_write_error(error)
+        if error.filename is None:
+            exit_on_write_error(error)
+        place, reason = escape(str(error.filename)), error.strerror or error
+        print(f"error: {place} can't be used ({reason}): choose another path", file=sys.stderr)
+        sys.exit(2)
     except Exception:
         traceback.print_exc()
         sys.exit(crashed)

@@ -2,6 +2,7 @@
 
 import json
 import reprlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,19 @@ class InternalError(Exception):
 
 class InvalidFileError(ValueError):
     """A file has invalid content; the message is a clause that gives the reason."""
+
+
+def check_encodable(name: str) -> None:
+    """Raise ConfigError for a name that no file can contain.
+
+    The bytes of such a name aren't valid in the encoding of the system, and Python decodes them to
+    characters that UTF-8 doesn't have.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        raise ConfigError(
+            f"{name} isn't valid in the encoding {sys.getfilesystemencoding()}: set the "
+            "environment variable PYTHONUTF8=1, or choose another name"
+        )
 
 
 def one_line(error: object) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import socket
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from hydra.core.utils import env_override
 from resnet_sweep.compare.format import format_duration, format_number, format_percent, pluralize
 from resnet_sweep.config.build import build_loggers
 from resnet_sweep.config.command import format_command, relative_path
+from resnet_sweep.config.instantiate import trusted_packages
 from resnet_sweep.config.plan import PlannedRun, load_planned_run
 from resnet_sweep.errors import ConfigError, RunFailed, one_line
 from resnet_sweep.runs.provenance import commit_of, git_commit, read_hydra_job, versions
@@ -145,7 +147,7 @@ def train(
         _end(run, active, "interrupted", reason)
         raise
     except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}{_own_line(error)}"
         retry = f"Retry from its last checkpoint with:\n  {resume_command(run)}"
         advice = f"{LOG} has the traceback. {retry}"
         if not os.path.exists(run.directory):
@@ -268,9 +270,13 @@ def logging_to(path: Path, console: bool = True) -> Iterator[None]:
     """Append log messages to a file within a `with` block, and print them if `console`."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    file = LogFileHandler(path, delay=True)
+    file = LogFileHandler(path, encoding="utf-8", delay=True)
     file.setFormatter(logging.Formatter(LOG_FORMAT))
     root.handlers = [*(handlers if console else ()), file]
+    # A logging config of Hydra, such as hydra/job_logging=none, may have disabled them.
+    for name, logger in logging.Logger.manager.loggerDict.items():
+        if name.startswith("resnet_sweep.") and isinstance(logger, logging.Logger):
+            logger.disabled = False
     if root.level > logging.INFO or root.level == logging.NOTSET:
         root.setLevel(logging.INFO)
     try:
@@ -279,6 +285,16 @@ def logging_to(path: Path, console: bool = True) -> Iterator[None]:
         root.handlers = handlers
         root.setLevel(level)
         file.close()
+
+
+def _own_line(error: BaseException) -> str:
+    """Return the last line of the user's own code that an error passed, as the end of a clause."""
+    packages = trusted_packages()
+    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
+        module = f"{frame.f_globals.get('__name__')}."
+        if any(module.startswith(f"{package}.") for package in packages):
+            return f", in {os.path.basename(frame.f_code.co_filename)}, line {line}"
+    return ""
 
 
 def _log_traceback(error: BaseException) -> None:

@@ -2,6 +2,7 @@
 
 # Few imports, because every command loads this module first.
 import codecs
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from typing import NoReturn
 
 # Printed in place of characters that the output's encoding lacks; others are escaped.
 REPLACEMENTS = {"±": "+-", "…": "...", "→": "->", "×": "x", "−": "-", "–": "-"}
+
+# Errors of a full disk, or of a device that fails.
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def discard_output() -> None:

@@ -4,13 +4,14 @@ The command line and the Python API carry out their requests with this module.
 """
 
 import contextlib
+import io
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from hydra import initialize_config_search_path
 
@@ -28,20 +29,22 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from resnet_sweep.config import PRESET_GROUPS
 from resnet_sweep.config.command import quote_override
 from resnet_sweep.config.compose import ComposedConfig
 from resnet_sweep.config.instantiate import execution_whitelist
-from resnet_sweep.errors import ConfigError
+from resnet_sweep.errors import ConfigError, check_encodable
 from resnet_sweep.studies.sweeper import OptunaSweeper
 from resnet_sweep.sweeps.grid import GridSweeper
 from resnet_sweep.sweeps.judge import JudgeSweeper
 from resnet_sweep.torchrun import TorchrunEnvironment
 
 CONFIG_PATH, CONFIG_NAME = "pkg://resnet_sweep.conf", "config"
-# The subcommand judge chooses the third sweeper.
-SWEEPERS = ("grid", "optuna", "judge")
+# The sweepers that users can choose.
+SWEEPERS = ("grid", "optuna")
 # An empty value, such as that of an unset shell variable, would stand for the current folder.
 DIRECTORY_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
+QUOTES = "'\""
 # Hydra's flags that select configs; any other flag replaces a single run by another action.
 CONFIG_FLAGS = {"config_dir", "config_name", "config_path"}
 
@@ -57,13 +60,14 @@ class Request:
 
     Args:
         arguments: overrides and Hydra's flags, as typed.
+        own: further overrides of a subcommand, which may choose its own sweeper.
 
     Attributes:
         directory: the directory of the run or the sweep that has ended; None if there is none.
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
-        self.arguments = arguments
+    def __init__(self, arguments: Sequence[str], own: Sequence[str] = ()) -> None:
+        self.arguments, self.own = arguments, own
         self.directory: Path | None = None
         self._error: BaseException | None = None
 
@@ -77,7 +81,7 @@ class Request:
             SystemExit: the exit status, if it isn't 0. It is 1 if the run diverged or if a job of a
                 sweep failed, and 75 or 130 if a signal stopped them; their state is saved.
         """
-        arguments = hydra_arguments(self.arguments)
+        arguments = [*hydra_arguments(self.arguments), *self.own]
         torchrun = TorchrunEnvironment.current()
         if torchrun and torchrun.rank:
             # Only rank 0 creates the run directory.
@@ -93,17 +97,27 @@ class Request:
 
     def _call_hydra(self, arguments: Sequence[str]) -> None:
         parser = get_args_parser()
+        flags = parser.parse_intermixed_args(arguments)
+        # Hydra prints a message of its own if `-p` selects nothing.
+        silent = contextlib.redirect_stderr(io.StringIO()) if flags.package else None
         try:
-            with whitelisted(execution_whitelist()):
+            with whitelisted(execution_whitelist()), silent or contextlib.nullcontext():
                 _run_hydra(
-                    args=parser.parse_intermixed_args(arguments),
+                    args=flags,
                     args_parser=parser,
                     task_function=self,
                     config_path=CONFIG_PATH,
                     config_name=CONFIG_NAME,
                 )
-        except SystemExit:
+        except SystemExit as leaving:
+            if isinstance(leaving.code, ConfigError):
+                raise leaving.code from None
             if self._error is None:
+                if flags.package and leaving.code:
+                    raise ConfigError(
+                        f"-p {flags.package} selects nothing, because it is null or isn't in the "
+                        "config: name a group or a setting, such as optim"
+                    ) from None
                 raise
         if self._error is not None:
             raise self._error
@@ -136,14 +150,11 @@ class Request:
         self.directory = directory
 
 
-def compose(arguments: Sequence[str]) -> dict[str, Any]:
+def compose(arguments: Sequence[str]) -> ComposedConfig:
     """Compose the config of a run, without training it.
 
     Args:
         arguments: overrides and Hydra's flags.
-
-    Returns:
-        The config as nested dictionaries, with its interpolations resolved.
 
     Raises:
         ConfigError, or an error of Hydra: the config can't be composed or resolved.
@@ -159,7 +170,7 @@ def compose(arguments: Sequence[str]) -> dict[str, Any]:
         )
         # The config may refer to `${hydra:...}`.
         HydraConfig.instance().set_config(config)
-        return ComposedConfig.of(config, config.hydra).settings
+        return ComposedConfig.of(config, config.hydra)
 
 
 @contextlib.contextmanager
@@ -201,6 +212,14 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: an argument is wrong, or would make Hydra write files before a run is planned.
     """
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "the current folder doesn't exist any more: change to another one"
+        ) from error
+    for text in (folder, *arguments):
+        check_encodable(text)
     arguments = [*map(quote_override, arguments)]
     parser = get_args_parser()
     # Raise errors instead of printing Hydra's usage.
@@ -244,9 +263,12 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
         # Hydra's own sweepers write files before they train anything.
         if name == "hydra/sweeper" and value not in SWEEPERS:
             raise _unknown_sweeper(value)
-        if name == "sweep" and value.strip("'\"") == "???":
-            raise ConfigError(f"{override} names no sweep: choose one of those in --help")
-        if name in DIRECTORY_KEYS and not value.strip("'\""):
+        if name in PRESET_GROUPS and value.strip(QUOTES) in ("???", "null"):
+            raise ConfigError(
+                f"{name}={value.strip(QUOTES)} chooses no preset: leave it out, or choose one of "
+                "those in --help"
+            )
+        if name in DIRECTORY_KEYS and not value.strip(QUOTES):
             raise ConfigError(f"{override} names no directory: give one, or leave it out")
         if name == "hydra.output_subdir" and value != "null":
             raise ConfigError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command
-from processes import assert_refused, run_and_list_imports
+from processes import assert_refused, run, run_and_list_imports
 
 from resnet_sweep import output
 from resnet_sweep.cli import SUBCOMMANDS, main
@@ -106,6 +106,23 @@ def test_a_trusted_package_is_found_in_the_current_folder(
     # The class is found; its constructor doesn't accept the settings of the model.
     assert_refused(result, "model.attention")
     assert "my_networks" not in result.stderr
+
+
+def test_a_file_in_the_current_folder_replaces_no_installed_package(
+    command: Command, tmp_path: Path
+) -> None:
+    for package in ("hydra", "rich", "omegaconf", "random"):
+        (tmp_path / f"{package}.py").write_text("print('executed')\n")
+    result = command("--help", cold=True)
+    assert result.returncode == 0, result.stderr
+    assert "executed" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["runs", "logged_run_1"]], ids=" ".join)
+def test_output_that_cannot_be_written_is_an_error(arguments: list[str], tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        result = run(tmp_path, *arguments, stdout=full)
+    assert_refused(result, "No space left on device")
 
 
 @pytest.mark.parametrize(

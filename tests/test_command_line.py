@@ -656,6 +656,8 @@ class Faulty:
     assert "Traceback" not in result.stdout + result.stderr
     assert "No space left on device" in result.stdout
     assert "No space left on device" in record(tmp_path / "run")["reason"]
+    # The line of the user's own code.
+    assert "mine.py, line 8" in result.stdout
     assert record(tmp_path / "run")["state"] == "failed"
     assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
     full.unlink()

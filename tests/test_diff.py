@@ -88,7 +88,9 @@ def test_runs_that_differ_only_in_paths_and_machine_are_the_same(
     write_run(
         tmp_path / "b",
         # These settings say where and how the run was trained.
-        {"data.root": "/x", "trainer.threads": 8, "logger.csv": {"_target_": "x"}},
+        {"data.root": "/x", "trainer.threads": 8, "logger.csv": {"_target_": "x"}}
+        # These belong to the sweep of the run, and not to its environment.
+        | {"retry_failed": False, "objective": "val_loss", "reuse": False},
         choices={"model": "resnet8v2", "data": "digits", "optim": "sgd", "experiment": "named"},
         seconds=99.0,
         started="2027-01-01T00:00:00+00:00",

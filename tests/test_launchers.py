@@ -53,6 +53,21 @@ LAUNCHERS = {
 }
 
 
+def test_jobs_for_other_machines_may_have_a_precision_that_is_slow_on_this_one(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnet_sweep.training.device.has_fast_bfloat16", lambda device: False)
+    arguments = ("--multirun", *TINY, "seed=0,1", "dry_run=true")
+    ray, precision = "hydra/launcher=ray", "trainer.precision=bfloat16"
+    result = call(main, *arguments, ray)
+    assert result.returncode == 0, result.stderr
+    # The command says that it chose float32.
+    assert precision in result.stdout
+    assert precision not in call(main, *arguments, ray, precision).stdout
+    assert precision not in call(main, *arguments).stdout
+    assert_refused(call(main, *arguments, precision), precision)
+
+
 def start_sweep(folder: Path, *overrides: str) -> Process:
     """Write the optimizer and the faulty augmentation into a folder, and start the sweep."""
     (folder / "mine" / "optim").mkdir(parents=True, exist_ok=True)

@@ -278,6 +278,7 @@ class TestMLflow:
     ) -> None:
         result = command(*SMALL, "logger=[tensorboard,mlflow]", "hydra.run.dir=outputs/one")
         assert result.returncode == 0, result.stderr
+        assert "tables" not in result.stderr
         ((client, mlflow_run),) = runs(store(tmp_path))
         record = Record.read(tmp_path / "outputs" / "one")
         assert mlflow_run.info.status == "FINISHED"

@@ -155,6 +155,7 @@ def test_a_resumed_run_has_the_same_columns(tmp_path: Path) -> None:
     ("overrides", "fact"),
     [
         (["metric=top5", "metric.top5.k=0"], "metric.top5.k"),
+        (["metric=top5", "metric.top5.k=10"], "10 classes"),
         (["metric=top5", "+metric.top5.kk=2"], "metric.top5.k"),
         (["metric=top5", "metric.top5.percent=7"], "metric.top5.percent"),
         (["metric=top5", "objective=val_macro_f1"], "metric="),

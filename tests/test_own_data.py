@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import pwd
 import re
 import shlex
 import shutil
@@ -467,6 +468,25 @@ class TestCache:
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         ImageFolder(root=str(write_folders(tmp_path / "data"))).load(seed=0)
         assert [*(tmp_path / "home/.cache/resnet_sweep/arrays").glob("image_folder-*")]
+
+    def test_without_a_home_directory_the_variable_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(number: int) -> None:
+            raise KeyError(f"getpwuid(): uid not found: {number}")
+
+        for name in ("HOME", "RESNET_SWEEP_CACHE", "RESNET_SWEEP_DATA"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(pwd, "getpwuid", fail)
+        root = write_folders(tmp_path / "data")
+        assert_refused(ImageFolder(root=str(root)), "home directory", "RESNET_SWEEP_CACHE")
+        assert_refused(TinyImageNet(), "home directory", "RESNET_SWEEP_DATA")
+
+    def test_the_name_of_a_class_must_be_valid_in_the_encoding(self, tmp_path: Path) -> None:
+        root = write_folders(tmp_path / "data")
+        for part in root.iterdir():
+            os.rename(part / "cat", os.fsencode(part) + b"/\xe9t\xe9")
+        assert_refused(ImageFolder(root=str(root)), "PYTHONUTF8=1")
 
     def test_conversion_holds_a_few_images_in_memory(self, tmp_path: Path) -> None:
         def blocks() -> Iterator[np.ndarray]:

@@ -303,6 +303,8 @@ class TestCompareWithBaseline:
         assert found[1].interval() == pytest.approx([expected.low, expected.high])
         others = moderate(table[[0, 1, 3, 4]])
         assert [found[i].standard_error for i in (0, 2, 3)] == pytest.approx(others.standard_error)
+        notes = Ranking(find_runs([tmp_path]), BASELINE).notes()
+        assert any("other data" in note and ": 1;" in note for note in notes)
 
     def test_a_variant_with_a_diverged_seed_lends_no_noise(self, tmp_path: Path) -> None:
         table = noisy_table(4, 4)

@@ -29,6 +29,10 @@ SMALL = (
 # An override, and the facts that its error message names.
 REFUSALS = [
     ("logger=null", "logger=null", "csv", "mlflow", "tensorboard"),
+    ("augmentation=[]", "augmentation=none"),
+    ("trainer.freeze=stem", "trainer.freeze=[stem]"),
+    (f"hydra.run.dir={'x' * 300}", "File name too long"),
+    (f"+init_from={'x' * 300}", "File name too long"),
     ("+schedule=true", "schedule=true", "constant", "cosine"),
     ("optim.lr=1e300", "optim", "lr=1e+300"),
     ("model.blocks=[100000,1,1]", "model", "blocks=[100000, 1, 1]", "1,000"),
@@ -42,10 +46,13 @@ REFUSALS = [
     ("augmentation=[cutmix,foo]", "augmentation=foo", "color_jitter", "trivial_augment"),
     ("retry_failed=false", "retry_failed=false", "--multirun"),
     ("sweep=???", "sweep=???"),
+    ("sweep=null", "sweep=null", "leave it out"),
+    ("experiment=null", "experiment=null", "leave it out"),
     ("sweep_filter=seed < 1", "sweep_filter=seed < 1", "--multirun"),
     ("zip=[a,b]", 'zip=["a", "b"]', "--multirun"),
     ("baseline=seed == 0", "baseline=seed == 0", "--multirun"),
     ("hydra/sweeper=optuna", "hydra/sweeper=optuna", "--multirun"),
+    ("hydra/sweeper=judge", "hydra/sweeper=judge", "grid", "optuna"),
     ("hydra/launcher=pool", "hydra/launcher=pool", "--multirun"),
     ("hydra.sweep.dir=x", "hydra.sweep.dir=x", "--multirun"),
     ("hydra.sweeper.n_trials=3", "hydra.sweeper.n_trials", "hydra/sweeper=optuna"),
@@ -146,6 +153,17 @@ def test_a_tilde_stands_for_the_home_directory(
         assert "dir: /some where/runs/x\n" in result.stdout
 
 
+def test_a_directory_may_have_letters_outside_of_ascii(call: Command) -> None:
+    result = call(main, "hydra.run.dir=Läufe/${seed}", "--cfg", "hydra", "-p", "hydra.run")
+    assert "dir: Läufe/${seed}\n" in result.stdout, result.stderr
+
+
+def test_a_name_that_the_locale_cannot_represent_is_refused(call: Command, tmp_path: Path) -> None:
+    result = call(main, *SMALL, "hydra.run.dir=L\udcc3\udca4ufe")
+    processes.assert_refused(result, "PYTHONUTF8=1")
+    assert not list(tmp_path.iterdir())
+
+
 def test_hydra_run_dir_is_refused_for_a_sweep(call: Command, tmp_path: Path) -> None:
     result = call(main, *SMALL, "replicates=2", "hydra.run.dir=here")
     processes.assert_refused(result, "hydra.run.dir=here", "hydra.sweep.dir")
@@ -173,6 +191,7 @@ def test_a_flag_that_would_take_the_next_override_as_its_value_is_refused(
         result = call(main, *SMALL, "-p", "seed=1", *others)
         processes.assert_refused(result, "-p", "--cfg")
         assert not list(tmp_path.iterdir())
+    processes.assert_refused(call(main, "--cfg", "job", "-p", "optm"), "-p optm")
     shown = call(main, "--cfg", "job", "-p", "optim")
     assert shown.stdout.startswith("# @package optim\n")
 

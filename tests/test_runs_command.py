@@ -263,6 +263,15 @@ def test_variants_are_compared_with_a_baseline(tmp_path: Path, runs: Runs) -> No
     assert re.search(r"\+1\.00 \[\+0\.75, \+1\.25\] +better$", best)
     assert other.split()[-1] == "baseline"
     assert notes[-1].endswith("python -m resnet_sweep optim.lr=0.2 seed=2")
+    # All runs have the same loss.
+    result = runs("--baseline", "optim.lr == 0.1", "--objective", "val_loss")
+    assert result.returncode == 0, result.stderr
+    assert "+0.0000 [+0.0000, +0.0000]" in result.stdout
+    for option in ("--sort=val_loss", "--objective=val_los", "--objective=distance_to_reference"):
+        result = runs("--baseline", "optim.lr == 0.1", option)
+        assert_refused(result)
+        assert "objective" in result.stderr
+    assert_refused(runs("--objective=val_loss"), "--objective=val_loss", "--baseline")
 
 
 def test_nearest_to_ranks_runs_by_their_distance(tmp_path: Path, runs: Runs) -> None:

@@ -111,6 +111,18 @@ def test_the_same_command_draws_the_same_picture(
     assert (tmp_path / "other.png").read_bytes() != picture
 
 
+def test_an_augmentation_of_the_users_own_config_files_is_drawn(
+    call: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "augmentation").mkdir(parents=True)
+    content = "random_flip: {_target_: resnet_sweep.augmentation.RandomHorizontalFlip}\n"
+    (tmp_path / "mine" / "augmentation" / "flip.yaml").write_text(content)
+    arguments = ("show", "--config-dir", "mine", "data=digits", "--images=1")
+    result = call(main, *arguments, "augmentation=flip")
+    assert output(result) == (0, "augmentation_flip.png\n", "")
+    assert_refused(call(main, *arguments, "augmentation=flop"), "augmentation=flop", "flip")
+
+
 def test_the_file_name_of_the_picture_has_all_chosen_augmentations(call: Command) -> None:
     result = call(main, "show", "data=digits", "augmentation=[cutout,mixup]", "--images=1")
     assert output(result) == (0, "augmentation_cutout+mixup.png\n", "")

@@ -400,6 +400,11 @@ def test_a_study_with_two_objectives_has_two_values_for_each_trial(
             ["hydra.sweeper.storage=sqlite:////nowhere/x.db"],
             ["hydra.sweeper.storage", "/nowhere/x.db"],
         ),
+        (["hydra.sweeper.storage=foo", "dry_run=true"], ["hydra.sweeper.storage=foo"]),
+        (
+            ["hydra.sweeper.storage=journal:////nowhere/x.log", "dry_run=true"],
+            ["hydra.sweeper.storage", "/nowhere"],
+        ),
         (["hydra.sweeper.enqueue=[{optim.lr: 5}]"], ["hydra.sweeper.enqueue", "optim.lr=5"]),
         (
             [
@@ -789,6 +794,20 @@ def test_a_damaged_storage_ends_a_worker_without_a_traceback(
     assert "file is not a database" in result.stdout
     assert {*STUDY} < {*resuming_command(result.stdout)}
     assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_an_error_of_another_file_is_not_reported_as_one_of_the_storage(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(queue: TrialQueue) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "study/0")
+
+    monkeypatch.setattr(TrialQueue, "take", fail)
+    result = call(main, *STUDY, "hydra.sweep.dir=study", "hydra.sweeper.n_trials=1")
+    assert result.returncode == 1
+    assert "study/0 " in result.stdout
+    assert "storage" not in result.stdout
+    assert {*STUDY} < {*resuming_command(result.stdout)}
 
 
 @pytest.mark.parametrize("storage_fails", ["after the run stops", "before the run stops"])

@@ -118,7 +118,8 @@ class TestDryRun:
         result = call(
             main,
             *SWEEP,
-            "optim.lr=0.1,0.10,0.2",
+            "optim.lr=0.1,1e-1,0.2",
+            "augmentation=standard,[standard]",
             "seed=0,1",
             "dry_run=true",
             "sweep_filter='optim.lr == 0.1 or seed == 0'",
@@ -129,11 +130,14 @@ class TestDryRun:
             ["0.1", "1"],
             ["0.2", "0"],
         ]
-        assert lines_with(result.stdout, "sweep_filter", 1)
+        assert lines_with(result.stdout, "sweep_filter", 2)
         for seed in (0, 1):
-            assert (
-                len(lines_with(result.stdout, "optim.lr=0.1", f"seed={seed}", f"job {seed}")) == 1
+            same = lines_with(
+                result.stdout, "augmentation=[standard]", f"seed={seed}", f"job {seed}"
             )
+            assert len(same) == 2
+        # The repeated value is shown as it was typed.
+        assert lines_with(result.stdout, "optim.lr=0.1,1e-1,0.2", 2)
 
     def test_an_error_names_every_invalid_job(self, command: Command, tmp_path: Path) -> None:
         result = command(*SWEEP, "optim.lr=0.1,-1", "model=resnet8v2,resnet99", "seed=0,1")
@@ -759,6 +763,19 @@ class TestFailures:
             assert not leftovers(sweep)
         finally:
             subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_preset_of_a_sweep_that_chooses_no_sweeper_is_refused(
+    call: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "sweep").mkdir(parents=True)
+    text = "# @package _global_\nhydra: {sweeper: {params: {optim.lr: '0.1,0.2'}}}\n"
+    (tmp_path / "mine" / "sweep" / "rates.yaml").write_text(text)
+    arguments = ("--config-dir", "mine", *TINY, "sweep=rates")
+    assert_refused(call(main, *arguments), "sweep=rates", "hydra/sweeper=grid")
+    result = call(main, *arguments, "hydra/sweeper=grid", "dry_run=true")
+    assert [rest for *_, rest in dry_run_jobs(result.stdout)] == [["0.1"], ["0.2"]], result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_hydras_basic_sweeper_is_refused_and_leaves_no_files(call: Command, tmp_path: Path) -> None:

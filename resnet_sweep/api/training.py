@@ -98,7 +98,7 @@ def compose(
     """
     arguments = _arguments(overrides, config_dir)
     with _config_errors(arguments):
-        return request.compose(arguments)
+        return request.compose(arguments).settings
 
 
 def _arguments(overrides: Sequence[str], config_dir: str | Path | None) -> list[str]:

@@ -10,9 +10,11 @@ because a run failed. It is 2 if the question was refused.
 """
 
 import argparse
+import math
 import shlex
 from collections.abc import Sequence
 
+from resnet_sweep.compare.replication import FIRST, MAX_REPLICATES
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
 
@@ -87,6 +89,13 @@ def run(arguments: argparse.Namespace) -> None:
             "quotes"
         ) from error
     _check_overrides(base, arguments.change)
+    if not FIRST <= arguments.max_replicates <= MAX_REPLICATES:
+        raise ConfigError(
+            f"--max-replicates is {arguments.max_replicates}: it must be from {FIRST} to "
+            f"{MAX_REPLICATES:,}"
+        )
+    if arguments.margin is not None and not 0 < arguments.margin < math.inf:
+        raise ConfigError(f"--margin is {arguments.margin:g}: it must be a number above 0")
     if arguments.questions < 1:
         raise ConfigError(f"--questions is {arguments.questions}: it must be at least 1")
     if arguments.dry_run and arguments.json:
@@ -100,7 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.margin is not None:
         overrides.append(f"margin={arguments.margin}")
     overrides += ["dry_run=true"] if arguments.dry_run else []
-    sweeper = [
+    own = [
         "hydra/sweeper=judge",
         f"hydra.sweeper.change=[{change}]",
         f"hydra.sweeper.questions={arguments.questions}",
@@ -108,7 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
     ]
     console.stderr = arguments.json
     try:
-        main(["--multirun", *base, *overrides, *sweeper], failed=FAILED)
+        main(["--multirun", *base, *overrides], failed=FAILED, own=own)
     finally:
         console.stderr = False
 

@@ -21,8 +21,8 @@ from rich.text import Text
 from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
 from resnet_sweep.compare.format import pluralize, safe_text
-from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
-from resnet_sweep.compare.objective import read_reference
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, metrics_of
+from resnet_sweep.compare.objective import Objective, read_reference
 from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.compare.runs_table import RunsTable
 from resnet_sweep.console import console
@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "repeated",
     )
     parser.add_argument(
+        "--objective",
+        metavar="NAME",
+        help="with --baseline: the value to rank and compare by, one of val_acc (the default), "
+        "val_loss, seconds, parameters, or a further metric such as val_top5",
+    )
+    parser.add_argument(
         "--sort", metavar="[-]KEY", help="sort by a key; -KEY sorts in descending order"
     )
     parser.add_argument(
@@ -101,7 +107,16 @@ def run(arguments: argparse.Namespace) -> int:
     for option in ("sort", "top", "csv", "json", "delete"):
         if ranked and getattr(arguments, option):
             given = "--nearest-to" if arguments.baseline is None else "--baseline"
-            raise ConfigError(f"{given} prints a ranked table: leave out --{option}")
+            instead = ", or choose the value with --objective" if option == "sort" else ""
+            raise ConfigError(f"{given} prints a ranked table: leave out --{option}{instead}")
+    if arguments.objective is not None and arguments.baseline is None:
+        raise ConfigError(
+            f"--objective={arguments.objective} only applies to --baseline: add it, or use --sort"
+        )
+    if arguments.objective == "distance_to_reference":
+        raise ConfigError(
+            "--objective=distance_to_reference has no reference: use --nearest-to=REFERENCE instead"
+        )
     found = find_runs(directories)
     if arguments.delete:
         _check_delete(arguments)
@@ -122,7 +137,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.baseline is not None:
         baseline = FilterExpression(arguments.baseline)
         check_fields(baseline.names, map(run_fields, runs))
-        ranking = Ranking(runs, baseline)
+        objective = Objective(arguments.objective or "val_acc", metrics=metrics_of(runs))
+        ranking = Ranking(runs, baseline, objective)
         table, notes = ranking, ranking.notes()
         if ranking.command is not None:
             notes.append(f"Reproduce the best run: {ranking.command}")

@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an override as in python -m resnet_sweep, such as augmentation=cutmix",
     )
     parser.add_argument(
+        "--config-dir", metavar="DIR", help="a folder with config files of your own"
+    )
+    parser.add_argument(
         "-o",
         "--output",
         metavar="FILE.png",
@@ -38,18 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write the preview, and print its path."""
     # Imported here because torch takes seconds, and --help doesn't need it.
-    from hydra import compose, initialize_config_module
-    from hydra.core.hydra_config import HydraConfig
-
     from resnet_sweep.augmentation.preview import draw_augmentation
     from resnet_sweep.config.build import build_augmentation
-    from resnet_sweep.config.command import quote_override
-    from resnet_sweep.config.compose import ComposedConfig
     from resnet_sweep.config.errors import format_error
     from resnet_sweep.config.plan import plan_run
+    from resnet_sweep.request import compose
     from resnet_sweep.runs.files import write_atomically
 
-    overrides, path = [*map(quote_override, arguments.overrides)], arguments.output
+    overrides, path = [*arguments.overrides], arguments.output
+    if arguments.config_dir is not None:
+        overrides += ["--config-dir", arguments.config_dir]
     images, draws = arguments.images, arguments.draws
     for name, count in {"images": images, "draws": draws}.items():
         if not 1 <= count <= MAX_COUNT:
@@ -57,13 +58,10 @@ def run(arguments: argparse.Namespace) -> None:
     if path is not None and path.suffix != ".png":
         raise ConfigError(f"-o {path} doesn't end in .png: name a PNG file")
     try:
-        with initialize_config_module("resnet_sweep.conf"):
-            config = compose("config", overrides, return_hydra_config=True)
+        composed = compose(overrides)
     # For a wrong override, Hydra raises errors of many types, even ValueError.
     except Exception as error:
         raise ConfigError(format_error(error, overrides)) from error
-    HydraConfig.instance().set_config(config)
-    composed = ComposedConfig.of(config, config.hydra)
     planned = plan_run(composed.settings | {"logger": {}})
     dataset = planned.dataset
     if images > len(dataset.train):

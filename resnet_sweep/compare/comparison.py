@@ -11,7 +11,7 @@ from resnet_sweep.compare.format import format_duration, format_number
 from resnet_sweep.compare.loaded_run import LoadedRun, metrics_of
 from resnet_sweep.runs.metrics import is_further_column
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.signature import ORDER, is_incidental
+from resnet_sweep.runs.signature import INCIDENTAL_OF_SWEEP, ORDER, is_incidental
 
 # The precision decides what is trained, so it counts as a setting. It is shown with the
 # environment, which determines it.
@@ -181,5 +181,5 @@ def _environment(run: LoadedRun) -> Iterator[tuple[str, Any]]:
     if run.record.precision is not None:
         yield PRECISION, run.record.precision
     for name, value in run.config.items():
-        if is_incidental(name):
+        if is_incidental(name) and name not in INCIDENTAL_OF_SWEEP:
             yield name, value

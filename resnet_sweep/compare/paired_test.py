@@ -112,7 +112,7 @@ def compare_with_baseline(
         and difference.paired
         and difference.n >= MIN_SEEDS
         and not groups[index].unstable
-        and _same_data(groups[index], baseline)
+        and same_data(groups[index], baseline)
     ]
     if len(members) < MIN_VARIANTS:
         return differences
@@ -178,7 +178,7 @@ def _by_seed(group: Group, value_of: ValueOf) -> Mapping[str, float]:
     return {repr(run.seed): value for run in group.counted if (value := value_of(run)) is not None}
 
 
-def _same_data(group: Group, baseline: Group) -> bool:
+def same_data(group: Group, baseline: Group) -> bool:
     """Return whether the runs of each pair have the same data."""
     data = {repr(run.seed): run.record.fingerprint for run in baseline.counted}
     return all(

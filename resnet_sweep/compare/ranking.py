@@ -21,6 +21,7 @@ from resnet_sweep.compare.paired_test import (
     ERROR_RATE,
     MeanDifference,
     compare_with_baseline,
+    same_data,
     verdicts,
 )
 from resnet_sweep.compare.replication import ReplicationRule
@@ -168,6 +169,15 @@ class Ranking:
             notes.append(
                 "if a variant shares no seed with the baseline, or only one although both have "
                 "several, the difference is the difference of the means over all seeds"
+            )
+        if others := sum(
+            difference is not None and not same_data(group, self.baseline)
+            for group, difference in zip(self.groups, self.differences, strict=True)
+            if self.baseline is not None
+        ):
+            notes.append(
+                f"number of variants with other data than the baseline: {others}; a part of their "
+                "differences is due to the data"
             )
         if len(measured) < len(differences):
             notes.append(

@@ -8,6 +8,8 @@ from resnet_sweep.compare.paired_test import ERROR_RATE, MeanDifference, adjust_
 
 # Number of seeds of each variant at the first look.
 FIRST = 3
+# The largest number of seeds that a sweep can ask for.
+MAX_REPLICATES = 1000
 # The number of seeds at a look, divided by the number at the look before.
 GROWTH = 1.6
 

@@ -25,7 +25,7 @@ from pydantic import (
 )
 from typing_extensions import Doc
 
-from resnet_sweep.compare.replication import FIRST
+from resnet_sweep.compare.replication import FIRST, MAX_REPLICATES
 from resnet_sweep.config import COLLECTION_GROUPS, OBJECT_GROUPS
 from resnet_sweep.config.instantiate import locate
 from resnet_sweep.errors import ConfigError
@@ -43,8 +43,8 @@ AnyObjective = (
 SETTINGS: dict[str, Any] = {
     "seed": Annotated[int, Ge(0)],
     "init_from": str | None,
-    "replicates": Annotated[int, Ge(1), Le(1000)] | Literal["auto"],
-    "max_replicates": Annotated[int, Ge(FIRST), Le(1000)],
+    "replicates": Annotated[int, Ge(1), Le(MAX_REPLICATES)] | Literal["auto"],
+    "max_replicates": Annotated[int, Ge(FIRST), Le(MAX_REPLICATES)],
     "margin": Annotated[float, Gt(0)] | None,
     "objective": Objective | list[AnyObjective],
     "reference": str | None,
@@ -55,6 +55,8 @@ SETTINGS: dict[str, Any] = {
     "baseline": str | None,
     "reuse": bool,
 }
+# The choices without objects in the groups that a config must have.
+NO_OBJECTS = {"augmentation": "none", "logger": "csv"}
 # Settings that only apply to `replicates=auto`, with their defaults.
 AUTO_SETTINGS: dict[str, Any] = {"max_replicates": 8, "margin": None}
 # Settings of a group that aren't parameters of its `_target_`.
@@ -119,6 +121,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     # The runs from before this group existed don't have it.
     config = {"metric": {}, **config}
     required = {*OBJECT_GROUPS, *COLLECTION_GROUPS, "seed"}
+    for group, neutral in NO_OBJECTS.items():
+        if group not in config:
+            raise ConfigError(f"{group} has no choice: write {group}={neutral} for none")
     check_names("", config, {*required, *SETTINGS}, required)
     for name in config.keys() & SETTINGS.keys():
         check_value(name, config[name], SETTINGS[name])
@@ -221,6 +226,8 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
         check_arguments(path, value, annotation)
     elif not is_valid(value, annotation):
         near = get_close_matches(str(value), literal_choices(annotation), n=1)
+        if get_origin(annotation) in (list, tuple, Sequence) and is_valid([value], annotation):
+            near = [f"{path}=[{describe_value(value)}]"]
         # The value itself isn't suggested: objective=seconds is a choice, but only in a list.
         hint = f" (did you mean {near[0]}?)" if near and near[0] != value else ""
         allowed = DESCRIPTIONS.get(path) or describe_type(annotation)

@@ -9,6 +9,7 @@ from typing import Literal
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from resnet_sweep.config import COLLECTION_GROUPS, OBJECT_GROUPS, PRESET_GROUPS
+from resnet_sweep.errors import ConfigError
 
 # Settings whose values are filter expressions.
 _CONDITIONS = ("sweep_filter", "baseline")
@@ -16,6 +17,10 @@ _CONDITIONS = ("sweep_filter", "baseline")
 _NOT_TEXT = re.compile(
     r"(?i)(?<![^,[])(null|true|false|nan|[-+]?inf|[-+.]*\d[-+.\w]*)(?![^],])|^\{.*"
 )
+
+# Characters of lists, mappings, functions and quotes; an interpolation, which quotes may contain.
+_SYNTAX = {*"[]{}(),'\""}
+_INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 
 
 def format_command(
@@ -41,8 +46,8 @@ def relative_path(directory: Path) -> str:
 def quote_override(argument: str) -> str:
     """Return an override with the quotes that Hydra's grammar needs; leave a flag unchanged.
 
-    A filter expression gets quotes, and so does a choice whose name looks like a number. A
-    path in the home directory is expanded and gets quotes.
+    A filter expression gets quotes, and so does a choice whose name looks like a number, and a
+    text with letters outside of ASCII. A path in the home directory is expanded and gets quotes.
     """
     key, equals, value = argument.partition("=")
     name = key.lstrip("+")
@@ -51,7 +56,14 @@ def quote_override(argument: str) -> str:
     if name in _CONDITIONS and value not in ("", "null") and value[0] not in "'\"$":
         return f"{key}={quote_text(value)}"
     if (path := value.strip("'\"")).startswith("~/"):
-        return f"{key}={quote_text(str(Path(path).expanduser()))}"
+        try:
+            return f"{key}={quote_text(str(Path(path).expanduser()))}"
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{argument} needs a home directory, but this user has none: write the whole path"
+            ) from error
+    if not value.isascii() and not _SYNTAX & {*_INTERPOLATION.sub("", value)}:
+        return f"{key}={quote_text(value)}"
     if name in OBJECT_GROUPS or name in COLLECTION_GROUPS or name in PRESET_GROUPS:
         return f"{key}={_NOT_TEXT.sub(lambda found: quote_text(found[0]), value)}"
     return argument

@@ -1,6 +1,7 @@
 """Format errors of the package, of Hydra and of OmegaConf as one sentence each."""
 
 import contextlib
+import errno
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -55,6 +56,10 @@ def wrap_internal_errors() -> Iterator[None]:
     except (*COMPOSITION_ERRORS, RunFailed):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            raise ConfigError(
+                f"{error.filename} can't be a path ({error.strerror}): choose a shorter one"
+            ) from error
         raise InternalError(str(error)) from error
 
 

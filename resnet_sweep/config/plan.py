@@ -156,6 +156,7 @@ def plan_run(
     smoke_tests: SmokeTests | None = None,
     directory: Path | None = None,
     sources: Sources | None = None,
+    elsewhere: bool = False,
 ) -> PlannedRun:
     """Validate a resolved config, the data and the device, and sign the run.
 
@@ -170,12 +171,13 @@ def plan_run(
         directory: directory of the run or of its sweep. A run in it can be resumed after its
             starting weights were removed.
         sources: the datasets of the other runs of a sweep, see `build_dataset`.
+        elsewhere: whether another machine trains the run. It checks again whether it can.
 
     Raises:
         ConfigError: the run can't be trained.
     """
     check_config(config)
-    run = _load(config, process_group or ProcessGroup(), sources=sources)
+    run = _load(config, process_group or ProcessGroup(), sources=sources, elsewhere=elsewhere)
     settings, dataset, device = run.settings, run.dataset, run.device
     check_compile(settings.compile, device, run.process_group)
     if settings.batch_size > len(dataset.train):
@@ -281,6 +283,7 @@ def _load(
     process_group: ProcessGroup,
     precision: str | None = None,
     sources: Sources | None = None,
+    elsewhere: bool = False,
 ) -> PlannedRun:
     """Return an unsigned run with its data, on the device of this process."""
     settings: TrainerConfig = instantiate("trainer", config["trainer"])
@@ -290,7 +293,7 @@ def _load(
             "trainer.distributed=false trains in one: set trainer=ddp, or start without torchrun"
         )
     device = place_rank(resolve_device(settings.device), process_group)
-    precision = resolve_precision(precision or settings.precision, device)
+    precision = resolve_precision(precision or settings.precision, device, elsewhere)
     # Converting the images may take minutes, in which a file could be edited.
     code = own_code(config)
     dataset = build_dataset(config, sources)

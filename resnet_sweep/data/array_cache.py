@@ -34,9 +34,9 @@ from rich.progress import (
 )
 
 from resnet_sweep.console import console
-from resnet_sweep.data.array_files import USER_CACHE, map_array, new_folder
+from resnet_sweep.data.array_files import USER_CACHE, expand_home, map_array, new_folder
 from resnet_sweep.data.dataset import Dataset, IndexArray, Split, Subsets, UInt8Array
-from resnet_sweep.errors import ConfigError
+from resnet_sweep.errors import ConfigError, check_encodable
 from resnet_sweep.runs.files import missing_folders, remove_empty
 from resnet_sweep.runs.lock import exclusive
 
@@ -230,8 +230,8 @@ class SplitDataset(CachedDataset):
 
 def cache_folder() -> Path:
     """Return the folder of the cache."""
-    named = os.environ.get("RESNET_SWEEP_CACHE")
-    return Path(named).expanduser() if named else Path(USER_CACHE, "arrays").expanduser()
+    folder = os.environ.get("RESNET_SWEEP_CACHE") or f"{USER_CACHE}/arrays"
+    return expand_home(folder, "RESNET_SWEEP_CACHE")
 
 
 def file_states(root: Path, paths: Iterable[Path]) -> list[tuple[str, int, int]]:
@@ -319,6 +319,8 @@ def _states(folder: Path) -> dict[str, tuple[int, int]]:
 
 def _write(folder: Path, source: Source) -> None:
     header = source.header()
+    for name in header.classes:
+        check_encodable(name)
     labels = np.ascontiguousarray(source.labels, dtype=np.int64)
     described = json.dumps([header.shape, header.parts, len(header.classes)])
     digest = blake2b(described.encode() + labels.tobytes(), digest_size=16)
@@ -343,7 +345,7 @@ def _write(folder: Path, source: Source) -> None:
         np.save(unfinished / "labels.npy", labels)
         np.save(unfinished / "moments.npy", np.concatenate(moments))
         header.fingerprint, header.files = digest.hexdigest(), _states(unfinished)
-        (unfinished / "header.json").write_text(header.model_dump_json(indent=2))
+        (unfinished / "header.json").write_bytes(header.model_dump_json(indent=2).encode())
 
 
 def _with_progress(blocks: Iterable[UInt8Array], total: int) -> Iterator[UInt8Array]:

@@ -19,7 +19,27 @@ USER_CACHE = "~/.cache/resnet_sweep"
 
 def data_folder() -> Path:
     """Return $RESNET_SWEEP_DATA, or the user's cache folder if that isn't set."""
-    return Path(os.environ.get("RESNET_SWEEP_DATA") or USER_CACHE).expanduser()
+    return expand_home(os.environ.get("RESNET_SWEEP_DATA") or USER_CACHE, "RESNET_SWEEP_DATA")
+
+
+def expand_home(folder: str, variable: str) -> Path:
+    """Return a folder, in which `~` stands for the home directory.
+
+    Args:
+        folder: the folder that an environment variable names, or its default.
+        variable: name of the variable.
+
+    Raises:
+        ConfigError: the folder is in the home directory, but the user has none. In a container, a
+            user may have neither $HOME nor an entry in /etc/passwd.
+    """
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{folder} can't be found, because this user has no home directory: set the "
+            f"environment variable {variable} to a folder"
+        ) from error
 
 
 def map_array(

@@ -119,7 +119,8 @@ class CIFAR100(Subsets):
             raise ConfigError(
                 f"CIFAR-100 isn't in {root} and couldn't be downloaded ({reason}): connect to a "
                 "network, put cifar-100-python/ (the published archive, unpacked) or cifar100/ "
-                f"(array files) into {root}, or try experiment=quickstart, which needs no download"
+                f"(array files) into {root}, name a folder with them in RESNET_SWEEP_DATA, or try "
+                "experiment=quickstart, which needs no download"
             ) from error
         return folder
 

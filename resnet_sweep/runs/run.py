@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 # The messages of the processes that train the run.
 LOG = "train.log"
+# The limit of the common file systems.
+MAX_NAME_BYTES = 255
 # The metrics files. A checkpoint contains the same metrics.
 METRICS_FILES = ("layer_norms.csv", "metrics.csv")
 _FOLDERS = ("checkpoints", "evaluation", "features", "plots", "tensorboard")
@@ -408,6 +410,10 @@ def _usable(directory: Path) -> Iterator[None]:
     """Convert an error of the file system to a ConfigError."""
     if "\0" in str(directory):
         raise ConfigError(f"{directory} can't be the name of a directory: choose another one")
+    # The system reports this only if the parent exists, which a planned sweep hasn't made yet.
+    for name in directory.parts:
+        if len(os.fsencode(name)) > MAX_NAME_BYTES:
+            raise ConfigError(f"{name} is too long for the name of a directory: choose another one")
     try:
         yield
     except OSError as error:

@@ -8,8 +8,9 @@ from typing import Any
 # Increment this number when a change to the package changes the results of runs.
 NUMERICS = 1
 
-_INCIDENTAL_OF_SWEEP = (
-    *("baseline", "margin", "max_replicates", "replicates"),
+# Settings of a sweep as a whole, which say nothing about one of its runs.
+INCIDENTAL_OF_SWEEP = (
+    *("baseline", "dry_run", "margin", "max_replicates", "objective", "reference", "replicates"),
     *("retry_failed", "reuse", "sweep_filter", "zip"),
 )
 _INCIDENTAL_OF_TRAINER = ("compile", "device", "distributed", "precision", "resume", "threads")
@@ -18,8 +19,8 @@ _INCIDENTAL_OF_TRAINER = ("compile", "device", "distributed", "precision", "resu
 # `trainer.compile` and `trainer.threads` change a result by rounding only. Another kind of device
 # also changes the random numbers.
 INCIDENTAL = frozenset(
-    {"data.file", "data.root", "dry_run", "logger", "objective", "reference"}
-    | {*_INCIDENTAL_OF_SWEEP, *(f"trainer.{name}" for name in _INCIDENTAL_OF_TRAINER)}
+    {"data.file", "data.root", "logger"}
+    | {*INCIDENTAL_OF_SWEEP, *(f"trainer.{name}" for name in _INCIDENTAL_OF_TRAINER)}
 )
 _INCIDENTAL_GROUPS = tuple(f"{name}." for name in INCIDENTAL)
 

@@ -119,6 +119,7 @@ class StudyPlan:
     Args:
         loader: the loader of configs that Hydra passes to the sweeper.
         config: the config of the whole study.
+        elsewhere: whether other machines may train the trials.
 
     Attributes:
         settings: the settings of the sweeper.
@@ -133,8 +134,8 @@ class StudyPlan:
         ConfigError: the study is invalid; nothing was written.
     """
 
-    def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
-        self.loader, self.config = loader, config
+    def __init__(self, loader: ConfigLoader, config: DictConfig, elsewhere: bool = False) -> None:
+        self.loader, self.config, self.elsewhere = loader, config, elsewhere
         self.settings = settings = _sweeper_settings(config)
         self.name: str = settings["study_name"] or NAME
         self.sweep_settings = sweep_settings(config)
@@ -279,7 +280,12 @@ class StudyPlan:
             ComposedConfig.of(config, config.hydra), hydra_flags=read_hydra_flags(self.config.hydra)
         )
         sweep = os.path.abspath(self.config.hydra.sweep.dir)
-        planned = plan_run(composed.settings, smoke_tests=self.smoke_tests, directory=Path(sweep))
+        planned = plan_run(
+            composed.settings,
+            smoke_tests=self.smoke_tests,
+            directory=Path(sweep),
+            elsewhere=self.elsewhere,
+        )
         if not planned.settings.resume:
             raise ConfigError(
                 "trainer.resume=false would restart a trial whenever a worker resumes it: leave it "

@@ -27,14 +27,15 @@ from resnet_sweep.console import console
 from resnet_sweep.errors import one_line
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.record import ENDED
+from resnet_sweep.studies import JOURNAL
 from resnet_sweep.studies.confirmation import Confirmation
 from resnet_sweep.studies.plan import StudyPlan
 from resnet_sweep.studies.results import StudyResults
-from resnet_sweep.studies.storage import STORAGE_ERRORS, set_up_optuna
+from resnet_sweep.studies.storage import STORAGE_ERRORS, check_storage, set_up_optuna
 from resnet_sweep.studies.study import check_directory, open_study
 from resnet_sweep.studies.trial_queue import TrialQueue, run_number
 from resnet_sweep.studies.worker import IDLE_SECONDS, StudyWorker
-from resnet_sweep.sweeps.launchers import Launcher, build_launcher
+from resnet_sweep.sweeps.launchers import Launcher, build_launcher, trains_elsewhere
 from resnet_sweep.sweeps.launchers.pool import PoolLauncher
 from resnet_sweep.sweeps.manifest import MULTIRUN
 from resnet_sweep.sweeps.runner import check_sweep, resume_command, terminable
@@ -57,9 +58,10 @@ def run_study(context: HydraContext, config: DictConfig) -> int:
     check_sweep(config)
     set_up_optuna()
     with terminable():
-        plan = StudyPlan(context.config_loader, config)
+        plan = StudyPlan(context.config_loader, config, trains_elsewhere(config))
         if config.dry_run:
             check_directory(plan)
+            check_storage(plan.settings["storage"], Path(os.path.abspath(config.hydra.sweep.dir)))
             console.print(plan.describe(), markup=False)
             return 0
         launcher = _launcher(context, plan)
@@ -307,11 +309,7 @@ class StudySession:
         except SystemExit as error:
             status = error.code
         except STORAGE_ERRORS as error:
-            # Optuna's error has SQLAlchemy's error as its cause.
-            cause = error.__cause__ or error
-            reason = one_line(getattr(cause, "orig", None) or cause)
-            text = f"the study's storage can't be reached ({reason}); the state of the running "
-            text += "trials is saved. When the storage is available again, resume"
+            text = f"{self._describe_error(error)}, resume"
             status = stop.exit_status if stop is not None and stop.received else 1
         if not text:
             text = "stopped. Resume"
@@ -322,6 +320,22 @@ class StudySession:
                 text = f"stopped; {done}. Resume"
         console.print(f"{text} with:\n  {self.command}", markup=False)
         raise SystemExit(status)
+
+    def _describe_error(self, error: Exception) -> str:
+        """Return what happened to the storage or to a file of the study, and what to wait for."""
+        if isinstance(error, OSError) and Path(str(error.filename)).name != JOURNAL:
+            place = error.filename or relative_path(self.directory)
+            return (
+                f"{place} can't be written ({error.strerror or error}); the state of the running "
+                "trials is saved. When it can be written again"
+            )
+        # Optuna's error has SQLAlchemy's error as its cause.
+        cause = error.__cause__ or error
+        reason = one_line(getattr(cause, "orig", None) or cause)
+        return (
+            f"the study's storage can't be reached ({reason}); the state of the running trials is "
+            "saved. When the storage is available again"
+        )
 
     def _watch(self, printed: dict[int, int], done: threading.Event) -> None:
         """Print trials when they have ended, until all workers have exited.

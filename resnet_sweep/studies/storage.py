@@ -3,7 +3,7 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import create_engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from resnet_sweep.errors import ConfigError, one_line
@@ -49,10 +49,36 @@ def open_storage(url: str | None, directory: Path) -> BaseStorage:
         ConfigError: the storage can't be reached.
     """
     url = _full_url(url, directory)
-    try:
+    with _explain_errors(url):
         if url.startswith("journal:"):
             return JournalStorage(JournalFileBackend(str(_file_of(url))))
         return RDBStorage(url, engine_kwargs=_engine_options(url))
+
+
+def check_storage(url: str | None, directory: Path) -> None:
+    """Check that a storage outside the sweep directory can be reached; nothing is written.
+
+    Args:
+        url, directory: see `open_storage`.
+
+    Raises:
+        ConfigError: the storage can't be reached.
+    """
+    if not is_shared(url):
+        return
+    url = _full_url(url, directory)
+    with _explain_errors(url):
+        if (file := _file_of(url)) is None:
+            create_engine(url, **_engine_options(url)).connect().close()
+        elif not file.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {file.parent}")
+
+
+@contextlib.contextmanager
+def _explain_errors(url: str) -> Iterator[None]:
+    """Raise errors of a `with` block that opens a storage as ConfigError with advice."""
+    try:
+        yield
     except (SQLAlchemyError, ImportError, OSError, RuntimeError) as error:
         advice = "start the server, or choose another storage"
         if _file_of(url) is not None:

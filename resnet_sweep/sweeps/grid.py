@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.experimental.callback import Callback
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -65,6 +66,24 @@ class GridSweeper(Sweeper):
         report_end(self.caller, self.composed)
         if status:
             raise SystemExit(status)
+
+
+class RefuseBasicSweeper(Callback):
+    """Refuses a preset of a sweep that chooses no sweeper.
+
+    Hydra's default sweeper would write a file before it calls this package.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **details: Any) -> None:
+        """Raise SystemExit with a ConfigError, because Hydra ignores other errors of a callback."""
+        if str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+            raise SystemExit(
+                ConfigError(
+                    f"sweep={config.hydra.runtime.choices.get('sweep')} chooses no sweeper: add "
+                    "'override /hydra/sweeper: grid' to the defaults list of this file, or "
+                    "hydra/sweeper=grid to the command"
+                )
+            )
 
 
 @runtime_checkable
@@ -169,6 +188,20 @@ def scale_percentages(
                 text = f"{key}={','.join(map(str, values))}"
         scaled[key] = text
     return [*scaled.values()]
+
+
+def find_repeated(overrides: Sequence[str], loader: ConfigLoader) -> list[str]:
+    """Return the overrides that list a value twice, perhaps in two spellings: `optim.lr=0.1,1e-1`.
+
+    Args:
+        overrides, loader: as in `expand`.
+    """
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    return [
+        str(override.input_line)
+        for override in parsed
+        if override.is_discrete_sweep() and len({*(values := _values(override))}) < len(values)
+    ]
 
 
 def parse_zip(zipped: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:

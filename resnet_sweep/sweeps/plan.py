@@ -45,6 +45,7 @@ from resnet_sweep.runs.signature import (
 )
 from resnet_sweep.sweeps.grid import parse_zip
 from resnet_sweep.sweeps.job import Job
+from resnet_sweep.sweeps.launchers import trains_elsewhere
 from resnet_sweep.sweeps.manifest import JobEntry, Manifest
 from resnet_sweep.sweeps.replication import Replication, Variant
 from resnet_sweep.sweeps.run_cache import RunCache, sign_without_code
@@ -79,8 +80,10 @@ class SweepPlan:
             nothing is compared.
         pairs: lists of keys whose values are paired.
         duplicates: for each skipped job, its overrides and the job that trains the same run.
+        repeated: overrides that list a value twice.
         filtered: number of jobs that `sweep_filter` excludes.
         replication: adds jobs with more seeds; None without `replicates=auto`.
+        elsewhere: whether other machines may train the jobs.
 
     Raises:
         ConfigError: some jobs are invalid, or the directory belongs to another sweep; nothing was
@@ -106,6 +109,7 @@ class SweepPlan:
             self.settings | {name: resolve(master, name) for name in ("metric", "trainer")}
         )
         self.pairs = parse_zip(self.settings["zip"])
+        self.elsewhere = trains_elsewhere(master)
         self.replication = self._replication(level)
         self.manifest = Manifest.read(directory)
         if "study" in (self.manifest.definition.model_extra or {}):
@@ -114,7 +118,8 @@ class SweepPlan:
                 "hydra/sweeper=optuna, or choose another hydra.sweep.dir"
             )
         self.cache = RunCache.default(directory)
-        self.duplicates: list[tuple[str, Job]] = []
+        self.duplicates: list[tuple[list[str], Job]] = []
+        self.repeated: list[str] = []
         self.filtered = 0
         self._entries = {job.signature: job for job in self.manifest.jobs}
         self._known = {job.signature: job.number for job in self.manifest.jobs}
@@ -225,10 +230,11 @@ class SweepPlan:
             smoke_tests=self._smoke_tests,
             directory=self.directory,
             sources=self._sources,
+            elsewhere=self.elsewhere,
         )
         record = planned.record(replace(composed, overrides=overrides))
         if record.signature in self._planned:
-            self.duplicates.append((" ".join(overrides), self._planned[record.signature]))
+            self.duplicates.append((overrides, self._planned[record.signature]))
         elif self.replication is None:
             self._planned[record.signature] = self._create_job(record, config)
         else:
@@ -414,9 +420,15 @@ def track_jobs(jobs: Sequence[Item], done: str) -> Iterator[Item]:
     plain, printed = not console.is_terminal, time.monotonic()
     bar = track(jobs, f"jobs {done}", console=console, transient=True, disable=plain)
     for number, job in enumerate(bar):
-        if plain and time.monotonic() - printed > PLAIN_SECONDS:
-            printed = time.monotonic()
-            console.print(f"{number} of {len(jobs)} jobs {done}")
+        now = time.monotonic()
+        if number == 1:
+            # The first job takes longer, for example because it loads the data.
+            start = now
+        elif plain and number and now - printed > PLAIN_SECONDS:
+            seconds_left = (now - start) / (number - 1) * (len(jobs) - number)
+            if seconds_left > PLAIN_SECONDS:
+                printed = now
+                console.print(f"{number} of {len(jobs)} jobs {done}")
         yield job
 
 

@@ -27,10 +27,12 @@ from resnet_sweep.config.compose import (
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
+from resnet_sweep.output import exit_on_write_error
 from resnet_sweep.runs.record import Record, duration
 from resnet_sweep.runs.signature import differences, is_incidental
 from resnet_sweep.sweeps.grid import expand
 from resnet_sweep.sweeps.job import Job
+from resnet_sweep.sweeps.launchers import trains_elsewhere
 from resnet_sweep.sweeps.plan import SweepPlan
 from resnet_sweep.sweeps.replication import Look
 from resnet_sweep.sweeps.runner import SweepRunner, check_sweep, terminable
@@ -133,7 +135,10 @@ class Question:
         for line in self._describe(answer):
             console.print(line, markup=False)
         if as_json:
-            print(json.dumps(answer), flush=True)
+            try:
+                print(json.dumps(answer), flush=True)
+            except OSError as error:
+                exit_on_write_error(error, NO_VERDICT)
         status: int = answer["exit_status"]
         return status
 
@@ -230,7 +235,8 @@ def _plan(loader: ConfigLoader, config: DictConfig, overrides: list[str]) -> Rec
     """Return the record of the run with some overrides."""
     with composed_job(loader, config, overrides) as composed:
         settings = ComposedConfig.of(composed, composed.hydra)
-        return plan_run(settings.settings).record(settings)
+        planned = plan_run(settings.settings, elsewhere=trains_elsewhere(config))
+        return planned.record(settings)
 
 
 def _condition(baseline: LoadedRun, changed: LoadedRun) -> str:

@@ -46,7 +46,7 @@ from resnet_sweep.runs.run import (
     reset_run,
     write_plan,
 )
-from resnet_sweep.sweeps.grid import expand, parse_zip
+from resnet_sweep.sweeps.grid import expand, find_repeated, parse_zip
 from resnet_sweep.sweeps.job import BROKEN, Job
 from resnet_sweep.sweeps.launchers import Launcher, build_launcher
 from resnet_sweep.sweeps.manifest import (
@@ -93,6 +93,7 @@ def run_sweep(context: HydraContext, config: DictConfig, overrides: Sequence[str
             pairs = parse_zip(sweep_settings(config)["zip"])
             combinations = expand(overrides, pairs, context.config_loader)
             plan = SweepPlan(context.config_loader, config, directory, combinations)
+            plan.repeated = find_repeated(overrides, context.config_loader)
             if config.dry_run:
                 print_plan(plan, config.retry_failed)
                 return 0
@@ -117,7 +118,7 @@ def check_sweep(config: DictConfig) -> None:
         )
     directory = Path(os.path.abspath(config.hydra.sweep.dir))
     for place in (directory, *directory.parents):
-        if place.exists() and not place.is_dir():
+        if os.path.exists(place) and not place.is_dir():
             raise ConfigError(
                 f"hydra.sweep.dir={config.hydra.sweep.dir} can't be a directory, because {place} "
                 "is a file: choose another one"
@@ -175,8 +176,10 @@ class SweepRunner:
         to_train = self.plan.to_train(self.config.retry_failed)
         summary = "\n".join(summarize_plan(self.plan, self.config.retry_failed))
         console.print(summary, markup=False)
-        make_directory(self.directory)
         with contextlib.ExitStack() as stack:
+            # A directory in which nothing was written doesn't stay.
+            stack.callback(remove_empty, missing_folders(self.directory))
+            make_directory(self.directory)
             try:
                 stack.enter_context(self._locked())
                 self._prepare_directory(to_train)

@@ -129,12 +129,20 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
         yield f"  {' and '.join(map(safe_text, keys))} are paired"
     if plan.filtered:
         yield f"  {pluralize(plan.filtered, 'job')} excluded by sweep_filter"
-    for overrides, job in plan.duplicates[:MAX_DUPLICATES]:
+    duplicates = [
+        (overrides, job)
+        for overrides, job in plan.duplicates
+        if not plan.repeated or overrides != job.planned.overrides
+    ]
+    if repeated := len(plan.duplicates) - len(duplicates):
+        listed = ", ".join(map(safe_text, plan.repeated))
+        yield f"  {pluralize(repeated, 'job')} skipped, because a value is listed twice: {listed}"
+    for overrides, job in duplicates[:MAX_DUPLICATES]:
         kind = " (the baseline)" if baseline and baseline.matches(run_fields(job.run)) else ""
-        yield f"  {safe_text(overrides)} trains the same as job {job.number}{kind} and is skipped"
-    if len(plan.duplicates) > MAX_DUPLICATES:
-        more = len(plan.duplicates) - MAX_DUPLICATES
-        yield f"  and {pluralize(more, 'more duplicate')}"
+        text = safe_text(" ".join(overrides))
+        yield f"  {text} trains the same as job {job.number}{kind} and is skipped"
+    if len(duplicates) > MAX_DUPLICATES:
+        yield f"  and {pluralize(len(duplicates) - MAX_DUPLICATES, 'more duplicate')}"
     reused = Counter(os.path.dirname(job.run.name) for job in jobs if job.reused)
     for place, count in reused.items():
         yield f"  {pluralize(count, 'job')} already finished in {safe_text(place)}, reused"
@@ -184,6 +192,15 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
         yield (
             f"  {pluralize(len(to_train), 'job')} to train, about {duration(seconds)} one after "
             "another, estimated from earlier runs"
+        )
+    if plan.elsewhere and any(
+        job.planned.precision == "float32"
+        and job.planned.config["trainer"].get("precision") == "auto"
+        for job in to_train
+    ):
+        yield (
+            "  precision: float32, chosen for this machine; if the jobs run on GPUs that are "
+            "faster with bfloat16, set trainer.precision=bfloat16"
         )
     if plan.replication is not None:
         yield from _describe_largest_cost(plan, plan.replication, to_train)

@@ -81,14 +81,19 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
-def resolve_precision(name: str, device: torch.device) -> str:
+def resolve_precision(name: str, device: torch.device, elsewhere: bool = False) -> str:
     """Resolve `trainer.precision` on a device to "float32" or "bfloat16".
+
+    Args:
+        name: the setting.
+        device: a device of this machine.
+        elsewhere: whether another machine, with unknown devices, trains the run.
 
     Raises:
         ConfigError: the device only emulates bfloat16, which is many times slower.
     """
     fast = has_fast_bfloat16(device)
-    if name == "bfloat16" and not fast:
+    if name == "bfloat16" and not fast and not elsewhere:
         raise ConfigError(
             f"trainer.precision=bfloat16 would be emulated on this {device.type}, which is many "
             "times slower than float32: choose float32, or auto"

@@ -21,9 +21,20 @@ def evaluate_metric(metric: ValidationMetric, logits: Tensor, labels: Tensor) ->
 
 @dataclass(frozen=True)
 class TopK:
-    """Percentage of the images whose label is among the k largest logits."""
+    """Percentage of the images whose label is among the k largest logits.
+
+    Raises:
+        ValueError: with so few classes, the value would always be 100%.
+    """
 
     k: Count = 5
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_classes is not None and self.k >= self.num_classes:
+            raise ValueError(
+                f"k={self.k} is always 100% for {self.num_classes} classes: choose a smaller k"
+            )
 
     def __call__(self, logits: Tensor, labels: Tensor) -> float:
         return accuracy(logits, labels, self.k)

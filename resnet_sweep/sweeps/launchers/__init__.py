@@ -22,6 +22,9 @@ from resnet_sweep.config.command import path_override
 from resnet_sweep.config.instantiate import execution_whitelist
 from resnet_sweep.errors import ConfigError, one_line
 
+# Hydra's launchers, and those of this package, whose jobs run on this machine.
+_ON_THIS_MACHINE = ("basic", "joblib", "pool")
+
 # Called with a directory, possibly in another process.
 Work = Callable[[Path], Any]
 # Called in the launching process when the work in a directory has ended; the text is the reason if
@@ -102,6 +105,11 @@ def work_in_output_dir(work: Work, folder: str, config: DictConfig) -> None:
     # Back to the folder of the command, which hydra.job.chdir has left.
     os.chdir(folder)
     work(Path(HydraConfig.get().runtime.output_dir))
+
+
+def trains_elsewhere(config: DictConfig) -> bool:
+    """Return whether the jobs of a sweep or a study may run on other machines."""
+    return config.hydra.runtime.choices["hydra/launcher"] not in _ON_THIS_MACHINE
 
 
 def build_launcher(

@@ -38,6 +38,9 @@ PARAMETERS_PER_REQUEST = 100
 
 log = logging.getLogger(__name__)
 
+# MLflow logs that it creates the tables of a new store.
+logging.getLogger("mlflow.store.db").setLevel(logging.WARNING)
+
 
 class MLflow(Callback):
     """Logs a run's settings, the metrics of each epoch, and its files to an MLflow store.
