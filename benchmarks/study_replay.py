@@ -18,6 +18,7 @@ from optuna.trial import Trial, TrialState
 
 from benchmarks.recorded_curves import RECORDED, Curves
 from resnet_sweep.compare.objective import Objective
+from resnet_sweep.studies.plan import NAME
 from resnet_sweep.studies.promotion import PausedTrials, promoted_share
 from resnet_sweep.studies.search_space import build_pruner
 from resnet_sweep.studies.storage import set_up_optuna
@@ -107,7 +108,10 @@ class ReplayedStudy:
         self, pruner: BasePruner, folder: Path, curves: Sequence[Curve], target: float
     ) -> int | None:
         storage = optuna.storages.InMemoryStorage()
-        study = optuna.create_study(storage=storage, direction="maximize", pruner=pruner)
+        # Hyperband assigns a trial to a bracket by the name of the study.
+        study = optuna.create_study(
+            storage=storage, study_name=NAME, direction="maximize", pruner=pruner
+        )
         paused = None
         if self.promote:
             paused = PausedTrials(Objective().gain, promoted_share(self.node))
