@@ -111,6 +111,8 @@ class Record:
         notes: remarks that a reader of the results needs, one sentence each.
         digests: digests of the metrics files, to detect changed files.
         heartbeat: the process that trains the run; None if there is none.
+        reused_from: the directory, as an absolute path, in which the run was trained if a sweep or a
+            study reuses it; None if it was trained in its own directory.
         digest: digest of the other keys of `run.json`.
     """
 
@@ -143,6 +145,7 @@ class Record:
     notes: list[str] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     heartbeat: Heartbeat | None = None
+    reused_from: str | None = None
     digest: str | None = None
 
     @classmethod

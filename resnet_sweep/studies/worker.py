@@ -18,12 +18,11 @@ from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.jobs import train_planned
 from resnet_sweep.runs.lock import is_held
 from resnet_sweep.runs.metrics import LayerNorms, Row, read_metrics
-from resnet_sweep.runs.record import ENDED, Record
+from resnet_sweep.runs.record import ENDED, PENDING, Record
 from resnet_sweep.studies.plan import StudyPlan, TrialRun
 from resnet_sweep.studies.storage import STORAGE_ERRORS
 from resnet_sweep.studies.trial_queue import (
     REASON,
-    REUSED_RUNS,
     STATE,
     TrialLock,
     TrialQueue,
@@ -196,7 +195,7 @@ class StudyWorker:
             callback = None
             if single and not values:
                 callback = PruningCallback(trial, self.objectives[0], epochs, reported)
-            trained = self._train_run(trial, run, lock, callback)
+            trained = self._train_run(run, lock, callback)
             record = trained.record
             if record.state in ("diverged", "pruned"):
                 # Optuna doesn't support pruned trials with several objectives.
@@ -220,7 +219,7 @@ class StudyWorker:
         return TrialEnd(TrialState.COMPLETE, state, values=means)
 
     def _train_run(
-        self, trial: Trial, run: TrialRun, lock: TrialLock, callback: PruningCallback | None
+        self, run: TrialRun, lock: TrialLock, callback: PruningCallback | None
     ) -> LoadedRun:
         """Train a run of a trial, or reuse a finished one.
 
@@ -230,28 +229,22 @@ class StudyWorker:
             Interrupted, StorageInternalError, SQLAlchemyError, OSError: as in `work_on`.
         """
         directory = run.directory
-        if self.cache is not None and not (directory / "run.json").exists():
-            found = self.cache.find_complete(run.planned.signature)
-            # A damaged run may have no metrics.
-            if found is not None and None not in [goal.value(found) for goal in self.objectives]:
-                if callback is not None:
-                    callback.report(found.metrics.rows)
-                directories = [
-                    *trial.user_attrs.get(REUSED_RUNS, []),
-                    str(found.directory.absolute()),
-                ]
-                # A killed worker may have stored the same directory.
-                trial.set_user_attr(REUSED_RUNS, [*dict.fromkeys(directories)])
-                return found
         reason = ""
         try:
-            run.write()
+            found = self._find_complete(run)
+            if found is None:
+                run.write()
+            else:
+                run.reuse(found)
+            # A run that has ended, such as a reused one, isn't trained.
             train_planned(directory, self.stop, run.planned, [] if callback is None else [callback])
         except (ConfigError, OSError) as error:
             reason = one_line(error)
         trained = load_run(directory, relative_path(directory))
         if isinstance(trained, LoadedRun):
             if trained.record.state in ENDED and not reason:
+                if callback is not None and not callback.rows:
+                    callback.report(trained.metrics.rows)
                 return trained
             reason = reason or trained.record.reason or f"its run is {trained.record.state}"
         else:
@@ -262,6 +255,15 @@ class StudyWorker:
         if _is_held(directory) or not lock.is_owned():
             raise TrialTakenOver
         raise TrialFailed(reason)
+
+
+    def _find_complete(self, run: TrialRun) -> LoadedRun | None:
+        """Return a complete run that a run of a trial can reuse, if it hasn't started."""
+        # A worker that is killed while it copies a reused run leaves a pending run.
+        is_new = not (run.directory / "run.json").exists()
+        if self.cache is None or not (is_new or load_run(run.directory, "").state == PENDING):
+            return None
+        return self.cache.find_complete(run.planned.signature)
 
 
 def _is_held(directory: Path) -> bool:
