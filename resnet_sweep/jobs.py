@@ -21,6 +21,7 @@ from resnet_sweep.runs.run import Run, mark_failed
 from resnet_sweep.training.callbacks import Callback, Pruned
 from resnet_sweep.training.callbacks.plots import Plots
 from resnet_sweep.training.callbacks.progress import GradientWarnings, LogFileHandler, ProgressLog
+from resnet_sweep.training.callbacks.usage import ResourceUsage
 from resnet_sweep.training.device import configure, set_threads
 from resnet_sweep.training.signals import Interrupted, StopSignal, exit_status
 from resnet_sweep.training.trainer import Diverged, Trainer, steps_per_epoch
@@ -122,6 +123,7 @@ def train(
         log.info("%s", describe_run(planned, run.record, run.directory))
         active += [
             ProgressLog(run, training, bar),
+            ResourceUsage(run, planned.device),
             GradientWarnings(),
             # Before the loggers, which may upload the plots.
             Plots(),
@@ -250,6 +252,8 @@ def summarize_run(record: Record, directory: Path) -> str:
             ("Time", format_duration(record.seconds)),
         ]
     lines += [("Note", note) for note in record.notes]
+    if record.reused_from is not None:
+        lines.append(("Reused from", relative_path(Path(record.reused_from))))
     lines.append(("Run directory", relative_path(directory)))
     return "\n".join(f"  {name + ':':27}{value}" for name, value in lines)
 

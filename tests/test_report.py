@@ -875,6 +875,8 @@ class TestCommand:
             (["sweep", "logged_run_1", "logged_run_2", "-o", "log.md"], ["8"]),
             (["sweep", "-o", "missing/report.html"], ["missing/report.html", "-o"]),
             (["logged_run_1"], ["logged_run_1", "-o"]),
+            (["sweep", "--reference", "logged_run_3"], ["logged_run_3", "logged_run_1"]),
+            (["sweep/0", "-o", "log.md", "--reference", "logged_run_1"], ["--reference"]),
             (["broken", "-o", "log.md"], ["broken", "run.json"]),
         ],
     )

@@ -54,7 +54,7 @@ _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.
 # A process that is killed before it writes the record leaves these files.
 _FIRST_FILES = frozenset({RUN_LOCK, "train.log"})
 # Fields of the record that a resumed run keeps.
-_KEPT_FIELDS = ("started", "best", "final", "gap", "seconds", "parameters")
+_KEPT_FIELDS = ("started", "best", "final", "gap", "seconds", "usage", "parameters")
 
 
 class LockLostError(RuntimeError):
@@ -224,7 +224,8 @@ def copy_results(source: Path, directory: Path, record: Record) -> None:
             )
         events = (source / "tensorboard").glob("events.*")
         for path in (*(source / name for name in METRICS_FILES), *events):
-            if path.is_file():
+            # A link in another person's directory may name any file.
+            if path.is_file() and not path.is_symlink():
                 copy = directory / path.relative_to(source)
                 copy.parent.mkdir(exist_ok=True)
                 write_atomically(copy, path.read_bytes(), durable=False)

@@ -25,6 +25,7 @@ from resnet_sweep.console import console
 from resnet_sweep.errors import one_line
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.studies.plan import StudyPlan
+from resnet_sweep.studies.progress import StudyProgress
 from resnet_sweep.studies.results import StudyResults
 from resnet_sweep.studies.storage import STORAGE_ERRORS, set_up_optuna
 from resnet_sweep.studies.study import check_directory, open_study
@@ -135,7 +136,7 @@ class StudySession:
         stop = StopSignal().listen()
         worker = StudyWorker(self.plan, self.queue, stop, self._print_trial)
         try:
-            with self._reporting(stop):
+            with self._reporting(stop), self._progress():
                 while not (self.queue.is_done() or self._too_many_failures()):
                     stop.raise_if_stopped()
                     lock = self.queue.take()
@@ -158,7 +159,7 @@ class StudySession:
             if reason is not None:
                 problems.append(f"worker {directory.name}: {safe_text(reason)}")
 
-        with self._reporting(), terminable():
+        with self._reporting(), terminable(), self._progress():
             content = json.dumps(worker_config(self.plan.config), indent=1).encode()
             for directory in directories:
                 directory.mkdir(parents=True, exist_ok=True)
@@ -184,6 +185,9 @@ class StudySession:
         for line in problems:
             console.print(line, markup=False)
         return self._print_end()
+
+    def _progress(self) -> StudyProgress:
+        return StudyProgress(self.queue, self.plan.objectives[0])
 
     def _too_many_failures(self) -> str:
         """Return why the study ends early; the text is empty if it doesn't."""

@@ -60,6 +60,10 @@ function duration(seconds) {
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
 }
 
+function mebibytes(value) {
+  return typeof value === "number" ? `${Math.round(value).toLocaleString("en")} MiB` : "";
+}
+
 // A time without its seconds.
 function formatTime(time) {
   return time ? time.slice(0, 16).replace("T", " ") : "";
