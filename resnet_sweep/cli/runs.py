@@ -11,17 +11,22 @@ the best and the final validation accuracy.
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
 
 from rich.text import Text
 
-from resnet_sweep.compare.collection import find_runs
+from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
-from resnet_sweep.compare.format import safe_text
+from resnet_sweep.compare.format import pluralize, safe_text
+from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.objective import read_reference
 from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.compare.runs_table import RunsTable
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
+from resnet_sweep.runs.lock import in_use_error, is_held
+from resnet_sweep.runs.run import delete_run
 
 # Where runs are written by default.
 DEFAULT_DIRECTORIES = ("outputs", "multirun")
@@ -72,6 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
     form.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--delete",
+        action="store_true",
+        help="delete the directories of these runs, after printing the table and asking; needs DIR "
+        "or --filter",
+    )
+    parser.add_argument("--yes", action="store_true", help="delete without asking")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -89,6 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
         if ranked and getattr(arguments, option):
             given = "--nearest-to" if arguments.baseline is None else "--baseline"
             raise ConfigError(f"{given} prints a ranked table: leave out --{option}")
+    _check_delete(arguments, ranked)
     runs_table = RunsTable(
         find_runs(directories),
         only=FilterExpression(arguments.filter) if arguments.filter is not None else None,
@@ -126,6 +139,55 @@ def run(arguments: argparse.Namespace) -> None:
         for run in runs_table.broken:
             text.append(f"\n  {safe_text(run.name)}: {safe_text(run.error)}")
     console.print(text)
+    if arguments.delete and runs:
+        _delete(runs, arguments.yes)
+
+
+def _check_delete(arguments: argparse.Namespace, ranked: bool) -> None:
+    if arguments.yes and not arguments.delete:
+        raise ConfigError("--yes belongs to --delete: add --delete, or leave --yes out")
+    if not arguments.delete:
+        return
+    if ranked or arguments.csv or arguments.json:
+        raise ConfigError(
+            "--delete prints the table of the runs: leave out --baseline, --nearest-to, --csv and "
+            "--json"
+        )
+    if not (arguments.directories or arguments.filter):
+        raise ConfigError(
+            "--delete would delete all runs in outputs and multirun: name directories, or choose "
+            "runs with --filter"
+        )
+    if not (arguments.yes or (sys.stdin.isatty() and console.is_terminal)):
+        raise ConfigError("--delete asks before it deletes, but this isn't a terminal: add --yes")
+
+
+def _delete(runs: Sequence[LoadedRun], confirmed: bool) -> None:
+    """Delete runs, after asking unless it is confirmed.
+
+    Raises:
+        ConfigError: a run is being trained or is part of the package, and nothing was deleted; or a
+            file can't be deleted.
+    """
+    for run in runs:
+        if run.directory.parent == LOGGED_RUNS:
+            raise ConfigError(f"{run.name} is part of the package: leave it out")
+        if is_held(run.directory, run.record.heartbeat):
+            raise in_use_error(run.directory, run.record.heartbeat)
+    size = sum(path.lstat().st_size for run in runs for path in run.directory.rglob("*"))
+    question = f"Delete {pluralize(len(runs), 'run')} ({size / 2**20:,.1f} MiB)? [y/N] "
+    if not (confirmed or input(question).strip().lower() in ("y", "yes")):
+        console.print("nothing was deleted")
+        return
+    for run in runs:
+        try:
+            delete_run(run.directory)
+        except OSError as error:
+            raise ConfigError(
+                f"{safe_text(str(run.directory))} can't be deleted ({error.strerror}): make it "
+                "writable, and repeat the command"
+            ) from error
+    console.print(f"deleted {pluralize(len(runs), 'run')}", markup=False)
 
 
 def _keys(text: str) -> list[str]:

@@ -65,6 +65,16 @@ class Group:
         """The number of runs that were trained in another directory."""
         return sum(run.record.reused_from is not None for run in self.runs)
 
+    @cached_property
+    def tags(self) -> list[str]:
+        """The tags of all runs, sorted."""
+        return sorted({tag for run in self.runs for tag in run.annotation.tags})
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """The different notes in the annotations of the runs."""
+        return [*dict.fromkeys(run.annotation.note for run in self.runs if run.annotation.note)]
+
     @property
     def unstable(self) -> bool:
         """Whether there is a seed with a diverged run and without a counted run.

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from resnet_sweep.compare.safe_read import read_record, read_rows
+from resnet_sweep.compare.safe_read import read_annotation, read_record, read_rows
 from resnet_sweep.errors import InvalidFileError
+from resnet_sweep.runs.annotation import Annotation
 from resnet_sweep.runs.metrics import FurtherMetric, Row, further_metrics
 from resnet_sweep.runs.record import Record, is_fresh
 from resnet_sweep.runs.signature import INIT_FROM, effective_settings, flatten
@@ -54,6 +55,11 @@ class LoadedRun:
         if complete and "metrics.csv" in self.record.altered(self.directory):
             return Metrics([], "metrics.csv was changed after the run wrote it")
         return Metrics(rows, error)
+
+    @cached_property
+    def annotation(self) -> Annotation:
+        """The tags and the note of the run, read at the first access."""
+        return read_annotation(self.directory)
 
     @cached_property
     def config(self) -> dict[str, Any]:

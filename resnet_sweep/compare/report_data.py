@@ -131,6 +131,8 @@ def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
         "cpu_share": round_digits(record.cpu_share, OUTCOME_DIGITS),
         "memory": record.usage and record.usage["peak_memory_mib"],
         "gpu_memory": record.usage and record.usage["peak_gpu_memory_mib"],
+        "tags": ", ".join(run.annotation.tags),
+        "note": safe_text(run.annotation.note),
         "reused_from": record.reused_from and safe_text(record.reused_from),
         "parameters": record.parameters,
         "best": _outcome(record.best),

@@ -78,6 +78,8 @@ COLUMNS: dict[str, Column] = {
         lambda run: run.record.cpu_share,
         lambda share: format_number(share and share.mean, 0, "%"),
     ),
+    "tags": Column("tags", lambda group: group.tags, lambda tags: ", ".join(tags)),
+    "note": Column("note", lambda group: "; ".join(group.notes), safe_text),
 }
 # The share of the CPU time is printed if it can explain why some runs took longer than others: if
 # a run took longer than this, and the smallest share is less than this part of the largest one.
@@ -164,8 +166,9 @@ class RunsTable:
         selected = dict(self.columns)
         if all(len(group.runs) == 1 for group in self.groups):
             del selected["n"]
-        if not any(group.reused for group in self.groups):
-            del selected["reused"]
+        for name in ("reused", "tags", "note"):
+            if not any(selected[name].value(group) for group in self.groups):
+                del selected[name]
         if not self._differ_in_cpu_share():
             del selected["cpu_share"]
         outcomes = [column.cells(self.groups) for column in selected.values()]

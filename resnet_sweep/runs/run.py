@@ -292,11 +292,33 @@ def reset_run(directory: Path, record: Record) -> None:
 def remove_results(directory: Path) -> None:
     """Remove everything from a run directory that the training of the run wrote."""
     for name in RUN_RESULTS:
-        path = directory / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(directory / name)
+
+
+def delete_run(directory: Path) -> None:
+    """Remove a run directory with all its files.
+
+    The record is removed last. If the process is killed before that, the run is still found, and
+    can be deleted again.
+
+    Raises:
+        ConfigError: another process uses the run.
+        OSError: a file can't be removed.
+    """
+    with _locked(directory, Record.read(directory)):
+        for path in directory.iterdir():
+            if path.name not in (NAME, RUN_LOCK):
+                _remove(path)
+        _remove(directory / NAME)
+    directory.rmdir()
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder with its files, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def find_record(directory: Path, record: Record) -> Record | None:

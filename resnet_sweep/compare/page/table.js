@@ -49,6 +49,9 @@ const columns = [
     numeric: true,
     outcome: true,
   },
+  ...["tags", "note"]
+    .filter((name) => ownRuns.some((run) => run[name]))
+    .map((name) => ({ id: name, name, value: (run) => run[name], className: "value" })),
   ...(differInCpuShare()
     ? [
         {
@@ -380,6 +383,8 @@ function details(run) {
     ["peak memory", mebibytes(run.memory)],
     ["peak GPU memory", mebibytes(run.gpu_memory)],
     ["reused from", run.reused_from],
+    ["tags", run.tags],
+    ["note", run.note],
     ...Object.entries(run.environment).map(([name, value]) => [name, formatValue(value)]),
   ].filter(([, value]) => value);
   const settings = Object.keys(run.settings)
