@@ -65,7 +65,6 @@ COLUMNS: dict[str, Column] = {
     "state": Column("state", lambda group: group.state, safe_text),
     "started": Column("started", lambda group: group.runs[0].record.started, _minute),
     "n": Column("n", lambda group: len(group.counted), str),
-    "reused": Column("reused", lambda group: group.reused, str),
     "best": _statistic("best", lambda run: run.best_accuracy, _accuracy),
     "final": _statistic("final", lambda run: run.final_accuracy, _accuracy),
     "seconds": _statistic(
@@ -78,6 +77,7 @@ COLUMNS: dict[str, Column] = {
         lambda run: run.record.cpu_share,
         lambda share: format_number(share and share.mean, 0, "%"),
     ),
+    "reused": Column("reused", lambda group: group.reused, str),
     "tags": Column("tags", lambda group: group.tags, lambda tags: ", ".join(tags)),
     "note": Column("note", lambda group: "; ".join(group.notes), safe_text),
 }
