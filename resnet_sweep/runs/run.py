@@ -247,7 +247,8 @@ def weights_directory(directory: Path, record: Record) -> Path:
     if found != record.signature:
         raise ConfigError(
             f"{directory} has no weights: its run was reused from {source}, which no longer "
-            "contains that run: restore it, or train the job with reuse=false"
+            "contains that run: restore it, name another run, or train the job of the sweep with "
+            "reuse=false"
         )
     return source
 
@@ -310,7 +311,7 @@ def delete_run(directory: Path) -> None:
             if path.name not in (NAME, RUN_LOCK):
                 _remove(path)
         _remove(directory / NAME)
-    directory.rmdir()
+    _remove(directory)
 
 
 def _remove(path: Path) -> None:

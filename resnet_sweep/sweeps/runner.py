@@ -276,7 +276,7 @@ class SweepRunner:
             # sweep.json lists a job before the directory of the job exists.
             self.save()
             self._write_all([job for job in added if job.source is not None])
-            error = self._train([job for job in added if not job.ended])
+            error = self._train([job for job in added if job.from_scratch or not job.ended])
         return error
 
     def _train(self, jobs: Sequence[Job]) -> str | None:
