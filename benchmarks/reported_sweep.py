@@ -34,9 +34,7 @@ class ReportedSweep:
     def __init__(self, top: Path, folder: str, output: Path) -> None:
         self.top, self.folder, self.output = top, folder, output
         jobs = Manifest.read(top / folder).jobs
-        loaded = [
-            load_run(top / folder / job.directory, f"{folder}/{job.number}") for job in jobs
-        ]
+        loaded = [load_run(top / folder / job.directory, f"{folder}/{job.number}") for job in jobs]
         self.jobs = len(jobs)
         self.runs = [
             run

@@ -52,7 +52,7 @@ def test_a_sweep_keeps_the_results_of_a_run_that_it_reuses(
         assert path.read_bytes() == (earlier / path.relative_to(job)).read_bytes()
     original, copy = read(earlier), read(job)
     assert copy["reused_from"] == str(earlier) and original["reused_from"] is None
-    assert copy["overrides"] == [*ONE_STEP, "seed=1"]
+    assert copy["overrides"][-1] == "seed=1"
     own = {"config", "choices", "overrides", "hydra_flags", "reused_from", "digest"}
     assert {name: copy[name] for name in copy.keys() - own} == {
         name: original[name] for name in original.keys() - own
@@ -191,9 +191,7 @@ def test_a_copy_that_was_killed_is_made_again_or_removed(
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "run.json"])
-def test_a_run_that_was_altered_is_not_reused(
-    call: Command, earlier: Path, name: str
-) -> None:
+def test_a_run_that_was_altered_is_not_reused(call: Command, earlier: Path, name: str) -> None:
     path = earlier / name
     path.write_text(path.read_text().replace("1", "2"))
     jobs = dry_run_jobs(call(main, *SWEEP, "dry_run=true").stdout)

@@ -47,8 +47,10 @@ def test_cpu_time_is_compared_with_the_time_of_the_cores(tmp_path: Path) -> None
         usage = measure(tmp_path / name, Record("a", threads=threads), compute)
         elapsed = time.monotonic() - started
         assert 0.29 <= usage["cpu_seconds"] <= 0.5
-        assert usage["cpu_seconds"] / threads <= usage["core_seconds"] + 0.05 <= threads * (
-            elapsed + 0.05
+        assert (
+            usage["cpu_seconds"] / threads
+            <= usage["core_seconds"] + 0.05
+            <= threads * (elapsed + 0.05)
         )
         share = Record.read(tmp_path / name).cpu_share
         assert share == pytest.approx(100 * usage["cpu_seconds"] / usage["core_seconds"])

@@ -88,9 +88,7 @@ def write_report(
     return output
 
 
-def _references(
-    runs: Sequence[LoadedRun | BrokenRun], names: Sequence[str]
-) -> Sequence[LoadedRun]:
+def _references(runs: Sequence[LoadedRun | BrokenRun], names: Sequence[str]) -> Sequence[LoadedRun]:
     """Return the reference runs of a page, without those that are among its own runs."""
     own = {os.path.realpath(run.directory) for run in runs}
     found = [read_run(name) for name in names]

@@ -126,8 +126,8 @@ class Record:
         notes: remarks that a reader of the results needs, one sentence each.
         digests: digests of the metrics files, to detect changed files.
         heartbeat: the process that trains the run; None if there is none.
-        reused_from: the directory, as an absolute path, in which the run was trained if a sweep or a
-            study reuses it; None if it was trained in its own directory.
+        reused_from: the directory in which the run was trained, as an absolute path, if a sweep or
+            a study reuses it; None if it was trained in its own directory.
         digest: digest of the other keys of `run.json`.
     """
 

@@ -96,9 +96,7 @@ class Run:
                         "warning: changed after the run wrote them: %s; the run %s to write them "
                         "again",
                         ", ".join(earlier.altered(directory)),
-                        "is trained"
-                        if earlier.reused_from
-                        else "resumes from its last checkpoint",
+                        "is trained" if earlier.reused_from else "resumes from its last checkpoint",
                     )
                 # A reused run has no checkpoint, so it starts from the first epoch.
                 if earlier.reused_from is None:

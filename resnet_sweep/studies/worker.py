@@ -256,7 +256,6 @@ class StudyWorker:
             raise TrialTakenOver
         raise TrialFailed(reason)
 
-
     def _find_complete(self, run: TrialRun) -> LoadedRun | None:
         """Return a complete run that a run of a trial can reuse, if it hasn't started."""
         # A worker that is killed while it copies a reused run leaves a pending run.

@@ -150,8 +150,7 @@ class SweepPlan:
         return [
             job
             for job in self.jobs
-            if job.from_scratch
-            or not (job.ended or (not retry_failed and job.state == "failed"))
+            if job.from_scratch or not (job.ended or (not retry_failed and job.state == "failed"))
         ]
 
     @property
