@@ -109,7 +109,8 @@ class TestDocument:
         for path in top.glob("*/run.json"):
             record = json.loads(path.read_text())
             if record["choices"]["experiment"] == "logged_run_1":
-                path.write_text(json.dumps(record | {"reused_from": "/gpu/readings/0"}))
+                changes = {"signature": path.parent.name, "reused_from": "/gpu/readings/0"}
+                path.write_text(json.dumps(record | changes))
         assert section(write(), "gpu/recommended") == expected
 
     def test_recommendations_with_diverged_seeds_are_unstable(self, tmp_path, write) -> None:

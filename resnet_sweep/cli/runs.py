@@ -26,7 +26,6 @@ from resnet_sweep.compare.runs_table import RunsTable
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.lock import in_use_error, is_held
-from resnet_sweep.runs.run import delete_run
 
 # Where runs are written by default.
 DEFAULT_DIRECTORIES = ("outputs", "multirun")
@@ -169,6 +168,9 @@ def _delete(runs: Sequence[LoadedRun], confirmed: bool) -> None:
         ConfigError: a run is being trained or is part of the package, and nothing was deleted; or a
             file can't be deleted.
     """
+    # Imported here because YAML takes a moment, and the table doesn't need it.
+    from resnet_sweep.runs.run import delete_run
+
     for run in runs:
         if run.directory.parent == LOGGED_RUNS:
             raise ConfigError(f"{run.name} is part of the package: leave it out")
