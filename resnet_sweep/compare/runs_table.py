@@ -208,6 +208,8 @@ class RunsTable:
             if column.is_statistic:
                 columns.append([name, *(value and value.mean for value in values)])
                 columns.append([f"{name}_sd", *(value and value.sd for value in values)])
+            elif name == "tags":
+                columns.append([name, *map(column.format, values)])
             else:
                 columns.append([name, *values])
         columns = [[MISSING if value is None else value for value in column] for column in columns]
