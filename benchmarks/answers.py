@@ -18,6 +18,8 @@ from optuna.trial import TrialState
 
 from benchmarks.best_recipe import effects
 from benchmarks.command_line import make_parser
+from benchmarks.recorded_curves import Curves
+from benchmarks.recorded_curves import answers as recorded_answers
 from benchmarks.reported_sweep import LOGGED, REFERENCES, ReportedSweep, logged_until
 from resnet_sweep.compare.comparison import SUMMARY_METRICS
 from resnet_sweep.compare.diff_columns import MISSING, variants
@@ -102,18 +104,23 @@ def candidates(sweep: ReportedSweep) -> Iterator[str]:
 def open_settings(sweep: ReportedSweep) -> Iterator[str]:
     """Yield a table with the effect of each setting that the log doesn't state on the distance.
 
-    The candidates are all combinations of two values of each setting, so each effect is estimated
+    The candidates are all combinations of the values of each setting, so each effect is estimated
     from all runs. There is no table before all runs are complete.
     """
-    varied = variants(sweep.runs)
+    # The first value of a setting is compared with each of its other values.
+    compared = [
+        (key, values, other)
+        for key, values in variants(sweep.runs).items()
+        for number, other in enumerate(values)
+        if other not in values[:number] and number
+    ]
     complete = [run for run in sweep.runs if run.state in COMPLETE]
-    if len(complete) < sweep.jobs or sweep.jobs < len(varied) + 2:
+    if len(complete) < sweep.jobs or sweep.jobs < len(compared) + 2:
         return
-    switches = np.array([[value == values[0] for value in values] for values in varied.values()]).T
-    others = [next(value for value in values if value != values[0]) for values in varied.values()]
+    switches = np.array([[value != other for value in values] for _, values, other in compared]).T
     columns = [
-        ["", *(f"{key}={safe_text(values[0])}" for key, values in varied.items())],
-        ["instead of", *map(safe_text, others)],
+        ["", *(f"{key}={safe_text(values[0])}" for key, values, _ in compared)],
+        ["instead of", *(safe_text(other) for *_, other in compared)],
     ]
     for reference in REFERENCES:
         objective = Objective("distance_to_reference", reference)
@@ -157,6 +164,19 @@ def study(sweep: ReportedSweep) -> Iterator[str]:
         shares = ", ".join(f"`{key}` {share:.0%}" for key, share in importances.items())
         yield f"Importance among the finished trials, by Optuna's functional ANOVA: {shares}.\n"
     yield from code_block([header, *lines[:MAX_TRIALS]])
+
+
+def recorded() -> Iterator[str]:
+    """Yield the section about the recorded runs, which are part of the repository."""
+    curves = Curves.read()
+    yield "### Sixteen variants of a short training\n"
+    yield f"`python -m benchmarks.recorded_curves --train DIRECTORY --seeds {len(curves.seeds)}`\n"
+    yield (
+        "These runs train `resnet8v2` on 2,500 images for 12 epochs in batches of 32, and are "
+        "validated on 2,500 other training images. Their curves are in "
+        "`benchmarks/data/recorded_curves.csv.gz`.\n"
+    )
+    yield f"{recorded_answers(curves)}\n"
 
 
 def recipe_rank(ranking: Ranking, name: str) -> Iterator[str]:
@@ -244,19 +264,23 @@ def lengths(sweep: ReportedSweep) -> Iterator[str]:
     yield from sweep.plot_curves(name_groups(groups))
 
 
+# The question that the recorded runs answer, too.
+RECORDED_QUESTION = "Which recommendations help?"
+
 SECTIONS = {
     "What were run 1 and run 2?": (
-        ("gpu/readings", "Both readings of the architecture", readings),
+        ("gpu/readings", "The readings of the architecture", readings),
         ("gpu/identify", "Candidates for the settings that the log doesn't state", candidates),
         ("cpu/first_epochs", "The first epochs of both readings", readings),
     ),
-    "Which recommendations help?": (
+    RECORDED_QUESTION: (
         ("gpu/recommended", "The log's network and length", recommendations),
         ("cpu/recommended", "A smaller network, fewer images and epochs", recommendations),
         ("cpu/study", "A search for learning rate, weight decay and dropout", study),
     ),
     "How accurate does the architecture get?": (
         ("gpu/best", "The best recipe", best),
+        ("gpu/how_long", "The accuracy over the length", lengths),
         ("gpu/lengths", f"The time to {TARGET:.2f}%", lengths),
     ),
 }
@@ -279,6 +303,8 @@ def write(top: Path, output: Path) -> None:
                 parts += [*sweep.provenance(), *write_section(sweep)]
             else:
                 parts.append(f"Not run yet. `benchmarks/answers.sh {sweep.part}` runs it.\n")
+        if question == RECORDED_QUESTION:
+            parts += recorded()
     if not has_runs:
         directory = safe_text(str(top))
         raise ConfigError(

@@ -9,9 +9,10 @@
 #
 # DIRECTORY is relative to the clone (default: multirun/answers). Environment variables:
 #
-#   SECONDS_AT_MOST=570    time limit (default: a week)
-#   OVERRIDES="..."        overrides of all runs, for example hydra.launcher.jobs_per_gpu=2, which
-#                          makes each run slower, and so the times of gpu/lengths longer
+#   SECONDS_AT_MOST=540    time limit (default: a week)
+#   JOBS_PER_GPU=4         number of runs that share a GPU (default: 1); gpu/lengths, which measures
+#                          times, always trains one after another
+#   OVERRIDES="..."        overrides of all runs
 #   RECIPE="..."           overrides of the best recipe (default: benchmarks.best_recipe finds them)
 #   TRIALS=30              number of trials in the study
 #   PYTHON=python          Python interpreter
@@ -27,40 +28,13 @@ cd "$(dirname "$0")/.." || exit
 part=${1:-}
 directory=${2:-multirun/answers}/$part
 python=${PYTHON:-python}
-seconds_at_most=${SECONDS_AT_MOST:-604800}
+jobs_per_gpu=${JOBS_PER_GPU:-1}
 read -d "" -ra overrides <<<"${OVERRIDES:-}"
-failed=0
-
-# Run a command, unless it has succeeded before.
-step() {
-  grep -qsxF -- "$*" "$directory/finished" && return
-  run "$@" && echo "$*" >>"$directory/finished"
-}
-
-# Run a command until it ends or the time is up.
-run() {
-  local left=$((seconds_at_most - SECONDS)) status=75
-  if ((left > 0)); then
-    echo "$*" >&2
-    timeout --foreground --preserve-status "$left" "$@"
-    status=$?
-  fi
-  case $status in
-    0) ;;
-    # Some jobs failed or diverged. The other steps don't depend on them.
-    1) failed=1 ;;
-    75 | 143)
-      echo "stopped, and everything is saved: run the same command again to resume" >&2
-      exit 75
-      ;;
-    *) exit "$status" ;;
-  esac
-  return "$status"
-}
+source benchmarks/steps.sh
 
 sweep() {
   step "$python" -m resnet_sweep --multirun "hydra.sweep.dir=$directory/$1" hydra/launcher=pool \
-    logger=csv "${@:2}" ${overrides[@]+"${overrides[@]}"}
+    "hydra.launcher.jobs_per_gpu=$jobs_per_gpu" logger=csv "${@:2}" ${overrides[@]+"${overrides[@]}"}
 }
 
 # Set the overrides of the best recipe: those of RECIPE, or those that benchmarks.best_recipe chooses
@@ -69,7 +43,8 @@ choose_recipe() {
   local search=$directory/search.md chosen=${RECIPE:-}
   if [[ -z $chosen ]]; then
     if [[ ! -e $search ]]; then
-      run "$python" -m benchmarks.best_recipe "$directory/search" ${overrides[@]+"${overrides[@]}"} \
+      run "$python" -m benchmarks.best_recipe "$directory/search" \
+        "hydra.launcher.jobs_per_gpu=$jobs_per_gpu" ${overrides[@]+"${overrides[@]}"} \
         >"$search.part" || return
       mv "$search.part" "$search"
     fi
@@ -86,8 +61,7 @@ gpu() {
     run "$python" -m resnet_sweep --multirun dry_run=true "${recipe[@]}" \
       ${overrides[@]+"${overrides[@]}"} >/dev/null
   fi
-  sweep readings model=resnet44v2,resnet44v2_3stage replicates=3
-  sweep identify sweep=identify_logged_runs
+  sweep readings model=resnet44v2,resnet44v2_3stage,resnet44v2_thin replicates=3
   sweep recommended sweep=recommended replicates=3
   choose_recipe || return
   # The recipe was chosen on held-out images, and is tested once. Reused runs would be outside
@@ -98,8 +72,12 @@ gpu() {
     grep -qE '"state": "(finished|stopped_early)"' "$record" &&
       step "$python" -m resnet_sweep evaluate "${record%/*}"
   done
+  sweep how_long sweep=how_long "${recipe[@]}" replicates=3
   # The log trains on all training images. Shorter runs show in which time its accuracy is reached.
-  sweep lengths "${recipe[@]}" trainer.epochs=20,30,40,60,100 replicates=3
+  # Other runs on the same GPU would make this time longer.
+  jobs_per_gpu=1 sweep lengths "${recipe[@]}" trainer.epochs=20,30,40,60,100 replicates=3
+  # These are more runs than all others together.
+  sweep identify sweep=identify_logged_runs
 }
 
 cpu() {
@@ -114,12 +92,6 @@ cpu() {
   # The schedule keeps its 100 epochs, so these are the first epochs of the log's runs. With two runs
   # at once, a run takes most of an hour.
   sweep first_epochs model=resnet44v2,resnet44v2_3stage replicates=2 trainer.early_stopping.epoch=2
-}
-
-machine() {
-  sed -n 's/^model name.*: //p' /proc/cpuinfo 2>/dev/null | head -n 1
-  echo "$(getconf _NPROCESSORS_ONLN) cores"
-  nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null
 }
 
 case $part in

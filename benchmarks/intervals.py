@@ -164,10 +164,15 @@ class Differences(NamedTuple):
         # Equal values have no standard error, and get no verdict.
         return np.where(self.error < 1e-9, 1.0, 2 * stdtr(self.freedom, -ratio))
 
+    def half(self) -> Floats:
+        """Return half of the lengths of the 95% intervals."""
+        half: Floats = stdtrit(self.freedom, 1 - ERROR_RATE / 2) * self.error
+        return half
+
     def missed(self) -> float:
         """Return the share of 95% intervals that don't contain 0."""
-        half = stdtrit(self.freedom, 1 - ERROR_RATE / 2) * self.error
-        return float((np.abs(self.mean)[self.error > 1e-9] > half[self.error > 1e-9]).mean())
+        known = self.error > 1e-9
+        return float((np.abs(self.mean)[known] > self.half()[known]).mean())
 
 
 def plain(values: Floats) -> Differences:

@@ -1,15 +1,13 @@
 """Measure how often a loop of changes without effect adopts one of them.
 
-python -m benchmarks.judge [TABLE.csv] [--loops 1000] [--changes 50] [--max-replicates 8]
+python -m benchmarks.judge [--table TABLE.csv.gz] [--loops 1000] [--changes 50] [--max-replicates 8]
 python -m benchmarks.judge --digits DIRECTORY [--changes 20] [--max-replicates 8]
 
 A loop tries changes one after another, and compares each with the same baseline. Here, no change
 has an effect.
 
-The first command simulates loops from recorded noise. TABLE.csv has the columns variant, seed and
-value. The default is data/recorded_noise.csv: the best accuracies of 16 variants of a short
-training with the seeds 0 to 5. It is resnet8v2 on 2,500 images of CIFAR-100, validated on 2,500
-others, for 12 epochs in batches of 32.
+The first command simulates loops from the noise of recorded runs, see
+`benchmarks.recorded_curves`.
 
 The second command trains on digits. There, each change shifts the random numbers of the
 augmentation, so it changes the runs, but not their distribution. The subcommand `judge` answers
@@ -30,11 +28,11 @@ from scipy import stats
 from benchmarks.command_line import make_parser
 from benchmarks.markdown import table_header, table_row
 from benchmarks.processes import LOG, start_python
+from benchmarks.recorded_curves import RECORDED, Curves
 from resnet_sweep.compare.paired_test import ERROR_RATE
 from resnet_sweep.compare.replication import ReplicationRule
 from resnet_sweep.sweeps.manifest import RESULTS_CSV
 
-RECORDED = Path(__file__).with_name("data") / "recorded_noise.csv"
 # The baseline on digits: the augmentation begins with random numbers that aren't used.
 BASELINE = (
     "experiment=quickstart",
@@ -83,22 +81,14 @@ class Habit(NamedTuple):
     seeds: float
 
 
-def read_noise(path: Path) -> np.ndarray:
-    """Return the noise of recorded runs, of shape (variants, seeds).
+def noise_of(values: np.ndarray) -> np.ndarray:
+    """Return the noise of runs, of shape (variants, seeds).
 
     The mean of each variant and the mean of each seed are subtracted. A factor corrects the
-    variance for the degrees of freedom that are lost. Seeds that a variant lacks are left out.
+    variance for the degrees of freedom that are lost.
     """
-    values: dict[str, dict[str, float]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            values.setdefault(row["variant"], {})[row["seed"]] = float(row["value"])
-    seeds = sorted(set.intersection(*(set(runs) for runs in values.values())))
-    table = np.array([[runs[seed] for seed in seeds] for runs in values.values()])
-    if min(table.shape, default=0) < 2:
-        raise SystemExit(f"{path} needs two variants or more that have two seeds or more in common")
-    rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
-    return rest * np.sqrt(table.size / np.prod(np.array(table.shape) - 1))
+    rest = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    return rest * np.sqrt(values.size / np.prod(np.array(values.shape) - 1))
 
 
 def draw(noise: np.ndarray, loops: int, runs: int, generator: np.random.Generator) -> np.ndarray:
@@ -205,19 +195,17 @@ def judge_digits(directory: Path, changes: int, maximum: int) -> str:
 
 def main() -> None:
     parser = make_parser("judge", __doc__)
-    parser.add_argument("table", metavar="TABLE.csv", nargs="?", type=Path)
+    parser.add_argument("--table", type=Path, default=RECORDED)
     parser.add_argument("--digits", metavar="DIRECTORY", type=Path)
     parser.add_argument("--loops", type=int, default=1000)
     parser.add_argument("--changes", type=int)
     parser.add_argument("--max-replicates", type=int, default=8)
     arguments = parser.parse_args()
-    if arguments.table and arguments.digits:
-        parser.error("name either a table or --digits DIRECTORY")
     if arguments.digits:
         changes = arguments.changes or 20
         print(judge_digits(arguments.digits, changes, arguments.max_replicates))
         return
-    noise = read_noise(arguments.table or RECORDED)
+    noise = noise_of(Curves.read(arguments.table).best)
     changes = arguments.changes or 50
     generator = np.random.default_rng(0)
     habits = simulate(noise, arguments.loops, changes, arguments.max_replicates, generator)

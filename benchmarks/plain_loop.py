@@ -116,19 +116,31 @@ def make_loaders(recipe: Recipe, pinned: bool) -> tuple[DataLoader, DataLoader]:
 
 def train(recipe: Recipe, device: torch.device, folder: Path) -> int:
     """Train, write the results into a folder, and return the number of training steps."""
+    loaders = make_loaders(recipe, pinned=device.type == "cuda")
+    return train_epochs(recipe.model, recipe.optimizer, loaders, recipe.epochs, device, folder)
+
+
+def train_epochs(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loaders: tuple[DataLoader, DataLoader],
+    epochs: int,
+    device: torch.device,
+    folder: Path,
+) -> int:
+    """Train with loaders of training and of validation batches; see `train`."""
     from torch.utils.tensorboard import SummaryWriter
 
-    model, optimizer = recipe.model.to(device), recipe.optimizer
+    model, (train_loader, validation_loader) = model.to(device), loaders
     on_gpu = device.type == "cuda"
-    train_loader, validation_loader = make_loaders(recipe, pinned=on_gpu)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     criterion = nn.CrossEntropyLoss()
     autocast = torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
     writer = SummaryWriter(str(folder / "tensorboard"))
     timestamps = Timestamps()
     best, steps = -1.0, 0
     timestamps.on_train_start(folder)
-    for epoch in range(1, recipe.epochs + 1):
+    for epoch in range(1, epochs + 1):
         model.train()
         total, correct, seen = 0.0, 0, 0
         for images, labels in train_loader:
@@ -145,6 +157,7 @@ def train(recipe: Recipe, device: torch.device, folder: Path) -> int:
             seen += len(labels)
             writer.add_scalar("step/train_loss", loss.item(), steps)
             steps += 1
+            timestamps.on_steps([])
         schedule.step()
         model.eval()
         val_total, val_correct, val_seen = 0.0, 0, 0

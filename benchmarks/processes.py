@@ -1,6 +1,7 @@
 """Python commands in fresh processes, and their memory use."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,11 @@ def temporary_folder() -> Iterator[Path]:
     """Create a folder, and delete it at the end of the block."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name).resolve()
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end this process by an exception, so that `run_python` ends its process, too."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def start_python(

@@ -1,14 +1,14 @@
 """Compare the training speed of `resnet_sweep` with a plain PyTorch loop and Lightning's Trainer.
 
 python -m benchmarks.throughput [--device cpu|cuda] [--models ...] [--rounds 5] [--images N]
-    [--epochs E] [--pool [K ...]] [--keep | --check]
+    [--epochs E] [--pool [K ...]] [--compile MODE] [--keep | --check]
 
 Three loops train the same network by the same recipe on the same images of CIFAR-100:
 `benchmarks.plain_loop`, `benchmarks.lightning_loop` and `python -m resnet_sweep`. Each runs in a
-fresh process, and the three take turns. On a GPU there is a fourth loop, `resnet_sweep` with
-`trainer.compile=max-autotune`. `--pool` compares one run of `resnet_sweep` that has all threads
-with K runs side by side (default: 2) by `hydra/launcher=pool`, which share the cores or the GPU. On
-a GPU all of these are compiled.
+fresh process, and the three take turns. On a GPU there is a fourth loop, `resnet_sweep` with the
+mode of torch.compile in `--compile`. `--pool` compares one run of `resnet_sweep` that has all
+threads with K runs side by side (default: 2) by `hydra/launcher=pool`, which share the cores or the
+GPU. On a GPU all of these are compiled, unless `--compile null` is given.
 
 The time counts from before the first batch is fetched until the last epoch is validated, logged and
 saved. So it includes all work between the first step and the last. It excludes the start of Python,
@@ -34,7 +34,7 @@ import torch
 from benchmarks.command_line import make_parser
 from benchmarks.markdown import median_and_range, table_header, table_row
 from benchmarks.plain_loop import recipe_overrides
-from benchmarks.processes import run_python, temporary_folder
+from benchmarks.processes import exit_on_sigterm, run_python, temporary_folder
 from benchmarks.timestamps import FILE, TIMESTAMPS_OVERRIDE, read_timestamps
 
 # Training images in an epoch on a CPU, which take about ten seconds on two cores.
@@ -69,21 +69,21 @@ class Loop(NamedTuple):
 PLAIN = Loop("plain", "benchmarks.plain_loop")
 LIGHTNING = Loop("lightning", "benchmarks.lightning_loop")
 RESNET_SWEEP = Loop("resnet_sweep", "resnet_sweep", arguments=(TIMESTAMPS_OVERRIDE,))
-COMPILED = RESNET_SWEEP._replace(
-    name="resnet_sweep, compiled",
-    arguments=(*RESNET_SWEEP.arguments, "trainer.compile=max-autotune"),
-)
 
 
-def select_loops(device: str, pool: Sequence[int] | None) -> tuple[Loop, ...]:
+def select_loops(device: str, pool: Sequence[int] | None, mode: str) -> tuple[Loop, ...]:
     """Return the loops to compare on a device.
 
     Args:
         device: `cpu` or `cuda`.
         pool: numbers of runs side by side, to compare with one run; 2 if empty. None compares
             `resnet_sweep` with the other loops.
+        mode: `trainer.compile` of the compiled loop on a GPU; "null" for no such loop.
     """
-    own = (RESNET_SWEEP,) if device == "cpu" else (RESNET_SWEEP, COMPILED)
+    own = [RESNET_SWEEP]
+    if device != "cpu" and mode != "null":
+        arguments = (*RESNET_SWEEP.arguments, f"trainer.compile={mode}")
+        own.append(RESNET_SWEEP._replace(name="resnet_sweep, compiled", arguments=arguments))
     if pool is None:
         return (PLAIN, LIGHTNING, *own)
     single = own[-1]
@@ -251,7 +251,15 @@ def main() -> None:
         default=0.1,
         help="share by which a ratio may fall in --check (default: 0.1)",
     )
+    parser.add_argument(
+        "--compile",
+        default="max-autotune",
+        metavar="MODE",
+        help="trainer.compile of the compiled loop on a GPU; null: no such loop (default: "
+        "max-autotune)",
+    )
     arguments = parser.parse_args()
+    exit_on_sigterm()
     device = arguments.device
     kept = json.loads(RATIOS.read_text()) if RATIOS.exists() else {}
     if arguments.check and device not in kept:
@@ -259,7 +267,7 @@ def main() -> None:
             f"{RATIOS.name} contains no ratios for --device {device}: write them with --keep"
         )
     results = measure_rounds(
-        select_loops(device, arguments.pool),
+        select_loops(device, arguments.pool, arguments.compile),
         arguments.models,
         arguments.rounds,
         arguments.images,

@@ -17,7 +17,7 @@ from resnet_sweep.config.plan import PlannedRun, load_planned_run
 from resnet_sweep.errors import ConfigError, RunFailed, one_line
 from resnet_sweep.runs.provenance import commit_of, git_commit, read_hydra_job, versions
 from resnet_sweep.runs.record import Record, State
-from resnet_sweep.runs.run import Run, mark_failed
+from resnet_sweep.runs.run import LOG, Run, mark_failed
 from resnet_sweep.training.callbacks import Callback, Pruned
 from resnet_sweep.training.callbacks.plots import Plots
 from resnet_sweep.training.callbacks.progress import GradientWarnings, LogFileHandler, ProgressLog
@@ -26,7 +26,6 @@ from resnet_sweep.training.device import configure, set_threads
 from resnet_sweep.training.signals import Interrupted, StopSignal, exit_status
 from resnet_sweep.training.trainer import Diverged, Trainer, steps_per_epoch
 
-LOG = "train.log"
 LOG_FORMAT = "[%(asctime)s] %(message)s"
 
 log = logging.getLogger(__name__)

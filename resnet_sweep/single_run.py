@@ -22,10 +22,10 @@ from resnet_sweep.config.compose import (
 from resnet_sweep.config.plan import PlannedRun, plan_run
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.jobs import LOG, add_environment, describe_run, logging_to, summarize_run, train
+from resnet_sweep.jobs import add_environment, describe_run, logging_to, summarize_run, train
 from resnet_sweep.runs.files import missing_folders, remove_empty
 from resnet_sweep.runs.provenance import HYDRA_FOLDER, write_hydra_folder
-from resnet_sweep.runs.run import Run, find_record, make_unique_directory, reset_run
+from resnet_sweep.runs.run import LOG, Run, find_record, make_unique_directory, reset_run
 from resnet_sweep.runs.signature import format_setting
 from resnet_sweep.torchrun import TorchrunEnvironment
 from resnet_sweep.training.device import configure

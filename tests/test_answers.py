@@ -1,5 +1,6 @@
 """The answers agree with the runs, and their script continues after a stop."""
 
+import itertools
 import json
 import os
 import re
@@ -238,6 +239,21 @@ class TestDocument:
         ):
             assert re.search(rf"^{name} +{re.escape(f'{effect:+.2f}')} ± ", text, re.MULTILINE)
 
+    def test_each_further_value_of_a_setting_is_compared_with_the_first(
+        self, tmp_path, write
+    ) -> None:
+        top = tmp_path / "top" / "gpu" / "identify"
+        offsets = {0.1: (1.0, 3.0), 0.2: (4.0, 4.5), 0.3: (6.0, 6.5)}
+        for number, (lr, nesterov) in enumerate(itertools.product(offsets, (False, True))):
+            settings = {"optim.nesterov": nesterov, "optim.lr": lr}
+            started = f"2026-01-02T03:04:0{9 - number}+00:00"
+            write_curves(top / f"{number}", settings, offsets[lr][nesterov], started=started)
+        text = section(write(), "gpu/identify")
+        for lr in (0.2, 0.3):
+            effect = np.sqrt(0.4) * (np.mean(offsets[0.1]) - np.mean(offsets[lr]))
+            row = rf"^optim.lr=0.1 +{lr} +{re.escape(f'{effect:+.2f}')} ± "
+            assert re.search(row, text, re.MULTILINE)
+
     def test_unfinished_candidates_do_not_contribute_to_effects(self, tmp_path, write) -> None:
         top = tmp_path / "top" / "gpu" / "identify"
         for number in range(4):
@@ -403,7 +419,7 @@ class TestScript:
         for part in ("gpu", "cpu"):
             assert self.run_script(tmp_path, part, tmp_path, OVERRIDES=overrides).returncode == 0
         calls = (tmp_path / "calls").read_text().splitlines()
-        assert len(calls) == 6 + 3
+        assert len(calls) == 7 + 3
         assert all(line.endswith(overrides) for line in calls)
 
     def test_an_unknown_part_is_refused(self, tmp_path: Path) -> None:

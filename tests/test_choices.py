@@ -151,7 +151,7 @@ RESUMED_FIRST = [
         "loss": "loss=label_smoothing",
         "model__attention": "se",
         "model__stochastic_depth": 0.5,
-        "trainer__ema_decay": 0.9,
+        "trainer__ema_decay": [0.9, 0.5],
         "trainer__clip_grad_norm": 0.5,
         "trainer__progressive_resizing": [16, 32],
     },
@@ -192,9 +192,9 @@ def test_a_resumed_run_equals_the_uninterrupted_run_with_every_choice(
     assert without_times(read_metrics(tmp_path / "stopped")) == without_times(uninterrupted.rows)
     layer_norms = [path.read_bytes() for path in tmp_path.glob("*/layer_norms.csv")]
     assert len(layer_norms) == 2 and layer_norms[0] == layer_norms[1]
-    if uninterrupted.ema:
-        ema_weights = resumed.ema.model.state_dict()
-        for name, weight in uninterrupted.ema.model.state_dict().items():
+    for one, other in zip(uninterrupted.emas, resumed.emas, strict=True):
+        ema_weights = other.model.state_dict()
+        for name, weight in one.model.state_dict().items():
             assert torch.equal(ema_weights[name], weight), name
 
 

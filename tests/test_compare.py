@@ -299,6 +299,43 @@ class TestReplicates:
         ]
         assert sorted(map(sorted, groups)) == [["0", "1", "2"], ["coarse"], ["foreign"], ["other"]]
 
+    def test_runs_from_weights_of_their_seeds_are_replicates(self, tmp_path: Path) -> None:
+        """The path has the seed of the run, and no seed has several weights."""
+
+        def write(name: str, seed: int, path: str, digest: str) -> None:
+            settings = {"seed": seed, "init_from": path}
+            inputs = {"data": "f", "init_from": digest}
+            write_run(tmp_path / name / f"{path}-{seed}".replace("/", "_"), settings, inputs=inputs)
+
+        cases: dict[str, tuple[list[tuple[int, str, str]], list[int]]] = {
+            "own weights": ([(s, f"w{s}", f"d{s}") for s in range(3)], [3]),
+            # The sweep directory has a number that is a seed, too.
+            "other numbers": ([(s, f"sweep/1/{s}", f"d{s}") for s in range(3)], [3]),
+            "the same weights": ([(s, "w1", "d1") for s in range(3)], [3]),
+            "other weights": ([(0, "w0", "d0"), (0, "w1", "d1")], [1, 1]),
+            "all pairs": ([(s, f"w{w}", f"d{w}") for s in (0, 1) for w in (0, 1)], [2, 2]),
+            "other names": ([(0, "a", "d0"), (1, "b", "d1")], [1, 1]),
+            "longer numbers": ([(0, "w10", "d0"), (1, "w11", "d1")], [1, 1]),
+            "two networks": (
+                [(s, f"{name}{s}", f"{name}{s}") for s in (0, 1) for name in "ab"],
+                [2, 2],
+            ),
+        }
+        for name, (starts, sizes) in cases.items():
+            for start in starts:
+                write(name, *start)
+            groups = group_replicates(find_runs([tmp_path / name]))
+            assert sorted(len(group.counted) for group in groups) == sizes, name
+
+    def test_weights_that_were_trained_again_are_not_mixed_with_the_first(
+        self, tmp_path: Path
+    ) -> None:
+        for number, (seed, digest) in enumerate([(0, "old"), (0, "new"), (1, "d1")]):
+            settings = {"seed": seed, "init_from": f"w{seed}"}
+            inputs = {"data": "f", "init_from": digest}
+            write_run(tmp_path / str(number), settings, inputs=inputs)
+        assert len(group_replicates(find_runs([tmp_path]))) == 3
+
     def test_incomplete_runs_and_older_repetitions_do_not_count(self, tmp_path: Path) -> None:
         write_run(tmp_path / "0", accuracy=70.0)
         write_run(tmp_path / "0-again", accuracy=71.0, started="2026-02-02T00:00:00+00:00")

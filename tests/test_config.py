@@ -158,6 +158,15 @@ WRONG = [
     ("trainer.clip_grad_norm=-3", "trainer.clip_grad_norm", "0", "-3", "null"),
     ("trainer.ema_decay=1", "trainer.ema_decay", "0", "1", "1", "null"),
     ("trainer.ema_decay=1.5", "trainer.ema_decay", "0", "1", "1.5", "null"),
+    ("trainer.ema_decay=[]", "trainer.ema_decay", "[]", "[0.999,0.99]"),
+    ("trainer.ema_decay=[0.9,1]", "trainer.ema_decay", "[0.9, 1]", "[0.999,0.99]"),
+    ("trainer.ema_decay=[0.9,0.9]", "trainer.ema_decay", "[0.9, 0.9]", "different"),
+    ("trainer.ema_decay=[0.9,1e-40]", "trainer.ema_decay", "1e-40"),
+    (
+        "trainer.ema_decay=[0.9,0.5]; +metric.acc_ema_0_5={_target_:torch.nn.CrossEntropyLoss}",
+        "metric.acc_ema_0_5",
+        "trainer.ema_decay",
+    ),
     ("trainer.early_stopping.patience=0", "trainer.early_stopping.patience", "1", "null", "0"),
     (
         "trainer.early_stopping.metric=loss",

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from small_run import CONF, choices, composed
@@ -17,6 +18,7 @@ from resnet_sweep.config.check import check_config
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import sign, signed_settings
 from resnet_sweep.studies.search_space import SearchSpace
+from resnet_sweep.sweeps.grid import scale_percentages
 
 EXPERIMENTS = [choice.partition("=")[2] for choice in choices("experiment")]
 # Experiments that aren't recommendations of the training log.
@@ -54,14 +56,19 @@ def sweep_preset(sweep: str) -> dict:
     return yaml.safe_load((CONF / "sweep" / f"{sweep}.yaml").read_text())
 
 
-def job_overrides(sweep: str) -> list[list[str]]:
+def job_overrides(sweep: str, *others: str) -> list[list[str]]:
     """Return the overrides of each job of a sweep, expanded with Hydra's parser."""
     parameters = sweep_preset(sweep)["hydra"]["sweeper"]["params"]
     overrides = [f"{key}={value}" for key, value in parameters.items()]
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    config = OmegaConf.create(composed(*others))
+    with initialize_config_module("resnet_sweep.conf"):
+        loader = GlobalHydra.instance().config_loader()
+        overrides = scale_percentages(overrides, config, loader)
     values = [
         [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        for override in parsed
+        if override.is_sweep_override()
+        else [override.input_line]
+        for override in OverridesParser.create().parse_overrides(overrides)
     ]
     return [list(job) for job in itertools.product(*values)]
 
@@ -153,9 +160,17 @@ def test_the_recommended_sweep_has_every_variant() -> None:
     )
 
 
+@pytest.mark.parametrize("longest", [100, 20, 3])
+def test_how_long_has_lengths_up_to_the_epochs_of_the_config(longest: int) -> None:
+    overrides = job_overrides("how_long", f"trainer.epochs={longest}")
+    lengths = [planned_job(job).record.config["trainer"]["epochs"] for job in overrides]
+    assert lengths == sorted({*lengths})
+    assert (lengths[0], lengths[-1]) == (max(1, longest // 10), longest)
+
+
 def test_identify_logged_runs_has_every_combination_of_the_readings() -> None:
     runs = [planned_job(overrides) for overrides in job_overrides("identify_logged_runs")]
-    assert len({run.replicate_key for run in runs}) == 16
+    assert len({run.replicate_key for run in runs}) == 48
     # The default recipe is one of the combinations.
     assert LoadedRun(ROOT, "", Record("", config=composed())).replicate_key in {
         run.replicate_key for run in runs

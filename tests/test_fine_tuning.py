@@ -54,7 +54,7 @@ def test_a_run_starts_from_the_best_weights_of_another_run(tmp_path: Path) -> No
 
 def test_the_averaged_weights_of_a_run_are_the_starting_weights(tmp_path: Path) -> None:
     source = train_source(tmp_path / "a", trainer__ema_decay=0.9)
-    averaged = source.ema.model.state_dict()
+    averaged = source.emas[0].model.state_dict()
     for path in (tmp_path / "a", tmp_path / "a" / "checkpoints" / "last_model.pth"):
         found = initial(path)
         assert all(torch.equal(found[name], averaged[name]) for name in averaged)

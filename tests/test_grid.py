@@ -8,12 +8,13 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from processes import mentions
 
 from resnet_sweep.config.command import quote_override
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.request import hydra_arguments
-from resnet_sweep.sweeps.grid import expand, parse_zip, preset_overrides
+from resnet_sweep.sweeps.grid import expand, parse_zip, preset_overrides, scale_percentages
 
 
 @pytest.fixture
@@ -116,6 +117,29 @@ def test_the_values_of_a_named_sweep_become_overrides() -> None:
         "seed=3",
     ]
     assert preset_overrides(None) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["trainer.epochs=10%,50%,100%"], ["trainer.epochs=2,10,20"]),
+        (["trainer.epochs=10%,12.5%,15%"], ["trainer.epochs=2,3"]),
+        (["trainer.epochs=1%,2%"], ["trainer.epochs=1"]),
+        # The config contains the value of an override that isn't swept.
+        (
+            ["trainer.epochs=10%,50%", "seed=1", "trainer.epochs=20"],
+            ["trainer.epochs=2,10", "seed=1"],
+        ),
+        (["trainer.epochs=10%,50%", "trainer.epochs=3,4"], ["trainer.epochs=3,4"]),
+        (["trainer.epochs=10%"], ["trainer.epochs=10%"]),
+        (["optim.lr=10%,50%", "seed=0,1"], ["optim.lr=10%,50%", "seed=0,1"]),
+    ],
+)
+def test_percentages_are_those_of_the_value_in_the_config(
+    overrides: list[str], expected: list[str], loader: ConfigLoader
+) -> None:
+    config = OmegaConf.create({"trainer": {"epochs": 20}, "optim": {"lr": 0.1}, "seed": 1})
+    assert scale_percentages(overrides, config, loader) == expected
 
 
 @pytest.mark.parametrize(

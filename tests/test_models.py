@@ -16,6 +16,7 @@ CONF = Path(__file__).parents[1] / "conf" / "model"
 SHAPES = {
     "resnet44v2": ([32, 64, 128, 256], [7, 7, 7, 3], [1, 2, 2, 2], 5_940_356),
     "resnet44v2_3stage": ([32, 64, 128], [7, 7, 7], [1, 2, 2], 2_647_684),
+    "resnet44v2_thin": ([16, 32, 64], [7, 7, 7], [1, 2, 2], 666_996),
     "resnet20v2": ([16, 32, 64], [3, 3, 3], [1, 2, 2], None),
     "resnet8v2": ([16, 32, 64], [1, 1, 1], [1, 2, 2], None),
 }
@@ -23,17 +24,18 @@ SHAPES = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_parameter_count_equals_the_closed_formula(name: str) -> None:
-    widths, blocks, strides, logged = SHAPES[name]
+    widths, blocks, strides, stated = SHAPES[name]
     with torch.device("meta"):
         model = ResNet(100, widths, blocks, strides)
     count = sum(weight.numel() for weight in model.parameters())
-    assert count == count_parameters(widths, blocks, strides, 100)
-    assert logged is None or count == logged
+    assert count == count_parameters(widths, blocks, strides, 100) == parameter_count(name)
+    assert stated is None or count == stated
 
 
-def test_the_three_stage_resnet44_has_44_weighted_layers() -> None:
+@pytest.mark.parametrize("name", ["resnet44v2_3stage", "resnet44v2_thin"])
+def test_a_three_stage_resnet44_has_44_weighted_layers(name: str) -> None:
     with torch.device("meta"):
-        model = ResNet(100, *SHAPES["resnet44v2_3stage"][:3])
+        model = ResNet(100, *SHAPES[name][:3])
     weighted = [
         name
         for name, module in model.named_modules()
@@ -233,6 +235,16 @@ def test_initial_weights_have_the_variance_of_he_2015() -> None:
     model = ResNet(100, [64], [2], [1])
     weight = model.stages[0][0].conv1.weight
     assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+
+
+def test_with_torchs_initialization_convolutions_have_torchs_own_weights() -> None:
+    torch.manual_seed(0)
+    model = ResNet(100, [64], [2], [1], initialization="torch")
+    torch.manual_seed(0)
+    assert torch.equal(model.stem.weight, torch.nn.Conv2d(3, 64, 3, bias=False).weight)
+    weight = model.stages[0][0].conv1.weight
+    assert weight.std().item() == pytest.approx((1 / (3 * 9 * 64)) ** 0.5, rel=0.02)
+    assert weight.abs().max().item() <= (1 / (9 * 64)) ** 0.5
 
 
 def test_settings_for_different_numbers_of_stages_are_refused() -> None:

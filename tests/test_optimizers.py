@@ -6,6 +6,8 @@ import pytest
 import torch
 from small_run import RESNET, Recorder, StopAt, assert_same_bits, config, open_run, train, weights
 
+from resnet_sweep.compare.loaded_run import LoadedRun, load_run
+from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.training.checkpoint import BEST, read_checkpoint
@@ -190,7 +192,29 @@ def test_averaged_weights_are_evaluated_and_saved(tmp_path: Path) -> None:
     assert not torch.equal(best["stem.weight"], weights(averaged)["stem.weight"])
     assert best.keys() == weights(averaged).keys()
     if max(averaged.rows, key=lambda row: row["val_acc"])["epoch"] == 3:
-        assert torch.equal(best["stem.weight"], averaged.ema.model.state_dict()["stem.weight"])
+        assert torch.equal(best["stem.weight"], averaged.emas[0].model.state_dict()["stem.weight"])
+
+
+def test_several_averages_are_evaluated_as_in_runs_with_one_of_them(tmp_path: Path) -> None:
+    several = train(plan_run(config(trainer__ema_decay=[0.9, 0.5, 0])), tmp_path / "several")
+    single = {
+        decay: train(plan_run(config(trainer__ema_decay=decay)), tmp_path / f"{decay}")
+        for decay in (0.9, 0.5, None)
+    }
+    # An average with the decay 0 consists of the trained weights.
+    for suffix, decay in (("", 0.9), ("_ema_0_5", 0.5), ("_ema_0", None)):
+        for name in ("val_loss", "val_acc"):
+            values = [row[f"{name}{suffix}"] for row in several.rows]
+            assert values == [row[name] for row in single[decay].rows]
+    saved = [read_checkpoint(tmp_path / name / "checkpoints" / BEST) for name in ("several", "0.9")]
+    assert saved[0]["epoch"] == saved[1]["epoch"]
+    for name, weight in saved[1]["model"].items():
+        assert torch.equal(saved[0]["model"][name], weight), name
+    run = load_run(tmp_path / "several", "several")
+    assert isinstance(run, LoadedRun)
+    assert run.best_metrics["val_acc_ema_0_5"] == max(row["val_acc"] for row in single[0.5].rows)
+    lowest = Objective.from_config(run.record.config | {"objective": "val_loss_ema_0_5"}).value(run)
+    assert lowest == min(row["val_loss"] for row in single[0.5].rows)
 
 
 def test_muon_trains_all_convolutions_of_a_resnet_as_filters() -> None:

@@ -252,6 +252,9 @@ def test_other_code_is_not_resumed_or_reused(
     write("mine/scale.py", "FACTOR = 2.0")
     for line in used:
         processes.assert_refused(command(*line, **environment), "mine/scale.py")
+    # Other settings have changed, too.
+    more = [*grid, "hydra.sweep.dir=multirun/grid", "optim.lr=0.03"]
+    processes.assert_refused(command(*more, **environment), "mine/scale.py", "optim.lr")
     result = command(*grid, "hydra.sweep.dir=new", "dry_run=true", **environment)
     assert "mine/scale.py" in result.stdout
     assert "reused)" not in result.stdout

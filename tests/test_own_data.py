@@ -38,6 +38,7 @@ from resnet_sweep.data import (
     ImageFolder,
     Split,
     TinyImageNet,
+    image_folder,
 )
 from resnet_sweep.data import dataset as dataset_module
 from resnet_sweep.data.array_cache import CachedDataset, Source, cached_arrays
@@ -279,7 +280,12 @@ class TestImageFolder:
 
     REFUSED: ClassVar[dict[str, tuple[Callable[[Path], object], tuple[str, ...]]]] = {
         "not an image": (lambda root: (root / "train/cat/9.txt").write_text("x"), ("9.txt",)),
-        "no image": (lambda root: (root / "train/cat/9.png").write_text("x"), ("9.png", "Pillow")),
+        "no image": (lambda root: (root / "train/cat/9.png").write_text("x"), ("9.png", "JPEG")),
+        # Pillow would start Ghostscript to decode it.
+        "other format": (
+            lambda root: save(root / "train/cat/9.png", pixels(12, 8, 3), format="EPS"),
+            ("9.png", "JPEG"),
+        ),
         "empty file": (lambda root: (root / "val/cat/9.png").touch(), ("9.png",)),
         "truncated": (
             lambda root: os.truncate(save(root / "val/cat/9.jpg", pixels(12, 8, 3)), 400),
@@ -348,6 +354,21 @@ class TestCache:
         again = ImageFolder(root=str(root)).load(seed=1)
         assert again.fingerprint == first.fingerprint
         assert len([*cache.iterdir()]) == 1
+
+    def test_a_sweep_lists_the_files_once_for_all_seeds(
+        self, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_folders(tmp_path / "data")
+        listed = []
+        original = image_folder.file_states
+        monkeypatch.setattr(
+            image_folder, "file_states", lambda *args: listed.append(1) or original(*args)
+        )
+        single = [text for text in SHORT if not text.startswith("hydra.run.dir")]
+        grid = ("--multirun", "data=image_folder", "data.root=data", *single, "seed=0,1,2")
+        result = call(main, *grid, "optim.lr=0.1,0.2", "dry_run=true")
+        assert result.returncode == 0, result.stderr
+        assert len(listed) == 1
 
     def test_a_changed_added_or_renamed_file_is_noticed(self, tmp_path: Path) -> None:
         root = write_folders(tmp_path / "data")

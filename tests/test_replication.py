@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import Command
 from made_up_results import SMALL, MakeUp, Result
 from processes import assert_refused
@@ -26,6 +27,7 @@ from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression
 from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.compare.replication import ReplicationRule
+from resnet_sweep.training.checkpoint import BEST, read_checkpoint
 
 AUTO = ("--multirun", *SMALL, "hydra.sweep.dir=sweep", "replicates=auto")
 SWEEP = (*AUTO, "max_replicates=5", "optim.lr=0.1,0.2,0.3", "baseline=optim.lr == 0.1")
@@ -109,6 +111,27 @@ class TestSweep:
             "0.2": ("3", "better"),
             "0.3": ("5", "undecided"),
         }
+
+    def test_each_seed_can_have_starting_weights_of_its_own(
+        self, call: Command, make_up: MakeUp, tmp_path: Path
+    ) -> None:
+        call(main, *SMALL, "trainer.max_steps=1", "hydra.run.dir=run")
+        weights = read_checkpoint(tmp_path / "run/checkpoints" / BEST)["model"]
+        for seed in range(5):
+            other = {name: weight + seed for name, weight in weights.items()}
+            torch.save(other, tmp_path / f"weights{seed}.pth")
+        launcher = make_up(accuracy)
+        result = call(main, *SWEEP, "init_from=weights${seed}.pth")
+        assert result.returncode == 0, result.stderr
+        assert launcher.launched == [
+            [(lr, seed) for lr in (0.1, 0.2, 0.3) for seed in (0, 1, 2)],
+            [(lr, seed) for lr in (0.1, 0.3) for seed in (3, 4)],
+        ]
+        lines = call(main, "runs", "sweep").stdout.splitlines()
+        assert len(lines) == 4
+        assert "init_from" not in lines[0]
+        other = (*SWEEP, "hydra.sweep.dir=other", "optim.weight_decay=${seed}")
+        assert_refused(call(main, *other), "optim.weight_decay", "seed")
 
     def test_the_same_command_trains_nothing_more(self, call: Command, make_up: MakeUp) -> None:
         make_up(accuracy)

@@ -20,8 +20,9 @@ from processes import assert_refused
 from resnet_sweep.cli import main
 from resnet_sweep.cli.report import report
 from resnet_sweep.compare.collection import LOGGED_RUNS
-from resnet_sweep.compare.report import script_json
-from resnet_sweep.runs.metrics import write_metrics
+from resnet_sweep.compare.report import script_json, write_report
+from resnet_sweep.runs.annotations import annotate
+from resnet_sweep.runs.metrics import read_metrics, write_metrics
 from resnet_sweep.runs.record import Record
 
 PAGE = ROOT / "resnet_sweep" / "compare" / "page"
@@ -241,6 +242,21 @@ class TestTable:
         # The plot of hyperparameters draws the one run that is left, and a break after it.
         lines = [x for trace in opened.traces("parallel") for x in trace["x"]]
         assert lines.count(None) == 1
+
+    def test_tags_and_notes_are_shown_and_filtered(self, browser: Browser, tmp_path: Path) -> None:
+        for seed in range(3):
+            write_run(tmp_path / str(seed), [10.0 + seed], seed=seed)
+        annotate(tmp_path / "1", ["good", "<b>"], note="an <i>odd</i> seed")
+        annotate(tmp_path / "2", ["good"])
+        page = Page(browser, write_report([str(tmp_path)], None))
+        page.tab.check("#singles")
+        page.tab.fill("[aria-label='filter tags']", "good")
+        assert sorted(page.run_names()) == ["1", "2"]
+        page.tab.fill("[aria-label='filter note']", "<i>odd")
+        assert page.run_names() == ["1"]
+        page.tab.locator("#table [data-key^='open']").click()
+        assert "an <i>odd</i> seed" in page.tab.locator("td.details").inner_text()
+        page.close()
 
     def test_details_of_a_run_show_its_config_and_command(self, opened: Page) -> None:
         opened.tab.check("#singles")
@@ -512,6 +528,52 @@ class TestCurves:
         assert heights[0] == 0 < heights[1] < heights[2] == 1
         assert "null" in page.tab.locator("#parallel").text_content()
         page.close()
+
+    def test_each_further_metric_has_a_chart(self, browser: Browser, tmp_path: Path) -> None:
+        record = write_run(tmp_path / "run", [10.0, 20.0])
+        record.config["metric"] = {"top5": {"_target_": "resnet_sweep.training.metrics.TopK"}}
+        record.digests = {}
+        record.write(tmp_path / "run")
+        rows = read_metrics(tmp_path / "run")
+        write_metrics(tmp_path / "run", [{**row, "val_top5": 3 * row["val_acc"]} for row in rows])
+        page = Page(browser, write_report([str(tmp_path)], None))
+        (trace,) = page.traces("val_top5")
+        assert trace["y"] == [30.0, 60.0]
+        page.close()
+
+
+class TestLengths:
+    def write_lengths(self, directory: Path, **changes: object) -> None:
+        """Write runs of 2, 4 and 3 epochs with two seeds each."""
+        for length in (2, 4, 3):
+            for seed in (0, 1):
+                accuracies = [10.0 * length + seed] * length
+                name = "-".join(map(str, (*changes.values(), length, seed)))
+                write_run(directory / name, accuracies, seed=seed, **changes)
+
+    def test_a_curve_has_the_mean_and_the_deviation_of_the_seeds_at_each_length(
+        self, browser: Browser, tmp_path: Path
+    ) -> None:
+        self.write_lengths(tmp_path)
+        page = Page(browser, report([str(tmp_path)], None))
+        (curve,) = page.traces("length-curves")
+        assert (curve["x"], curve["y"]) == ([2, 3, 4], [20.5, 30.5, 40.5])
+        spread = page.tab.evaluate("document.getElementById('length-curves').data[0].error_y.array")
+        assert spread == pytest.approx([statistics.stdev([0, 1])] * 3)
+        page.close()
+
+    def test_there_is_a_curve_for_each_variant_with_several_lengths(self, tmp_path: Path) -> None:
+        for lr in (0.1, 0.2):
+            self.write_lengths(tmp_path, lr=lr)
+        write_run(tmp_path / "single", [90.0], lr=0.3)
+        write_run(tmp_path / "failed", [90.0] * 5, lr=0.1, state="failed")
+        curves = content_of(report([str(tmp_path)], None))["lengths"]
+        assert sorted(curve["name"] for curve in curves) == ["optim.lr=0.1", "optim.lr=0.2"]
+        assert [curve["epochs"] for curve in curves] == 2 * [[2, 3, 4]]
+        assert [curve["n"] for curve in curves] == 2 * [[2, 2, 2]]
+
+    def test_runs_of_one_length_have_no_curve(self, opened: Page) -> None:
+        assert not opened.tab.locator("#lengths").is_visible()
 
 
 class TestPage:

@@ -14,6 +14,7 @@ from resnet_sweep.training.schedules import (
     MultiStep,
     OneCycle,
     Plateau,
+    Trapezoid,
 )
 
 
@@ -91,6 +92,53 @@ def test_one_cycle_equals_torchs(pct_start: float) -> None:
     assert [ours(step) for step in range(60)] == pytest.approx(theirs, rel=1e-9)
 
 
+def test_trapezoid_follows_the_formulas_of_its_paper() -> None:
+    """Hägele et al., 2024, with the number of steps before a step as n."""
+    steps, decay = 60, 12
+    for shape, fall in (("linear", lambda x: 1 - x), ("1-sqrt", lambda x: 1 - math.sqrt(x))):
+        ours = Trapezoid(0.3, epochs=6, steps_per_epoch=10, shape=shape)
+        for n in range(steps):
+            factor = fall((n - (steps - decay)) / decay) if n > steps - decay else 1
+            assert ours(n) == pytest.approx(0.3 * factor, rel=1e-12)
+
+
+def test_a_linear_trapezoid_equals_torchs_schedulers_in_sequence() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
+    parts = [
+        lr_scheduler.LinearLR(optimizer, start_factor=1 / 15, total_iters=14),
+        lr_scheduler.ConstantLR(optimizer, factor=1),
+        lr_scheduler.LinearLR(optimizer, start_factor=1, end_factor=0, total_iters=30),
+    ]
+    theirs = lr_scheduler.SequentialLR(optimizer, parts, milestones=[15, 30])
+    ours = Trapezoid(0.2, 6, 10, warmup_epochs=1.5, cooldown=0.5, shape="linear")
+    for step in range(60):
+        assert ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("shape", ["linear", "1-sqrt"])
+@pytest.mark.parametrize("warmup_epochs", [0, 0.7, 3])
+def test_before_the_first_cooldown_the_rates_of_two_lengths_are_the_same(
+    warmup_epochs: float, shape: str
+) -> None:
+    short, long = (
+        Trapezoid(0.3, epochs, 13, warmup_epochs, cooldown=0.3, shape=shape) for epochs in (10, 23)
+    )
+    # The cooldown is 39 of the 130 steps, and its first step has the full rate.
+    assert [short(step) for step in range(92)] == [long(step) for step in range(92)]
+    assert short(92) < long(92) == 0.3
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("cooldown", [0.01, 0.2, 1.0])
+def test_a_trapezoid_with_few_steps_stays_within_its_bounds(steps: int, cooldown: float) -> None:
+    schedule = Trapezoid(0.3, epochs=1, steps_per_epoch=steps, cooldown=cooldown)
+    rates = [schedule(step) for step in range(steps)]
+    assert rates[0] == 0.3 and rates[-1] > 0
+    assert rates == sorted(rates, reverse=True)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_one_cycle_with_few_steps_stays_within_its_bounds(steps: int) -> None:
     schedule = OneCycle(0.3, epochs=1, steps_per_epoch=steps)
@@ -145,7 +193,7 @@ def test_cosine_with_warmup_equals_torchs_sequential_scheduler() -> None:
 @pytest.mark.parametrize(
     "schedule", [Constant, Cosine, CosineWarmRestarts, MultiStep, OneCycle, Plateau]
 )
-def test_every_schedule_has_a_linear_warmup_and_continues_like_a_shorter_schedule(
+def test_a_schedule_has_a_linear_warmup_and_continues_like_a_shorter_schedule(
     schedule: type,
 ) -> None:
     warmed, plain = schedule(0.2, 6, 10, warmup_epochs=2), schedule(0.2, 4, 10)
@@ -170,6 +218,15 @@ def test_a_warmup_longer_than_the_run_is_refused() -> None:
         Constant(lr=0.1, epochs=3, steps_per_epoch=4, warmup_epochs=3.5)
     assert "warmup_epochs=3.5" in str(error.value)
     assert "trainer.epochs=3" in str(error.value)
+
+
+def test_a_warmup_and_a_cooldown_that_overlap_are_refused() -> None:
+    with pytest.raises(ValueError) as error:
+        Trapezoid(0.1, epochs=4, steps_per_epoch=5, warmup_epochs=3, cooldown=0.3)
+    for fact in ("warmup_epochs=3", "cooldown=0.3", "trainer.epochs=4"):
+        assert fact in str(error.value)
+    whole = Trapezoid(0.1, epochs=4, steps_per_epoch=5, warmup_epochs=3, cooldown=0.25)
+    assert whole(14) == whole(15) == 0.1
 
 
 def test_a_min_lr_above_lr_is_refused() -> None:

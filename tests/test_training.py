@@ -346,6 +346,22 @@ def test_seconds_and_images_per_second_agree_with_the_clock(tmp_path: Path) -> N
         assert 7 * Slow.SECONDS < train_seconds < row["seconds"]
 
 
+def test_runs_of_different_lengths_are_equal_until_the_first_cooldown(tmp_path: Path) -> None:
+    schedule = {
+        "_target_": "resnet_sweep.training.schedules.Trapezoid",
+        "warmup_epochs": 0.5,
+        "cooldown": 0.25,
+    }
+    averages = {"schedule": schedule, "trainer__ema_decay": [0.9, 0.5]}
+    short, long = (
+        train(plan_run(config(**averages, trainer__epochs=epochs)), tmp_path / f"{epochs}")
+        for epochs in (4, 6)
+    )
+    rows, longer = without_times(short.rows), without_times(long.rows)
+    assert rows[:3] == longer[:3]
+    assert rows[3]["val_loss"] != longer[3]["val_loss"]
+
+
 @pytest.mark.parametrize(("written", "ema_decay"), [(False, None), (True, None), (True, 0.5)])
 def test_a_new_best_checkpoint_is_committed_with_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool, ema_decay: float | None

@@ -1,6 +1,6 @@
 """Runs in Python: loaded from their directories, filtered, compared, and used to classify images.
 
-Only `Run.load_model` and `Run.predict` import torch, and nothing here imports Hydra.
+Only `Run.load_model`, `Run.predict` and `Run.export` import torch, and nothing here imports Hydra.
 """
 
 import json
@@ -77,8 +77,29 @@ class Run(LoadedRun):
         """
         from resnet_sweep.config.restore import load_network
 
+        return load_network(self._trained_directory)
+
+    def export(self, file: str | Path) -> Path:
+        """Write the network with the weights of the best epoch to a file for other programs.
+
+        Its ending chooses the format, see the command `export`. A description in JSON is written
+        beside it.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ConfigError: the run has no valid checkpoint, its network can't be exported, or the
+                file can't be written.
+        """
+        from resnet_sweep.config.export import export_network
+
+        return export_network(self._trained_directory, Path(file)).files[0]
+
+    @property
+    def _trained_directory(self) -> Path:
         is_logged = self.directory.parent == LOGGED_RUNS
-        return load_network(resolve_trained_run(self.name if is_logged else self.directory))
+        return resolve_trained_run(self.name if is_logged else self.directory)
 
     def predict(self, images: "npt.ArrayLike") -> "npt.NDArray[np.float32]":
         """Return the probabilities of the classes for images, with the weights of the best epoch.
@@ -198,14 +219,18 @@ class Runs(Sequence[Run]):
             objective, reference: as in `best`.
 
         Raises:
-            ConfigError: the condition or the objective is wrong.
+            ConfigError: the condition or the objective is wrong, or not exactly one variant meets
+                the condition.
         """
         expression = None
         if baseline is not None:
             expression = FilterExpression(baseline)
             check_fields(expression.names, map(run_fields, self))
         measure = Objective(objective, reference, metrics_of(self))
-        return Ranking(self._runs, expression, measure)
+        ranking = Ranking(self._runs, expression, measure)
+        if ranking.mismatch is not None:
+            raise ConfigError(f"{ranking.mismatch}: choose a condition that one variant meets")
+        return ranking
 
     def to_frame(self, all_settings: bool = False) -> "pandas.DataFrame":
         """Return a DataFrame with a row for each run.
@@ -226,7 +251,9 @@ class Runs(Sequence[Run]):
                 "to_frame needs the package pandas: pip install 'resnet-sweep[pandas]'"
             ) from error
         fields = [run_fields(run) for run in self]
-        names = [*FRAME_COLUMNS, *(metric.column for metric in metrics_of(self))]
+        annotations = [name for name in ("tags", "note") if any(run[name] for run in fields)]
+        further = [metric.column for metric in metrics_of(self)]
+        names = [*FRAME_COLUMNS, *further, *annotations]
         columns = {name: [values.get(name) for values in fields] for name in names}
         columns |= _all_columns(self._runs) if all_settings else diff_columns(self._runs)
         frame = pandas.DataFrame(

@@ -14,7 +14,10 @@ from typing import NoReturn
 
 from resnet_sweep.output import tolerant_output
 
-SUBCOMMANDS = ("runs", "diff", "report", "annotate", "evaluate", "features", "show", "judge")
+SUBCOMMANDS = (
+    *("runs", "diff", "report", "annotate"),
+    *("evaluate", "features", "export", "show", "judge"),
+)
 # The exit status after a crash, if 1 means something else.
 CRASHED = {"diff": 2, "judge": 4}
 INTERRUPTED = 130

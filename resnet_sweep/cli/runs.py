@@ -6,17 +6,18 @@ deviation over n runs. Unfinished runs and duplicates aren't counted.
 
 A KEY is one of: a setting (optim.lr); a config group (optim), which stands for the name of its
 choice (sgd); a key of run.json (best.val_acc, seconds, state, host). The keys best and final are
-the best and the final validation accuracy.
+the best and the final validation accuracy. The keys tags and note are those of annotate.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from rich.prompt import Confirm
 from rich.text import Text
 
-from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs
+from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
 from resnet_sweep.compare.format import pluralize, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
@@ -25,7 +26,6 @@ from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.compare.runs_table import RunsTable
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.lock import in_use_error, is_held
 
 # Where runs are written by default.
 DEFAULT_DIRECTORIES = ("outputs", "multirun")
@@ -76,41 +76,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
     form.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
+    form.add_argument(
         "--delete",
         action="store_true",
-        help="delete the directories of these runs, after printing the table and asking; needs DIR "
-        "or --filter",
+        help="delete the runs in the table, after a question; name DIR or use --filter",
     )
-    parser.add_argument("--yes", action="store_true", help="delete without asking")
+    parser.add_argument("--yes", action="store_true", help="with --delete: don't ask")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Print the table that the arguments ask for."""
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table that the arguments ask for, and delete the runs in it if they say so."""
     directories = arguments.directories or [*filter(os.path.isdir, DEFAULT_DIRECTORIES)]
     if not directories:
         raise ConfigError(
             f"this folder has neither {' nor '.join(DEFAULT_DIRECTORIES)}: name a directory that "
             "contains runs"
         )
+    if arguments.yes and not arguments.delete:
+        raise ConfigError("--yes answers the question of --delete: add --delete, or leave it out")
     if arguments.top is not None and arguments.top < 1:
         raise ConfigError(f"--top is {arguments.top}: it must be at least 1")
     ranked = arguments.baseline is not None or bool(arguments.nearest_to)
-    for option in ("sort", "top", "csv", "json"):
+    for option in ("sort", "top", "csv", "json", "delete"):
         if ranked and getattr(arguments, option):
             given = "--nearest-to" if arguments.baseline is None else "--baseline"
             raise ConfigError(f"{given} prints a ranked table: leave out --{option}")
-    _check_delete(arguments, ranked)
+    if arguments.delete:
+        _check_delete(arguments)
     runs_table = RunsTable(
-        find_runs(directories),
+        # A copy of a run is another directory to delete.
+        find_runs(directories, copies=arguments.delete),
         only=FilterExpression(arguments.filter) if arguments.filter is not None else None,
-        keys=() if arguments.no_group else arguments.group_by,
+        keys=() if arguments.no_group or arguments.delete else arguments.group_by,
         sort=arguments.sort,
         top=arguments.top,
     )
     if arguments.json or arguments.csv:
         console.write(runs_table.json() if arguments.json else runs_table.csv())
-        return
+        return 0
     runs = [run for group in runs_table.groups for run in group.runs]
     table: RunsTable | Ranking | NearestRuns = runs_table
     notes = []
@@ -138,58 +141,44 @@ def run(arguments: argparse.Namespace) -> None:
         for run in runs_table.broken:
             text.append(f"\n  {safe_text(run.name)}: {safe_text(run.error)}")
     console.print(text)
-    if arguments.delete and runs:
-        _delete(runs, arguments.yes)
+    return _delete(runs, directories, arguments.yes) if arguments.delete and runs else 0
 
 
-def _check_delete(arguments: argparse.Namespace, ranked: bool) -> None:
-    if arguments.yes and not arguments.delete:
-        raise ConfigError("--yes belongs to --delete: add --delete, or leave --yes out")
-    if not arguments.delete:
-        return
-    if ranked or arguments.csv or arguments.json:
+def _check_delete(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError if runs were asked to be deleted without a choice or without an answer."""
+    if not arguments.directories and arguments.filter is None:
+        raise ConfigError("--delete needs a choice of runs: name DIR, or add --filter CONDITION")
+    if arguments.group_by:
+        raise ConfigError("--delete prints a row for every run: leave out --group-by")
+    if not arguments.yes and not sys.stdin.isatty():
         raise ConfigError(
-            "--delete prints the table of the runs: leave out --baseline, --nearest-to, --csv and "
-            "--json"
+            "--delete asks before it deletes, but the input isn't a terminal: add --yes"
         )
-    if not (arguments.directories or arguments.filter):
-        raise ConfigError(
-            "--delete would delete all runs in outputs and multirun: name directories, or choose "
-            "runs with --filter"
+
+
+def _delete(runs: Sequence[LoadedRun], directories: Iterable[str], yes: bool) -> int:
+    """Delete runs after a question, and return the exit status."""
+    # Imported here because it imports Hydra, and the table doesn't need it.
+    from resnet_sweep.sweeps.deletion import Deletion
+
+    places = [*directories, *filter(os.path.isdir, DEFAULT_DIRECTORIES)]
+    deletion = Deletion(runs, find_runs(places, copies=True))
+    if deletion.copies:
+        copies = pluralize(len(deletion.copies), "run")
+        console.print(
+            f"{copies} elsewhere, such as {safe_text(deletion.copies[0].name)}, will have no "
+            "weights, because they are copies of these runs.",
+            markup=False,
         )
-    if not (arguments.yes or (sys.stdin.isatty() and console.is_terminal)):
-        raise ConfigError("--delete asks before it deletes, but this isn't a terminal: add --yes")
-
-
-def _delete(runs: Sequence[LoadedRun], confirmed: bool) -> None:
-    """Delete runs, after asking unless it is confirmed.
-
-    Raises:
-        ConfigError: a run is being trained or is part of the package, and nothing was deleted; or a
-            file can't be deleted.
-    """
-    # Imported here because YAML takes a moment, and the table doesn't need it.
-    from resnet_sweep.runs.run import delete_run
-
-    for run in runs:
-        if run.directory.parent == LOGGED_RUNS:
-            raise ConfigError(f"{run.name} is part of the package: leave it out")
-        if is_held(run.directory, run.record.heartbeat):
-            raise in_use_error(run.directory, run.record.heartbeat)
-    size = sum(path.lstat().st_size for run in runs for path in run.directory.rglob("*"))
-    question = f"Delete {pluralize(len(runs), 'run')} ({size / 2**20:,.1f} MiB)? [y/N] "
-    if not (confirmed or input(question).strip().lower() in ("y", "yes")):
+    size = f"{pluralize(len(runs), 'run')} ({deletion.size / 1e6:,.1f} MB)"
+    if not yes and not Confirm.ask(f"Delete {size}?", console=console, default=False):
         console.print("nothing was deleted")
-        return
-    for run in runs:
-        try:
-            delete_run(run.directory)
-        except OSError as error:
-            raise ConfigError(
-                f"{safe_text(str(run.directory))} can't be deleted ({error.strerror}): make it "
-                "writable, and repeat the command"
-            ) from error
-    console.print(f"deleted {pluralize(len(runs), 'run')}", markup=False)
+        return 0
+    failed, remarks = deletion.carry_out()
+    for remark in remarks:
+        console.print(remark, markup=False)
+    console.print(f"deleted {size}" if not failed else f"{failed} of {size} not deleted")
+    return 1 if failed else 0
 
 
 def _keys(text: str) -> list[str]:

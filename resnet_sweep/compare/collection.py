@@ -85,7 +85,7 @@ def find_compared_sweeps(paths: Iterable[str | Path]) -> list[ComparedSweep]:
     return sorted(found.values(), key=lambda sweep: sweep.name)
 
 
-def find_runs(paths: Iterable[str | Path]) -> list[LoadedRun | BrokenRun]:
+def find_runs(paths: Iterable[str | Path], copies: bool = False) -> list[LoadedRun | BrokenRun]:
     """Search directories for runs, and return them, newest first and broken ones last.
 
     Symbolic links, hidden folders and folders inside a run directory are skipped. Each run is
@@ -93,13 +93,14 @@ def find_runs(paths: Iterable[str | Path]) -> list[LoadedRun | BrokenRun]:
 
     Args:
         paths: directories, run directories, or names of logged runs.
+        copies: return all reused runs.
 
     Raises:
         ConfigError: a path doesn't exist.
     """
     seen: set[tuple[int, int]] = set()
     found = [run for path in paths for run in _search(_existing(path), str(path), seen)]
-    return sorted(_without_copies(found), key=_order)
+    return sorted(found if copies else _without_copies(found), key=_order)
 
 
 def _without_copies(runs: Iterable[LoadedRun | BrokenRun]) -> Iterator[LoadedRun | BrokenRun]:

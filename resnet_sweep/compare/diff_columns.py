@@ -5,7 +5,7 @@ from typing import Any
 
 from resnet_sweep.compare.format import distinct_texts, safe_text
 from resnet_sweep.compare.loaded_run import LoadedRun
-from resnet_sweep.runs.signature import INIT_FROM, ORDER
+from resnet_sweep.runs.signature import INIT_FROM, NEUTRAL, ORDER
 
 
 class _Missing:
@@ -29,8 +29,8 @@ def differing_settings(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
     """Return the settings that differ between runs, with the value of each run, or MISSING.
 
     A precision or an input that a run doesn't have isn't a difference: it is unknown in a logged
-    run, and a run that doesn't use a file of the user differs in another setting, too. The values
-    of `init_from` are those of `weight_names`.
+    run, and a run that doesn't use a file of the user differs in another setting, too. The settings
+    in `NEUTRAL` have their values in the config, and `init_from` those of `weight_names`.
     """
     optional = {"precision", *(name for run in runs for name in run.inputs)}
     found = {
@@ -38,6 +38,8 @@ def differing_settings(runs: Sequence[LoadedRun]) -> dict[str, list[Any]]:
         for name, values in find_differences([run.settings for run in runs]).items()
         if name not in optional or len({value for value in values if value is not MISSING}) > 1
     }
+    for name in found.keys() & NEUTRAL.keys():
+        found[name] = [run.config.get(name, MISSING) for run in runs]
     return found | {INIT_FROM: weight_names(runs)} if INIT_FROM in found else found
 
 

@@ -37,7 +37,7 @@ def run_fields(run: LoadedRun) -> RunFields:
     made there (`optim`). Other fields have their names in `run.json` (`best.val_acc`, `seconds`,
     `host`); `best` and `final` are the validation accuracies, and `cpu_share` is the CPU share. As
     in the table, `time` is `seconds`, and `run` is the run's name. A further metric has the name of
-    its column, and its best value. `tags` is a list.
+    its column, and its best value. `tags`, a list, and `note` are the annotations.
     """
     record = run.record
     recorded = (
@@ -62,6 +62,8 @@ def run_fields(run: LoadedRun) -> RunFields:
         **record.choices,
         **run.inputs,
         "run": run.name,
+        "tags": run.tags,
+        "note": run.note,
         "state": run.state,
         "best": run.best_accuracy,
         "final": run.final_accuracy,
@@ -71,8 +73,6 @@ def run_fields(run: LoadedRun) -> RunFields:
         **{f"usage.{name}": value for name, value in (record.usage or {}).items()},
         **{name: getattr(record, name) for name in recorded},
         **run.best_metrics,
-        "tags": run.annotation.tags,
-        "note": run.annotation.note,
     }
 
 

@@ -1,17 +1,22 @@
 """Groups of runs, for example replicates, and statistics of their values."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from statistics import fmean, stdev
 from typing import NamedTuple
 
 from resnet_sweep.compare.format import format_number
 from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.runs.signature import INIT_FROM
 
 # States of runs that were trained to their end.
 COMPLETE = frozenset({"finished", "stopped_early"})
+# A path in which the seed occurs more often isn't compared with others.
+MAX_GAPS = 6
 
 # Returns a value of a run; None if it is unknown.
 ValueOf = Callable[[LoadedRun], float | None]
@@ -51,6 +56,17 @@ class Group:
             newest.setdefault((run.replicate_key, repr(run.seed)), run)
         return list(newest.values())
 
+    @cached_property
+    def representative(self) -> LoadedRun:
+        """The run whose settings are shown for the group.
+
+        If each seed has starting weights of its own, it is the run with the lowest seed, so that
+        the same path is shown for groups with the same weights. Otherwise, it is the newest run.
+        """
+        if len({run.replicate_key for run in self.runs}) == 1:
+            return self.runs[0]
+        return min(self.runs, key=lambda run: run.seed)
+
     def statistic(self, value_of: ValueOf) -> Statistic | None:
         """Return the statistic of a value over the counted runs; None if it is unknown for all."""
         return Statistic.from_values(map(value_of, self.counted))
@@ -64,16 +80,6 @@ class Group:
     def reused(self) -> int:
         """The number of runs that were trained in another directory."""
         return sum(run.record.reused_from is not None for run in self.runs)
-
-    @cached_property
-    def tags(self) -> list[str]:
-        """The tags of all runs, sorted."""
-        return sorted({tag for run in self.runs for tag in run.annotation.tags})
-
-    @cached_property
-    def notes(self) -> list[str]:
-        """The different notes in the annotations of the runs."""
-        return [*dict.fromkeys(run.annotation.note for run in self.runs if run.annotation.note)]
 
     @property
     def unstable(self) -> bool:
@@ -109,5 +115,50 @@ def group_by(runs: Iterable[LoadedRun], key: Callable[[LoadedRun], Hashable]) ->
 
 
 def group_replicates(runs: Iterable[LoadedRun]) -> list[Group]:
-    """Group runs that differ only in their seeds."""
-    return group_by(runs, lambda run: run.replicate_key)
+    """Group runs that differ only in their seeds.
+
+    Runs whose starting weights were made for their seeds differ in these, too: with
+    `init_from=pretraining/${seed}`, the run with seed 1 starts from `pretraining/1`. They are
+    grouped if the paths are equal apart from the seeds, and no seed has several starting weights.
+    """
+    runs = [*runs]
+    shared = _shared_keys(runs)
+    return group_by(runs, lambda run: shared.get(run.replicate_key, run.replicate_key))
+
+
+def _shared_keys(runs: Iterable[LoadedRun]) -> dict[str, str]:
+    """Map the replicate keys of runs with weights of their own for each seed to a common key."""
+    by_weights: defaultdict[str, defaultdict[str, list[LoadedRun]]]
+    by_weights = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if INIT_FROM in run.settings:
+            by_weights[run.key_without_weights][run.replicate_key].append(run)
+    shared: dict[str, str] = {}
+    for common, starts in by_weights.items():
+        # The weights that match a template, and their seed.
+        matches: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for key, members in starts.items():
+            if len({run.seed for run in members}) == 1:
+                for template in _seed_templates(members[0]):
+                    matches[template][key] = members[0].seed
+        for template, seeds in sorted(matches.items(), key=lambda item: -len(item[1])):
+            new = {key: seed for key, seed in seeds.items() if key not in shared}
+            if 1 < len(new) == len({*new.values()}):
+                shared |= dict.fromkeys(new, f"{common} {template}")
+    return shared
+
+
+def _seed_templates(run: LoadedRun) -> list[str]:
+    """Return the path of the starting weights with the seed replaced, in each possible way.
+
+    The path `runs/1/1` of a run with seed 1 may be that of `runs/1/${seed}`.
+    """
+    parts = re.split(rf"(?<!\d){run.seed}(?!\d)", str(run.config.get(INIT_FROM)))
+    gaps = len(parts) - 1
+    if not isinstance(run.seed, int) or not 0 < gaps <= MAX_GAPS:
+        return []
+    return [
+        "".join(part + gap for part, gap in zip(parts, [*chosen, ""], strict=True))
+        for chosen in product((str(run.seed), "${seed}"), repeat=gaps)
+        if "${seed}" in chosen
+    ]

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from resnet_sweep.compare.safe_read import read_annotation, read_record, read_rows
+from resnet_sweep.compare.safe_read import read_annotations, read_record, read_rows
 from resnet_sweep.errors import InvalidFileError
-from resnet_sweep.runs.annotation import Annotation
+from resnet_sweep.runs.annotations import Annotations
 from resnet_sweep.runs.metrics import FurtherMetric, Row, further_metrics
 from resnet_sweep.runs.record import Record, is_fresh
 from resnet_sweep.runs.signature import INIT_FROM, effective_settings, flatten
@@ -57,9 +57,19 @@ class LoadedRun:
         return Metrics(rows, error)
 
     @cached_property
-    def annotation(self) -> Annotation:
+    def annotations(self) -> Annotations:
         """The tags and the note of the run, read at the first access."""
-        return read_annotation(self.directory)
+        return read_annotations(self.directory)
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags that users have added to the run."""
+        return self.annotations.tags
+
+    @property
+    def note(self) -> str:
+        """The note that users have added to the run; empty if there is none."""
+        return self.annotations.note
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -106,7 +116,15 @@ class LoadedRun:
     @cached_property
     def replicate_key(self) -> str:
         """A text that is equal for runs that differ only in their seeds."""
-        return json.dumps(self.settings | {"seed": None}, sort_keys=True)
+        return self._key("seed")
+
+    @cached_property
+    def key_without_weights(self) -> str:
+        """A text that is equal for runs that differ only in their seeds and starting weights."""
+        return self._key("seed", INIT_FROM)
+
+    def _key(self, *ignored: str) -> str:
+        return json.dumps(self.settings | dict.fromkeys(ignored), sort_keys=True)
 
     @property
     def choices(self) -> dict[str, str]:

@@ -74,6 +74,15 @@ class Ranking:
         self.verdicts = self._verdicts()
 
     @property
+    def mismatch(self) -> str | None:
+        """Why nothing is compared, a clause, if not exactly one variant is the baseline."""
+        if self._expression is None or self.baseline is not None:
+            return None
+        count = len(self._matching)
+        found = f"{count} variants instead of one" if count else "none of the runs"
+        return f"baseline={safe_text(self._expression.text)} matches {found}"
+
+    @property
     def best(self) -> Group | None:
         """The best group; None if no group has a complete run and a value."""
         for group in self.groups[:1]:
@@ -112,7 +121,7 @@ class Ranking:
 
     def _rows(self) -> tuple[list[list[str]], range]:
         """Return the cells of the table, header first, and the positions of columns of numbers."""
-        columns = cells(variants([group.runs[0] for group in self.groups]))
+        columns = cells(variants([group.representative for group in self.groups]))
         left = len(columns)
         columns.append(COLUMNS["n"].cells(self.groups))
         if self.objective.name != "val_acc":
@@ -137,12 +146,8 @@ class Ranking:
         notes = []
         if self._broken:
             notes.append(f"number of runs left out because they can't be read: {self._broken}")
-        if self._expression is not None and self.baseline is None:
-            count = len(self._matching)
-            notes.append(
-                f"nothing is compared, because baseline={safe_text(self._expression.text)} matches "
-                + (f"{count} variants instead of one" if count else "none of the runs")
-            )
+        if self.mismatch is not None:
+            notes.append(f"nothing is compared, because {self.mismatch}")
         elif self.baseline is not None and not self.baseline.complete:
             notes.append("nothing is compared yet, because the baseline has no complete run")
         if measured:
@@ -282,7 +287,7 @@ class NearestRuns:
         columns.append(COLUMNS["n"].cells(self.groups))
         columns.append(["epochs", *map(_epochs_of, self.groups)])
         right = range(len(columns))
-        columns += cells(variants([group.runs[0] for group in self.groups]))
+        columns += cells(variants([group.representative for group in self.groups]))
         columns.append(["run", *(safe_text(group.counted[0].name) for group in self.groups)])
         return format_table([*zip(*columns, strict=True)], right, width)
 

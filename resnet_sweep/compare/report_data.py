@@ -16,6 +16,7 @@ from resnet_sweep.compare.comparison import environment_of
 from resnet_sweep.compare.diff_columns import MISSING, diff_columns
 from resnet_sweep.compare.format import reproduce_command, round_digits, safe_text
 from resnet_sweep.compare.group import group_replicates
+from resnet_sweep.compare.lengths import LengthCurve, length_curves
 from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, metrics_of
 from resnet_sweep.compare.ranking import rank_sweep
 from resnet_sweep.compare.safe_read import read_limited
@@ -104,6 +105,7 @@ def report_data(
             if isinstance(run, BrokenRun)
         ],
         "studies": list(studies),
+        "lengths": [_points(curve) for curve in length_curves(groups)],
         "verdicts": [verdicts for sweep in sweeps if (verdicts := _verdicts(sweep))],
         "figures": figures,
         "figures_of": loaded.index(best) if best else None,
@@ -119,6 +121,18 @@ def _verdicts(sweep: ComparedSweep) -> dict[str, Any] | None:
     return {"name": safe_text(sweep.name), "rows": ranking.rows(), "notes": ranking.notes()}
 
 
+def _points(curve: LengthCurve) -> dict[str, Any]:
+    """Return the points of a curve as columns; the spread of a single run is None."""
+    accuracies = curve.points.values()
+    return {
+        "name": curve.name,
+        "epochs": [*curve.points],
+        "mean": [round_digits(accuracy.mean, OUTCOME_DIGITS) for accuracy in accuracies],
+        "sd": [round_digits(accuracy.sd, OUTCOME_DIGITS) for accuracy in accuracies],
+        "n": [accuracy.n for accuracy in accuracies],
+    }
+
+
 def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
     record, metrics = run.record, run.metrics
     notes = [*record.notes, *([f"Curves: {metrics.error}"] if metrics.error else [])]
@@ -131,8 +145,6 @@ def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
         "cpu_share": round_digits(record.cpu_share, OUTCOME_DIGITS),
         "memory": record.usage and record.usage["peak_memory_mib"],
         "gpu_memory": record.usage and record.usage["peak_gpu_memory_mib"],
-        "tags": ", ".join(run.annotation.tags),
-        "note": safe_text(run.annotation.note),
         "reused_from": record.reused_from and safe_text(record.reused_from),
         "parameters": record.parameters,
         "best": _outcome(record.best),
@@ -142,12 +154,14 @@ def _describe(run: LoadedRun, step: int) -> dict[str, Any]:
             column: round_digits(value, OUTCOME_DIGITS)
             for column, value in run.best_metrics.items()
         },
+        "tags": safe_text(", ".join(run.tags)),
+        "note": safe_text(run.note),
         "notes": [safe_text(note) for note in notes],
         "command": reproduce_command(record),
         "settings": _safe(settings),
         "choices": _safe(record.choices),
         "environment": _safe(environment_of(record)),
-        "curves": _curves(metrics.rows, step),
+        "curves": _curves(metrics.rows, step, [metric.column for metric in metrics_of([run])]),
     }
 
 
@@ -157,14 +171,22 @@ def _part(name: str, values: Sequence[Any], runs: Sequence[LoadedRun]) -> str:
     return "choices" if values == chosen else "settings"
 
 
-def _curves(rows: Sequence[Row], step: int) -> dict[str, list[float | None]]:
-    """Return the metrics of the first and the last epoch, and of the multiples of `step`."""
+def _curves(
+    rows: Sequence[Row], step: int, further: Sequence[str]
+) -> dict[str, list[float | None]]:
+    """Return the metrics of the first and the last epoch, and of the multiples of `step`.
+
+    Args:
+        rows: rows of `metrics.csv`.
+        step: the distance of the epochs.
+        further: columns of further metrics.
+    """
     ends = rows[:1], rows[-1:]
     kept = [row for row in rows if row["epoch"] % step == 0 or [row] in ends]
     epochs: list[float | None] = [row["epoch"] for row in kept]
     return {"epoch": epochs} | {
         name: [round_digits(row.get(name), CURVE_DIGITS) for row in kept]
-        for name in CURVES
+        for name in (*CURVES, *further)
         if any(name in row for row in kept)
     }
 

@@ -78,8 +78,6 @@ COLUMNS: dict[str, Column] = {
         lambda share: format_number(share and share.mean, 0, "%"),
     ),
     "reused": Column("reused", lambda group: group.reused, str),
-    "tags": Column("tags", lambda group: group.tags, lambda tags: ", ".join(tags)),
-    "note": Column("note", lambda group: "; ".join(group.notes), safe_text),
 }
 # The share of the CPU time is printed if it can explain why some runs took longer than others: if
 # a run took longer than this, and the smallest share is less than this part of the largest one.
@@ -102,6 +100,7 @@ class RunsTable:
     Attributes:
         groups: groups of runs, in the order of the rows.
         differences: settings and choices that differ, with the value of each group.
+        annotations: columns of the tags and the notes, if a run has some.
         broken: runs that can't be read.
 
     Raises:
@@ -135,15 +134,16 @@ class RunsTable:
             groups = _sorted(groups, sort, fields)
         self.groups = groups[:top]
         self.columns = COLUMNS | _further_columns(self.groups)
+        self.annotations = _annotation_columns(self.groups)
         self.differences = self._differences(keys, fields)
 
     def _differences(
         self, keys: Sequence[str] | None, fields: Mapping[LoadedRun, RunFields]
     ) -> dict[str, list[Any]]:
-        newest = [group.runs[0] for group in self.groups]
         if keys:
+            newest = [group.runs[0] for group in self.groups]
             return {key: [fields[run].get(key, MISSING) for run in newest] for key in keys}
-        differences = diff_columns(newest)
+        differences = diff_columns([group.representative for group in self.groups])
         if keys is None:
             differences.pop("seed", None)
             seeds = [
@@ -166,15 +166,15 @@ class RunsTable:
         selected = dict(self.columns)
         if all(len(group.runs) == 1 for group in self.groups):
             del selected["n"]
-        for name in ("reused", "tags", "note"):
-            if not any(selected[name].value(group) for group in self.groups):
-                del selected[name]
+        if not any(group.reused for group in self.groups):
+            del selected["reused"]
         if not self._differ_in_cpu_share():
             del selected["cpu_share"]
         outcomes = [column.cells(self.groups) for column in selected.values()]
         # The names of runs come last because they are the longest.
         names = ["run", *map(_name, self.groups)]
-        columns = [*outcomes, *cells(self.differences), names]
+        annotations = [column.cells(self.groups) for column in self.annotations.values()]
+        columns = [*outcomes, *cells(self.differences), *annotations, names]
         return [*zip(*columns, strict=True)], range(2, len(outcomes))
 
     def _differ_in_cpu_share(self) -> bool:
@@ -191,7 +191,10 @@ class RunsTable:
             "runs": [
                 {
                     "names": [run.name for run in group.runs],
-                    **{name: _json_value(column, group) for name, column in self.columns.items()},
+                    **{
+                        name: _json_value(column, group)
+                        for name, column in (self.columns | self.annotations).items()
+                    },
                     "differences": row_at(self.differences, index),
                 }
                 for index, group in enumerate(self.groups)
@@ -208,16 +211,35 @@ class RunsTable:
             if column.is_statistic:
                 columns.append([name, *(value and value.mean for value in values)])
                 columns.append([f"{name}_sd", *(value and value.sd for value in values)])
-            elif name == "tags":
-                columns.append([name, *map(column.format, values)])
             else:
                 columns.append([name, *values])
         columns = [[MISSING if value is None else value for value in column] for column in columns]
         columns += [[name, *values] for name, values in self.differences.items()]
+        columns += [
+            [name, *(column.format(column.value(group)) for group in self.groups)]
+            for name, column in self.annotations.items()
+        ]
         text = io.StringIO()
         lines = zip(*columns, strict=True)
         csv.writer(text, lineterminator="\n").writerows(map(_csv_cell, line) for line in lines)
         return text.getvalue().removesuffix("\n")
+
+
+def _annotation_columns(groups: Sequence[Group]) -> dict[str, Column]:
+    """Return columns for the tags and the notes, if runs have some."""
+    columns = {
+        "tags": Column("tags", _tags, lambda tags: safe_text(", ".join(tags))),
+        "note": Column("note", _note, safe_text),
+    }
+    return {name: column for name, column in columns.items() if any(map(column.value, groups))}
+
+
+def _tags(group: Group) -> list[str]:
+    return [*dict.fromkeys(tag for run in group.runs for tag in run.tags)]
+
+
+def _note(group: Group) -> str:
+    return "; ".join(dict.fromkeys(run.note for run in group.runs if run.note))
 
 
 def _further_columns(groups: Iterable[Group]) -> dict[str, Column]:

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from resnet_sweep.errors import InvalidFileError
-from resnet_sweep.runs.annotation import ANNOTATION, Annotation
+from resnet_sweep.runs.annotations import ANNOTATIONS, Annotations
 from resnet_sweep.runs.metrics import COLUMNS, Row, is_further_column
 from resnet_sweep.runs.record import Record
 
@@ -18,7 +18,7 @@ from resnet_sweep.runs.record import Record
 MAX_RECORD_BYTES = 16 * 2**20
 MAX_METRICS_BYTES = 64 * 2**20
 MAX_SWEEP_BYTES = 256 * 2**20
-MAX_ANNOTATION_BYTES = 2**20
+MAX_ANNOTATIONS_BYTES = 2**20
 
 
 def read_record(directory: Path) -> Record:
@@ -31,6 +31,16 @@ def read_record(directory: Path) -> Record:
         return Record.parse(read_limited(directory / "run.json", MAX_RECORD_BYTES))
     except FileNotFoundError as error:
         raise InvalidFileError("there is no run.json") from error
+
+
+def read_annotations(directory: Path) -> Annotations:
+    """Return the annotations of a run; if they can't be read, the note gives the reason."""
+    try:
+        return Annotations.parse(read_limited(directory / ANNOTATIONS, MAX_ANNOTATIONS_BYTES))
+    except FileNotFoundError:
+        return Annotations()
+    except InvalidFileError as error:
+        return Annotations(note=str(error))
 
 
 def read_rows(directory: Path) -> tuple[list[Row], str | None]:
@@ -70,14 +80,6 @@ def read_rows(directory: Path) -> tuple[list[Row], str | None]:
     except (ValueError, OverflowError, csv.Error) as error:
         return rows, f"metrics.csv isn't a table of numbers ({error})"
     return rows, "the last row of metrics.csv is truncated" if rest else None
-
-
-def read_annotation(directory: Path) -> Annotation:
-    """Return the annotation of a run directory; it is empty if there is none or it isn't valid."""
-    try:
-        return Annotation.parse(read_limited(directory / ANNOTATION, MAX_ANNOTATION_BYTES))
-    except (FileNotFoundError, InvalidFileError):
-        return Annotation()
 
 
 def read_limited(path: Path, limit: int) -> bytes:

@@ -1,5 +1,6 @@
 """Build the objects that a config describes."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 from resnet_sweep.config import COLLECTION_GROUPS
 from resnet_sweep.config.check import EXTRA_SETTINGS, parameters
 from resnet_sweep.config.instantiate import instantiate, locate
+from resnet_sweep.data.array_cache import CachedDataset
 from resnet_sweep.data.dataset import DataDescription, Dataset
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.protocols import Augmentation, DataSource, ValidationMetric
@@ -21,14 +23,26 @@ from resnet_sweep.training.optimizers import param_groups
 from resnet_sweep.training.schedules import Schedule
 from resnet_sweep.training.trainer import steps_per_epoch
 
+# Datasets by their configs.
+Sources = dict[str, CachedDataset]
+
 IS_NO_MODULE = "isn't a torch.nn.Module"
 
 
-def build_dataset(config: Mapping[str, Any]) -> Dataset:
-    """Return the images that a run uses."""
-    source: DataSource = _instantiate(
-        "data", config["data"], DataSource, "has no method load(seed)"
-    )
+def build_dataset(config: Mapping[str, Any], sources: Sources | None = None) -> Dataset:
+    """Return the images that a run uses.
+
+    Args:
+        config: the config of the run.
+        sources: the datasets of earlier calls, by their configs. They aren't read again, and
+            further ones are added.
+    """
+    key = json.dumps(config["data"])
+    source: DataSource | None = None if sources is None else sources.get(key)
+    if source is None:
+        source = _instantiate("data", config["data"], DataSource, "has no method load(seed)")
+        if sources is not None and isinstance(source, CachedDataset):
+            sources[key] = source
     try:
         dataset = source.load(config["seed"])
     except (ConfigError, OSError, MemoryError):
@@ -43,16 +57,22 @@ def build_dataset(config: Mapping[str, Any]) -> Dataset:
 
 
 def build_model(config: Mapping[str, Any], data: Dataset | DataDescription) -> nn.Module:
-    """Return the model, with one output for each class of the data.
-
-    The model gets the number of channels of the images if it has a parameter `in_channels`.
-    """
-    node = config["model"]
-    supplied = {"num_classes": data.num_classes}
-    if "in_channels" in parameters(locate("model", node["_target_"])):
-        supplied["in_channels"] = data.channels
-    model: nn.Module = _instantiate("model", node, nn.Module, IS_NO_MODULE, **supplied)
+    """Return the model, with one output for each class of the data."""
+    supplied = model_arguments(config, data)
+    model: nn.Module = _instantiate("model", config["model"], nn.Module, IS_NO_MODULE, **supplied)
     return model
+
+
+def model_arguments(config: Mapping[str, Any], data: Dataset | DataDescription) -> dict[str, int]:
+    """Return the arguments that the program passes to the model.
+
+    They are the number of classes, and the number of channels of the images if the model has a
+    parameter `in_channels`.
+    """
+    supplied = {"num_classes": data.num_classes}
+    if "in_channels" in parameters(locate("model", config["model"]["_target_"])):
+        supplied["in_channels"] = data.channels
+    return supplied
 
 
 def build_loss(config: Mapping[str, Any]) -> nn.Module:

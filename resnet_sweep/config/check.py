@@ -29,7 +29,7 @@ from resnet_sweep.compare.replication import FIRST
 from resnet_sweep.config import COLLECTION_GROUPS, OBJECT_GROUPS
 from resnet_sweep.config.instantiate import locate
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.metrics import FURTHER, is_further_column
+from resnet_sweep.runs.metrics import FURTHER, further_metrics, is_further_column
 
 # Settings that are in no group.
 FurtherObjective = Annotated[
@@ -138,6 +138,12 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"metric.{name} can't be the column {FURTHER}{name} of metrics.csv: use a name of "
                 "small letters, digits and underscores, other than acc and loss"
+            )
+    averages = {metric.column for metric in further_metrics({"trainer": config["trainer"]})}
+    for name in config["metric"]:
+        if FURTHER + name in averages:
+            raise ConfigError(
+                f"metric.{name} has the name of a column of trainer.ema_decay: choose another name"
             )
 
 

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.build import (
+    Sources,
     build_augmentation,
     build_dataset,
     build_loggers,
@@ -154,6 +155,7 @@ def plan_run(
     process_group: ProcessGroup | None = None,
     smoke_tests: SmokeTests | None = None,
     directory: Path | None = None,
+    sources: Sources | None = None,
 ) -> PlannedRun:
     """Validate a resolved config, the data and the device, and sign the run.
 
@@ -167,12 +169,13 @@ def plan_run(
         smoke_tests: the results of earlier smoke tests, shared by the configs of a sweep.
         directory: directory of the run or of its sweep. A run in it can be resumed after its
             starting weights were removed.
+        sources: the datasets of the other runs of a sweep, see `build_dataset`.
 
     Raises:
         ConfigError: the run can't be trained.
     """
     check_config(config)
-    run = _load(config, process_group or ProcessGroup())
+    run = _load(config, process_group or ProcessGroup(), sources=sources)
     settings, dataset, device = run.settings, run.dataset, run.device
     check_compile(settings.compile, device, run.process_group)
     if settings.batch_size > len(dataset.train):
@@ -274,7 +277,10 @@ def load_recorded_run(record: Record) -> PlannedRun:
 
 
 def _load(
-    config: Mapping[str, Any], process_group: ProcessGroup, precision: str | None = None
+    config: Mapping[str, Any],
+    process_group: ProcessGroup,
+    precision: str | None = None,
+    sources: Sources | None = None,
 ) -> PlannedRun:
     """Return an unsigned run with its data, on the device of this process."""
     settings: TrainerConfig = instantiate("trainer", config["trainer"])
@@ -287,7 +293,7 @@ def _load(
     precision = resolve_precision(precision or settings.precision, device)
     # Converting the images may take minutes, in which a file could be edited.
     code = own_code(config)
-    dataset = build_dataset(config)
+    dataset = build_dataset(config, sources)
     inputs = {"data": dataset.fingerprint, **code.digests}
     return PlannedRun(config, settings, dataset, device, precision, process_group, inputs, code)
 
@@ -308,8 +314,10 @@ def _notes(run: PlannedRun, mixed: bool, shares_norm: bool) -> Iterator[str]:
     if settings.progressive_resizing is not None:
         sizes = ProgressiveResizing(settings.progressive_resizing, settings.epochs)
         yield f"trained at {sizes}; evaluated at full size"
-    if settings.ema_decay is not None:
-        yield "val_acc and val_loss are computed with the averaged weights (trainer.ema_decay)"
+    if settings.ema_decays:
+        first, *others = settings.ema_decays
+        averages = f"the first, {first}, of trainer.ema_decay" if others else "trainer.ema_decay"
+        yield f"val_acc and val_loss are computed with the averaged weights ({averages})"
     if mixed:
         yield "train_acc counts an image with a mixed label by the share of the predicted class"
     if shares_norm and not settings.sync_batch_norm:

@@ -180,11 +180,12 @@ def _read_file(setting: str, modified: int, size: int) -> _Source:
     classes = None
     if isinstance(content, dict) and isinstance(content.get("data"), dict):
         classes = content["data"].get("classes")
-    # The averaged weights of a run come first, because the run evaluates these.
-    for key in ("ema", "model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    if isinstance(content, dict):
+        averages = content.get("emas")
+        # The first averaged weights of a run are those that the run evaluates.
+        evaluated = [*averages.values()][:1] if isinstance(averages, dict) else []
+        candidates = [*evaluated, content.get("model"), content.get("state_dict")]
+        content = next((found for found in candidates if isinstance(found, dict)), content)
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):

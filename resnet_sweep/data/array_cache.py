@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,11 +151,13 @@ class CachedDataset(Subsets):
     def load(self, seed: int) -> Dataset:
         """Return the dataset with the subsets that `seed` chooses; convert its files once.
 
+        The files are searched for changes at the first call only.
+
         Raises:
             ConfigError: the data is missing or invalid, the cache can't be written, or a setting
                 doesn't fit the data.
         """
-        arrays = self.arrays()
+        arrays = self._arrays
         parts = self.split(arrays)
         mean, std = arrays.mean_and_std(parts["train"].indices)
         channels = arrays.images.shape[1]
@@ -176,6 +179,10 @@ class CachedDataset(Subsets):
             std=std if self.std is None else list(self.std),
             fingerprint=arrays.header.fingerprint,
         )
+
+    @cached_property
+    def _arrays(self) -> Arrays:
+        return self.arrays()
 
     def arrays(self) -> Arrays:
         """Return the arrays of the dataset, from `cached_arrays`."""

@@ -168,7 +168,7 @@ def _read(files: ImageFiles, index: int, function: Callable[[Image.Image], Resul
     except Exception as error:
         reason = getattr(error, "strerror", None) or one_line(error)
         if isinstance(error, UnidentifiedImageError):
-            reason = "its content isn't an image that Pillow knows"
+            reason = f"its content has none of the formats {', '.join(FORMATS)}"
         raise ConfigError(
             f"{files.name(index)} can't be read ({reason}): restore, convert or remove the image"
         ) from error

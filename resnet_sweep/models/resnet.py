@@ -22,8 +22,6 @@ class ResNet(nn.Module):
     global average pooling, dropout, and a linear classifier (He et al., 2016, "Identity Mappings in
     Deep Residual Networks", section 4). With "basic_v1", BatchNorm and ReLU follow the stem instead
     of the stages (He et al., 2016, "Deep Residual Learning for Image Recognition", section 4.2).
-    Convolutions are initialized as in He et al., 2015, "Delving Deep into Rectifiers: Surpassing
-    Human-Level Performance on ImageNet Classification", equation 14.
 
     Shapes: (N, in_channels, H, W) to logits (N, num_classes).
 
@@ -46,6 +44,10 @@ class ResNet(nn.Module):
             equation 4).
         stem_width: number of channels of the stem; None for the first entry of `widths`.
         in_channels: number of channels of an image.
+        initialization: random weights of the convolutions. "he" is the normal distribution of He et
+            al., 2015, "Delving Deep into Rectifiers: Surpassing Human-Level Performance on ImageNet
+            Classification", equation 14; "torch" is the uniform distribution of torch.nn.Conv2d,
+            whose variance is 1 / (3 * fan_in).
 
     Raises:
         ValueError: widths, blocks and strides have different lengths, there is no stage, or there
@@ -64,6 +66,7 @@ class ResNet(nn.Module):
         stochastic_depth: DropProbability = 0.0,
         stem_width: Count | None = None,
         in_channels: Count = 3,
+        initialization: Literal["he", "torch"] = "he",
     ) -> None:
         super().__init__()
         if not widths or not len(widths) == len(blocks) == len(strides):
@@ -99,7 +102,7 @@ class ResNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, num_classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if initialization == "he" and isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:

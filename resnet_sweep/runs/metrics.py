@@ -5,6 +5,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,7 +34,7 @@ Metric = Literal["train_loss", "train_acc", "val_loss", "val_acc"]
 
 
 class FurtherMetric(NamedTuple):
-    """A metric that the config group `metric` names.
+    """A metric of the validation images besides the loss and the accuracy of the evaluated model.
 
     Attributes:
         column: its column in `metrics.csv`.
@@ -52,17 +53,41 @@ class FurtherMetric(NamedTuple):
 
 
 def further_metrics(config: Mapping[str, Any]) -> list[FurtherMetric]:
-    """Return the metrics in the group `metric` of a config; invalid ones are left out."""
-    group = config.get("metric")
-    return [
+    """Return the further metrics of a run with this config; invalid ones are left out.
+
+    They are the metrics in the group `metric`, and the `average_metrics` of all averages of the
+    weights but the first.
+    """
+    group, trainer = config.get("metric"), config.get("trainer")
+    named = [
         FurtherMetric(
-            FURTHER + name,
+            FURTHER + str(name),
             percent=node.get("percent", False) is True,
             higher_is_better=node.get("higher_is_better", True) is not False,
         )
         for name, node in (group.items() if isinstance(group, Mapping) else ())
-        if isinstance(node, Mapping) and is_further_column(FURTHER + str(name))
+        if isinstance(node, Mapping)
     ]
+    decays = trainer.get("ema_decay") if isinstance(trainer, Mapping) else None
+    averaged = [
+        metric
+        for decay in (decays[1:] if isinstance(decays, list) else ())
+        if type(decay) in (int, float)
+        for metric in average_metrics(decay)
+    ]
+    return [metric for metric in (*named, *averaged) if is_further_column(metric.column)]
+
+
+def average_metrics(decay: float) -> tuple[FurtherMetric, FurtherMetric]:
+    """Return the loss and the accuracy of the model with averaged weights, by their decay.
+
+    Their columns are `val_loss_ema_0_99` and `val_acc_ema_0_99` for a decay of 0.99.
+    """
+    digits = f"{Decimal(str(decay)).normalize():f}".replace(".", "_")
+    return (
+        FurtherMetric(f"{FURTHER}loss_ema_{digits}", percent=False, higher_is_better=False),
+        FurtherMetric(f"{FURTHER}acc_ema_{digits}", percent=True, higher_is_better=True),
+    )
 
 
 def is_further_column(name: str) -> bool:

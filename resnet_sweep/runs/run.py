@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from resnet_sweep.errors import ConfigError
+from resnet_sweep.runs.annotations import ANNOTATIONS
 from resnet_sweep.runs.files import digest_file, remove_unfinished, write_atomically
 from resnet_sweep.runs.lock import RUN_LOCK, DirectoryLock, in_use_error
 from resnet_sweep.runs.metrics import Row, best_row, write_metrics
@@ -44,6 +45,8 @@ from resnet_sweep.runs.signature import (
 
 log = logging.getLogger(__name__)
 
+# The messages of the processes that train the run.
+LOG = "train.log"
 # The metrics files. A checkpoint contains the same metrics.
 METRICS_FILES = ("layer_norms.csv", "metrics.csv")
 _FOLDERS = ("checkpoints", "evaluation", "features", "plots", "tensorboard")
@@ -52,7 +55,7 @@ RUN_RESULTS = (*METRICS_FILES, *_FOLDERS, "mlflow_run_id")
 # Patterns of the files that `write_atomically` writes. A killed process may leave temporary copies.
 _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.png")
 # A process that is killed before it writes the record leaves these files.
-_FIRST_FILES = frozenset({RUN_LOCK, "train.log"})
+_FIRST_FILES = frozenset({RUN_LOCK, LOG})
 # Fields of the record that a resumed run keeps.
 _KEPT_FIELDS = ("started", "best", "final", "gap", "seconds", "usage", "parameters")
 
@@ -251,6 +254,26 @@ def weights_directory(directory: Path, record: Record) -> Path:
     return source
 
 
+def continue_pruned(directory: Path, record: Record, epochs: int) -> bool:
+    """Mark a pruned run as interrupted, so that it is resumed when it is opened.
+
+    Args:
+        directory: directory of the run.
+        record: record of the run that the command asks for.
+        epochs: a run with more epochs isn't changed, because it was pruned again later.
+
+    Returns:
+        Whether the run was changed.
+    """
+    with _usable(directory), _locked(directory, record) as earlier:
+        if earlier is None or earlier.state != "pruned" or not earlier.final:
+            return False
+        if earlier.final["epoch"] > epochs:
+            return False
+        replace(earlier, state="interrupted", ended=None, heartbeat=None).write(directory)
+    return True
+
+
 def mark_failed(directory: Path, reason: str, resuming: bool = False) -> None:
     """Mark a run as failed if it is pending, or if it is running and its process has exited.
 
@@ -285,35 +308,47 @@ def reset_run(directory: Path, record: Record) -> None:
         # The record is written first. Otherwise, a kill could leave a run that counts as ended, but
         # has no results.
         replace(record, state="interrupted", reason="reset to start again").write(directory)
-        remove_results(directory)
+        for name in RUN_RESULTS:
+            _remove(directory / name)
 
 
-def remove_results(directory: Path) -> None:
-    """Remove everything from a run directory that the training of the run wrote."""
-    for name in RUN_RESULTS:
-        _remove(directory / name)
+def delete_run(directory: Path, record: Record) -> list[str]:
+    """Delete the files of a run, and its directory if it contains nothing else.
 
+    `run.json` is deleted last. If the process is killed before that, the run can be deleted again.
 
-def delete_run(directory: Path) -> None:
-    """Remove a run directory with all its files.
+    Args:
+        directory: directory of the run.
+        record: record of the run, as it was when somebody decided to delete it.
 
-    The record is removed last. If the process is killed before that, the run is still found, and
-    can be deleted again.
-
-    Raises:
-        ConfigError: another process uses the run.
-        OSError: a file can't be removed.
+    Returns:
+        The names of other files and folders in the directory, which are kept.
     """
-    with _locked(directory, Record.read(directory)):
-        for path in directory.iterdir():
-            if path.name not in (NAME, RUN_LOCK):
-                _remove(path)
-        _remove(directory / NAME)
-    _remove(directory)
+    with _usable(directory):
+        with _locked(directory, record) as earlier:
+            if earlier is None or earlier.state != record.state:
+                state = "deleted" if earlier is None else earlier.state
+                raise ConfigError(
+                    f"{directory} was {record.state} and is {state} now, so it isn't deleted: "
+                    "repeat the command"
+                )
+            if earlier.has_ended:
+                # Otherwise, a kill could leave a run that counts as ended, but has no results. If
+                # the disk is full, the mark can't be written, but the files can be deleted.
+                with contextlib.suppress(OSError):
+                    replace(earlier, state="interrupted", reason="being deleted").write(directory)
+            for name in (*RUN_RESULTS, HYDRA_FOLDER, LOG, ANNOTATIONS):
+                _remove(directory / name)
+            remove_unfinished(directory, *_ATOMIC)
+            _remove(directory / NAME)
+        others = sorted(path.name for path in directory.iterdir())
+        if not others:
+            directory.rmdir()
+        return others
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, a link or a folder with its files, if it exists."""
+    """Remove a file, a link or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -31,6 +31,7 @@ INIT_FROM = "init_from"
 NEUTRAL: Mapping[str, Any] = {
     INIT_FROM: None,
     "metric": {},
+    "model.initialization": "he",
     "trainer.backbone_lr_factor": 1,
     "trainer.freeze": [],
 }

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Gt, Le
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
+from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from resnet_sweep.compare.format import pluralize, safe_text
 from resnet_sweep.compare.group import COMPLETE, group_replicates
-from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Direction, Objective, check_directions
 from resnet_sweep.config.check import AUTO_SETTINGS, check_names, check_value
 from resnet_sweep.config.check import SETTINGS as CONFIG_SETTINGS
@@ -32,9 +34,10 @@ from resnet_sweep.config.smoke_test import SmokeTests
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.ranges import Count, Probability
 from resnet_sweep.runs.provenance import write_hydra_folder
-from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.record import PENDING, Record, duration
 from resnet_sweep.runs.run import copy_results, reused_record, write_plan
 from resnet_sweep.runs.signature import flatten, signed_settings
+from resnet_sweep.studies.promotion import promoted_share
 from resnet_sweep.studies.search_space import (
     Parameters,
     SearchSpace,
@@ -61,6 +64,12 @@ SETTINGS = {
     "study_name": str | None,
     "n_trials": Count,
     "n_jobs": Count,
+    "promote": bool,
+    # A longer time can't be given to a timer of Python.
+    "timeout": Annotated[float, Gt(0), Le(10**9)] | None,
+    "max_stagnation_trials": Count | None,
+    "confirm": Count | None,
+    "confirm_replicates": Count,
     "max_failures": Count | None,
     "max_failure_rate": Probability | None,
     "max_worker_crashes": Count | None,
@@ -78,6 +87,8 @@ GRID_SETTINGS: dict[str, Any] = {
 }
 # The default name of a study.
 NAME = "resnet_sweep"
+# The directory of the confirmation in the sweep directory.
+CONFIRMATION = "confirmation"
 SUBDIRECTORIES = ("${hydra.job.num}", "${hydra:job.num}", "${hydra.job.id}")
 
 
@@ -101,6 +112,22 @@ class TrialRun:
         write_plan(self.directory, self.record)
         record = self.record
         write_hydra_folder(self.directory, record.config, self.hydra, record.overrides)
+
+    def write_or_reuse(self, cache: RunCache | None) -> None:
+        """Write the results of a complete run with the same signature, or else the plan of the run.
+
+        Args:
+            cache: the runs that can be reused. A run that has started isn't replaced.
+        """
+        found = None
+        # A process that is killed while it copies a reused run leaves a pending run.
+        is_new = not (self.directory / "run.json").exists()
+        if cache is not None and (is_new or load_run(self.directory, "").state == PENDING):
+            found = cache.find_complete(self.planned.signature)
+        if found is None:
+            self.write()
+        else:
+            self.reuse(found)
 
     def reuse(self, found: LoadedRun) -> None:
         """Write the results of a complete run to the directory; see `copy_results`."""
@@ -140,7 +167,7 @@ class StudyPlan:
             [*preset_overrides(settings["params"]), *read_overrides(config.hydra)]
         )
         self.objectives = Objective.all_from_config(
-            self.sweep_settings | {"metric": resolve(config, "metric")}
+            self.sweep_settings | {name: resolve(config, name) for name in ("metric", "trainer")}
         )
         self.directions = check_directions(self.objectives, settings["direction"])
         self.sampler = TrialSampler(settings["sampler"], self.space, self.directions)
@@ -153,18 +180,48 @@ class StudyPlan:
         self.corners = self._plan_corners()
         epochs = max(corner.record.epochs for corner in self.corners) * self.replicates
         self.pruner = build_pruner(settings["pruner"], len(self.objectives), epochs)
+        self.promotes: bool = settings["promote"]
+        if self.promotes and isinstance(self.pruner, NopPruner):
+            raise ConfigError(
+                "hydra.sweeper.promote=true continues pruned trials, but this study prunes none: "
+                "leave it out, or choose a pruner and one objective"
+            )
+        if settings["max_stagnation_trials"] is not None and len(self.objectives) > 1:
+            raise ConfigError(
+                f"hydra.sweeper.max_stagnation_trials needs one objective, but there are "
+                f"{len(self.objectives)}: leave it out, or use one objective"
+            )
+        if settings["confirm"] is not None:
+            self._check_confirmation()
         self.enqueued = self._enqueued()
         self.fingerprint = self._fingerprint()
 
     def describe(self) -> str:
         """Return a few lines that describe the search, for a dry run."""
-        sampler = str(self.settings["sampler"].get("_target_", "")).rpartition(".")[2]
+        settings = self.settings
+        sampler = str(settings["sampler"].get("_target_", "")).rpartition(".")[2]
         pruner = type(self.pruner).__name__.removesuffix("Pruner")
         goals = zip(self.objectives, self.directions, strict=True)
         lines = [f"{pluralize(self.n_trials, 'trial')}, sampled by {sampler}, pruned by {pruner}"]
         lines += [f"  {objective.name}: {direction}" for objective, direction in goals]
         lines += [f"  {safe_text(key)}: {text}" for key, text in self.space.descriptions().items()]
         lines.append(f"  {pluralize(len(self.corners), 'corner')} of the search space checked")
+        if self.promotes:
+            share = 100 * promoted_share(settings["pruner"])
+            lines.append(
+                f"  promoted: pruned trials among the best {share:.3g}% at their last epoch"
+            )
+        if settings["max_stagnation_trials"] is not None:
+            lines.append(
+                "  search ends without an improvement in "
+                + pluralize(settings["max_stagnation_trials"], "trial")
+            )
+        if settings["timeout"] is not None:
+            lines.append(f"  search ends after {duration(settings['timeout'])}")
+        if settings["confirm"] is not None:
+            configs = f"the best {pluralize(settings['confirm'], 'trial')} and the current config"
+            seeds = pluralize(settings["confirm_replicates"], "new seed")
+            lines.append(f"  confirmed: {configs}, with {seeds}")
         lines += [f"  enqueued: {_format_parameters(parameters)}" for parameters in self.enqueued]
         return "\n".join(lines)
 
@@ -174,7 +231,40 @@ class StudyPlan:
         Raises:
             ConfigError: the runs can't be trained.
         """
-        overrides = self.space.overrides(parameters)
+        return self._plan_runs(self.space.overrides(parameters), number)
+
+    def plan_confirmation(self, parameters: Parameters | None, name: str) -> list[TrialRun]:
+        """Plan the runs that train a config again, with seeds that no trial has.
+
+        Args:
+            parameters: the parameters of a trial; None for the config without the search.
+            name: the name of their directory in `confirmation/`.
+
+        Raises:
+            ConfigError: the runs can't be trained.
+        """
+        overrides = list(self.space.fixed.values())
+        if parameters is not None:
+            overrides = self.space.overrides(parameters)
+        count: int = self.settings["confirm_replicates"]
+        seeds = range(self.replicates, self.replicates + count)
+        return self._plan_runs(overrides, 0, f"{CONFIRMATION}/{name}", seeds)
+
+    def _plan_runs(
+        self,
+        overrides: list[str],
+        number: int,
+        subdirectory: str | None = None,
+        replicates: range | None = None,
+    ) -> list[TrialRun]:
+        """Plan the runs of a config.
+
+        Args:
+            overrides: the overrides of the config.
+            number: the number of the trial.
+            subdirectory: the directory of the runs, in the sweep directory; None for `number`.
+            replicates: numbers to add to the seed; None for those of a trial.
+        """
         try:
             with composed_job(self.loader, self.config, overrides) as config:
                 config.hydra.job.num, config.hydra.job.id = number, str(number)
@@ -185,17 +275,24 @@ class StudyPlan:
                 ]
                 seed = resolve(config, "seed")
                 check_value("seed", seed, CONFIG_SETTINGS["seed"])
+                top = str(number) if subdirectory is None else subdirectory
+                several = self.replicates > 1 or replicates is not None
                 return [
-                    self._plan_run(config, typed, str(number), seed + replicate)
-                    for replicate in range(self.replicates)
+                    self._plan_run(config, typed, top, seed + replicate, several)
+                    for replicate in replicates or range(self.replicates)
                 ]
         except COMPOSITION_ERRORS as error:
             raise ConfigError(format_error(error, overrides)) from error
 
     def _plan_run(
-        self, config: DictConfig, overrides: list[str], subdirectory: str, seed: int
+        self,
+        config: DictConfig,
+        overrides: list[str],
+        subdirectory: str,
+        seed: int,
+        several: bool,
     ) -> TrialRun:
-        if self.replicates > 1:
+        if several:
             overrides = with_seed(overrides, seed)
             subdirectory = f"{subdirectory}/{seed}"
         config.seed = seed
@@ -231,6 +328,21 @@ class StudyPlan:
             count = len(corners) + sum(map(len, wrong.values()))
             raise invalid_jobs(wrong, count, "corners of the search space")
         return corners
+
+    def _check_confirmation(self) -> None:
+        """Raise ConfigError if the study can't be confirmed."""
+        if len(self.objectives) > 1:
+            raise ConfigError(
+                f"hydra.sweeper.confirm needs one objective, but there are {len(self.objectives)}: "
+                "leave it out, or use one objective"
+            )
+        try:
+            self.plan_confirmation(None, "current")
+        except ConfigError as error:
+            raise ConfigError(
+                f"hydra.sweeper.confirm trains the config without the search, which is invalid "
+                f"({error}): correct it, or leave hydra.sweeper.confirm out"
+            ) from error
 
     def _parameters_of(self, settings: Mapping[str, Any], choices: Mapping[str, str]) -> Parameters:
         """Return the parameters in a config; raises as `SearchSpace.parameters` does."""

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from resnet_sweep.compare.format import FEW_DIGITS, safe_text
 from resnet_sweep.studies.storage import find_storage
-from resnet_sweep.studies.trial_queue import STATES, count_states
+from resnet_sweep.studies.trial_queue import STATES, count_states, latest_states
 
 # More points make the page larger, and slower to open.
 MAX_STUDIES, MAX_TRIALS, MAX_KEYS = 5, 2000, 12
@@ -50,7 +50,7 @@ def _studies(storage: BaseStorage) -> Iterator[dict[str, Any]]:
                 study.add_trials(trials[-MAX_TRIALS:])
             yield {
                 "name": safe_text(summary.study_name),
-                "summary": count_states(STATES[trial.state] for trial in trials),
+                "summary": count_states(STATES[trial.state] for trial in latest_states(trials)),
                 "figures": list(_figures(study, names)),
             }
 

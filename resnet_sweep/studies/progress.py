@@ -14,7 +14,7 @@ from resnet_sweep.compare.objective import Objective
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import Record
 from resnet_sweep.studies.storage import STORAGE_ERRORS
-from resnet_sweep.studies.trial_queue import TrialQueue, brief_parameters
+from resnet_sweep.studies.trial_queue import TrialQueue, brief_parameters, run_number
 from resnet_sweep.sweeps.progress import MAX_RUNNING, format_position, live_lines
 
 # Seconds between two reads of the trials and of their runs.
@@ -28,7 +28,7 @@ class StudyProgress:
     printed.
 
     Args:
-        queue: the trials.
+        queue: the trials. A thread reads them, so no other thread may use this queue.
         objective: the first objective of the study.
     """
 
@@ -71,13 +71,14 @@ class StudyProgress:
         if complete:
             _, best = max(complete, key=lambda pair: pair[0])
             value = self.objective.format(best.values[0])
-            summary.append(f"{self.objective.title} {value} (trial {best.number})")
+            summary.append(f"{self.objective.title} {value} (trial {run_number(best)})")
         return live_lines([*lines, ", ".join(summary)])
 
     def _describe(self, trial: FrozenTrial) -> str:
         """Return the position of a running trial, its last value and its parameters."""
-        text = f"trial {trial.number}"
-        record = _running_record(self.queue.directory / str(trial.number))
+        number = run_number(trial)
+        text = f"trial {number}"
+        record = _running_record(self.queue.directory / str(number))
         if record is not None:
             text += f" {format_position(record)}"
         # The position has the validation accuracy.

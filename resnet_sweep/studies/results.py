@@ -30,6 +30,7 @@ from resnet_sweep.studies.trial_queue import (
     TrialQueue,
     brief_parameters,
     count_states,
+    run_number,
 )
 from resnet_sweep.sweeps.manifest import RESULTS_CSV, JobEntry, Manifest, SweepDefinition
 
@@ -45,6 +46,7 @@ class TrialResult:
     """The result of a trial so far.
 
     Attributes:
+        number: number of the trial, or of the first trial that it continues.
         state: a run state; for a running trial, the state of its run.
         reason: explains a state other than running and finished; otherwise empty.
         directory: the directory of the run, or of the trial if it has several replicates. It is an
@@ -59,11 +61,11 @@ class TrialResult:
 
     def __init__(self, trial: FrozenTrial, sweep: Path, objective: Objective) -> None:
         attributes = trial.user_attrs
-        self.number, self.parameters = trial.number, trial.params
+        self.number, self.parameters = run_number(trial), trial.params
         self.values = trial.values if trial.state.is_finished() else None
         self.signature: str = attributes.get(SIGNATURE, "")
         same = attributes.get(SAME_AS)
-        number = trial.number if same is None else same
+        number = self.number if same is None else same
         self.directory = own = Path(os.path.abspath(sweep / str(number)))
         self.places = [
             place for place in (own, *sorted(own.glob("*/"))) if (place / "run.json").exists()
@@ -195,19 +197,23 @@ class StudyResults:
         ]
         return Manifest(definition=SweepDefinition(**self.definition), jobs=jobs)
 
-    def summary(self, width: int | None) -> list[str]:
-        """Return the best trials, the number of trials in every state, and the failed trials."""
-        results, objective = self.all(), self.plan.objectives[0]
+    def ranked(self) -> list[TrialResult]:
+        """Return the complete trials, best first; with several objectives, the Pareto front."""
+        objective = self.plan.objectives[0]
         complete = [
             (objective.gain(result.values[0]), result)
-            for result in results
+            for result in self.all()
             if result.values and result.state in COMPLETE
         ]
         if len(self.plan.objectives) > 1:
-            front = {trial.number for trial in self.queue.study.best_trials}
+            front = {run_number(trial) for trial in self.queue.study.best_trials}
             complete = [(gain, result) for gain, result in complete if result.number in front]
         complete.sort(key=lambda pair: pair[0], reverse=True)
-        ranked = [result for _, result in complete]
+        return [result for _, result in complete]
+
+    def summary(self, width: int | None) -> list[str]:
+        """Return the best trials, the number of trials in every state, and the failed trials."""
+        results, ranked = self.all(), self.ranked()
         lines = self._ranking(ranked[:MAX_LISTED], width) if ranked else []
         lines.append(count_states(result.state for result in results))
         if ranked and (command := self._best_command(ranked[0])) is not None:

@@ -24,7 +24,7 @@ from optuna.distributions import (
     distribution_to_json,
 )
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
-from optuna.samplers import BaseSampler, GridSampler, QMCSampler
+from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
 from optuna.trial import Trial
 
 from resnet_sweep.compare.format import safe_text
@@ -180,9 +180,15 @@ class TrialSampler:
             ) from error
         return sampler
 
-    def sample(self, study: optuna.Study, trial_id: int, number: int) -> Trial:
-        """Return a running trial of a study; its parameters are sampled if it has none."""
-        study.sampler = self._build(number)
+    def sample(
+        self, study: optuna.Study, trial_id: int, number: int, has_parameters: bool = False
+    ) -> Trial:
+        """Return a running trial of a study; its parameters are sampled if it has none.
+
+        With `has_parameters`, the sampler isn't called. Otherwise, a grid sampler would count a
+        promoted trial as another point of the grid.
+        """
+        study.sampler = RandomSampler() if has_parameters else self._build(number)
         # `Study.ask` isn't used, because it takes any waiting trial, and never a running one.
         trial = Trial(study, trial_id)
         for key, distribution in self.space.distributions.items():

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,17 +20,20 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from resnet_sweep.compare.format import pluralize, safe_text
+from resnet_sweep.compare.group import COMPLETE
 from resnet_sweep.config.command import relative_path
 from resnet_sweep.config.compose import read_overrides
 from resnet_sweep.console import console
 from resnet_sweep.errors import one_line
 from resnet_sweep.runs.files import write_atomically
+from resnet_sweep.runs.record import ENDED
+from resnet_sweep.studies.confirmation import Confirmation
 from resnet_sweep.studies.plan import StudyPlan
 from resnet_sweep.studies.progress import StudyProgress
 from resnet_sweep.studies.results import StudyResults
 from resnet_sweep.studies.storage import STORAGE_ERRORS, set_up_optuna
 from resnet_sweep.studies.study import check_directory, open_study
-from resnet_sweep.studies.trial_queue import TrialQueue
+from resnet_sweep.studies.trial_queue import TrialQueue, run_number
 from resnet_sweep.studies.worker import IDLE_SECONDS, StudyWorker
 from resnet_sweep.sweeps.launchers import Launcher, build_launcher
 from resnet_sweep.sweeps.launchers.pool import PoolLauncher
@@ -61,7 +65,7 @@ def run_study(context: HydraContext, config: DictConfig) -> int:
             return 0
         launcher = _launcher(context, plan)
         session = StudySession(plan, open_study(plan))
-    if launcher is None or session.queue.is_done():
+    if launcher is None or session.is_done():
         return session.work()
     return session.launch_workers(launcher)
 
@@ -119,6 +123,7 @@ class StudySession:
 
     def __init__(self, plan: StudyPlan, queue: TrialQueue) -> None:
         self.plan, self.queue = plan, queue
+        self.started = time.monotonic()
         self.directory = queue.directory
         self.command = resume_command(plan.config, self.directory)
         definition = {
@@ -130,24 +135,75 @@ class StudySession:
             "space": plan.space.descriptions(),
         }
         self.results = StudyResults(queue, plan, definition)
+        self.confirmation = Confirmation(plan, self.results)
 
     def work(self) -> int:
         """Train trials until no trial is left; return the exit status."""
         stop = StopSignal().listen()
-        worker = StudyWorker(self.plan, self.queue, stop, self._print_trial)
         try:
-            with self._reporting(stop), self._progress():
-                while not (self.queue.is_done() or self._too_many_failures()):
-                    stop.raise_if_stopped()
-                    lock = self.queue.take()
-                    if lock is None:
-                        time.sleep(IDLE_SECONDS)
-                    else:
-                        worker.work_on(lock)
-                        self.results.save()
+            with self._reporting(stop):
+                with self._time_limit(stop), self._progress():
+                    self._search(stop)
+                if self._confirms():
+                    self.confirmation.train(stop)
+                    # The table is printed, too.
+                    with contextlib.suppress(OSError):
+                        self.confirmation.save()
         finally:
             stop.release()
         return self._print_end()
+
+    def is_done(self) -> bool:
+        """Return whether all trials and the confirmation are done."""
+        return self._is_searched() and self._is_confirmed()
+
+    def _is_searched(self) -> bool:
+        return self.queue.is_done() and not self.queue.closed
+
+    def _is_confirmed(self) -> bool:
+        return not self._confirms() or all(state in ENDED for state in self.confirmation.states())
+
+    def _confirms(self) -> bool:
+        return self.plan.settings["confirm"] is not None and not self._too_many_failures()
+
+    def _search(self, stop: StopSignal) -> None:
+        worker = StudyWorker(self.plan, self.queue, stop, self._print_trial)
+        while True:
+            self.queue.closed = bool(self._stagnation())
+            if self.queue.is_done() or self._too_many_failures():
+                return
+            stop.raise_if_stopped()
+            lock = self.queue.take()
+            if lock is None:
+                time.sleep(IDLE_SECONDS)
+            else:
+                worker.work_on(lock)
+                self.results.save()
+
+    @contextlib.contextmanager
+    def _time_limit(self, stop: StopSignal) -> Iterator[None]:
+        """Stop the `with` block after `hydra.sweeper.timeout` seconds, as a signal would."""
+        seconds: float | None = self.plan.settings["timeout"]
+        if seconds is None:
+            yield
+            return
+
+        def end() -> None:
+            if stop.received is None:
+                stop.received = signal.SIGALRM
+
+        timer = threading.Timer(max(0.0, self.started + seconds - time.monotonic()), end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except Interrupted as error:
+            if error.signal != signal.SIGALRM:
+                raise
+        finally:
+            timer.cancel()
+            if stop.received == signal.SIGALRM:
+                stop.received = None
 
     def launch_workers(self, launcher: Launcher) -> int:
         """Launch workers, and print ended trials until all workers exit; return the exit status."""
@@ -164,7 +220,8 @@ class StudySession:
             for directory in directories:
                 directory.mkdir(parents=True, exist_ok=True)
                 write_atomically(directory / WORKER_CONFIG, content)
-            printed, done = {trial.number for trial in self.queue.ended()}, threading.Event()
+            printed = {trial.number: run_number(trial) for trial in self.queue.ended()}
+            done = threading.Event()
             watcher = threading.Thread(target=self._watch, args=[printed, done], daemon=True)
             watcher.start()
             try:
@@ -176,7 +233,7 @@ class StudySession:
             finally:
                 done.set()
                 watcher.join()
-        if not (self.queue.is_done() or self._too_many_failures()):
+        if not (self._search_ended() and self._is_confirmed()):
             logs = f"{relative_path(self.directory)}/{WORKERS}/*/{WORKER_LOG}"
             problems.append(
                 f"the workers of this command have exited; see {logs}. Resume with:\n"
@@ -187,7 +244,19 @@ class StudySession:
         return self._print_end()
 
     def _progress(self) -> StudyProgress:
-        return StudyProgress(self.queue, self.plan.objectives[0])
+        # The view reads the trials in a thread of its own while this thread changes its queue.
+        queue = self.queue
+        own = TrialQueue(queue.study, queue.storage, queue.directory, queue.total)
+        return StudyProgress(own, self.plan.objectives[0])
+
+    def _end_reason(self) -> str:
+        """Return why the search ended before all trials were done, or an empty text."""
+        if self._is_searched():
+            return ""
+        return self._too_many_failures() or self._stagnation() or self._timed_out()
+
+    def _search_ended(self) -> bool:
+        return self._is_searched() or bool(self._end_reason())
 
     def _too_many_failures(self) -> str:
         """Return why the study ends early; the text is empty if it doesn't."""
@@ -198,6 +267,26 @@ class StudySession:
         return (
             f"{pluralize(failed, 'trial')} failed, so the study ends (limit: {limit}). To "
             "continue, raise hydra.sweeper.max_failures or hydra.sweeper.max_failure_rate"
+        )
+
+    def _stagnation(self) -> str:
+        """Return that the last trials brought no improvement, or an empty text."""
+        limit: int | None = self.plan.settings["max_stagnation_trials"]
+        if limit is None or self.queue.since_best(self.plan.objectives[0].gain) < limit:
+            return ""
+        return (
+            f"the last {pluralize(limit, 'trial')} didn't improve the best value, so the study "
+            "ends. To continue, raise hydra.sweeper.max_stagnation_trials"
+        )
+
+    def _timed_out(self) -> str:
+        """Return that the time budget is spent, or an empty text."""
+        seconds: float | None = self.plan.settings["timeout"]
+        if seconds is None or time.monotonic() < self.started + seconds:
+            return ""
+        return (
+            f"the time is up (hydra.sweeper.timeout={seconds:g}). To continue, give the same "
+            f"command again:\n  {self.command}"
         )
 
     @contextlib.contextmanager
@@ -241,8 +330,13 @@ class StudySession:
         console.print(f"{text} with:\n  {self.command}", markup=False)
         raise SystemExit(status)
 
-    def _watch(self, printed: set[int], done: threading.Event) -> None:
-        """Print trials when they have ended, until all workers have exited."""
+    def _watch(self, printed: dict[int, int], done: threading.Event) -> None:
+        """Print trials when they have ended, until all workers have exited.
+
+        Args:
+            printed: maps the numbers of the trials that are printed to their `run_number`.
+            done: set when all workers have exited.
+        """
         finished = False
         while not finished:
             finished = done.wait(WATCH_SECONDS)
@@ -250,8 +344,8 @@ class StudySession:
             with contextlib.suppress(*STORAGE_ERRORS):
                 for trial in self.queue.ended():
                     if trial.number not in printed:
-                        printed.add(trial.number)
-                        self._print_trial(trial, len(printed))
+                        printed[trial.number] = run_number(trial)
+                        self._print_trial(trial, len({*printed.values()}))
 
     def _print_trial(self, trial: FrozenTrial, ended: int | None = None) -> None:
         count = len(self.queue.ended()) if ended is None else ended
@@ -260,16 +354,20 @@ class StudySession:
 
     def _print_end(self) -> int:
         """Print the results of the study; return the exit status."""
-        lines = ["", *self.results.summary(console.width if console.is_terminal else None)]
-        done = self.queue.is_done()
-        if not done and (reason := self._too_many_failures()):
+        width = console.width if console.is_terminal else None
+        lines = ["", *self.results.summary(width)]
+        if reason := self._end_reason():
             lines.append(reason)
+        ended, confirmed = self._search_ended(), True
+        if ended and self._confirms():
+            lines += self.confirmation.lines(width)
+            confirmed = COMPLETE.issuperset(self.confirmation.states())
         lines.append(
             f"Write a report with: python -m resnet_sweep report {relative_path(self.directory)}"
         )
         console.print("\n".join(lines), markup=False)
         broken = any(result.state in ("failed", "diverged") for result in self.results.all())
-        return int(broken or not done)
+        return int(broken or not (ended and confirmed))
 
 
 def _launcher(context: HydraContext, plan: StudyPlan) -> Launcher | None:

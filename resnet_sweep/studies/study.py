@@ -19,6 +19,7 @@ from resnet_sweep.runs.files import missing_folders, remove_empty
 from resnet_sweep.runs.run import make_directory
 from resnet_sweep.runs.signature import code_file, differences
 from resnet_sweep.studies.plan import StudyPlan
+from resnet_sweep.studies.promotion import PausedTrials, promoted_share
 from resnet_sweep.studies.storage import exclusive, find_study, is_shared, open_storage
 from resnet_sweep.studies.trial_queue import TrialQueue
 from resnet_sweep.sweeps.manifest import Manifest
@@ -126,7 +127,13 @@ def _queue(plan: StudyPlan, directory: Path) -> TrialQueue:
     storage = open_storage(plan.settings["storage"], directory)
     study = _study(plan, storage, directory)
     study.pruner = plan.pruner
-    return TrialQueue(study, storage, directory, plan.n_trials + study.user_attrs.get(WARM, 0))
+    total = plan.n_trials + study.user_attrs.get(WARM, 0)
+    if not plan.promotes:
+        return TrialQueue(study, storage, directory, total)
+    paused = PausedTrials(plan.objectives[0].gain, promoted_share(plan.settings["pruner"]))
+    return TrialQueue(
+        study, storage, directory, total, paused, plan.settings["timeout"] is not None
+    )
 
 
 def _study(plan: StudyPlan, storage: BaseStorage, directory: Path) -> optuna.Study:

@@ -3,7 +3,8 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from resnet_sweep.runs.record import (
     Record,
     new_heartbeat,
 )
+from resnet_sweep.studies.promotion import PausedTrials
 from resnet_sweep.studies.storage import STORAGE_ERRORS, exclusive
 
-# The constants up to HEARTBEAT are names of user attributes of a trial.
+# The constants up to PAUSED_AT are names of user attributes of a trial.
 # The signature of the trial's first run.
 SIGNATURE = "signature"
 # The number of another trial with the same signature, whose result this trial gets.
@@ -34,6 +36,10 @@ SAME_AS = "same_as"
 STATE, REASON = "state", "reason"
 # The heartbeat of the worker.
 HEARTBEAT = "heartbeat"
+# A trial that was promoted continues as another trial of Optuna, because a pruned trial can't be
+# changed. These are the number of the first trial, which has the run directory, and the last epoch
+# that the trial before reported.
+CONTINUES, PAUSED_AT = "continues", "paused_at"
 
 # Maps Optuna's states to run states, for trials without the attribute STATE.
 STATES = {
@@ -55,6 +61,8 @@ class TrialLock:
     every `HEARTBEAT_SECONDS`, and stale after `STALE_SECONDS`.
 
     Attributes:
+        number: number of the trial, or of the first trial that it continues.
+        is_continuation: whether the trial continues another one.
         crashes: number of workers in a row that crashed in this trial without completing an epoch.
 
     Raises:
@@ -101,6 +109,7 @@ class TrialLock:
 
     def _take(self, directory: Path) -> None:
         trial = self.storage.get_trial(self.id)
+        self.is_continuation = CONTINUES in trial.user_attrs
         found: Mapping[str, Any] | None = trial.user_attrs.get(HEARTBEAT)
         taken = ConfigError(f"another worker has trial {self.number}, or it has ended")
         if trial.state.is_finished() or self._lock.contradicts(found):
@@ -138,45 +147,106 @@ class TrialLock:
 
 
 class TrialQueue:
-    """The trials of a study. Workers take those with the numbers 0 to `total` - 1.
+    """The trials of a study. Workers take the first `total` trials, and promote pruned ones.
 
     A trial is added in state WAITING before a worker takes it. The reason is that only the change
     from WAITING to RUNNING is atomic in every storage of Optuna.
+
+    A promoted trial continues as a new trial of Optuna with the same parameters. The two count as
+    one trial, with the number of the first one.
+
+    Args:
+        paused: the rule of promotion; None for no promotion.
+        promote_all: promote all pruned trials after the last new trial, the most promising ones
+            first.
+
+    Attributes:
+        closed: whether no further trial is started.
     """
 
     def __init__(
-        self, study: optuna.Study, storage: BaseStorage, directory: Path, total: int
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        directory: Path,
+        total: int,
+        paused: PausedTrials | None = None,
+        promote_all: bool = False,
     ) -> None:
         self.study, self.storage, self.directory, self.total = study, storage, directory, total
+        self.paused, self.promote_all, self.closed = paused, promote_all, False
         self._study_id = storage.get_study_id_from_name(study.study_name)
         # All trials with lower numbers have ended. A worker doesn't look at them again, so a trial
         # costs the same in a long study as in a short one.
         self._first_open = 0
+        # Those of the other trials that have ended, too.
+        self._ended: set[int] = set()
+        self._size = 0
+        # Numbers of the trials that continue others, and the last of them for each first trial.
+        self._continuations: list[int] = []
+        self._latest: dict[int, int] = {}
         # The number of the trial with each signature, among the trials that have ended.
         self._trained: dict[str, int] = {}
 
     def trials(self) -> list[FrozenTrial]:
-        """Return the trials in the order of their numbers.
+        """Return the trials in the order of their numbers; of a promoted trial, the last state.
 
-        A waiting trial with a number of `total` or more is left out. Such trials exist if the study
-        was started with a larger `n_trials`.
+        A waiting trial after the first `total` ones is left out. Such trials exist if the study was
+        started with a larger `n_trials`.
         """
-        return [
+        trials = [
             trial
-            for trial in self.study.get_trials(deepcopy=False)
-            if trial.number < self.total or trial.state is not TrialState.WAITING
+            for trial in self._read()
+            if self._latest.get(run_number(trial), trial.number) == trial.number
+            and (self._is_included(trial) or trial.state is not TrialState.WAITING)
         ]
+        return sorted(trials, key=run_number) if self._latest else trials
+
+    def _is_included(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial, or the one that it continues, is one of the first `total`."""
+        number = run_number(trial)
+        return number - bisect_left(self._continuations, number) < self.total
+
+    def _read(self) -> list[FrozenTrial]:
+        """Return all trials of Optuna, after adding the new ones to the attributes."""
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in trials[self._first_open :]:
+            if trial.number >= self._size:
+                self._size = trial.number + 1
+                if CONTINUES in trial.user_attrs:
+                    self._add_continuation(trial)
+            if trial.state.is_finished() and trial.number not in self._ended:
+                self._ended.add(trial.number)
+                self._add_ended(trial)
+        while self._first_open in self._ended:
+            self._ended.remove(self._first_open)
+            self._first_open += 1
+        return trials
 
     def _open_trials(self) -> list[FrozenTrial]:
-        """Return the trials from the first one that hasn't ended."""
-        trials = self.study.get_trials(deepcopy=False)[self._first_open :]
-        for trial in trials:
-            if not trial.state.is_finished():
-                break
-            self._first_open += 1
-            if trial.state is not TrialState.FAIL and trial.user_attrs.get(SAME_AS) is None:
-                self._trained.setdefault(trial.user_attrs.get(SIGNATURE, ""), trial.number)
-        return [trial for trial in trials if trial.number >= self._first_open]
+        """Return the trials of Optuna from the first one that hasn't ended."""
+        trials = self._read()
+        return trials[self._first_open :]
+
+    def _add_continuation(self, trial: FrozenTrial) -> None:
+        number = run_number(trial)
+        self._continuations.append(trial.number)
+        self._latest[number] = trial.number
+        if self.paused is not None:
+            self.paused.remove(number)
+
+    def _add_ended(self, trial: FrozenTrial) -> None:
+        number, attributes = run_number(trial), trial.user_attrs
+        if attributes.get(SAME_AS) is not None:
+            return
+        signature = attributes.get(SIGNATURE, "")
+        if trial.state is not TrialState.FAIL:
+            self._trained.setdefault(signature, number)
+        elif self._trained.get(signature) == number:
+            del self._trained[signature]
+        if self.paused is not None and trial.state is not TrialState.FAIL:
+            state = attributes.get(STATE, STATES[trial.state])
+            self.paused.add(trial, number, attributes.get(PAUSED_AT, 0), state)
 
     def read(self, number: int) -> FrozenTrial:
         """Read a trial from the storage."""
@@ -187,32 +257,85 @@ class TrialQueue:
         return [trial for trial in self.trials() if trial.state.is_finished()]
 
     def is_done(self) -> bool:
-        """Return whether all trials have ended."""
-        return len(self.ended()) >= self.total
+        """Return whether all trials have ended, and none is left to promote."""
+        trials = self.trials()
+        if self.closed:
+            return all(trial.state is not TrialState.RUNNING for trial in trials)
+        ended = sum(trial.state.is_finished() for trial in trials)
+        return ended >= self.total and self._next_promotion() is None
+
+    def since_best(self, gain: Callable[[float], float]) -> int:
+        """Return the number of trials that have ended after the best one was started.
+
+        Args:
+            gain: returns a value with its sign changed if lower values are better.
+        """
+        ended = self.ended()
+        complete = [trial for trial in ended if trial.state is TrialState.COMPLETE and trial.values]
+        if not complete:
+            return 0
+        best = max(complete, key=lambda trial: (gain(trial.values[0]), -trial.number))
+        return sum(trial.number > best.number for trial in ended)
+
+    def _next_promotion(self) -> int | None:
+        """Return the number of the trial to promote, before or after the last new trial."""
+        if self.paused is None:
+            return None
+        number = self.paused.promotable()
+        if number is None and self.promote_all and self._is_full():
+            number = self.paused.most_promising()
+        return number
+
+    def _is_full(self) -> bool:
+        return self._size - len(self._continuations) >= self.total
 
     def take(self) -> TrialLock | None:
-        """Lock a trial whose worker crashed, or else a waiting one, or else a new one.
+        """Lock a trial whose worker crashed, or else a waiting, a promoted, or a new one.
 
         Returns:
             The lock; None if there is no trial to take.
         """
         trials = self._open_trials()
-        for state in (TrialState.RUNNING, TrialState.WAITING):
+        for state in (TrialState.RUNNING, TrialState.WAITING)[: 1 if self.closed else 2]:
             for trial in trials:
                 if (
                     trial.state is not state
-                    or trial.number >= self.total
+                    or not self._is_included(trial)
                     or self._copy_if_duplicate(trial)
                 ):
                     continue
                 with contextlib.suppress(ConfigError, UpdateFinishedTrialError):
                     trial_id = self._id(trial.number)
-                    return TrialLock(self.storage, trial_id, trial.number, self.directory)
+                    return TrialLock(self.storage, trial_id, run_number(trial), self.directory)
+        if self.closed:
+            return None
         with exclusive(self.directory):
-            if len(self.study.get_trials(deepcopy=False)) >= self.total:
+            self._read()
+            number = self._next_promotion()
+            if number is not None:
+                self._promote(number)
+            elif self._is_full():
                 return None
-            self.study.add_trial(create_trial(state=TrialState.WAITING))
+            else:
+                self.study.add_trial(create_trial(state=TrialState.WAITING))
         return self.take()
+
+    def _promote(self, number: int) -> None:
+        """Add a trial that continues a pruned one."""
+        trial = self.read(self._latest.get(number, number))
+        attributes = {
+            CONTINUES: number,
+            PAUSED_AT: trial.last_step,
+            SIGNATURE: trial.user_attrs[SIGNATURE],
+        }
+        self.study.add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs=attributes,
+            )
+        )
 
     def mark_if_duplicate(self, trial: Trial, signature: str) -> bool:
         """Mark a trial as a duplicate if another trial has the same signature.
@@ -241,7 +364,7 @@ class TrialQueue:
                     or (SIGNATURE in attributes and trial.number < other.number)
                 ):
                     continue
-                trial.set_user_attr(SAME_AS, other.number)
+                trial.set_user_attr(SAME_AS, run_number(other))
                 return True
             trial.set_user_attr(SIGNATURE, signature)
             if SAME_AS in attributes:
@@ -266,7 +389,7 @@ class TrialQueue:
         number = trial.user_attrs.get(SAME_AS)
         if number is None:
             return False
-        other = self.read(number)
+        other = self.read(self._latest.get(number, number))
         if other.state is TrialState.FAIL:
             return False
         if other.state.is_finished():
@@ -282,6 +405,21 @@ class TrialQueue:
 
     def _id(self, number: int) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+
+def run_number(trial: FrozenTrial | Trial) -> int:
+    """Return the number of a trial, or of the first trial that it continues.
+
+    It is the name of the trial's directory.
+    """
+    number: int = trial.user_attrs.get(CONTINUES, trial.number)
+    return number
+
+
+def latest_states(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials of a study without those that others continue."""
+    latest = {run_number(trial): trial.number for trial in trials}
+    return [trial for trial in trials if latest[run_number(trial)] == trial.number]
 
 
 def count_states(states: Iterable[str]) -> str:

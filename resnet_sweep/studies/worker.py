@@ -18,10 +18,12 @@ from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.jobs import train_planned
 from resnet_sweep.runs.lock import is_held
 from resnet_sweep.runs.metrics import LayerNorms, Row, read_metrics
-from resnet_sweep.runs.record import ENDED, PENDING, Record
+from resnet_sweep.runs.record import ENDED, Record
+from resnet_sweep.runs.run import continue_pruned
 from resnet_sweep.studies.plan import StudyPlan, TrialRun
 from resnet_sweep.studies.storage import STORAGE_ERRORS
 from resnet_sweep.studies.trial_queue import (
+    PAUSED_AT,
     REASON,
     STATE,
     TrialLock,
@@ -62,14 +64,23 @@ class PruningCallback(Callback):
         epochs: number of epochs of the run. After the last one, the run isn't pruned, because that
             would save no time.
         reported: the steps that the storage contains. The callback adds new ones.
+        paused_at: for a promoted trial, the step at which it was pruned. Until then, the pruner
+            gets the values again, but can't prune the trial.
 
     Attributes:
         storage_error: the error of the storage, if it couldn't be reached.
     """
 
-    def __init__(self, trial: Trial, objective: Objective, epochs: int, reported: set[int]) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        objective: Objective,
+        epochs: int,
+        reported: set[int],
+        paused_at: int = 0,
+    ) -> None:
         self.trial, self.objective, self.epochs = trial, objective, epochs
-        self.reported = reported
+        self.reported, self.paused_at = reported, paused_at
         self.rows: list[Row] = []
         self.storage_error: Exception | None = None
 
@@ -103,11 +114,16 @@ class PruningCallback(Callback):
         if value is not None:
             with self._storage():
                 self.trial.report(value, epoch)
+                if epoch <= self.paused_at:
+                    # Pruners of successive halving store the value of each stage.
+                    self.trial.should_prune()
             self.reported.add(epoch)
 
     def _prune(self, row: Row) -> None:
+        if not self.paused_at < row["epoch"] < self.epochs:
+            return
         with self._storage():
-            prunes = row["epoch"] < self.epochs and self.trial.should_prune()
+            prunes = self.trial.should_prune()
         if prunes:
             name = type(self.trial.study.pruner).__name__
             raise Pruned(f"by {name} after epoch {row['epoch']} of {self.epochs}")
@@ -143,7 +159,8 @@ class StudyWorker:
             Interrupted: a signal stopped the process; the state of the trial is saved.
         """
         try:
-            trial = self.plan.sampler.sample(self.queue.study, lock.id, lock.number)
+            sampler, study = self.plan.sampler, self.queue.study
+            trial = sampler.sample(study, lock.id, lock.number, lock.is_continuation)
             try:
                 end = self._train_trial(trial, lock)
             except TrialFailed as failure:
@@ -177,16 +194,21 @@ class StudyWorker:
                 "epoch, possibly for lack of memory"
             )
         try:
-            runs = self.plan.plan_trial(trial.params, trial.number)
+            runs = self.plan.plan_trial(trial.params, lock.number)
         except ConfigError as error:
             raise TrialFailed(str(error)) from error
-        if self.queue.mark_if_duplicate(trial, runs[0].planned.signature):
+        paused_at: int = trial.user_attrs.get(PAUSED_AT, 0)
+        if not paused_at and self.queue.mark_if_duplicate(trial, runs[0].planned.signature):
             return None
-        verb = "resumed" if (runs[0].directory / "run.json").exists() else "started"
-        parameters = brief_parameters(trial.params)
-        console.print(f"trial {trial.number} {verb}  {parameters}", markup=False)
-        single = len(self.objectives) == 1
         reported = {*self.queue.read(trial.number).intermediate_values}
+        verb = "resumed" if (runs[0].directory / "run.json").exists() else "started"
+        if paused_at:
+            self._continue_pruned(runs[0], paused_at)
+            if not reported:
+                verb = f"promoted after epoch {paused_at}"
+        parameters = brief_parameters(trial.params)
+        console.print(f"trial {lock.number} {verb}  {parameters}", markup=False)
+        single = len(self.objectives) == 1
         values: list[list[float]] = []
         state = "finished"
         for run in runs:
@@ -194,7 +216,7 @@ class StudyWorker:
             epochs = run.record.epochs
             callback = None
             if single and not values:
-                callback = PruningCallback(trial, self.objectives[0], epochs, reported)
+                callback = PruningCallback(trial, self.objectives[0], epochs, reported, paused_at)
             trained = self._train_run(run, lock, callback)
             record = trained.record
             if record.state in ("diverged", "pruned"):
@@ -211,12 +233,26 @@ class StudyWorker:
                 step = len(values) * epochs
                 if len(values) > 1 and step not in reported:
                     trial.report(fmean(value for (value,) in values), step)
-                if len(values) < len(runs) and trial.should_prune():
+                if step > paused_at and len(values) < len(runs) and trial.should_prune():
                     name = type(self.queue.study.pruner).__name__
                     reason = f"by {name} after {len(values)} of {len(runs)} replicates"
                     return TrialEnd(TrialState.PRUNED, "pruned", reason)
         means = [fmean(column) for column in zip(*values, strict=True)]
         return TrialEnd(TrialState.COMPLETE, state, values=means)
+
+    def _continue_pruned(self, run: TrialRun, paused_at: int) -> None:
+        """Prepare the run of a promoted trial to be resumed.
+
+        Raises:
+            TrialFailed: the run can't be resumed.
+            TrialTakenOver: another worker is training the run.
+        """
+        try:
+            continue_pruned(run.directory, run.record, paused_at)
+        except (ConfigError, OSError) as error:
+            if _is_held(run.directory):
+                raise TrialTakenOver from error
+            raise TrialFailed(one_line(error)) from error
 
     def _train_run(
         self, run: TrialRun, lock: TrialLock, callback: PruningCallback | None
@@ -231,11 +267,7 @@ class StudyWorker:
         directory = run.directory
         reason = ""
         try:
-            found = self._find_complete(run)
-            if found is None:
-                run.write()
-            else:
-                run.reuse(found)
+            run.write_or_reuse(self.cache)
             # A run that has ended, such as a reused one, isn't trained.
             train_planned(directory, self.stop, run.planned, [] if callback is None else [callback])
         except (ConfigError, OSError) as error:
@@ -255,14 +287,6 @@ class StudyWorker:
         if _is_held(directory) or not lock.is_owned():
             raise TrialTakenOver
         raise TrialFailed(reason)
-
-    def _find_complete(self, run: TrialRun) -> LoadedRun | None:
-        """Return a complete run that a run of a trial can reuse, if it hasn't started."""
-        # A worker that is killed while it copies a reused run leaves a pending run.
-        is_new = not (run.directory / "run.json").exists()
-        if self.cache is None or not (is_new or load_run(run.directory, "").state == PENDING):
-            return None
-        return self.cache.find_complete(run.planned.signature)
 
 
 def _is_held(directory: Path) -> bool:

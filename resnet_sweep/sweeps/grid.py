@@ -1,6 +1,7 @@
 """The default sweeper, which trains every combination of values."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice, product
 from pathlib import Path
@@ -19,6 +20,7 @@ from resnet_sweep.runs.signature import format_setting
 
 # Planning this many jobs takes an hour.
 MAX_COMBINATIONS = 100_000
+_PERCENTAGE = re.compile(r"\d+(\.\d+)?%")
 
 
 class GridSweeper(Sweeper):
@@ -54,9 +56,12 @@ class GridSweeper(Sweeper):
         from resnet_sweep.sweeps.runner import run_sweep
 
         with wrap_internal_errors():
-            status = run_sweep(
-                self.context, self.composed, [*preset_overrides(self.params), *arguments]
+            overrides = scale_percentages(
+                [*preset_overrides(self.params), *arguments],
+                self.composed,
+                self.context.config_loader,
             )
+            status = run_sweep(self.context, self.composed, overrides)
         report_end(self.caller, self.composed)
         if status:
             raise SystemExit(status)
@@ -130,6 +135,40 @@ def expand(
         )
     choices = [zip(*map(values.__getitem__, keys), strict=True) for keys in varied]
     return [[*chain.from_iterable(combination)] for combination in product(*choices)]
+
+
+def scale_percentages(
+    overrides: Sequence[str], config: DictConfig, loader: ConfigLoader
+) -> list[str]:
+    """Replace percentages of a setting by the percentages of its value in a config.
+
+    With `trainer.epochs=20` in the config, `trainer.epochs=10%,50%` becomes `trainer.epochs=2,10`.
+    The results are whole numbers, at least 1. Percentages of another value than a whole number
+    aren't replaced.
+
+    Args:
+        overrides: the overrides of a sweep. After percentages of a key, an override of this key
+            with one value is left out, because the config contains the value.
+        config: the config of the whole sweep.
+        loader: see `expand`.
+    """
+    scaled: dict[str, str] = {}
+    relative: set[str] = set()
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
+        key, text = override.get_key_element(), str(override.input_line)
+        if not override.is_sweep_override() and key in relative:
+            continue
+        relative.discard(key)
+        percentages = [value.strip() for value in text.partition("=")[2].split(",")]
+        if override.is_sweep_override() and all(map(_PERCENTAGE.fullmatch, percentages)):
+            whole = OmegaConf.select(config, key)
+            if type(whole) is int:
+                relative.add(key)
+                shares = [float(percentage.rstrip("%")) / 100 for percentage in percentages]
+                values = dict.fromkeys(max(1, round(share * whole)) for share in shares)
+                text = f"{key}={','.join(map(str, values))}"
+        scaled[key] = text
+    return [*scaled.values()]
 
 
 def parse_zip(zipped: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:

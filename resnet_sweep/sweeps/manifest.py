@@ -1,9 +1,10 @@
 """The files of a sweep directory: `sweep.json` lists the jobs, `results.csv` their results."""
 
+import contextlib
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
+from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use_error
 from resnet_sweep.runs.record import PENDING
 from resnet_sweep.runs.signature import flatten, format_setting
 from resnet_sweep.sweeps.job import Job
@@ -92,6 +94,23 @@ class Manifest(BaseModel):
     def write(self, directory: Path) -> None:
         """Write `sweep.json`."""
         write_atomically(directory / MANIFEST, self.model_dump_json(indent=1).encode() + b"\n")
+
+
+@contextlib.contextmanager
+def locked_sweep(directory: Path) -> Iterator[None]:
+    """Lock a sweep directory within a `with` block.
+
+    Raises:
+        ConfigError: another process uses the directory.
+    """
+    lock = DirectoryLock(directory, Manifest.read(directory).heartbeat, SWEEP_LOCK)
+    try:
+        heartbeat = Manifest.read(directory).heartbeat
+        if lock.contradicts(heartbeat):
+            raise in_use_error(directory, heartbeat, SWEEP_LOCK)
+        yield
+    finally:
+        lock.release()
 
 
 def write_manifest(

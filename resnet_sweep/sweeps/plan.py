@@ -18,6 +18,7 @@ from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.compare.paired_test import ERROR_RATE
 from resnet_sweep.compare.replication import ReplicationRule
+from resnet_sweep.config.build import Sources
 from resnet_sweep.config.check import SETTINGS, check_replication, check_value
 from resnet_sweep.config.command import relative_path
 from resnet_sweep.config.compose import (
@@ -102,7 +103,7 @@ class SweepPlan:
             for name in ("sweep_filter", "baseline")
         )
         self.objective = Objective.from_config(
-            self.settings | {"metric": resolve(master, "metric")}
+            self.settings | {name: resolve(master, name) for name in ("metric", "trainer")}
         )
         self.pairs = parse_zip(self.settings["zip"])
         self.replication = self._replication(level)
@@ -119,6 +120,7 @@ class SweepPlan:
         self._known = {job.signature: job.number for job in self.manifest.jobs}
         self._next_number = 1 + max(self._known.values(), default=-1)
         self._smoke_tests = SmokeTests()
+        self._sources: Sources = {}
         self._planned: dict[str, Job] = {}
         self._directories: set[Path] = set()
         wrong: dict[str, list[str]] = {}
@@ -180,13 +182,27 @@ class SweepPlan:
             check_value("seed", seed, SETTINGS["seed"])
             if (auto := self.replication) is not None:
                 auto.seeds.add(seed)
+            variant: Variant | None = None
             for replicate in range(auto.rule.maximum if auto else self.settings["replicates"]):
                 if replicate:
                     config.seed = seed + replicate
                     config.hydra.overrides.task = with_seed(typed_overrides, config.seed)
-                self._plan_job(config, replicate)
+                variant = self._plan_job(config, replicate, variant)
 
-    def _plan_job(self, config: DictConfig, replicate: int) -> None:
+    def _plan_job(
+        self, config: DictConfig, replicate: int, variant: Variant | None
+    ) -> Variant | None:
+        """Plan the job of a replicate.
+
+        Args:
+            config: the composed config.
+            replicate: number of the replicate.
+            variant: the variant of the earlier replicates of the same combination; None if there
+                are none, or without `replicates=auto`.
+
+        Returns:
+            The variant, with this replicate.
+        """
         composed = ComposedConfig.of(config, config.hydra)
         for name, value in self.settings.items():
             if composed.settings[name] != value:
@@ -197,14 +213,17 @@ class SweepPlan:
                 )
         if self.filter is not None:
             record = Record("", config=composed.settings, choices=composed.choices)
-            fields = run_fields(LoadedRun(Path(), "", record))
+            fields = run_fields(LoadedRun(self.directory, "", record))
             check_fields(self.filter.names, [fields])
             if not self.filter.matches(fields):
                 self.filtered += 1
-                return
+                return variant
         overrides = [text for text in composed.overrides if override_key(text) not in SWEEP_KEYS]
         planned = plan_run(
-            composed.settings, smoke_tests=self._smoke_tests, directory=self.directory
+            composed.settings,
+            smoke_tests=self._smoke_tests,
+            directory=self.directory,
+            sources=self._sources,
         )
         record = planned.record(replace(composed, overrides=overrides))
         if record.signature in self._planned:
@@ -212,8 +231,9 @@ class SweepPlan:
         elif self.replication is None:
             self._planned[record.signature] = self._create_job(record, config)
         else:
-            key = LoadedRun(Path(), "", record).replicate_key
-            variant = self.replication.variants.setdefault(key, Variant(config))
+            if variant is None:
+                key = LoadedRun(Path(), "", record).replicate_key
+                variant = self.replication.variants.setdefault(key, Variant(config))
             variant.records.setdefault(replicate, record)
             # Runs of an earlier command stay part of the sweep, even if they wouldn't be needed
             # now, because a job that had failed has been trained since.
@@ -221,6 +241,7 @@ class SweepPlan:
             if replicate < self.replication.first or (started and self._is_started(started)):
                 variant.jobs[replicate] = self._create_job(record, config)
                 self._planned[record.signature] = variant.jobs[replicate]
+        return variant
 
     def _add_replicate(self, record: Record, config: DictConfig) -> Job:
         """Return the job of a run that was planned earlier, and add it to the sweep."""
@@ -328,11 +349,17 @@ class SweepPlan:
     def _describe(self, job: JobEntry) -> str:
         """Return the overrides of a job, and its differences from the most similar planned job."""
         settings = self.manifest.definition.settings | job.settings
+        run = load_run(self.directory / job.directory, "")
+        inputs = None if isinstance(run, BrokenRun) else run.record.inputs
         found = (
             [
                 f"{name}: {format_setting(old)} in that job, {format_setting(new)} in this command"
                 for name, (old, new) in differences(settings, planned.run.config).items()
                 if not is_incidental(name)
+            ]
+            + [
+                f"{file} has changed"
+                for file in changed_files(inputs or {}, planned.planned.inputs if inputs else {})
             ]
             for planned in self.jobs
         )

@@ -9,13 +9,14 @@ from omegaconf import DictConfig
 
 from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
 from resnet_sweep.compare.format import pluralize, safe_text
-from resnet_sweep.compare.group import COMPLETE, Group
+from resnet_sweep.compare.group import COMPLETE, Group, group_replicates
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.compare.ranking import Ranking
 from resnet_sweep.compare.replication import UNDECIDED, ReplicationRule
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.signature import differences
 from resnet_sweep.sweeps.job import Job
 
 # Returns the job of a planned run, with its number, its directory and its state.
@@ -92,7 +93,8 @@ class Replication:
         objective: the value that is compared.
 
     Attributes:
-        variants: the variants by `LoadedRun.replicate_key`, in the order of the sweep.
+        variants: the variants by `LoadedRun.replicate_key` of their first runs, in the order of the
+            sweep.
         seeds: the first seeds of the combinations; `check` requires that there is only one.
         looks: the last look at each variant, without the baseline and without the variants that
             nobody has looked at.
@@ -130,6 +132,18 @@ class Replication:
                 "replicates=auto trains all variants with the same seeds, but this sweep sets "
                 f"seed to {listed}: give it one value, or set replicates to a number"
             )
+        for variant in self.variants.values():
+            groups = group_replicates(
+                LoadedRun(Path(), "", record) for record in variant.records.values()
+            )
+            if len(groups) > 1:
+                one, other = (group.runs[0].settings for group in groups[:2])
+                names = [name for name in differences(one, other) if name != "seed"]
+                raise ConfigError(
+                    "replicates=auto trains each variant with several seeds, but "
+                    f"{safe_text(', '.join(names))} depends on the seed: give it one value (only "
+                    "the path of init_from may contain the seed, as in init_from=weights/${seed})"
+                )
         count = len(self._matching())
         if count != 1:
             raise ConfigError(
@@ -198,9 +212,11 @@ class Replication:
 
     def verdict(self, group: Group) -> str | None:
         """Return the verdict on a variant at its last look; None if nobody has looked at it."""
-        variant = self.variants.get(group.runs[0].replicate_key)
-        look = None if variant is None else self.looks.get(variant)
-        return look and look.verdict
+        signature = group.runs[0].record.signature
+        for variant, look in self.looks.items():
+            if any(record.signature == signature for record in variant.records.values()):
+                return look.verdict
+        return None
 
     def _create(self, variant: Variant, count: int, create_job: CreateJob) -> Iterator[Job]:
         for replicate, record in sorted(variant.records.items()):

@@ -5,7 +5,6 @@ In this module, `config` is the composed config of the whole sweep, with the nod
 
 import contextlib
 import os
-import shutil
 import signal
 import threading
 import time
@@ -18,7 +17,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from resnet_sweep.compare.format import pluralize, safe_text
-from resnet_sweep.compare.loaded_run import load_run
+from resnet_sweep.compare.loaded_run import BrokenRun, load_run
 from resnet_sweep.config.command import format_command, relative_path
 from resnet_sweep.config.compose import (
     is_named_by_time,
@@ -28,22 +27,23 @@ from resnet_sweep.config.compose import (
 )
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError, one_line
-from resnet_sweep.jobs import LOG, train_job
+from resnet_sweep.jobs import train_job
 from resnet_sweep.runs.files import (
     missing_folders,
     remove_empty,
     remove_unfinished,
     write_atomically,
 )
-from resnet_sweep.runs.lock import SWEEP_LOCK, DirectoryLock, in_use_error, is_held
-from resnet_sweep.runs.provenance import HYDRA_FOLDER, write_hydra_folder
-from resnet_sweep.runs.record import HEARTBEAT_SECONDS, NAME, PENDING, new_heartbeat
+from resnet_sweep.runs.lock import SWEEP_LOCK, in_use_error, is_held
+from resnet_sweep.runs.provenance import write_hydra_folder
+from resnet_sweep.runs.record import HEARTBEAT_SECONDS, PENDING, new_heartbeat
 from resnet_sweep.runs.run import (
+    LOG,
     copy_results,
+    delete_run,
     make_directory,
     make_unique_directory,
     mark_failed,
-    remove_results,
     reset_run,
     write_plan,
 )
@@ -54,7 +54,7 @@ from resnet_sweep.sweeps.manifest import (
     MANIFEST,
     MULTIRUN,
     RESULTS_CSV,
-    Manifest,
+    locked_sweep,
     write_manifest,
     write_results,
 )
@@ -223,16 +223,9 @@ class SweepRunner:
         Raises:
             ConfigError: another process uses the directory or has changed it.
         """
-        heartbeat = Manifest.read(self.directory).heartbeat
-        lock = DirectoryLock(self.directory, heartbeat, SWEEP_LOCK)
-        try:
-            heartbeat = Manifest.read(self.directory).heartbeat
-            if lock.contradicts(heartbeat):
-                raise in_use_error(self.directory, heartbeat, SWEEP_LOCK)
+        with locked_sweep(self.directory):
             self.plan.check_unchanged()
             yield
-        finally:
-            lock.release()
 
     def _prepare_directory(self, to_train: Sequence[Job]) -> None:
         """Remove pending jobs of an earlier command, and write the files of the sweep.
@@ -425,20 +418,11 @@ def terminable() -> Iterator[None]:
 def _remove_pending(directory: Path, sweep: Path) -> None:
     """Remove the directory of a job that never started, and empty parents inside the sweep.
 
-    `run.json` is removed last. If the process is killed before that, the job is still pending.
+    If the process is killed before `run.json` is removed, the job is still pending.
     """
-    if load_run(directory, "").state != PENDING:
+    run = load_run(directory, "")
+    if isinstance(run, BrokenRun) or run.state != PENDING:
         return
-    lock = DirectoryLock(directory)
-    try:
-        if load_run(directory, "").state == PENDING:
-            shutil.rmtree(directory / HYDRA_FOLDER, ignore_errors=True)
-            # The process may have been killed while it copied the results of a reused run.
-            remove_results(directory)
-            remove_unfinished(directory, NAME)
-            for name in (LOG, NAME):
-                (directory / name).unlink(missing_ok=True)
-    finally:
-        lock.release()
+    delete_run(directory, run.record)
     parents = (folder for folder in directory.parents if folder.is_relative_to(sweep))
     remove_empty([directory, *parents])

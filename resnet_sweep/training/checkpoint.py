@@ -113,7 +113,8 @@ class RunCheckpoints:
         if best is None or best is not state["rows"][-1] or state["step"]:
             return False
         metrics = {name: best[name] for name in ("epoch", "val_acc", "val_loss")}
-        model = {"signature": self.run.record.signature, "model": state["ema"] or state["model"]}
+        weights = next(iter(state["emas"].values()), state["model"])
+        model = {"signature": self.run.record.signature, "model": weights}
         write_checkpoint(self.directory / BEST, {**metrics, "data": self.data, **model})
         return True
 

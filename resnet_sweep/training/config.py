@@ -4,11 +4,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, Predicate
+from typing_extensions import Doc
 
 from resnet_sweep.ranges import Count
-from resnet_sweep.runs.metrics import Metric, Row, gain
+from resnet_sweep.runs.metrics import Metric, Row, average_metrics, gain, is_further_column
 
+Decay = Annotated[float, Ge(0), Lt(1)]
+
+
+def have_columns(decays: Sequence[float]) -> bool:
+    """Return whether several averages of the weights can have columns in `metrics.csv`."""
+    columns = [metric.column for decay in decays for metric in average_metrics(decay)]
+    return (
+        bool(columns) and len({*columns}) == len(columns) and all(map(is_further_column, columns))
+    )
+
+
+Decays = Annotated[
+    list[Decay],
+    Predicate(have_columns),
+    Doc("a list of different numbers of this kind, such as [0.999,0.99]"),
+]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
 
@@ -61,7 +78,8 @@ class TrainerConfig:
             scaled down to it (Pascanu et al., 2013, "On the difficulty of training Recurrent Neural
             Networks"); None doesn't clip.
         ema_decay: decay of the `ExponentialMovingAverage` that is evaluated and saved as the best
-            model; None evaluates and saves the trained weights.
+            model; None evaluates and saves the trained weights. Of several decays, this is the
+            first; the other averages are only evaluated.
         freeze: patterns for the names of weights or modules that aren't trained, see
             `resnet_sweep.training.fine_tuning.frozen_names`.
         backbone_lr_factor: factor of the learning rate of all weights but the classifier's.
@@ -83,7 +101,7 @@ class TrainerConfig:
     drop_last: bool = False
     max_steps: Count | None = None
     clip_grad_norm: Annotated[float, Gt(0)] | None = None
-    ema_decay: Annotated[float, Ge(0), Lt(1)] | None = None
+    ema_decay: Decay | Decays | None = None
     freeze: list[str] = field(default_factory=list)
     backbone_lr_factor: Annotated[float, Gt(0), Le(1000)] = 1.0
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
@@ -101,3 +119,10 @@ class TrainerConfig:
         # Hydra passes a nested config as a dict.
         if isinstance(self.early_stopping, dict):
             object.__setattr__(self, "early_stopping", EarlyStopping(**self.early_stopping))
+
+    @property
+    def ema_decays(self) -> list[float]:
+        """The decays of all averages of the weights; the first average is saved as the best."""
+        if self.ema_decay is None:
+            return []
+        return [*self.ema_decay] if isinstance(self.ema_decay, Sequence) else [self.ema_decay]

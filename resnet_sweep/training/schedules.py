@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -151,6 +151,46 @@ class MultiStep(Schedule):
     def after_warmup(self, step: int) -> float:
         passed = sum(step >= round(milestone * self.steps) for milestone in self.milestones)
         return self.lr * self.gamma**passed
+
+
+@dataclass
+class Trapezoid(Schedule):
+    """A constant learning rate, and a cooldown to zero at the end of the run.
+
+    Hägele et al., 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training
+    Durations". The cooldown is the last d of the N steps of the run. In its step n, counted from 0,
+    the learning rate is lr * (1 - n / d) for "linear", and lr * (1 - sqrt(n / d)) for "1-sqrt".
+
+    The learning rates before the cooldown don't depend on the length of the run. So runs of
+    different lengths have the same weights up to the first cooldown.
+
+    Args:
+        cooldown: length of the cooldown, as a fraction of the run.
+        shape: how the learning rate falls in the cooldown.
+
+    Raises:
+        ValueError: the warm-up and the cooldown together are longer than the run.
+    """
+
+    cooldown: Annotated[float, Gt(0), Le(1)] = 0.2
+    shape: Literal["linear", "1-sqrt"] = "1-sqrt"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.cooldown_steps = round(self.cooldown * self.epochs * self.steps_per_epoch)
+        if self.cooldown_steps > self.steps:
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs} and cooldown={self.cooldown} together are "
+                f"longer than the run (trainer.epochs={self.epochs}): choose a shorter warm-up or "
+                "cooldown, or a longer run"
+            )
+
+    def after_warmup(self, step: int) -> float:
+        cooled = step - (self.steps - self.cooldown_steps)
+        if cooled <= 0:
+            return self.lr
+        progress = cooled / self.cooldown_steps
+        return self.lr * (1 - (progress if self.shape == "linear" else math.sqrt(progress)))
 
 
 @dataclass

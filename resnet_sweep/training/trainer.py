@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from resnet_sweep.data.dataset import Batches, Dataset
 from resnet_sweep.protocols import Augmentation, Loss, ValidationMetric
 from resnet_sweep.randomness import derive_seed
-from resnet_sweep.runs.metrics import LayerNorms
+from resnet_sweep.runs.metrics import LayerNorms, average_metrics
 from resnet_sweep.runs.run import Run
 from resnet_sweep.training.callbacks import Callback, Step
 from resnet_sweep.training.checkpoint import RunCheckpoints
@@ -77,8 +77,9 @@ class Trainer:
         step: number of steps of the current epoch that are done.
         seconds: time that these steps took.
         total_steps: number of steps in the run.
-        evaluated: the model that is evaluated. It has averaged weights if `config.ema_decay` is
-            set, and is `model` otherwise.
+        emas: averages of the weights, one for each decay in `config.ema_decay`.
+        evaluated: the model that is evaluated and saved as the best. It has the weights of the
+            first average if there is one, and is `model` otherwise.
         wrapped_model: `model` for the forward pass, compiled if `config.compile` is set. With
             several processes, its backward pass averages the gradients over them.
     """
@@ -121,10 +122,8 @@ class Trainer:
         self.seconds = 0.0
         self.frozen_modules = frozen_modules(self.model)
         self.step_metrics = StepMetrics(self.model, self.steps_per_epoch, self.device)
-        self.ema: ExponentialMovingAverage | None = None
-        if config.ema_decay is not None:
-            self.ema = ExponentialMovingAverage(self.model, config.ema_decay)
-        self.evaluated = self.ema.model if self.ema else self.model
+        self.emas = [ExponentialMovingAverage(self.model, decay) for decay in config.ema_decays]
+        self.evaluated = self.emas[0].model if self.emas else self.model
         # On a CPU, a writing thread would only slow down training.
         self.saves_in_thread = self.device.type != "cpu"
         compiled = compile_model(self.model, config.compile) if config.compile else self.model
@@ -205,8 +204,8 @@ class Trainer:
         """Load the weights that rank 0 reads on all ranks."""
         weights = self.process_group.broadcast(read() if self.process_group.is_main else None)
         self.model.load_state_dict(weights, strict=False)
-        if self.ema:
-            self.ema.model.load_state_dict(self.model.state_dict())
+        for ema in self.emas:
+            ema.model.load_state_dict(self.model.state_dict())
 
     def _remaining_batches(self, epoch: int) -> Iterator[Tensor]:
         """Yield the indices of the training images for each remaining step of an epoch."""
@@ -284,8 +283,8 @@ class Trainer:
         self.optimizer.step()
         if before is not None:
             metrics.measure_update(before)
-        if self.ema:
-            self.ema.update(self.global_step + 1)
+        for ema in self.emas:
+            ema.update(self.global_step + 1)
 
     def _report_steps(self) -> None:
         """Call the callbacks with the steps since the last report.
@@ -368,18 +367,7 @@ class Trainer:
             Diverged: the validation loss isn't finite.
         """
         start = time.monotonic()
-        self.process_group.broadcast_buffers(self.evaluated)
-        # A signal doesn't stop the evaluation on several ranks. They must all stop at the same
-        # step, and `_poll` chooses it.
-        single = self.process_group.world_size == 1
-        shares = predict(
-            self.evaluated,
-            self.validation_batches,
-            self.normalize,
-            self.precision,
-            check=self.stop.raise_if_stopped if single else None,
-        )
-        logits, labels = (torch.cat(self.process_group.all_gather(share)) for share in shares)
+        logits, labels = self._predict(self.evaluated)
         val_loss, val_acc = cross_entropy(logits, labels), accuracy(logits, labels)
         if not math.isfinite(val_loss):
             raise self._divergence_error(
@@ -387,6 +375,15 @@ class Trainer:
             )
         batch_sizes = [self._images_in(step) for step in range(self.step)]
         train_loss, train_acc, grad_norm = self.step_metrics.epoch_means(batch_sizes)
+        further = {
+            column: evaluate_metric(metric, logits, labels)
+            for column, metric in self.metrics.items()
+        }
+        for ema in self.emas[1:]:
+            averaged_loss, averaged_accuracy = average_metrics(ema.decay)
+            logits, labels = self._predict(ema.model)
+            further[averaged_loss.column] = cross_entropy(logits, labels)
+            further[averaged_accuracy.column] = accuracy(logits, labels)
         row = {
             "epoch": len(self.rows) + 1,
             "lr": self.schedule(self.global_step - self.step),
@@ -397,9 +394,8 @@ class Trainer:
             "grad_norm": grad_norm,
             "seconds": self.seconds + time.monotonic() - start,
             "images_per_second": sum(batch_sizes) / max(self.seconds, 1e-9),
+            **further,
         }
-        for column, metric in self.metrics.items():
-            row[column] = evaluate_metric(metric, logits, labels)
         # All ranks use the row of rank 0. Their own rows differ in time and rounding, so the ranks
         # could choose different learning rates, or stop after different epochs.
         row = self.process_group.broadcast(row)
@@ -409,6 +405,22 @@ class Trainer:
         self.schedule.observe(row)
         self.step, self.seconds = 0, 0.0
         return layer_norms
+
+    def _predict(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """Return the logits of a model and the labels for the validation images; see `predict`."""
+        self.process_group.broadcast_buffers(model)
+        # A signal doesn't stop the evaluation on several ranks. They must all stop at the same
+        # step, and `_poll` chooses it.
+        single = self.process_group.world_size == 1
+        shares = predict(
+            model,
+            self.validation_batches,
+            self.normalize,
+            self.precision,
+            check=self.stop.raise_if_stopped if single else None,
+        )
+        logits, labels = (torch.cat(self.process_group.all_gather(share)) for share in shares)
+        return logits, labels
 
     def _save_checkpoint(self) -> None:
         self._saved = time.monotonic()
@@ -426,7 +438,7 @@ class Trainer:
         """Return the state from which `load_state_dict` can continue."""
         return {
             "model": self.model.state_dict(),
-            "ema": self.ema and self.ema.model.state_dict(),
+            "emas": {ema.decay: ema.model.state_dict() for ema in self.emas},
             "optimizer": self.optimizer.state_dict(),
             "rows": [*self.rows],
             "layers": torch.tensor(self.layers, dtype=torch.float64),
@@ -438,8 +450,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state that `state_dict` returned."""
         self.model.load_state_dict(state["model"])
-        if self.ema:
-            self.ema.model.load_state_dict(state["ema"])
+        for ema in self.emas:
+            ema.model.load_state_dict(state["emas"][ema.decay])
         self.optimizer.load_state_dict(state["optimizer"])
         self.rows, self.step, self.seconds = state["rows"], state["step"], state["seconds"]
         self.layers = state["layers"].tolist()

@@ -25,6 +25,7 @@ RECIPES = {
     "cutout and erasing": ("augmentation=[cutout,random_erasing]",),
     "TrivialAugment": ("augmentation=trivial_augment",),
     "average of weights": ("trainer.ema_decay=0.9", "data.holdout=30"),
+    "averages and trapezoid": ("trainer.ema_decay=[0.9,0.5]", "schedule=trapezoid"),
     "progressive resizing": ("trainer.progressive_resizing=[16,24,32]",),
     "plateau": ("schedule=plateau", "schedule.patience=0", "schedule.factor=0.5"),
     "early stopping": ("trainer.early_stopping.patience=1",),

@@ -1,5 +1,5 @@
 "use strict";
-// The charts: learning curves and parallel coordinates, drawn by Plotly.
+// The charts, drawn by Plotly: learning curves, accuracy over length, and parallel coordinates.
 
 // Mostly the colors of Okabe and Ito, which color-blind people can distinguish.
 const PALETTE = [
@@ -237,6 +237,7 @@ function drawCurves() {
   for (const [place, metric] of [
     ["accuracy", "acc"],
     ["loss", "loss"],
+    ...report.metrics.map(({ column }) => [column, column.replace("val_", "")]),
   ]) {
     draw(
       place,
@@ -259,6 +260,31 @@ function drawCurves() {
       },
     );
   }
+}
+
+function drawLengths() {
+  const section = document.getElementById("lengths");
+  section.hidden = !report.lengths.length;
+  document.querySelector('nav a[href="#lengths"]').hidden = section.hidden;
+  if (section.hidden) return;
+  const traces = report.lengths.map(({ name, epochs, mean, sd, n }, place) => ({
+    type: "scatter",
+    mode: "lines+markers",
+    name: plain(name),
+    x: epochs,
+    y: mean,
+    error_y: { type: "data", array: sd },
+    text: n.map((count) => `n=${count}`),
+    hovertemplate: "%{x} epochs: %{y:.4~f}, %{text}",
+    line: { color: PALETTE[place % PALETTE.length] },
+    showlegend: report.lengths.length > 1,
+  }));
+  draw("length-curves", traces, {
+    xaxis: { title: { text: "trainer.epochs" }, rangemode: "tozero" },
+    hovermode: "closest",
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
+    margin: { l: 44, r: 10, t: 30, b: 36 },
+  });
 }
 
 const NULL_GAP = 0.15;

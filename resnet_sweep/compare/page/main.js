@@ -117,6 +117,20 @@ function drawVerdicts() {
   );
 }
 
+// A chart for each further metric, below the accuracy and the loss.
+function addCharts() {
+  document.querySelector("#curves .charts").append(
+    ...report.metrics.map(({ column, percent: inPercent }) =>
+      element(
+        "figure",
+        {},
+        element("figcaption", {}, column + (inPercent ? ", %" : "")),
+        element("div", { id: column, class: "chart" }),
+      ),
+    ),
+  );
+}
+
 function drawFigures() {
   const section = document.getElementById("figures");
   section.hidden = !report.figures.length;
@@ -155,6 +169,7 @@ function isDark() {
 function showTheme() {
   document.getElementById("theme").setAttribute("aria-pressed", String(isDark()));
   drawCurves();
+  drawLengths();
   drawParallel();
   drawStudies();
 }
@@ -213,6 +228,7 @@ drawHead();
 drawDamaged();
 drawVerdicts();
 drawFigures();
+addCharts();
 fillSelects();
 drawBest();
 drawTable();

@@ -41,6 +41,9 @@ const columns = [
     className: "value",
     varied: true,
   })),
+  ...["tags", "note"]
+    .filter((name) => ownRuns.some((run) => run[name]))
+    .map((name) => ({ id: name, name, value: (run) => run[name], className: "value", free: true })),
   {
     id: "time",
     name: "time",
@@ -49,9 +52,6 @@ const columns = [
     numeric: true,
     outcome: true,
   },
-  ...["tags", "note"]
-    .filter((name) => ownRuns.some((run) => run[name]))
-    .map((name) => ({ id: name, name, value: (run) => run[name], className: "value" })),
   ...(differInCpuShare()
     ? [
         {
@@ -208,7 +208,8 @@ function filterOf(column) {
     view.filters.set(column, target.value);
     drawRuns();
   };
-  if (column.outcome || ["run", "started"].includes(column.id) || values.length > MAX_OPTIONS) {
+  const free = column.free || column.outcome || ["run", "started"].includes(column.id);
+  if (free || values.length > MAX_OPTIONS) {
     const input = element("input", {
       type: "text",
       "aria-label": label,
@@ -383,8 +384,6 @@ function details(run) {
     ["peak memory", mebibytes(run.memory)],
     ["peak GPU memory", mebibytes(run.gpu_memory)],
     ["reused from", run.reused_from],
-    ["tags", run.tags],
-    ["note", run.note],
     ...Object.entries(run.environment).map(([name, value]) => [name, formatValue(value)]),
   ].filter(([, value]) => value);
   const settings = Object.keys(run.settings)
@@ -397,6 +396,7 @@ function details(run) {
     "div",
     {},
     run.reason && element("p", { class: "reason" }, run.reason),
+    run.note && element("p", { class: "note" }, run.note),
     run.notes.map((note) => element("p", { class: "note" }, note)),
     element("h3", {}, "Reproduce with"),
     element("pre", { class: "command" }, run.command),
