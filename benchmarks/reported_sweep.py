@@ -27,22 +27,18 @@ class ReportedSweep:
         output: the document. Its images are in a folder of the same name.
 
     Attributes:
-        runs: all runs with at least one epoch, and those that ended without one, newest first. They
-            include runs that the sweep reuses from other directories.
+        runs: all runs with at least one epoch, and those that ended without one, newest first.
         jobs: number of jobs in the sweep.
     """
 
     def __init__(self, top: Path, folder: str, output: Path) -> None:
         self.top, self.folder, self.output = top, folder, output
         jobs = Manifest.read(top / folder).jobs
-        loaded = [
-            (load_run(top / folder / job.directory, f"{folder}/{job.number}"), job.choices)
-            for job in jobs
-        ]
+        loaded = [load_run(top / folder / job.directory, f"{folder}/{job.number}") for job in jobs]
         self.jobs = len(jobs)
         self.runs = [
-            run.with_choices(choices)
-            for run, choices in loaded
+            run
+            for run in loaded
             if isinstance(run, LoadedRun) and (run.record.final or run.record.has_ended)
         ]
         self.runs.sort(key=lambda run: -(run.started or 0.0))

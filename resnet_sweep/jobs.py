@@ -23,6 +23,7 @@ from resnet_sweep.runs.run import LOG, Run, mark_failed
 from resnet_sweep.training.callbacks import Callback, Pruned
 from resnet_sweep.training.callbacks.plots import Plots
 from resnet_sweep.training.callbacks.progress import GradientWarnings, LogFileHandler, ProgressLog
+from resnet_sweep.training.callbacks.usage import ResourceUsage
 from resnet_sweep.training.device import configure, set_threads
 from resnet_sweep.training.signals import Interrupted, StopSignal, exit_status
 from resnet_sweep.training.trainer import Diverged, Trainer, steps_per_epoch
@@ -123,6 +124,7 @@ def train(
         log.info("%s", describe_run(planned, run.record, run.directory))
         active += [
             ProgressLog(run, training, bar),
+            ResourceUsage(run, planned.device),
             GradientWarnings(),
             # Before the loggers, which may upload the plots.
             Plots(),
@@ -251,6 +253,8 @@ def summarize_run(record: Record, directory: Path) -> str:
             ("Time", format_duration(record.seconds)),
         ]
     lines += [("Note", note) for note in record.notes]
+    if record.reused_from is not None:
+        lines.append(("Reused from", relative_path(Path(record.reused_from))))
     lines.append(("Run directory", relative_path(directory)))
     return "\n".join(f"  {name + ':':27}{value}" for name, value in lines)
 

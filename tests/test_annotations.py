@@ -9,7 +9,7 @@ from conftest import Command
 from processes import assert_refused
 from run_directories import write_run
 from small_run import config, open_run, train
-from small_sweep import GRID, TINY
+from small_sweep import GRID, TINY, snapshot
 
 import resnet_sweep
 from resnet_sweep.__main__ import main
@@ -151,13 +151,38 @@ class TestDelete:
         assert not runs[1].exists()
         assert (elsewhere / "a.png").exists()
 
-    def test_a_run_outside_that_a_sweep_reuses_is_kept(self, call: Command) -> None:
+    def test_a_run_and_its_copies_in_sweeps_are_deleted_separately(self, call: Command) -> None:
+        assert call(main, *TINY, "hydra.run.dir=outputs/a").returncode == 0
+        for name in ("s", "t"):
+            grid = ("--multirun", *TINY, "optim.lr=0.1,0.05", f"hydra.sweep.dir=multirun/{name}")
+            assert call(main, *grid).returncode == 0
+        result = call(main, "runs", "multirun/s", "--delete", "--yes")
+        assert result.returncode == 0
+        # The sweep t reuses the run with the other rate, which s has trained.
+        assert "multirun/t/1" in result.stdout
+        assert Path("outputs/a/checkpoints/best_model.pth").exists()
+        assert not [*Path("multirun/s").glob("*/run.json")]
+        jobs = json.loads(Path("multirun/s/sweep.json").read_text())["jobs"]
+        assert [(job["state"], job["reused"]) for job in jobs] == [("pending", False)] * 2
+        before = snapshot(Path("multirun/t"))
+        result = call(main, "runs", "outputs/a", "--delete", "--yes")
+        assert "multirun/t/0" in result.stdout
+        copy = resnet_sweep.load_run("multirun/t/0")
+        assert snapshot(Path("multirun/t")) == before
+        assert len(copy.metrics.rows) == copy.record.epochs
+        assert_refused(call(main, "evaluate", copy.name), "outputs/a")
+        # The same command doesn't train the copy.
+        result = call(main, *grid)
+        assert result.returncode == 0, result.stderr
+        assert read_metrics(copy.directory) == copy.metrics.rows
+
+    def test_a_run_is_deleted_with_its_copies_in_the_same_directories(self, call: Command) -> None:
         assert call(main, *TINY, "hydra.run.dir=outputs/a").returncode == 0
         grid = ("--multirun", *TINY, "optim.lr=0.1,0.05", "hydra.sweep.dir=multirun/s")
         assert call(main, *grid).returncode == 0
-        assert call(main, "runs", "multirun/s", "--delete", "--yes").returncode == 0
-        assert Path("outputs/a/run.json").exists()
-        assert not [*Path("multirun/s").glob("*/run.json")]
+        condition = ("--filter", "optim.lr == 0.1", "--delete", "--yes")
+        assert call(main, "runs", "outputs", "multirun", *condition).returncode == 0
+        assert [path.parent.name for path in Path().glob("*/**/run.json")] == ["1"]
 
     def test_a_sweep_trains_deleted_jobs_again_with_the_same_numbers(
         self, call: Command, tmp_path: Path
@@ -179,17 +204,6 @@ class TestDelete:
         assert after.keys() == before.keys()
         for name, rows in after.items():
             assert [row["val_loss"] for row in rows] == [row["val_loss"] for row in before[name]]
-
-    def test_a_sweep_that_reuses_a_deleted_run_trains_it(self, call: Command) -> None:
-        assert call(main, *TINY, "hydra.run.dir=outputs/a").returncode == 0
-        grid = ("--multirun", *TINY, "optim.lr=0.1,0.05", "hydra.sweep.dir=multirun/s")
-        assert call(main, *grid).returncode == 0
-        result = call(main, "runs", "outputs/a", "--delete", "--yes")
-        assert "multirun/s" in result.stdout
-        jobs = json.loads(Path("multirun/s/sweep.json").read_text())["jobs"]
-        assert [job["state"] for job in jobs if job["reused"]] == ["pending"]
-        assert call(main, *grid).returncode == 0
-        assert len([*Path("multirun/s").glob("*/run.json")]) == 2
 
     def test_a_study_keeps_its_results(self, call: Command) -> None:
         space = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "optim.lr=interval(0.01,0.3)")

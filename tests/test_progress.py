@@ -1,14 +1,20 @@
-"""The estimate of the time that is left for a sweep."""
+"""The progress of a sweep and of a study, and the estimate of the time that is left."""
 
+import io
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
 from run_directories import write_run
 
+from resnet_sweep.compare.objective import Objective
 from resnet_sweep.runs.record import Record
+from resnet_sweep.studies.progress import StudyProgress
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.progress import SweepProgress
 from resnet_sweep.sweeps.run_cache import RunCache
@@ -75,3 +81,36 @@ def test_before_the_first_epoch_the_time_left_follows_from_earlier_runs(tmp_path
     progress = progress_after(0, jobs, RunCache([tmp_path / "outputs"]))
     # The earlier run took 12.5 s for two epochs.
     assert progress.estimate_seconds_left(2) == pytest.approx(14 * 6.25 / 2, rel=0.01)
+
+
+def test_a_study_shows_what_its_running_trials_do(tmp_path: Path) -> None:
+    heartbeat = {"host": "here", "process": 1, "renewed": 0.0, "epoch": 2, "step": 5, "steps": 10}
+    final = {"epoch": 1, "train_acc": 60.0, "train_loss": 1.0, "val_acc": 50.25, "val_loss": 1.0}
+    running = {"state": "running", "final": final, "heartbeat": heartbeat}
+    write_run(tmp_path / "1", {"trainer.epochs": 9}, **running)
+    # The first replicate of trial 2 has finished.
+    write_run(tmp_path / "2" / "0")
+    write_run(tmp_path / "2" / "1", {"trainer.epochs": 9}, **running)
+    states = [TrialState.COMPLETE, *[TrialState.RUNNING] * 3, TrialState.WAITING]
+    trials = [
+        create_trial(
+            state=state,
+            value=0.75 if state is TrialState.COMPLETE else None,
+            params={"optim.lr": 0.1},
+            distributions={"optim.lr": FloatDistribution(0, 1)},
+            intermediate_values={1: 0.5, 2: 0.625},
+        )
+        for state in states
+    ]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    queue = SimpleNamespace(trials=lambda: trials, total=8, directory=tmp_path)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(StudyProgress(queue, Objective("val_loss")).view())
+    *lines, summary = console.export_text().splitlines()
+    assert len(lines) == 3
+    for number, line in enumerate(lines, start=1):
+        assert f"trial {number} " in line and "optim.lr=0.1" in line and "0.6250" in line
+        assert ("2/9 50%" in line) == ("50.25%" in line) == (number < 3)
+    for fact in ("1 of 8", "3 running", "0.7500", "trial 0"):
+        assert fact in summary

@@ -26,6 +26,7 @@ from resnet_sweep.runs.metrics import read_metrics, write_metrics
 from resnet_sweep.runs.record import Record
 
 PAGE = ROOT / "resnet_sweep" / "compare" / "page"
+LOGGED = ("logged_run_1", "logged_run_2")
 MALICIOUS = (
     '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>&lt;\u2028'
 )
@@ -190,7 +191,7 @@ class Page:
 def sweep_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sweep")
     write_sweep(directory)
-    return report([str(directory)], None)
+    return report([str(directory)], None, LOGGED)
 
 
 @pytest.fixture
@@ -394,10 +395,38 @@ class TestComparison:
         assert "74.86%" in differences and "resnet44v2\tresnet8v2" in differences
 
 
+class TestReferences:
+    def test_no_other_run_is_on_a_page_unless_it_is_asked_for(self, tmp_path: Path) -> None:
+        def references(*names: str) -> list[str]:
+            runs = content_of(report([str(tmp_path)], None, names))["runs"]
+            return [run["name"] for run in runs if run.get("reference")]
+
+        record = write_run(tmp_path / "0", [10.0])
+        assert references() == []
+        assert references(*LOGGED) == [*LOGGED]
+        # A run of the page isn't drawn twice.
+        assert references(str(tmp_path / "0"), "logged_run_2") == ["logged_run_2"]
+        # The setting names a run, a metrics.csv, or a run that is no longer there.
+        for name, found in (("logged_run_1", ["logged_run_1"]), ("gone/metrics.csv", [])):
+            record.config["reference"] = name
+            record.write(tmp_path / "0")
+            assert references() == found
+        assert references("logged_run_2") == ["logged_run_2"]
+
+    def test_the_switch_is_hidden_without_references(
+        self, browser: Browser, tmp_path: Path
+    ) -> None:
+        write_run(tmp_path / "0", [10.0])
+        page = Page(browser, report([str(tmp_path)], None))
+        assert not page.tab.is_visible("#references")
+        assert not any("logged" in trace["name"] for trace in page.traces("accuracy"))
+        page.close()
+
+
 class TestCurves:
     def test_a_chosen_row_is_drawn_with_the_band_of_its_replicates(self, opened: Page) -> None:
         opened.tab.click("#draw-none")
-        opened.tab.uncheck("#logged")
+        opened.tab.uncheck("#references")
         assert opened.traces("accuracy") == []
         opened.tab.locator("[data-key^='draw group']").first.check()
         band, validation, training = opened.traces("accuracy")
@@ -412,15 +441,15 @@ class TestCurves:
         losses = [trace["y"] for trace in opened.traces("loss") if not trace["fill"]]
         assert losses == [pytest.approx([4.5, 2.25, 1.5]), pytest.approx([4, 2, 4 / 3], rel=1e-3)]
 
-    def test_a_switch_shows_and_hides_the_logged_runs(self, opened: Page) -> None:
+    def test_a_switch_shows_and_hides_the_reference_runs(self, opened: Page) -> None:
         assert sum("logged" in trace["name"] for trace in opened.traces("accuracy")) == 4
         # They are drawn up to the last epoch of the other runs.
         assert all(
             len(trace["x"]) == 3 for trace in opened.traces("accuracy") if "logged" in trace["name"]
         )
-        opened.tab.uncheck("#logged")
+        opened.tab.uncheck("#references")
         assert not any("logged" in trace["name"] for trace in opened.traces("accuracy"))
-        opened.tab.check("#logged")
+        opened.tab.check("#references")
         opened.tab.click("#draw-none")
         assert {len(trace["x"]) for trace in opened.traces("accuracy")} == {100}
 
@@ -447,7 +476,6 @@ class TestCurves:
             record.write(tmp_path / str(seed))
         (tmp_path / "2" / "metrics.csv").unlink()
         page = Page(browser, report([str(tmp_path)], None))
-        page.tab.uncheck("#logged")
         band, validation, _ = page.traces("accuracy")
         assert (validation["x"], validation["y"]) == ([1, 2], [11, 21])
         assert band["x"] == [1, 2, 2, 1]
@@ -460,7 +488,6 @@ class TestCurves:
         for name, lr in {"a": 0.1, "b": 0.1, "c": 0.2}.items():
             write_run(tmp_path / name, [10.0], lr=lr)
         page = Page(browser, report([str(tmp_path)], None))
-        page.tab.uncheck("#logged")
         page.tab.click("#draw-none")
         page.tab.check("#singles")
         for name in "abc":
@@ -480,7 +507,6 @@ class TestCurves:
                 config={"seed": 0, "data": {"classes": accuracy}},
             )
         page = Page(browser, report([str(tmp_path)], None))
-        page.tab.uncheck("#logged")
         assert page.tab.locator("#legend li").all_inner_texts() == ["data=cifar10\n×"]
         page.close()
 
@@ -585,7 +611,7 @@ class TestPage:
             "draw-best",
             "one",
             "other",
-            "logged",
+            "references",
             "band",
         } <= controls
         assert {"expand 0", "expand 1", "expand 2", "draw group 0"} <= controls
@@ -672,7 +698,7 @@ class TestPage:
         empty.close()
         write_run(tmp_path / "started", [10.0], state="running", best=None, final=None, gap=None)
         (tmp_path / "started" / "metrics.csv").unlink()
-        page = Page(browser, report([str(tmp_path)], None))
+        page = Page(browser, report([str(tmp_path)], None, LOGGED))
         assert page.column(3) == ["running (stale)"] and page.column(4) == [""]
         page.tab.select_option("#other", label="logged_run_1")
         page.tab.locator("#table [data-key^='compare']").click()
@@ -911,6 +937,8 @@ class TestCommand:
             (["sweep", "logged_run_1", "logged_run_2", "-o", "log.md"], ["8"]),
             (["sweep", "-o", "missing/report.html"], ["missing/report.html", "-o"]),
             (["logged_run_1"], ["logged_run_1", "-o"]),
+            (["sweep", "--reference", "logged_run_3"], ["logged_run_3", "logged_run_1"]),
+            (["sweep/0", "-o", "log.md", "--reference", "logged_run_1"], ["--reference"]),
             (["broken", "-o", "log.md"], ["broken", "run.json"]),
         ],
     )

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import time
@@ -30,6 +31,7 @@ from test_study_workers import SMALL, STUDY, check_complete, load, rows
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.cli.report import report
+from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.studies.plots import plot_studies
@@ -215,19 +217,20 @@ class TestResuming:
         assert earlier.params == {"optim.lr": 0.2}
         assert earlier.value == record(tmp_path / "outputs/earlier")["best"]["val_acc"]
         assert current.params == {"optim.lr": 0.1}
-        assert rows(tmp_path / "study")[0]["directory"] == "../outputs/earlier"
+        assert rows(tmp_path / "study")[0]["directory"] == "0"
+        assert record(tmp_path / "study/0")["reused_from"] == str(tmp_path / "outputs/earlier")
 
-    @pytest.mark.parametrize(
-        ("objective", "direction", "directory"),
-        [("val_acc", "maximize", "../outputs/earlier"), ("val_loss", "minimize", "0")],
-    )
-    def test_a_finished_run_without_metrics_is_reused_if_its_record_has_the_objective(
-        self, call: Command, tmp_path: Path, objective: str, direction: str, directory: str
+    @pytest.mark.parametrize("removed", [False, True])
+    def test_a_finished_run_is_reused_unless_its_metrics_are_missing(
+        self, call: Command, tmp_path: Path, removed: bool
     ) -> None:
-        overrides = (*SMALL, "trainer.epochs=1", f"objective={objective}")
-        first = call(main, *overrides, "optim.lr=0.1", "hydra.run.dir=outputs/earlier")
+        overrides = (*SMALL, "trainer.epochs=1")
+        earlier = tmp_path / "outputs/earlier"
+        first = call(main, *overrides, "optim.lr=0.1", f"hydra.run.dir={earlier}")
         assert first.returncode == 0, first.stderr
-        (tmp_path / "outputs/earlier/metrics.csv").unlink()
+        best = record(earlier)["best"]["val_acc"]
+        if removed:
+            (earlier / "metrics.csv").unlink()
         result = call(
             main,
             *STUDY,
@@ -235,12 +238,17 @@ class TestResuming:
             "hydra.sweep.dir=study",
             "hydra.sweeper.n_trials=1",
             "hydra.sweeper.enqueue=current_config",
-            f"hydra.sweeper.direction={direction}",
         )
         assert result.returncode == 0, result.stdout + result.stderr
+        reused_from = record(tmp_path / "study/0")["reused_from"]
+        assert reused_from == (None if removed else str(earlier))
+        # The pruner of the study gets the epochs of a reused run, too.
+        (trial,) = trials(tmp_path / "study")
+        assert trial.value == trial.intermediate_values[1] == best
         (row,) = rows(tmp_path / "study")
-        assert (row["state"], row["directory"]) == ("finished", directory)
-        assert float(row["value"]) == trials(tmp_path / "study")[0].value
+        assert (row["state"], row["directory"]) == ("finished", "0")
+        shutil.rmtree(earlier)
+        assert len(find_runs([tmp_path / "study"])) == 1
 
 
 class TestReplicates:
@@ -285,7 +293,9 @@ class TestReplicates:
         )
         assert result.returncode == 0, result.stderr
         runs = [record(tmp_path / "outputs/earlier"), record(tmp_path / "multirun/study/0/6")]
-        assert not (tmp_path / "multirun/study/0/5").exists()
+        copy = record(tmp_path / "multirun/study/0/5")
+        assert copy["reused_from"] == str(tmp_path / "outputs/earlier")
+        assert copy["best"] == runs[0]["best"]
         values = [run["best"]["val_acc"] for run in runs]
         (row,) = rows(tmp_path / "multirun/study")
         assert (row["directory"], row["n"]) == ("0", "2")

@@ -3,7 +3,7 @@
 A subcommand is a module of this package with two functions. `add_arguments(parser)` adds its
 arguments. `run(arguments)` returns the exit status, or None for 0, and raises ConfigError for an
 invalid request. `--help` prints the module's docstring. A module is imported when its subcommand is
-called, so `runs`, `diff` and `report` import neither torch nor Hydra.
+called, so `runs`, `diff`, `report` and `annotate` import neither torch nor Hydra.
 """
 
 # Few imports, because Ctrl-C during these prints a traceback.

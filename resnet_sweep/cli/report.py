@@ -27,17 +27,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="FILE.html for a page, FILE.md for a log (default: DIR/report.html)",
     )
+    parser.add_argument(
+        "--reference",
+        metavar="RUN",
+        action="append",
+        default=[],
+        help="draw the curves of RUN beside those of the runs on the page; RUN is a run directory "
+        "or logged_run_1; can be repeated (default: the setting reference of the runs)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write a report of the runs in the given directories, and print its path."""
-    print(report(arguments.paths, arguments.output))
+    print(report(arguments.paths, arguments.output, arguments.reference))
 
 
-def report(paths: Sequence[str], output: Path | None) -> Path:
+def report(paths: Sequence[str], output: Path | None, references: Sequence[str] = ()) -> Path:
     """Write the report of the runs and studies in the given directories; see `write_report`."""
     is_page = output is None or output.suffix == ".html"
-    return write_report(paths, output, _studies(paths) if is_page else ())
+    return write_report(paths, output, _studies(paths) if is_page else (), references)
 
 
 def _studies(paths: Sequence[str]) -> Sequence[Mapping[str, Any]]:

@@ -13,15 +13,14 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from rich.prompt import Confirm
 from rich.text import Text
 
-from resnet_sweep.compare.collection import LOGGED_RUNS, find_runs
+from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression, check_fields, run_fields
 from resnet_sweep.compare.format import pluralize, safe_text
-from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, metrics_of
+from resnet_sweep.compare.loaded_run import LoadedRun, metrics_of
 from resnet_sweep.compare.objective import Objective, read_reference
 from resnet_sweep.compare.ranking import NearestRuns, Ranking
 from resnet_sweep.compare.runs_table import RunsTable
@@ -117,12 +116,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             "--objective=distance_to_reference has no reference: use --nearest-to=REFERENCE instead"
         )
-    found = find_runs(directories)
     if arguments.delete:
         _check_delete(arguments)
-        found = _inside(found, directories)
     runs_table = RunsTable(
-        found,
+        # A copy of a run is another directory to delete.
+        find_runs(directories, copies=arguments.delete),
         only=FilterExpression(arguments.filter) if arguments.filter is not None else None,
         keys=() if arguments.no_group or arguments.delete else arguments.group_by,
         sort=arguments.sort,
@@ -174,27 +172,20 @@ def _check_delete(arguments: argparse.Namespace) -> None:
         )
 
 
-def _inside(
-    runs: Iterable[LoadedRun | BrokenRun], directories: Iterable[str]
-) -> list[LoadedRun | BrokenRun]:
-    """Return the runs inside some directories, without the runs outside that a sweep reuses."""
-    tops = [Path(os.path.realpath(directory)) for directory in directories]
-    return [
-        run
-        for run in runs
-        if any(Path(os.path.realpath(run.directory)).is_relative_to(top) for top in tops)
-        or run.directory.parent == LOGGED_RUNS
-    ]
-
-
 def _delete(runs: Sequence[LoadedRun], directories: Iterable[str], yes: bool) -> int:
     """Delete runs after a question, and return the exit status."""
     # Imported here because it imports Hydra, and the table doesn't need it.
     from resnet_sweep.sweeps.deletion import Deletion
 
-    deletion = Deletion(runs, map(Path, [*directories, *DEFAULT_DIRECTORIES]))
-    for sweep in deletion.reusing:
-        console.print(f"{sweep} reuses some of these runs.", markup=False)
+    places = [*directories, *filter(os.path.isdir, DEFAULT_DIRECTORIES)]
+    deletion = Deletion(runs, find_runs(places, copies=True))
+    if deletion.copies:
+        copies = pluralize(len(deletion.copies), "run")
+        console.print(
+            f"{copies} elsewhere, such as {safe_text(deletion.copies[0].name)}, will have no "
+            "weights, because they are copies of these runs.",
+            markup=False,
+        )
     size = f"{pluralize(len(runs), 'run')} ({deletion.size / 1e6:,.1f} MB)"
     if not yes and not Confirm.ask(f"Delete {size}?", console=console, default=False):
         console.print("nothing was deleted")

@@ -22,7 +22,6 @@ class _Job(BaseModel):
     """The part of a job in `sweep.json` that is read."""
 
     directory: str
-    choices: dict[str, str] = {}
 
 
 class Replication(BaseModel):
@@ -86,21 +85,44 @@ def find_compared_sweeps(paths: Iterable[str | Path]) -> list[ComparedSweep]:
     return sorted(found.values(), key=lambda sweep: sweep.name)
 
 
-def find_runs(paths: Iterable[str | Path]) -> list[LoadedRun | BrokenRun]:
+def find_runs(paths: Iterable[str | Path], copies: bool = False) -> list[LoadedRun | BrokenRun]:
     """Search directories for runs, and return them, newest first and broken ones last.
 
-    Symbolic links, hidden folders and folders inside a run directory are skipped. The runs that a
-    sweep reuses are returned with the sweep. Each run is returned once.
+    Symbolic links, hidden folders and folders inside a run directory are skipped. Each run is
+    returned once: a reused run is left out if the directory that it was reused from is found, too.
 
     Args:
         paths: directories, run directories, or names of logged runs.
+        copies: return all reused runs.
 
     Raises:
         ConfigError: a path doesn't exist.
     """
     seen: set[tuple[int, int]] = set()
     found = [run for path in paths for run in _search(_existing(path), str(path), seen)]
-    return sorted(found, key=_order)
+    return sorted(found if copies else _without_copies(found), key=_order)
+
+
+def _without_copies(runs: Iterable[LoadedRun | BrokenRun]) -> Iterator[LoadedRun | BrokenRun]:
+    """Yield the runs that were trained where they are, and one copy of each other reused run."""
+    trained: set[tuple[str | None, ...]] = set()
+    copies = []
+    for run in runs:
+        if isinstance(run, LoadedRun) and run.record.reused_from is not None:
+            copies.append(run)
+            continue
+        if isinstance(run, LoadedRun):
+            trained.add(_training(run))
+        yield run
+    for run in copies:
+        if _training(run) not in trained:
+            trained.add(_training(run))
+            yield run
+
+
+def _training(run: LoadedRun) -> tuple[str | None, ...]:
+    """Return what a run and its copies have in common; it doesn't depend on their directories."""
+    return run.record.signature, run.record.started, run.record.host
 
 
 def resolve_run(path: str | Path) -> Path:
@@ -181,13 +203,6 @@ def _search(top: Path, name: str, seen: set[tuple[int, int]]) -> Iterator[Loaded
             folders.clear()
         elif is_run:
             yield load_run(Path(path), path_name)
-        elif "sweep.json" in files:
-            for relative, choices in _reused(path):
-                directory = os.path.normpath(os.path.join(path, relative))
-                if _is_new(directory, seen):
-                    run_name = os.path.normpath(os.path.join(path_name, relative))
-                    run = load_run(Path(directory), run_name)
-                    yield run.with_choices(choices) if isinstance(run, LoadedRun) else run
     for error in errors:
         path_name = os.path.join(name, os.path.relpath(error.filename, top))
         reason = f"it can't be read ({error.strerror})"
@@ -219,17 +234,6 @@ def read_definition(sweep: Path) -> tuple[list[str], Definition]:
         )
     directories = [os.path.normpath(os.path.join(sweep, job.directory)) for job in found.jobs]
     return directories, found.definition
-
-
-def _reused(sweep: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the relative directory and the choices of each run that a sweep reuses."""
-    content = _read_sweep(sweep)
-    # The runs in the sweep's own directory are found without sweep.json.
-    for job in content.jobs if content else ():
-        directory = os.path.normpath(job.directory)
-        outside = directory.startswith(os.pardir) or os.path.isabs(directory)
-        if outside and os.path.isfile(os.path.join(sweep, directory, "run.json")):
-            yield directory, job.choices
 
 
 def _read_sweep(sweep: str) -> _Sweep | None:

@@ -35,9 +35,9 @@ def run_fields(run: LoadedRun) -> RunFields:
 
     Settings have their names in the config (`optim.lr`), and the name of a group is the choice
     made there (`optim`). Other fields have their names in `run.json` (`best.val_acc`, `seconds`,
-    `host`); `best` and `final` are the validation accuracies. As in the table, `time` is `seconds`,
-    and `run` is the run's name. `tags` and `note` are the annotations. A further metric has the
-    name of its column, and its best value.
+    `host`); `best` and `final` are the validation accuracies, and `cpu_share` is the CPU share. As
+    in the table, `time` is `seconds`, and `run` is the run's name. A further metric has the name of
+    its column, and its best value. `tags`, a list, and `note` are the annotations.
     """
     record = run.record
     recorded = (
@@ -54,6 +54,8 @@ def run_fields(run: LoadedRun) -> RunFields:
         "git_commit",
         "code_commit",
         "fingerprint",
+        "cpu_share",
+        "reused_from",
     )
     return {
         **{name: normalize_number(value) for name, value in run.config.items()},
@@ -68,6 +70,7 @@ def run_fields(run: LoadedRun) -> RunFields:
         "time": record.seconds,
         **{f"best.{name}": value for name, value in (record.best or {}).items()},
         **{f"final.{name}": value for name, value in (record.final or {}).items()},
+        **{f"usage.{name}": value for name, value in (record.usage or {}).items()},
         **{name: getattr(record, name) for name in recorded},
         **run.best_metrics,
     }

@@ -77,6 +77,11 @@ class Group:
         return any(run.state in COMPLETE for run in self.runs)
 
     @property
+    def reused(self) -> int:
+        """The number of runs that were trained in another directory."""
+        return sum(run.record.reused_from is not None for run in self.runs)
+
+    @property
     def unstable(self) -> bool:
         """Whether there is a seed with a diverged run and without a counted run.
 

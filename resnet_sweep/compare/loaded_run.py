@@ -1,8 +1,8 @@
 """The content of a run directory: a loaded run, or a broken run, which can't be read."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -42,15 +42,6 @@ class LoadedRun:
     directory: Path
     name: str
     record: Record
-
-    def with_choices(self, choices: Mapping[str, str]) -> "LoadedRun":
-        """Return this run with the choices of the sweep that reuses it, unless they are empty.
-
-        Different choices can compose the same config, and a sweep should be shown with its own.
-        """
-        if not choices:
-            return self
-        return replace(self, record=replace(self.record, choices=dict(choices)))
 
     @cached_property
     def metrics(self) -> Metrics:

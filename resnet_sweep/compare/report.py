@@ -1,6 +1,7 @@
 """The report on runs: an HTML page that needs no network, or a training log in Markdown."""
 
 import base64
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -9,14 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from resnet_sweep.compare.collection import (
-    LOGGED_RUNS,
-    find_compared_sweeps,
-    find_runs,
-    logged_runs,
-)
+from resnet_sweep.compare.collection import find_compared_sweeps, find_runs, read_run
 from resnet_sweep.compare.format import safe_text
-from resnet_sweep.compare.loaded_run import LoadedRun, load_run
+from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun
 from resnet_sweep.compare.report_data import report_data
 from resnet_sweep.compare.training_log import write_log
 from resnet_sweep.errors import ConfigError
@@ -29,7 +25,10 @@ ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u202
 
 
 def write_report(
-    paths: Sequence[str], output: Path | None, studies: Sequence[Mapping[str, Any]] = ()
+    paths: Sequence[str],
+    output: Path | None,
+    studies: Sequence[Mapping[str, Any]] = (),
+    references: Sequence[str] = (),
 ) -> Path:
     """Write the report on the runs in directories, and return its path.
 
@@ -37,9 +36,12 @@ def write_report(
         paths: directories, run directories, or names of logged runs.
         output: an HTML or a Markdown file; None for report.html in the directory.
         studies: studies whose trials are among the runs, see `report_data`.
+        references: runs whose curves the page shows, too. If it is empty, the setting `reference`
+            of the runs counts.
 
     Raises:
-        ConfigError: there are no runs, the format doesn't suit them, or the file can't be written.
+        ConfigError: there are no runs, the format doesn't suit them, a reference can't be read, or
+            the file can't be written.
     """
     named = ", ".join(map(safe_text, paths))
     runs = find_runs(paths)
@@ -61,6 +63,11 @@ def write_report(
             "in .html or, for a training log, in .md"
         )
     if output.suffix == ".md":
+        if references:
+            raise ConfigError(
+                "--reference adds curves to a page, but a training log has none: leave it out, or "
+                "name the run as one of the two runs of the log"
+            )
         # Runs are in the order of the paths, or, if there is only one path, in the order of start.
         if len(paths) > 1:
             runs = [run for path in paths for run in find_runs([path])]
@@ -68,16 +75,9 @@ def write_report(
             runs.sort(key=lambda run: (isinstance(run, LoadedRun) and run.started) or 0.0)
         text = write_log(runs)
     else:
-        own = {os.path.realpath(run.directory) for run in runs}
-        logged = [load_run(LOGGED_RUNS / name, name) for name in logged_runs()]
-        references = [
-            run
-            for run in logged
-            if isinstance(run, LoadedRun) and os.path.realpath(run.directory) not in own
-        ]
         title = Path.cwd().name if [*paths] == ["."] else " ".join(paths)
         sweeps = find_compared_sweeps(paths)
-        text = render_page(report_data(title, runs, references, studies, sweeps))
+        text = render_page(report_data(title, runs, _references(runs, references), studies, sweeps))
     try:
         write_atomically(output, text.encode())
     except OSError as error:
@@ -86,6 +86,19 @@ def write_report(
             "with -o"
         ) from error
     return output
+
+
+def _references(runs: Sequence[LoadedRun | BrokenRun], names: Sequence[str]) -> Sequence[LoadedRun]:
+    """Return the reference runs of a page, without those that are among its own runs."""
+    own = {os.path.realpath(run.directory) for run in runs}
+    found = [read_run(name) for name in names]
+    if not names:
+        loaded = (run for run in runs if isinstance(run, LoadedRun))
+        for name in dict.fromkeys(str(run.config.get("reference") or "") for run in loaded):
+            # A reference may have been moved since, or may be a metrics.csv alone.
+            with contextlib.suppress(ConfigError):
+                found.append(read_run(name))
+    return [run for run in found if os.path.realpath(run.directory) not in own]
 
 
 def render_page(data: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from resnet_sweep.compare.filter_expression import (
     check_fields,
     run_fields,
 )
-from resnet_sweep.compare.format import format_duration, format_table, safe_text
+from resnet_sweep.compare.format import format_duration, format_number, format_table, safe_text
 from resnet_sweep.compare.group import (
     Group,
     Statistic,
@@ -72,7 +72,16 @@ COLUMNS: dict[str, Column] = {
         lambda run: run.record.seconds,
         lambda seconds: format_duration(seconds and seconds.mean),
     ),
+    "cpu_share": _statistic(
+        "cpu",
+        lambda run: run.record.cpu_share,
+        lambda share: format_number(share and share.mean, 0, "%"),
+    ),
+    "reused": Column("reused", lambda group: group.reused, str),
 }
+# The share of the CPU time is printed if it can explain why some runs took longer than others: if
+# a run took longer than this, and the smallest share is less than this part of the largest one.
+MIN_SECONDS, MAX_SHARE_RATIO = 60, 0.8
 
 
 class RunsTable:
@@ -157,12 +166,24 @@ class RunsTable:
         selected = dict(self.columns)
         if all(len(group.runs) == 1 for group in self.groups):
             del selected["n"]
+        if not any(group.reused for group in self.groups):
+            del selected["reused"]
+        if not self._differ_in_cpu_share():
+            del selected["cpu_share"]
         outcomes = [column.cells(self.groups) for column in selected.values()]
         # The names of runs come last because they are the longest.
         names = ["run", *map(_name, self.groups)]
         annotations = [column.cells(self.groups) for column in self.annotations.values()]
         columns = [*outcomes, *cells(self.differences), *annotations, names]
         return [*zip(*columns, strict=True)], range(2, len(outcomes))
+
+    def _differ_in_cpu_share(self) -> bool:
+        records = [run.record for group in self.groups for run in group.counted]
+        shares = [record.cpu_share for record in records if record.cpu_share is not None]
+        longest = max((record.seconds or 0.0 for record in records), default=0.0)
+        return longest > MIN_SECONDS and min(shares, default=0) < MAX_SHARE_RATIO * max(
+            shares, default=0
+        )
 
     def json(self) -> str:
         """Return the table as JSON."""

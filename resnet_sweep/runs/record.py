@@ -53,6 +53,7 @@ Time = Annotated[str, AfterValidator(_check_time)]
 Count = Annotated[int, Ge(1), Le(10**15)]
 # Sums and squares of larger numbers than these overflow. A loss is at most 3.4e38.
 Number = Annotated[float, Ge(-1e100), Le(1e100)]
+Amount = Annotated[float, Ge(0), Le(1e15)]
 
 
 class BestEpoch(TypedDict):
@@ -79,6 +80,19 @@ class Progress(TypedDict, total=False):
     images_per_second: Number
 
 
+class Usage(TypedDict):
+    """What the process of a run used, in all its sessions; under torchrun, rank 0.
+
+    `cpu_seconds` is the CPU time of the process and of its children. `core_seconds` is the elapsed
+    time, multiplied by the number of threads if the device is a CPU. A MiB is 2**20 bytes.
+    """
+
+    cpu_seconds: Amount
+    core_seconds: Amount
+    peak_memory_mib: Amount | None
+    peak_gpu_memory_mib: Amount | None
+
+
 class Heartbeat(Progress):
     """The process that trains a run; `renewed` is the Unix time of the last renewal in seconds."""
 
@@ -102,6 +116,7 @@ class Record:
         gap: final training accuracy minus final validation accuracy, in percentage points.
         seconds: time of training and evaluation, including the time before interruptions; None
             if unknown.
+        usage: CPU time and memory; None if unknown.
         started, ended: times in ISO 8601.
         git_commit, code_commit: git commits of the program and of the user's own code.
         world_size: number of processes that share the run.
@@ -111,6 +126,8 @@ class Record:
         notes: remarks that a reader of the results needs, one sentence each.
         digests: digests of the metrics files, to detect changed files.
         heartbeat: the process that trains the run; None if there is none.
+        reused_from: the directory in which the run was trained, as an absolute path, if a sweep or
+            a study reuses it; None if it was trained in its own directory.
         digest: digest of the other keys of `run.json`.
     """
 
@@ -128,6 +145,7 @@ class Record:
     final: FinalEpoch | None = None
     gap: Number | None = None
     seconds: Number | None = 0.0
+    usage: Usage | None = None
     started: Time | None = None
     ended: Time | None = None
     host: str | None = None
@@ -143,6 +161,7 @@ class Record:
     notes: list[str] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     heartbeat: Heartbeat | None = None
+    reused_from: str | None = None
     digest: str | None = None
 
     @classmethod
@@ -198,6 +217,16 @@ class Record:
         return [
             name for name, digest in self.digests.items() if digest_file(directory / name) != digest
         ]
+
+    @property
+    def cpu_share(self) -> float | None:
+        """The CPU time divided by the time of the cores that the run was given, in percent.
+
+        A low share means that other processes used the cores, or that the run waited.
+        """
+        if self.usage is None or not self.usage["core_seconds"]:
+            return None
+        return 100 * self.usage["cpu_seconds"] / self.usage["core_seconds"]
 
     @property
     def fingerprint(self) -> str | None:

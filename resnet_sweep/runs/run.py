@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.annotations import ANNOTATIONS
-from resnet_sweep.runs.files import digest_file, remove_unfinished
+from resnet_sweep.runs.files import digest_file, remove_unfinished, write_atomically
 from resnet_sweep.runs.lock import RUN_LOCK, DirectoryLock, in_use_error
 from resnet_sweep.runs.metrics import Row, best_row, write_metrics
 from resnet_sweep.runs.provenance import HYDRA_FOLDER
@@ -59,7 +59,7 @@ _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.
 # A process that is killed before it writes the record leaves these files.
 _FIRST_FILES = frozenset({RUN_LOCK, LOG})
 # Fields of the record that a resumed run keeps.
-_KEPT_FIELDS = ("started", "best", "final", "gap", "seconds", "parameters")
+_KEPT_FIELDS = ("started", "best", "final", "gap", "seconds", "usage", "parameters")
 
 
 class LockLostError(RuntimeError):
@@ -98,12 +98,15 @@ class Run:
                     return cls(directory, earlier, contextlib.ExitStack())
                 if earlier.has_ended:
                     log.warning(
-                        "warning: changed after the run wrote them: %s; the run resumes from its "
-                        "last checkpoint to write them again",
+                        "warning: changed after the run wrote them: %s; the run %s to write them "
+                        "again",
                         ", ".join(earlier.altered(directory)),
+                        "is trained" if earlier.reused_from else "resumes from its last checkpoint",
                     )
-                for name in _KEPT_FIELDS:
-                    setattr(record, name, getattr(earlier, name))
+                # A reused run has no checkpoint, so it starts from the first epoch.
+                if earlier.reused_from is None:
+                    for name in _KEPT_FIELDS:
+                        setattr(record, name, getattr(earlier, name))
             remove_unfinished(directory, *_ATOMIC)
             record.state, record.reason, record.ended = "running", "", None
             record.started = record.started or now()
@@ -185,6 +188,72 @@ def write_plan(directory: Path, record: Record) -> None:
                 plan.state, plan.reason = "interrupted", "its process exited"
         # A new plan need not be durable: if a power cut loses it, the same command writes it again.
         plan.write(directory, durable=earlier is not None)
+
+
+def reused_record(plan: Record, found: Record, directory: Path) -> Record:
+    """Return the record of a job that reuses a complete run: its plan with the results of the run.
+
+    Args:
+        plan: the planned record of the job.
+        found: the record of the complete run, which has the same signature.
+        directory: the directory of the complete run. It may itself be a reused run.
+    """
+    return replace(
+        found,
+        config=plan.config,
+        choices=plan.choices,
+        overrides=plan.overrides,
+        hydra_flags=plan.hydra_flags,
+        reused_from=found.reused_from or os.path.abspath(directory),
+    )
+
+
+def copy_results(source: Path, directory: Path, record: Record) -> None:
+    """Copy the metrics of a complete run to a job that reuses the run, and write its record.
+
+    The checkpoints aren't copied. The record is written last. If the process is killed before that,
+    the job is still pending.
+
+    Args:
+        source: the directory of the complete run.
+        directory: the directory of the job; it contains the plan that `write_plan` wrote.
+        record: the record to write; see `reused_record`.
+    """
+    with _usable(directory), _locked(directory, record):
+        if record.altered(source):
+            raise ConfigError(
+                f"the run in {source} was changed or removed while the jobs were composed: repeat "
+                "the command"
+            )
+        events = (source / "tensorboard").glob("events.*")
+        for path in (*(source / name for name in METRICS_FILES), *events):
+            # A link in another person's directory may name any file.
+            if path.is_file() and not path.is_symlink():
+                copy = directory / path.relative_to(source)
+                copy.parent.mkdir(exist_ok=True)
+                write_atomically(copy, path.read_bytes(), durable=False)
+        record.write(directory)
+
+
+def weights_directory(directory: Path, record: Record) -> Path:
+    """Return the directory with the checkpoints of a run; for a reused run, it is another one.
+
+    Raises:
+        ConfigError: the other directory no longer contains the run.
+    """
+    if record.reused_from is None:
+        return directory
+    source = Path(record.reused_from)
+    found = None
+    with contextlib.suppress(OSError, ConfigError):
+        found = Record.read(source).signature
+    if found != record.signature:
+        raise ConfigError(
+            f"{directory} has no weights: its run was reused from {source}, which no longer "
+            "contains that run: restore it, name another run, or train the job of the sweep with "
+            "reuse=false"
+        )
+    return source
 
 
 def continue_pruned(directory: Path, record: Record, epochs: int) -> bool:

@@ -116,7 +116,8 @@ class Confirmation:
                         if not is_free:
                             busy += 1
                             continue
-                        run.write()
+                        run.write_or_reuse(self.cache)
+                        # A run that has ended, such as a reused one, isn't trained.
                         train_planned(run.directory, stop, run.planned)
                 except (ConfigError, OSError) as error:
                     reason = one_line(error)
@@ -195,11 +196,9 @@ class Confirmation:
         return [(candidate, run) for candidate, run in pairs if self._load(run) is None]
 
     def _load(self, run: TrialRun) -> LoadedRun | None:
-        """Return the run if it has ended, here or in another sweep; None if it hasn't."""
+        """Return the run if it has ended; None if it hasn't."""
         found = load_run(run.directory, relative_path(run.directory))
-        if isinstance(found, LoadedRun) and found.state in ENDED:
-            return found
-        return None if self.cache is None else self.cache.find_complete(run.planned.signature)
+        return found if isinstance(found, LoadedRun) and found.state in ENDED else None
 
     @contextlib.contextmanager
     def _locked(self, candidate: Candidate, run: TrialRun) -> Iterator[bool]:

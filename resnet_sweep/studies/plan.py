@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from resnet_sweep.compare.format import pluralize, safe_text
 from resnet_sweep.compare.group import COMPLETE, group_replicates
+from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Direction, Objective, check_directions
 from resnet_sweep.config.check import AUTO_SETTINGS, check_names, check_value
 from resnet_sweep.config.check import SETTINGS as CONFIG_SETTINGS
@@ -33,8 +34,8 @@ from resnet_sweep.config.smoke_test import SmokeTests
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.ranges import Count, Probability
 from resnet_sweep.runs.provenance import write_hydra_folder
-from resnet_sweep.runs.record import Record, duration
-from resnet_sweep.runs.run import write_plan
+from resnet_sweep.runs.record import PENDING, Record, duration
+from resnet_sweep.runs.run import copy_results, reused_record, write_plan
 from resnet_sweep.runs.signature import flatten, signed_settings
 from resnet_sweep.studies.promotion import promoted_share
 from resnet_sweep.studies.search_space import (
@@ -43,7 +44,7 @@ from resnet_sweep.studies.search_space import (
     TrialSampler,
     build_pruner,
 )
-from resnet_sweep.studies.trial_queue import REUSED_RUNS, SIGNATURE
+from resnet_sweep.studies.trial_queue import SIGNATURE
 from resnet_sweep.sweeps.grid import preset_overrides
 from resnet_sweep.sweeps.plan import (
     SWEEP_KEYS,
@@ -111,6 +112,28 @@ class TrialRun:
         write_plan(self.directory, self.record)
         record = self.record
         write_hydra_folder(self.directory, record.config, self.hydra, record.overrides)
+
+    def write_or_reuse(self, cache: RunCache | None) -> None:
+        """Write the results of a complete run with the same signature, or else the plan of the run.
+
+        Args:
+            cache: the runs that can be reused. A run that has started isn't replaced.
+        """
+        found = None
+        # A process that is killed while it copies a reused run leaves a pending run.
+        is_new = not (self.directory / "run.json").exists()
+        if cache is not None and (is_new or load_run(self.directory, "").state == PENDING):
+            found = cache.find_complete(self.planned.signature)
+        if found is None:
+            self.write()
+        else:
+            self.reuse(found)
+
+    def reuse(self, found: LoadedRun) -> None:
+        """Write the results of a complete run to the directory; see `copy_results`."""
+        self.write()
+        record = reused_record(self.record, found.record, found.directory)
+        copy_results(found.directory, self.directory, record)
 
 
 class StudyPlan:
@@ -377,10 +400,10 @@ class StudyPlan:
             "replicates": self.replicates,
         }
 
-    def finished_trials(self) -> list[FrozenTrial]:
-        """Return trials made from finished runs, oldest first, for a warm start."""
+    def finished_trials(self) -> list[tuple[FrozenTrial, list[LoadedRun]]]:
+        """Return trials made from finished runs, oldest first, with these runs: a warm start."""
         cache = RunCache.default()
-        found: dict[str, FrozenTrial] = {}
+        found: dict[str, tuple[FrozenTrial, list[LoadedRun]]] = {}
         for group in reversed(group_replicates(cache.runs)):
             complete = next((run for run in group.counted if run.state in COMPLETE), None)
             if complete is None:
@@ -396,15 +419,14 @@ class StudyPlan:
             known = [[value for value in column if value is not None] for column in values]
             if any(len(column) < len(signatures) for column in known):
                 continue
-            directories = [os.path.abspath(run.directory) for run in runs]
             trial = create_trial(
                 state=TrialState.COMPLETE,
                 values=[*map(fmean, known)],
                 params=dict(parameters),
                 distributions=self.space.distributions,
-                user_attrs={SIGNATURE: signatures[0], REUSED_RUNS: directories},
+                user_attrs={SIGNATURE: signatures[0]},
             )
-            found.setdefault(signatures[0], trial)
+            found.setdefault(signatures[0], (trial, runs))
         return list(found.values())
 
 

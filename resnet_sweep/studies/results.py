@@ -23,7 +23,6 @@ from resnet_sweep.studies.plan import StudyPlan
 from resnet_sweep.studies.storage import exclusive
 from resnet_sweep.studies.trial_queue import (
     REASON,
-    REUSED_RUNS,
     SAME_AS,
     SIGNATURE,
     STATE,
@@ -52,6 +51,7 @@ class TrialResult:
         reason: explains a state other than running and finished; otherwise empty.
         directory: the directory of the run, or of the trial if it has several replicates. It is an
             absolute path.
+        reused: whether all runs were trained in other directories.
         values: the values of the objectives, as means over the replicates. A pruned trial has the
             value of its last epoch. None while the trial runs.
         best_val_acc, final_val_acc: means over the runs, in percent.
@@ -65,16 +65,14 @@ class TrialResult:
         self.values = trial.values if trial.state.is_finished() else None
         self.signature: str = attributes.get(SIGNATURE, "")
         same = attributes.get(SAME_AS)
-        own = Path(os.path.abspath(sweep / str(self.number if same is None else same)))
-        elsewhere = [*map(Path, attributes.get(REUSED_RUNS, ()))]
-        self.directory = elsewhere[0] if elsewhere and not own.exists() else own
+        number = self.number if same is None else same
+        self.directory = own = Path(os.path.abspath(sweep / str(number)))
         self.places = [
-            place
-            for place in (own, *sorted(own.glob("*/")), *elsewhere)
-            if (place / "run.json").exists()
+            place for place in (own, *sorted(own.glob("*/"))) if (place / "run.json").exists()
         ]
         runs = [load_run(place, str(place)) for place in self.places]
         records = [run.record for run in runs if isinstance(run, LoadedRun)]
+        self.reused = bool(records) and all(record.reused_from for record in records)
         self.state: str = attributes.get(STATE, STATES[trial.state])
         if trial.state is TrialState.RUNNING:
             interrupted = bool(runs) and runs[-1].state == "interrupted"
@@ -189,6 +187,7 @@ class StudyResults:
                 overrides=[f"{key}={value}" for key, value in result.parameters.items()],
                 signature=result.signature,
                 directory=os.path.relpath(result.directory, self.queue.directory),
+                reused=result.reused,
                 state=result.state,
                 value=result.values[0] if result.values else None,
                 reason=result.reason,

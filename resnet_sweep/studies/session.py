@@ -30,6 +30,7 @@ from resnet_sweep.runs.record import ENDED
 from resnet_sweep.studies import JOURNAL
 from resnet_sweep.studies.confirmation import Confirmation
 from resnet_sweep.studies.plan import StudyPlan
+from resnet_sweep.studies.progress import StudyProgress
 from resnet_sweep.studies.results import StudyResults
 from resnet_sweep.studies.storage import STORAGE_ERRORS, check_storage, set_up_optuna
 from resnet_sweep.studies.study import check_directory, open_study
@@ -143,7 +144,7 @@ class StudySession:
         stop = StopSignal().listen()
         try:
             with self._reporting(stop):
-                with self._time_limit(stop):
+                with self._time_limit(stop), self._progress():
                     self._search(stop)
                 if self._confirms():
                     self.confirmation.train(stop)
@@ -216,7 +217,7 @@ class StudySession:
             if reason is not None:
                 problems.append(f"worker {directory.name}: {safe_text(reason)}")
 
-        with self._reporting(), terminable():
+        with self._reporting(), terminable(), self._progress():
             content = json.dumps(worker_config(self.plan.config), indent=1).encode()
             for directory in directories:
                 directory.mkdir(parents=True, exist_ok=True)
@@ -243,6 +244,12 @@ class StudySession:
         for line in problems:
             console.print(line, markup=False)
         return self._print_end()
+
+    def _progress(self) -> StudyProgress:
+        # The view reads the trials in a thread of its own while this thread changes its queue.
+        queue = self.queue
+        own = TrialQueue(queue.study, queue.storage, queue.directory, queue.total)
+        return StudyProgress(own, self.plan.objectives[0])
 
     def _end_reason(self) -> str:
         """Return why the search ended before all trials were done, or an empty text."""

@@ -151,7 +151,11 @@ def _study(plan: StudyPlan, storage: BaseStorage, directory: Path) -> optuna.Stu
     finished = plan.finished_trials() if plan.settings["warm_start"] else []
     study.set_metric_names(plan.fingerprint["objective"])
     study.set_user_attr(DIRECTORY, str(directory))
-    study.add_trials(finished)
+    # The runs are copied before their trials exist, because a trial is read with its runs.
+    for number, (trial, runs) in enumerate(finished):
+        for planned, run in zip(plan.plan_trial(trial.params, number), runs, strict=True):
+            planned.reuse(run)
+    study.add_trials([trial for trial, _ in finished])
     study.set_user_attr(WARM, len(finished))
     for parameters in plan.enqueued:
         study.enqueue_trial(dict(parameters))

@@ -34,8 +34,6 @@ SIGNATURE = "signature"
 SAME_AS = "same_as"
 # The run state at the end of the trial, and its reason.
 STATE, REASON = "state", "reason"
-# The directories of the reused runs.
-REUSED_RUNS = "found"
 # The heartbeat of the worker.
 HEARTBEAT = "heartbeat"
 # A trial that was promoted continues as another trial of Optuna, because a pruned trial can't be
@@ -397,7 +395,7 @@ class TrialQueue:
         if other.state.is_finished():
             trial_id = self._id(trial.number)
             with contextlib.suppress(UpdateFinishedTrialError):
-                for name in {STATE, REASON, REUSED_RUNS} & other.user_attrs.keys():
+                for name in {STATE, REASON} & other.user_attrs.keys():
                     self.storage.set_trial_user_attr(trial_id, name, other.user_attrs[name])
                 for step, value in other.intermediate_values.items():
                     if step not in trial.intermediate_values:

@@ -25,7 +25,6 @@ from resnet_sweep.studies.storage import STORAGE_ERRORS
 from resnet_sweep.studies.trial_queue import (
     PAUSED_AT,
     REASON,
-    REUSED_RUNS,
     STATE,
     TrialLock,
     TrialQueue,
@@ -218,7 +217,7 @@ class StudyWorker:
             callback = None
             if single and not values:
                 callback = PruningCallback(trial, self.objectives[0], epochs, reported, paused_at)
-            trained = self._train_run(trial, run, lock, callback)
+            trained = self._train_run(run, lock, callback)
             record = trained.record
             if record.state in ("diverged", "pruned"):
                 # Optuna doesn't support pruned trials with several objectives.
@@ -256,7 +255,7 @@ class StudyWorker:
             raise TrialFailed(one_line(error)) from error
 
     def _train_run(
-        self, trial: Trial, run: TrialRun, lock: TrialLock, callback: PruningCallback | None
+        self, run: TrialRun, lock: TrialLock, callback: PruningCallback | None
     ) -> LoadedRun:
         """Train a run of a trial, or reuse a finished one.
 
@@ -266,28 +265,18 @@ class StudyWorker:
             Interrupted, StorageInternalError, SQLAlchemyError, OSError: as in `work_on`.
         """
         directory = run.directory
-        if self.cache is not None and not (directory / "run.json").exists():
-            found = self.cache.find_complete(run.planned.signature)
-            # A damaged run may have no metrics.
-            if found is not None and None not in [goal.value(found) for goal in self.objectives]:
-                if callback is not None:
-                    callback.report(found.metrics.rows)
-                directories = [
-                    *trial.user_attrs.get(REUSED_RUNS, []),
-                    str(found.directory.absolute()),
-                ]
-                # A killed worker may have stored the same directory.
-                trial.set_user_attr(REUSED_RUNS, [*dict.fromkeys(directories)])
-                return found
         reason = ""
         try:
-            run.write()
+            run.write_or_reuse(self.cache)
+            # A run that has ended, such as a reused one, isn't trained.
             train_planned(directory, self.stop, run.planned, [] if callback is None else [callback])
         except (ConfigError, OSError) as error:
             reason = one_line(error)
         trained = load_run(directory, relative_path(directory))
         if isinstance(trained, LoadedRun):
             if trained.record.state in ENDED and not reason:
+                if callback is not None and not callback.rows:
+                    callback.report(trained.metrics.rows)
                 return trained
             reason = reason or trained.record.reason or f"its run is {trained.record.state}"
         else:

@@ -26,20 +26,22 @@ class Deletion:
 
     Args:
         runs: the runs.
-        roots: directories to search for sweeps that reuse the runs, besides the sweeps that
-            trained them.
+        others: runs that may be copies of these, see `Record.reused_from`.
 
     Attributes:
         size: the space that the runs take on the disk, in bytes.
         sweeps: for each sweep directory, the directories of its jobs that are to be deleted.
-        reusing: the directories of the sweeps that reuse one of the runs.
+        copies: the other runs that are copies of one of the runs. They keep their results, but
+            their weights are deleted.
 
     Raises:
         ConfigError: one of the runs is running, or is part of this package; or a sweep that lists
             one of them is running.
     """
 
-    def __init__(self, runs: Sequence[LoadedRun], roots: Iterable[Path]) -> None:
+    def __init__(
+        self, runs: Sequence[LoadedRun], others: Iterable[LoadedRun | BrokenRun] = ()
+    ) -> None:
         self.runs = {Path(os.path.realpath(run.directory)): run for run in runs}
         for run in runs:
             if run.directory.parent == LOGGED_RUNS:
@@ -50,16 +52,21 @@ class Deletion:
                     "or add --filter 'state != \"running\"'"
                 )
         self.size = sum(map(disk_space, self.runs))
+        self.copies = [
+            run
+            for run in others
+            if isinstance(run, LoadedRun)
+            and run.record.reused_from is not None
+            and Path(os.path.realpath(run.record.reused_from)) in self.runs
+            and Path(os.path.realpath(run.directory)) not in self.runs
+        ]
         self.sweeps: defaultdict[Path, set[Path]] = defaultdict(set)
-        self.reusing: list[Path] = []
         parents = {parent for directory in self.runs for parent in directory.parents}
-        for sweep in sorted({*_sweeps_in(roots), *filter(_is_sweep, parents)}):
+        for sweep in sorted(filter(_is_sweep, parents)):
             for entry in Manifest.read(sweep).jobs:
                 directory = Path(os.path.realpath(sweep / entry.directory))
                 if directory in self.runs:
                     self.sweeps[sweep].add(directory)
-                    if entry.reused and sweep not in self.reusing:
-                        self.reusing.append(sweep)
         for sweep in self.sweeps:
             with _refuse_running(sweep):
                 pass
@@ -102,16 +109,6 @@ def disk_space(directory: Path) -> int:
                 # Windows has no st_blocks.
                 total += getattr(status, "st_blocks", -(-status.st_size // BLOCK_BYTES))
     return total * BLOCK_BYTES
-
-
-def _sweeps_in(roots: Iterable[Path]) -> Iterator[Path]:
-    """Yield the sweep directories in some directories; hidden folders are skipped."""
-    for root in roots:
-        for folder, folders, files in os.walk(os.path.realpath(root)):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            if MANIFEST in files:
-                folders.clear()
-                yield Path(folder)
 
 
 def _is_sweep(directory: Path) -> bool:
@@ -161,14 +158,14 @@ def _update(sweep: Path, deleted: Iterable[Path]) -> None:
     for entry in manifest.jobs:
         directory = Path(os.path.realpath(sweep / entry.directory))
         if directory in gone:
-            reset = {"state": PENDING, "value": None, "reason": ""}
+            reset = {"state": PENDING, "value": None, "reason": "", "reused": False}
             entries.append(entry.model_copy(update=reset))
             continue
         entries.append(entry)
         run = load_run(sweep / entry.directory, entry.directory)
         if not isinstance(run, BrokenRun):
             job = Job(entry.number, run.record, run.directory)
-            job.run = run.with_choices(entry.choices)
+            job.run = run
             jobs.append(job)
     runs = [job.run for job in jobs]
     try:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from resnet_sweep.compare.loaded_run import BrokenRun, LoadedRun, load_run
 from resnet_sweep.config.command import relative_path
 from resnet_sweep.runs.lock import is_held
 from resnet_sweep.runs.record import ENDED, Record
+from resnet_sweep.runs.run import reused_record
 
 # The states of a job that needs attention.
 BROKEN = frozenset({"failed", "diverged"})
@@ -23,7 +25,9 @@ class Job:
         hydra: the parts of the `hydra` node in which the job's config differs from the sweep's.
 
     Attributes:
-        reused: whether the run was trained outside the sweep.
+        source: the directory of a complete run that the job is going to reuse, or None.
+        from_scratch: whether the run has to start at its first epoch (`trainer.resume=false`, or
+            `reuse=false` if it was reused).
         other_code: a complete run that isn't reused, because it only differs in its own code.
         run: the run in the directory, or the planned run if there is none.
         error: the reason if the directory can't be read, or None.
@@ -35,7 +39,8 @@ class Job:
     ) -> None:
         self.number, self.planned, self.directory = number, planned, directory
         self.hydra = hydra or {}
-        self.reused = False
+        self.source: Path | None = None
+        self.from_scratch = not planned.config["trainer"].get("resume", True)
         self.other_code: LoadedRun | None = None
         self.run = LoadedRun(directory, relative_path(directory), planned)
         self.error: str | None = None
@@ -62,9 +67,9 @@ class Job:
         return self.state in ENDED
 
     @property
-    def from_scratch(self) -> bool:
-        """Whether the run has to start at its first epoch (trainer.resume=false)."""
-        return not self.planned.config["trainer"].get("resume", True)
+    def reused(self) -> bool:
+        """Whether the run was trained in another directory."""
+        return self.record.reused_from is not None
 
     @property
     def epochs_to_train(self) -> float:
@@ -85,10 +90,10 @@ class Job:
         return self.state == "running" and is_held(self.directory, self.record.heartbeat)
 
     def reuse(self, other: LoadedRun) -> None:
-        """Use a run that was trained outside the sweep."""
-        self.directory, self.reused = Path(os.path.abspath(other.directory)), True
-        reused = LoadedRun(self.directory, relative_path(self.directory), other.record)
-        self.run = reused.with_choices(self.planned.choices)
+        """Use the results of a complete run in another directory; see `copy_results`."""
+        self.source = other.directory
+        record = reused_record(self.planned, other.record, other.directory)
+        self.run = LoadedRun(other.directory, self.run.name, record)
 
     def refresh(self) -> bool:
         """Read the record in the directory if it has changed; return whether it has."""
@@ -106,7 +111,8 @@ class Job:
         elif found.record.signature != self.planned.signature:
             error = "it contains a run with another configuration"
         else:
-            run = found.with_choices(self.planned.choices)
+            # Different choices can compose the same config, and a sweep is shown with its own.
+            run.record = replace(found.record, choices=self.planned.choices)
         # `last_stat` is set last, so that a thread that sees its new value also sees the new run.
         self.run, self.error = run, error
         self.last_stat = stat

@@ -30,11 +30,10 @@ class JobEntry(BaseModel):
 
     Attributes:
         directory: the run directory, relative to the sweep directory.
-        reused: whether the run was trained outside the sweep.
+        reused: whether the run was trained in another directory.
         state, value, reason: the state of the run, the value of its objective, and the reason for
             the state, when the file was written.
         settings: the settings by dotted name, without the settings that all jobs have in common.
-        choices: if the run is reused, the choices that the sweep planned for the job.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -48,7 +47,6 @@ class JobEntry(BaseModel):
     value: float | None = None
     reason: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
-    choices: dict[str, str] = Field(default_factory=dict)
 
 
 class SweepDefinition(BaseModel):
@@ -140,7 +138,6 @@ def write_manifest(
             value=objective.value(job.run),
             reason=job.reason,
             settings={name: settings[name] for name in settings if name not in common},
-            choices=job.planned.choices if job.reused else {},
         )
         for job, settings in zip(jobs, flat, strict=True)
     ]

@@ -157,8 +157,7 @@ class SweepPlan:
         return [
             job
             for job in self.jobs
-            if job.from_scratch
-            or not (job.ended or job.reused or (not retry_failed and job.state == "failed"))
+            if job.from_scratch or not (job.ended or (not retry_failed and job.state == "failed"))
         ]
 
     @property
@@ -300,13 +299,14 @@ class SweepPlan:
                 f"{directory} can't be resumed ({job.error}): restore it, or choose another "
                 "hydra.sweep.dir"
             )
+        job.from_scratch |= job.reused and not self.settings["reuse"]
         if job.state == PENDING and self.settings["reuse"] and not job.from_scratch:
             complete = self.cache.find_complete(record.signature)
             if complete is not None:
                 job.reuse(complete)
             else:
                 job.other_code = self.cache.find_with_other_code(record)
-        if not found and not job.reused and (name := unexpected_file(directory)) is not None:
+        if not found and (name := unexpected_file(directory)) is not None:
             raise ConfigError(
                 f"{directory} can't be the directory of a job, because it contains {name}: choose "
                 "another hydra.sweep.dir"
@@ -341,9 +341,7 @@ class SweepPlan:
     def _is_started(self, job: JobEntry) -> bool:
         """Return whether the run of a job has started."""
         directory = self.directory / job.directory
-        if job.reused or not (directory / "run.json").exists():
-            return False
-        return load_run(directory, "").state != PENDING
+        return (directory / "run.json").exists() and load_run(directory, "").state != PENDING
 
     def _changed_files(self, job: JobEntry) -> list[str]:
         """Return the changed own files if a job differs from a planned one in them only."""

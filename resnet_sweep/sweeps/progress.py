@@ -13,7 +13,7 @@ from rich.text import Text
 
 from resnet_sweep.compare.format import format_percent
 from resnet_sweep.console import console
-from resnet_sweep.runs.record import HEARTBEAT_SECONDS, PENDING, duration
+from resnet_sweep.runs.record import HEARTBEAT_SECONDS, PENDING, Record, duration
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.plan import SweepPlan
 from resnet_sweep.sweeps.summary import describe, distinct_overrides
@@ -30,6 +30,27 @@ SAVE_SECONDS, SAVE_SHARE = 1.0, 0.05
 MAX_RUNNING = 20
 
 log = logging.getLogger(__name__)
+
+
+def format_position(record: Record) -> str:
+    """Return the epoch, accuracy and speed of a running run."""
+    progress: Mapping[str, Any] = record.heartbeat or {}
+    epochs = record.config.get("trainer", {}).get("epochs")
+    final = record.final or {"epoch": 0}
+    epoch = max(final["epoch"] + (final["epoch"] != epochs), progress.get("epoch", 0))
+    text = f"epoch {epoch}/{epochs}"
+    if epoch == progress.get("epoch") and progress.get("steps"):
+        text += f" {100 * progress['step'] // progress['steps']}%"
+    if final.get("val_acc") is not None:
+        text += f" at {format_percent(final['val_acc'])}"
+    if progress.get("images_per_second"):
+        text += f" {progress['images_per_second']:,.0f} images/s"
+    return text
+
+
+def live_lines(lines: Iterable[str]) -> Group:
+    """Return lines for a live view; a line that is too long for the terminal is cut."""
+    return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
 
 class SweepProgress:
@@ -112,32 +133,17 @@ class SweepProgress:
         if seconds is not None and running:
             parts.append(f"{duration(seconds)} left")
         if not console.is_terminal:
-            parts += [self.position(job) for job in running[:4]]
+            parts += [f"job {job.number} {format_position(job.record)}" for job in running[:4]]
         return ", ".join(parts)
 
     def view(self) -> Group:
         """Return the lines of the live view: the running jobs and a summary."""
         running = [job for job in self.jobs if job.state == "running"]
-        lines = [f"  {self.position(job)}  {self.overrides[job]}" for job in running[:MAX_RUNNING]]
-        return Group(
-            *(Text(line, no_wrap=True, overflow="ellipsis") for line in (*lines, self.summary()))
-        )
-
-    def position(self, job: Job) -> str:
-        """Return the epoch, accuracy and speed of a running job."""
-        record = job.record
-        progress: Mapping[str, Any] = record.heartbeat or {}
-        epochs = record.config.get("trainer", {}).get("epochs")
-        final = record.final or {"epoch": 0}
-        epoch = max(final["epoch"] + (final["epoch"] != epochs), progress.get("epoch", 0))
-        text = f"job {job.number} epoch {epoch}/{epochs}"
-        if epoch == progress.get("epoch") and progress.get("steps"):
-            text += f" {100 * progress['step'] // progress['steps']}%"
-        if final.get("val_acc") is not None:
-            text += f" at {format_percent(final['val_acc'])}"
-        if progress.get("images_per_second"):
-            text += f" {progress['images_per_second']:,.0f} images/s"
-        return text
+        lines = [
+            f"  job {job.number} {format_position(job.record)}  {self.overrides[job]}"
+            for job in running[:MAX_RUNNING]
+        ]
+        return live_lines([*lines, self.summary()])
 
     def estimate_seconds_left(self, running: int) -> float | None:
         """Estimate the seconds until the sweep ends, if `running` jobs run in parallel."""

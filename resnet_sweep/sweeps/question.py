@@ -165,11 +165,11 @@ class Question:
         if replication is not None:
             (variant,) = replication.others
             look = replication.looks.get(variant)
-        broken = [job for job in self.plan.jobs if not (job.ended or job.reused)]
+        broken = [job for job in self.plan.jobs if not job.ended]
         verdict = None if look is None or (look.is_open and broken) else look.verdict
         status = NO_VERDICT if verdict is None else NOT_BETTER
         status = {"better": BETTER, "undecided": UNDECIDED}.get(verdict or "", status)
-        done = [job for job in self.plan.jobs if job.ended or job.reused]
+        done = [job for job in self.plan.jobs if job.ended]
         new = {*trained}
         return {
             "verdict": verdict,

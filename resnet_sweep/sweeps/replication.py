@@ -45,12 +45,12 @@ class Variant:
     def has_ended(self, count: int) -> bool:
         """Return whether nothing is left to train for the first `count` seeds."""
         jobs = [self.jobs.get(replicate) for replicate in self.records if replicate < count]
-        return all(job is not None and (job.ended or job.reused) for job in jobs)
+        return all(job is not None and job.ended for job in jobs)
 
     def runs(self, count: int) -> Iterator[LoadedRun]:
         """Yield the runs that have ended, among the first `count` seeds."""
         for replicate, job in sorted(self.jobs.items()):
-            if replicate < count and job.error is None and (job.ended or job.reused):
+            if replicate < count and job.error is None and job.ended:
                 yield job.run
 
 

@@ -35,9 +35,10 @@ class RunCache:
         if run is None:
             return None
         record = run.record
-        # The signature is computed from the config, because somebody may have changed the record.
+        # Somebody may have changed the record or the metrics. So the signature is computed from the
+        # config.
         actual = sign(record.config, record.precision, record.inputs)
-        return run if actual == signature else None
+        return run if actual == signature and not record.altered(run.directory) else None
 
     def find_with_other_code(self, planned: Record) -> LoadedRun | None:
         """Return the newest complete run that differs from a planned one only in its own code."""

@@ -39,6 +39,7 @@ from resnet_sweep.runs.provenance import write_hydra_folder
 from resnet_sweep.runs.record import HEARTBEAT_SECONDS, PENDING, new_heartbeat
 from resnet_sweep.runs.run import (
     LOG,
+    copy_results,
     delete_run,
     make_directory,
     make_unique_directory,
@@ -249,12 +250,13 @@ class SweepRunner:
         for entry in self.plan.manifest.jobs:
             directory = (sweep / entry.directory).resolve()
             # Another person's sweep.json may name directories outside the sweep.
-            if not entry.reused and sweep in directory.parents and directory not in requested:
+            if sweep in directory.parents and directory not in requested:
                 _remove_pending(directory, sweep)
         remove_unfinished(self.directory, MANIFEST, RESULTS_CSV, MULTIRUN)
         text = OmegaConf.to_yaml(self.config)
         write_atomically(self.directory / MULTIRUN, text.encode())
         self.save()
+        self._write_all([job for job in self.jobs if job.source is not None])
 
     def _train_looks(self, to_train: Sequence[Job]) -> str | None:
         """Train jobs, and then those that `replicates=auto` adds; return an error as `_train`."""
@@ -269,21 +271,26 @@ class SweepRunner:
             self._by_directory |= {job.directory: job for job in added}
             # sweep.json lists a job before the directory of the job exists.
             self.save()
-            error = self._train([job for job in added if not (job.ended or job.reused)])
+            self._write_all([job for job in added if job.source is not None])
+            error = self._train([job for job in added if job.from_scratch or not job.ended])
         return error
 
     def _train(self, jobs: Sequence[Job]) -> str | None:
         """Write the directories of jobs, launch the jobs, and return an error of the launcher."""
+        self.trained += jobs
+        self._write_all(jobs)
+        with SweepProgress(self.plan, jobs, self.save) as self.progress:
+            return self._launch_all(jobs)
+
+    def _write_all(self, jobs: Sequence[Job]) -> None:
+        """Write the directories of jobs, and renew the heartbeat of the sweep meanwhile."""
         hydra = unresolved(self.config.hydra)
         saved = time.monotonic()
-        self.trained += jobs
         for job in track_jobs(jobs, "written"):
             self._write(job, hydra)
             if time.monotonic() - saved > HEARTBEAT_SECONDS:
                 self.save()
                 saved = time.monotonic()
-        with SweepProgress(self.plan, jobs, self.save) as self.progress:
-            return self._launch_all(jobs)
 
     def _write(self, job: Job, hydra: dict[str, Any]) -> None:
         """Write the directory of a job; `hydra` is the node `hydra` of the sweep's config."""
@@ -296,6 +303,9 @@ class SweepRunner:
         write_plan(job.directory, job.planned)
         settings, overrides = job.planned.config, job.planned.overrides
         write_hydra_folder(job.directory, settings, {**hydra, **job.hydra}, overrides)
+        if job.source is not None:
+            copy_results(job.source, job.directory, job.record)
+            job.source = None
         job.refresh()
 
     def _launcher_overrides(self, directory: Path) -> list[str]:

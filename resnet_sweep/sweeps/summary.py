@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.filter_expression import run_fields
@@ -27,13 +28,18 @@ def print_plan(plan: SweepPlan, retry_failed: bool = True) -> None:
     rows = [["job", "state", "best", *(column[0] for column in columns), "directory"]]
     for index, job in enumerate(plan.jobs, start=1):
         values = [column[index] for column in columns]
-        directory = safe_text(job.run.name) if job.reused or job.state != PENDING else ""
+        directory = "" if job.state == PENDING else safe_text(_trained_in(job))
         state = f"{job.state} (reused)" if job.reused else job.state
         best = format_percent(job.run.best_accuracy) if job.record.best else ""
         rows.append([str(job.number), state, best, *values, directory])
     width = console.width if console.is_terminal else None
     lines = [*format_table(rows, frozenset({0, 2}), width), *summarize_plan(plan, retry_failed)]
     console.print("\n".join(lines), markup=False)
+
+
+def _trained_in(job: Job) -> str:
+    """Return the directory in which a job was trained, relative to the current folder."""
+    return relative_path(Path(job.record.reused_from or job.directory))
 
 
 def print_looks(plan: SweepPlan, before: Mapping[Variant, Look]) -> None:
@@ -143,7 +149,9 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
         yield f"  {text} trains the same as job {job.number}{kind} and is skipped"
     if len(duplicates) > MAX_DUPLICATES:
         yield f"  and {pluralize(len(duplicates) - MAX_DUPLICATES, 'more duplicate')}"
-    reused = Counter(os.path.dirname(job.run.name) for job in jobs if job.reused)
+    reused = Counter(
+        os.path.dirname(_trained_in(job)) for job in jobs if job.reused and not job.from_scratch
+    )
     for place, count in reused.items():
         yield f"  {pluralize(count, 'job')} already finished in {safe_text(place)}, reused"
     changed = Counter(

@@ -17,7 +17,7 @@ from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, write_layer_norms
 from resnet_sweep.runs.record import Record
-from resnet_sweep.runs.run import Run
+from resnet_sweep.runs.run import Run, weights_directory
 
 BEST = "best_model.pth"
 LAST = "last_model.pth"
@@ -210,6 +210,8 @@ def check_best(directory: Path, signature: str, epoch: int) -> str | None:
 def read_best(directory: Path, record: Record) -> State:
     """Return the best checkpoint of a run, after checking that it belongs to the run.
 
+    The checkpoint of a reused run is in the directory in which the run was trained.
+
     Raises:
         ConfigError: the run has no valid checkpoint.
     """
@@ -218,7 +220,7 @@ def read_best(directory: Path, record: Record) -> State:
             f"{directory} has no checkpoint, because its run ({record.state}) hasn't completed an "
             "epoch: resume the run, or name another one"
         )
-    path = directory / "checkpoints" / BEST
+    path = weights_directory(directory, record) / "checkpoints" / BEST
     advice = "restore the run's own file, or retrain the run with trainer.resume=false"
     try:
         checkpoint = read_checkpoint(path)

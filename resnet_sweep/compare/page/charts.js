@@ -14,7 +14,7 @@ const PALETTE = [
   "#e69f00",
   "#5f8a00",
 ];
-const LOGGED = { dash: "dot", colors: ["#8a8f98", "#b0a18a"] };
+const REFERENCE = { dash: "dot", colors: ["#8a8f98", "#b0a18a"] };
 // From the lowest to the highest accuracy. All are legible on a light and on a dark background.
 const SHADES = [
   "#5b6fd6",
@@ -172,10 +172,10 @@ function withName({ label, name }) {
   return label === name ? label : `${label} (${name})`;
 }
 
-// The logged runs, cut at the last epoch of the other runs. Otherwise their 100 epochs would leave
+// The reference runs, cut at the last epoch of the other runs. Otherwise 100 epochs would leave
 // no room for a run of a few epochs.
-function loggedRows(last) {
-  return loggedRuns.map((run, place) => {
+function referenceRows(last) {
+  return references.map((run, place) => {
     const within = run.curves.epoch.filter((epoch) => epoch <= last).length;
     const cut = last && within ? within : run.curves.epoch.length;
     const curves = Object.fromEntries(
@@ -188,8 +188,8 @@ function loggedRows(last) {
     return {
       label: run.name + range,
       members: [{ ...run, curves }],
-      color: LOGGED.colors[place % LOGGED.colors.length],
-      dash: LOGGED.dash,
+      color: REFERENCE.colors[place % REFERENCE.colors.length],
+      dash: REFERENCE.dash,
     };
   });
 }
@@ -232,7 +232,7 @@ function drawCurves() {
     0,
     ...drawn.flatMap(({ members }) => members.map((run) => run.curves.epoch.at(-1) ?? 0)),
   );
-  const rows = [...(document.getElementById("logged").checked ? loggedRows(last) : []), ...drawn];
+  const rows = [...(document.getElementById("references").checked ? referenceRows(last) : []), ...drawn];
   drawLegend(rows);
   for (const [place, metric] of [
     ["accuracy", "acc"],

@@ -101,6 +101,9 @@ const OUTCOMES = [
     show: (value) => value?.toLocaleString("en") ?? "",
   },
   { name: "time", value: (run) => run.seconds || undefined, show: duration },
+  { name: "CPU share", value: (run) => run.cpu_share, ...inPercent },
+  { name: "peak memory", value: (run) => run.memory, show: mebibytes },
+  { name: "peak GPU memory", value: (run) => run.gpu_memory, show: mebibytes },
   {
     name: "notes",
     value: ({ notes }) =>

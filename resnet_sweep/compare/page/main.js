@@ -51,7 +51,7 @@ function drawSummary() {
         `mean ${duration(mean(seconds))} per run`,
       ),
     );
-  for (const run of loggedRuns)
+  for (const run of references)
     cards.push(
       card(
         `${run.name.replaceAll("_", " ")}, best accuracy`,
@@ -208,7 +208,7 @@ function listen() {
     drawTable();
     drawCurves();
   });
-  on("logged", "change", drawCurves);
+  on("references", "change", drawCurves);
   on("band", "change", drawCurves);
   on("theme", "click", () => {
     document.documentElement.dataset.theme = isDark() ? "light" : "dark";
@@ -222,10 +222,7 @@ document.getElementById("title").textContent = report.title;
 document.getElementById("subtitle").textContent =
   `${plural(ownRuns.length, "run")}, written ${formatTime(report.written)}`;
 document.getElementById("footer").textContent = report.footer;
-// The logged runs are drawn at first only if a run has the same data.
-document.getElementById("logged").checked = ownRuns.some(({ choices }) =>
-  loggedRuns.some((run) => run.choices.data === choices.data),
-);
+document.getElementById("references-label").hidden = !references.length;
 drawSummary();
 drawHead();
 drawDamaged();

@@ -14,7 +14,7 @@ const allRuns = report.runs.map((run, number) => ({
   ),
 }));
 const ownRuns = allRuns.filter((run) => !run.reference);
-const loggedRuns = allRuns.filter((run) => run.reference);
+const references = allRuns.filter((run) => run.reference);
 
 // The variant: the settings and choices of a run that differ between runs, as overrides.
 for (const run of ownRuns) {
@@ -23,7 +23,7 @@ for (const run of ownRuns) {
     .map(({ name, part }) => `${name}=${formatValue(run[part][name])}`);
   run.variant = overrides.join(" ") || run.name;
 }
-for (const run of loggedRuns) run.variant = run.name;
+for (const run of references) run.variant = run.name;
 
 // An object without a prototype, so that settings can have any names.
 function mapping(...parts) {
@@ -58,6 +58,10 @@ function duration(seconds) {
   const [minutes, rest] = [Math.floor(whole / 60), whole % 60];
   if (minutes < 60) return `${minutes} min ${String(rest).padStart(2, "0")} s`;
   return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
+}
+
+function mebibytes(value) {
+  return typeof value === "number" ? `${Math.round(value).toLocaleString("en")} MiB` : "";
 }
 
 // A time without its seconds.

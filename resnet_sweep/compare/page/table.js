@@ -52,9 +52,28 @@ const columns = [
     numeric: true,
     outcome: true,
   },
+  ...(differInCpuShare()
+    ? [
+        {
+          id: "cpu",
+          name: "cpu",
+          value: (run) => run.cpu_share,
+          show: percent,
+          numeric: true,
+          outcome: true,
+        },
+      ]
+    : []),
   { id: "started", name: "started", value: (run) => run.started, show: formatTime },
 ];
 const MAX_OPTIONS = 12;
+
+// The CPU share is a column if it can explain why some runs took longer than others.
+function differInCpuShare() {
+  const shares = numbers(ownRuns.map((run) => run.cpu_share));
+  const longest = Math.max(...numbers(ownRuns.map((run) => run.seconds)));
+  return longest > 60 && Math.min(...shares) < 0.8 * Math.max(...shares);
+}
 
 function text(column, run) {
   return (column.show ?? formatValue)(column.value(run));
@@ -361,6 +380,10 @@ function details(run) {
     ],
     ["overfitting gap", percent(run.gap)],
     ["parameters", run.parameters?.toLocaleString("en")],
+    ["CPU share", percent(run.cpu_share)],
+    ["peak memory", mebibytes(run.memory)],
+    ["peak GPU memory", mebibytes(run.gpu_memory)],
+    ["reused from", run.reused_from],
     ...Object.entries(run.environment).map(([name, value]) => [name, formatValue(value)]),
   ].filter(([, value]) => value);
   const settings = Object.keys(run.settings)
