@@ -87,6 +87,16 @@ class Heartbeat(Progress):
     renewed: Number
 
 
+class SharedEpochs(TypedDict):
+    """The first epochs of a run, which another run has trained.
+
+    `directory` is that run's directory, relative to the directory of this run.
+    """
+
+    directory: str
+    epochs: Count
+
+
 @dataclass
 class Record:
     """The content of `run.json`.
@@ -109,6 +119,12 @@ class Record:
             of the data, `code.FILE` a digest of a file of the user's own code, and `init_from` a
             digest of the starting weights. The signature contains them.
         notes: remarks that a reader of the results needs, one sentence each.
+        epoch_key: identifies all that the epochs so far depend on, see
+            `resnet_sweep.config.epoch_keys`; None before the end of the first epoch.
+        shared_epochs: the epochs that another run has trained for this run; None if there are none.
+        start_from: the epochs that another run is expected to have trained when this run starts;
+            None if it starts at its first epoch.
+        keep_epochs: epochs after which a copy of the last checkpoint is kept for other runs.
         digests: digests of the metrics files, to detect changed files.
         heartbeat: the process that trains the run; None if there is none.
         digest: digest of the other keys of `run.json`.
@@ -141,6 +157,10 @@ class Record:
     seed: Annotated[int, Ge(0)] | None = None
     inputs: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    epoch_key: str | None = None
+    shared_epochs: SharedEpochs | None = None
+    start_from: SharedEpochs | None = None
+    keep_epochs: list[Count] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     heartbeat: Heartbeat | None = None
     digest: str | None = None

@@ -54,7 +54,12 @@ _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.
 # A process that is killed before it writes the record leaves these files.
 _FIRST_FILES = frozenset({RUN_LOCK, "train.log"})
 # Fields of the record that a resumed run keeps.
-_KEPT_FIELDS = ("started", "best", "final", "gap", "seconds", "parameters")
+_KEPT_FIELDS = (
+    *("started", "best", "final", "gap", "seconds", "parameters"),
+    *("epoch_key", "shared_epochs"),
+)
+# Fields that a sweep plans, and that a resumed run keeps.
+_SWEEP_FIELDS = ("start_from", "keep_epochs")
 
 
 class LockLostError(RuntimeError):
@@ -97,7 +102,7 @@ class Run:
                         "last checkpoint to write them again",
                         ", ".join(earlier.altered(directory)),
                     )
-                for name in _KEPT_FIELDS:
+                for name in (*_KEPT_FIELDS, *_SWEEP_FIELDS):
                     setattr(record, name, getattr(earlier, name))
             remove_unfinished(directory, *_ATOMIC)
             record.state, record.reason, record.ended = "running", "", None
@@ -141,7 +146,7 @@ class Run:
                 f"process {heartbeat['process']} on {heartbeat['host']} took over the run"
             )
 
-    def write_metrics(self, rows: list[Row]) -> None:
+    def write_metrics(self, rows: list[Row], epoch_key: str | None = None) -> None:
         """Write `metrics.csv`, and write the best and the last epoch to the record."""
         write_metrics(self.directory, rows)
         best, final = best_row(rows), rows[-1] if rows else None
@@ -151,6 +156,7 @@ class Run:
             final=final and {name: final[name] for name in FinalEpoch.__annotations__},
             gap=final and final["train_acc"] - final["val_acc"],
             seconds=sum(row["seconds"] for row in rows),
+            epoch_key=epoch_key,
             digests={name: digest for name, digest in digests.items() if digest is not None},
             heartbeat=new_heartbeat(self.progress),
         )

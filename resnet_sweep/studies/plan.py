@@ -73,6 +73,7 @@ GRID_SETTINGS: dict[str, Any] = {
     "zip": [],
     "baseline": None,
     "retry_failed": True,
+    "share_epochs": True,
     **AUTO_SETTINGS,
 }
 # The default name of a study.

@@ -24,6 +24,7 @@ class Job:
 
     Attributes:
         reused: whether the run was trained outside the sweep.
+        shared_epochs: number of epochs that another run trains for this job.
         other_code: a complete run that isn't reused, because it only differs in its own code.
         run: the run in the directory, or the planned run if there is none.
         error: the reason if the directory can't be read, or None.
@@ -36,6 +37,7 @@ class Job:
         self.number, self.planned, self.directory = number, planned, directory
         self.hydra = hydra or {}
         self.reused = False
+        self.shared_epochs = 0
         self.other_code: LoadedRun | None = None
         self.run = LoadedRun(directory, relative_path(directory), planned)
         self.error: str | None = None
@@ -73,7 +75,7 @@ class Job:
         if self.ended:
             # A job that has ended is only trained if it starts from scratch.
             return epochs
-        trained: float = record.final["epoch"] if record.final else 0
+        trained: float = record.final["epoch"] if record.final else self.shared_epochs
         progress = record.heartbeat
         if progress and progress.get("epoch", 0) > trained and progress.get("steps"):
             trained += progress["step"] / progress["steps"]

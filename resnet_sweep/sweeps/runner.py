@@ -166,6 +166,7 @@ class SweepRunner:
         self.plan, self.config = plan, config
         self.jobs, self.directory = plan.jobs, plan.directory
         self.trained: list[Job] = []
+        self._unfinished: set[Path] = set()
         self._by_directory = {job.directory: job for job in plan.jobs}
         self.launcher: Launcher = build_launcher(context, config, self._launcher_overrides)
 
@@ -280,13 +281,18 @@ class SweepRunner:
         hydra = unresolved(self.config.hydra)
         saved = time.monotonic()
         self.trained += jobs
+        self.tree = self.plan.epoch_tree(jobs)
+        self.tree.write_plans()
         for job in track_jobs(jobs, "written"):
             self._write(job, hydra)
             if time.monotonic() - saved > HEARTBEAT_SECONDS:
                 self.save()
                 saved = time.monotonic()
-        with SweepProgress(self.plan, jobs, self.save) as self.progress:
-            return self._launch_all(jobs)
+        try:
+            with SweepProgress(self.plan, jobs, self.save) as self.progress:
+                return self._launch_all(jobs)
+        finally:
+            self.tree.remove_all_unneeded(self.jobs)
 
     def _write(self, job: Job, hydra: dict[str, Any]) -> None:
         """Write the directory of a job; `hydra` is the node `hydra` of the sweep's config."""
@@ -339,8 +345,10 @@ class SweepRunner:
 
     def _launch(self, jobs: Sequence[Job]) -> str | None:
         error = None
+        directories = [job.directory for job in jobs]
+        self._unfinished = {*directories}
         try:
-            self.launcher.launch(train_job, [job.directory for job in jobs], LOG, self._on_end)
+            self.launcher.launch(train_job, directories, LOG, self._on_end, self._is_ready)
         # A launcher may raise any error and leave its jobs in any state.
         except Exception as failure:
             error = one_line(f"{type(failure).__name__}: {failure}")
@@ -352,10 +360,18 @@ class SweepRunner:
             self.progress.refresh()
         return error
 
+    def _is_ready(self, directory: Path) -> bool:
+        return self.tree.is_ready(self._by_directory[directory], self._unfinished)
+
     def _on_end(self, directory: Path, reason: str | None) -> None:
         if reason is not None:
             mark_failed(directory, reason)
-        self.progress.refresh([self._by_directory[directory]])
+        job = self._by_directory[directory]
+        self.progress.refresh([job])
+        self._unfinished.discard(directory)
+        start = self.tree.starts.get(job)
+        if start is not None and start.directory in self._by_directory:
+            self.tree.remove_unneeded(start.copy)
 
     def _print_end(self, error: str | None) -> int:
         """Print the results and how to run the jobs that aren't done; return the exit status."""

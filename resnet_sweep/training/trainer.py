@@ -53,6 +53,17 @@ def steps_per_epoch(images: int, config: TrainerConfig) -> int:
     return whole if config.drop_last else whole + bool(rest)
 
 
+def total_steps(images: int, config: TrainerConfig) -> int:
+    """Return the number of steps in a run with this number of training images."""
+    steps = config.epochs * steps_per_epoch(images, config)
+    return steps if config.max_steps is None else min(steps, config.max_steps)
+
+
+def number_of_epochs(images: int, config: TrainerConfig) -> int:
+    """Return the number of epochs in a run; the last one may have fewer steps."""
+    return math.ceil(total_steps(images, config) / steps_per_epoch(images, config))
+
+
 @dataclass(eq=False, repr=False)
 class Trainer:
     """Trains a model, evaluates it after each epoch, and saves checkpoints.
@@ -72,6 +83,9 @@ class Trainer:
         starting_weights: returns weights that replace those of the model before the first step, by
             their names; None keeps all. A resumed run doesn't call it.
         metrics: further metrics of the validation images, by their columns in `metrics.csv`.
+        augmentation_epochs: for each operation, in how many of the first epochs it is applied; None
+            applies all in every epoch.
+        epoch_keys: the key of each epoch, see `resnet_sweep.config.epoch_keys`; may be empty.
         rows: metrics of the epochs so far, one row of `metrics.csv` per epoch.
         layers: for each epoch so far and each layer, the entries of `LayerNorms` except the name.
         step: number of steps of the current epoch that are done.
@@ -96,6 +110,8 @@ class Trainer:
     process_group: ProcessGroup
     starting_weights: Callable[[], Mapping[str, Tensor]] | None = None
     metrics: Mapping[str, ValidationMetric] = field(default_factory=dict)
+    augmentation_epochs: Sequence[int] | None = None
+    epoch_keys: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         config, dataset = self.config, self.dataset
@@ -107,13 +123,14 @@ class Trainer:
         self.normalize = Normalize(dataset.mean, dataset.std, self.device)
 
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), config)
-        self.total_steps = config.epochs * self.steps_per_epoch
-        if config.max_steps is not None:
-            self.total_steps = min(self.total_steps, config.max_steps)
-        self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        self.total_steps = total_steps(len(dataset.train), config)
+        self.epochs = number_of_epochs(len(dataset.train), config)
         self.progressive_resizing = ProgressiveResizing(
             config.progressive_resizing or [dataset.train.images.shape[-1]], config.epochs
         )
+
+        if self.augmentation_epochs is None:
+            self.augmentation_epochs = [config.epochs] * len(self.augmentation)
 
         self.rows: list[dict[str, float]] = []
         self.layers: list[list[tuple[float, ...]]] = []
@@ -163,6 +180,10 @@ class Trainer:
         data = self.dataset.description
         self.checkpoints = None if run is None else RunCheckpoints(run, layers, in_thread, data)
         state = self.process_group.broadcast(self.checkpoints and self.checkpoints.load())
+        shared = None
+        if state is None:
+            found = self.checkpoints and self.checkpoints.load_shared(self.epoch_keys)
+            shared = state = self.process_group.broadcast(found)
         if state is not None:
             self.load_state_dict(state)
         elif self.starting_weights is not None:
@@ -172,6 +193,9 @@ class Trainer:
                 callback.on_train_start(run.directory, self.global_step)
                 callback.train_started = True
         self._saved = time.monotonic()
+        if shared is not None:
+            self._report_shared_epochs()
+            self._save_checkpoint()
         try:
             for epoch in range(len(self.rows), self.epochs):
                 if reason := self.config.early_stopping.reason(self.rows):
@@ -207,6 +231,15 @@ class Trainer:
         self.model.load_state_dict(weights, strict=False)
         if self.ema:
             self.ema.model.load_state_dict(self.model.state_dict())
+
+    def _report_shared_epochs(self) -> None:
+        """Call the callbacks with the epochs that another run has trained."""
+        for row, norms in zip(self.rows, self.layers, strict=True):
+            names = self.step_metrics.layers
+            layers = [LayerNorms(name, *norm) for name, norm in zip(names, norms, strict=True)]
+            step = min(int(row["epoch"]) * self.steps_per_epoch, self.total_steps)
+            for callback in self.callbacks:
+                callback.on_epoch_end(row, layers, step)
 
     def _remaining_batches(self, epoch: int) -> Iterator[Tensor]:
         """Yield the indices of the training images for each remaining step of an epoch."""
@@ -255,7 +288,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
 
-        for operation in self.augmentation:
+        for operation in self._operations(epoch):
             images, labels = operation(images, labels, self.generator)
         batch = len(images)
         share = process_group.share(batch)
@@ -286,6 +319,14 @@ class Trainer:
             metrics.measure_update(before)
         if self.ema:
             self.ema.update(self.global_step + 1)
+
+    def _operations(self, epoch: int) -> Iterator[Augmentation]:
+        """Yield the augmentation operations that are applied in an epoch, counted from 0."""
+        for operation, epochs in zip(
+            self.augmentation, self.augmentation_epochs or (), strict=True
+        ):
+            if epoch < epochs:
+                yield operation
 
     def _report_steps(self) -> None:
         """Call the callbacks with the steps since the last report.
@@ -422,12 +463,18 @@ class Trainer:
         elif self.global_step >= self.total_steps:
             self.checkpoints.wait()
 
+    @property
+    def epoch_key(self) -> str | None:
+        """The key of the last epoch that is complete; None if there is none."""
+        return self.epoch_keys[len(self.rows) - 1] if self.epoch_keys and self.rows else None
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which `load_state_dict` can continue."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema and self.ema.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "epoch_key": self.epoch_key,
             "rows": [*self.rows],
             "layers": torch.tensor(self.layers, dtype=torch.float64),
             "step": self.step,

@@ -1,0 +1,203 @@
+"""The epochs that jobs of a sweep share: which job trains them, and where the others continue.
+
+The keys of all jobs form a tree: jobs with equal keys have the same first epochs, and the tree
+forks after the last of them. Each epoch of the tree is trained by one job. This job trains on to its
+own end, and keeps a copy of its checkpoint at each fork, from which the other jobs start.
+"""
+
+import os
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from resnet_sweep.compare.loaded_run import LoadedRun
+from resnet_sweep.config.epoch_keys import EpochKeys
+from resnet_sweep.runs.provenance import versions
+from resnet_sweep.runs.record import SharedEpochs
+from resnet_sweep.sweeps.job import Job
+from resnet_sweep.training.checkpoint import LAST, kept_copies, kept_copy
+
+# Other versions of these packages can change the bits of a result.
+NUMERIC_PACKAGES = ("numpy", "torch")
+# A copy of a checkpoint contains at most this many bytes for each weight: the weights, their
+# average, those of the best epoch, and two values of the optimizer, in float32.
+BYTES_PER_WEIGHT = 5 * 4
+
+
+class Start(NamedTuple):
+    """Where a job starts.
+
+    Attributes:
+        directory: directory of the run that has trained the first epochs.
+        epochs: number of these epochs.
+        job: the job that has to train them; None if there is a checkpoint already.
+    """
+
+    directory: Path
+    epochs: int
+    job: Job | None
+
+    @property
+    def copy(self) -> Path:
+        """The path of the copy of the checkpoint after these epochs."""
+        return kept_copy(self.directory / "checkpoints", self.epochs)
+
+
+class EpochTree:
+    """The epochs of the jobs that are left to train, each assigned to one job.
+
+    Args:
+        jobs: the jobs that are left to train.
+        keys: the keys of all jobs of the sweep by signature.
+        ended: maps the epoch key of a run's last checkpoint to the directory of the run.
+
+    Attributes:
+        starts: for each job that continues another one, where it starts.
+        kept: for each job that others continue, the epochs after which it keeps a copy.
+        requested: number of epochs of all jobs together that are left to train.
+        to_train: number of these epochs without those that are shared.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], keys: Mapping[str, EpochKeys], ended: Mapping[str, Path]
+    ) -> None:
+        self.jobs = jobs
+        self.starts: dict[Job, Start] = {}
+        self.kept: dict[Job, set[int]] = {}
+        groups: dict[str, list[Job]] = {}
+        for job in jobs:
+            if not job.from_scratch and (found := keys.get(job.planned.signature)):
+                groups.setdefault(found.settings, []).append(job)
+        with_ended = {key.partition("-")[0] for key in ended}
+        for settings, group in groups.items():
+            if len(group) > 1 or settings in with_ended:
+                self._assign(group, keys, ended)
+        # Maps each copy of a checkpoint to the jobs that start from it.
+        self._continued: dict[Path, list[Job]] = {}
+        for job, start in self.starts.items():
+            self._continued.setdefault(start.copy, []).append(job)
+        for job in jobs:
+            job.shared_epochs = self.starts[job].epochs if job in self.starts else 0
+        self.to_train = sum(job.epochs_to_train for job in jobs)
+        self.requested = self.to_train + sum(job.shared_epochs for job in jobs)
+
+    def _assign(
+        self, group: Sequence[Job], keys: Mapping[str, EpochKeys], ended: Mapping[str, Path]
+    ) -> None:
+        """Assign the epochs of jobs whose settings that are in effect in every epoch are equal."""
+        chains = {job: keys[job.planned.signature].keys for job in group}
+        starts = {key: Start(directory, 0, None) for key, directory in ended.items()}
+        owners: dict[str, Job] = {}
+        for job, chain in chains.items():
+            for epoch in kept_copies(job.directory / "checkpoints"):
+                if epoch <= len(chain):
+                    starts.setdefault(chain[epoch - 1], Start(job.directory, epoch, None))
+        # A job that has started trains its own epochs in any case. Among the others, the longest
+        # is first, because all shorter ones can fork from it.
+        for job in sorted(group, key=lambda job: (not _trained(job), -len(chains[job]), job.number)):
+            chain, first = chains[job], _trained(job)
+            if not first:
+                first = self._start(job, chain, starts, owners)
+            for key in chain[first:]:
+                owners.setdefault(key, job)
+
+    def _start(
+        self,
+        job: Job,
+        chain: Sequence[str],
+        starts: Mapping[str, Start],
+        owners: Mapping[str, Job],
+    ) -> int:
+        """Find the longest part of a job that another run trains; return its number of epochs."""
+        for epochs in range(len(chain), 0, -1):
+            key = chain[epochs - 1]
+            if (found := starts.get(key)) is not None:
+                self.starts[job] = Start(found.directory, epochs, None)
+                return epochs
+            if (owner := owners.get(key)) is not None:
+                self.starts[job] = Start(owner.directory, epochs, owner)
+                # The last checkpoint of a job is kept anyway.
+                if epochs < owner.planned.epochs:
+                    self.kept.setdefault(owner, set()).add(epochs)
+                return epochs
+        return 0
+
+    def write_plans(self) -> None:
+        """Write to the planned records which epochs are shared."""
+        for job in self.jobs:
+            start, kept = self.starts.get(job), self.kept.get(job, ())
+            job.planned.keep_epochs = sorted(kept)
+            job.planned.start_from = start and SharedEpochs(
+                directory=os.path.relpath(start.directory, job.directory), epochs=start.epochs
+            )
+
+    def is_ready(self, job: Job, unfinished: Container[Path]) -> bool:
+        """Return whether the epochs that a job shares are trained, or won't be.
+
+        Args:
+            unfinished: the directories of the jobs that aren't done.
+        """
+        start = self.starts.get(job)
+        if start is None or start.job is None or start.directory not in unfinished:
+            return True
+        return start.copy.exists()
+
+    def remove_unneeded(self, copy: Path) -> None:
+        """Remove a copy of a checkpoint if no job needs it any more."""
+        if not any(_needs_start(job) for job in self._continued.get(copy, ())):
+            copy.unlink(missing_ok=True)
+
+    def remove_all_unneeded(self, jobs: Iterable[Job]) -> None:
+        """Remove the copies of the checkpoints of jobs that no job needs any more."""
+        for job in jobs:
+            # A reused run may belong to another sweep, which needs its copies.
+            if not job.reused:
+                folder = job.directory / "checkpoints"
+                for epoch in kept_copies(folder):
+                    self.remove_unneeded(kept_copy(folder, epoch))
+
+    @property
+    def copies(self) -> int:
+        """The largest number of copies of checkpoints that exist at a time."""
+        return sum(map(len, self.kept.values()))
+
+    @property
+    def bytes(self) -> int:
+        """The space that the copies of checkpoints need at most, in bytes."""
+        return sum(
+            BYTES_PER_WEIGHT * (job.planned.parameters or 0) * len(epochs)
+            for job, epochs in self.kept.items()
+        )
+
+
+def ended_runs(runs: Iterable[LoadedRun], excluded: Iterable[Path] = ()) -> dict[str, Path]:
+    """Return the directories of runs that others can continue, by the key of their last epoch.
+
+    Args:
+        runs: runs, of which those that haven't ended are ignored.
+        excluded: directories of runs that aren't used.
+    """
+    return dict(_ended_runs(runs, {*excluded}))
+
+
+def _ended_runs(runs: Iterable[LoadedRun], excluded: set[Path]) -> Iterator[tuple[str, Path]]:
+    current = versions()
+    for run in runs:
+        record = run.record
+        directory = Path(os.path.abspath(run.directory))
+        if record.epoch_key is None or not record.has_ended or directory in excluded:
+            continue
+        if any(record.versions.get(name) != current[name] for name in NUMERIC_PACKAGES):
+            continue
+        if (directory / "checkpoints" / LAST).exists():
+            yield record.epoch_key, directory
+
+
+def _needs_start(job: Job) -> bool:
+    """Return whether a job has no checkpoint of its own yet."""
+    return not (job.ended or (job.directory / "checkpoints" / LAST).exists())
+
+
+def _trained(job: Job) -> int:
+    """Return the number of epochs that a job has trained itself."""
+    return job.record.final["epoch"] if job.record.final else 0
