@@ -86,16 +86,9 @@ class TestKeys:
         assert len(longer) == 9
         assert shared(longer, shorter) == 6
 
-    def test_early_stopping_after_an_epoch_changes_no_key(self) -> None:
-        stopped = keys(trainer__early_stopping={"epoch": 4})
-        assert stopped == keys()[:4]
-
-    def test_runs_that_watch_a_metric_share_only_with_equal_settings(self) -> None:
-        patient = keys(trainer__early_stopping={"patience": 2})
-        assert shared(patient, keys()) == 0
-        assert shared(patient, keys(trainer__early_stopping={"patience": 3})) == 0
-        both = keys(trainer__early_stopping={"patience": 2, "epoch": 4})
-        assert shared(patient, both) == 4
+    def test_early_stopping_changes_no_key(self) -> None:
+        assert keys(trainer__early_stopping={"epoch": 4}) == keys()[:4]
+        assert keys(trainer__early_stopping={"patience": 2, "metric": "val_loss"}) == keys()
 
     def test_a_smaller_size_is_shared_by_runs_with_other_later_sizes(self) -> None:
         sizes = keys(trainer__progressive_resizing=[4, 8])
@@ -250,6 +243,26 @@ def test_a_run_that_continues_another_equals_the_lone_run(name: str, tmp_path: P
     assert Record.read(tmp_path / "sweep" / "1").shared_epochs == start
     assert_equal_runs(tmp_path / "sweep" / "1", tmp_path / "lone")
     assert_same_bits(continued, lone)
+
+
+@pytest.mark.parametrize("patience", [1, 2, 9])
+def test_a_run_that_stops_early_by_a_metric_continues_the_epoch_of_its_stop(
+    patience: int, tmp_path: Path
+) -> None:
+    """The learning rate is so large that the accuracy doesn't improve for long."""
+    common = {"trainer__epochs": 5, "optim__lr": 3.0, "schedule": constant()}
+    rule = {"patience": patience, "metric": "val_acc", "min_delta": 5.0}
+    one = plan_run(config(**common))
+    other = plan_run(config(trainer__early_stopping=rule, **common))
+    train(one, tmp_path / "0", keep_stops=[rule])
+    lone = train(other, tmp_path / "lone")
+    recorder = Recorder()
+    start = {"directory": "../0", "epochs": 5}
+    train(other, tmp_path / "1", recorder, start_from=start)
+    assert not recorder.steps
+    assert (len(lone.rows) < 5) is (patience < 9)
+    assert kept_copies(tmp_path / "0" / "checkpoints") == [len(lone.rows)] * (patience < 9)
+    assert_equal_runs(tmp_path / "1", tmp_path / "lone")
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:

@@ -10,7 +10,7 @@ in its own epoch. These settings act in some epochs only:
 - A schedule acts by the learning rates of an epoch's steps, unless it depends on metrics.
 - Progressive resizing acts by the size of the images.
 - The setting `until` of an augmentation operation switches the operation off.
-- Early stopping after an epoch changes no epoch.
+- Early stopping changes no epoch before it ends the run.
 - `trainer.epochs` acts through the settings above.
 
 All other settings are in effect in every epoch, and so are all settings of a schedule that depends
@@ -30,9 +30,9 @@ from resnet_sweep.runs.signature import signed_settings
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing
 from resnet_sweep.training.schedules import Schedule
 
-# The settings that act by `EpochKeys.in_effect`, or not at all.
-_RESIZING = "trainer.progressive_resizing"
-_STOPPING = "trainer.early_stopping."
+# Settings that act by `EpochKeys.in_effect`, or not at all before the end of the run.
+_CHANGING = ("trainer.epochs", "trainer.progressive_resizing")
+_STOPPING = "trainer.early_stopping"
 _UNTIL = ".until"
 
 
@@ -91,7 +91,7 @@ def hash_settings(
         environment: what else decides the bits of the result.
     """
     signed = signed_settings(config, precision, inputs)
-    settings = {name: value for name, value in signed.items() if _is_constant(name, signed)}
+    settings = {name: value for name, value in signed.items() if _is_constant(name)}
     if schedule.depends_on_metrics:
         settings["trainer.epochs"] = signed.get("trainer.epochs")
     else:
@@ -102,10 +102,7 @@ def hash_settings(
     return blake2b(content.encode(), digest_size=8).hexdigest()
 
 
-def _is_constant(name: str, settings: Mapping[str, Any]) -> bool:
-    """Return whether a setting is in effect in every epoch, not looking at the schedule."""
-    if name.startswith(_STOPPING):
-        # Runs that watch a metric stop after the same epoch only if all of these are equal.
-        return name != f"{_STOPPING}epoch" and settings.get(f"{_STOPPING}patience") is not None
+def _is_constant(name: str) -> bool:
+    """Return whether a setting is in effect in every epoch; a schedule's settings count as such."""
     until = name.startswith("augmentation.") and name.endswith(_UNTIL)
-    return name not in ("trainer.epochs", _RESIZING) and not until
+    return not (name in _CHANGING or name.startswith(_STOPPING) or until)

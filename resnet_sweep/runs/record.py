@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 from resnet_sweep.errors import ConfigError, InvalidFileError, describe_errors
 from resnet_sweep.runs.files import digest_file, write_atomically
+from resnet_sweep.runs.metrics import Metric
 
 if TYPE_CHECKING:
     Json = Any
@@ -97,6 +98,14 @@ class SharedEpochs(TypedDict):
     epochs: Count
 
 
+class PatienceRule(TypedDict):
+    """Early stopping by a metric; see `EarlyStopping`."""
+
+    patience: Count
+    metric: Metric
+    min_delta: Number
+
+
 @dataclass
 class Record:
     """The content of `run.json`.
@@ -125,6 +134,8 @@ class Record:
         start_from: the epochs that another run is expected to have trained when this run starts;
             None if it starts at its first epoch.
         keep_epochs: epochs after which a copy of the last checkpoint is kept for other runs.
+        keep_stops: rules of early stopping of other runs. A copy is kept after the epoch in which
+            one of these runs would end.
         digests: digests of the metrics files, to detect changed files.
         heartbeat: the process that trains the run; None if there is none.
         digest: digest of the other keys of `run.json`.
@@ -161,6 +172,7 @@ class Record:
     shared_epochs: SharedEpochs | None = None
     start_from: SharedEpochs | None = None
     keep_epochs: list[Count] = field(default_factory=list)
+    keep_stops: list[PatienceRule] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     heartbeat: Heartbeat | None = None
     digest: str | None = None

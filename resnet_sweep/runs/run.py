@@ -59,7 +59,7 @@ _KEPT_FIELDS = (
     *("epoch_key", "shared_epochs"),
 )
 # Fields that a sweep plans, and that a resumed run keeps.
-_SWEEP_FIELDS = ("start_from", "keep_epochs")
+_SWEEP_FIELDS = ("start_from", "keep_epochs", "keep_stops")
 
 
 class LockLostError(RuntimeError):

@@ -6,6 +6,7 @@ own end, and keeps a copy of its checkpoint at each fork, from which the other j
 """
 
 import os
+import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,15 +14,18 @@ from typing import NamedTuple
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.config.epoch_keys import EpochKeys
 from resnet_sweep.runs.provenance import versions
-from resnet_sweep.runs.record import SharedEpochs
+from resnet_sweep.runs.record import PatienceRule, SharedEpochs
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.training.checkpoint import LAST, kept_copies, kept_copy
+from resnet_sweep.training.config import EarlyStopping
 
 # Other versions of these packages can change the bits of a result.
 NUMERIC_PACKAGES = ("numpy", "torch")
 # A copy of a checkpoint contains at most this many bytes for each weight: the weights, their
 # average, those of the best epoch, and two values of the optimizer, in float32.
 BYTES_PER_WEIGHT = 5 * 4
+# The copies of a sweep may take at most this part of the free disk space.
+DISK_SHARE = 0.25
 
 
 class Start(NamedTuple):
@@ -50,20 +54,30 @@ class EpochTree:
         jobs: the jobs that are left to train.
         keys: the keys of all jobs of the sweep by signature.
         ended: maps the epoch key of a run's last checkpoint to the directory of the run.
+        space: how many bytes all copies of checkpoints together may take.
 
     Attributes:
         starts: for each job that continues another one, where it starts.
         kept: for each job that others continue, the epochs after which it keeps a copy.
+        stops: for each job, the rules by which jobs that continue it stop early.
+        bytes: the space that the copies take at most.
+        restricted: whether jobs share fewer epochs because of `space`.
         requested: number of epochs of all jobs together that are left to train.
         to_train: number of these epochs without those that are shared.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], keys: Mapping[str, EpochKeys], ended: Mapping[str, Path]
+        self,
+        jobs: Sequence[Job],
+        keys: Mapping[str, EpochKeys],
+        ended: Mapping[str, Path],
+        space: float,
     ) -> None:
-        self.jobs = jobs
+        self.jobs, self.space = jobs, space
+        self.bytes, self.restricted = 0, False
         self.starts: dict[Job, Start] = {}
         self.kept: dict[Job, set[int]] = {}
+        self.stops: dict[Job, list[PatienceRule]] = {}
         groups: dict[str, list[Job]] = {}
         for job in jobs:
             if not job.from_scratch and (found := keys.get(job.planned.signature)):
@@ -72,10 +86,13 @@ class EpochTree:
         for settings, group in groups.items():
             if len(group) > 1 or settings in with_ended:
                 self._assign(group, keys, ended)
-        # Maps each copy of a checkpoint to the jobs that start from it.
+        # Maps each copy of a checkpoint to the jobs that start from it, and each directory to the
+        # jobs that start from an epoch that is unknown yet.
         self._continued: dict[Path, list[Job]] = {}
         for job, start in self.starts.items():
             self._continued.setdefault(start.copy, []).append(job)
+            if _patience(job) is not None:
+                self._continued.setdefault(start.directory, []).append(job)
         for job in jobs:
             job.shared_epochs = self.starts[job].epochs if job in self.starts else 0
         self.to_train = sum(job.epochs_to_train for job in jobs)
@@ -94,7 +111,10 @@ class EpochTree:
                     starts.setdefault(chain[epoch - 1], Start(job.directory, epoch, None))
         # A job that has started trains its own epochs in any case. Among the others, the longest
         # is first, because all shorter ones can fork from it.
-        for job in sorted(group, key=lambda job: (not _trained(job), -len(chains[job]), job.number)):
+        def order(job: Job) -> tuple[bool, bool, int, int]:
+            return (not _trained(job), _patience(job) is not None, -len(chains[job]), job.number)
+
+        for job in sorted(group, key=order):
             chain, first = chains[job], _trained(job)
             if not first:
                 first = self._start(job, chain, starts, owners)
@@ -114,19 +134,34 @@ class EpochTree:
             if (found := starts.get(key)) is not None:
                 self.starts[job] = Start(found.directory, epochs, None)
                 return epochs
-            if (owner := owners.get(key)) is not None:
+            owner = owners.get(key)
+            if owner is not None and self._keep(owner, epochs):
                 self.starts[job] = Start(owner.directory, epochs, owner)
-                # The last checkpoint of a job is kept anyway.
-                if epochs < owner.planned.epochs:
-                    self.kept.setdefault(owner, set()).add(epochs)
+                if (rule := _patience(job)) is not None:
+                    self.stops.setdefault(owner, []).append(rule)
+                    self.bytes += _copy_size(owner)
                 return epochs
         return 0
+
+    def _keep(self, job: Job, epochs: int) -> bool:
+        """Plan a copy of a job's checkpoint; return False if there is no space for it."""
+        # The last checkpoint is kept anyway.
+        if epochs == job.planned.epochs or epochs in self.kept.get(job, ()):
+            return True
+        size = _copy_size(job)
+        if self.bytes + size > self.space:
+            self.restricted = True
+            return False
+        self.bytes += size
+        self.kept.setdefault(job, set()).add(epochs)
+        return True
 
     def write_plans(self) -> None:
         """Write to the planned records which epochs are shared."""
         for job in self.jobs:
             start, kept = self.starts.get(job), self.kept.get(job, ())
             job.planned.keep_epochs = sorted(kept)
+            job.planned.keep_stops = self.stops.get(job, [])
             job.planned.start_from = start and SharedEpochs(
                 directory=os.path.relpath(start.directory, job.directory), epochs=start.epochs
             )
@@ -144,7 +179,9 @@ class EpochTree:
 
     def remove_unneeded(self, copy: Path) -> None:
         """Remove a copy of a checkpoint if no job needs it any more."""
-        if not any(_needs_start(job) for job in self._continued.get(copy, ())):
+        directory = copy.parents[1]
+        jobs = (*self._continued.get(copy, ()), *self._continued.get(directory, ()))
+        if not any(map(_needs_start, jobs)):
             copy.unlink(missing_ok=True)
 
     def remove_all_unneeded(self, jobs: Iterable[Job]) -> None:
@@ -159,15 +196,13 @@ class EpochTree:
     @property
     def copies(self) -> int:
         """The largest number of copies of checkpoints that exist at a time."""
-        return sum(map(len, self.kept.values()))
+        return sum(map(len, (*self.kept.values(), *self.stops.values())))
 
-    @property
-    def bytes(self) -> int:
-        """The space that the copies of checkpoints need at most, in bytes."""
-        return sum(
-            BYTES_PER_WEIGHT * (job.planned.parameters or 0) * len(epochs)
-            for job, epochs in self.kept.items()
-        )
+
+def space_for_copies(directory: Path) -> float:
+    """Return how many bytes the copies of checkpoints in a sweep's directory may take."""
+    existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    return DISK_SHARE * shutil.disk_usage(existing).free
 
 
 def ended_runs(runs: Iterable[LoadedRun], excluded: Iterable[Path] = ()) -> dict[str, Path]:
@@ -191,6 +226,24 @@ def _ended_runs(runs: Iterable[LoadedRun], excluded: set[Path]) -> Iterator[tupl
             continue
         if (directory / "checkpoints" / LAST).exists():
             yield record.epoch_key, directory
+
+
+def _patience(job: Job) -> PatienceRule | None:
+    """Return the rule by which a job stops early because of its metrics; None if there is none."""
+    settings = job.planned.config["trainer"].get("early_stopping") or {}
+    if settings.get("patience") is None:
+        return None
+    default = EarlyStopping()
+    return PatienceRule(
+        patience=settings["patience"],
+        metric=settings.get("metric", default.metric),
+        min_delta=settings.get("min_delta", default.min_delta),
+    )
+
+
+def _copy_size(job: Job) -> int:
+    """Return how many bytes a copy of a job's checkpoint takes at most."""
+    return BYTES_PER_WEIGHT * (job.planned.parameters or 0)
 
 
 def _needs_start(job: Job) -> bool:

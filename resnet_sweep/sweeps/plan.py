@@ -43,7 +43,7 @@ from resnet_sweep.runs.signature import (
     format_setting,
     is_incidental,
 )
-from resnet_sweep.sweeps.epoch_tree import EpochTree, ended_runs
+from resnet_sweep.sweeps.epoch_tree import EpochTree, ended_runs, space_for_copies
 from resnet_sweep.sweeps.grid import parse_zip
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.manifest import JobEntry, Manifest
@@ -159,13 +159,12 @@ class SweepPlan:
 
     def epoch_tree(self, jobs: Sequence[Job]) -> EpochTree:
         """Return the epochs that jobs share with each other and with runs that have ended."""
-        if not self._epoch_keys:
-            return EpochTree(jobs, {}, {})
         excluded = [job.directory for job in jobs]
         runs = [job.run for job in self.jobs if job.error is None]
         if self.settings["reuse"]:
             runs = [*self.cache.runs, *runs]
-        return EpochTree(jobs, self._epoch_keys, ended_runs(runs, excluded))
+        ended = ended_runs(runs, excluded) if self._epoch_keys else {}
+        return EpochTree(jobs, self._epoch_keys, ended, space_for_copies(self.directory))
 
     @property
     def jobs(self) -> list[Job]:

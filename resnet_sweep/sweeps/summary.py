@@ -13,7 +13,7 @@ from resnet_sweep.console import console
 from resnet_sweep.runs.record import PENDING, duration
 from resnet_sweep.runs.signature import changed_files, format_files
 from resnet_sweep.sweeps.job import BROKEN, Job
-from resnet_sweep.sweeps.epoch_tree import EpochTree
+from resnet_sweep.sweeps.epoch_tree import DISK_SHARE, EpochTree
 from resnet_sweep.sweeps.plan import SweepPlan
 from resnet_sweep.sweeps.replication import Look, Replication, Variant
 
@@ -204,6 +204,11 @@ def _describe_shared_epochs(tree: EpochTree) -> Iterator[str]:
         yield (
             f"  {pluralize(tree.copies, 'checkpoint')} kept meanwhile, at most "
             f"{tree.bytes / 1e6:,.1f} MB"
+        )
+    if tree.restricted:
+        yield (
+            f"  further epochs could be shared, but the checkpoints may take at most "
+            f"{100 * DISK_SHARE:.0f}% of the free disk space"
         )
 
 

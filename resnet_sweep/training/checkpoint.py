@@ -18,6 +18,7 @@ from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, write_layer_norms
 from resnet_sweep.runs.record import Record, SharedEpochs
 from resnet_sweep.runs.run import Run
+from resnet_sweep.training.config import EarlyStopping
 
 BEST = "best_model.pth"
 LAST = "last_model.pth"
@@ -81,13 +82,16 @@ class RunCheckpoints:
         self._keep_copy(state)
         return state
 
-    def load_shared(self, epoch_keys: Sequence[str]) -> State | None:
+    def load_shared(
+        self, epoch_keys: Sequence[str], early_stopping: EarlyStopping
+    ) -> State | None:
         """Return the state at the end of the epochs that another run has trained for this one.
 
         The best model up to this epoch is written to this run's directory.
 
         Args:
             epoch_keys: the keys of the run's epochs. Only a state with one of them is used.
+            early_stopping: when the run ends. A later state isn't used.
 
         Returns:
             The state; None if no epochs are shared, or if there is no valid checkpoint.
@@ -100,6 +104,10 @@ class RunCheckpoints:
         for path in (kept_copy(folder, start["epochs"]), folder / LAST):
             try:
                 state = read_shared(path, epoch_keys)
+                stop = early_stopping.first_stop(state["rows"])
+                if stop is not None and stop < len(state["rows"]):
+                    path = kept_copy(folder, stop)
+                    state = read_shared(path, epoch_keys)
             except FileNotFoundError:
                 reasons.append(f"{path.name} is missing")
             except DamagedCheckpointError as error:
@@ -152,9 +160,13 @@ class RunCheckpoints:
 
     def _keep_copy(self, state: State) -> None:
         """Write a copy of a state for other runs if it is the end of an epoch that they need."""
-        epoch = len(state["rows"])
+        rows, record = state["rows"], self.run.record
+        epoch = len(rows)
         path = kept_copy(self.directory, epoch)
-        if state["step"] or epoch not in self.run.record.keep_epochs or path.exists():
+        needed = epoch in record.keep_epochs or any(
+            EarlyStopping(**stop).first_stop(rows) == epoch for stop in record.keep_stops
+        )
+        if state["step"] or not needed or path.exists():
             return
         try:
             best = _best_weights(state, self.directory)
@@ -175,7 +187,7 @@ class RunCheckpoints:
         best = best_row(state["rows"])
         if best is None or best is not state["rows"][-1] or state["step"]:
             return False
-        self._write_best_model(best, state["ema"] or state["model"])
+        self._write_best_model(best, evaluated_weights(state))
         return True
 
     def _write_best_model(self, best: Row, weights: State) -> None:
@@ -231,12 +243,17 @@ def _best_weights(state: State, folder: Path) -> State:
     """Return the weights at the end of the best epoch of a state in `checkpoints/`."""
     best = best_row(state["rows"])
     if best is None or best is state["rows"][-1]:
-        weights: State = state["ema"] or state["model"]
-        return weights
+        return evaluated_weights(state)
     found = read_checkpoint(folder / BEST, state.get("signature"))
     if found.get("epoch") != best["epoch"]:
         raise DamagedCheckpointError(folder / BEST, "it isn't from the best epoch")
-    weights = found["model"]
+    weights: State = found["model"]
+    return weights
+
+
+def evaluated_weights(state: State) -> State:
+    """Return the weights in a state that are evaluated: their average, if there is one."""
+    weights: State = state["ema"] or state["model"]
     return weights
 
 

@@ -182,7 +182,8 @@ class Trainer:
         state = self.process_group.broadcast(self.checkpoints and self.checkpoints.load())
         shared = None
         if state is None:
-            found = self.checkpoints and self.checkpoints.load_shared(self.epoch_keys)
+            stopping = self.config.early_stopping
+            found = self.checkpoints and self.checkpoints.load_shared(self.epoch_keys, stopping)
             shared = state = self.process_group.broadcast(found)
         if state is not None:
             self.load_state_dict(state)
