@@ -6,8 +6,8 @@ python -m benchmarks.shared_epochs [--sweeps NAME ...] [--rounds 1] [--epochs 20
 Each sweep runs twice in a round, in turn: with `share_epochs=true` and with `share_epochs=false`.
 Both use the launcher `pool`, with one thread for each job. The epochs are counted from the run
 directories. The time counts from the start of the command to its end, so it includes the plan of
-the sweep and the start of its processes. At the end of a round, the metrics of each job are compared
-with those of the job that was trained alone. They must be equal, except for times.
+the sweep and the start of its processes. At the end of a round, the metrics of each job are
+compared with those of the job that was trained alone. They must be equal, except for times.
 
 `OVERRIDE` applies to all jobs, for example `data=cifar100 model=resnet8v2`.
 """
@@ -113,7 +113,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000, help="to train on (default: 10000)")
     add_overrides(parser)
     arguments = parser.parse_intermixed_args()
-    columns = ("Sweep", "Jobs", "Epochs reported", "Epochs trained", "Alone, s", "Shared, s", "Ratio")
+    columns = (
+        "Sweep",
+        "Jobs",
+        "Epochs reported",
+        "Epochs trained",
+        "Alone, s",
+        "Shared, s",
+        "Ratio",
+    )
     print(table_header(*columns), flush=True)
     differ = False
     for name in arguments.sweeps:
@@ -130,7 +138,9 @@ def main() -> None:
             if results[True][-1].metrics != results[False][-1].metrics:
                 differ = True
                 print(f"{name}: the metrics of a job differ", file=sys.stderr, flush=True)
-        alone, shared = (median(found.seconds for found in results[share]) for share in (False, True))
+        alone, shared = (
+            median(found.seconds for found in results[share]) for share in (False, True)
+        )
         found = results[True][0]
         cells = (found.jobs, found.reported, found.trained, f"{alone:.0f}", f"{shared:.0f}")
         print(table_row(name, *map(str, cells), f"{shared / alone:.2f}"), flush=True)

@@ -74,9 +74,7 @@ def open_run(planned: PlannedRun, directory: Path, **fields: object) -> Run:
     return Run.open(directory, record)
 
 
-def train(
-    planned: PlannedRun, directory: Path, *callbacks: Callback, **fields: object
-) -> Trainer:
+def train(planned: PlannedRun, directory: Path, *callbacks: Callback, **fields: object) -> Trainer:
     run = open_run(planned, directory, **fields)
     trainer = planned.build_trainer()
     trainer.fit(run, callbacks, StopSignal())

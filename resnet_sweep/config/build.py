@@ -106,9 +106,10 @@ def augmentation_epochs(config: Mapping[str, Any], epochs: int) -> list[int]:
     Args:
         epochs: number of epochs of the run, of which the setting `until` is a fraction.
     """
-    # Without this small number, a product such as 0.07 * 100 would be rounded up to the next epoch.
+    # Without this small number, a product such as 0.07 * 100 would be rounded up to the next one.
     return [
-        math.ceil(node.get("until", 1.0) * epochs - 1e-6) for node in config["augmentation"].values()
+        math.ceil(node.get("until", 1.0) * epochs - 1e-6)
+        for node in config["augmentation"].values()
     ]
 
 

@@ -1,7 +1,7 @@
 """The epochs that jobs of a sweep share: which job trains them, and where the others continue.
 
 The keys of all jobs form a tree: jobs with equal keys have the same first epochs, and the tree
-forks after the last of them. Each epoch of the tree is trained by one job. This job trains on to its
+forks after the last of them. Each epoch of the tree is trained by one job. This job trains to its
 own end, and keeps a copy of its checkpoint at each fork, from which the other jobs start.
 """
 
@@ -109,6 +109,7 @@ class EpochTree:
             for epoch in kept_copies(job.directory / "checkpoints"):
                 if epoch <= len(chain):
                     starts.setdefault(chain[epoch - 1], Start(job.directory, epoch, None))
+
         # A job that has started trains its own epochs in any case. Among the others, the longest
         # is first, because all shorter ones can fork from it.
         def order(job: Job) -> tuple[bool, bool, int, int]:

@@ -12,8 +12,8 @@ from resnet_sweep.config.command import relative_path
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import PENDING, duration
 from resnet_sweep.runs.signature import changed_files, format_files
-from resnet_sweep.sweeps.job import BROKEN, Job
 from resnet_sweep.sweeps.epoch_tree import DISK_SHARE, EpochTree
+from resnet_sweep.sweeps.job import BROKEN, Job
 from resnet_sweep.sweeps.plan import SweepPlan
 from resnet_sweep.sweeps.replication import Look, Replication, Variant
 

@@ -82,9 +82,7 @@ class RunCheckpoints:
         self._keep_copy(state)
         return state
 
-    def load_shared(
-        self, epoch_keys: Sequence[str], early_stopping: EarlyStopping
-    ) -> State | None:
+    def load_shared(self, epoch_keys: Sequence[str], early_stopping: EarlyStopping) -> State | None:
         """Return the state at the end of the epochs that another run has trained for this one.
 
         The best model up to this epoch is written to this run's directory.

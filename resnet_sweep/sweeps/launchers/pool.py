@@ -61,11 +61,11 @@ class PoolLauncher:
                     for worker in busy:
                         worker.process.terminate()
                 while free and waiting and not stopping:
-                    ready = next(filter(is_ready, waiting), None if busy else waiting[0])
-                    if ready is None:
+                    directory = next(filter(is_ready, waiting), None if busy else waiting[0])
+                    if directory is None:
                         break
-                    waiting.remove(ready)
-                    free[0].start(work, ready, log)
+                    waiting.remove(directory)
+                    free[0].start(work, directory, log)
                     busy.append(free.pop(0))
                 ends = [end for worker in busy for end in worker.ends]
                 ready = {*wait(ends, timeout=POLL_SECONDS)}

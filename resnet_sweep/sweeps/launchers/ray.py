@@ -94,7 +94,8 @@ class RayLauncher:
             environment = {
                 name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)
             }
-            waiting, running = [*directories], {}
+            waiting = [*directories]
+            running: dict[Any, Path] = {}
             while running or (waiting and not stopping):
                 if stop.received and not stopping:
                     stopping = True
