@@ -7,7 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import pytest
-from conftest import Command
+from conftest import Command, Once
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_run import (
@@ -19,12 +19,24 @@ from small_run import (
     train,
     without_times,
 )
-from small_sweep import SHARED_GRID, assert_same_runs, numbers, records, results
+from small_sweep import (
+    SHARED_GRID,
+    TINY,
+    assert_same_runs,
+    finish,
+    numbers,
+    records,
+    results,
+    start,
+)
+from test_launchers import LAUNCHERS
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
+from resnet_sweep.sweeps import plan
+from resnet_sweep.sweeps.launchers import HydraLauncher, InProcessLauncher
 from resnet_sweep.training.checkpoint import (
     BEST,
     LAST,
@@ -35,6 +47,7 @@ from resnet_sweep.training.checkpoint import (
 )
 from resnet_sweep.training.schedules import Constant
 from resnet_sweep.training.signals import StopSignal
+from resnet_sweep.training.trainer import Trainer
 
 SCHEDULES = "resnet_sweep.training.schedules."
 CUTMIX = {"cutmix": {"_target_": "resnet_sweep.augmentation.CutMix"}}
@@ -341,3 +354,118 @@ class TestSweep:
         assert one == other
         # No job needs the copies any more.
         assert not [*tmp_path.rglob("epoch_*.pth")]
+
+    def test_a_longer_job_continues_a_finished_run(self, call: Command, tmp_path: Path) -> None:
+        """A copy of the run isn't needed, and `reuse=false` ignores the run."""
+        common = ("--multirun", *TINY, "schedule=constant", "data.limit_train=64")
+        longer = (*common, "trainer.epochs=4", "hydra.sweep.dir=multirun/longer")
+        call(main, *common, "hydra.sweep.dir=multirun/shorter")
+        assert "requested" not in call(main, *longer, "dry_run=true", "reuse=false").stdout
+        assert "requested" not in call(main, *longer, "dry_run=true", "share_epochs=false").stdout
+        assert epochs_line(call(main, *longer, "dry_run=true").stdout) == [4, 2]
+        call(main, *longer)
+        call(main, *longer, "hydra.sweep.dir=alone", "share_epochs=false")
+        run = tmp_path / "multirun" / "longer" / "0"
+        assert Record.read(run).shared_epochs == {"directory": "../../shorter/0", "epochs": 2}
+        # The second command reused the run instead of training it.
+        assert not (tmp_path / "alone" / "0").exists()
+        call(main, *longer, "hydra.sweep.dir=alone", "share_epochs=false", "reuse=false")
+        assert_equal_runs(run, tmp_path / "alone" / "0")
+
+    def test_no_job_waits_for_a_job_that_failed(
+        self, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The jobs that should continue it train their own epochs; the failed job is retried."""
+        calls = 0
+        train_step = Trainer.train_step
+
+        def fail_in_the_first_epoch(*arguments: object) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                raise OSError("no space left on device")
+            train_step(*arguments)
+
+        grid = [word for word in SHARED_GRID if not word.startswith("schedule.milestones")]
+        monkeypatch.setattr(Trainer, "train_step", fail_in_the_first_epoch)
+        assert call(main, *grid).returncode == 1
+        found = records(tmp_path / "sweep")
+        assert [record["state"] for record in found.values()] == ["failed", "finished"]
+        assert found["1"]["shared_epochs"] is None
+        assert call(main, *grid).returncode == 0
+        call(main, *grid, "hydra.sweep.dir=alone", "share_epochs=false", "reuse=false")
+        for name in ("0", "1"):
+            assert_equal_runs(tmp_path / "sweep" / name, tmp_path / "alone" / name)
+        assert not [*tmp_path.rglob("epoch_*.pth")]
+
+    def test_copies_are_limited_to_a_part_of_the_disk(
+        self, call: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without space for a copy, each job trains its own epochs."""
+        monkeypatch.setattr(plan, "space_for_copies", lambda directory: 1000)
+        output = call(main, *SHARED_GRID, "dry_run=true").stdout
+        assert "requested" not in output
+        assert "disk" in output
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("launcher", LAUNCHERS)
+    def test_launchers_give_the_results_of_lone_runs(
+        self, launcher: str, tmp_path: Path, once: Once
+    ) -> None:
+        def train_alone(folder: Path) -> None:
+            finish(start(folder, *SHARED_GRID, "share_epochs=false"))
+
+        alone = once("alone", train_alone) / "sweep"
+        process = start(tmp_path, *SHARED_GRID, f"hydra/launcher={launcher}", *LAUNCHERS[launcher])
+        output = finish(process)
+        assert process.returncode == 0, output
+        assert_same_runs(tmp_path / "sweep", alone)
+        assert (
+            sum(bool(record["shared_epochs"]) for record in records(tmp_path / "sweep").values())
+            == 3
+        )
+
+
+class Plugin:
+    """A launcher plugin of Hydra that only records its jobs."""
+
+    def __init__(self) -> None:
+        self.launched: list[list[str]] = []
+
+    def launch(self, overrides: list[list[str]], initial_job_idx: int) -> list:
+        self.launched.append([job[-1].rpartition("=")[2] for job in overrides])
+        return [None] * len(overrides)
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Plugin:
+    plugin = Plugin()
+    monkeypatch.setattr(HydraLauncher, "_plugin", lambda launcher, work: plugin)
+    return plugin
+
+
+def test_a_plugin_of_hydra_gets_the_jobs_in_waves(plugin: Plugin) -> None:
+    """A job that waits for one that never gives it a copy is in the next wave."""
+    ended: list[str] = []
+    needs = {"b": "a", "d": "c", "e": "nothing"}
+    HydraLauncher(None, None, lambda directory: []).launch(
+        print,
+        [Path(name) for name in "badec"],
+        "log",
+        lambda directory, reason: ended.append(directory.name),
+        lambda directory: needs.get(directory.name) in (None, *ended),
+    )
+    assert plugin.launched == [["a", "c"], ["b", "d"], ["e"]]
+    assert {*ended} == {*"abcde"}
+
+
+def test_the_basic_launcher_does_first_what_others_need() -> None:
+    done: list[str] = []
+    InProcessLauncher().launch(
+        lambda directory: done.append(directory.name),
+        [Path(name) for name in "abc"],
+        "log",
+        lambda directory, reason: None,
+        lambda directory: directory.name != "a" or "c" in done,
+    )
+    assert done == ["b", "c", "a"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.config.epoch_keys import EpochKeys
 from resnet_sweep.runs.provenance import versions
-from resnet_sweep.runs.record import PatienceRule, SharedEpochs
+from resnet_sweep.runs.record import PENDING, PatienceRule, SharedEpochs
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.training.checkpoint import LAST, kept_copies, kept_copy
 from resnet_sweep.training.config import EarlyStopping
@@ -52,6 +52,7 @@ class EpochTree:
 
     Args:
         jobs: the jobs that are left to train.
+        sweep: all jobs of the sweep.
         keys: the keys of all jobs of the sweep by signature.
         ended: maps the epoch key of a run's last checkpoint to the directory of the run.
         space: how many bytes all copies of checkpoints together may take.
@@ -69,6 +70,7 @@ class EpochTree:
     def __init__(
         self,
         jobs: Sequence[Job],
+        sweep: Iterable[Job],
         keys: Mapping[str, EpochKeys],
         ended: Mapping[str, Path],
         space: float,
@@ -82,10 +84,16 @@ class EpochTree:
         for job in jobs:
             if not job.from_scratch and (found := keys.get(job.planned.signature)):
                 groups.setdefault(found.settings, []).append(job)
-        with_ended = {key.partition("-")[0] for key in ended}
+        starts = {key: Start(directory, 0, None) for key, directory in ended.items()}
+        for job in sweep:
+            found = keys.get(job.planned.signature)
+            started = job.state != PENDING and not (job.reused or job.from_scratch)
+            if started and found is not None and found.settings in groups:
+                starts |= _kept_starts(job, found)
+        with_starts = {key.partition("-")[0] for key in starts}
         for settings, group in groups.items():
-            if len(group) > 1 or settings in with_ended:
-                self._assign(group, keys, ended)
+            if len(group) > 1 or settings in with_starts:
+                self._assign(group, keys, starts)
         # Maps each copy of a checkpoint to the jobs that start from it, and each directory to the
         # jobs that start from an epoch that is unknown yet.
         self._continued: dict[Path, list[Job]] = {}
@@ -99,16 +107,11 @@ class EpochTree:
         self.requested = self.to_train + sum(job.shared_epochs for job in jobs)
 
     def _assign(
-        self, group: Sequence[Job], keys: Mapping[str, EpochKeys], ended: Mapping[str, Path]
+        self, group: Sequence[Job], keys: Mapping[str, EpochKeys], starts: Mapping[str, Start]
     ) -> None:
         """Assign the epochs of jobs whose settings that are in effect in every epoch are equal."""
         chains = {job: keys[job.planned.signature].keys for job in group}
-        starts = {key: Start(directory, 0, None) for key, directory in ended.items()}
         owners: dict[str, Job] = {}
-        for job, chain in chains.items():
-            for epoch in kept_copies(job.directory / "checkpoints"):
-                if epoch <= len(chain):
-                    starts.setdefault(chain[epoch - 1], Start(job.directory, epoch, None))
 
         # A job that has started trains its own epochs in any case. Among the others, the longest
         # is first, because all shorter ones can fork from it.
@@ -227,6 +230,17 @@ def _ended_runs(runs: Iterable[LoadedRun], excluded: set[Path]) -> Iterator[tupl
             continue
         if (directory / "checkpoints" / LAST).exists():
             yield record.epoch_key, directory
+
+
+def _kept_starts(job: Job, keys: EpochKeys) -> dict[str, Start]:
+    """Return the copies of a job's checkpoints by the keys of their epochs."""
+    epochs = kept_copies(job.directory / "checkpoints")
+    # The keys are computed only if there are copies.
+    return {
+        keys.keys[epoch - 1]: Start(job.directory, epoch, None)
+        for epoch in epochs
+        if epoch <= keys.epochs
+    }
 
 
 def _patience(job: Job) -> PatienceRule | None:

@@ -164,7 +164,8 @@ class SweepPlan:
         if self.settings["reuse"]:
             runs = [*self.cache.runs, *runs]
         ended = ended_runs(runs, excluded) if self._epoch_keys else {}
-        return EpochTree(jobs, self._epoch_keys, ended, space_for_copies(self.directory))
+        space = space_for_copies(self.directory)
+        return EpochTree(jobs, self.jobs, self._epoch_keys, ended, space)
 
     @property
     def jobs(self) -> list[Job]:

@@ -198,7 +198,7 @@ def _describe_shared_epochs(tree: EpochTree) -> Iterator[str]:
     jobs = pluralize(len(tree.starts), "job")
     yield (
         f"  {tree.requested:,.0f} epochs requested, {tree.to_train:,.0f} to train, because {jobs} "
-        "can continue others"
+        "continue others"
     )
     if tree.copies:
         yield (
