@@ -192,14 +192,13 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
 
 
 def _describe_shared_epochs(tree: EpochTree) -> Iterator[str]:
-    """Yield a line with the epochs that jobs share, if there are any."""
-    if not tree.starts:
-        return
-    jobs = pluralize(len(tree.starts), "job")
-    yield (
-        f"  {tree.requested:,.0f} epochs requested, {tree.to_train:,.0f} to train, because {jobs} "
-        "continue others"
-    )
+    """Yield lines with the epochs that jobs share, and the space that this takes."""
+    if tree.starts:
+        jobs = pluralize(len(tree.starts), "job")
+        yield (
+            f"  {tree.requested:,.0f} epochs requested, {tree.to_train:,.0f} to train, because "
+            f"{jobs} continue others"
+        )
     if tree.copies:
         yield (
             f"  {pluralize(tree.copies, 'checkpoint')} kept meanwhile, at most "
