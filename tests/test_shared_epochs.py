@@ -375,11 +375,11 @@ class TestSweep:
     def test_no_job_waits_for_a_job_that_failed(
         self, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The jobs that should continue it train their own epochs; the failed job is retried."""
+        """The other job continues the last checkpoint of the failed job, which is retried."""
         calls = 0
         train_step = Trainer.train_step
 
-        def fail_in_the_first_epoch(*arguments: object) -> None:
+        def fail_in_the_second_epoch(*arguments: object) -> None:
             nonlocal calls
             calls += 1
             if calls == 3:
@@ -387,11 +387,12 @@ class TestSweep:
             train_step(*arguments)
 
         grid = [word for word in SHARED_GRID if not word.startswith("schedule.milestones")]
-        monkeypatch.setattr(Trainer, "train_step", fail_in_the_first_epoch)
+        monkeypatch.setattr(Trainer, "train_step", fail_in_the_second_epoch)
         assert call(main, *grid).returncode == 1
         found = records(tmp_path / "sweep")
         assert [record["state"] for record in found.values()] == ["failed", "finished"]
-        assert found["1"]["shared_epochs"] is None
+        assert found["1"]["start_from"] == {"directory": "../0", "epochs": 2}
+        assert found["1"]["shared_epochs"] == {"directory": "../0", "epochs": 1}
         assert call(main, *grid).returncode == 0
         call(main, *grid, "hydra.sweep.dir=alone", "share_epochs=false", "reuse=false")
         for name in ("0", "1"):
@@ -420,10 +421,8 @@ class TestSweep:
         output = finish(process)
         assert process.returncode == 0, output
         assert_same_runs(tmp_path / "sweep", alone)
-        assert (
-            sum(bool(record["shared_epochs"]) for record in records(tmp_path / "sweep").values())
-            == 3
-        )
+        found = records(tmp_path / "sweep").values()
+        assert sum(record["shared_epochs"] is not None for record in found) == 3
 
 
 class Plugin:
@@ -433,7 +432,7 @@ class Plugin:
         self.launched: list[list[str]] = []
 
     def launch(self, overrides: list[list[str]], initial_job_idx: int) -> list:
-        self.launched.append([job[-1].rpartition("=")[2] for job in overrides])
+        self.launched.append([job[-1].rpartition("=")[2].strip("'") for job in overrides])
         return [None] * len(overrides)
 
 
