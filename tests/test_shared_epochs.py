@@ -30,6 +30,7 @@ from small_sweep import (
     start,
 )
 from test_launchers import LAUNCHERS
+from torch import Tensor
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.config.plan import plan_run
@@ -372,30 +373,34 @@ class TestSweep:
         call(main, *longer, "hydra.sweep.dir=alone", "share_epochs=false", "reuse=false")
         assert_equal_runs(run, tmp_path / "alone" / "0")
 
-    def test_no_job_waits_for_a_job_that_failed(
-        self, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("epoch", [pytest.param(1, marks=pytest.mark.slow), 2])
+    def test_jobs_continue_each_other_if_the_first_one_fails(
+        self, epoch: int, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The other job continues the last checkpoint of the failed job, which is retried."""
-        calls = 0
-        train_step = Trainer.train_step
+        """The next job continues the last checkpoint of the failed job, which is retried."""
+        train_step, failures = Trainer.train_step, 0
 
-        def fail_in_the_second_epoch(*arguments: object) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == 3:
+        def fail_once(trainer: Trainer, *arguments: Tensor) -> None:
+            nonlocal failures
+            if not failures and len(trainer.rows) == epoch - 1:
+                failures += 1
                 raise OSError("no space left on device")
-            train_step(*arguments)
+            train_step(trainer, *arguments)
 
-        grid = [word for word in SHARED_GRID if not word.startswith("schedule.milestones")]
-        monkeypatch.setattr(Trainer, "train_step", fail_in_the_second_epoch)
+        swept = ("schedule.milestones", "schedule.gamma")
+        grid = [word for word in SHARED_GRID if not word.startswith(swept)]
+        grid.append("schedule.gamma=0.1,0.5,0.8")
+        monkeypatch.setattr(Trainer, "train_step", fail_once)
         assert call(main, *grid).returncode == 1
         found = records(tmp_path / "sweep")
-        assert [record["state"] for record in found.values()] == ["failed", "finished"]
-        assert found["1"]["start_from"] == {"directory": "../0", "epochs": 2}
-        assert found["1"]["shared_epochs"] == {"directory": "../0", "epochs": 1}
+        states = [record["state"] for record in found.values()]
+        assert states == ["failed", "finished", "finished"]
+        last = {"directory": "../0", "epochs": epoch - 1}
+        assert found["1"]["shared_epochs"] == (last if epoch > 1 else None)
+        assert found["2"]["shared_epochs"] == {"directory": "../1", "epochs": 2}
         assert call(main, *grid).returncode == 0
         call(main, *grid, "hydra.sweep.dir=alone", "share_epochs=false", "reuse=false")
-        for name in ("0", "1"):
+        for name in found:
             assert_equal_runs(tmp_path / "sweep" / name, tmp_path / "alone" / name)
         assert not [*tmp_path.rglob("epoch_*.pth")]
 

@@ -75,7 +75,7 @@ class EpochTree:
         ended: Mapping[str, Path],
         space: float,
     ) -> None:
-        self.jobs, self.space = jobs, space
+        self.jobs, self.sweep, self.keys, self.space = jobs, sweep, keys, space
         self.bytes, self.restricted = 0, False
         self.starts: dict[Job, Start] = {}
         self.kept: dict[Job, set[int]] = {}
@@ -97,10 +97,7 @@ class EpochTree:
         # Maps each copy of a checkpoint to the jobs that start from it, and each directory to the
         # jobs that start from an epoch that is unknown yet.
         self._continued: dict[Path, list[Job]] = {}
-        for job, start in self.starts.items():
-            self._continued.setdefault(start.copy, []).append(job)
-            if _patience(job) is not None:
-                self._continued.setdefault(start.directory, []).append(job)
+        self._list_continued()
         for job in jobs:
             job.shared_epochs = self.starts[job].epochs if job in self.starts else 0
         self.to_train = sum(job.epochs_to_train for job in jobs)
@@ -160,15 +157,53 @@ class EpochTree:
         self.kept.setdefault(job, set()).add(epochs)
         return True
 
-    def write_plans(self) -> None:
-        """Write to the planned records which epochs are shared."""
-        for job in self.jobs:
+    def _list_continued(self) -> None:
+        for job, start in self.starts.items():
+            self._continued.setdefault(start.copy, []).append(job)
+            if _patience(job) is not None:
+                self._continued.setdefault(start.directory, []).append(job)
+
+    def plan_records(self, jobs: Iterable[Job]) -> None:
+        """Set in the planned records of jobs which epochs are shared."""
+        for job in jobs:
             start, kept = self.starts.get(job), self.kept.get(job, ())
             job.planned.keep_epochs = sorted(kept)
             job.planned.keep_stops = self.stops.get(job, [])
             job.planned.start_from = start and SharedEpochs(
                 directory=os.path.relpath(start.directory, job.directory), epochs=start.epochs
             )
+
+    def assign_again(
+        self, job: Job, unfinished: Container[Path], waiting: Iterable[Job]
+    ) -> list[Job]:
+        """Assign epochs again if the job that this one continues has failed before the fork.
+
+        Args:
+            unfinished: the directories of the jobs that aren't done.
+            waiting: the jobs that haven't started.
+
+        Returns:
+            The jobs whose planned records are changed.
+        """
+        failed = self.starts[job].job if job in self.starts else None
+        if failed is None or failed.ended or failed.directory in unfinished:
+            return []
+        changed = [
+            other
+            for other in waiting
+            if (start := self.starts.get(other)) and start.job is failed and not start.copy.exists()
+        ]
+        last = failed.record.epoch_key
+        ended = {} if last is None else {last: failed.directory}
+        tree = EpochTree(changed, self.sweep, self.keys, ended, self.space)
+        for other in changed:
+            del self.starts[other]
+            self.kept[other] = self.kept.get(other, set()) | tree.kept.get(other, set())
+            self.stops[other] = [*self.stops.get(other, []), *tree.stops.get(other, [])]
+        self.starts |= tree.starts
+        self._list_continued()
+        self.plan_records(changed)
+        return changed
 
     def is_ready(self, job: Job, unfinished: Container[Path]) -> bool:
         """Return whether the epochs that a job shares are trained, or won't be.

@@ -166,7 +166,9 @@ class SweepRunner:
         self.plan, self.config = plan, config
         self.jobs, self.directory = plan.jobs, plan.directory
         self.trained: list[Job] = []
+        # The directories of the jobs that haven't ended, and of those that haven't started.
         self._unfinished: set[Path] = set()
+        self._waiting: set[Path] = set()
         self._by_directory = {job.directory: job for job in plan.jobs}
         self.launcher: Launcher = build_launcher(context, config, self._launcher_overrides)
 
@@ -282,7 +284,7 @@ class SweepRunner:
         saved = time.monotonic()
         self.trained += jobs
         self.tree = self.plan.epoch_tree(jobs)
-        self.tree.write_plans()
+        self.tree.plan_records(jobs)
         for job in track_jobs(jobs, "written"):
             self._write(job, hydra)
             if time.monotonic() - saved > HEARTBEAT_SECONDS:
@@ -346,7 +348,7 @@ class SweepRunner:
     def _launch(self, jobs: Sequence[Job]) -> str | None:
         error = None
         directories = [job.directory for job in jobs]
-        self._unfinished = {*directories}
+        self._unfinished, self._waiting = {*directories}, {*directories}
         try:
             self.launcher.launch(train_job, directories, LOG, self._on_end, self._is_ready)
         # A launcher may raise any error and leave its jobs in any state.
@@ -361,7 +363,15 @@ class SweepRunner:
         return error
 
     def _is_ready(self, directory: Path) -> bool:
-        return self.tree.is_ready(self._by_directory[directory], self._unfinished)
+        """Return whether a job can start; the launcher calls this before it starts the job."""
+        job = self._by_directory[directory]
+        waiting = (other for other in self.jobs if other.directory in self._waiting)
+        for changed in self.tree.assign_again(job, self._unfinished, waiting):
+            write_plan(changed.directory, changed.planned)
+        ready = self.tree.is_ready(job, self._unfinished)
+        if ready:
+            self._waiting.discard(directory)
+        return ready
 
     def _on_end(self, directory: Path, reason: str | None) -> None:
         if reason is not None:
