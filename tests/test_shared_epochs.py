@@ -29,6 +29,7 @@ from small_sweep import (
     results,
     start,
 )
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_launchers import LAUNCHERS
 from torch import Tensor
 
@@ -38,6 +39,7 @@ from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.sweeps import plan
 from resnet_sweep.sweeps.launchers import HydraLauncher, InProcessLauncher
+from resnet_sweep.training.callbacks.tensorboard import TensorBoard
 from resnet_sweep.training.checkpoint import (
     BEST,
     LAST,
@@ -253,7 +255,7 @@ def test_a_run_that_continues_another_equals_the_lone_run(name: str, tmp_path: P
     start = {"directory": "../0", "epochs": epochs}
     continued = train(other, tmp_path / "sweep" / "1", recorder, start_from=start)
     assert all(step.epoch > epochs for step in recorder.steps)
-    assert [row["epoch"] for row in recorder.rows] == [row["epoch"] for row in lone.rows]
+    assert [row["epoch"] for row in recorder.rows] == [*range(epochs + 1, len(lone.rows) + 1)]
     assert Record.read(tmp_path / "sweep" / "1").shared_epochs == start
     assert_equal_runs(tmp_path / "sweep" / "1", tmp_path / "lone")
     assert_same_bits(continued, lone)
@@ -293,6 +295,30 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     first, second = Record.read(one), Record.read(other)
     for field in ("best", "final", "gap", "epoch_key", "signature", "state"):
         assert getattr(first, field) == getattr(second, field)
+
+
+def test_tensorboard_shows_the_shared_epochs(tmp_path: Path) -> None:
+    one, other = (plan_run(config(schedule=step([0.5], gamma))) for gamma in (0.1, 0.5))
+    train(one, tmp_path / "0", keep_epochs=[1])
+    start = {"directory": "../0", "epochs": 1}
+    train(other, tmp_path / "1", TensorBoard(), start_from=start)
+    train(other, tmp_path / "lone", TensorBoard())
+    shown = []
+    for name in ("1", "lone"):
+        events = EventAccumulator(str(tmp_path / name / "tensorboard"))
+        events.Reload()
+        tags = {tag for tag in events.Tags()["scalars"] if not tag.startswith("step/")}
+        tags -= {"epoch/seconds", "epoch/images_per_second"}
+        shown.append(
+            {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+        )
+    assert shown[0].keys() == shown[1].keys()
+    for tag, values in shown[0].items():
+        assert [step for step, _ in values] == [step for step, _ in shown[1][tag]]
+        # layer_norms.csv has six digits.
+        assert [value for _, value in values] == pytest.approx(
+            [value for _, value in shown[1][tag]], rel=1e-5
+        )
 
 
 def remove(path: Path) -> None:

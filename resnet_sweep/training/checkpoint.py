@@ -58,16 +58,23 @@ class RunCheckpoints:
         self._thread = ThreadPoolExecutor(1, "writer") if in_thread else None
         self._unfinished: Future[None] | None = None
 
-    def load(self) -> State | None:
+    def load(self, epoch_keys: Sequence[str], early_stopping: EarlyStopping) -> State | None:
         """Return the newest valid state of the run, or None if there is none.
 
-        The best model and the metrics files are written again, so that they match this state.
+        It can be a state of another run that has trained the first epochs. The best model and the
+        metrics files are written again, so that they match the state.
+
+        Args:
+            epoch_keys: the keys of the run's epochs. Another run's state must have one of them.
+            early_stopping: when the run ends. A later state of another run isn't used.
         """
         signature = self.run.record.signature
         state = read_last(self.directory, signature)
         if state is None:
-            self._write_metrics([], [])
-            return None
+            state = self._load_shared(epoch_keys, early_stopping)
+            if state is None:
+                self._write_metrics([], [])
+            return state
         best = best_row(state["rows"])
         if best is not None and not self._write_best(state):
             error = check_best(self.directory, signature, int(best["epoch"]))
@@ -82,14 +89,10 @@ class RunCheckpoints:
         self._keep_copy(state)
         return state
 
-    def load_shared(self, epoch_keys: Sequence[str], early_stopping: EarlyStopping) -> State | None:
-        """Return the state at the end of the epochs that another run has trained for this one.
-
-        The best model up to this epoch is written to this run's directory.
-
-        Args:
-            epoch_keys: the keys of the run's epochs. Only a state with one of them is used.
-            early_stopping: when the run ends. A later state isn't used.
+    def _load_shared(
+        self, epoch_keys: Sequence[str], early_stopping: EarlyStopping
+    ) -> State | None:
+        """Copy the state at the end of the epochs that another run has trained for this one.
 
         Returns:
             The state; None if no epochs are shared, or if there is no valid checkpoint.
@@ -115,7 +118,10 @@ class RunCheckpoints:
                 self.run.update(
                     shared_epochs=SharedEpochs(directory=start["directory"], epochs=epochs)
                 )
+                # The best model is written first, because `_write` writes it only at its own epoch.
                 self._write_best_model(best_row(state["rows"]) or {}, state.pop("best"))
+                state["signature"] = self.run.record.signature
+                self._write(state)
                 log.info("continues %s after epoch %d", start["directory"], epochs)
                 return state
         log.warning(

@@ -179,12 +179,9 @@ class Trainer:
         layers, in_thread = self.step_metrics.layers, self.saves_in_thread
         data = self.dataset.description
         self.checkpoints = None if run is None else RunCheckpoints(run, layers, in_thread, data)
-        state = self.process_group.broadcast(self.checkpoints and self.checkpoints.load())
-        shared = None
-        if state is None:
-            stopping = self.config.early_stopping
-            found = self.checkpoints and self.checkpoints.load_shared(self.epoch_keys, stopping)
-            shared = state = self.process_group.broadcast(found)
+        keys, stopping = self.epoch_keys, self.config.early_stopping
+        saved = self.checkpoints and self.checkpoints.load(keys, stopping)
+        state = self.process_group.broadcast(saved)
         if state is not None:
             self.load_state_dict(state)
         elif self.starting_weights is not None:
@@ -194,9 +191,6 @@ class Trainer:
                 callback.on_train_start(run.directory, self.global_step)
                 callback.train_started = True
         self._saved = time.monotonic()
-        if shared is not None:
-            self._report_shared_epochs()
-            self._save_checkpoint()
         try:
             for epoch in range(len(self.rows), self.epochs):
                 if reason := self.config.early_stopping.reason(self.rows):
@@ -232,15 +226,6 @@ class Trainer:
         self.model.load_state_dict(weights, strict=False)
         if self.ema:
             self.ema.model.load_state_dict(self.model.state_dict())
-
-    def _report_shared_epochs(self) -> None:
-        """Call the callbacks with the epochs that another run has trained."""
-        for row, norms in zip(self.rows, self.layers, strict=True):
-            names = self.step_metrics.layers
-            layers = [LayerNorms(name, *norm) for name, norm in zip(names, norms, strict=True)]
-            step = min(int(row["epoch"]) * self.steps_per_epoch, self.total_steps)
-            for callback in self.callbacks:
-                callback.on_epoch_end(row, layers, step)
 
     def _remaining_batches(self, epoch: int) -> Iterator[Tensor]:
         """Yield the indices of the training images for each remaining step of an epoch."""

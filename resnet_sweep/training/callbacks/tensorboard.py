@@ -3,7 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, read_metrics
+from resnet_sweep.runs.metrics import (
+    LayerNorms,
+    Row,
+    best_row,
+    read_layer_norms,
+    read_metrics,
+)
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import flatten, format_setting, is_incidental
 from resnet_sweep.training.callbacks.callback import Callback, Step
@@ -22,16 +28,26 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard.summary import hparams
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self.rows = read_metrics(directory)
+        record, rows = Record.read(directory), read_metrics(directory)
+        shared = record.shared_epochs
+        starts = shared is not None and shared["epochs"] == len(rows)
+        first = not any((directory / "tensorboard").glob("events.*"))
+        self.rows: list[dict[str, float]] = []
         # Steps after the last checkpoint of a killed process are trained again, so their events
         # are discarded.
         writer: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=step)
         # An experiment summary would apply to all runs in a folder. Without one, TensorBoard
         # collects the settings of the runs itself, and lists those that differ first.
-        settings = hyperparameters(Record.read(directory))
+        settings = hyperparameters(record)
         _, session_start, self.session_end = hparams(settings, {})
         writer.file_writer.add_summary(session_start)
         self.writer = writer
+        if starts and first:
+            # Another run has trained these epochs.
+            steps_per_epoch = step // len(rows)
+            for row, layers in zip(rows, read_layer_norms(directory), strict=True):
+                self.on_epoch_end(row, layers, int(row["epoch"]) * steps_per_epoch)
+        self.rows = rows
 
     def on_steps(self, steps: list[Step]) -> None:
         for step in steps:
