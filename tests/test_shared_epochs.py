@@ -456,6 +456,19 @@ class TestSweep:
         assert sum(record["shared_epochs"] is not None for record in found) == 3
 
 
+def test_a_trial_continues_the_run_of_an_earlier_trial(call: Command, tmp_path: Path) -> None:
+    common = [word for word in TINY if not word.startswith("trainer.epochs")]
+    common += ["schedule=constant", "data.limit_train=64"]
+    study = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=study")
+    trials = "hydra.sweeper.enqueue=[{trainer.epochs: 2}, {trainer.epochs: 3}]"
+    result = call(main, "--multirun", *common, *study, "trainer.epochs=2,3", trials)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = [record["shared_epochs"] for record in records(tmp_path / "study").values()]
+    assert found == [None, {"directory": "../0", "epochs": 2}]
+    call(main, *common, "trainer.epochs=3", "hydra.run.dir=alone")
+    assert_equal_runs(tmp_path / "study" / "1", tmp_path / "alone")
+
+
 class Plugin:
     """A launcher plugin of Hydra that only records its jobs."""
 

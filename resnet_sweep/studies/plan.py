@@ -73,7 +73,6 @@ GRID_SETTINGS: dict[str, Any] = {
     "zip": [],
     "baseline": None,
     "retry_failed": True,
-    "share_epochs": True,
     **AUTO_SETTINGS,
 }
 # The default name of a study.

@@ -254,6 +254,22 @@ def ended_runs(runs: Iterable[LoadedRun], excluded: Iterable[Path] = ()) -> dict
     return dict(_ended_runs(runs, {*excluded}))
 
 
+def find_start(keys: EpochKeys, ended: Mapping[str, Path], directory: Path) -> SharedEpochs | None:
+    """Return the longest part of a run that another run has trained; None if there is none.
+
+    Args:
+        keys: the keys of the run.
+        ended: the result of `ended_runs`.
+        directory: directory of the run.
+    """
+    if not any(key.startswith(keys.settings) for key in ended):
+        return None
+    for epochs, key in reversed([*enumerate(keys.keys, start=1)]):
+        if (found := ended.get(key)) is not None:
+            return SharedEpochs(directory=os.path.relpath(found, directory), epochs=epochs)
+    return None
+
+
 def _ended_runs(runs: Iterable[LoadedRun], excluded: set[Path]) -> Iterator[tuple[str, Path]]:
     current = versions()
     for run in runs:
