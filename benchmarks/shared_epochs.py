@@ -1,6 +1,6 @@
 """Compare sweeps whose jobs share their first epochs with sweeps that train each job alone.
 
-python -m benchmarks.shared_epochs [--sweeps NAME ...] [--rounds 1] [--epochs 20] [--images 10000]
+python -m benchmarks.shared_epochs [--sweep NAME]... [--rounds 1] [--epochs 20] [--images 10000]
     [OVERRIDE ...]
 
 Each sweep runs twice in a round, in turn: with `share_epochs=true` and with `share_epochs=false`.
@@ -38,21 +38,21 @@ def sweeps(epochs: int) -> dict[str, tuple[str, ...]]:
     lengths = ",".join(str(max(1, epochs * tenth // 10)) for tenth in range(1, 11))
     stops = ",".join(str(max(1, epochs * tenth // 10)) for tenth in (2, 4, 6, 8))
     return {
-        "step milestones x gammas": (
+        "milestones_gammas": (
             *(last, "schedule=step", "schedule.gamma=0.1,0.2,0.5"),
             "schedule.milestones=[0.5,0.75],[0.5,0.9],[0.7,0.9]",
         ),
-        "lengths, constant rate": ("schedule=constant", f"trainer.epochs={lengths}"),
-        "lengths, trapezoid": ("schedule=trapezoid", f"trainer.epochs={lengths}"),
-        "cooldowns, trapezoid": (
+        "lengths_constant": ("schedule=constant", f"trainer.epochs={lengths}"),
+        "lengths_trapezoid": ("schedule=trapezoid", f"trainer.epochs={lengths}"),
+        "cooldowns": (
             *(last, "schedule=trapezoid"),
             *("schedule.cooldown=0.05,0.1,0.2,0.4", "schedule.shape=linear,1-sqrt"),
         ),
-        "mixing off late": (
+        "mixing_off": (
             *(last, "augmentation=cutmix", "schedule=step"),
             "augmentation.cutmix.until=0.6,0.7,0.8,0.9,1",
         ),
-        "early stops": (last, f"trainer.early_stopping.epoch={stops},null"),
+        "early_stops": (last, f"trainer.early_stopping.epoch={stops},null"),
     }
 
 
@@ -107,7 +107,7 @@ def main() -> None:
     """Measure the sweeps, and print the table; exit with 1 if a job differs."""
     parser = make_parser("shared_epochs", __doc__)
     names = [*sweeps(10)]
-    parser.add_argument("--sweeps", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--sweep", action="append", choices=names, help="(default: all)")
     parser.add_argument("--rounds", type=int, default=1, help="repetitions (default: 1)")
     parser.add_argument("--epochs", type=int, default=20, help="of the longest job (default: 20)")
     parser.add_argument("--images", type=int, default=10_000, help="to train on (default: 10000)")
@@ -124,7 +124,7 @@ def main() -> None:
     )
     print(table_header(*columns), flush=True)
     differ = False
-    for name in arguments.sweeps:
+    for name in arguments.sweep or names:
         overrides = (
             *sweeps(arguments.epochs)[name],
             f"data.limit_train={arguments.images}",
@@ -143,7 +143,7 @@ def main() -> None:
         )
         found = results[True][0]
         cells = (found.jobs, found.reported, found.trained, f"{alone:.0f}", f"{shared:.0f}")
-        print(table_row(name, *map(str, cells), f"{shared / alone:.2f}"), flush=True)
+        print(table_row(f"`{name}`", *map(str, cells), f"{shared / alone:.2f}"), flush=True)
     sys.exit(int(differ))
 
 
