@@ -21,10 +21,11 @@ from resnet_sweep.training.config import EarlyStopping
 
 # Other versions of these packages can change the bits of a result.
 NUMERIC_PACKAGES = ("numpy", "torch")
-# A copy of a checkpoint contains at most this many bytes for each weight: the weights, their
-# average, those of the best epoch, and two values of the optimizer, in float32.
-BYTES_PER_WEIGHT = 5 * 4
-# The copies of a sweep may take at most this part of the free disk space.
+# For each weight, a copy of a checkpoint contains at most its value, its value in the best epoch,
+# and two values of the optimizer.
+VALUES_PER_WEIGHT = 4
+BYTES_PER_VALUE = 4
+# The copies of a sweep may take this part of the free disk space.
 DISK_SHARE = 0.25
 
 
@@ -61,7 +62,7 @@ class EpochTree:
         starts: for each job that continues another one, where it starts.
         kept: for each job that others continue, the epochs after which it keeps a copy.
         stops: for each job, the rules by which jobs that continue it stop early.
-        bytes: the space that the copies take at most.
+        bytes: the estimated space that the copies take.
         restricted: whether jobs share fewer epochs because of `space`.
         requested: number of epochs of all jobs together that are left to train.
         to_train: number of these epochs without those that are shared.
@@ -136,25 +137,32 @@ class EpochTree:
                 self.starts[job] = Start(found.directory, epochs, None)
                 return epochs
             owner = owners.get(key)
-            if owner is not None and self._keep(owner, epochs):
+            if owner is not None and self._keep_copies(owner, epochs, _patience(job)):
                 self.starts[job] = Start(owner.directory, epochs, owner)
-                if (rule := _patience(job)) is not None:
-                    self.stops.setdefault(owner, []).append(rule)
-                    self.bytes += _copy_size(owner)
                 return epochs
         return 0
 
-    def _keep(self, job: Job, epochs: int) -> bool:
-        """Plan a copy of a job's checkpoint; return False if there is no space for it."""
-        # The last checkpoint is kept anyway.
-        if epochs == job.planned.epochs or epochs in self.kept.get(job, ()):
-            return True
-        size = _copy_size(job)
+    def _keep_copies(self, job: Job, epochs: int, stop: PatienceRule | None) -> bool:
+        """Plan the copies from which another job can start; return False if there is no space.
+
+        Args:
+            job: the job that keeps the copies.
+            epochs: the epochs that the jobs share.
+            stop: the rule by which the other job stops early; None if there is none.
+        """
+        kept, stops = self.kept.setdefault(job, set()), self.stops.setdefault(job, [])
+        # The last checkpoint of a job is kept anyway.
+        new_copy = epochs not in kept and epochs != job.planned.epochs
+        new_stop = stop is not None and stop not in stops
+        size = (new_copy + new_stop) * _copy_size(job)
         if self.bytes + size > self.space:
             self.restricted = True
             return False
         self.bytes += size
-        self.kept.setdefault(job, set()).add(epochs)
+        if new_copy:
+            kept.add(epochs)
+        if stop is not None and new_stop:
+            stops.append(stop)
         return True
 
     def _list_continued(self) -> None:
@@ -195,11 +203,12 @@ class EpochTree:
         ]
         last = failed.record.epoch_key
         ended = {} if last is None else {last: failed.directory}
-        tree = EpochTree(changed, self.sweep, self.keys, ended, self.space)
+        tree = EpochTree(changed, self.sweep, self.keys, ended, self.space - self.bytes)
+        self.bytes += tree.bytes
         for other in changed:
             del self.starts[other]
-            self.kept[other] = self.kept.get(other, set()) | tree.kept.get(other, set())
-            self.stops[other] = [*self.stops.get(other, []), *tree.stops.get(other, [])]
+            self.kept.setdefault(other, set()).update(tree.kept.get(other, ()))
+            self.stops.setdefault(other, []).extend(tree.stops.get(other, ()))
         self.starts |= tree.starts
         self._list_continued()
         self.plan_records(changed)
@@ -308,8 +317,11 @@ def _patience(job: Job) -> PatienceRule | None:
 
 
 def _copy_size(job: Job) -> int:
-    """Return how many bytes a copy of a job's checkpoint takes at most."""
-    return BYTES_PER_WEIGHT * (job.planned.parameters or 0)
+    """Estimate how many bytes a copy of a job's checkpoint takes."""
+    decays = job.planned.config["trainer"].get("ema_decay")
+    averages = len(decays) if isinstance(decays, list) else int(decays is not None)
+    values = VALUES_PER_WEIGHT + averages
+    return BYTES_PER_VALUE * values * (job.planned.parameters or 0)
 
 
 def _needs_start(job: Job) -> bool:

@@ -367,7 +367,9 @@ class SweepRunner:
         job = self._by_directory[directory]
         waiting = (other for other in self.jobs if other.directory in self._waiting)
         for changed in self.tree.assign_again(job, self._unfinished, waiting):
-            write_plan(changed.directory, changed.planned)
+            # With its first plan, a job trains all its epochs.
+            with contextlib.suppress(ConfigError):
+                write_plan(changed.directory, changed.planned)
         ready = self.tree.is_ready(job, self._unfinished)
         if ready:
             self._waiting.discard(directory)

@@ -201,7 +201,7 @@ def _describe_shared_epochs(tree: EpochTree) -> Iterator[str]:
         )
     if tree.copies:
         yield (
-            f"  {pluralize(tree.copies, 'checkpoint')} kept meanwhile, at most "
+            f"  {pluralize(tree.copies, 'checkpoint')} kept meanwhile, about "
             f"{tree.bytes / 1e6:,.1f} MB"
         )
     if tree.restricted:

@@ -83,8 +83,8 @@ class Trainer:
         starting_weights: returns weights that replace those of the model before the first step, by
             their names; None keeps all. A resumed run doesn't call it.
         metrics: further metrics of the validation images, by their columns in `metrics.csv`.
-        augmentation_epochs: for each operation, in how many of the first epochs it is applied; None
-            applies all in every epoch.
+        augmentation_epochs: for each operation, in how many of the first epochs it is applied; if
+            empty, all are applied in every epoch.
         epoch_keys: the key of each epoch, see `resnet_sweep.config.epoch_keys`; may be empty.
         rows: metrics of the epochs so far, one row of `metrics.csv` per epoch.
         layers: for each epoch so far and each layer, the entries of `LayerNorms` except the name.
@@ -110,7 +110,7 @@ class Trainer:
     process_group: ProcessGroup
     starting_weights: Callable[[], Mapping[str, Tensor]] | None = None
     metrics: Mapping[str, ValidationMetric] = field(default_factory=dict)
-    augmentation_epochs: Sequence[int] | None = None
+    augmentation_epochs: Sequence[int] = ()
     epoch_keys: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -128,9 +128,6 @@ class Trainer:
         self.progressive_resizing = ProgressiveResizing(
             config.progressive_resizing or [dataset.train.images.shape[-1]], config.epochs
         )
-
-        if self.augmentation_epochs is None:
-            self.augmentation_epochs = [config.epochs] * len(self.augmentation)
 
         self.rows: list[dict[str, float]] = []
         self.layers: list[list[tuple[float, ...]]] = []
@@ -308,10 +305,8 @@ class Trainer:
 
     def _operations(self, epoch: int) -> Iterator[Augmentation]:
         """Yield the augmentation operations that are applied in an epoch, counted from 0."""
-        for operation, epochs in zip(
-            self.augmentation, self.augmentation_epochs or (), strict=True
-        ):
-            if epoch < epochs:
+        for index, operation in enumerate(self.augmentation):
+            if not self.augmentation_epochs or epoch < self.augmentation_epochs[index]:
                 yield operation
 
     def _report_steps(self) -> None:

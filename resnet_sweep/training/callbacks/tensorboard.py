@@ -29,10 +29,8 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard.writer import SummaryWriter
 
         record, rows = Record.read(directory), read_metrics(directory)
-        shared = record.shared_epochs
-        starts = shared is not None and shared["epochs"] == len(rows)
-        first = not any((directory / "tensorboard").glob("events.*"))
-        self.rows: list[dict[str, float]] = []
+        is_first_start = not any((directory / "tensorboard").glob("events.*"))
+        shared = record.shared_epochs["epochs"] if record.shared_epochs else 0
         # Steps after the last checkpoint of a killed process are trained again, so their events
         # are discarded.
         writer: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=step)
@@ -42,11 +40,11 @@ class TensorBoard(Callback):
         _, session_start, self.session_end = hparams(settings, {})
         writer.file_writer.add_summary(session_start)
         self.writer = writer
-        if starts and first:
+        self.rows: list[dict[str, float]] = []
+        if is_first_start and shared and len(rows) == shared:
             # Another run has trained these epochs.
-            steps_per_epoch = step // len(rows)
             for row, layers in zip(rows, read_layer_norms(directory), strict=True):
-                self.on_epoch_end(row, layers, int(row["epoch"]) * steps_per_epoch)
+                self.on_epoch_end(row, layers, int(row["epoch"]) * step // shared)
         self.rows = rows
 
     def on_steps(self, steps: list[Step]) -> None:
