@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from typing import Any
 
 import torch
@@ -83,8 +83,8 @@ class Trainer:
         starting_weights: returns weights that replace those of the model before the first step, by
             their names; None keeps all. A resumed run doesn't call it.
         metrics: further metrics of the validation images, by their columns in `metrics.csv`.
-        augmentation_epochs: for each operation, in how many of the first epochs it is applied; if
-            empty, all are applied in every epoch.
+        augmentation_epochs: for each operation, in how many of the first epochs it is applied; an
+            operation without an entry is applied in every epoch.
         epoch_keys: the key of each epoch, see `resnet_sweep.config.epoch_keys`; may be empty.
         rows: metrics of the epochs so far, one row of `metrics.csv` per epoch.
         layers: for each epoch so far and each layer, the entries of `LayerNorms` except the name.
@@ -305,8 +305,8 @@ class Trainer:
 
     def _operations(self, epoch: int) -> Iterator[Augmentation]:
         """Yield the augmentation operations that are applied in an epoch, counted from 0."""
-        for index, operation in enumerate(self.augmentation):
-            if not self.augmentation_epochs or epoch < self.augmentation_epochs[index]:
+        for operation, epochs in zip_longest(self.augmentation, self.augmentation_epochs):
+            if epochs is None or epoch < epochs:
                 yield operation
 
     def _report_steps(self) -> None:
