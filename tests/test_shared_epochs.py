@@ -358,7 +358,7 @@ def epochs_line(output: str) -> list[int]:
 class TestSweep:
     def test_each_epoch_is_trained_once(self, call: Command, tmp_path: Path) -> None:
         """Two epochs are common to all jobs, and a third one to the two jobs with a milestone."""
-        grid = (*SHARED_GRID, "data.limit_train=32", "data.limit_test=20")
+        grid = (*SHARED_GRID, "data.limit_train=64", "data.limit_test=20")
         result = call(main, *grid)
         assert result.returncode == 0, result.stdout + result.stderr
         assert epochs_line(result.stdout) == [16, 2 + 2 * 2 + 1 + 2 * 1]

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile, zip_longest
+from itertools import chain, repeat, takewhile
 from typing import Any
 
 import torch
@@ -305,8 +305,9 @@ class Trainer:
 
     def _operations(self, epoch: int) -> Iterator[Augmentation]:
         """Yield the augmentation operations that are applied in an epoch, counted from 0."""
-        for operation, epochs in zip_longest(self.augmentation, self.augmentation_epochs):
-            if epochs is None or epoch < epochs:
+        limits = chain(self.augmentation_epochs, repeat(self.epochs))
+        for operation, epochs in zip(self.augmentation, limits, strict=False):
+            if epoch < epochs:
                 yield operation
 
     def _report_steps(self) -> None:
