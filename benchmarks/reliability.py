@@ -14,6 +14,7 @@ from pathlib import Path
 PARTS = {
     "kills": (15, 200),
     "sweep_kills": (10, 200),
+    "shared_epochs": (10, 200),
     "signals": (6, 100),
     "damage": (30, 1000),
     "resources": (10, 100),

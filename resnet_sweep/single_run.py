@@ -38,6 +38,7 @@ NEUTRAL_VALUES: dict[str, object] = {
     "baseline": None,
     **AUTO_SETTINGS,
     "retry_failed": True,
+    "share_epochs": True,
     "sweep_filter": None,
     "zip": [],
 }

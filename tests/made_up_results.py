@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from resnet_sweep.runs.record import Record
-from resnet_sweep.sweeps.launchers import OnEnd, Work
+from resnet_sweep.sweeps.launchers import IsReady, OnEnd, Work, always_ready
 
 # The overrides of a sweep whose jobs are planned fast.
 SMALL = (
@@ -36,7 +36,14 @@ class MadeUpResults:
         self.result = result
         self.launched: list[list[tuple[float, int]]] = []
 
-    def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
+    def launch(
+        self,
+        work: Work,
+        directories: Sequence[Path],
+        log: str,
+        on_end: OnEnd,
+        is_ready: IsReady = always_ready,
+    ) -> None:
         if directories:
             self.launched.append([])
         for directory in directories:

@@ -62,18 +62,20 @@ def config(**changes: object) -> dict:
     return settings
 
 
-def open_run(planned: PlannedRun, directory: Path) -> Run:
+def open_run(planned: PlannedRun, directory: Path, **fields: object) -> Run:
+    """Open the run in a directory, with additional fields of its record."""
     record = Record(
         signature=planned.signature,
         config=dict(planned.config),
         precision=planned.precision,
         inputs=dict(planned.inputs),
+        **fields,
     )
     return Run.open(directory, record)
 
 
-def train(planned: PlannedRun, directory: Path, *callbacks: Callback) -> Trainer:
-    run = open_run(planned, directory)
+def train(planned: PlannedRun, directory: Path, *callbacks: Callback, **fields: object) -> Trainer:
+    run = open_run(planned, directory, **fields)
     trainer = planned.build_trainer()
     trainer.fit(run, callbacks, StopSignal())
     run.close("finished")

@@ -30,6 +30,11 @@ TINY = (
 )
 # A sweep with four such runs.
 GRID = ("--multirun", *TINY, "hydra.sweep.dir=sweep", "optim.lr=0.1,0.05", "seed=0,1")
+# A sweep with four such runs, each of four epochs. Two to three of these are shared.
+SHARED_GRID = (
+    *("--multirun", *TINY, "hydra.sweep.dir=sweep", "trainer.epochs=4", "schedule=step"),
+    *("schedule.warmup_epochs=0", "schedule.milestones=[0.5],[0.75]", "schedule.gamma=0.1,0.5"),
+)
 # A module with an augmentation that raises an error, or sends its process a signal once.
 FAULTY_TRANSFORM = """
 import os

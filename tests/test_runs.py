@@ -259,7 +259,7 @@ class TestDirectory:
         assert sorted(path.name for path in tmp_path.iterdir()) == [".hydra", "main.log"]
 
     def test_a_directory_that_cannot_be_read_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=str(tmp_path)):
+        with pytest.raises(ConfigError, match="longlong"):
             unexpected_file(tmp_path / ("long" * 100))
 
     def test_a_file_named_like_hydras_folder_is_unexpected(self, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Build the objects that a config describes."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,22 +120,30 @@ def build_augmentation(config: Mapping[str, Any], dataset: Dataset) -> list[Augm
     )
 
 
+def augmentation_epochs(config: Mapping[str, Any], epochs: int) -> list[int]:
+    """Return for each augmentation operation in how many of the run's first epochs it is applied.
+
+    Args:
+        epochs: number of epochs of the run, of which the setting `until` is a fraction.
+    """
+    # Without this small number, a product such as 0.07 * 100 would be rounded up to the next one.
+    return [
+        math.ceil(node.get("until", 1.0) * epochs - 1e-6)
+        for node in config["augmentation"].values()
+    ]
+
+
 def build_metrics(config: Mapping[str, Any], num_classes: int) -> dict[str, ValidationMetric]:
     """Return the further metrics by their columns in `metrics.csv`."""
     group = config.get("metric", {})
     built = _collection(
-        {"metric": {name: _without_extra(node) for name, node in group.items()}},
+        {"metric": group},
         "metric",
         {"num_classes": num_classes}.get,
         ValidationMetric,
         "can't be called with logits and labels",
     )
     return {FURTHER + name: metric for name, metric in zip(group, built, strict=True)}
-
-
-def _without_extra(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a metric's config without the settings that describe its column."""
-    return {key: value for key, value in node.items() if key not in EXTRA_SETTINGS["metric"]}
 
 
 def build_loggers(config: Mapping[str, Any]) -> list[Callback]:
@@ -150,9 +159,10 @@ def _collection(
     kind: type,
     reason: str,
 ) -> list[Any]:
-    built = []
-    for name, node in config[group].items():
+    built, extra = [], EXTRA_SETTINGS.get(group, {})
+    for name, described in config[group].items():
         path = f"{group}.{name}"
+        node = {key: value for key, value in described.items() if key not in extra}
         taken = COLLECTION_GROUPS[group] & parameters(locate(path, node["_target_"])).keys()
         built.append(
             _instantiate(

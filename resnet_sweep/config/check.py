@@ -54,6 +54,7 @@ SETTINGS: dict[str, Any] = {
     "zip": list[str] | list[list[str]],
     "baseline": str | None,
     "reuse": bool,
+    "share_epochs": bool,
 }
 # The choices without objects in the groups that a config must have.
 NO_OBJECTS = {"augmentation": "none", "logger": "csv"}
@@ -61,6 +62,7 @@ NO_OBJECTS = {"augmentation": "none", "logger": "csv"}
 AUTO_SETTINGS: dict[str, Any] = {"max_replicates": 8, "margin": None}
 # Settings of a group that aren't parameters of its `_target_`.
 EXTRA_SETTINGS: dict[str, dict[str, Any]] = {
+    "augmentation": {"until": Annotated[float, Gt(0), Le(1)]},
     "optim": {"decay_norm_and_bias": bool},
     "metric": {"percent": bool, "higher_is_better": bool},
 }

@@ -1,6 +1,5 @@
 """Plan a run: validate its config, data and device, and sign it."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.config.build import (
     Sources,
+    augmentation_epochs,
     build_augmentation,
     build_dataset,
     build_loggers,
@@ -24,6 +24,7 @@ from resnet_sweep.config.build import (
 )
 from resnet_sweep.config.check import check_config
 from resnet_sweep.config.compose import ComposedConfig
+from resnet_sweep.config.epoch_keys import EpochKeys, hash_settings
 from resnet_sweep.config.instantiate import instantiate
 from resnet_sweep.config.own_code import OwnCode, own_code
 from resnet_sweep.config.smoke_test import SmokeTests
@@ -54,7 +55,7 @@ from resnet_sweep.training.device import (
 from resnet_sweep.training.distributed import ProcessGroup
 from resnet_sweep.training.fine_tuning import classifier_names, freeze, frozen_names
 from resnet_sweep.training.progressive_resizing import ProgressiveResizing
-from resnet_sweep.training.trainer import Trainer, steps_per_epoch
+from resnet_sweep.training.trainer import Trainer, number_of_epochs
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,26 @@ class PlannedRun:
             notes=self.notes,
         )
 
+    def epoch_keys(self) -> EpochKeys:
+        """Return the keys of the epochs."""
+        config, settings = self.config, self.settings
+        schedule = build_schedule(config, settings, self.dataset)
+        environment = {
+            "compile": settings.compile,
+            "device": self.device.type,
+            "threads": settings.threads,
+            "world_size": self.process_group.world_size,
+        }
+        sizes, last = settings.progressive_resizing, settings.early_stopping.epoch
+        epochs = number_of_epochs(len(self.dataset.train), settings)
+        return EpochKeys(
+            settings=hash_settings(config, self.precision, self.inputs, schedule, environment),
+            epochs=epochs if last is None else min(epochs, last),
+            schedule=None if schedule.depends_on_metrics else schedule,
+            resizing=None if sizes is None else ProgressiveResizing(sizes, settings.epochs),
+            augmentation_epochs=augmentation_epochs(config, settings.epochs),
+        )
+
     def build_trainer(self) -> Trainer:
         """Build the trainer, with the model at its initial weights."""
         seed = self.config["seed"]
@@ -125,6 +146,8 @@ class PlannedRun:
             process_group=self.process_group,
             starting_weights=self._starting_weights(model),
             metrics=build_metrics(self.config, self.dataset.num_classes),
+            augmentation_epochs=augmentation_epochs(self.config, self.settings.epochs),
+            epoch_keys=self.epoch_keys().keys,
         )
 
     def _starting_weights(self, model: nn.Module) -> Callable[[], Mapping[str, Tensor]] | None:
@@ -303,10 +326,8 @@ def _load(
 
 def _notes(run: PlannedRun, mixed: bool, shares_norm: bool) -> Iterator[str]:
     settings = run.settings
-    epochs, stopping = settings.epochs, settings.early_stopping
-    if settings.max_steps is not None:
-        steps = steps_per_epoch(len(run.dataset.train), settings)
-        epochs = min(epochs, math.ceil(settings.max_steps / steps))
+    stopping = settings.early_stopping
+    epochs = number_of_epochs(len(run.dataset.train), settings)
     for name in ("epoch", "patience"):
         last = getattr(stopping, name)
         if last is not None and last >= epochs:

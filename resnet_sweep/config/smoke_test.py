@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resnet_sweep.compare.format import pluralize
 from resnet_sweep.config.build import (
@@ -203,7 +203,8 @@ def smoke_test_metrics(config: Mapping[str, Any], num_classes: int) -> None:
 def smoke_test_batch(config: Mapping[str, Any], dataset: Dataset) -> bool:
     """Run augmentation and loss on one or two images; return whether the labels are mixed."""
     count, generator = min(2, len(dataset.train)), torch.Generator().manual_seed(0)
-    images, labels = Batches(dataset.train, torch.device("cpu")).take(torch.arange(count))
+    images, plain = Batches(dataset.train, torch.device("cpu")).take(torch.arange(count))
+    labels = plain
     shape = images.shape
     operations = build_augmentation(config, dataset)
     with _explain_errors("the augmentation can't be applied", "change it, or choose another"):
@@ -215,6 +216,18 @@ def smoke_test_batch(config: Mapping[str, Any], dataset: Dataset) -> bool:
                 f"{tuple(images.shape)} and labels of shape {tuple(labels.shape)}"
             )
     mixed = labels.ndim == 2
+    kinds = [labels]
+    if mixed and any(node.get("until", 1) < 1 for node in config["augmentation"].values()):
+        # The loss also gets the labels of the epochs without this operation.
+        kinds.append(plain)
+    for labels in kinds:
+        smoke_test_loss(config, labels, dataset.num_classes)
+    return mixed
+
+
+def smoke_test_loss(config: Mapping[str, Any], labels: Tensor, num_classes: int) -> None:
+    """Compute the loss of images with these labels."""
+    mixed = labels.ndim == 2
     with (
         _explain_errors(
             f"the loss can't be computed from logits and {'mixed ' if mixed else ''}labels",
@@ -222,7 +235,6 @@ def smoke_test_batch(config: Mapping[str, Any], dataset: Dataset) -> bool:
         ),
         warnings.catch_warnings(action="ignore"),
     ):
-        loss = build_loss(config)(torch.zeros(count, dataset.num_classes), labels)
+        loss = build_loss(config)(torch.zeros(len(labels), num_classes), labels)
         if loss.ndim or not loss.isfinite():
             raise ValueError(f"its value is {loss.tolist()}")
-    return mixed

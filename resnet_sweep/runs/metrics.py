@@ -164,6 +164,21 @@ def write_layer_norms(directory: Path, epochs: Iterable[Iterable[LayerNorms]]) -
     _write_table(directory / "layer_norms.csv", ("epoch", "layer", *LayerNorms._fields[1:]), lines)
 
 
+def read_layer_norms(directory: Path) -> list[list[LayerNorms]]:
+    """Return the norms of each layer in each epoch from `layer_norms.csv`; an empty norm is NaN.
+
+    Raises:
+        FileNotFoundError: there is no `layer_norms.csv`.
+        ValueError: it has a value that isn't a number.
+    """
+    epochs: dict[str, list[LayerNorms]] = {}
+    with (directory / "layer_norms.csv").open(newline="", encoding="utf-8") as file:
+        for epoch, name, *norms in list(csv.reader(file))[1:]:
+            values = (float(norm or "nan") for norm in norms)
+            epochs.setdefault(epoch, []).append(LayerNorms(name, *values))
+    return [*epochs.values()]
+
+
 def _write_table(path: Path, header: Iterable[str], lines: Iterable[Iterable[str]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

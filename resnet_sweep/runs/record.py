@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 from resnet_sweep.errors import ConfigError, InvalidFileError, describe_errors
 from resnet_sweep.runs.files import digest_file, write_atomically
+from resnet_sweep.runs.metrics import Metric
 
 if TYPE_CHECKING:
     Json = Any
@@ -101,6 +102,24 @@ class Heartbeat(Progress):
     renewed: Number
 
 
+class SharedEpochs(TypedDict):
+    """The first epochs of a run, which another run has trained.
+
+    `directory` is that run's directory, relative to the directory of this run.
+    """
+
+    directory: str
+    epochs: Count
+
+
+class PatienceRule(TypedDict):
+    """Early stopping by a metric; see `EarlyStopping`."""
+
+    patience: Count
+    metric: Metric
+    min_delta: Number
+
+
 @dataclass
 class Record:
     """The content of `run.json`.
@@ -124,6 +143,14 @@ class Record:
             of the data, `code.FILE` a digest of a file of the user's own code, and `init_from` a
             digest of the starting weights. The signature contains them.
         notes: remarks that a reader of the results needs, one sentence each.
+        epoch_key: identifies all that the epochs so far depend on, see
+            `resnet_sweep.config.epoch_keys`; None before the end of the first epoch.
+        shared_epochs: the epochs that another run has trained for this run; None if there are none.
+        start_from: the epochs that another run is expected to have trained when this run starts;
+            None if it starts at its first epoch.
+        keep_epochs: epochs after which a copy of the last checkpoint is kept for other runs.
+        keep_stops: rules of early stopping of other runs. A copy is kept after the epoch in which
+            one of these runs would end.
         digests: digests of the metrics files, to detect changed files.
         heartbeat: the process that trains the run; None if there is none.
         reused_from: the directory in which the run was trained, as an absolute path, if a sweep or
@@ -159,6 +186,11 @@ class Record:
     seed: Annotated[int, Ge(0)] | None = None
     inputs: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    epoch_key: str | None = None
+    shared_epochs: SharedEpochs | None = None
+    start_from: SharedEpochs | None = None
+    keep_epochs: list[Count] = field(default_factory=list)
+    keep_stops: list[PatienceRule] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     heartbeat: Heartbeat | None = None
     reused_from: str | None = None

@@ -59,7 +59,12 @@ _ATOMIC = (NAME, *METRICS_FILES, "mlflow_run_id", "checkpoints/*.pth", "plots/*.
 # A process that is killed before it writes the record leaves these files.
 _FIRST_FILES = frozenset({RUN_LOCK, LOG})
 # Fields of the record that a resumed run keeps.
-_KEPT_FIELDS = ("started", "best", "final", "gap", "seconds", "usage", "parameters")
+_KEPT_FIELDS = (
+    *("started", "best", "final", "gap", "seconds", "usage", "parameters"),
+    *("epoch_key", "shared_epochs"),
+)
+# Fields that a sweep plans, and that a resumed run keeps.
+_SWEEP_FIELDS = ("start_from", "keep_epochs", "keep_stops")
 
 
 class LockLostError(RuntimeError):
@@ -104,9 +109,9 @@ class Run:
                         "is trained" if earlier.reused_from else "resumes from its last checkpoint",
                     )
                 # A reused run has no checkpoint, so it starts from the first epoch.
-                if earlier.reused_from is None:
-                    for name in _KEPT_FIELDS:
-                        setattr(record, name, getattr(earlier, name))
+                kept = () if earlier.reused_from else _KEPT_FIELDS
+                for name in (*kept, *_SWEEP_FIELDS):
+                    setattr(record, name, getattr(earlier, name))
             remove_unfinished(directory, *_ATOMIC)
             record.state, record.reason, record.ended = "running", "", None
             record.started = record.started or now()
@@ -149,7 +154,7 @@ class Run:
                 f"process {heartbeat['process']} on {heartbeat['host']} took over the run"
             )
 
-    def write_metrics(self, rows: list[Row]) -> None:
+    def write_metrics(self, rows: list[Row], epoch_key: str | None = None) -> None:
         """Write `metrics.csv`, and write the best and the last epoch to the record."""
         write_metrics(self.directory, rows)
         best, final = best_row(rows), rows[-1] if rows else None
@@ -159,6 +164,7 @@ class Run:
             final=final and {name: final[name] for name in FinalEpoch.__annotations__},
             gap=final and final["train_acc"] - final["val_acc"],
             seconds=sum(row["seconds"] for row in rows),
+            epoch_key=epoch_key,
             digests={name: digest for name, digest in digests.items() if digest is not None},
             heartbeat=new_heartbeat(self.progress),
         )

@@ -11,7 +11,7 @@ NUMERICS = 1
 # Settings of a sweep as a whole, which say nothing about one of its runs.
 INCIDENTAL_OF_SWEEP = (
     *("baseline", "dry_run", "margin", "max_replicates", "objective", "reference", "replicates"),
-    *("retry_failed", "reuse", "sweep_filter", "zip"),
+    *("retry_failed", "reuse", "share_epochs", "sweep_filter", "zip"),
 )
 _INCIDENTAL_OF_TRAINER = ("compile", "device", "distributed", "precision", "resume", "threads")
 # Settings and groups of settings that don't affect what is trained, only where and how. Instead of
@@ -31,6 +31,9 @@ INIT_FROM = "init_from"
 # before a setting existed keep their signatures.
 NEUTRAL: Mapping[str, Any] = {
     INIT_FROM: None,
+    "augmentation.cutmix.until": 1,
+    "augmentation.cutmix_mixup.until": 1,
+    "augmentation.mixup.until": 1,
     "metric": {},
     "model.initialization": "he",
     "trainer.backbone_lr_factor": 1,

@@ -30,6 +30,7 @@ from resnet_sweep.studies.trial_queue import (
     TrialQueue,
     brief_parameters,
 )
+from resnet_sweep.sweeps.epoch_tree import ended_runs, find_start
 from resnet_sweep.sweeps.run_cache import RunCache
 from resnet_sweep.training.callbacks import Callback, Pruned
 from resnet_sweep.training.signals import StopSignal
@@ -150,6 +151,8 @@ class StudyWorker:
         self.plan, self.queue, self.stop, self.on_end = plan, queue, stop, on_end
         self.objectives = plan.objectives
         self.cache = RunCache.default(queue.directory) if plan.sweep_settings["reuse"] else None
+        # The ended runs that a trial can continue, by the keys of their last epochs.
+        self.ended: dict[str, Path] | None = None
 
     def work_on(self, lock: TrialLock) -> None:
         """Train a trial, store its result, and release its lock.
@@ -267,6 +270,7 @@ class StudyWorker:
         directory = run.directory
         reason = ""
         try:
+            self._plan_start(run)
             run.write_or_reuse(self.cache)
             # A run that has ended, such as a reused one, isn't trained.
             train_planned(directory, self.stop, run.planned, [] if callback is None else [callback])
@@ -277,6 +281,8 @@ class StudyWorker:
             if trained.record.state in ENDED and not reason:
                 if callback is not None and not callback.rows:
                     callback.report(trained.metrics.rows)
+                if self.ended is not None:
+                    self.ended |= ended_runs([trained])
                 return trained
             reason = reason or trained.record.reason or f"its run is {trained.record.state}"
         else:
@@ -287,6 +293,15 @@ class StudyWorker:
         if _is_held(directory) or not lock.is_owned():
             raise TrialTakenOver
         raise TrialFailed(reason)
+
+    def _plan_start(self, run: TrialRun) -> None:
+        """Let a run that hasn't started continue a run that has ended, if its epochs are equal."""
+        if self.cache is None or not self.plan.sweep_settings["share_epochs"]:
+            return
+        if self.ended is None:
+            self.ended = ended_runs(self.cache.runs)
+        keys = run.planned.epoch_keys()
+        run.record.start_from = find_start(keys, self.ended, run.directory)
 
 
 def _is_held(directory: Path) -> bool:

@@ -28,6 +28,7 @@ class Job:
         source: the directory of a complete run that the job is going to reuse, or None.
         from_scratch: whether the run has to start at its first epoch (`trainer.resume=false`, or
             `reuse=false` if it was reused).
+        shared_epochs: number of epochs that another run trains for this job.
         other_code: a complete run that isn't reused, because it only differs in its own code.
         run: the run in the directory, or the planned run if there is none.
         error: the reason if the directory can't be read, or None.
@@ -41,6 +42,7 @@ class Job:
         self.hydra = hydra or {}
         self.source: Path | None = None
         self.from_scratch = not planned.config["trainer"].get("resume", True)
+        self.shared_epochs = 0
         self.other_code: LoadedRun | None = None
         self.run = LoadedRun(directory, relative_path(directory), planned)
         self.error: str | None = None
@@ -78,7 +80,7 @@ class Job:
         if self.ended:
             # A job that has ended is only trained if it starts from scratch.
             return epochs
-        trained: float = record.final["epoch"] if record.final else 0
+        trained: float = record.final["epoch"] if record.final else self.shared_epochs
         progress = record.heartbeat
         if progress and progress.get("epoch", 0) > trained and progress.get("steps"):
             trained += progress["step"] / progress["steps"]

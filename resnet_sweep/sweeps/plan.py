@@ -29,6 +29,7 @@ from resnet_sweep.config.compose import (
     resolve,
     unresolved,
 )
+from resnet_sweep.config.epoch_keys import EpochKeys
 from resnet_sweep.config.errors import COMPOSITION_ERRORS, format_error
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.config.smoke_test import SmokeTests
@@ -43,6 +44,7 @@ from resnet_sweep.runs.signature import (
     format_setting,
     is_incidental,
 )
+from resnet_sweep.sweeps.epoch_tree import EpochTree, ended_runs, space_for_copies
 from resnet_sweep.sweeps.grid import parse_zip
 from resnet_sweep.sweeps.job import Job
 from resnet_sweep.sweeps.launchers import trains_elsewhere
@@ -124,6 +126,7 @@ class SweepPlan:
         self._entries = {job.signature: job for job in self.manifest.jobs}
         self._known = {job.signature: job.number for job in self.manifest.jobs}
         self._next_number = 1 + max(self._known.values(), default=-1)
+        self._epoch_keys: dict[str, EpochKeys] = {}
         self._smoke_tests = SmokeTests()
         self._sources: Sources = {}
         self._planned: dict[str, Job] = {}
@@ -159,6 +162,16 @@ class SweepPlan:
             for job in self.jobs
             if job.from_scratch or not (job.ended or (not retry_failed and job.state == "failed"))
         ]
+
+    def epoch_tree(self, jobs: Sequence[Job]) -> EpochTree:
+        """Return the epochs that jobs share with each other and with runs that have ended."""
+        excluded = [job.directory for job in jobs]
+        runs = [job.run for job in self.jobs if job.error is None]
+        if self.settings["reuse"]:
+            runs = [*self.cache.runs, *runs]
+        ended = ended_runs(runs, excluded) if self._epoch_keys else {}
+        space = space_for_copies(self.directory)
+        return EpochTree(jobs, self.jobs, self._epoch_keys, ended, space)
 
     @property
     def jobs(self) -> list[Job]:
@@ -232,6 +245,8 @@ class SweepPlan:
             elsewhere=self.elsewhere,
         )
         record = planned.record(replace(composed, overrides=overrides))
+        if self.settings["share_epochs"]:
+            self._epoch_keys[record.signature] = planned.epoch_keys()
         if record.signature in self._planned:
             self.duplicates.append((overrides, self._planned[record.signature]))
         elif self.replication is None:

@@ -169,6 +169,9 @@ class SweepRunner:
         self.plan, self.config = plan, config
         self.jobs, self.directory = plan.jobs, plan.directory
         self.trained: list[Job] = []
+        # The directories of the jobs that haven't ended, and of those that haven't started.
+        self._unfinished: set[Path] = set()
+        self._waiting: set[Path] = set()
         self._by_directory = {job.directory: job for job in plan.jobs}
         self.launcher: Launcher = build_launcher(context, config, self._launcher_overrides)
 
@@ -278,9 +281,14 @@ class SweepRunner:
     def _train(self, jobs: Sequence[Job]) -> str | None:
         """Write the directories of jobs, launch the jobs, and return an error of the launcher."""
         self.trained += jobs
+        self.tree = self.plan.epoch_tree(jobs)
+        self.tree.plan_records(jobs)
         self._write_all(jobs)
-        with SweepProgress(self.plan, jobs, self.save) as self.progress:
-            return self._launch_all(jobs)
+        try:
+            with SweepProgress(self.plan, jobs, self.save) as self.progress:
+                return self._launch_all(jobs)
+        finally:
+            self.tree.remove_all_unneeded(self.jobs)
 
     def _write_all(self, jobs: Sequence[Job]) -> None:
         """Write the directories of jobs, and renew the heartbeat of the sweep meanwhile."""
@@ -346,8 +354,10 @@ class SweepRunner:
 
     def _launch(self, jobs: Sequence[Job]) -> str | None:
         error = None
+        directories = [job.directory for job in jobs]
+        self._unfinished, self._waiting = {*directories}, {*directories}
         try:
-            self.launcher.launch(train_job, [job.directory for job in jobs], LOG, self._on_end)
+            self.launcher.launch(train_job, directories, LOG, self._on_end, self._is_ready)
         # A launcher may raise any error and leave its jobs in any state.
         except Exception as failure:
             error = one_line(f"{type(failure).__name__}: {failure}")
@@ -359,10 +369,28 @@ class SweepRunner:
             self.progress.refresh()
         return error
 
+    def _is_ready(self, directory: Path) -> bool:
+        """Return whether a job can start; the launcher calls this before it starts the job."""
+        job = self._by_directory[directory]
+        waiting = (other for other in self.jobs if other.directory in self._waiting)
+        for changed in self.tree.assign_again(job, self._unfinished, waiting):
+            # With its first plan, a job trains all its epochs.
+            with contextlib.suppress(ConfigError):
+                write_plan(changed.directory, changed.planned)
+        ready = self.tree.is_ready(job, self._unfinished)
+        if ready:
+            self._waiting.discard(directory)
+        return ready
+
     def _on_end(self, directory: Path, reason: str | None) -> None:
         if reason is not None:
             mark_failed(directory, reason)
-        self.progress.refresh([self._by_directory[directory]])
+        job = self._by_directory[directory]
+        self.progress.refresh([job])
+        self._unfinished.discard(directory)
+        start = self.tree.starts.get(job)
+        if start is not None and start.directory in self._by_directory:
+            self.tree.remove_unneeded(start.copy)
 
     def _print_end(self, error: str | None) -> int:
         """Print the results and how to run the jobs that aren't done; return the exit status."""

@@ -13,6 +13,7 @@ from resnet_sweep.config.command import relative_path
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import PENDING, duration
 from resnet_sweep.runs.signature import changed_files, format_files
+from resnet_sweep.sweeps.epoch_tree import DISK_SHARE, EpochTree
 from resnet_sweep.sweeps.job import BROKEN, Job
 from resnet_sweep.sweeps.plan import SweepPlan
 from resnet_sweep.sweeps.replication import Look, Replication, Variant
@@ -188,6 +189,7 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
                 f"{safe_text(holder['host'])}"
             )
     to_train = plan.to_train(retry_failed)
+    yield from _describe_shared_epochs(plan.epoch_tree(to_train))
     seconds = plan.cache.estimate(to_train)
     if not to_train:
         yield "  nothing to train"
@@ -212,6 +214,26 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
         )
     if plan.replication is not None:
         yield from _describe_largest_cost(plan, plan.replication, to_train)
+
+
+def _describe_shared_epochs(tree: EpochTree) -> Iterator[str]:
+    """Yield lines with the epochs that jobs share, and the space that this takes."""
+    if tree.starts:
+        jobs = pluralize(len(tree.starts), "job")
+        yield (
+            f"  {tree.requested:,.0f} epochs requested, {tree.to_train:,.0f} to train, because "
+            f"{jobs} continue others"
+        )
+    if tree.copies:
+        yield (
+            f"  {pluralize(tree.copies, 'checkpoint')} kept meanwhile, about "
+            f"{tree.bytes / 1e6:,.1f} MB"
+        )
+    if tree.restricted:
+        yield (
+            f"  further epochs could be shared, but the checkpoints may take at most "
+            f"{100 * DISK_SHARE:.0f}% of the free disk space"
+        )
 
 
 def _describe_largest_cost(

@@ -16,8 +16,9 @@ from resnet_sweep.data.dataset import DataDescription
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, write_layer_norms
-from resnet_sweep.runs.record import Record
+from resnet_sweep.runs.record import Record, SharedEpochs
 from resnet_sweep.runs.run import Run, weights_directory
+from resnet_sweep.training.config import EarlyStopping
 
 BEST = "best_model.pth"
 LAST = "last_model.pth"
@@ -57,16 +58,23 @@ class RunCheckpoints:
         self._thread = ThreadPoolExecutor(1, "writer") if in_thread else None
         self._unfinished: Future[None] | None = None
 
-    def load(self) -> State | None:
+    def load(self, epoch_keys: Sequence[str], early_stopping: EarlyStopping) -> State | None:
         """Return the newest valid state of the run, or None if there is none.
 
-        The best model and the metrics files are written again, so that they match this state.
+        It can be a state of another run that has trained the first epochs. The best model and the
+        metrics files are written again, so that they match the state.
+
+        Args:
+            epoch_keys: the keys of the run's epochs. Another run's state must have one of them.
+            early_stopping: when the run ends. A later state of another run isn't used.
         """
         signature = self.run.record.signature
         state = read_last(self.directory, signature)
         if state is None:
-            self._write_metrics([], [])
-            return None
+            state = self._load_shared(epoch_keys, early_stopping)
+            if state is None:
+                self._write_metrics([], [])
+            return state
         best = best_row(state["rows"])
         if best is not None and not self._write_best(state):
             error = check_best(self.directory, signature, int(best["epoch"]))
@@ -77,8 +85,52 @@ class RunCheckpoints:
                     self.directory / BEST,
                     error,
                 )
-        self._write_metrics(state["rows"], state["layers"].tolist())
+        self._write_metrics(state["rows"], state["layers"].tolist(), state.get("epoch_key"))
+        self._keep_copy(state)
         return state
+
+    def _load_shared(
+        self, epoch_keys: Sequence[str], early_stopping: EarlyStopping
+    ) -> State | None:
+        """Copy the state at the end of the epochs that another run has trained for this one.
+
+        Returns:
+            The state; None if no epochs are shared, or if there is no valid checkpoint.
+        """
+        start = self.run.record.start_from
+        if start is None:
+            return None
+        folder = self.run.directory / start["directory"] / "checkpoints"
+        reasons = []
+        for path in (kept_copy(folder, start["epochs"]), folder / LAST):
+            try:
+                state = read_shared(path, epoch_keys)
+                stop = early_stopping.first_stop(state["rows"])
+                if stop is not None and stop < len(state["rows"]):
+                    path = kept_copy(folder, stop)
+                    state = read_shared(path, epoch_keys)
+            except FileNotFoundError:
+                reasons.append(f"{path.name} is missing")
+            except DamagedCheckpointError as error:
+                reasons.append(f"{path.name}: {error.reason}")
+            else:
+                epochs = len(state["rows"])
+                self.run.update(
+                    shared_epochs=SharedEpochs(directory=start["directory"], epochs=epochs)
+                )
+                # The best model is written first, because `_write` writes it only at its own epoch.
+                self._write_best_model(best_row(state["rows"]) or {}, state.pop("best"))
+                state["signature"] = self.run.record.signature
+                self._write(state)
+                log.info("continues %s after epoch %d", start["directory"], epochs)
+                return state
+        log.warning(
+            "warning: the epochs that %s has trained can't be used (%s); this run trains them, too",
+            start["directory"],
+            "; ".join(reasons),
+        )
+        self.run.update(shared_epochs=None)
+        return None
 
     def save(self, state: State) -> None:
         """Save a state of the trainer, after waiting for the previous save.
@@ -101,30 +153,112 @@ class RunCheckpoints:
 
     def _write(self, state: State) -> None:
         self.run.verify_ownership()
+        # The copy is written before the last checkpoint, so that a process that is killed in
+        # between trains the epoch again and writes the copy again.
+        self._keep_copy(state)
         write_last(self.directory, {"signature": self.run.record.signature, **state})
         # The best model is written second. If the process is killed before that, the best model can
         # be written from the last checkpoint.
         self._write_best(state)
-        self._write_metrics(state["rows"], state["layers"].tolist())
+        self._write_metrics(state["rows"], state["layers"].tolist(), state.get("epoch_key"))
+
+    def _keep_copy(self, state: State) -> None:
+        """Write a copy of a state for other runs if it is the end of an epoch that they need."""
+        rows, record = state["rows"], self.run.record
+        epoch = len(rows)
+        path = kept_copy(self.directory, epoch)
+        needed = epoch in record.keep_epochs or any(
+            EarlyStopping(**stop).first_stop(rows) == epoch for stop in record.keep_stops
+        )
+        if state["step"] or not needed or path.exists():
+            return
+        try:
+            best = _best_weights(state, self.directory)
+        except (FileNotFoundError, DamagedCheckpointError) as error:
+            log.warning(
+                "warning: no checkpoint of epoch %d is kept for other runs, because %s can't be "
+                "used (%s)",
+                epoch,
+                BEST,
+                error,
+            )
+            return
+        signature = self.run.record.signature
+        write_checkpoint(path, {"signature": signature, **state, "best": best})
 
     def _write_best(self, state: State) -> bool:
         """Write the best model if `state` is the end of the best epoch; return whether it is."""
         best = best_row(state["rows"])
         if best is None or best is not state["rows"][-1] or state["step"]:
             return False
-        metrics = {name: best[name] for name in ("epoch", "val_acc", "val_loss")}
-        weights = next(iter(state["emas"].values()), state["model"])
-        model = {"signature": self.run.record.signature, "model": weights}
-        write_checkpoint(self.directory / BEST, {**metrics, "data": self.data, **model})
+        self._write_best_model(best, evaluated_weights(state))
         return True
 
-    def _write_metrics(self, rows: list[Row], epochs: list[list[list[float]]]) -> None:
+    def _write_best_model(self, best: Row, weights: State) -> None:
+        metrics = {name: best[name] for name in ("epoch", "val_acc", "val_loss")}
+        model = {"signature": self.run.record.signature, "model": weights}
+        write_checkpoint(self.directory / BEST, {**metrics, "data": self.data, **model})
+
+    def _write_metrics(
+        self, rows: list[Row], epochs: list[list[list[float]]], epoch_key: str | None = None
+    ) -> None:
         layers = [
             [LayerNorms(name, *norms) for name, norms in zip(self.layers, epoch, strict=True)]
             for epoch in epochs
         ]
         write_layer_norms(self.run.directory, layers)
-        self.run.write_metrics(rows)
+        self.run.write_metrics(rows, epoch_key)
+
+
+def kept_copy(folder: Path, epoch: int) -> Path:
+    """Return the path of the copy of a checkpoint that is kept for other runs."""
+    return folder / f"epoch_{epoch}.pth"
+
+
+def kept_copies(folder: Path) -> list[int]:
+    """Return the epochs of the copies in `checkpoints/` that are kept for other runs."""
+    names = (path.stem.removeprefix("epoch_") for path in folder.glob("epoch_*.pth"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def read_shared(path: Path, epoch_keys: Sequence[str]) -> State:
+    """Read a state from which another run can continue, with its best weights in `best`.
+
+    Args:
+        path: a kept copy, or the last checkpoint of a run.
+        epoch_keys: the keys of the epochs of the other run.
+
+    Raises:
+        FileNotFoundError: there is no file, or no best model that belongs to it.
+        DamagedCheckpointError: it is damaged, or has none of the keys.
+    """
+    state = read_checkpoint(path)
+    rows = state.get("rows")
+    if not rows or state["step"] or len(rows) > len(epoch_keys):
+        raise DamagedCheckpointError(path, "it isn't the end of an epoch of this run")
+    if state.get("epoch_key") != epoch_keys[len(rows) - 1]:
+        raise DamagedCheckpointError(path, "its epochs aren't those of this run")
+    if "best" not in state:
+        state["best"] = _best_weights(state, path.parent)
+    return state
+
+
+def _best_weights(state: State, folder: Path) -> State:
+    """Return the weights at the end of the best epoch of a state in `checkpoints/`."""
+    best = best_row(state["rows"])
+    if best is None or best is state["rows"][-1]:
+        return evaluated_weights(state)
+    found = read_checkpoint(folder / BEST, state.get("signature"))
+    if found.get("epoch") != best["epoch"]:
+        raise DamagedCheckpointError(folder / BEST, "it isn't from the best epoch")
+    weights: State = found["model"]
+    return weights
+
+
+def evaluated_weights(state: State) -> State:
+    """Return the weights in a state that are evaluated: their average, if there is one."""
+    weights: State = next(iter(state["emas"].values()), state["model"])
+    return weights
 
 
 def write_checkpoint(path: Path, state: State, backup: Path | None = None) -> None:

@@ -46,6 +46,11 @@ class EarlyStopping:
     metric: Metric = "val_acc"
     min_delta: Annotated[float, Ge(0)] = 0.0
 
+    def first_stop(self, rows: Sequence[Row]) -> int | None:
+        """Return after how many of these epochs training ends, or None if it continues."""
+        counts = range(len(rows) + 1)
+        return next((count for count in counts if self.reason(rows[:count]) is not None), None)
+
     def reason(self, rows: Sequence[Row]) -> str | None:
         """Return why training ends after these epochs, or None if it continues."""
         if self.epoch is not None and len(rows) >= self.epoch:

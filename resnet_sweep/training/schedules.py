@@ -56,6 +56,19 @@ class Schedule:
         """Return the learning rate of a step, counted from the end of the warm-up."""
         raise NotImplementedError
 
+    @property
+    def depends_on_metrics(self) -> bool:
+        """Whether the learning rate of a step depends on the metrics of earlier epochs."""
+        return type(self).observe is not Schedule.observe
+
+    def rates(self, epoch: int) -> list[float]:
+        """Return the learning rates of the steps of an epoch, counted from 0.
+
+        They decide all that a schedule does in the epoch, unless it `depends_on_metrics`.
+        """
+        first = epoch * self.steps_per_epoch
+        return [self(step) for step in range(first, first + self.steps_per_epoch)]
+
     def observe(self, row: Row) -> None:
         """Receive the metrics of an epoch; the trainer calls this once for each epoch, in order."""
 

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import chain, repeat, takewhile
 from typing import Any
 
 import torch
@@ -53,6 +53,17 @@ def steps_per_epoch(images: int, config: TrainerConfig) -> int:
     return whole if config.drop_last else whole + bool(rest)
 
 
+def total_steps(images: int, config: TrainerConfig) -> int:
+    """Return the number of steps in a run with this number of training images."""
+    steps = config.epochs * steps_per_epoch(images, config)
+    return steps if config.max_steps is None else min(steps, config.max_steps)
+
+
+def number_of_epochs(images: int, config: TrainerConfig) -> int:
+    """Return the number of epochs in a run; the last one may have fewer steps."""
+    return math.ceil(total_steps(images, config) / steps_per_epoch(images, config))
+
+
 @dataclass(eq=False, repr=False)
 class Trainer:
     """Trains a model, evaluates it after each epoch, and saves checkpoints.
@@ -72,6 +83,9 @@ class Trainer:
         starting_weights: returns weights that replace those of the model before the first step, by
             their names; None keeps all. A resumed run doesn't call it.
         metrics: further metrics of the validation images, by their columns in `metrics.csv`.
+        augmentation_epochs: for each operation, in how many of the first epochs it is applied; an
+            operation without an entry is applied in every epoch.
+        epoch_keys: the key of each epoch, see `resnet_sweep.config.epoch_keys`; may be empty.
         rows: metrics of the epochs so far, one row of `metrics.csv` per epoch.
         layers: for each epoch so far and each layer, the entries of `LayerNorms` except the name.
         step: number of steps of the current epoch that are done.
@@ -97,6 +111,8 @@ class Trainer:
     process_group: ProcessGroup
     starting_weights: Callable[[], Mapping[str, Tensor]] | None = None
     metrics: Mapping[str, ValidationMetric] = field(default_factory=dict)
+    augmentation_epochs: Sequence[int] = ()
+    epoch_keys: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         config, dataset = self.config, self.dataset
@@ -108,10 +124,8 @@ class Trainer:
         self.normalize = Normalize(dataset.mean, dataset.std, self.device)
 
         self.steps_per_epoch = steps_per_epoch(len(dataset.train), config)
-        self.total_steps = config.epochs * self.steps_per_epoch
-        if config.max_steps is not None:
-            self.total_steps = min(self.total_steps, config.max_steps)
-        self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        self.total_steps = total_steps(len(dataset.train), config)
+        self.epochs = number_of_epochs(len(dataset.train), config)
         self.progressive_resizing = ProgressiveResizing(
             config.progressive_resizing or [dataset.train.images.shape[-1]], config.epochs
         )
@@ -161,7 +175,9 @@ class Trainer:
         layers, in_thread = self.step_metrics.layers, self.saves_in_thread
         data = self.dataset.description
         self.checkpoints = None if run is None else RunCheckpoints(run, layers, in_thread, data)
-        state = self.process_group.broadcast(self.checkpoints and self.checkpoints.load())
+        keys, stopping = self.epoch_keys, self.config.early_stopping
+        saved = self.checkpoints and self.checkpoints.load(keys, stopping)
+        state = self.process_group.broadcast(saved)
         if state is not None:
             self.load_state_dict(state)
         elif self.starting_weights is not None:
@@ -254,7 +270,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
 
-        for operation in self.augmentation:
+        for operation in self._operations(epoch):
             images, labels = operation(images, labels, self.generator)
         batch = len(images)
         share = process_group.share(batch)
@@ -285,6 +301,13 @@ class Trainer:
             metrics.measure_update(before)
         for ema in self.emas:
             ema.update(self.global_step + 1)
+
+    def _operations(self, epoch: int) -> Iterator[Augmentation]:
+        """Yield the augmentation operations that are applied in an epoch, counted from 0."""
+        limits = chain(self.augmentation_epochs, repeat(self.epochs))
+        for operation, epochs in zip(self.augmentation, limits, strict=False):
+            if epoch < epochs:
+                yield operation
 
     def _report_steps(self) -> None:
         """Call the callbacks with the steps since the last report.
@@ -434,12 +457,18 @@ class Trainer:
         elif self.global_step >= self.total_steps:
             self.checkpoints.wait()
 
+    @property
+    def epoch_key(self) -> str | None:
+        """The key of the last epoch that is complete; None if there is none."""
+        return self.epoch_keys[len(self.rows) - 1] if self.epoch_keys and self.rows else None
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which `load_state_dict` can continue."""
         return {
             "model": self.model.state_dict(),
             "emas": {ema.decay: ema.model.state_dict() for ema in self.emas},
             "optimizer": self.optimizer.state_dict(),
+            "epoch_key": self.epoch_key,
             "rows": [*self.rows],
             "layers": torch.tensor(self.layers, dtype=torch.float64),
             "step": self.step,

@@ -4,10 +4,12 @@ import os
 import random
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from small_sweep import (
     GRID,
+    SHARED_GRID,
     assert_same_runs,
     finish,
     kill,
@@ -34,32 +36,67 @@ def sweep_kills(count: int, seed: int, folder: Path) -> Tally:
     tally = Tally("a sweep, or one of its workers, is killed (SIGKILL) at a random moment")
     (folder / "undisturbed").mkdir()
     finish(start(folder / "undisturbed", *GRID))
+    kill_sweeps(tally, GRID, count, seed, folder / "undisturbed" / "sweep")
+    return tally
+
+
+def shared_epochs(count: int, seed: int, folder: Path) -> Tally:
+    """Kill sweeps whose jobs share epochs; see `sweep_kills`.
+
+    The undisturbed sweep trains each job from its first epoch.
+    """
+    tally = Tally(
+        "a sweep whose jobs share epochs, or one of its workers, is killed (SIGKILL) at a random "
+        "moment"
+    )
+    (folder / "undisturbed").mkdir()
+    finish(start(folder / "undisturbed", *SHARED_GRID, "share_epochs=false"))
+    kill_sweeps(tally, SHARED_GRID, count, seed, folder / "undisturbed" / "sweep")
+    return tally
+
+
+def kill_sweeps(
+    tally: Tally, grid: Sequence[str], count: int, seed: int, undisturbed: Path
+) -> None:
+    """Kill sweeps at random moments until there were `count` kills, and compare their results.
+
+    Args:
+        tally: counts the kills.
+        grid: the overrides of the sweeps.
+        count: number of kills.
+        seed: seed of the moments.
+        undisturbed: the directory of a sweep with the same jobs.
+    """
+    folder = undisturbed.parents[1]
+    jobs = len(manifest(undisturbed))
     rng = random.Random(seed)
     sweeps = 0
     while tally.total < count:
         sweeps += 1
         sweep = folder / f"sweep{sweeps}"
-        kills, failure = _kill_until_complete(sweep, rng, count - tally.total)
+        kills, failure = _kill_until_complete(sweep, grid, rng, count - tally.total)
         if failure is None:
             try:
-                assert_same_runs(sweep, folder / "undisturbed" / "sweep")
-                assert [line["state"] for line in results(sweep)] == ["finished"] * 4
-                assert [line["number"] for line in manifest(sweep)] == [0, 1, 2, 3]
+                assert_same_runs(sweep, undisturbed)
+                assert [line["state"] for line in results(sweep)] == ["finished"] * jobs
+                assert [line["number"] for line in manifest(sweep)] == [*range(jobs)]
                 assert not leftovers(sweep)
+                assert not [*sweep.rglob("epoch_*.pth")]
             except AssertionError as error:
                 failure = str(error) or "not the runs of the undisturbed sweep"
         for _ in range(kills):
             tally.add("resumed with bit-identical results", failure and f"seed {seed}: {failure}")
-    return tally
 
 
-def _kill_until_complete(sweep: Path, rng: random.Random, limit: int) -> tuple[int, str | None]:
+def _kill_until_complete(
+    sweep: Path, grid: Sequence[str], rng: random.Random, limit: int
+) -> tuple[int, str | None]:
     """Start a sweep until it is complete, and kill it up to `limit` times.
 
     Returns:
         The number of kills, and a description of a failure, if any.
     """
-    arguments = (*GRID, f"hydra.sweep.dir={sweep.name}", "hydra/launcher=pool", "reuse=false")
+    arguments = (*grid, f"hydra.sweep.dir={sweep.name}", "hydra/launcher=pool", "reuse=false")
     kills = 0
     finished: dict[str, int] = {}
     while True:

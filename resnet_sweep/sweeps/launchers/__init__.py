@@ -30,14 +30,28 @@ Work = Callable[[Path], Any]
 # Called in the launching process when the work in a directory has ended; the text is the reason if
 # the process of the work was lost, or else None.
 OnEnd = Callable[[Path, str | None], None]
+# Returns whether the work in a directory can start. It may need what other work has to write first.
+IsReady = Callable[[Path], bool]
 # Returns the overrides of the job in a directory, from which a plugin of Hydra composes a config.
 GetOverrides = Callable[[Path], Sequence[str]]
+
+
+def always_ready(directory: Path) -> bool:
+    """Return True, because the work doesn't need other work."""
+    return True
 
 
 class Launcher(Protocol):
     """Calls a function for every directory in a list."""
 
-    def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
+    def launch(
+        self,
+        work: Work,
+        directories: Sequence[Path],
+        log: str,
+        on_end: OnEnd,
+        is_ready: IsReady = always_ready,
+    ) -> None:
         """Call a function for all directories, and return when all calls have ended.
 
         Args:
@@ -45,6 +59,8 @@ class Launcher(Protocol):
             directories: the arguments of the calls, which run in sequence or in parallel.
             log: name of a file in the directory, for the output of a separate process.
             on_end: called for every directory.
+            is_ready: whether the call for a directory can start. If no call is running, one starts
+                in any case.
 
         Raises:
             SystemExit: a signal stopped this process; the work has saved its state.
@@ -54,8 +70,18 @@ class Launcher(Protocol):
 class InProcessLauncher:
     """Does the work in this process, one directory after the other."""
 
-    def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
-        for directory in directories:
+    def launch(
+        self,
+        work: Work,
+        directories: Sequence[Path],
+        log: str,
+        on_end: OnEnd,
+        is_ready: IsReady = always_ready,
+    ) -> None:
+        waiting = [*directories]
+        while waiting:
+            directory = next(filter(is_ready, waiting), waiting[0])
+            waiting.remove(directory)
             work(directory)
             on_end(directory, None)
 
@@ -74,7 +100,22 @@ class HydraLauncher:
         # This checks the settings of the plugin before anything is written.
         self._plugin(Path.exists)
 
-    def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
+    def launch(
+        self,
+        work: Work,
+        directories: Sequence[Path],
+        log: str,
+        on_end: OnEnd,
+        is_ready: IsReady = always_ready,
+    ) -> None:
+        # A plugin returns only when all its jobs have ended.
+        waiting = [*directories]
+        while waiting:
+            ready = [*filter(is_ready, waiting)] or waiting
+            self._launch(work, ready, on_end)
+            waiting = [directory for directory in waiting if directory not in {*ready}]
+
+    def _launch(self, work: Work, directories: Sequence[Path], on_end: OnEnd) -> None:
         overrides = [
             [
                 *self.get_overrides(directory),

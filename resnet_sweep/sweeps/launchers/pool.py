@@ -13,7 +13,7 @@ from types import ModuleType
 
 from resnet_sweep.config.check import check_value
 from resnet_sweep.ranges import Count
-from resnet_sweep.sweeps.launchers import OnEnd, Work
+from resnet_sweep.sweeps.launchers import IsReady, OnEnd, Work, always_ready
 from resnet_sweep.training.signals import StopSignal
 
 POLL_SECONDS = 0.2
@@ -41,7 +41,14 @@ class PoolLauncher:
         check_value("hydra.launcher.jobs_per_gpu", jobs_per_gpu, Count)
         self.workers, self.jobs_per_gpu, self.device = workers, jobs_per_gpu, device
 
-    def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
+    def launch(
+        self,
+        work: Work,
+        directories: Sequence[Path],
+        log: str,
+        on_end: OnEnd,
+        is_ready: IsReady = always_ready,
+    ) -> None:
         stop = StopSignal().listen()
         waiting = [*directories]
         free = [_Worker(environment) for environment in self.environments(len(waiting))]
@@ -54,7 +61,11 @@ class PoolLauncher:
                     for worker in busy:
                         worker.process.terminate()
                 while free and waiting and not stopping:
-                    free[0].start(work, waiting.pop(0), log)
+                    directory = next(filter(is_ready, waiting), None if busy else waiting[0])
+                    if directory is None:
+                        break
+                    waiting.remove(directory)
+                    free[0].start(work, directory, log)
                     busy.append(free.pop(0))
                 ends = [end for worker in busy for end in worker.ends]
                 ready = {*wait(ends, timeout=POLL_SECONDS)}

@@ -17,7 +17,7 @@ from resnet_sweep.config.errors import missing_package
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.lock import is_held
 from resnet_sweep.runs.record import Record
-from resnet_sweep.sweeps.launchers import OnEnd, Work
+from resnet_sweep.sweeps.launchers import IsReady, OnEnd, Work, always_ready
 from resnet_sweep.sweeps.launchers.pool import POLL_SECONDS, redirect_output
 from resnet_sweep.training.signals import StopSignal
 
@@ -61,7 +61,14 @@ class RayLauncher:
         self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, retries
         self.device = device
 
-    def launch(self, work: Work, directories: Sequence[Path], log: str, on_end: OnEnd) -> None:
+    def launch(
+        self,
+        work: Work,
+        directories: Sequence[Path],
+        log: str,
+        on_end: OnEnd,
+        is_ready: IsReady = always_ready,
+    ) -> None:
         # Imported here because Ray takes seconds, and --help doesn't need it.
         import ray
 
@@ -87,15 +94,19 @@ class RayLauncher:
             environment = {
                 name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)
             }
-            running = {
-                remote.remote(work, directory, log, os.getcwd(), environment): directory
-                for directory in directories
-            }
-            while running:
+            waiting = [*directories]
+            running: dict[Any, Path] = {}
+            while running or (waiting and not stopping):
                 if stop.received and not stopping:
                     stopping = True
                     for task in running:
                         ray.cancel(task)
+                if not stopping:
+                    ready = [*filter(is_ready, waiting)] or ([] if running else waiting)
+                    waiting = [directory for directory in waiting if directory not in {*ready}]
+                    for directory in ready:
+                        task = remote.remote(work, directory, log, os.getcwd(), environment)
+                        running[task] = directory
                 for task in ray.wait([*running], timeout=POLL_SECONDS)[0]:
                     directory, reason = running.pop(task), None
                     try:

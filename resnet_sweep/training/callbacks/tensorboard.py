@@ -3,7 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from resnet_sweep.runs.metrics import LayerNorms, Row, best_row, read_metrics
+from resnet_sweep.runs.metrics import (
+    LayerNorms,
+    Row,
+    best_row,
+    read_layer_norms,
+    read_metrics,
+)
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import flatten, format_setting, is_incidental
 from resnet_sweep.training.callbacks.callback import Callback, Step
@@ -22,16 +28,24 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard.summary import hparams
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self.rows = read_metrics(directory)
+        record, rows = Record.read(directory), read_metrics(directory)
+        is_first_start = not any((directory / "tensorboard").glob("events.*"))
+        shared = record.shared_epochs["epochs"] if record.shared_epochs else 0
         # Steps after the last checkpoint of a killed process are trained again, so their events
         # are discarded.
         writer: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=step)
         # An experiment summary would apply to all runs in a folder. Without one, TensorBoard
         # collects the settings of the runs itself, and lists those that differ first.
-        settings = hyperparameters(Record.read(directory))
+        settings = hyperparameters(record)
         _, session_start, self.session_end = hparams(settings, {})
         writer.file_writer.add_summary(session_start)
         self.writer = writer
+        self.rows: list[dict[str, float]] = []
+        if is_first_start and shared and len(rows) == shared:
+            # Another run has trained these epochs.
+            for row, layers in zip(rows, read_layer_norms(directory), strict=True):
+                self.on_epoch_end(row, layers, int(row["epoch"]) * step // shared)
+        self.rows = rows
 
     def on_steps(self, steps: list[Step]) -> None:
         for step in steps:
