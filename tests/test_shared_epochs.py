@@ -393,7 +393,7 @@ class TestSweep:
         run = tmp_path / "multirun" / "longer" / "0"
         assert Record.read(run).shared_epochs == {"directory": "../../shorter/0", "epochs": 2}
         # The second command reused the run instead of training it.
-        assert not (tmp_path / "alone" / "0").exists()
+        assert Record.read(tmp_path / "alone" / "0").reused_from is not None
         call(main, *longer, "hydra.sweep.dir=alone", "share_epochs=false", "reuse=false")
         assert_equal_runs(run, tmp_path / "alone" / "0")
 

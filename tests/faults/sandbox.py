@@ -70,7 +70,10 @@ class Sandbox:
         if isinstance(path, int):
             return
         real = os.path.realpath(os.fsdecode(path))
-        if real == os.devnull or any(Path(real).is_relative_to(path) for path in self.writable):
+        # The second file is no file on a disk: the package resets a counter of its own process.
+        if real in (os.devnull, f"/proc/{os.getpid()}/clear_refs"):
+            return
+        if any(Path(real).is_relative_to(path) for path in self.writable):
             return
         self.violations.append(f"{event} {real}")
         raise PermissionError(13, "Permission denied", real)
