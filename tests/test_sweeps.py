@@ -514,7 +514,9 @@ class TestWriting:
             written = OmegaConf.load(directory / ".hydra" / "hydra.yaml")
             assert str(directory) == written.hydra.job.env_set.PLACE
 
-    @pytest.mark.parametrize("function", ["_remove_pending", "remove_unfinished"])
+    @pytest.mark.parametrize(
+        "function", ["sweeps.runner._remove_pending", "runs.run.remove_unfinished"]
+    )
     def test_after_a_kill_while_pending_jobs_are_removed_the_sweep_can_be_extended(
         self,
         call: Command,
@@ -529,7 +531,7 @@ class TestWriting:
         sweep = tmp_path / "sweep"
         call(main, *SHORT, "seed=0,1,2")
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(runner, function, kill)
+            patch.setattr(f"resnet_sweep.{function}", kill)
             call(main, *SHORT, "seed=0")
         # Jobs that are partly removed are still pending jobs.
         assert {record["state"] for record in records(sweep).values()} == {"pending"}
