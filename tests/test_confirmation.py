@@ -13,7 +13,7 @@ import pytest
 from conftest import Command
 from optuna.trial import TrialState, create_trial
 from scipy import stats
-from test_study_workers import STUDY, load, rows
+from test_study_workers import SMALL, STUDY, load, rows
 
 from resnet_sweep.__main__ import main
 from resnet_sweep.studies.trial_queue import TrialQueue
@@ -121,9 +121,14 @@ def test_the_best_trials_are_trained_again_with_new_seeds(
     confirming = ("hydra.sweeper.confirm=1", "hydra.sweeper.confirm_replicates=2")
     result = call(main, *overrides, *confirming)
     assert result.returncode == 75, result.stdout
+    # The run that is left for the current config has been trained elsewhere, so it is reused.
+    single = (*SMALL, "trainer.epochs=1", "seed=6", "hydra.run.dir=outputs/earlier")
+    assert call(main, *single).returncode == 0
     result = call(main, *overrides, *confirming)
     assert result.returncode == 0, result.stdout
     study = tmp_path / "study"
+    copy = record(study / "confirmation" / "current" / "6")
+    assert copy["reused_from"] == str(tmp_path / "outputs" / "earlier")
     current, best = confirmation(study)
     claims = {row["number"]: float(row["value"]) for row in rows(study)}
     assert (current["trial"], current["claimed"]) == ("current config", "")
