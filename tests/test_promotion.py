@@ -24,6 +24,7 @@ from test_study_workers import (
 
 from benchmarks.study_replay import replay
 from resnet_sweep.__main__ import main
+from resnet_sweep.compare.objective import Objective
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.studies.promotion import PausedTrials, promoted_share
 from resnet_sweep.studies.trial_queue import CONTINUES, PAUSED_AT, TrialQueue, latest_states
@@ -100,6 +101,26 @@ class TestRule:
     )
     def test_its_share_is_that_of_the_pruner(self, pruner: dict | None, share: float) -> None:
         assert promoted_share(pruner) == share
+
+
+def test_epochs_that_are_reported_together_have_stages_of_their_own(tmp_path: Path) -> None:
+    """The stages of shared epochs, and of a killed worker, are those of a run without them."""
+    stages = []
+    rows = [{"epoch": epoch, "val_acc": 10.0 * epoch} for epoch in range(1, 5)]
+    for together in (False, True):
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+        study = optuna.create_study(pruner=pruner, direction="maximize")
+        callback = PruningCallback(study.ask(), Objective(), 8, set())
+        if together:
+            lines = [",".join(map(str, row.values())) for row in rows]
+            (tmp_path / "metrics.csv").write_text("\n".join(["epoch,val_acc", *lines, ""]))
+            callback.on_train_start(tmp_path, 4)
+        else:
+            for row in rows:
+                callback.on_epoch_end(row, [], 0)
+        stages.append(study.trials[0].system_attrs)
+    assert len(stages[0]) == 3
+    assert stages[0] == stages[1]
 
 
 class TestQueue:

@@ -222,3 +222,16 @@ def test_a_finished_run_is_resumed_by_its_own_metrics_only_where_it_was_trained(
     assert call(main, *ONE_STEP, "seed=1", "hydra.run.dir=sweep/1").returncode == 0
     assert read(job)["reused_from"] is None and (job / "checkpoints").is_dir()
     assert read(job)["best"] == read(earlier)["best"]
+
+
+def test_a_job_that_trains_an_altered_copy_again_trains_it_in_its_own_directory(
+    call: Command, earlier: Path, tmp_path: Path
+) -> None:
+    assert call(main, *SWEEP).returncode == 0
+    job = tmp_path / "sweep" / "1"
+    (job / "metrics.csv").write_text("altered")
+    # A worker passes the record that it has read from the directory.
+    run = run_module.Run.open(job, Record.read(job))
+    run.close("interrupted", "by a test")
+    record = Record.read(job)
+    assert (record.reused_from, record.best, record.final) == (None, None, None)

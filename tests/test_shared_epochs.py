@@ -34,6 +34,7 @@ from test_launchers import LAUNCHERS
 from torch import Tensor
 
 from resnet_sweep.__main__ import main
+from resnet_sweep.config.epoch_keys import hash_settings
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
@@ -138,6 +139,14 @@ class TestKeys:
     )
     def test_other_settings_act_from_the_first_epoch(self, changes: dict) -> None:
         assert shared(keys(schedule=constant()), keys(schedule=constant(), **changes)) == 0
+
+    def test_a_nested_setting_named_until_acts_from_the_first_epoch(self) -> None:
+        settings = [config(augmentation={"mine": {"options": {"until": n}}}) for n in (3, 5)]
+        one, other = (
+            hash_settings(each, "float32", {}, Constant(lr=0.1, epochs=3, steps_per_epoch=7), {})
+            for each in settings
+        )
+        assert one != other
 
     def test_a_schedule_that_depends_on_metrics_shares_only_with_equal_settings(self) -> None:
         plateau = {"_target_": SCHEDULES + "Plateau", "patience": 2}
@@ -396,6 +405,36 @@ class TestSweep:
         assert Record.read(tmp_path / "alone" / "0").reused_from is not None
         call(main, *longer, "hydra.sweep.dir=alone", "share_epochs=false", "reuse=false")
         assert_equal_runs(run, tmp_path / "alone" / "0")
+
+    @pytest.mark.parametrize("fault", ["other threads", "unreadable"])
+    def test_a_run_that_cannot_be_continued_costs_only_its_epochs(
+        self, fault: str, call: Command, tmp_path: Path
+    ) -> None:
+        common = ("--multirun", *TINY, "schedule=constant", "data.limit_train=64")
+        call(main, *common, "hydra.sweep.dir=multirun/shorter")
+        shorter = tmp_path / "multirun" / "shorter" / "0"
+        if fault == "unreadable":
+            last = shorter / "checkpoints" / LAST
+            last.unlink()
+            last.mkdir()
+        else:
+            record = Record.read(shorter)
+            record.threads = 7
+            record.write(shorter)
+        result = call(main, *common, "trainer.epochs=3", "hydra.sweep.dir=multirun/longer")
+        assert result.returncode == 0, result.stdout + result.stderr
+        record = Record.read(tmp_path / "multirun" / "longer" / "0")
+        assert (record.state, record.shared_epochs) == ("finished", None)
+
+    def test_a_run_is_continued_through_a_link(self, call: Command, tmp_path: Path) -> None:
+        """The path to the run contains "..", which the system resolves after a link."""
+        common = ("--multirun", *TINY, "schedule=constant", "data.limit_train=64")
+        call(main, *common, "hydra.sweep.dir=outputs/shorter")
+        (tmp_path / "disk" / "deep").mkdir(parents=True)
+        (tmp_path / "multirun").symlink_to(tmp_path / "disk" / "deep")
+        call(main, *common, "trainer.epochs=3", "hydra.sweep.dir=multirun/longer")
+        record = Record.read(tmp_path / "multirun" / "longer" / "0")
+        assert record.shared_epochs is not None and record.shared_epochs["epochs"] == 2
 
     @pytest.mark.parametrize("epoch", [pytest.param(1, marks=pytest.mark.slow), 2])
     def test_jobs_continue_each_other_if_the_first_one_fails(

@@ -104,5 +104,7 @@ def hash_settings(
 
 def _is_constant(name: str) -> bool:
     """Return whether a setting is in effect in every epoch; a schedule's settings count as such."""
-    until = name.startswith("augmentation.") and name.endswith(_UNTIL)
+    # An operation of a user may have a nested setting of this name.
+    group, _, rest = name.partition(".")
+    until = group == "augmentation" and rest.endswith(_UNTIL) and rest.count(".") == 1
     return not (name in _CHANGING or name.startswith(_STOPPING) or until)

@@ -93,6 +93,8 @@ def export_network(directory: Path, output: Path) -> Export:
         ) from error
     files = [output, output.with_name(f"{output.name}.json")]
     try:
+        # If the process is killed, no description of an earlier network stays beside the new file.
+        files[1].unlink(missing_ok=True)
         write_atomically(files[0], content)
         write_atomically(files[1], _describe(network, chosen.is_program))
     except OSError as error:

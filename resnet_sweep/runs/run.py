@@ -108,9 +108,10 @@ class Run:
                         ", ".join(earlier.altered(directory)),
                         "is trained" if earlier.reused_from else "resumes from its last checkpoint",
                     )
-                # A reused run has no checkpoint, so it starts from the first epoch.
-                kept = () if earlier.reused_from else _KEPT_FIELDS
-                for name in (*kept, *_SWEEP_FIELDS):
+                if earlier.reused_from:
+                    # It has no checkpoint, so this directory trains it from the first epoch.
+                    earlier = Record(earlier.signature)
+                for name in (*_KEPT_FIELDS, *_SWEEP_FIELDS, "reused_from"):
                     setattr(record, name, getattr(earlier, name))
             remove_unfinished(directory, *_ATOMIC)
             record.state, record.reason, record.ended = "running", "", None
@@ -210,6 +211,9 @@ def reused_record(plan: Record, found: Record, directory: Path) -> Record:
         choices=plan.choices,
         overrides=plan.overrides,
         hydra_flags=plan.hydra_flags,
+        start_from=None,
+        keep_epochs=[],
+        keep_stops=[],
         reused_from=found.reused_from or os.path.abspath(directory),
     )
 

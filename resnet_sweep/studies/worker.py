@@ -86,21 +86,24 @@ class PruningCallback(Callback):
         self.storage_error: Exception | None = None
 
     def on_train_start(self, directory: Path, step: int) -> None:
-        # A killed worker may not have reported its last epoch.
-        self.report(read_metrics(directory))
-        if self.rows:
-            self._prune(self.rows[-1])
+        # A killed worker may not have reported its last epochs, and another run may have trained
+        # the first ones.
+        rows = read_metrics(directory)
+        self.report(rows[:-1])
+        for row in rows[-1:]:
+            self._report(row)
+            self._prune(row)
 
     def on_epoch_end(self, row: Row, layers: list[LayerNorms], step: int) -> None:
         self._report(row)
         self._prune(row)
 
     def report(self, rows: Iterable[Row]) -> None:
-        """Report the epochs of a run that the storage doesn't have."""
+        """Report the epochs of a run that the storage doesn't have; they don't prune the trial."""
         for row in rows:
-            self._report(row)
+            self._report(row, decided=True)
 
-    def _report(self, row: Row) -> None:
+    def _report(self, row: Row, decided: bool = False) -> None:
         self.rows.append(row)
         # A killed worker may have reported an epoch that its run directory doesn't have.
         epoch = int(row["epoch"])
@@ -115,7 +118,7 @@ class PruningCallback(Callback):
         if value is not None:
             with self._storage():
                 self.trial.report(value, epoch)
-                if epoch <= self.paused_at:
+                if decided or epoch <= self.paused_at:
                     # Pruners of successive halving store the value of each stage.
                     self.trial.should_prune()
             self.reported.add(epoch)

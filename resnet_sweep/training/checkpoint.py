@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -99,11 +100,14 @@ class RunCheckpoints:
         """
         start = self.run.record.start_from
         if start is None:
+            self.run.record.shared_epochs = None
             return None
-        folder = self.run.directory / start["directory"] / "checkpoints"
-        reasons = []
+        # A folder of the path may be a link, and the system would resolve ".." after the link.
+        source = Path(os.path.normpath(self.run.directory / start["directory"]))
+        folder, reasons = source / "checkpoints", []
         for path in (kept_copy(folder, start["epochs"]), folder / LAST):
             try:
+                self._check_threads(source)
                 state = read_shared(path, epoch_keys)
                 stop = early_stopping.first_stop(state["rows"])
                 if stop is not None and stop < len(state["rows"]):
@@ -113,6 +117,8 @@ class RunCheckpoints:
                 reasons.append(f"{path.name} is missing")
             except DamagedCheckpointError as error:
                 reasons.append(f"{path.name}: {error.reason}")
+            except OSError as error:
+                reasons.append(f"{path.name}: {error.strerror or error}")
             else:
                 epochs = len(state["rows"])
                 self.run.update(
@@ -131,6 +137,21 @@ class RunCheckpoints:
         )
         self.run.update(shared_epochs=None)
         return None
+
+    def _check_threads(self, source: Path) -> None:
+        """Check that another run has computed with as many threads, which changes the rounding.
+
+        Raises:
+            DamagedCheckpointError: it hasn't.
+        """
+        own = self.run.record
+        try:
+            threads = Record.read(source).threads
+        except (OSError, ConfigError):
+            return
+        if own.device == "cpu" and None not in (threads, own.threads) and threads != own.threads:
+            reason = f"it was trained with {threads} threads instead of {own.threads}"
+            raise DamagedCheckpointError(source, reason)
 
     def save(self, state: State) -> None:
         """Save a state of the trainer, after waiting for the previous save.
