@@ -184,6 +184,7 @@ class TestDelete:
         assert call(main, "runs", "outputs", "multirun", *condition).returncode == 0
         assert [path.parent.name for path in Path().glob("*/**/run.json")] == ["1"]
 
+    @pytest.mark.slow
     def test_a_sweep_trains_deleted_jobs_again_with_the_same_numbers(
         self, call: Command, tmp_path: Path
     ) -> None:

@@ -102,6 +102,7 @@ def test_a_study_ends_when_its_time_is_up_and_the_same_command_resumes_it(
     assert [row["state"] for row in rows(tmp_path / "study")] == ["finished"] * 2
 
 
+@pytest.mark.slow
 def test_the_best_trials_are_trained_again_with_new_seeds(
     call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

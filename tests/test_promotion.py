@@ -202,6 +202,7 @@ def assert_same_as_alone(call: Command, run: Path, folder: Path) -> None:
 
 
 class TestStudy:
+    @pytest.mark.slow
     def test_a_promoted_trial_continues_its_run_bit_for_bit(
         self, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

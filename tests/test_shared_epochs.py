@@ -160,7 +160,7 @@ class TestKeys:
         assert schedule.depends_on_metrics
         assert not Constant(lr=0.1, epochs=3, steps_per_epoch=2).depends_on_metrics
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=15, deadline=None)
     @given(
         st.lists(
             st.tuples(
@@ -436,7 +436,8 @@ class TestSweep:
         record = Record.read(tmp_path / "multirun" / "longer" / "0")
         assert record.shared_epochs is not None and record.shared_epochs["epochs"] == 2
 
-    @pytest.mark.parametrize("epoch", [pytest.param(1, marks=pytest.mark.slow), 2])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("epoch", [1, 2])
     def test_jobs_continue_each_other_if_the_first_one_fails(
         self, epoch: int, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
