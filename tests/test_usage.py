@@ -72,8 +72,8 @@ def test_processes_that_a_run_starts_count(tmp_path: Path) -> None:
 def test_the_sessions_of_a_resumed_run_are_added(tmp_path: Path) -> None:
     first = measure(tmp_path, Record("a", threads=1), compute)
     second = measure(tmp_path, Record("a", threads=2), compute)
-    assert 0.29 <= second["cpu_seconds"] - first["cpu_seconds"] <= 0.5
-    assert second["core_seconds"] - first["core_seconds"] >= 2 * 0.29
+    assert 0.27 <= second["cpu_seconds"] - first["cpu_seconds"] <= 0.5
+    assert second["core_seconds"] - first["core_seconds"] >= 2 * 0.27
     assert second["peak_memory_mib"] >= first["peak_memory_mib"]
 
 
