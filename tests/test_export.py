@@ -24,7 +24,7 @@ from resnet_sweep.cli import main
 from resnet_sweep.config import export
 from resnet_sweep.config.plan import plan_run
 from resnet_sweep.config.restore import load_network
-from resnet_sweep.data import Digits
+from resnet_sweep.data import Digits, ImageFolder
 from resnet_sweep.models import ResNet
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in export.ONNX_PACKAGES)
@@ -109,9 +109,13 @@ def test_the_examples_of_the_page_work_without_this_package(run: Path, tmp_path:
         trained.export(tmp_path / f"network{ending}")
     Image.effect_noise((20, 10), 90).convert("RGB").save(tmp_path / "photo.png")
     _, height, width = trained.load_model().data.image_shape
-    with Image.open(tmp_path / "photo.png") as image:
-        resized = np.asarray(image.resize((width, height))).transpose(2, 0, 1)[None]
-    expected = load_network(run)(torch.from_numpy(resized.copy()))
+    # The images of a training are read in the same way.
+    for part in ("train/photos", "train/others", "val/photos", "val/others"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        shutil.copy(tmp_path / "photo.png", tmp_path / "data" / part)
+    dataset = ImageFolder(root=str(tmp_path / "data"), size=[height, width]).load(0)
+    resized = dataset.train.images[dataset.train.indices][:1]
+    expected = load_network(run)(torch.as_tensor(resized))
     hidden = "import sys; sys.modules['resnet_sweep'] = None\n"
     shown = "print(*logits.flatten().tolist())\n"
     # The weights need the class of the network, which is in this package.
