@@ -91,12 +91,13 @@ def test_a_finished_run_of_a_combination_is_not_trained_again(
 
 
 @pytest.mark.slow
-def test_one_process_of_torchrun_trains_the_same_losses() -> None:
+def test_one_process_of_torchrun_trains_the_same_losses(cifar100_root: Path) -> None:
     module = one_process_ddp.__name__
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1", "-m", module]
     result = subprocess.run(
         [*command, "--model", "resnet8v2", "--steps", "2"],
         cwd=ROOT,
+        env=os.environ | {"RESNET_SWEEP_DATA": str(cifar100_root)},
         capture_output=True,
         text=True,
         check=False,
