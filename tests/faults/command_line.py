@@ -115,7 +115,7 @@ def _run_trial(arguments: list[Argument], trial: Path, sandbox: Sandbox) -> tupl
         """Record the run and end it, in place of the training."""
         started.append((planned, run.directory))
         logging.getLogger("resnet_sweep").warning("started")
-        if "--multirun" in sys.argv:
+        if (run.directory.parent / "sweep.json").exists():
             # A sweep would launch an interrupted job again.
             run.close("failed")
             raise RunFailed("the run started")
