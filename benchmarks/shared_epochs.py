@@ -38,6 +38,7 @@ def sweeps(epochs: int) -> dict[str, tuple[str, ...]]:
     lengths = ",".join(str(max(1, epochs * tenth // 10)) for tenth in range(1, 11))
     stops = ",".join(str(max(1, epochs * tenth // 10)) for tenth in (2, 4, 6, 8))
     return {
+        "how_long": ("sweep=how_long", last),
         "milestones_gammas": (
             *(last, "schedule=step", "schedule.gamma=0.1,0.2,0.5"),
             "schedule.milestones=[0.5,0.75],[0.5,0.9],[0.7,0.9]",

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import optuna
 import pytest
 from conftest import ROOT, Command
 from PIL import Image
@@ -341,6 +342,48 @@ class TestVerdicts:
         write_sweep(tmp_path)
         write_sweep_json(tmp_path, baseline, **settings)
         assert content_of(report([str(tmp_path)], None))["verdicts"] == []
+
+
+class TestConfirmation:
+    HEADER = "trial,claimed,confirmed,sd,n,difference,low,high,verdict\n"
+    CURRENT = "current config,,60.25,0.5,3,,,,baseline\n"
+
+    @staticmethod
+    def write_study(directory: Path) -> None:
+        write_run(directory / "0", [61.5])
+        study = optuna.create_study(storage=f"sqlite:///{directory}/study.db", direction="maximize")
+        study.add_trial(optuna.trial.create_trial(value=61.5))
+
+    def test_it_has_the_values_of_the_file(self, browser: Browser, tmp_path: Path) -> None:
+        self.write_study(tmp_path)
+        best = "0,61.5,60.75,0.25,3,0.5,-0.125,1.125,within noise\n"
+        (tmp_path / "confirmation.csv").write_text(self.HEADER + self.CURRENT + best)
+        page = Page(browser, report([str(tmp_path)], tmp_path / "report.html"))
+        rows = page.tab.locator("#studies tr").all()
+        _, current, confirmed = [row.locator("th, td").all_inner_texts() for row in rows]
+        page.close()
+        assert current == ["current config", "", "60.25 ± 0.5", "", "baseline"]
+        assert confirmed == ["0", "61.5", "60.75 ± 0.25", "0.5 [-0.125, 1.125]", "within noise"]
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            pytest.param(None, id="missing"),
+            pytest.param(HEADER, id="no rows"),
+            pytest.param(HEADER + CURRENT[:20], id="truncated"),
+            pytest.param(HEADER + CURRENT.replace("60.25", "many"), id="no number"),
+            pytest.param(CURRENT, id="no header"),
+            pytest.param("\udcff", id="no text"),
+        ],
+    )
+    def test_a_missing_or_damaged_file_is_left_out(
+        self, tmp_path: Path, content: str | None
+    ) -> None:
+        self.write_study(tmp_path)
+        if content is not None:
+            (tmp_path / "confirmation.csv").write_bytes(os.fsencode(content))
+        (study,) = content_of(report([str(tmp_path)], None))["studies"]
+        assert study["confirmation"] == []
 
 
 class TestComparison:

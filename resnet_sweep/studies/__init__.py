@@ -4,6 +4,8 @@ from pathlib import Path
 
 # File names of a study's storage in the sweep directory.
 SQLITE, JOURNAL = "study.db", "study.journal"
+# The file in the sweep directory that contains the result of the confirmation.
+CONFIRMATION_CSV = "confirmation.csv"
 
 
 def study_directories(top: Path) -> list[Path]:

@@ -25,12 +25,12 @@ from resnet_sweep.jobs import train_planned
 from resnet_sweep.runs.files import write_atomically
 from resnet_sweep.runs.lock import DirectoryLock, is_held
 from resnet_sweep.runs.record import ENDED, PENDING, Record
+from resnet_sweep.studies import CONFIRMATION_CSV
 from resnet_sweep.studies.plan import StudyPlan, TrialRun
 from resnet_sweep.studies.results import StudyResults
 from resnet_sweep.sweeps.run_cache import RunCache
 from resnet_sweep.training.signals import StopSignal
 
-CONFIRMATION_CSV = "confirmation.csv"
 CURRENT_CONFIG = "current config"
 # Seconds between two searches for runs that other workers have left.
 IDLE_SECONDS = 0.5

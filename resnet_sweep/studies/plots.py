@@ -1,5 +1,7 @@
-"""Optuna's plots of studies, as data for the page of a report."""
+"""Optuna's plots of studies and their confirmations, as data for the page of a report."""
 
+import csv
+import io
 import math
 import re
 import warnings
@@ -13,11 +15,14 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from resnet_sweep.compare.format import FEW_DIGITS, safe_text
+from resnet_sweep.compare.safe_read import read_limited
+from resnet_sweep.studies import CONFIRMATION_CSV
 from resnet_sweep.studies.storage import find_storage
 from resnet_sweep.studies.trial_queue import STATES, count_states, latest_states
 
 # More points make the page larger, and slower to open.
 MAX_STUDIES, MAX_TRIALS, MAX_KEYS = 5, 2000, 12
+MAX_CONFIRMATION_BYTES = 2**20
 # Matches long numbers in the texts of a plot, for example in tooltips.
 LONG_NUMBER = re.compile(r"\b\d+\.\d{5,}(e[-+]\d+)?\b")
 
@@ -26,14 +31,16 @@ def plot_studies(directories: Sequence[Path]) -> list[dict[str, Any]]:
     """Plot the studies with storages in the given sweep directories.
 
     Returns:
-        A mapping for every study, with `name`, `summary` and `figures`. A figure has a `title`, and
-        Plotly's `data` and `layout`.
+        A mapping for every study, with `name`, `summary`, `figures` and `confirmation`. A figure
+        has a `title`, and Plotly's `data` and `layout`. The confirmation is a table whose first row
+        is the header; it has no rows if nothing was confirmed.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     studies: list[dict[str, Any]] = []
     for directory in directories[:MAX_STUDIES]:
         if (storage := find_storage(directory)) is not None:
-            studies += _studies(storage)
+            confirmation = _confirmation(directory / CONFIRMATION_CSV)
+            studies += (study | {"confirmation": confirmation} for study in _studies(storage))
     return studies[:MAX_STUDIES]
 
 
@@ -53,6 +60,31 @@ def _studies(storage: BaseStorage) -> Iterator[dict[str, Any]]:
                 "summary": count_states(STATES[trial.state] for trial in latest_states(trials)),
                 "figures": list(_figures(study, names)),
             }
+
+
+def _confirmation(path: Path) -> list[list[str]]:
+    """Return the table in a `confirmation.csv`, with few digits; no rows if it can't be read."""
+    try:
+        text = read_limited(path, MAX_CONFIRMATION_BYTES).decode()
+        rows = [_confirmation_row(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
+    # InvalidFileError is a ValueError.
+    except (FileNotFoundError, ValueError, KeyError, csv.Error):
+        return []
+    return [["trial", "claimed", "confirmed", "difference", "verdict"], *rows] if rows else []
+
+
+def _confirmation_row(row: Mapping[str, str]) -> list[str]:
+    """Return the cells of a row; raise ValueError or KeyError if it lacks values."""
+    if None in row.values():
+        raise ValueError("the row is truncated")
+    number = {
+        name: safe_text(float(row[name]), FEW_DIGITS) if row[name] else ""
+        for name in ("claimed", "confirmed", "sd", "difference", "low", "high")
+    }
+    confirmed = number["confirmed"] + (f" ± {number['sd']}" if number["sd"] else "")
+    interval = f" [{number['low']}, {number['high']}]" if number["low"] else ""
+    texts = (row["trial"], number["claimed"], confirmed, number["difference"] + interval)
+    return [*map(safe_text, texts), safe_text(row["verdict"])]
 
 
 def _figures(study: optuna.Study, names: Sequence[str]) -> Iterator[dict[str, Any]]:

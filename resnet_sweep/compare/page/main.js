@@ -62,18 +62,43 @@ function drawSummary() {
   document.getElementById("summary").append(...cards);
 }
 
-// Optuna's plots, in the colors of the page.
+function textTable([header, ...rows], label) {
+  const cells = (tag, row) => row.map((text) => element(tag, {}, text));
+  return element(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
+    element(
+      "table",
+      {},
+      element("thead", {}, element("tr", {}, ...cells("th", header))),
+      element("tbody", {}, ...rows.map((row) => element("tr", {}, ...cells("td", row)))),
+    ),
+  );
+}
+
+// Optuna's plots, in the colors of the page, and the confirmations.
 function drawStudies() {
   const section = document.getElementById("studies");
   section.hidden = !report.studies.length;
   document.querySelector('nav a[href="#studies"]').hidden = section.hidden;
   const charts = [];
   document.getElementById("studies-list").replaceChildren(
-    ...report.studies.map(({ name, summary, figures }) =>
+    ...report.studies.map(({ name, summary, figures, confirmation }) =>
       element(
         "div",
         {},
         element("p", { class: "note" }, `${name}: ${summary}`),
+        ...(confirmation.length
+          ? [
+              textTable(confirmation, `Confirmation of ${name}`),
+              element(
+                "p",
+                { class: "note" },
+                "claimed: the value in the study; confirmed: the mean over new seeds; " +
+                  "difference: from the current config, with its interval",
+              ),
+            ]
+          : []),
         element(
           "div",
           { class: "charts" },
@@ -95,25 +120,15 @@ function drawVerdicts() {
   section.hidden = !report.verdicts.length;
   document.querySelector('nav a[href="#verdicts"]').hidden = section.hidden;
   document.getElementById("verdicts-list").replaceChildren(
-    ...report.verdicts.map(({ name, rows: [header, ...rows], notes }) => {
-      const cells = (tag, row) => row.map((text) => element(tag, {}, text));
-      return element(
+    ...report.verdicts.map(({ name, rows, notes }) =>
+      element(
         "div",
         {},
         element("h3", {}, name),
-        element(
-          "div",
-          { class: "scroll", tabindex: "0", role: "region", "aria-label": `Verdicts of ${name}` },
-          element(
-            "table",
-            {},
-            element("thead", {}, element("tr", {}, ...cells("th", header))),
-            element("tbody", {}, ...rows.map((row) => element("tr", {}, ...cells("td", row)))),
-          ),
-        ),
+        textTable(rows, `Verdicts of ${name}`),
         ...notes.map((note) => element("p", { class: "note" }, note)),
-      );
-    }),
+      ),
+    ),
   );
 }
 
