@@ -79,4 +79,10 @@ def instantiate(path: str, node: Mapping[str, Any], **supplied: Any) -> Any:
                 f"{name}={node.get(found[1])} isn't a setting of {node['_target_']}: leave it out, "
                 f"or remove it with ~{name} if a preset sets it"
             ) from error
+        if re.search(r"\btakes .*\bargument|\bmissing \d+ required\b", sentence):
+            passed = ", ".join([name for name in (*node, *supplied) if not name.startswith("_")])
+            raise ConfigError(
+                f"{path}._target_={node['_target_']} can't be called with {passed} ({sentence}): "
+                f"correct its parameters, or the settings of {path}"
+            ) from error
         raise ConfigError(f"{path}: {sentence}") from error
