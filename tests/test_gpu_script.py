@@ -12,7 +12,7 @@ from conftest import ROOT
 from benchmarks import compile_modes, one_process_ddp
 from benchmarks.compile_modes import EAGER, Measurement, compare, format_results, measure
 
-SCRIPT = ROOT / "benchmarks" / "gpu.sh"
+SCRIPT = ROOT / "benchmarks" / "on_a_gpu.sh"
 # A program that replaces Python: it logs its arguments, and one part waits until it is stopped.
 STUB = """#!/usr/bin/env bash
 cd "$(dirname "$0")"

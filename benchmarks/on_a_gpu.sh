@@ -4,7 +4,7 @@
 # has succeeded, with 1 if a part failed, and with 75 at the time limit. The same command resumes;
 # only the part that was stopped is repeated, or resumed if it is a run.
 #
-#   benchmarks/gpu.sh [DIRECTORY]    # relative to the clone (default: multirun/gpu)
+#   benchmarks/on_a_gpu.sh [DIRECTORY]    # relative to the clone (default: multirun/gpu)
 #
 # Environment variables:
 #
@@ -25,7 +25,7 @@
 #   DEVICE=cpu MODEL=resnet8v2 PROFILED=resnet8v2 COMBINATIONS=float32/default RECIPES=float32/null
 #     POOL=2 ROUNDS=1 IMAGES=256 STEPS=2
 #     OVERRIDES="trainer.epochs=1 data.limit_train=256 data.limit_test=100" \
-#     benchmarks/gpu.sh multirun/try_gpu
+#     benchmarks/on_a_gpu.sh multirun/try_gpu
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
