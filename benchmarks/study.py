@@ -149,7 +149,7 @@ def search(folder: Path, overrides: Sequence[str], target: float | None) -> Sear
     epochs = sum(
         len(run.metrics.rows)
         for run in find_runs([folder / "search"])
-        if isinstance(run, LoadedRun) and run.started < ended
+        if isinstance(run, LoadedRun) and run.started <= ended
     )
     seconds = reached and ended - start
     return SearchResult(seconds, epochs, found.best_accuracy, confirm(folder, found))
