@@ -135,7 +135,8 @@ class TestEveryOperation:
         from_floats, _ = operation(images.float(), labels, generator(2))
         assert torch.equal(from_bytes.float(), from_floats.float())
         assert from_bytes.float().min() >= 0
-        assert from_bytes.float().max() <= 255
+        # MixUp adds two rounded products, so a white pixel can exceed 255 by rounding.
+        assert from_bytes.float().max() <= 255 * (1 + 2 * torch.finfo(torch.float32).eps)
 
     def test_each_image_has_its_own_random_values(self, operation, images) -> None:
         if type(operation).__name__ in MIXING:
