@@ -5,6 +5,7 @@ import json
 import math
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -16,6 +17,7 @@ from scipy import stats
 from test_study_workers import SMALL, STUDY, load, rows
 
 from resnet_sweep.__main__ import main
+from resnet_sweep.runs.record import Record
 from resnet_sweep.studies.trial_queue import TrialQueue
 from resnet_sweep.studies.worker import StudyWorker
 from resnet_sweep.training.signals import Interrupted
@@ -154,3 +156,11 @@ def test_the_best_trials_are_trained_again_with_new_seeds(
     before = (study / "confirmation" / "current" / "5" / "run.json").read_bytes()
     assert call(main, *overrides, *confirming).returncode == 0
     assert (study / "confirmation" / "current" / "5" / "run.json").read_bytes() == before
+    # A trial is unstable if a seed diverges; the values of such a seed aren't counted.
+    for seed, mean in ((5, second[1]), (6, None)):
+        diverged = study / "confirmation" / best["trial"] / str(seed)
+        replace(Record.read(diverged), state="diverged").write(diverged)
+        assert call(main, *overrides, *confirming).returncode == 1
+        row = confirmation(study)[1]
+        assert row["verdict"] == "unstable"
+        assert row["confirmed"] == ("" if mean is None else str(mean))

@@ -30,11 +30,13 @@ def accuracy(run: LoadedRun) -> float | None:
     return run.best_accuracy
 
 
-def write_replicates(folder: Path, lr: float, values: dict[int, float], **changes) -> None:
+def write_replicates(
+    folder: Path, lr: float, values: dict[int, float], settings: dict | None = None, **changes
+) -> None:
     for seed, value in values.items():
         write_run(
             folder / f"{lr}-{seed}",
-            {"optim.lr": lr, "seed": seed},
+            {"optim.lr": lr, "seed": seed} | (settings or {}),
             value,
             **{"overrides": [f"optim.lr={lr}", f"seed={seed}", "sweep=x"]} | changes,
         )
@@ -296,9 +298,21 @@ class TestCompareWithBaseline:
             assert found.interval() == pytest.approx([expected.low, expected.high])
             assert not found.moderated
 
-    def test_a_variant_with_other_data_keeps_its_own_noise(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"inputs": {"data": "other"}},
+            {"settings": {"data.limit_train": 500}},
+            {"settings": {"data.limit_test": 500}},
+            {"settings": {"data.holdout": 500}},
+        ],
+        ids=str,
+    )
+    def test_a_variant_with_other_images_keeps_its_own_noise(
+        self, tmp_path: Path, changes: dict[str, dict]
+    ) -> None:
         table = noisy_table(4, 4)
-        found = self.compare(tmp_path, table, group_2={"inputs": {"data": "other"}})
+        found = self.compare(tmp_path, table, group_2=changes)
         expected = stats.ttest_rel(table[2], table[0]).confidence_interval(0.95)
         assert found[1].interval() == pytest.approx([expected.low, expected.high])
         others = moderate(table[[0, 1, 3, 4]])

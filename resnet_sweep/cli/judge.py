@@ -6,7 +6,7 @@ The same command again resumes after an interruption.
 
 The exit status is 0 if the change is better, 1 if it isn't (worse, within the margin, or unstable),
 3 if the verdict is still undecided with the largest number of seeds, and 4 if there is no verdict,
-because a run failed. It is 2 if the question was refused.
+because a run failed or all runs of the baseline diverged. It is 2 if the question was refused.
 """
 
 import argparse

@@ -83,12 +83,12 @@ class Group:
 
     @property
     def unstable(self) -> bool:
-        """Whether there is a seed with a diverged run and without a counted run.
+        """Whether there is a seed with a diverged run and without a complete run.
 
         The statistics of such a group look better than they are.
         """
-        counted = {repr(run.seed) for run in self.counted}
-        return any(run.state == "diverged" and repr(run.seed) not in counted for run in self.runs)
+        complete = {repr(run.seed) for run in self.runs if run.state in COMPLETE}
+        return any(run.state == "diverged" and repr(run.seed) not in complete for run in self.runs)
 
     @property
     def state(self) -> str:

@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, variance
+from typing import Any
 
 from resnet_sweep.compare.group import Group, ValueOf
+from resnet_sweep.compare.loaded_run import LoadedRun
 
 # The probability that an interval doesn't contain the true difference, and the expected share of
 # variants without effect among those that are called better or worse.
@@ -92,12 +94,17 @@ def compare_with_baseline(
 ) -> list[MeanDifference | None]:
     """Return the differences of several variants from one baseline.
 
-    The mean differences are those of `MeanDifference.between`. The variants share their estimates
-    of the noise, see `moderated_t.moderate`. These variants don't take part, and keep their own
-    standard errors: variants with too few pairs, with diverged seeds, or with other data than the
-    baseline.
+    The mean differences are those of `MeanDifference.between`. A variant has none if it or the
+    baseline has no complete run. The variants share their estimates of the noise, see
+    `moderated_t.moderate`. These variants don't take part, and keep their own standard errors:
+    variants with too few pairs, with diverged seeds, or with other data than the baseline.
     """
-    differences = [MeanDifference.between(group, baseline, value_of) for group in groups]
+    differences = [
+        MeanDifference.between(group, baseline, value_of)
+        if group.complete and baseline.complete
+        else None
+        for group in groups
+    ]
     if len(groups) < 2:
         return differences
     # Imported here because commands that compare nothing don't need it.
@@ -164,6 +171,26 @@ def verdicts(
     return found
 
 
+def group_verdicts(
+    groups: Sequence[Group],
+    differences: Sequence[MeanDifference | None],
+    gain: Callable[[float], float],
+) -> list[str]:
+    """Return the verdicts on variants, see `verdicts`; "unstable" if a seed diverged.
+
+    An unstable variant isn't one of the comparisons.
+    """
+    stable = (
+        None if group.unstable else difference
+        for group, difference in zip(groups, differences, strict=True)
+    )
+    found = verdicts(stable, gain)
+    return [
+        "unstable" if group.unstable else verdict
+        for group, verdict in zip(groups, found, strict=True)
+    ]
+
+
 def adjust_for_number(p_values: Sequence[float]) -> list[float]:
     """Return p values that are adjusted for their number by Benjamini and Hochberg's procedure."""
     if len(p_values) < 2:
@@ -179,13 +206,17 @@ def _by_seed(group: Group, value_of: ValueOf) -> Mapping[str, float]:
 
 
 def same_data(group: Group, baseline: Group) -> bool:
-    """Return whether the runs of each pair have the same data."""
-    data = {repr(run.seed): run.record.fingerprint for run in baseline.counted}
+    """Return whether the runs of each pair have the same training and validation images."""
+    data = {repr(run.seed): _images_of(run) for run in baseline.counted}
     return all(
-        run.record.fingerprint == data[seed]
-        for run in group.counted
-        if (seed := repr(run.seed)) in data
+        _images_of(run) == data[seed] for run in group.counted if (seed := repr(run.seed)) in data
     )
+
+
+def _images_of(run: LoadedRun) -> tuple[Any, ...]:
+    """Return what determines the images of a run with a certain seed."""
+    settings = run.record.config.get("data", {})
+    return run.record.fingerprint, *map(settings.get, ("limit_train", "limit_test", "holdout"))
 
 
 def _standard_error(samples: Sequence[Sequence[float]]) -> tuple[float, float]:

@@ -21,8 +21,8 @@ from resnet_sweep.compare.paired_test import (
     ERROR_RATE,
     MeanDifference,
     compare_with_baseline,
+    group_verdicts,
     same_data,
-    verdicts,
 )
 from resnet_sweep.compare.replication import ReplicationRule
 from resnet_sweep.compare.runs_table import COLUMNS
@@ -47,9 +47,9 @@ class Ranking:
         differences: for each variant, its difference from the baseline. An entry is None for the
             baseline itself, and if the variant or the baseline has no complete run or no value of
             the objective.
-        verdicts: for each variant, "baseline", "better", "worse", "within noise" or "too few runs",
-            see `paired_test.verdicts`; "unstable" for a variant with seeds that diverged; "" if it
-            has no difference. With a rule, those of `ReplicationRule.verdicts`.
+        verdicts: for each variant, "baseline", "better", "worse", "within noise", "too few runs"
+            or "unstable", see `paired_test.group_verdicts`; "" if it has no difference. With a
+            rule, those of `ReplicationRule.verdicts`.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Ranking:
             notes.append(
                 f"verdicts allow for the {len(measured)} comparisons: at most 5% of the variants "
                 "that are called better or worse are expected to have no effect, so an interval "
-                "without 0 may be within noise"
+                f"without 0 may be {'undecided' if self.rule else 'within noise'}"
             )
         if not all(difference.paired for difference in differences):
             notes.append(
@@ -185,7 +185,7 @@ class Ranking:
             )
         if differences and any(group.unstable for group in self.groups):
             notes.append(
-                "a variant is unstable if some of its seeds diverged: its values are means over "
+                "a variant is unstable if one of its seeds diverged: its values are means over "
                 "the other seeds, so it looks better than it is"
             )
         return notes
@@ -213,29 +213,23 @@ class Ranking:
 
     def _differences(self) -> list[MeanDifference | None]:
         baseline = self.baseline
-        if baseline is None or not baseline.complete:
+        if baseline is None:
             return [None] * len(self.groups)
-        variants = [group for group in self.groups if group is not baseline and group.complete]
+        variants = [group for group in self.groups if group is not baseline]
         found = iter(compare_with_baseline(variants, baseline, self._values.__getitem__))
-        compared = [group is not baseline and group.complete for group in self.groups]
-        return [next(found) if is_compared else None for is_compared in compared]
+        return [None if group is baseline else next(found) for group in self.groups]
 
     def _verdicts(self) -> list[str]:
         if self.rule is not None:
             found = self.rule.verdicts(self.groups, self.differences, self.objective.gain)
+        elif self.baseline is None:
+            return [""] * len(self.groups)
         else:
-            # An unstable variant gets no verdict, so it isn't one of the comparisons.
-            stable = (
-                None if group.unstable else difference
-                for group, difference in zip(self.groups, self.differences, strict=True)
-            )
-            found = verdicts(stable, self.objective.gain)
-        for index, group in enumerate(self.groups):
-            if group is self.baseline:
-                found[index] = "baseline"
-            elif group.unstable and self.differences[index] is not None:
-                found[index] = "unstable"
-        return found
+            found = group_verdicts(self.groups, self.differences, self.objective.gain)
+        return [
+            "baseline" if group is self.baseline else verdict
+            for group, verdict in zip(self.groups, found, strict=True)
+        ]
 
     def _format_difference(self, difference: MeanDifference | None) -> str:
         if difference is None:

@@ -20,7 +20,7 @@ from resnet_sweep.data.dataset import DataDescription, Dataset
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.runs.record import Record
 from resnet_sweep.runs.signature import changed_files, format_files
-from resnet_sweep.training.checkpoint import BEST, read_best
+from resnet_sweep.training.checkpoint import best_path, read_best
 from resnet_sweep.training.device import configure_tf32
 from resnet_sweep.training.evaluation import BATCH_SIZE, Normalize
 
@@ -127,13 +127,12 @@ def load_network(directory: Path) -> TrainedNetwork:
     """
     record = Record.read(directory)
     checkpoint = read_best(directory, record)
-    path = directory / "checkpoints" / BEST
     try:
         data = DataDescription(**checkpoint["data"])
     except (KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} doesn't describe its data, because an earlier version wrote it: train the run "
-            "again with trainer.resume=false"
+            f"{best_path(directory, record)} doesn't describe the data of the run: restore the "
+            "file, or train the run again with trainer.resume=false"
         ) from error
     check_object("model", record.config.get("model"), OBJECT_GROUPS["model"])
     return TrainedNetwork(_build(directory, record, record.config, checkpoint, data), data, record)
@@ -185,9 +184,8 @@ def _build(
     try:
         model.load_state_dict(checkpoint["model"])
     except RuntimeError as error:
-        path = directory / "checkpoints" / BEST
         raise ConfigError(
-            f"{path} doesn't fit the model in {directory / 'run.json'}: restore the file that was "
-            "changed"
+            f"{best_path(directory, record)} doesn't fit the model in {directory / 'run.json'}: "
+            "restore the file that was changed"
         ) from error
     return model

@@ -14,10 +14,14 @@ from functools import cached_property
 from pathlib import Path
 
 from resnet_sweep.compare.format import format_table, safe_text
-from resnet_sweep.compare.group import Group, Statistic, format_mean_sd
+from resnet_sweep.compare.group import Group, Statistic, ValueOf, format_mean_sd
 from resnet_sweep.compare.loaded_run import LoadedRun, load_run
 from resnet_sweep.compare.objective import Objective
-from resnet_sweep.compare.paired_test import MeanDifference, compare_with_baseline, verdicts
+from resnet_sweep.compare.paired_test import (
+    MeanDifference,
+    compare_with_baseline,
+    group_verdicts,
+)
 from resnet_sweep.config.command import relative_path
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError, one_line
@@ -229,12 +233,12 @@ class Confirmation:
             groups.append(Group([run for run in runs if run is not None]))
         current, *trials = groups
         differences = compare_with_baseline(trials, current, value_of)
-        found = verdicts(differences, self.objective.gain)
-        yield self.candidates[0], current.statistic(value_of), None, "baseline"
+        found = group_verdicts(trials, differences, self.objective.gain)
+        yield self.candidates[0], _complete_statistic(current, value_of), None, "baseline"
         for candidate, group, difference, verdict in zip(
             self.candidates[1:], trials, differences, found, strict=True
         ):
-            yield candidate, group.statistic(value_of), difference, verdict
+            yield candidate, _complete_statistic(group, value_of), difference, verdict
 
     def _describe(self, candidate: Candidate) -> str:
         name = candidate.name
@@ -250,6 +254,11 @@ class Confirmation:
         if difference is None:
             return ""
         return self.objective.format_interval(difference.mean, difference.interval())
+
+
+def _complete_statistic(group: Group, value_of: ValueOf) -> Statistic | None:
+    """Return the statistic of the complete runs; None if there are none."""
+    return group.statistic(value_of) if group.complete else None
 
 
 def _is_held(directory: Path) -> bool:

@@ -362,6 +362,15 @@ def check_best(directory: Path, signature: str, epoch: int) -> str | None:
     return None if found == epoch else "it isn't from the best epoch"
 
 
+def best_path(directory: Path, record: Record) -> Path:
+    """Return the path of the best checkpoint of a run, which may have been trained elsewhere.
+
+    Raises:
+        ConfigError: the run was trained in a directory that no longer contains it.
+    """
+    return weights_directory(directory, record) / "checkpoints" / BEST
+
+
 def read_best(directory: Path, record: Record) -> State:
     """Return the best checkpoint of a run, after checking that it belongs to the run.
 
@@ -375,7 +384,7 @@ def read_best(directory: Path, record: Record) -> State:
             f"{directory} has no checkpoint, because its run ({record.state}) hasn't completed an "
             "epoch: resume the run, or name another one"
         )
-    path = weights_directory(directory, record) / "checkpoints" / BEST
+    path = best_path(directory, record)
     advice = "restore the run's own file, or retrain the run with trainer.resume=false"
     try:
         checkpoint = read_checkpoint(path)
