@@ -24,7 +24,7 @@ from resnet_sweep.training.optimizers import param_groups
 from resnet_sweep.training.schedules import Schedule
 from resnet_sweep.training.trainer import steps_per_epoch
 
-# Datasets by their configs.
+# Datasets by their configs in JSON.
 Sources = dict[str, CachedDataset]
 
 IS_NO_MODULE = "isn't a torch.nn.Module"
@@ -35,8 +35,8 @@ def build_dataset(config: Mapping[str, Any], sources: Sources | None = None) -> 
 
     Args:
         config: the config of the run.
-        sources: the datasets of earlier calls, by their configs. They aren't read again, and
-            further ones are added.
+        sources: the cached datasets of earlier calls, which aren't read again. A cached dataset
+            that is missing is added.
     """
     key = json.dumps(config["data"])
     source: DataSource | None = None if sources is None else sources.get(key)
@@ -121,12 +121,12 @@ def build_augmentation(config: Mapping[str, Any], dataset: Dataset) -> list[Augm
 
 
 def augmentation_epochs(config: Mapping[str, Any], epochs: int) -> list[int]:
-    """Return for each augmentation operation in how many of the run's first epochs it is applied.
+    """Return for each augmentation operation the number of first epochs in which it is applied.
 
     Args:
         epochs: number of epochs of the run, of which the setting `until` is a fraction.
     """
-    # Without this small number, a product such as 0.07 * 100 would be rounded up to the next one.
+    # Without this small number, 0.07 * 100 would become 8, because the product is above 7.
     return [
         math.ceil(node.get("until", 1.0) * epochs - 1e-6)
         for node in config["augmentation"].values()
@@ -147,7 +147,7 @@ def build_metrics(config: Mapping[str, Any], num_classes: int) -> dict[str, Vali
 
 
 def build_loggers(config: Mapping[str, Any]) -> list[Callback]:
-    """Return the callbacks of the logger group, which write to the current folder."""
+    """Return the callbacks of the logger group; their argument `folder` is the current folder."""
     reason = "isn't a resnet_sweep.training.callbacks.Callback"
     return _collection(config, "logger", {"folder": Path.cwd()}.get, Callback, reason)
 

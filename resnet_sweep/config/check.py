@@ -31,7 +31,6 @@ from resnet_sweep.config.instantiate import locate
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.runs.metrics import FURTHER, further_metrics, is_further_column
 
-# Settings that are in no group.
 FurtherObjective = Annotated[
     str, StringConstraints(pattern=f"^{FURTHER}"), Doc(f"{FURTHER}NAME for metric=NAME")
 ]
@@ -40,6 +39,7 @@ AnyObjective = (
     Literal["val_acc", "val_loss", "distance_to_reference", "seconds", "parameters"]
     | FurtherObjective
 )
+# Settings that are in no group.
 SETTINGS: dict[str, Any] = {
     "seed": Annotated[int, Ge(0)],
     "init_from": str | None,
@@ -120,7 +120,7 @@ def check_replication(settings: Mapping[str, Any]) -> None:
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Check a resolved config against the parameters of the classes that it names."""
-    # The runs from before this group existed don't have it.
+    # Runs from before the group `metric` existed don't have it.
     config = {"metric": {}, **config}
     required = {*OBJECT_GROUPS, *COLLECTION_GROUPS, "seed"}
     for group, neutral in NO_OBJECTS.items():
@@ -243,7 +243,7 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
 def is_valid(value: Any, annotation: Any) -> bool:
     """Validate a value with pydantic; the only conversion is from int to float."""
     try:
-        # Through JSON, so that a list is valid for a tuple.
+        # The value is converted to JSON, so that a list is valid for a tuple.
         _adapter(annotation).validate_json(json.dumps(value, default=str))
     except ValidationError:
         return False
@@ -279,7 +279,7 @@ def describe_type(annotation: Any) -> str:
         )
         return f"{describe_type(arguments[0])} {bounds}".rstrip()
     if origin in (Union, types.UnionType):
-        # Sorted, so that "or null" comes last.
+        # The types are sorted, so that "or null" comes last.
         ordered = sorted(arguments, key=lambda argument: argument is types.NoneType)
         return ", or ".join(map(describe_type, ordered))
     if origin is Literal:

@@ -46,8 +46,8 @@ def relative_path(directory: Path) -> str:
 def quote_override(argument: str) -> str:
     """Return an override with the quotes that Hydra's grammar needs; leave a flag unchanged.
 
-    A filter expression gets quotes, and so does a choice whose name looks like a number, and a
-    text with letters outside of ASCII. A path in the home directory is expanded and gets quotes.
+    These values get quotes: filter expressions, choices whose names look like numbers, texts with
+    characters outside of ASCII, and paths in the home directory, which are also expanded.
     """
     key, equals, value = argument.partition("=")
     name = key.lstrip("+")

@@ -54,9 +54,9 @@ def composed_job(
     """Compose the config of a job; within the `with` block, `${hydra:...}` refers to it.
 
     Args:
-        loader: Hydra's.
+        loader: Hydra's loader of configs.
         master: the config of the sweep as a whole.
-        overrides: of the job.
+        overrides: the overrides of the job.
 
     Raises:
         ConfigError: the overrides are wrong.

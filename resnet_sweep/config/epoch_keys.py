@@ -42,9 +42,9 @@ class EpochKeys:
 
     Attributes:
         settings: hash of the settings that are in effect in every epoch.
-        epochs: number of epochs of the run.
+        epochs: number of epochs to train if nothing ends the run early.
         schedule: the schedule; None if its settings are in effect in every epoch.
-        resizing: the sizes of the images; None if it is always the same.
+        resizing: the sizes of the images; None if all epochs have the same size.
         augmentation_epochs: see `Trainer`.
     """
 

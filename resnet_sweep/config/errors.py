@@ -42,7 +42,7 @@ OPTUNA_SETTINGS = (
     "enqueue",
     "warm_start",
 )
-# In characters; an error message may quote a value of any length.
+# The length of an error message in characters, because it may quote a value of any length.
 MAX_LENGTH = 1000
 # Raised while a config is composed or resolved, if the overrides are wrong.
 COMPOSITION_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
@@ -140,7 +140,7 @@ def _describe(error: Exception, arguments: Sequence[str]) -> str:
             f"the directory {error.filename} can't be used ({error.strerror}): choose another with "
             f"{setting}=DIRECTORY"
         )
-    # Without the list of the folders that Hydra searched.
+    # The list of the folders that Hydra searched is left out, because it is long.
     return _unknown_key(error) or re.split(r"\nConfig search path|\n\s*full_key:", text)[0]
 
 
@@ -148,7 +148,7 @@ def _unknown_key(error: Exception) -> str | None:
     cause = error.__cause__
     parent, name = getattr(cause, "parent_node", None), getattr(cause, "key", None)
     if isinstance(parent, DictConfig) and not parent._is_none() and not parent._is_interpolation():
-        # Unresolved, because another setting may have an invalid interpolation.
+        # The config isn't resolved, because another setting may have an invalid interpolation.
         parent = OmegaConf.to_container(parent, resolve=False)
     if not isinstance(parent, dict) or not isinstance(name, str) or name in parent:
         return None

@@ -26,7 +26,8 @@ INPUT, OUTPUT = "images", "logits"
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Each file is checked with batches of these sizes, because a program may depend on the size.
 CHECKED_BATCHES = (1, 5)
-# The largest difference between logits that is accepted, as a fraction of the largest logit.
+# The largest accepted difference between logits, as a fraction of the largest absolute logit, or
+# of 1 if that is larger.
 TOLERANCE = 1e-3
 
 Logits = Callable[[Tensor], Tensor]
@@ -54,7 +55,7 @@ class Export(NamedTuple):
     Attributes:
         files: the file, and its description in JSON.
         is_program: as in `_Format`.
-        difference: the largest difference between a logit of the file and the run's.
+        difference: the largest absolute difference between the logits of the file and of the run.
     """
 
     network: TrainedNetwork
@@ -74,8 +75,8 @@ def export_network(directory: Path, output: Path) -> Export:
         output: the file; its ending is one of `FORMATS`.
 
     Raises:
-        ConfigError: there is no such format, the run has no valid checkpoint, its network can't be
-            exported, or the files can't be written.
+        ConfigError: there is no such format, its packages aren't installed, the run has no valid
+            checkpoint, its network can't be exported, or the files can't be written.
     """
     chosen = _find_format(output)
     network = load_network(directory)
@@ -108,7 +109,7 @@ def export_network(directory: Path, output: Path) -> Export:
 def _quiet() -> Iterator[None]:
     """Discard what the libraries print within a `with` block, such as warnings and graphs.
 
-    The file is checked, and an error gives its reason.
+    This output isn't needed: the file is checked, and an error has the reason in its message.
     """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -142,7 +143,7 @@ def _find_format(output: Path) -> _Format:
 def _write_weights(network: TrainedNetwork) -> bytes:
     from safetensors.torch import save
 
-    # Tensors that share memory are refused.
+    # `save` refuses tensors that share memory.
     weights = network.network.state_dict()
     return save({name: weight.contiguous().clone() for name, weight in weights.items()})
 
@@ -199,7 +200,7 @@ def _check(logits: Logits, network: TrainedNetwork) -> float:
     """Return the largest difference between logits of a file and of a network.
 
     Raises:
-        ValueError: it is too large.
+        ValueError: the difference is too large, or the shapes differ.
     """
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
@@ -213,7 +214,7 @@ def _check(logits: Logits, network: TrainedNetwork) -> float:
                 f"its logits have the shape {tuple(found.shape)} instead of {tuple(expected.shape)}"
             )
         difference = (found - expected).abs().max().item()
-        # Written so that NaN is refused, too.
+        # This form of the condition also refuses NaN.
         if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
             raise ValueError(f"its logits differ from those of the run by {difference:.2g}")
         largest = max(largest, difference)

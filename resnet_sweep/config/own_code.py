@@ -1,8 +1,8 @@
 """Digests of the user's own code, which the signature of a run contains.
 
-Own code is the modules of trusted packages that a config names, and the modules that they import,
-if these belong to trusted packages, too, or lie beside them in the same folder. Modules in
-`site-packages` count only if their package is trusted. The files are parsed, and not executed.
+Own code is the modules of trusted packages that a config names, and the modules that these import.
+An imported module counts if its package is trusted, or if it lies in the same folder as a trusted
+package and this folder isn't `site-packages`. The files are parsed, and not executed.
 """
 
 import ast
@@ -156,7 +156,7 @@ def _read(name: str, trusted: tuple[str, ...]) -> _Module | None:
 
 
 def _is_outdated(module: _Module) -> bool:
-    """Return whether the file of an imported module is newer than the imported code.
+    """Return whether the file of an imported module was changed after the import.
 
     When Python imports a file, it writes the size and the modification time of the file into the
     header of the cached bytecode (PEP 552). Without cached bytecode, nothing is known.

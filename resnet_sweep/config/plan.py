@@ -153,7 +153,7 @@ class PlannedRun:
     def _starting_weights(self, model: nn.Module) -> Callable[[], Mapping[str, Tensor]] | None:
         """Return a function that reads the starting weights; None if there are none.
 
-        Only a run that isn't resumed reads them, so the function raises the errors.
+        A resumed run doesn't read them, so they are checked only when the function is called.
         """
         if self.config.get(INIT_FROM) is None:
             return None
@@ -184,8 +184,8 @@ def plan_run(
     """Validate a resolved config, the data and the device, and sign the run.
 
     Single runs, grids and studies call this function. It builds every object of the config to test
-    it. The model is built on torch's meta device. Nothing is written, except array files of the
-    dataset that are missing.
+    it. The model is built on torch's meta device if it can be. Nothing is written, except array
+    files of the dataset that are missing.
 
     Args:
         config: the composed config, with its interpolations resolved.
@@ -194,7 +194,7 @@ def plan_run(
         directory: directory of the run or of its sweep. A run in it can be resumed after its
             starting weights were removed.
         sources: the datasets of the other runs of a sweep, see `build_dataset`.
-        elsewhere: whether another machine trains the run. It checks again whether it can.
+        elsewhere: whether another machine trains the run. That machine checks its device again.
 
     Raises:
         ConfigError: the run can't be trained.
@@ -266,8 +266,8 @@ def load_planned_run(record: Record) -> PlannedRun:
     """Return a run that another process planned, perhaps on another machine, to train it.
 
     Raises:
-        ConfigError: the device or the data of the run isn't available on this machine, or the
-            user's own code was changed.
+        ConfigError: the device or the data of the run isn't available on this machine, or the data
+            or the user's own code was changed.
     """
     run = load_recorded_run(record)
     if changed := changed_files(record.inputs, run.own_code.digests):
@@ -279,10 +279,11 @@ def load_planned_run(record: Record) -> PlannedRun:
 
 
 def load_recorded_run(record: Record) -> PlannedRun:
-    """Return a run from its record, with the present code; see `load_planned_run`.
+    """Return a run from its record, without checking that the user's own code is unchanged.
 
     Raises:
-        ConfigError: the device or the data of the run isn't available on this machine.
+        ConfigError: the device or the data of the run isn't available on this machine, or the data
+            was changed.
     """
     # The signature contains the precision, and `auto` may choose another one on this machine.
     run = _load(record.config, ProcessGroup(), record.precision)
@@ -317,7 +318,7 @@ def _load(
         )
     device = place_rank(resolve_device(settings.device), process_group)
     precision = resolve_precision(precision or settings.precision, device, elsewhere)
-    # Converting the images may take minutes, in which a file could be edited.
+    # The code is read first: converting the images may take minutes, in which it could be edited.
     code = own_code(config)
     dataset = build_dataset(config, sources)
     inputs = {"data": dataset.fingerprint, **code.digests}

@@ -142,7 +142,7 @@ def restore(directory: Path) -> RestoredRun:
     """Load the best checkpoint of a run, and its data.
 
     Raises:
-        ConfigError: the run has no valid checkpoint, or its data are missing.
+        ConfigError: the run has no valid checkpoint, or its data are missing or changed.
     """
     record = Record.read(directory)
     checkpoint = read_best(directory, record)

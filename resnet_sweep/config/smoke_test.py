@@ -33,7 +33,7 @@ MAX_RESULTS = 64
 
 
 class SmokeTests:
-    """Smoke tests of models, optimizers, augmentations and losses, with a cache.
+    """Smoke tests of models, optimizers, augmentations, losses and metrics, with a cache.
 
     The jobs of a sweep share most parts of their configs. The result of a test, or its error, is
     cached under the parts that it depends on.

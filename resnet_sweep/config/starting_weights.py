@@ -85,8 +85,8 @@ def read_starting_weights(
         )
     elif source.classes not in (None, dataset.classes):
         notes.append(
-            f"init_from={setting} has a classifier for other classes, but as many, so the run "
-            "started from its weights, too"
+            f"init_from={setting} has a classifier for other classes, whose number is the same, so "
+            "the run started from its weights, too"
         )
     return StartingWeights(tensors, digest(tensors), notes)
 
@@ -131,7 +131,7 @@ def _read(setting: str, config: Mapping[str, Any], dataset: Dataset) -> _Source:
                 f"init_from={setting} is a folder without {NAME}: name a run directory or a "
                 "checkpoint file"
             )
-    # ValueError: a path can't contain a null character.
+    # A null character in the path raises a ValueError.
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -152,7 +152,7 @@ def _read(setting: str, config: Mapping[str, Any], dataset: Dataset) -> _Source:
     return _Source(checkpoint["model"], checkpoint.get("data", {}).get("classes"))
 
 
-# The jobs of a sweep often start from the same weights.
+# This is cached, because the jobs of a sweep often start from the same weights.
 @functools.lru_cache(maxsize=2)
 def _read_file(setting: str, modified: int, size: int) -> _Source:
     """Read a checkpoint of this program, or another file with tensors by name.
