@@ -121,7 +121,7 @@ def build_augmentation(config: Mapping[str, Any], dataset: Dataset) -> list[Augm
 
 
 def augmentation_epochs(config: Mapping[str, Any], epochs: int) -> list[int]:
-    """Return for each augmentation operation the number of first epochs in which it is applied.
+    """Return the number of epochs, from the first on, in which each augmentation is applied.
 
     Args:
         epochs: number of epochs of the run, of which the setting `until` is a fraction.

@@ -153,7 +153,7 @@ class PlannedRun:
     def _starting_weights(self, model: nn.Module) -> Callable[[], Mapping[str, Tensor]] | None:
         """Return a function that reads the starting weights; None if there are none.
 
-        A resumed run doesn't read them, so they are checked only when the function is called.
+        A resumed run doesn't read them, so errors are raised only when the function is called.
         """
         if self.config.get(INIT_FROM) is None:
             return None
