@@ -55,7 +55,7 @@ def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Scale the distance of pixels, (B, C, H, W), 0..255, from their image's mean gray by (B,)."""
+    """Scale the distance of pixels, (B, C, H, W), 0..255, from the mean gray by factors, (B,)."""
     return _extrapolate(luma(images).mean((1, 2, 3), keepdim=True), images, factors)
 
 

@@ -62,11 +62,12 @@ class RunCheckpoints:
     def load(self, epoch_keys: Sequence[str], early_stopping: EarlyStopping) -> State | None:
         """Return the newest valid state of the run, or None if there is none.
 
-        It can be a state of another run that has trained the first epochs. The best model and the
-        metrics files are written again, so that they match the state.
+        It can be a state of another run that has trained the first epochs. The metrics files are
+        written again to match the state, and so is the best model if the state has its weights.
 
         Args:
-            epoch_keys: the keys of the run's epochs. Another run's state must have one of them.
+            epoch_keys: the keys of the run's epochs. Another run's state must have the key of its
+                last epoch.
             early_stopping: when the run ends. A later state of another run isn't used.
         """
         signature = self.run.record.signature
@@ -139,10 +140,10 @@ class RunCheckpoints:
         return None
 
     def _check_threads(self, source: Path) -> None:
-        """Check that another run has computed with as many threads, which changes the rounding.
+        """Check that another run used as many threads, because their number changes the rounding.
 
         Raises:
-            DamagedCheckpointError: it hasn't.
+            DamagedCheckpointError: the numbers differ.
         """
         own = self.run.record
         try:
@@ -157,7 +158,7 @@ class RunCheckpoints:
         """Save a state of the trainer, after waiting for the previous save.
 
         Raises:
-            OSError: this save or the previous one failed.
+            OSError: the previous save failed, or this one failed and isn't in a thread.
             LockLostError: another process has taken over the run.
         """
         self.wait()
@@ -174,12 +175,12 @@ class RunCheckpoints:
 
     def _write(self, state: State) -> None:
         self.run.verify_ownership()
-        # The copy is written before the last checkpoint, so that a process that is killed in
-        # between trains the epoch again and writes the copy again.
+        # The copy is written before the last checkpoint, so that a process that is killed while it
+        # writes the copy trains the epoch again and then writes it.
         self._keep_copy(state)
         write_last(self.directory, {"signature": self.run.record.signature, **state})
-        # The best model is written second. If the process is killed before that, the best model can
-        # be written from the last checkpoint.
+        # The best model is written after the last checkpoint. If the process is killed in between,
+        # the best model can be written from the last checkpoint.
         self._write_best(state)
         self._write_metrics(state["rows"], state["layers"].tolist(), state.get("epoch_key"))
 
@@ -277,7 +278,7 @@ def _best_weights(state: State, folder: Path) -> State:
 
 
 def evaluated_weights(state: State) -> State:
-    """Return the weights in a state that are evaluated: their average, if there is one."""
+    """Return the weights in a state that are evaluated: the first average, if there is one."""
     weights: State = next(iter(state["emas"].values()), state["model"])
     return weights
 
@@ -303,6 +304,7 @@ def read_checkpoint(path: Path, signature: str | None = None) -> State:
 
     Raises:
         DamagedCheckpointError: the file is damaged, or belongs to another run.
+        OSError: it can't be opened.
     """
     content = path.read_bytes()
     try:

@@ -83,8 +83,8 @@ class TrainerConfig:
             scaled down to it (Pascanu et al., 2013, "On the difficulty of training Recurrent Neural
             Networks"); None doesn't clip.
         ema_decay: decay of the `ExponentialMovingAverage` that is evaluated and saved as the best
-            model; None evaluates and saves the trained weights. Of several decays, this is the
-            first; the other averages are only evaluated.
+            model; None evaluates and saves the trained weights. Of several averages, the first is
+            saved, and all are evaluated.
         freeze: patterns for the names of weights or modules that aren't trained, see
             `resnet_sweep.training.fine_tuning.frozen_names`.
         backbone_lr_factor: factor of the learning rate of all weights but the classifier's.

@@ -46,7 +46,7 @@ class ProcessGroup:
         if self.world_size == 1:
             return
         store = self.torchrun.rendezvous_store()
-        # The other ranks wait for rank 0, which first validates the config and loads the data.
+        # Ranks may start minutes apart, so they wait here as long as in a collective operation.
         store.set_timeout(default_pg_timeout)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",

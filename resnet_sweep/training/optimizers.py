@@ -137,7 +137,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
     """Approximate the nearest (semi-)orthogonal matrix: U V' for the decomposition U S V'.
 
-    After 5 steps of the Newton-Schulz iteration, the singular values are between 0.7 and 1.2.
+    After 5 steps of the Newton-Schulz iteration, singular values that were at least 0.002 of the
+    Frobenius norm are between 0.68 and 1.21.
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]

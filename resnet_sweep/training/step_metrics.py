@@ -12,8 +12,8 @@ from resnet_sweep.runs.metrics import LayerNorms
 class StepMetrics:
     """Metrics of each step in the current epoch, kept on the device until they are read.
 
-    Reading a number from a GPU blocks until the GPU has computed it. Only the methods that return
-    numbers do this.
+    Reading a number from a GPU blocks until the GPU has computed it. Only `state_dict` and the
+    methods that return numbers do this.
 
     Attributes:
         parameters: trained weights of the model.

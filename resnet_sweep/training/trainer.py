@@ -34,7 +34,7 @@ from resnet_sweep.training.step_metrics import StepMetrics
 # Seconds between two calls of `Callback.on_steps`. The metrics are read before a call, and this
 # blocks until a GPU has computed them.
 REPORT_SECONDS = 0.5
-# Seconds between two checkpoints within an epoch. A killed run loses at most this much training.
+# Seconds between two checkpoints within an epoch. A killed run loses about this much training.
 CHECKPOINT_SECONDS = 300
 # The run gets a note if its val_loss is more than this factor times the loss of random guessing,
 # and its val_acc is low.
@@ -68,9 +68,9 @@ def number_of_epochs(images: int, config: TrainerConfig) -> int:
 class Trainer:
     """Trains a model, evaluates it after each epoch, and saves checkpoints.
 
-    Random numbers depend only on the seed, the epoch and the step. All other state is in the
-    checkpoint. So on a CPU, a run that is stopped anywhere and resumed is equal, bit for bit, to a
-    run that was never stopped.
+    Random numbers depend only on the seed, the epoch, the step and the rank. All other state is in
+    the checkpoint. So on a CPU, a run that is stopped anywhere and resumed is equal, bit for bit,
+    to a run that was never stopped.
 
     Several processes can train one model together, each on a share of every batch. Only rank 0 has
     the run directory. The clock of rank 0 decides when all ranks report steps and save checkpoints.
@@ -156,7 +156,7 @@ class Trainer:
         return min(self.steps_per_epoch, self.total_steps - len(self.rows) * self.steps_per_epoch)
 
     def fit(self, run: Run | None, callbacks: Sequence[Callback], stop: StopSignal) -> str | None:
-        """Train to the end, starting from the run's last checkpoint if there is one.
+        """Train to the end, starting from a checkpoint if `RunCheckpoints.load` finds one.
 
         Args:
             run: the run; None on all ranks but rank 0.
@@ -236,7 +236,7 @@ class Trainer:
             yield order[first : first + self.config.batch_size]
 
     def _poll(self) -> tuple[bool, bool]:
-        """Return what follows the next step: whether to report steps, and to save a checkpoint.
+        """Return whether to report steps, and whether to save a checkpoint, after the next step.
 
         Raises:
             Interrupted: a rank received a signal.
@@ -369,7 +369,7 @@ class Trainer:
             what: the start of the message, up to the epoch and the step.
             step: number of the step in the current epoch, from 0.
         """
-        # All gradients of this step are NaN. So the message names the layer with the largest
+        # The gradients of this step may all be NaN. So the message names the layer with the largest
         # gradient in the step before.
         layers, norms = self.step_metrics.largest_gradients(max(step - 1, 0), step + 1)
         lr = self.schedule(len(self.rows) * self.steps_per_epoch + step)
