@@ -102,7 +102,7 @@ def train(
     bar: bool = True,
     chdir: bool = False,
 ) -> None:
-    """Train an opened run until it finishes, is pruned or diverges.
+    """Train an opened run until it finishes, stops early, is pruned or diverges.
 
     Args:
         planned: the run.
@@ -114,6 +114,7 @@ def train(
 
     Raises:
         Interrupted: a signal stopped the run; its state is saved.
+        KeyboardInterrupt: a second Ctrl-C stopped the run; its last checkpoint is saved.
         RunFailed: the run ended with an error.
     """
     active: list[Callback] = []
@@ -126,10 +127,10 @@ def train(
             ProgressLog(run, training, bar),
             ResourceUsage(run, planned.device),
             GradientWarnings(),
-            # Before the loggers, which may upload the plots.
+            # The plots come before the loggers, which may upload them.
             Plots(),
             *build_loggers(planned.config),
-            # Last, because these may prune the run after an epoch that the others have to log.
+            # These come last, because they may prune the run after an epoch that the others log.
             *callbacks,
         ]
         # Paths in configs and in printed commands are relative to the folder of the command, so
@@ -143,7 +144,7 @@ def train(
         # A second Ctrl-C raises KeyboardInterrupt, whose message is empty.
         reason = str(error) or "stopped at once by SIGINT"
         saved = "state" if isinstance(error, Interrupted) else "last checkpoint"
-        # Printed before the callbacks end, since a second Ctrl-C may come at any moment.
+        # This is printed before the callbacks end, since a second Ctrl-C may come at any moment.
         command = resume_command(run)
         log.warning("%s; the run's %s is saved. Resume with:\n  %s", reason, saved, command)
         _end(run, active, "interrupted", reason)
@@ -181,7 +182,7 @@ def _fit(
 
 
 def _end(run: Run, callbacks: Sequence[Callback], state: State, reason: str) -> None:
-    # A copy, because the heartbeat thread writes the record itself, which isn't final yet.
+    # This is a copy, because the heartbeat thread writes the record itself, which isn't final yet.
     ended = replace(run.record, state=state, reason=reason)
     try:
         for callback in callbacks:

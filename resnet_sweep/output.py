@@ -18,7 +18,7 @@ WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def discard_output() -> None:
-    """Discard all further output, after its reader has closed the pipe."""
+    """Discard all further standard output, because it can't be written."""
     if sys.stdout is not None:
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), sys.stdout.fileno())

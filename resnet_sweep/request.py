@@ -222,7 +222,7 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
         check_encodable(text)
     arguments = [*map(quote_override, arguments)]
     parser = get_args_parser()
-    # Raise errors instead of printing Hydra's usage.
+    # The parser raises errors instead of printing Hydra's usage.
     parser.exit_on_error = False
     flags, unknown = parser.parse_known_intermixed_args(arguments)
     for argument in unknown:

@@ -93,7 +93,7 @@ def train_config(config: DictConfig) -> tuple[Path | None, int]:
         RunFailed: the run ended with an error.
     """
     run = SingleRun(config)
-    # hydra.job.chdir has changed it, but paths in a config are relative to the command's folder.
+    # Paths in a config are relative to the command's folder, which hydra.job.chdir has changed.
     os.chdir(run.hydra.runtime.cwd)
     run.process_group.initialize()
     try:
