@@ -69,7 +69,7 @@ class Annotations(BaseModel):
         """Return annotations with tags added and removed, and another note unless it is None.
 
         Raises:
-            ConfigError: a tag isn't a word, or a tag to remove isn't there.
+            ConfigError: a tag isn't a word, a tag to remove isn't there, or a text is too long.
         """
         for tag in remove:
             if tag not in self.tags:

@@ -20,7 +20,7 @@ def write_atomically(
     Args:
         path: the file, in an existing directory.
         content: its bytes.
-        backup: where to move an existing file.
+        backup: where to move an existing file. For a moment, there is then no file at `path`.
         durable: False is faster, because the directory entry isn't written to the disk. But a power
             cut may undo the write.
     """

@@ -24,7 +24,7 @@ COLUMNS = {
     "seconds": ".3f",
     "images_per_second": ".1f",
 }
-# The columns of further metrics follow these columns. Their names begin with this.
+# The columns of further metrics follow these columns. Their names begin with this prefix.
 FURTHER = "val_"
 _FURTHER_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 # Maps column names to values; columns may be missing.
@@ -79,7 +79,7 @@ def further_metrics(config: Mapping[str, Any]) -> list[FurtherMetric]:
 
 
 def average_metrics(decay: float) -> tuple[FurtherMetric, FurtherMetric]:
-    """Return the loss and the accuracy of the model with averaged weights, by their decay.
+    """Return the metrics of the averaged weights with this decay: the loss and the accuracy.
 
     Their columns are `val_loss_ema_0_99` and `val_acc_ema_0_99` for a decay of 0.99.
     """

@@ -130,7 +130,7 @@ class Record:
         config: the composed config, with its interpolations resolved.
         choices: the choice made in each config group.
         overrides: the overrides, as typed.
-        hydra_flags: the flags of Hydra, as typed, for example `--config-dir`.
+        hydra_flags: the flags with which Hydra finds the same config files, such as `--config-dir`.
         parameters: number of trainable weights.
         gap: final training accuracy minus final validation accuracy, in percentage points.
         seconds: time of training and evaluation, including the time before interruptions; None
