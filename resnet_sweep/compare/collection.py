@@ -89,7 +89,7 @@ def find_runs(paths: Iterable[str | Path], copies: bool = False) -> list[LoadedR
     """Search directories for runs, and return them, newest first and broken ones last.
 
     Symbolic links, hidden folders and folders inside a run directory are skipped. Each run is
-    returned once: a reused run is left out if the directory that it was reused from is found, too.
+    returned once: a reused run is left out if the original or another copy of it is found, too.
 
     Args:
         paths: directories, run directories, or names of logged runs.

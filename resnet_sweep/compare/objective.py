@@ -211,7 +211,7 @@ class Objective:
 
         Raises:
             ConfigError: there is no objective, an objective occurs twice, none of them measures
-                the quality of a run, or `Objective` raises it.
+                the quality of a run, or one of them isn't valid, see `Objective`.
         """
         setting = config.get("objective", "val_acc")
         names = [setting] if isinstance(setting, str) else list(setting)
@@ -229,7 +229,7 @@ class Objective:
         return [cls(name, config.get("reference"), metrics) for name in names]
 
     def value(self, run: LoadedRun | BrokenRun) -> float | None:
-        """Return the value of a run; None if the run diverged, is broken or has no epoch yet."""
+        """Return the value of a run; None if the run diverged, is broken or has no value yet."""
         if isinstance(run, BrokenRun) or run.record.state == "diverged":
             return None
         value_of = self._definition.value

@@ -141,7 +141,7 @@ def compare_with_baseline(
 def verdicts(
     differences: Iterable[MeanDifference | None], gain: Callable[[float], float]
 ) -> list[str]:
-    """Return whether each difference is an improvement.
+    """Return the verdict on each difference: whether it is an improvement.
 
     The verdicts are those of the procedure of Benjamini and Hochberg (1995), "Controlling the false
     discovery rate: a practical and powerful approach to multiple testing": of the differences that

@@ -48,8 +48,8 @@ class Ranking:
             baseline itself, and if the variant or the baseline has no complete run or no value of
             the objective.
         verdicts: for each variant, "baseline", "better", "worse", "within noise", "too few runs"
-            or "unstable", see `paired_test.group_verdicts`; "" if it has no difference. With a
-            rule, those of `ReplicationRule.verdicts`.
+            or "unstable", see `paired_test.group_verdicts`; "" for another one without a
+            difference. With a rule, those of `ReplicationRule.verdicts`.
     """
 
     def __init__(
@@ -199,8 +199,8 @@ class Ranking:
             yield (
                 f"{len(measured) - own} intervals use the noise of all variants (moderated t), and "
                 f"{own} only the noise of the variant and the baseline (t), because it is larger "
-                "than that of the others, because there are fewer than 3 pairs, or because the "
-                "data differ"
+                "than that of the others, because there are fewer than 3 pairs, because a seed "
+                "diverged, or because the data differ"
             )
 
     def _order(self, group: Group) -> tuple[bool, float]:

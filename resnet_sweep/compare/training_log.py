@@ -61,7 +61,7 @@ class RunLog:
         run: the run.
         epochs: all epochs in `metrics.csv`.
         calculated: the best epoch in `metrics.csv`.
-        best, final: the best epoch and the last epoch in `run.json`.
+        best, final: the best and the last epoch in `run.json`, or in `metrics.csv` if it has none.
     """
 
     number: int
