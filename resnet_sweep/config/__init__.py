@@ -1,4 +1,4 @@
-"""From overrides to a planned run: compose, validate, instantiate, format errors."""
+"""From overrides to a planned run, and from a run directory to its trained network."""
 
 # The groups that describe one object, with the arguments that the package itself passes to it.
 OBJECT_GROUPS: dict[str, set[str]] = {
