@@ -22,6 +22,7 @@ from resnet_sweep.compare.paired_test import (
     verdicts,
 )
 from resnet_sweep.compare.ranking import Ranking
+from resnet_sweep.compare.replication import ReplicationRule
 
 BASELINE = FilterExpression("optim.lr == 0.1")
 
@@ -164,11 +165,21 @@ class TestMeanDifference:
         assert "unstable" in table
         assert "better" not in table
         (warning,) = (note for note in ranking.notes() if "diverged" in note)
+        rule = ReplicationRule(3)
+        assert "unstable" in Ranking(find_runs([tmp_path]), BASELINE, rule=rule).verdicts
         # The diverged seed has a finished run now.
         write_replicates(tmp_path / "later", 0.4, {2: 74.7})
         ranking = Ranking(find_runs([tmp_path]), BASELINE)
-        assert "unstable" not in "\n".join(ranking.lines(None))
+        assert "unstable" not in ranking.verdicts
+        assert "unstable" not in Ranking(find_runs([tmp_path]), BASELINE, rule=rule).verdicts
         assert warning not in ranking.notes()
+
+    def test_the_note_on_comparisons_leaves_out_unstable_variants(self, tmp_path: Path) -> None:
+        for lr, value in ((0.1, 74.0), (0.2, 74.5), (0.3, 75.0), (0.4, 74.6)):
+            write_replicates(tmp_path, lr, {0: value, 1: value + 0.2, 2: value + lr})
+        write_replicates(tmp_path, 0.4, {3: 1.0}, state="diverged")
+        notes = " ".join(Ranking(find_runs([tmp_path]), BASELINE).notes())
+        assert "2 comparisons" in notes
 
     def test_a_variant_without_a_result_is_not_compared(self, tmp_path: Path) -> None:
         write_replicates(tmp_path, 0.2, {0: 1.0}, best=None, state="failed")

@@ -244,6 +244,20 @@ def test_the_error_about_divergence_names_epoch_step_rate_and_layer(tmp_path: Pa
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_the_error_about_divergence_in_the_first_step_names_no_layer(tmp_path: Path) -> None:
+    training = plan_run(config()).build_trainer()
+    with torch.no_grad():
+        training.model.classifier.bias[0] = math.nan
+    run = Run.open(tmp_path, Record(signature="s"))
+    with pytest.raises(Diverged) as diverged:
+        training.fit(run, [], StopSignal())
+    run.close("diverged")
+    assert_names(diverged, "nan", "epoch 1", "step 1")
+    assert not any(
+        f"layer {layer}" in str(diverged.value) for layer in training.step_metrics.layers
+    )
+
+
 def test_a_run_with_a_nan_validation_loss_diverges(tmp_path: Path) -> None:
     training = plan_run(config()).build_trainer()
     train_step = training.train_step

@@ -96,7 +96,7 @@ def reproduce_command(record: Record) -> str:
     overrides = [
         override
         for override in record.overrides
-        if not override.startswith(("trainer.resume=", "sweep="))
+        if not override.lstrip("+").startswith(("trainer.resume=", "sweep="))
     ]
     return escape(shlex.join(["python", "-m", "resnet_sweep", *record.hydra_flags, *overrides]))
 

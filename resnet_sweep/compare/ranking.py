@@ -159,9 +159,14 @@ class Ranking:
             looks = f" over all {number} readings" if number > 1 else ""
             notes.append(f"differences {kind} a {100 * (1 - rate):.5g}% confidence interval{looks}")
             notes.extend(self._describe_noise(measured))
-        if len(measured) > 1:
+        judged = [
+            difference
+            for difference, group in zip(self.differences, self.groups, strict=True)
+            if difference in measured and not group.unstable
+        ]
+        if len(judged) > 1:
             notes.append(
-                f"verdicts allow for the {len(measured)} comparisons: at most 5% of the variants "
+                f"verdicts allow for the {len(judged)} comparisons: at most 5% of the variants "
                 "that are called better or worse are expected to have no effect, so an interval "
                 f"without 0 may be {'undecided' if self.rule else 'within noise'}"
             )

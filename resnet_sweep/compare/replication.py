@@ -73,7 +73,7 @@ class ReplicationRule:
         """
         p_values = [difference.p_value if difference else None for difference in differences]
         stable = [
-            not any(run.state == "diverged" for run in group.runs) and p_value is not None
+            not group.unstable and p_value is not None
             for group, p_value in zip(groups, p_values, strict=True)
         ]
         # An unstable variant gets no verdict, so it isn't one of the comparisons.
@@ -81,7 +81,7 @@ class ReplicationRule:
         adjusted = iter(adjust_for_number([min(1.0, p * len(self.looks)) for p in known]))
         found = []
         for group, difference, counts in zip(groups, differences, stable, strict=True):
-            if any(run.state == "diverged" for run in group.runs):
+            if group.unstable:
                 found.append("unstable")
             elif difference is None or not counts:
                 found.append(UNDECIDED)

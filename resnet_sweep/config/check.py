@@ -237,7 +237,7 @@ def check_value(path: str, value: Any, annotation: Any) -> None:
             allowed = allowed.replace("a number", "a finite number")
         raise ConfigError(f"{path} is {describe_value(value)}: it must be {allowed}{hint}")
     elif isinstance(value, int) and abs(value) > MAX_INTEGER:
-        raise ConfigError(f"{path} is {value}: it must be at most {MAX_INTEGER}")
+        raise ConfigError(f"{path} is {value}: it must be between {-MAX_INTEGER} and {MAX_INTEGER}")
 
 
 def is_valid(value: Any, annotation: Any) -> bool:

@@ -329,9 +329,10 @@ def _notes(run: PlannedRun, mixed: bool, shares_norm: bool) -> Iterator[str]:
     settings = run.settings
     stopping = settings.early_stopping
     epochs = number_of_epochs(len(run.dataset.train), settings)
-    for name in ("epoch", "patience"):
+    # The first epoch has nothing to improve on.
+    for name, limit in (("epoch", epochs), ("patience", epochs - 1)):
         last = getattr(stopping, name)
-        if last is not None and last >= epochs:
+        if last is not None and last >= limit:
             yield (
                 f"trainer.early_stopping.{name}={last} has no effect, since the run ends after "
                 f"epoch {epochs}"

@@ -326,7 +326,9 @@ class Trainer:
                 callback.on_steps(finite)
         if len(finite) < len(steps):
             loss = steps[len(finite)].loss
-            raise self._divergence_error(f"the loss became {loss} in", self._reported)
+            raise self._divergence_error(
+                f"the loss became {loss} in", self._reported, self._reported - 1
+            )
         # This time includes the work of a GPU, because reading the metrics waited for it to end.
         self.seconds = time.monotonic() - self._epoch_start
 
@@ -362,23 +364,23 @@ class Trainer:
         size = self.config.batch_size
         return min(size, len(self.train_batches) - step * size)
 
-    def _divergence_error(self, what: str, step: int) -> Diverged:
+    def _divergence_error(self, what: str, step: int, finite: int) -> Diverged:
         """Return the error for a loss that isn't finite.
 
         Args:
             what: the start of the message, up to the epoch and the step.
             step: number of the step in the current epoch, from 0.
+            finite: number of the last step of the epoch whose loss is finite; -1 if there is none.
         """
-        # The gradients of this step may all be NaN. So the message names the layer with the largest
-        # gradient in the step before.
-        layers, norms = self.step_metrics.largest_gradients(max(step - 1, 0), step + 1)
         lr = self.schedule(len(self.rows) * self.steps_per_epoch + step)
-        return Diverged(
-            f"{what} epoch {len(self.rows) + 1}, step {step + 1} of "
-            f"{self.steps_this_epoch}, at learning rate {lr:g} and gradient norm "
-            f"{self.step_metrics.grad_norms[step].item():g}; before it, layer {layers[0]} had the "
-            f"largest gradient, with norm {norms[0]:g}"
+        message = (
+            f"{what} epoch {len(self.rows) + 1}, step {step + 1} of {self.steps_this_epoch}, at "
+            f"learning rate {lr:g} and gradient norm {self.step_metrics.grad_norms[step].item():g}"
         )
+        if finite >= 0:
+            (layer,), (norm,) = self.step_metrics.largest_gradients(finite, finite + 1)
+            message += f"; before it, layer {layer} had the largest gradient, with norm {norm:g}"
+        return Diverged(message)
 
     def _evaluate(self) -> list[LayerNorms]:
         """Evaluate the model after an epoch, add the row of metrics, and reset the step counters.
@@ -394,7 +396,7 @@ class Trainer:
         val_loss, val_acc = cross_entropy(logits, labels), accuracy(logits, labels)
         if not math.isfinite(val_loss):
             raise self._divergence_error(
-                f"the validation loss became {val_loss} after", self.step - 1
+                f"the validation loss became {val_loss} after", self.step - 1, self.step - 1
             )
         batch_sizes = [self._images_in(step) for step in range(self.step)]
         train_loss, train_acc, grad_norm = self.step_metrics.epoch_means(batch_sizes)
