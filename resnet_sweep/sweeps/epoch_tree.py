@@ -189,7 +189,6 @@ class EpochTree:
         """Assign epochs again if the job that `job` continues failed before the fork.
 
         Args:
-            job: the job that continues another one.
             unfinished: the directories of the jobs whose work hasn't ended.
             waiting: the jobs that haven't started.
 
@@ -221,7 +220,6 @@ class EpochTree:
         """Return whether a job can start: its shared epochs are trained, or never will be.
 
         Args:
-            job: the job.
             unfinished: the directories of the jobs whose work hasn't ended.
         """
         start = self.starts.get(job)

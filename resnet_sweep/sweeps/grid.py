@@ -45,7 +45,6 @@ class GridSweeper(Sweeper):
         """Train the jobs of the sweep; see `run_sweep`.
 
         Raises:
-            ConfigError: the sweep can't be started; nothing was written.
             SystemExit: a job failed, diverged or is still pending, or the sweep was stopped.
         """
         for name in self.others:

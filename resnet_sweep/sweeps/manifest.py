@@ -78,11 +78,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
-        """Read `sweep.json`; if it is missing or damaged, list the runs in the directory.
-
-        Raises:
-            ConfigError: the directory is a run directory.
-        """
+        """Read `sweep.json`, or list the runs without one; ConfigError for a run directory."""
         try:
             return cls.model_validate_json((directory / MANIFEST).read_bytes())
         except (FileNotFoundError, NotADirectoryError):

@@ -374,8 +374,7 @@ class SweepRunner:
         job = self._by_directory[directory]
         waiting = (other for other in self.jobs if other.directory in self._waiting)
         for changed in self.tree.assign_again(job, self._unfinished, waiting):
-            # If the new plan can't be written, the job trains all its epochs, because it finds no
-            # copy for its first plan.
+            # If this fails, the job finds no copy for its first plan, and trains all its epochs.
             with contextlib.suppress(ConfigError):
                 write_plan(changed.directory, changed.planned)
         ready = self.tree.is_ready(job, self._unfinished)

@@ -29,8 +29,7 @@ class PoolLauncher:
     divided among the processes, otherwise the CPU cores.
 
     Args:
-        workers: largest number of processes; None for `jobs_per_gpu` on each GPU, or one for each
-            core.
+        workers: largest number of processes; None for `jobs_per_gpu` per GPU, or one per core.
         jobs_per_gpu: number of processes that share a GPU.
         device: `trainer.device`.
     """
