@@ -78,7 +78,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
-        """Read `sweep.json`, or list the runs without one; ConfigError for a run directory."""
+        """Read a valid `sweep.json`, or else list the runs; ConfigError for a run directory."""
         try:
             return cls.model_validate_json((directory / MANIFEST).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
