@@ -1,6 +1,6 @@
 """Runs in Python: loaded from their directories, filtered, compared, and used to classify images.
 
-Only `Run.load_model`, `Run.predict` and `Run.export` import torch, and nothing here imports Hydra.
+Only `Run.load_model`, `Run.predict` and `Run.export` import torch and Hydra.
 """
 
 import json
@@ -176,7 +176,7 @@ class Runs(Sequence[Run]):
             condition: a text as in `runs --filter`, for example `optim.lr < 0.1`, or a function.
 
         Raises:
-            ConfigError: the text isn't a condition, or names a field that no run has.
+            ConfigError: the text isn't a condition, or it names a field that no run has.
         """
         if not isinstance(condition, str):
             return type(self)(filter(condition, self))
@@ -194,7 +194,7 @@ class Runs(Sequence[Run]):
             reference: the run for `distance_to_reference`; see the setting `reference`.
 
         Raises:
-            ConfigError: no run is complete, or there is no such objective.
+            ConfigError: no complete run has the objective, or there is no such objective.
         """
         measure = Objective(objective, reference, metrics_of(self))
         values = [(measure.value(run), run) for run in self if run.state in COMPLETE]
@@ -280,8 +280,8 @@ def load_runs(paths: str | Path | Iterable[str | Path] = ("outputs", "multirun")
     """Load the runs in directories and below, newest first, as the command `runs` does.
 
     Args:
-        paths: a directory, a run directory or the name of a logged run, or several of them. The
-            default is the directories that exist of `outputs` and `multirun`.
+        paths: a directory, a run directory or the name of a logged run, or several of them. By
+            default, `outputs` and `multirun`, if they exist.
 
     Raises:
         ConfigError: a path doesn't exist.

@@ -45,7 +45,7 @@ class Sweep:
         """The variants, best first, with their differences from the baseline and the verdicts.
 
         Raises:
-            ConfigError: the reference of the objective can't be read.
+            ConfigError: the baseline is invalid, or the reference of the objective can't be read.
         """
         started = [run for run in self.runs if run.state != PENDING]
         return rank_sweep(self._definition, started)

@@ -38,7 +38,8 @@ def train(
         ConfigError: the request is wrong; nothing was written.
         RunFailed: the run ended with an error. It resumes from its last checkpoint if the call is
             repeated with its directory.
-        KeyboardInterrupt: the run was interrupted; its state is saved.
+        KeyboardInterrupt: Ctrl-C stopped the run; its state is saved.
+        SystemExit: another signal stopped the run; its state is saved.
         InternalError: this program has an error, which is the cause of the exception.
     """
     arguments = _arguments(overrides, config_dir)
@@ -73,7 +74,9 @@ def sweep(
 
     Raises:
         ConfigError: the request is wrong; nothing was written.
-        KeyboardInterrupt: the sweep was interrupted; the state of its runs is saved.
+        KeyboardInterrupt: Ctrl-C stopped the sweep; the state of its runs is saved.
+        SystemExit: another signal stopped the sweep, or the storage of a study can't be reached;
+            the state of its runs is saved.
         InternalError: this program has an error, which is the cause of the exception.
     """
     arguments = ["--multirun", *_arguments(overrides, config_dir)]

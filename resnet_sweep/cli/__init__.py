@@ -3,10 +3,11 @@
 A subcommand is a module of this package with two functions. `add_arguments(parser)` adds its
 arguments. `run(arguments)` returns the exit status, or None for 0, and raises ConfigError for an
 invalid request. `--help` prints the module's docstring. A module is imported when its subcommand is
-called, so `runs`, `diff`, `report` and `annotate` import neither torch nor Hydra.
+called, so `runs` (without `--delete`), `diff`, `report` and `annotate` import neither torch nor
+Hydra.
 """
 
-# Few imports, because Ctrl-C during these prints a traceback.
+# These imports are few, because Ctrl-C during an import prints a traceback.
 import os
 import sys
 from importlib import import_module
@@ -48,7 +49,7 @@ def _run() -> None:
         else:
             _print_unknown(first)
     except KeyboardInterrupt:
-        # During imports, or before a run starts.
+        # Ctrl-C was pressed during imports, or before a run started.
         sys.exit(INTERRUPTED)
 
 

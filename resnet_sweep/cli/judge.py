@@ -20,7 +20,7 @@ from resnet_sweep.errors import ConfigError
 
 # The exit status if there is no verdict.
 FAILED = 4
-# Settings of the sweep that the subcommand chooses, with its options for them.
+# Maps the settings that the subcommand chooses to the advice in an error message.
 OWN_SETTINGS = {
     "replicates": "use --max-replicates",
     "max_replicates": "use --max-replicates",

@@ -161,7 +161,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_delete(arguments: argparse.Namespace) -> None:
-    """Raise ConfigError if runs were asked to be deleted without a choice or without an answer."""
+    """Raise ConfigError if no runs are chosen for `--delete`, or if its question can't be asked."""
     if not arguments.directories and arguments.filter is None:
         raise ConfigError("--delete needs a choice of runs: name DIR, or add --filter CONDITION")
     if arguments.group_by:

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str], failed: int = FAILED, own: Sequence[str] = ()
 
     Args:
         arguments: the command line.
-        failed: the exit status after an unexpected error.
+        failed: the exit status after a failed run or an unexpected error.
         own: overrides of a subcommand; see `Request`.
     """
     status = _exit_status(Request(arguments, own).carry_out, arguments, failed)

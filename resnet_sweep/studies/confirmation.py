@@ -191,7 +191,7 @@ class Confirmation:
         write_atomically(self.directory / CONFIRMATION_CSV, text.getvalue().encode())
 
     def _left(self) -> list[tuple[Candidate, TrialRun]]:
-        """Return the runs that haven't ended. A seed is trained for all candidates in turn."""
+        """Return the runs that haven't ended, ordered by seed, so that all candidates progress."""
         pairs = [
             (candidate, runs)
             for runs in zip(*(candidate.planned for candidate in self.candidates), strict=True)
@@ -225,7 +225,7 @@ class Confirmation:
     def _compared(
         self,
     ) -> Iterator[tuple[Candidate, Statistic | None, MeanDifference | None, str]]:
-        """Yield each candidate, its statistic, and its difference from the current config."""
+        """Yield candidates with statistics, differences from the current config, and verdicts."""
         value_of = self.objective.value
         groups = []
         for candidate in self.candidates:

@@ -401,7 +401,7 @@ class StudyPlan:
         }
 
     def finished_trials(self) -> list[tuple[FrozenTrial, list[LoadedRun]]]:
-        """Return trials made from finished runs, oldest first, with these runs: a warm start."""
+        """Return trials for a warm start, oldest first, each with its complete runs."""
         cache = RunCache.default()
         found: dict[str, tuple[FrozenTrial, list[LoadedRun]]] = {}
         for group in reversed(group_replicates(cache.runs)):
@@ -441,7 +441,7 @@ def _sweeper_settings(config: DictConfig) -> dict[str, Any]:
 
 
 def _check_settings(config: DictConfig, whole: Mapping[str, Any]) -> None:
-    """Raise ConfigError for settings that only a grid has."""
+    """Raise ConfigError for settings that a study can't have."""
     pattern = unresolved(config.hydra.sweep)["subdir"]
     if pattern not in SUBDIRECTORIES:
         raise ConfigError(

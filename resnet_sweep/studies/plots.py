@@ -1,4 +1,4 @@
-"""Optuna's plots of studies and their confirmations, as data for the page of a report."""
+"""Optuna's plots of studies, and tables of their confirmations, as data for a report's page."""
 
 import csv
 import io
@@ -31,9 +31,9 @@ def plot_studies(directories: Sequence[Path]) -> list[dict[str, Any]]:
     """Plot the studies with storages in the given sweep directories.
 
     Returns:
-        A mapping for every study, with `name`, `summary`, `figures` and `confirmation`. A figure
-        has a `title`, and Plotly's `data` and `layout`. The confirmation is a table whose first row
-        is the header; it has no rows if nothing was confirmed.
+        A mapping for each study with a complete trial: `name`, `summary`, `figures` and
+        `confirmation`. A figure has a `title`, and Plotly's `data` and `layout`. The confirmation
+        is a table whose first row is the header; it has no rows if nothing was confirmed.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     studies: list[dict[str, Any]] = []

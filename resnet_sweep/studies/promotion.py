@@ -32,13 +32,14 @@ class PausedTrials:
     Trials are compared by their values at equal epochs. A trial that was pruned after an epoch is
     promoted when its value is among the best of all ended trials with a value at this epoch, for
     example the best third. This is the rule of ASHA (Li et al., 2020, "A system for massively
-    parallel hyperparameter tuning"). If there are several such trials, the one that was pruned
-    last comes first. A trial that diverges counts as worse than all others, at each of its epochs.
+    parallel hyperparameter tuning"). Of several such trials, the one that was pruned after
+    the most epochs comes first. A trial that diverges counts as worse than all others, at each of
+    its epochs.
 
-    `most_promising` needs no share. It orders trials by a prediction of their final value: the
-    value at the last epoch plus the mean increase, from this epoch to the end, of complete trials.
+    `most_promising` needs no share. It orders trials by a prediction of their final value: their
+    value at their last epoch, plus the mean increase of the complete trials after this epoch.
 
-    A trial costs the same in a long study as in a short one, apart from binary searches.
+    A trial costs the same in a long study as in a short one, apart from sorted insertions.
 
     Args:
         gain: returns a value with its sign changed if lower values are better.
@@ -80,7 +81,7 @@ class PausedTrials:
             for step, (gain, _) in entries.items():
                 total, count = self._increases.get(step, (0.0, 0))
                 self._increases[step] = total + final - gain, count + 1
-        # A trial that was promoted and has no new epoch can't be trained.
+        # A promoted trial without a new epoch can't be trained, so it isn't promoted again.
         elif state == "pruned" and (last := max(entries, default=0)) > first:
             self._position[number] = last, entries[last]
             insort(self._paused[last], entries[last])

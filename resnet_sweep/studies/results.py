@@ -53,7 +53,7 @@ class TrialResult:
             absolute path.
         reused: whether all runs were trained in other directories.
         values: the values of the objectives, as means over the replicates. A pruned trial has the
-            value of its last epoch. None while the trial runs.
+            value of its last epoch. None while the trial runs, or if it has no values.
         best_val_acc, final_val_acc: means over the runs, in percent.
         seconds: total time of the runs.
         statistic: the statistic of the first objective over the runs.
@@ -212,7 +212,7 @@ class StudyResults:
         return [result for _, result in complete]
 
     def summary(self, width: int | None) -> list[str]:
-        """Return the best trials, the number of trials in every state, and the failed trials."""
+        """Return the best trials, the number of trials in every state, and the broken trials."""
         results, ranked = self.all(), self.ranked()
         lines = self._ranking(ranked[:MAX_LISTED], width) if ranked else []
         lines.append(count_states(result.state for result in results))
@@ -250,7 +250,7 @@ class StudyResults:
                 record, several = run.record, self.plan.replicates
                 if several > 1:
                     overrides = [text for text in record.overrides if not text.startswith("seed=")]
-                    # The command has the seed of the first replicate.
+                    # The command sets the seed of the first replicate, if the study sets it.
                     seed = [text for key, text in self.plan.space.fixed.items() if key == "seed"]
                     overrides += [f"replicates={several}", *seed]
                     record = replace(record, overrides=overrides)

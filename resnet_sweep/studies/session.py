@@ -140,7 +140,7 @@ class StudySession:
         self.confirmation = Confirmation(plan, self.results)
 
     def work(self) -> int:
-        """Train trials until no trial is left; return the exit status."""
+        """Train trials until the search ends, and confirm the best ones; return the exit status."""
         stop = StopSignal().listen()
         try:
             with self._reporting(stop):
@@ -148,7 +148,7 @@ class StudySession:
                     self._search(stop)
                 if self._confirms():
                     self.confirmation.train(stop)
-                    # The table is printed, too.
+                    # An error is ignored, because the table is printed, too.
                     with contextlib.suppress(OSError):
                         self.confirmation.save()
         finally:
@@ -184,7 +184,7 @@ class StudySession:
 
     @contextlib.contextmanager
     def _time_limit(self, stop: StopSignal) -> Iterator[None]:
-        """Stop the `with` block after `hydra.sweeper.timeout` seconds, as a signal would."""
+        """Stop the `with` block like a signal, `hydra.sweeper.timeout` seconds after the start."""
         seconds: float | None = self.plan.settings["timeout"]
         if seconds is None:
             yield
@@ -300,7 +300,7 @@ class StudySession:
         console.print(f"Sweep directory: {relative_path(self.directory)}", markup=False)
         text, multirun = "", self.directory / MULTIRUN
         try:
-            # A full disk may have space again later.
+            # An error is ignored, because a full disk may have space again later.
             with contextlib.suppress(OSError):
                 if not multirun.exists():
                     write_atomically(multirun, OmegaConf.to_yaml(self.plan.config).encode())

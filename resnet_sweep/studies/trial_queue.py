@@ -36,9 +36,9 @@ SAME_AS = "same_as"
 STATE, REASON = "state", "reason"
 # The heartbeat of the worker.
 HEARTBEAT = "heartbeat"
-# A trial that was promoted continues as another trial of Optuna, because a pruned trial can't be
-# changed. These are the number of the first trial, which has the run directory, and the last epoch
-# that the trial before reported.
+# A promoted trial continues as another trial of Optuna, because a pruned trial can't be changed.
+# CONTINUES is the number of the first trial, which has the run directory. PAUSED_AT is the last
+# step that was reported before the promotion.
 CONTINUES, PAUSED_AT = "continues", "paused_at"
 
 # Maps Optuna's states to run states, for trials without the attribute STATE.
@@ -149,8 +149,8 @@ class TrialLock:
 class TrialQueue:
     """The trials of a study. Workers take the first `total` trials, and promote pruned ones.
 
-    A trial is added in state WAITING before a worker takes it. The reason is that only the change
-    from WAITING to RUNNING is atomic in every storage of Optuna.
+    A trial is added in state WAITING before a worker takes it, because only the change from WAITING
+    to RUNNING is atomic in every storage of Optuna.
 
     A promoted trial continues as a new trial of Optuna with the same parameters. The two count as
     one trial, with the number of the first one.
@@ -176,10 +176,10 @@ class TrialQueue:
         self.study, self.storage, self.directory, self.total = study, storage, directory, total
         self.paused, self.promote_all, self.closed = paused, promote_all, False
         self._study_id = storage.get_study_id_from_name(study.study_name)
-        # All trials with lower numbers have ended. A worker doesn't look at them again, so a trial
-        # costs the same in a long study as in a short one.
+        # All trials with lower numbers have ended. `take` doesn't search them again, so it costs
+        # the same in a long study as in a short one.
         self._first_open = 0
-        # Those of the other trials that have ended, too.
+        # The numbers of the other trials that have ended.
         self._ended: set[int] = set()
         self._size = 0
         # Numbers of the trials that continue others, and the last of them for each first trial.
@@ -208,7 +208,7 @@ class TrialQueue:
         return number - bisect_left(self._continuations, number) < self.total
 
     def _read(self) -> list[FrozenTrial]:
-        """Return all trials of Optuna, after adding the new ones to the attributes."""
+        """Return all trials of Optuna, and update the attributes of this queue."""
         trials = self.study.get_trials(deepcopy=False)
         for trial in trials[self._first_open :]:
             if trial.number >= self._size:
@@ -265,7 +265,7 @@ class TrialQueue:
         return ended >= self.total and self._next_promotion() is None
 
     def since_best(self, gain: Callable[[float], float]) -> int:
-        """Return the number of trials that have ended after the best one was started.
+        """Return the number of ended trials that were added after the best one.
 
         Args:
             gain: returns a value with its sign changed if lower values are better.
@@ -278,7 +278,7 @@ class TrialQueue:
         return sum(trial.number > best.number for trial in ended)
 
     def _next_promotion(self) -> int | None:
-        """Return the number of the trial to promote, before or after the last new trial."""
+        """Return the number of the trial to promote next; None if there is none."""
         if self.paused is None:
             return None
         number = self.paused.promotable()

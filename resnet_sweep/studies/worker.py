@@ -65,8 +65,8 @@ class PruningCallback(Callback):
         epochs: number of epochs of the run. After the last one, the run isn't pruned, because that
             would save no time.
         reported: the steps that the storage contains. The callback adds new ones.
-        paused_at: for a promoted trial, the step at which it was pruned. Until then, the pruner
-            gets the values again, but can't prune the trial.
+        paused_at: for a promoted trial, the step at which it was pruned. Up to this step, the
+            pruner gets the values again, but can't prune the trial.
 
     Attributes:
         storage_error: the error of the storage, if it couldn't be reached.
@@ -298,7 +298,7 @@ class StudyWorker:
         raise TrialFailed(reason)
 
     def _plan_start(self, run: TrialRun) -> None:
-        """Let a run that hasn't started continue a run that has ended, if its epochs are equal."""
+        """Let a new run continue a run that has ended, if the first epochs of both are the same."""
         if self.cache is None or not self.plan.sweep_settings["share_epochs"]:
             return
         if self.ended is None:

@@ -36,7 +36,7 @@ class Deletion:
 
     Raises:
         ConfigError: one of the runs is running, or is part of this package; or a sweep that lists
-            one of them is running.
+            one of them is running or can't be changed.
     """
 
     def __init__(
@@ -124,7 +124,8 @@ def _refuse_running(sweep: Path) -> Iterator[None]:
     """Lock a sweep within a `with` block.
 
     Raises:
-        ConfigError: a process runs the sweep, or a worker of the study trains a run.
+        ConfigError: a process runs the sweep, a worker of the study trains a run, or the directory
+            can't be written to.
     """
     error = ConfigError(
         f"{safe_text(str(sweep))} is running and has one of the runs, so nothing is deleted: wait "
@@ -171,7 +172,7 @@ def _update(sweep: Path, deleted: Iterable[Path]) -> None:
     try:
         objective = Objective.from_config(manifest.definition.settings, metrics_of(runs))
     except ConfigError:
-        # The reference was removed.
+        # The reference of the objective may have been removed.
         objective = Objective()
     manifest.model_copy(update={"jobs": entries}).write(sweep)
     write_results(sweep, jobs, objective)

@@ -1,8 +1,9 @@
 """The epochs that jobs of a sweep share: which job trains them, and where the others continue.
 
 The keys of all jobs form a tree: jobs with equal keys have the same first epochs, and the tree
-forks after the last of them. Each epoch of the tree is trained by one job. This job trains to its
-own end, and keeps a copy of its checkpoint at each fork, from which the other jobs start.
+forks after the last of them. One job trains each epoch of the tree, unless the copies would take
+too much space or several jobs have started already. It trains to its own end, and keeps a copy of
+its checkpoint at each fork, from which the other jobs start.
 """
 
 import os
@@ -21,8 +22,8 @@ from resnet_sweep.training.config import EarlyStopping
 
 # Other versions of these packages can change the bits of a result.
 NUMERIC_PACKAGES = ("numpy", "torch")
-# For each weight, a copy of a checkpoint contains at most its value, its value in the best epoch,
-# and two values of the optimizer.
+# For each weight, a copy of a checkpoint contains its value, its value in the best epoch, and up to
+# two values of the optimizer, besides the averages of `trainer.ema_decay`.
 VALUES_PER_WEIGHT = 4
 BYTES_PER_VALUE = 4
 # The copies of a sweep may take this part of the free disk space.
@@ -33,9 +34,9 @@ class Start(NamedTuple):
     """Where a job starts.
 
     Attributes:
-        directory: directory of the run that has trained the first epochs.
+        directory: directory of the run that trains the first epochs.
         epochs: number of these epochs.
-        job: the job that has to train them; None if there is a checkpoint already.
+        job: the job that has to train them; None if a run has trained them already.
     """
 
     directory: Path
@@ -49,23 +50,23 @@ class Start(NamedTuple):
 
 
 class EpochTree:
-    """The epochs of the jobs that are left to train, each assigned to one job.
+    """The epochs that are left to train, and the job that trains each of them.
 
     Args:
         jobs: the jobs that are left to train.
         sweep: all jobs of the sweep.
         keys: the keys of all jobs of the sweep by signature.
         ended: maps the epoch key of a run's last checkpoint to the directory of the run.
-        space: how many bytes all copies of checkpoints together may take.
+        space: the number of bytes that all copies of checkpoints together may take.
 
     Attributes:
-        starts: for each job that continues another one, where it starts.
+        starts: for each job that continues another run, where it starts.
         kept: for each job that others continue, the epochs after which it keeps a copy.
         stops: for each job, the rules by which jobs that continue it stop early.
         bytes: the estimated space that the copies take.
         restricted: whether jobs share fewer epochs because of `space`.
-        requested: number of epochs of all jobs together that are left to train.
-        to_train: number of these epochs without those that are shared.
+        requested: number of epochs that would be left to train if no job continued another run.
+        to_train: number of epochs that are left to train.
     """
 
     def __init__(
@@ -95,8 +96,8 @@ class EpochTree:
         for settings, group in groups.items():
             if len(group) > 1 or settings in with_starts:
                 self._assign(group, keys, starts)
-        # Maps each copy of a checkpoint to the jobs that start from it, and each directory to the
-        # jobs that start from an epoch that is unknown yet.
+        # Maps each copy of a checkpoint to the jobs that start from it. Maps each directory to the
+        # jobs with patience, which may stop at an earlier epoch and start from its copy.
         self._continued: dict[Path, list[Job]] = {}
         self._list_continued()
         for job in jobs:
@@ -107,12 +108,13 @@ class EpochTree:
     def _assign(
         self, group: Sequence[Job], keys: Mapping[str, EpochKeys], starts: Mapping[str, Start]
     ) -> None:
-        """Assign the epochs of jobs whose settings that are in effect in every epoch are equal."""
+        """Assign the epochs of jobs with equal `EpochKeys.settings`."""
         chains = {job: keys[job.planned.signature].keys for job in group}
         owners: dict[str, Job] = {}
 
-        # A job that has started trains its own epochs in any case. Among the others, the longest
-        # is first, because all shorter ones can fork from it.
+        # A job that has started trains its own epochs in any case. Jobs without patience follow,
+        # because no rule stops them before their forks. Longer jobs precede shorter ones, which can
+        # fork from them.
         def order(job: Job) -> tuple[bool, bool, int, int]:
             return (not _trained(job), _patience(job) is not None, -len(chains[job]), job.number)
 
@@ -130,7 +132,7 @@ class EpochTree:
         starts: Mapping[str, Start],
         owners: Mapping[str, Job],
     ) -> int:
-        """Find the longest part of a job that another run trains; return its number of epochs."""
+        """Let a job start after as many epochs of another run as possible; return their number."""
         for epochs in range(len(chain), 0, -1):
             key = chain[epochs - 1]
             if (found := starts.get(key)) is not None:
@@ -172,7 +174,7 @@ class EpochTree:
                 self._continued.setdefault(start.directory, []).append(job)
 
     def plan_records(self, jobs: Iterable[Job]) -> None:
-        """Set in the planned records of jobs which epochs are shared."""
+        """Set the shared epochs in the planned records of jobs."""
         for job in jobs:
             start, kept = self.starts.get(job), self.kept.get(job, ())
             job.planned.keep_epochs = sorted(kept)
@@ -184,10 +186,10 @@ class EpochTree:
     def assign_again(
         self, job: Job, unfinished: Container[Path], waiting: Iterable[Job]
     ) -> list[Job]:
-        """Assign epochs again if the job that this one continues has failed before the fork.
+        """Assign epochs again if the job that `job` continues failed before the fork.
 
         Args:
-            unfinished: the directories of the jobs that aren't done.
+            unfinished: the directories of the jobs whose work hasn't ended.
             waiting: the jobs that haven't started.
 
         Returns:
@@ -215,10 +217,10 @@ class EpochTree:
         return changed
 
     def is_ready(self, job: Job, unfinished: Container[Path]) -> bool:
-        """Return whether the epochs that a job shares are trained, or won't be.
+        """Return whether a job can start: its shared epochs are trained, or never will be.
 
         Args:
-            unfinished: the directories of the jobs that aren't done.
+            unfinished: the directories of the jobs whose work hasn't ended.
         """
         start = self.starts.get(job)
         if start is None or start.job is None or start.directory not in unfinished:
@@ -233,9 +235,9 @@ class EpochTree:
             copy.unlink(missing_ok=True)
 
     def remove_all_unneeded(self, jobs: Iterable[Job]) -> None:
-        """Remove the copies of the checkpoints of jobs that no job needs any more."""
+        """Remove the copies that no job needs any more from the directories of jobs."""
         for job in jobs:
-            # A reused run may belong to another sweep, which needs its copies.
+            # The directory of a reused run has no checkpoints.
             if not job.reused:
                 folder = job.directory / "checkpoints"
                 for epoch in kept_copies(folder):
@@ -243,12 +245,12 @@ class EpochTree:
 
     @property
     def copies(self) -> int:
-        """The largest number of copies of checkpoints that exist at a time."""
+        """The largest number of copies of checkpoints that the jobs keep."""
         return sum(map(len, (*self.kept.values(), *self.stops.values())))
 
 
 def space_for_copies(directory: Path) -> float:
-    """Return how many bytes the copies of checkpoints in a sweep's directory may take."""
+    """Return the number of bytes that the copies of checkpoints in a sweep's directory may take."""
     existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
     return DISK_SHARE * shutil.disk_usage(existing).free
 
@@ -257,14 +259,15 @@ def ended_runs(runs: Iterable[LoadedRun], excluded: Iterable[Path] = ()) -> dict
     """Return the directories of runs that others can continue, by the key of their last epoch.
 
     Args:
-        runs: runs, of which those that haven't ended are ignored.
-        excluded: directories of runs that aren't used.
+        runs: runs. Those that haven't ended, that have no last checkpoint, or that were trained
+            with other versions of `NUMERIC_PACKAGES` are left out.
+        excluded: directories of runs that are left out, too.
     """
     return dict(_ended_runs(runs, {*excluded}))
 
 
 def find_start(keys: EpochKeys, ended: Mapping[str, Path], directory: Path) -> SharedEpochs | None:
-    """Return the longest part of a run that another run has trained; None if there is none.
+    """Return the first epochs of a run that another run has trained, as many as possible, or None.
 
     Args:
         keys: the keys of the run.
@@ -293,7 +296,7 @@ def _ended_runs(runs: Iterable[LoadedRun], excluded: set[Path]) -> Iterator[tupl
 
 
 def _kept_starts(job: Job, keys: EpochKeys) -> dict[str, Start]:
-    """Return the copies of a job's checkpoints by the keys of their epochs."""
+    """Return the starts from the copies of a job's checkpoints, by the keys of their epochs."""
     epochs = kept_copies(job.directory / "checkpoints")
     # The keys are computed only if there are copies.
     return {
@@ -325,10 +328,10 @@ def _copy_size(job: Job) -> int:
 
 
 def _needs_start(job: Job) -> bool:
-    """Return whether a job has no checkpoint of its own yet."""
+    """Return whether a job hasn't ended and has no checkpoint of its own yet."""
     return not (job.ended or (job.directory / "checkpoints" / LAST).exists())
 
 
 def _trained(job: Job) -> int:
-    """Return the number of epochs that a job has trained itself."""
+    """Return the number of epochs that a job has completed, including shared ones."""
     return job.record.final["epoch"] if job.record.final else 0

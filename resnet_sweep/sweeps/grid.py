@@ -25,7 +25,7 @@ _PERCENTAGE = re.compile(r"\d+(\.\d+)?%")
 
 
 class GridSweeper(Sweeper):
-    """Hydra's basic sweeper with dry runs, resuming and fault tolerance.
+    """Trains every combination of values, with dry runs, resuming and fault tolerance.
 
     Args:
         params: maps keys to values, in the grammar of overrides. The command line takes precedence.
@@ -45,7 +45,7 @@ class GridSweeper(Sweeper):
         """Train the jobs of the sweep; see `run_sweep`.
 
         Raises:
-            SystemExit: a job failed or diverged, or the sweep was stopped.
+            SystemExit: a job failed, diverged or is still pending, or the sweep was stopped.
         """
         for name in self.others:
             raise ConfigError(

@@ -29,7 +29,7 @@ class Job:
         from_scratch: whether the run has to start at its first epoch (`trainer.resume=false`, or
             `reuse=false` if it was reused).
         shared_epochs: number of epochs that another run trains for this job.
-        other_code: a complete run that isn't reused, because it only differs in its own code.
+        other_code: a complete run that differs only in its own code, so it isn't reused; or None.
         run: the run in the directory, or the planned run if there is none.
         error: the reason if the directory can't be read, or None.
         last_stat: identifies the content of the record that was read last.
@@ -113,7 +113,7 @@ class Job:
         elif found.record.signature != self.planned.signature:
             error = "it contains a run with another configuration"
         else:
-            # Different choices can compose the same config, and a sweep is shown with its own.
+            # Different choices can compose the same config. The sweep shows its own choices.
             run.record = replace(found.record, choices=self.planned.choices)
         # `last_stat` is set last, so that a thread that sees its new value also sees the new run.
         self.run, self.error = run, error

@@ -78,7 +78,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
-        """Read `sweep.json`; if it is missing or damaged, list the runs in the directory."""
+        """Read a valid `sweep.json`, or else list the runs; ConfigError for a run directory."""
         try:
             return cls.model_validate_json((directory / MANIFEST).read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -185,7 +185,7 @@ def write_results(directory: Path, jobs: Sequence[Job], objective: Objective) ->
 
 
 def _find_jobs(directory: Path) -> list[JobEntry]:
-    """Return the jobs whose directories are named by their numbers."""
+    """Return the runs whose paths in a directory begin with a number, as jobs."""
     jobs = []
     for run in find_runs([directory]) if directory.is_dir() else ():
         place = os.path.relpath(run.directory, directory)

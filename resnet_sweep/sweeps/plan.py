@@ -156,7 +156,7 @@ class SweepPlan:
         self._refuse_other_runs()
 
     def to_train(self, retry_failed: bool = True) -> list[Job]:
-        """Return the jobs that aren't complete, and those that have to start from scratch."""
+        """Return the jobs that haven't ended (failed ones if asked), and those to start over."""
         return [
             job
             for job in self.jobs
@@ -256,8 +256,8 @@ class SweepPlan:
                 key = LoadedRun(Path(), "", record).replicate_key
                 variant = self.replication.variants.setdefault(key, Variant(config))
             variant.records.setdefault(replicate, record)
-            # Runs of an earlier command stay part of the sweep, even if they wouldn't be needed
-            # now, because a job that had failed has been trained since.
+            # Runs of an earlier command stay part of the sweep. They may not be needed any more,
+            # because a job that had failed was trained later.
             started = self._entries.get(record.signature)
             if replicate < self.replication.first or (started and self._is_started(started)):
                 variant.jobs[replicate] = self._create_job(record, config)
@@ -359,7 +359,7 @@ class SweepPlan:
         return (directory / "run.json").exists() and load_run(directory, "").state != PENDING
 
     def _changed_files(self, job: JobEntry) -> list[str]:
-        """Return the changed own files if a job differs from a planned one in them only."""
+        """Return the user's changed files if a job differs from a planned one only in these."""
         run = load_run(self.directory / job.directory, "")
         if isinstance(run, BrokenRun):
             return []

@@ -82,8 +82,8 @@ class Question:
         self._check(*records)
         condition = _condition(*(LoadedRun(Path(), "", record) for record in records))
         if is_named_by_time(config.hydra.sweep):
-            # A directory can't be used again with fewer seeds. With another number of seeds, the
-            # question gets another directory, and its finished runs are reused.
+            # A directory can't be used again with fewer seeds. So the same question with another
+            # number of seeds gets another directory, where it reuses the finished runs.
             parts = [*(record.signature for record in records), str(config.max_replicates)]
             name = blake2b(" ".join(parts).encode(), digest_size=6).hexdigest()
             with read_write(config.hydra.sweep):
@@ -146,8 +146,8 @@ class Question:
         text = safe_text(" ".join(self.change))
         if baseline.seed != changed.seed:
             raise ConfigError(
-                f"{text} changes the seed, but the luckiest seed says nothing about the other "
-                "seeds: leave seed out, because both variants are trained with the same seeds"
+                f"{text} changes the seed, but a good result with one seed says nothing about "
+                "other seeds: leave seed out, because both variants are trained with the same seeds"
             )
         runs = (LoadedRun(Path(), "", record) for record in (baseline, changed))
         names = differences(*(run.settings for run in runs))
@@ -208,7 +208,7 @@ class Question:
                 if answer["failed"]
                 else "all runs of the baseline diverged"
             )
-            yield f"\nNo verdict on {text}, because of {reason}"
+            yield f"\nNo verdict on {text}: {reason}"
         for look in looks.values() if answer["verdict"] else ():
             found = look.format(self.plan.objective)
             yield f"\nVerdict on {text}: {found}, with {look.seeds} seeds"

@@ -25,7 +25,7 @@ CreateJob = Callable[[Record, DictConfig], Job]
 
 @dataclass(eq=False)
 class Variant:
-    """A variant of a sweep. Replicates count from 0, which has the first seed.
+    """A variant of a sweep. Replicates are numbered from 0; replicate 0 has the first seed.
 
     Attributes:
         config: the composed config of its runs. They differ only in the seed.
@@ -61,7 +61,7 @@ class Look(NamedTuple):
         seeds: number of these seeds.
         verdict: as in `ReplicationRule.verdicts`.
         difference: the mean difference from the baseline; None if there is none.
-        interval: its interval at this look; None if there is none.
+        interval: the confidence interval of the difference at this look; None if there is none.
     """
 
     seeds: int
@@ -96,8 +96,7 @@ class Replication:
         variants: the variants by `LoadedRun.replicate_key` of their first runs, in the order of the
             sweep.
         seeds: the first seeds of the combinations; `check` requires that there is only one.
-        looks: the last look at each variant, without the baseline and without the variants that
-            nobody has looked at.
+        looks: the last look at each variant, except the baseline and variants without a look.
     """
 
     def __init__(
@@ -110,7 +109,7 @@ class Replication:
 
     @property
     def first(self) -> int:
-        """The number of seeds that every variant has."""
+        """The number of seeds that every variant gets before the first look."""
         return self.rule.looks[0]
 
     @property
@@ -158,7 +157,7 @@ class Replication:
             )
 
     def add_jobs(self, create_job: CreateJob) -> list[Job]:
-        """Create the jobs that the finished runs justify, and return the new ones.
+        """Look at the runs that have ended, and create and return the jobs for more seeds.
 
         A variant gets no more seeds while one of its jobs has failed or is interrupted. If this
         is a job of the baseline, no variant gets more.
@@ -197,7 +196,7 @@ class Replication:
         ]
 
     def _look(self, count: int, ready: list[Variant]) -> list[Variant]:
-        """Read the verdicts on variants from their first `count` seeds; return the open ones."""
+        """Decide on variants from their first `count` seeds; return the variants that stay open."""
         runs = {run: variant for variant in self.variants.values() for run in variant.runs(count)}
         rule = self.rule
         ranking = Ranking([*runs], self.condition, self.objective, rule)
@@ -211,7 +210,7 @@ class Replication:
         return [variant for variant in ready if self.looks[variant].is_open]
 
     def verdict(self, group: Group) -> str | None:
-        """Return the verdict on a variant at its last look; None if nobody has looked at it."""
+        """Return the verdict on the variant of a group at its last look; None without a look."""
         signature = group.runs[0].record.signature
         for variant, look in self.looks.items():
             if any(record.signature == signature for record in variant.records.values()):

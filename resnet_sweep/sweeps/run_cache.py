@@ -30,13 +30,13 @@ class RunCache:
         return [run for run in find_runs(self.roots) if isinstance(run, LoadedRun)]
 
     def find_complete(self, signature: str) -> LoadedRun | None:
-        """Return the newest complete run with a signature; None if there is none."""
+        """Return the newest complete run with a signature; None if it is missing or was changed."""
         run = self._complete.get(signature)
         if run is None:
             return None
         record = run.record
         # Somebody may have changed the record or the metrics. So the signature is computed from the
-        # config.
+        # config, and the digests of the metrics files are checked.
         actual = sign(record.config, record.precision, record.inputs)
         return run if actual == signature and not record.altered(run.directory) else None
 

@@ -1,4 +1,4 @@
-"""Run a sweep in this process, from its plan to the table of results.
+"""Run a sweep, from its plan to the table of results.
 
 In this module, `config` is the composed config of the whole sweep, with the node `hydra`.
 """
@@ -181,7 +181,7 @@ class SweepRunner:
         summary = "\n".join(summarize_plan(self.plan, self.config.retry_failed))
         console.print(summary, markup=False)
         with contextlib.ExitStack() as stack:
-            # A directory in which nothing was written doesn't stay.
+            # If nothing is written, the new directories are removed at the end.
             stack.callback(remove_empty, missing_folders(self.directory))
             make_directory(self.directory)
             try:
@@ -374,7 +374,7 @@ class SweepRunner:
         job = self._by_directory[directory]
         waiting = (other for other in self.jobs if other.directory in self._waiting)
         for changed in self.tree.assign_again(job, self._unfinished, waiting):
-            # With its first plan, a job trains all its epochs.
+            # If this fails, the job finds no copy for its first plan, and trains all its epochs.
             with contextlib.suppress(ConfigError):
                 write_plan(changed.directory, changed.planned)
         ready = self.tree.is_ready(job, self._unfinished)

@@ -1,4 +1,4 @@
-"""The texts that a sweep prints: its plan before it starts, and its results at the end."""
+"""The texts that a sweep prints: its plan, its verdicts so far, and its results at the end."""
 
 import os
 from collections import Counter
@@ -19,7 +19,7 @@ from resnet_sweep.sweeps.plan import SweepPlan
 from resnet_sweep.sweeps.replication import Look, Replication, Variant
 
 MAX_DUPLICATES = 5
-# At most this many undecided variants are named.
+# At most this many undecided variants of a look are named.
 MAX_UNDECIDED = 5
 
 
@@ -44,7 +44,7 @@ def _trained_in(job: Job) -> str:
 
 
 def print_looks(plan: SweepPlan, before: Mapping[Variant, Look]) -> None:
-    """Print what `replicates=auto` has decided since an earlier state of `Replication.looks`."""
+    """Print the looks of `replicates=auto` that an earlier state of `Replication.looks` lacks."""
     if plan.replication is not None:
         changed = {
             variant: look
@@ -56,7 +56,7 @@ def print_looks(plan: SweepPlan, before: Mapping[Variant, Look]) -> None:
 
 
 def _describe_looks(plan: SweepPlan, looks: Mapping[Variant, Look]) -> Iterator[str]:
-    """Yield a line for each variant that is decided, and one for the others of each look."""
+    """Yield a line for each decided variant, and one for all undecided variants of a look."""
     overrides = distinct_overrides(plan.jobs)
     undecided: dict[int, list[str]] = {}
     for variant, look in looks.items():
@@ -85,7 +85,7 @@ def describe(job: Job) -> str:
 
 
 def print_summary(plan: SweepPlan) -> None:
-    """Print the ranking of a sweep's variants, and the jobs that failed."""
+    """Print the ranking of a sweep's variants, and the jobs that failed or diverged."""
     jobs, overrides = plan.jobs, distinct_overrides(plan.jobs)
     runs = [job.run for job in jobs if job.state != PENDING and job.error is None]
     lines = []
@@ -94,7 +94,7 @@ def print_summary(plan: SweepPlan) -> None:
         rule = None if replication is None else replication.rule
         ranking = Ranking(runs, plan.baseline, plan.objective, rule)
         if replication is not None:
-            # A verdict stays as it was decided, although the others have more seeds by now.
+            # A verdict stays as it was decided, although other variants got more seeds later.
             ranking.verdicts = [
                 replication.verdict(group) or verdict
                 for group, verdict in zip(ranking.groups, ranking.verdicts, strict=True)
@@ -116,7 +116,7 @@ def print_summary(plan: SweepPlan) -> None:
 
 
 def distinct_overrides(jobs: Sequence[Job]) -> dict[Job, str]:
-    """Return the overrides of every job, without those that all jobs have, as text."""
+    """Return the overrides of every job as text, without those that all jobs have."""
     common = set.intersection(*(set(job.planned.overrides) for job in jobs)) if jobs else set()
     return {
         job: " ".join(text for text in job.planned.overrides if text not in common) for job in jobs
@@ -217,7 +217,7 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
 
 
 def _describe_shared_epochs(tree: EpochTree) -> Iterator[str]:
-    """Yield lines with the epochs that jobs share, and the space that this takes."""
+    """Yield lines with the epochs that jobs share, and the space that the copies take."""
     if tree.starts:
         jobs = pluralize(len(tree.starts), "job")
         yield (
@@ -239,7 +239,7 @@ def _describe_shared_epochs(tree: EpochTree) -> Iterator[str]:
 def _describe_largest_cost(
     plan: SweepPlan, replication: Replication, to_train: Sequence[Job]
 ) -> Iterator[str]:
-    """Yield a line with the jobs and the time of a sweep in which no verdict is decided."""
+    """Yield a line with the jobs and the time that the sweep takes if no verdict is decided."""
     further = replication.possible()
     if plan.settings["reuse"]:
         further = [run for run in further if plan.cache.find_complete(run.signature) is None]

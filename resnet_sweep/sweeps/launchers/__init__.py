@@ -25,10 +25,10 @@ from resnet_sweep.errors import ConfigError, one_line
 # Hydra's launchers, and those of this package, whose jobs run on this machine.
 _ON_THIS_MACHINE = ("basic", "joblib", "pool")
 
-# Called with a directory, possibly in another process.
+# The function that is called with a directory, possibly in another process.
 Work = Callable[[Path], Any]
-# Called in the launching process when the work in a directory has ended; the text is the reason if
-# the process of the work was lost, or else None.
+# Called in the launching process when the work in a directory has ended. The text is the reason if
+# the work ended without a result, or else None.
 OnEnd = Callable[[Path, str | None], None]
 # Returns whether the work in a directory can start. It may need what other work has to write first.
 IsReady = Callable[[Path], bool]
@@ -58,9 +58,9 @@ class Launcher(Protocol):
             work: the function, which can be pickled.
             directories: the arguments of the calls, which run in sequence or in parallel.
             log: name of a file in the directory, for the output of a separate process.
-            on_end: called for every directory.
-            is_ready: whether the call for a directory can start. If no call is running, one starts
-                in any case.
+            on_end: called when the call for a directory has ended.
+            is_ready: whether the call for a directory can start. If no call is running, at least
+                one starts in any case.
 
         Raises:
             SystemExit: a signal stopped this process; the work has saved its state.

@@ -22,14 +22,14 @@ _CONTEXT = get_context("spawn")
 
 
 class PoolLauncher:
-    """A pool of processes; a free process takes the next directory.
+    """A pool of processes; a free process takes the next directory that is ready.
 
     A process that dies is replaced, and only its job fails. A process whose job failed is replaced
     too, because an error of a GPU persists within a process. On a machine with GPUs, the GPUs are
     divided among the processes, otherwise the CPU cores.
 
     Args:
-        workers: number of processes; None for `jobs_per_gpu` on each GPU, or one for each core.
+        workers: largest number of processes; None for `jobs_per_gpu` per GPU, or one per core.
         jobs_per_gpu: number of processes that share a GPU.
         device: `trainer.device`.
     """
@@ -176,7 +176,7 @@ def _without_main_module() -> Iterator[None]:
 
 def _serve(connection: Connection, environment: Mapping[str, str]) -> None:
     """Do work in directories that the connection receives, in a process of the pool."""
-    # Set before torch is imported.
+    # The variables are set before torch is imported, because torch reads them once.
     os.environ.update(environment)
     # With a session of its own, it doesn't receive Ctrl-C; the parent stops its processes itself.
     os.setsid()

@@ -21,6 +21,7 @@ from resnet_sweep.sweeps.launchers import IsReady, OnEnd, Work, always_ready
 from resnet_sweep.sweeps.launchers.pool import POLL_SECONDS, redirect_output
 from resnet_sweep.training.signals import StopSignal
 
+# Seconds between two checks of a run that is still locked.
 HELD_SECONDS = 1
 # Environment variables with this prefix are also set in the tasks.
 ENVIRONMENT = "RESNET_SWEEP_"
@@ -36,8 +37,8 @@ class RayLauncher:
     machines share.
 
     Args:
-        address: of a cluster; None for a cluster that runs on this machine, or else for a new one
-            that ends with the command.
+        address: address of a cluster; None for the cluster on this machine, or for a new one that
+            ends with the command if there is none.
         cpus: number of cores for a job.
         gpus: number of GPUs for a job, possibly fractional; None for one GPU if the cluster has
             GPUs and `device` allows them.
@@ -128,8 +129,8 @@ def _work(
     """Do work in a directory, in a process of Ray that changes to the folder of the command."""
     os.chdir(folder)
     os.environ.update(environment)
-    # After the death of its machine, a run stays locked until its heartbeat is stale. Errors
-    # are suppressed, because the directory of a study's worker has no record.
+    # If the machine of a run failed, the run stays locked until its heartbeat is stale. Errors are
+    # suppressed, because the directory of a study's worker has no record.
     with contextlib.suppress(OSError, ConfigError):
         record = Record.read(directory)
         while record.state == "running" and is_held(directory, record.heartbeat):
