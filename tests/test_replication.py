@@ -23,6 +23,7 @@ from small_sweep import (
 )
 
 from resnet_sweep.__main__ import main
+from resnet_sweep.api.sweep import Sweep
 from resnet_sweep.compare.collection import find_runs
 from resnet_sweep.compare.filter_expression import FilterExpression
 from resnet_sweep.compare.ranking import Ranking
@@ -201,6 +202,33 @@ class TestSweep:
         assert call(main, *SWEEP, "hydra.sweep.dir=other").returncode == 1
         assert len(launcher.launched) == 1
 
+    def test_a_verdict_stays_as_it_was_decided(
+        self, call: Command, make_up: MakeUp, tmp_path: Path
+    ) -> None:
+        """After the first look the other variants get noisy, and the variants share their noise."""
+
+        def result(lr: float, seed: int) -> float:
+            if lr == 0.2:
+                return 51 + 0.3 * NOISE[seed]
+            return 50 + NOISE[seed] * (lr > 0.2) * (0.1 if seed < 3 else 10)
+
+        make_up(result)
+        sweep = (*AUTO, "max_replicates=5", "optim.lr=0.1,0.2,0.3,0.4,0.5", *SWEEP[-1:])
+        output = call(main, *sweep).stdout
+        verdicts = {row.split()[0]: row.split()[-1] for row in output.splitlines() if "0." in row}
+        assert verdicts["0.2"] == "better"
+        rule = ReplicationRule(5)
+        again = Ranking(
+            find_runs([tmp_path]), FilterExpression(SWEEP[-1].split("=", 1)[1]), rule=rule
+        )
+        table = Sweep(tmp_path / "sweep").table
+        rows = [
+            (group.runs[0].settings["optim.lr"], verdict)
+            for group, verdict in zip(table.groups, table.verdicts, strict=True)
+        ]
+        assert dict(rows)[0.2] == "better"
+        assert "better" not in again.verdicts
+
     def test_finished_runs_of_other_sweeps_are_reused(self, call: Command, make_up: MakeUp) -> None:
         make_up(accuracy)
         call(main, *SWEEP, "hydra.sweep.dir=multirun/first")
@@ -216,6 +244,13 @@ class TestSweep:
         assert numbers(first)[0] == 9
         assert numbers(largest) == [15, 5]
         assert not list(tmp_path.iterdir())
+
+    def test_a_combination_that_is_excluded_counts_with_its_first_seeds(
+        self, call: Command
+    ) -> None:
+        result = call(main, *SWEEP, "sweep_filter=optim.lr < 0.25", "dry_run=true")
+        (line,) = (line for line in result.stdout.splitlines() if "sweep_filter" in line)
+        assert numbers(line)[0] == 3
 
 
 @pytest.mark.slow
@@ -244,6 +279,10 @@ def test_a_sweep_that_is_killed_between_two_looks_ends_like_one_that_isnt(tmp_pa
         (["optim.lr=0.1", "baseline=optim.lr == 0.1"], ["replicates=auto", "baseline"]),
         (["optim.lr=0.1,0.2", "seed=0,1", "baseline=optim.lr == 0.1"], ["seed", "0, 1"]),
         (["max_replicates=2", "baseline=optim.lr == 0.1"], ["max_replicates", "2", "3"]),
+        (
+            ["optim.lr=0.1,0.2", "baseline=optim.lr == 0.1", "sweep_filter=seed > 2"],
+            ["sweep_filter", "seed"],
+        ),
         (["margin=0", "baseline=optim.lr == 0.1"], ["margin", "0"]),
         (["replicates=3", "margin=0.5"], ["margin=0.5", "replicates=auto"]),
         (["replicates=3", "max_replicates=5"], ["max_replicates=5", "replicates=auto"]),

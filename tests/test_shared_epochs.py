@@ -477,6 +477,13 @@ class TestSweep:
         assert "requested" not in output
         assert "disk" in output
 
+    def test_the_space_of_the_copies_includes_frozen_weights(self, call: Command) -> None:
+        grid = (*SHARED_GRID, "dry_run=true")
+        outputs = [call(main, *grid, *more).stdout for more in ((), ("trainer.freeze=[stages*]",))]
+        sizes = [re.findall(r"about ([\d.]+) MB", output) for output in outputs]
+        assert sizes[0] == sizes[1], outputs
+        assert float(*sizes[0]) > 0.1
+
     @pytest.mark.slow
     @pytest.mark.parametrize("launcher", LAUNCHERS)
     def test_launchers_give_the_results_of_lone_runs(

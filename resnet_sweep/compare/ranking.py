@@ -24,9 +24,10 @@ from resnet_sweep.compare.paired_test import (
     group_verdicts,
     same_data,
 )
-from resnet_sweep.compare.replication import ReplicationRule
+from resnet_sweep.compare.replication import UNDECIDED, ReplicationRule
 from resnet_sweep.compare.runs_table import COLUMNS
 from resnet_sweep.runs.metrics import Row
+from resnet_sweep.runs.record import ENDED
 
 
 class Ranking:
@@ -243,6 +244,43 @@ class Ranking:
         return self.objective.format_interval(difference.mean, difference.interval(error_rate))
 
 
+def rank_replicated(
+    runs: Sequence[LoadedRun | BrokenRun],
+    baseline: FilterExpression | None,
+    objective: Objective,
+    rule: ReplicationRule,
+) -> Ranking:
+    """Return the ranking of a sweep with `replicates=auto`.
+
+    Its differences contain all seeds. Its verdicts are those of the looks: a verdict stays as it
+    was decided, although other variants got more seeds later.
+    """
+    ranking = Ranking(runs, baseline, objective, rule)
+    loaded = [run for run in runs if isinstance(run, LoadedRun) and isinstance(run.seed, int)]
+    first = min((run.seed for run in loaded), default=0)
+    found: dict[LoadedRun, str] = {}
+
+    def verdict_on(group: Group, default: str) -> str:
+        return next((found[run] for run in group.runs if run in found), default)
+
+    for count in rule.looks:
+        look = Ranking(
+            [run for run in loaded if run.seed < first + count], baseline, objective, rule
+        )
+        if look.baseline is None or not _has_ended(look.baseline, count):
+            break
+        for group, verdict in zip(look.groups, look.verdicts, strict=True):
+            if verdict_on(group, UNDECIDED) == UNDECIDED and _has_ended(group, count):
+                found |= dict.fromkeys(group.runs, verdict)
+    ranking.verdicts = [*map(verdict_on, ranking.groups, ranking.verdicts)]
+    return ranking
+
+
+def _has_ended(group: Group, count: int) -> bool:
+    """Return whether the runs of `count` seeds of a group have ended."""
+    return len({run.seed for run in group.runs if run.state in ENDED}) >= count
+
+
 def rank_sweep(definition: Definition, runs: Sequence[LoadedRun | BrokenRun]) -> Ranking:
     """Return the ranking of the runs of a sweep, with its baseline, objective and rule.
 
@@ -251,10 +289,10 @@ def rank_sweep(definition: Definition, runs: Sequence[LoadedRun | BrokenRun]) ->
     """
     baseline = None if definition.baseline is None else FilterExpression(definition.baseline)
     objective = Objective.from_config(definition.settings, metrics_of(runs))
-    rule = None
-    if (found := definition.replication) is not None:
-        rule = ReplicationRule(found.maximum, found.margin, level=found.level)
-    return Ranking(runs, baseline, objective, rule)
+    if (found := definition.replication) is None:
+        return Ranking(runs, baseline, objective)
+    rule = ReplicationRule(found.maximum, found.margin, level=found.level)
+    return rank_replicated(runs, baseline, objective, rule)
 
 
 class NearestRuns:

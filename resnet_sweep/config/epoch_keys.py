@@ -46,6 +46,7 @@ class EpochKeys:
         schedule: the schedule; None if its settings are in effect in every epoch.
         resizing: the sizes of the images; None if all epochs have the same size.
         augmentation_epochs: see `Trainer`.
+        weights: see `PlannedRun`.
     """
 
     settings: str
@@ -53,6 +54,7 @@ class EpochKeys:
     schedule: Schedule | None
     resizing: ProgressiveResizing | None
     augmentation_epochs: Sequence[int]
+    weights: int
 
     @cached_property
     def keys(self) -> list[str]:

@@ -70,6 +70,7 @@ class PlannedRun:
         inputs: digests of what the run uses besides its config; see `Record.inputs`.
         own_code: the user's own code that the run uses.
         parameters: number of trainable weights of the model.
+        weights: number of all weights of the model, with those that `trainer.freeze` freezes.
         signature: see `resnet_sweep.runs.signature`; empty until `plan_run` has validated the run.
         notes: remarks that a reader of the results needs, one sentence each.
     """
@@ -83,6 +84,7 @@ class PlannedRun:
     inputs: Mapping[str, str]
     own_code: OwnCode
     parameters: int = 0
+    weights: int = 0
     signature: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -121,6 +123,7 @@ class PlannedRun:
             schedule=None if schedule.depends_on_metrics else schedule,
             resizing=None if sizes is None else ProgressiveResizing(sizes, settings.epochs),
             augmentation_epochs=augmentation_epochs(config, settings.epochs),
+            weights=self.weights,
         )
 
     def build_trainer(self) -> Trainer:
@@ -239,6 +242,7 @@ def plan_run(
         run,
         inputs=inputs,
         parameters=trained,
+        weights=sum(weights.values()),
         signature=sign(config, run.precision, inputs),
         notes=[*weight_notes, *_notes(run, mixed, shares_norm), *run.own_code.notes],
     )

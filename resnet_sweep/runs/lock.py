@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from resnet_sweep.errors import ConfigError
-from resnet_sweep.runs.record import is_fresh
+from resnet_sweep.runs.record import Record, is_fresh
 
 # The lock files in the directories of runs and of sweeps.
 RUN_LOCK, SWEEP_LOCK = "run.lock", "sweep.lock"
@@ -81,6 +81,13 @@ def is_held(directory: Path, heartbeat: Mapping[str, Any] | None) -> bool:
     if lock is not None:
         _release(lock)
     return lock is None
+
+
+def is_run_held(directory: Path) -> bool:
+    """Return whether a live process uses a run directory; False if its record can't be read."""
+    with contextlib.suppress(OSError, ConfigError):
+        return is_held(directory, Record.read(directory).heartbeat)
+    return False
 
 
 def in_use_error(

@@ -27,8 +27,8 @@ from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.jobs import train_planned
 from resnet_sweep.runs.files import write_atomically
-from resnet_sweep.runs.lock import DirectoryLock, is_held
-from resnet_sweep.runs.record import ENDED, PENDING, Record
+from resnet_sweep.runs.lock import DirectoryLock, is_run_held
+from resnet_sweep.runs.record import ENDED, PENDING
 from resnet_sweep.studies import CONFIRMATION_CSV
 from resnet_sweep.studies.plan import StudyPlan, TrialRun
 from resnet_sweep.studies.results import StudyResults
@@ -130,7 +130,7 @@ class Confirmation:
                     value = self.objective.value(trained)
                     shown = "" if value is None else f": {self._format(value)}"
                     console.print(f"{text} {trained.state}{shown}", markup=False)
-                elif _is_held(run.directory):
+                elif is_run_held(run.directory):
                     busy += 1
                 else:
                     failed.add(run.directory)
@@ -218,7 +218,7 @@ class Confirmation:
             yield False
             return
         try:
-            yield not _is_held(run.directory)
+            yield not is_run_held(run.directory)
         finally:
             lock.release()
 
@@ -259,10 +259,3 @@ class Confirmation:
 def _complete_statistic(group: Group, value_of: ValueOf) -> Statistic | None:
     """Return the statistic of the complete runs; None if there are none."""
     return group.statistic(value_of) if group.complete else None
-
-
-def _is_held(directory: Path) -> bool:
-    try:
-        return is_held(directory, Record.read(directory).heartbeat)
-    except (OSError, ConfigError):
-        return False

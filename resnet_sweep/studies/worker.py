@@ -16,7 +16,7 @@ from resnet_sweep.config.command import relative_path
 from resnet_sweep.console import console
 from resnet_sweep.errors import ConfigError, one_line
 from resnet_sweep.jobs import train_planned
-from resnet_sweep.runs.lock import is_held
+from resnet_sweep.runs.lock import is_run_held
 from resnet_sweep.runs.metrics import LayerNorms, Row, read_metrics
 from resnet_sweep.runs.record import ENDED, Record
 from resnet_sweep.runs.run import continue_pruned
@@ -256,7 +256,7 @@ class StudyWorker:
         try:
             continue_pruned(run.directory, run.record, paused_at)
         except (ConfigError, OSError) as error:
-            if _is_held(run.directory):
+            if is_run_held(run.directory):
                 raise TrialTakenOver from error
             raise TrialFailed(one_line(error)) from error
 
@@ -293,7 +293,7 @@ class StudyWorker:
         if callback is not None and callback.storage_error is not None:
             # The storage failed, not the trial.
             raise callback.storage_error
-        if _is_held(directory) or not lock.is_owned():
+        if is_run_held(directory) or not lock.is_owned():
             raise TrialTakenOver
         raise TrialFailed(reason)
 
@@ -305,9 +305,3 @@ class StudyWorker:
             self.ended = ended_runs(self.cache.runs)
         keys = run.planned.epoch_keys()
         run.record.start_from = find_start(keys, self.ended, run.directory)
-
-
-def _is_held(directory: Path) -> bool:
-    with contextlib.suppress(OSError, ConfigError):
-        return is_held(directory, Record.read(directory).heartbeat)
-    return False

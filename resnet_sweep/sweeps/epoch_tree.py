@@ -98,7 +98,7 @@ class EpochTree:
                 self._assign(group, keys, starts)
         # Maps each copy of a checkpoint to the jobs that start from it. Maps each directory to the
         # jobs with patience, which may stop at an earlier epoch and start from its copy.
-        self._continued: dict[Path, list[Job]] = {}
+        self._continued: dict[Path, set[Job]] = {}
         self._list_continued()
         for job in jobs:
             job.shared_epochs = self.starts[job].epochs if job in self.starts else 0
@@ -153,10 +153,11 @@ class EpochTree:
             stop: the rule by which the other job stops early; None if there is none.
         """
         kept, stops = self.kept.setdefault(job, set()), self.stops.setdefault(job, [])
+        keys = self.keys[job.planned.signature]
         # The last checkpoint of a job is kept anyway.
-        new_copy = epochs not in kept and epochs != job.planned.epochs
+        new_copy = epochs not in kept and epochs != keys.epochs
         new_stop = stop is not None and stop not in stops
-        size = (new_copy + new_stop) * _copy_size(job)
+        size = (new_copy + new_stop) * _copy_size(job, keys.weights)
         if self.bytes + size > self.space:
             self.restricted = True
             return False
@@ -169,9 +170,9 @@ class EpochTree:
 
     def _list_continued(self) -> None:
         for job, start in self.starts.items():
-            self._continued.setdefault(start.copy, []).append(job)
+            self._continued.setdefault(start.copy, set()).add(job)
             if _patience(job) is not None:
-                self._continued.setdefault(start.directory, []).append(job)
+                self._continued.setdefault(start.directory, set()).add(job)
 
     def plan_records(self, jobs: Iterable[Job]) -> None:
         """Set the shared epochs in the planned records of jobs."""
@@ -237,11 +238,9 @@ class EpochTree:
     def remove_all_unneeded(self, jobs: Iterable[Job]) -> None:
         """Remove the copies that no job needs any more from the directories of jobs."""
         for job in jobs:
-            # The directory of a reused run has no checkpoints.
-            if not job.reused:
-                folder = job.directory / "checkpoints"
-                for epoch in kept_copies(folder):
-                    self.remove_unneeded(kept_copy(folder, epoch))
+            folder = job.directory / "checkpoints"
+            for epoch in kept_copies(folder):
+                self.remove_unneeded(kept_copy(folder, epoch))
 
     @property
     def copies(self) -> int:
@@ -277,7 +276,7 @@ def find_start(keys: EpochKeys, ended: Mapping[str, Path], directory: Path) -> S
     if not any(key.startswith(keys.settings) for key in ended):
         return None
     for epochs, key in reversed([*enumerate(keys.keys, start=1)]):
-        if (found := ended.get(key)) is not None:
+        if (found := ended.get(key)) is not None and found != directory:
             return SharedEpochs(directory=os.path.relpath(found, directory), epochs=epochs)
     return None
 
@@ -319,12 +318,12 @@ def _patience(job: Job) -> PatienceRule | None:
     )
 
 
-def _copy_size(job: Job) -> int:
-    """Estimate how many bytes a copy of a job's checkpoint takes."""
+def _copy_size(job: Job, weights: int) -> int:
+    """Estimate how many bytes a copy of the checkpoint of a job with so many weights takes."""
     decays = job.planned.config["trainer"].get("ema_decay")
     averages = len(decays) if isinstance(decays, list) else int(decays is not None)
     values = VALUES_PER_WEIGHT + averages
-    return BYTES_PER_VALUE * values * (job.planned.parameters or 0)
+    return BYTES_PER_VALUE * values * weights
 
 
 def _needs_start(job: Job) -> bool:

@@ -77,8 +77,8 @@ class Job:
     def epochs_to_train(self) -> float:
         """The number of epochs that are left to train."""
         epochs, record = self.planned.epochs, self.record
-        if self.ended:
-            # A job that has ended is only trained if it starts from scratch.
+        # A job that has ended is only trained if it starts from scratch.
+        if self.ended or (self.from_scratch and self.state in ("failed", "interrupted")):
             return epochs
         trained: float = record.final["epoch"] if record.final else self.shared_epochs
         progress = record.heartbeat

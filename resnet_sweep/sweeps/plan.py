@@ -221,6 +221,7 @@ class SweepPlan:
         Returns:
             The variant, with this replicate.
         """
+        auto = self.replication
         composed = ComposedConfig.of(config, config.hydra)
         for name, value in self.settings.items():
             if composed.settings[name] != value:
@@ -234,7 +235,8 @@ class SweepPlan:
             fields = run_fields(LoadedRun(self.directory, "", record))
             check_fields(self.filter.names, [fields])
             if not self.filter.matches(fields):
-                self.filtered += 1
+                # With `replicates=auto`, the other seeds aren't jobs yet.
+                self.filtered += auto is None or replicate < auto.first
                 return variant
         overrides = [text for text in composed.overrides if override_key(text) not in SWEEP_KEYS]
         planned = plan_run(
@@ -249,17 +251,17 @@ class SweepPlan:
             self._epoch_keys[record.signature] = planned.epoch_keys()
         if record.signature in self._planned:
             self.duplicates.append((overrides, self._planned[record.signature]))
-        elif self.replication is None:
+        elif auto is None:
             self._planned[record.signature] = self._create_job(record, config)
         else:
             if variant is None:
                 key = LoadedRun(Path(), "", record).replicate_key
-                variant = self.replication.variants.setdefault(key, Variant(config))
+                variant = auto.variants.setdefault(key, Variant(config))
             variant.records.setdefault(replicate, record)
             # Runs of an earlier command stay part of the sweep. They may not be needed any more,
             # because a job that had failed was trained later.
             started = self._entries.get(record.signature)
-            if replicate < self.replication.first or (started and self._is_started(started)):
+            if replicate < auto.first or (started and self._is_started(started)):
                 variant.jobs[replicate] = self._create_job(record, config)
                 self._planned[record.signature] = variant.jobs[replicate]
         return variant

@@ -184,7 +184,7 @@ class Question:
             "margin": self.plan.settings["margin"],
             "questions": self.questions,
             "trained_runs": sum(job in new for job in done),
-            "trained_seconds": sum(job.record.seconds or 0 for job in done if job in new),
+            "trained_seconds": sum(_own_seconds(job) for job in done if job in new),
             "reused_runs": sum(job not in new for job in done),
             "reused_seconds": sum(job.record.seconds or 0 for job in done if job not in new),
             "failed": [
@@ -229,6 +229,13 @@ def _expand(loader: ConfigLoader, overrides: Sequence[str]) -> list[str]:
             f"last of them {safe_text(', '.join(values))}: choose one"
         )
     return first
+
+
+def _own_seconds(job: Job) -> float:
+    """Return the time in which a job was trained, without the epochs that another run trained."""
+    shared = job.record.shared_epochs
+    rows = job.run.metrics.rows[: shared["epochs"]] if shared else ()
+    return (job.record.seconds or 0) - sum(row["seconds"] for row in rows)
 
 
 def _plan(loader: ConfigLoader, config: DictConfig, overrides: list[str]) -> Record:

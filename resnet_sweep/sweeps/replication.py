@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from resnet_sweep.compare.filter_expression import FilterExpression, run_fields
 from resnet_sweep.compare.format import pluralize, safe_text
-from resnet_sweep.compare.group import COMPLETE, Group, group_replicates
+from resnet_sweep.compare.group import COMPLETE, group_replicates
 from resnet_sweep.compare.loaded_run import LoadedRun
 from resnet_sweep.compare.objective import Objective
 from resnet_sweep.compare.ranking import Ranking
@@ -143,6 +143,12 @@ class Replication:
                     f"{safe_text(', '.join(names))} depends on the seed: give it one value (only "
                     "the path of init_from may contain the seed, as in init_from=weights/${seed})"
                 )
+        if any(len(variant.records) < self.rule.maximum for variant in self.variants.values()):
+            raise ConfigError(
+                f"replicates=auto trains each variant with up to {self.rule.maximum} seeds, but "
+                "sweep_filter excludes some of them: leave seed out of sweep_filter, or set "
+                "replicates to a number"
+            )
         count = len(self._matching())
         if count != 1:
             raise ConfigError(
@@ -208,14 +214,6 @@ class Replication:
                 interval = None if difference is None else difference.interval(rule.error_rate)
                 self.looks[variant] = Look(count, verdict, mean, interval)
         return [variant for variant in ready if self.looks[variant].is_open]
-
-    def verdict(self, group: Group) -> str | None:
-        """Return the verdict on the variant of a group at its last look; None without a look."""
-        signature = group.runs[0].record.signature
-        for variant, look in self.looks.items():
-            if any(record.signature == signature for record in variant.records.values()):
-                return look.verdict
-        return None
 
     def _create(self, variant: Variant, count: int, create_job: CreateJob) -> Iterator[Job]:
         for replicate, record in sorted(variant.records.items()):

@@ -8,7 +8,7 @@ from pathlib import Path
 from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.filter_expression import run_fields
 from resnet_sweep.compare.format import format_percent, format_table, pluralize, safe_text
-from resnet_sweep.compare.ranking import Ranking
+from resnet_sweep.compare.ranking import Ranking, rank_replicated
 from resnet_sweep.config.command import relative_path
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import PENDING, duration
@@ -90,15 +90,10 @@ def print_summary(plan: SweepPlan) -> None:
     runs = [job.run for job in jobs if job.state != PENDING and job.error is None]
     lines = []
     if any(run.record.best for run in runs):
-        replication = plan.replication
-        rule = None if replication is None else replication.rule
-        ranking = Ranking(runs, plan.baseline, plan.objective, rule)
-        if replication is not None:
-            # A verdict stays as it was decided, although other variants got more seeds later.
-            ranking.verdicts = [
-                replication.verdict(group) or verdict
-                for group, verdict in zip(ranking.groups, ranking.verdicts, strict=True)
-            ]
+        if plan.replication is None:
+            ranking = Ranking(runs, plan.baseline, plan.objective)
+        else:
+            ranking = rank_replicated(runs, plan.baseline, plan.objective, plan.replication.rule)
         width = console.width if console.is_terminal else None
         lines += ["", *ranking.lines(width), *(f"note: {note}" for note in ranking.notes())]
         if ranking.command is not None:
@@ -219,10 +214,11 @@ def summarize_plan(plan: SweepPlan, retry_failed: bool = True) -> Iterator[str]:
 def _describe_shared_epochs(tree: EpochTree) -> Iterator[str]:
     """Yield lines with the epochs that jobs share, and the space that the copies take."""
     if tree.starts:
-        jobs = pluralize(len(tree.starts), "job")
+        count = len(tree.starts)
+        jobs = "1 job continues another" if count == 1 else f"{count:,} jobs continue others"
         yield (
             f"  {tree.requested:,.0f} epochs requested, {tree.to_train:,.0f} to train, because "
-            f"{jobs} continue others"
+            f"{jobs}"
         )
     if tree.copies:
         yield (
