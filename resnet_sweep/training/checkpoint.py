@@ -105,10 +105,11 @@ class RunCheckpoints:
             return None
         # A folder of the path may be a link, and the system would resolve ".." after the link.
         source = Path(os.path.normpath(self.run.directory / start["directory"]))
-        folder, reasons = source / "checkpoints", []
-        for path in (kept_copy(folder, start["epochs"]), folder / LAST):
+        folder = source / "checkpoints"
+        reasons = [*self._describe_threads(source)]
+        paths = () if reasons else (kept_copy(folder, start["epochs"]), folder / LAST)
+        for path in paths:
             try:
-                self._check_threads(source)
                 state = read_shared(path, epoch_keys)
                 stop = early_stopping.first_stop(state["rows"])
                 if stop is not None and stop < len(state["rows"]):
@@ -139,20 +140,15 @@ class RunCheckpoints:
         self.run.update(shared_epochs=None)
         return None
 
-    def _check_threads(self, source: Path) -> None:
-        """Check that another run used as many threads, because their number changes the rounding.
-
-        Raises:
-            DamagedCheckpointError: the numbers differ.
-        """
+    def _describe_threads(self, source: Path) -> Iterator[str]:
+        """Yield a text if another run used another number of threads, which changes the rounding."""
         own = self.run.record
         try:
             threads = Record.read(source).threads
         except (OSError, ConfigError):
             return
         if own.device == "cpu" and None not in (threads, own.threads) and threads != own.threads:
-            reason = f"it was trained with {threads} threads instead of {own.threads}"
-            raise DamagedCheckpointError(source, reason)
+            yield f"it was trained with {threads} threads instead of {own.threads}"
 
     def save(self, state: State) -> None:
         """Save a state of the trainer, after waiting for the previous save.
