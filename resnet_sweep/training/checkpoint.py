@@ -141,7 +141,7 @@ class RunCheckpoints:
         return None
 
     def _describe_threads(self, source: Path) -> Iterator[str]:
-        """Yield a text if another run used another number of threads, which changes the rounding."""
+        """Yield a text if another run had other threads, because they change the rounding."""
         own = self.run.record
         try:
             threads = Record.read(source).threads
