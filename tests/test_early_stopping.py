@@ -87,6 +87,7 @@ def test_a_stop_after_the_last_epoch_changes_nothing_and_is_noted(tmp_path: Path
     [
         ({"trainer__early_stopping": {"epoch": 2}, "trainer__max_steps": 8}, "epoch=2", 2),
         ({"trainer__early_stopping": {"patience": 3}}, "patience=3", 3),
+        ({"trainer__early_stopping": {"patience": 2}}, "patience=2", 3),
         (
             {"trainer__early_stopping": {"patience": 2}, "trainer__max_steps": 14},
             "patience=2",

@@ -12,6 +12,7 @@ from processes import assert_refused
 from small_sweep import TINY, commands, numbers, records
 
 from resnet_sweep.__main__ import main
+from resnet_sweep.runs.metrics import read_metrics
 
 BASELINE = " ".join([*SMALL, "optim.lr=0.1"])
 QUESTION = ("judge", "optim.lr=0.2", "--baseline", BASELINE)
@@ -122,6 +123,22 @@ def test_real_runs_are_judged(command: Command, tmp_path: Path) -> None:
     found = records(tmp_path / answer["directory"])
     assert [record["state"] for record in found.values()] == ["finished"] * 6
     assert sum(record["seconds"] for record in found.values()) == answer["trained_seconds"]
+
+
+def test_epochs_that_runs_share_count_once_in_the_cost(call: Command, tmp_path: Path) -> None:
+    baseline = " ".join([*TINY, "data.limit_train=64", "schedule=constant"])
+    arguments = ("trainer.epochs=3", "--baseline", baseline, "--max-replicates", "3", "--json")
+    answers = [json.loads(call(main, "judge", *arguments).stdout) for _ in range(2)]
+    folder = tmp_path / answers[0]["directory"]
+    seconds = 0.0
+    for name, record in records(folder).items():
+        shared = record["shared_epochs"]["epochs"] if record["shared_epochs"] else 0
+        seconds += record["seconds"] - sum(
+            row["seconds"] for row in read_metrics(folder / name)[:shared]
+        )
+    assert any(record["shared_epochs"] for record in records(folder).values())
+    assert answers[0]["trained_seconds"] == pytest.approx(seconds)
+    assert answers[1]["reused_seconds"] == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(

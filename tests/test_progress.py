@@ -47,6 +47,13 @@ def progress_after(seconds: float, jobs: list[Job], cache: RunCache) -> SweepPro
     return progress
 
 
+@pytest.mark.parametrize("state", ["running", "interrupted", "failed", "finished"])
+def test_a_job_that_starts_over_has_all_its_epochs_to_train(tmp_path: Path, state: str) -> None:
+    (job,) = pending_jobs(tmp_path, {"trainer.resume": False})
+    finish_epoch(job, 6, state=state)
+    assert job.epochs_to_train == 10
+
+
 def test_the_time_left_follows_from_the_epochs_of_running_jobs(tmp_path: Path) -> None:
     jobs = pending_jobs(tmp_path, {}, {})
     progress = progress_after(60, jobs, RunCache([]))

@@ -39,6 +39,7 @@ from resnet_sweep.config.plan import plan_run
 from resnet_sweep.runs.metrics import read_metrics
 from resnet_sweep.runs.record import Record
 from resnet_sweep.sweeps import plan
+from resnet_sweep.sweeps.epoch_tree import find_start
 from resnet_sweep.sweeps.launchers import HydraLauncher, InProcessLauncher
 from resnet_sweep.training.callbacks.tensorboard import TensorBoard
 from resnet_sweep.training.checkpoint import (
@@ -356,6 +357,14 @@ def test_a_damaged_copy_costs_its_epochs_only(
     train(other, tmp_path / "1", start_from={"directory": "../0", "epochs": 2})
     train(other, tmp_path / "lone")
     assert_equal_runs(tmp_path / "1", tmp_path / "lone")
+
+
+def test_a_run_doesnt_continue_itself(tmp_path: Path) -> None:
+    found = plan_run(config()).epoch_keys()
+    ended = {found.keys[-1]: tmp_path / "a"}
+    assert find_start(found, ended, tmp_path / "a") is None
+    start = find_start(found, ended, tmp_path / "b")
+    assert start == {"directory": "../a", "epochs": found.epochs}
 
 
 def epochs_line(output: str) -> list[int]:

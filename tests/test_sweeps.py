@@ -262,18 +262,18 @@ class TestResuming:
     ) -> None:
         assert command(*TINY, "trainer.max_steps=1", "seed=1").returncode == 0
         overrides = ("--multirun", *TINY, "trainer.max_steps=1", "seed=0,1")
-        assert command(*overrides).returncode == 0
-        (first,) = tmp_path.glob("multirun/*/*")
+        first, other = tmp_path / "multirun" / "first", "hydra.sweep.dir=multirun/other"
+        assert command(*overrides, "hydra.sweep.dir=multirun/first").returncode == 0
         assert sorted(path.name for path in first.glob("*/")) == ["0", "1"]
         assert [line["reused"] for line in manifest(first)] == [False, True]
         assert [line["state"] for line in results(first)] == ["finished", "finished"]
         # The sweep has both runs, and a run that is in both folders is found once.
         both = [tmp_path / "multirun", tmp_path / "outputs"]
         assert [len(find_runs(folders)) for folders in ([first], both)] == [2, 2]
-        result = command(*overrides, "dry_run=true")
+        result = command(*overrides, other, "dry_run=true")
         jobs = [(state, rest[0]) for _, state, rest in dry_run_jobs(result.stdout)]
         assert jobs == [("finished", "(reused)")] * 2
-        result = command(*overrides, "dry_run=true", "reuse=false")
+        result = command(*overrides, other, "dry_run=true", "reuse=false")
         assert [state for _, state, _ in dry_run_jobs(result.stdout)] == ["pending"] * 2
 
     def test_a_reused_run_is_shown_with_the_experiment_of_the_sweep(

@@ -214,9 +214,9 @@ def same_data(group: Group, baseline: Group) -> bool:
 
 
 def _images_of(run: LoadedRun) -> tuple[Any, ...]:
-    """Return what determines the images of a run with a certain seed."""
-    settings = run.record.config.get("data", {})
-    return run.record.fingerprint, *map(settings.get, ("limit_train", "limit_test", "holdout"))
+    """Return the data of a run, and the settings that can change which of its images are used."""
+    names = ("data.limit_train", "data.limit_test", "data.holdout")
+    return run.record.fingerprint, *map(run.settings.get, names)
 
 
 def _standard_error(samples: Sequence[Sequence[float]]) -> tuple[float, float]:

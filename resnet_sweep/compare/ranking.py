@@ -163,7 +163,9 @@ class Ranking:
         judged = [
             difference
             for difference, group in zip(self.differences, self.groups, strict=True)
-            if difference in measured and not group.unstable
+            if difference is not None
+            and difference.standard_error is not None
+            and not group.unstable
         ]
         if len(judged) > 1:
             notes.append(
@@ -226,12 +228,12 @@ class Ranking:
         return [None if group is baseline else next(found) for group in self.groups]
 
     def _verdicts(self) -> list[str]:
-        if self.rule is not None:
-            found = self.rule.verdicts(self.groups, self.differences, self.objective.gain)
-        elif self.baseline is None:
+        if self.baseline is None:
             return [""] * len(self.groups)
-        else:
+        if self.rule is None:
             found = group_verdicts(self.groups, self.differences, self.objective.gain)
+        else:
+            found = self.rule.verdicts(self.groups, self.differences, self.objective.gain)
         return [
             "baseline" if group is self.baseline else verdict
             for group, verdict in zip(self.groups, found, strict=True)
@@ -253,14 +255,15 @@ def rank_replicated(
     """Return the ranking of a sweep with `replicates=auto`.
 
     Its differences contain all seeds. Its verdicts are those of the looks: a verdict stays as it
-    was decided, although other variants got more seeds later.
+    was decided, although other variants got more seeds later. A variant without a look is
+    undecided, unless a seed diverged.
     """
     ranking = Ranking(runs, baseline, objective, rule)
     loaded = [run for run in runs if isinstance(run, LoadedRun) and isinstance(run.seed, int)]
     first = min((run.seed for run in loaded), default=0)
     found: dict[LoadedRun, str] = {}
 
-    def verdict_on(group: Group, default: str) -> str:
+    def verdict_on(group: Group, default: str = UNDECIDED) -> str:
         return next((found[run] for run in group.runs if run in found), default)
 
     for count in rule.looks:
@@ -270,9 +273,14 @@ def rank_replicated(
         if look.baseline is None or not _has_ended(look.baseline, count):
             break
         for group, verdict in zip(look.groups, look.verdicts, strict=True):
-            if verdict_on(group, UNDECIDED) == UNDECIDED and _has_ended(group, count):
+            if verdict_on(group) == UNDECIDED and _has_ended(group, count):
                 found |= dict.fromkeys(group.runs, verdict)
-    ranking.verdicts = [*map(verdict_on, ranking.groups, ranking.verdicts)]
+    # These verdicts don't depend on the differences.
+    fixed = ("", "baseline", "unstable")
+    ranking.verdicts = [
+        verdict_on(group, verdict if verdict in fixed else UNDECIDED)
+        for group, verdict in zip(ranking.groups, ranking.verdicts, strict=True)
+    ]
     return ranking
 
 

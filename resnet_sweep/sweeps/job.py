@@ -78,7 +78,7 @@ class Job:
         """The number of epochs that are left to train."""
         epochs, record = self.planned.epochs, self.record
         # A job that has ended is only trained if it starts from scratch.
-        if self.ended or (self.from_scratch and self.state in ("failed", "interrupted")):
+        if self.ended or self.from_scratch:
             return epochs
         trained: float = record.final["epoch"] if record.final else self.shared_epochs
         progress = record.heartbeat

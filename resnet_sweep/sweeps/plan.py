@@ -251,6 +251,8 @@ class SweepPlan:
             self._epoch_keys[record.signature] = planned.epoch_keys()
         if record.signature in self._planned:
             self.duplicates.append((overrides, self._planned[record.signature]))
+            if auto is not None:
+                variant = auto.variant_of(record)
         elif auto is None:
             self._planned[record.signature] = self._create_job(record, config)
         else:

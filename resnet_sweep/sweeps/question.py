@@ -186,7 +186,7 @@ class Question:
             "trained_runs": sum(job in new for job in done),
             "trained_seconds": sum(_own_seconds(job) for job in done if job in new),
             "reused_runs": sum(job not in new for job in done),
-            "reused_seconds": sum(job.record.seconds or 0 for job in done if job not in new),
+            "reused_seconds": sum(_own_seconds(job) for job in done if job not in new),
             "failed": [
                 {
                     "directory": relative_path(job.directory),
@@ -235,7 +235,7 @@ def _own_seconds(job: Job) -> float:
     """Return the time in which a job was trained, without the epochs that another run trained."""
     shared = job.record.shared_epochs
     rows = job.run.metrics.rows[: shared["epochs"]] if shared else ()
-    return (job.record.seconds or 0) - sum(row["seconds"] for row in rows)
+    return (job.record.seconds or 0) - sum(row.get("seconds", 0) for row in rows)
 
 
 def _plan(loader: ConfigLoader, config: DictConfig, overrides: list[str]) -> Record:

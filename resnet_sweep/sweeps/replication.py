@@ -162,6 +162,14 @@ class Replication:
                 "baseline: add another variant, or set replicates to a number"
             )
 
+    def variant_of(self, record: Record) -> Variant:
+        """Return the variant of which a planned run is part."""
+        return next(
+            variant
+            for variant in self.variants.values()
+            if any(found.signature == record.signature for found in variant.records.values())
+        )
+
     def add_jobs(self, create_job: CreateJob) -> list[Job]:
         """Look at the runs that have ended, and create and return the jobs for more seeds.
 

@@ -308,6 +308,7 @@ class SweepRunner:
             return
         if job.from_scratch:
             reset_run(job.directory, job.planned)
+            job.from_scratch = False
         write_plan(job.directory, job.planned)
         settings, overrides = job.planned.config, job.planned.overrides
         write_hydra_folder(job.directory, settings, {**hydra, **job.hydra}, overrides)
