@@ -4,19 +4,20 @@ python -m benchmarks.study [--seeds 10] [--trials 12] [--epochs 9] [--images 100
     [--output RESULTS.jsonl] [OVERRIDE ...]
 python -m benchmarks.study --replay [CURVES.csv.gz] [--replays 200] [--trials 60] [--margin 1]
 
-The first command runs three searches for each seed, with one worker each:
+The first command runs four searches for each seed, with one worker each:
 
 - A study without a pruner, which trains each trial to its end, as the sweeper of Hydra's Optuna
   plugin does. Its best accuracy on held-out training images is the target.
 - A study with Hyperband, which has three times as many trials, since it prunes most of them.
 - A study with Hyperband that promotes. It has as many trials as the first study, and then promotes
   the pruned trials until one of them reaches the target.
+- The same with three times as many trials.
 
 The time counts from the command to the end of the first run that reaches the target. Then this run,
 or the best run if none reaches it, is trained again with new seeds. The mean of their accuracies is
 the confirmed accuracy. `--parallel` is the number of seeds at a time; each search has one thread.
 With `--output`, each result is appended to a file. The same command reads the file, and runs only
-the seeds that it lacks.
+the searches that it lacks.
 
 The second command replays searches over recorded curves, see `study_replay`. The default table is
 that of `recorded_curves`.
@@ -29,6 +30,7 @@ import statistics
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -71,16 +73,13 @@ class Search(NamedTuple):
     trials: int = 1
 
 
+HYPERBAND = ("hydra/sweeper/pruner=hyperband",)
+PROMOTING = (*HYPERBAND, "hydra.sweeper.promote=true", f"hydra.sweeper.timeout={UNLIMITED}")
 SEARCHES: Mapping[str, Search] = {
     FULL: Search(["hydra/sweeper/pruner=none"]),
-    "Hyperband": Search(["hydra/sweeper/pruner=hyperband"], trials=3),
-    "Hyperband, promotes": Search(
-        [
-            "hydra/sweeper/pruner=hyperband",
-            "hydra.sweeper.promote=true",
-            f"hydra.sweeper.timeout={UNLIMITED}",
-        ]
-    ),
+    "Hyperband": Search(HYPERBAND, trials=3),
+    "Hyperband, promotes": Search(PROMOTING),
+    "Hyperband, promotes, 3 x trials": Search(PROMOTING, trials=3),
 }
 
 
@@ -173,11 +172,13 @@ def check_status(status: int, folder: Path) -> None:
 
 
 def compare_searches(
-    seed: int, trials: int, common: Sequence[str]
+    seed: int, trials: int, common: Sequence[str], known: Mapping[str, SearchResult]
 ) -> Iterator[tuple[str, SearchResult]]:
-    """Run all searches with one seed; yield their names and results."""
-    target = None
+    """Run the searches with one seed whose results aren't known; yield their names and results."""
+    target = known[FULL].best if FULL in known else None
     for name, kind in SEARCHES.items():
+        if name in known:
+            continue
         overrides = (
             "hydra/sweeper=optuna",
             *kind.overrides,
@@ -193,12 +194,16 @@ def compare_searches(
         yield name, result
 
 
-def read_results(path: Path | None, settings: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    """Return the results in a file that were measured with these settings, by seed."""
-    if path is None or not path.exists():
-        return {}
-    lines = map(json.loads, path.read_text().splitlines())
-    return {line["seed"]: line["searches"] for line in lines if line["settings"] == settings}
+def read_results(
+    path: Path | None, settings: Mapping[str, Any]
+) -> defaultdict[int, dict[str, SearchResult]]:
+    """Return the results in a file with these settings, by seed and by name of the search."""
+    found: defaultdict[int, dict[str, SearchResult]] = defaultdict(dict)
+    if path is not None and path.exists():
+        for line in map(json.loads, path.read_text().splitlines()):
+            if line["settings"] == settings:
+                found[line["seed"]][line["search"]] = SearchResult(**line["result"])
+    return found
 
 
 def measure(arguments: Any) -> dict[int, dict[str, SearchResult]]:
@@ -224,27 +229,18 @@ def measure(arguments: Any) -> dict[int, dict[str, SearchResult]]:
     lock = threading.Lock()
 
     def run(seed: int) -> None:
-        results = dict(compare_searches(seed, arguments.trials, common))
-        line = {
-            "settings": settings,
-            "seed": seed,
-            "searches": {name: result._asdict() for name, result in results.items()},
-        }
-        with lock:
-            found[seed] = line["searches"]
-            if arguments.output is not None:
-                with arguments.output.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+        for name, result in compare_searches(seed, arguments.trials, common, {**found[seed]}):
+            with lock:
+                found[seed][name] = result
+                if arguments.output is not None:
+                    line = {"seed": seed, "search": name, "result": result._asdict()}
+                    with arguments.output.open("a") as file:
+                        file.write(json.dumps({"settings": settings} | line) + "\n")
 
     with ThreadPoolExecutor(arguments.parallel) as pool:
-        missing = [seed for seed in range(arguments.seeds) if seed not in found]
         # The list lets an error of a thread end the command.
-        list(pool.map(run, missing))
-    return {
-        seed: {name: SearchResult(**result) for name, result in searches.items()}
-        for seed, searches in sorted(found.items())
-        if seed < arguments.seeds
-    }
+        list(pool.map(run, range(arguments.seeds)))
+    return {seed: found[seed] for seed in range(arguments.seeds)}
 
 
 def format_range(values: Sequence[float | None], digits: int = 0) -> str:
