@@ -398,6 +398,24 @@ class TestSweep:
         # No job needs the copies any more.
         assert not [*tmp_path.rglob("epoch_*.pth")]
 
+    @pytest.mark.slow
+    def test_all_lengths_of_how_long_equal_lone_runs(self, call: Command, tmp_path: Path) -> None:
+        lengths = ("--multirun", *TINY, "sweep=how_long", "trainer.epochs=10")
+        result = call(main, *lengths, "hydra.sweep.dir=sweep")
+        assert result.returncode == 0, result.stdout + result.stderr
+        requested, to_train = epochs_line(result.stdout)
+        assert requested == sum(range(1, 11))
+        found = records(tmp_path / "sweep")
+        shared = [record["shared_epochs"] for record in found.values()]
+        assert to_train == requested - sum(start["epochs"] for start in shared if start)
+        assert to_train < requested / 2
+        call(main, *lengths, "hydra.sweep.dir=alone", "share_epochs=false", "reuse=false")
+        assert sorted(record["config"]["trainer"]["epochs"] for record in found.values()) == [
+            *range(1, 11)
+        ]
+        for name in found:
+            assert_equal_runs(tmp_path / "sweep" / name, tmp_path / "alone" / name)
+
     def test_a_longer_job_continues_a_finished_run(self, call: Command, tmp_path: Path) -> None:
         """A copy of the run isn't needed, and `reuse=false` ignores the run."""
         common = ("--multirun", *TINY, "schedule=constant", "data.limit_train=64")
