@@ -1,16 +1,19 @@
 """The expansion of a command's overrides to the overrides of each job."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from conftest import Command
 from hydra import initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from processes import mentions
+from processes import assert_refused, mentions
 
+from resnet_sweep.__main__ import main
 from resnet_sweep.config.command import quote_override
 from resnet_sweep.errors import ConfigError
 from resnet_sweep.request import hydra_arguments
@@ -140,6 +143,15 @@ def test_percentages_are_those_of_the_value_in_the_config(
 ) -> None:
     config = OmegaConf.create({"trainer": {"epochs": 20}, "optim": {"lr": 0.1}, "seed": 1})
     assert scale_percentages(overrides, config, loader) == expected
+
+
+@pytest.mark.parametrize("epochs", ["0", "-5"])
+def test_percentages_of_an_invalid_value_are_refused(
+    call: Command, tmp_path: Path, epochs: str
+) -> None:
+    result = call(main, "sweep=how_long", "experiment=quickstart", f"trainer.epochs={epochs}")
+    assert_refused(result, "trainer.epochs", epochs)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

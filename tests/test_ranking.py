@@ -174,6 +174,13 @@ class TestMeanDifference:
         assert "unstable" not in Ranking(find_runs([tmp_path]), BASELINE, rule=rule).verdicts
         assert warning not in ranking.notes()
 
+    def test_a_note_says_that_the_means_are_over_different_seeds(self, tmp_path: Path) -> None:
+        write_replicates(tmp_path, 0.1, {0: 74.0, 1: 74.2, 2: 74.1})
+        write_replicates(tmp_path, 0.2, {0: 74.5, 1: 74.9, 2: 74.8})
+        assert "different seeds" not in " ".join(Ranking(find_runs([tmp_path]), BASELINE).notes())
+        write_replicates(tmp_path, 0.1, {3: 60.0})
+        assert "different seeds" in " ".join(Ranking(find_runs([tmp_path]), BASELINE).notes())
+
     def test_the_note_on_comparisons_leaves_out_unstable_variants(self, tmp_path: Path) -> None:
         for lr, value in ((0.1, 74.0), (0.2, 74.5), (0.3, 75.0), (0.4, 74.6)):
             write_replicates(tmp_path, lr, {0: value, 1: value + 0.2, 2: value + lr})

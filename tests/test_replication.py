@@ -70,6 +70,7 @@ class TestRule:
             ([-5.0, -5.1, -4.9], None, "worse"),
             ([1.0, -1.0, 0.1], None, "undecided"),
             ([0.01, -0.01, 0.0], 0.3, "within margin"),
+            ([1.0, 1.01, 0.99], 3, "within margin"),
             ([1.0, -1.0, 0.1], 0.3, "undecided"),
         ],
     )

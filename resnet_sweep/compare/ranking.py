@@ -144,6 +144,7 @@ class Ranking:
     def notes(self) -> list[str]:
         """Return remarks that help to read the table, one sentence each."""
         differences = [difference for difference in self.differences if difference is not None]
+        compared = [group for group in self.groups if group.complete]
         measured = [found for found in differences if found.standard_error is not None]
         notes = []
         if self._broken:
@@ -186,6 +187,11 @@ class Ranking:
             notes.append(
                 f"number of variants with other data than the baseline: {others}; a part of their "
                 "differences is due to the data"
+            )
+        if measured and len({frozenset(map(_seed, group.counted)) for group in compared}) > 1:
+            notes.append(
+                "the means of the variants are over different seeds, so compare the variants by "
+                "their differences"
             )
         if len(measured) < len(differences):
             notes.append(
@@ -244,6 +250,10 @@ class Ranking:
             return ""
         error_rate = self.rule.error_rate if self.rule else ERROR_RATE
         return self.objective.format_interval(difference.mean, difference.interval(error_rate))
+
+
+def _seed(run: LoadedRun) -> str:
+    return repr(run.seed)
 
 
 def rank_replicated(

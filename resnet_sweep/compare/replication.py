@@ -68,8 +68,8 @@ class ReplicationRule:
             gain: returns a positive number for a difference that is an improvement.
 
         Returns:
-            "better" or "worse"; "within margin" if the interval is inside of the margin; "unstable"
-            if a seed of the variant diverged; and otherwise "undecided".
+            "unstable" if a seed of the variant diverged; "within margin" if the interval is inside
+            of the margin; "better" or "worse"; and otherwise "undecided".
         """
         p_values = [difference.p_value if difference else None for difference in differences]
         stable = [
@@ -85,10 +85,15 @@ class ReplicationRule:
                 found.append("unstable")
             elif difference is None or not counts:
                 found.append(UNDECIDED)
-            elif next(adjusted) <= self.level:
-                found.append("better" if gain(difference.mean) > 0 else "worse")
             else:
-                found.append("within margin" if self._is_within(difference) else UNDECIDED)
+                p_value = next(adjusted)
+                # A difference may be clear, and still too small to matter.
+                if self._is_within(difference):
+                    found.append("within margin")
+                elif p_value <= self.level:
+                    found.append("better" if gain(difference.mean) > 0 else "worse")
+                else:
+                    found.append(UNDECIDED)
         return found
 
     def _is_within(self, difference: MeanDifference) -> bool:

@@ -162,7 +162,14 @@ class Confirmation:
             )
         seeds = [str(run.record.seed) for run in self.candidates[0].planned]
         title = f"Confirmed with the new seeds {', '.join(seeds)}:"
-        return ["", title, *format_table(rows, frozenset({1, 2, 3}), width)]
+        lines = ["", title, *format_table(rows, frozenset({1, 2, 3}), width)]
+        judged = sum(row[5] in ("better", "worse", "within noise") for row in rows)
+        if judged > 1:
+            lines.append(
+                f"note: verdicts allow for the {judged} comparisons, so an interval without 0 may "
+                "be within noise"
+            )
+        return lines
 
     def save(self) -> None:
         """Write `confirmation.csv`."""

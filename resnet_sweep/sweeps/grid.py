@@ -162,8 +162,8 @@ def scale_percentages(
     """Replace percentages of a setting by the percentages of its value in a config.
 
     With `trainer.epochs=20` in the config, `trainer.epochs=10%,50%` becomes `trainer.epochs=2,10`.
-    The results are whole numbers, at least 1. Percentages of another value than a whole number
-    aren't replaced.
+    The results are whole numbers, at least 1. Percentages of a value below 1 become this value, so
+    that it is refused. Percentages of another value than a whole number aren't replaced.
 
     Args:
         overrides: the overrides of a sweep. After percentages of a key, an override of this key
@@ -184,7 +184,8 @@ def scale_percentages(
             if type(whole) is int:
                 relative.add(key)
                 shares = [float(percentage.rstrip("%")) / 100 for percentage in percentages]
-                values = dict.fromkeys(max(1, round(share * whole)) for share in shares)
+                scaled_values = (max(1, round(share * whole)) for share in shares)
+                values = dict.fromkeys(scaled_values if whole > 0 else [whole])
                 text = f"{key}={','.join(map(str, values))}"
         scaled[key] = text
     return [*scaled.values()]
