@@ -63,7 +63,8 @@ def torchrun(folder: Path, fate: str, *overrides: str) -> subprocess.CompletedPr
             "-m",
             "torch.distributed.run",
             "--nproc_per_node=2",
-            "--max-restarts=1",
+            # One restart is for the killed process. Gloo can abort another process at its exit.
+            "--max-restarts=2",
             "-m",
             "resnet_sweep",
             "--config-dir",

@@ -1,5 +1,6 @@
 """Distributed training: the processes that train one run together."""
 
+import gc
 from functools import cache
 from typing import Any
 
@@ -58,6 +59,9 @@ class ProcessGroup:
     def destroy(self) -> None:
         """Disconnect from the other processes. Calling it twice is harmless."""
         if dist.is_initialized():
+            # A DistributedDataParallel in a reference cycle keeps Gloo's threads. They abort the
+            # process if they still run when the interpreter ends.
+            gc.collect()
             dist.destroy_process_group()
 
     def share(self, count: int) -> slice:
