@@ -256,19 +256,21 @@ def _seed(run: LoadedRun) -> str:
     return repr(run.seed)
 
 
-def rank_replicated(
+def rank(
     runs: Sequence[LoadedRun | BrokenRun],
     baseline: FilterExpression | None,
     objective: Objective,
-    rule: ReplicationRule,
+    rule: ReplicationRule | None,
 ) -> Ranking:
-    """Return the ranking of a sweep with `replicates=auto`.
+    """Return the ranking of a sweep; the arguments are those of `Ranking`.
 
-    Its differences contain all seeds. Its verdicts are those of the looks: a verdict stays as it
-    was decided, although other variants got more seeds later. A variant without a look is
-    undecided, unless a seed diverged.
+    With a rule, the differences contain all seeds, and the verdicts are those of the looks: a
+    verdict stays as it was decided, although other variants got more seeds later. A variant without
+    a look is undecided, unless a seed diverged.
     """
     ranking = Ranking(runs, baseline, objective, rule)
+    if rule is None:
+        return ranking
     loaded = [run for run in runs if isinstance(run, LoadedRun) and isinstance(run.seed, int)]
     first = min((run.seed for run in loaded), default=0)
     found: dict[LoadedRun, str] = {}
@@ -307,10 +309,10 @@ def rank_sweep(definition: Definition, runs: Sequence[LoadedRun | BrokenRun]) ->
     """
     baseline = None if definition.baseline is None else FilterExpression(definition.baseline)
     objective = Objective.from_config(definition.settings, metrics_of(runs))
-    if (found := definition.replication) is None:
-        return Ranking(runs, baseline, objective)
-    rule = ReplicationRule(found.maximum, found.margin, level=found.level)
-    return rank_replicated(runs, baseline, objective, rule)
+    rule = None
+    if (found := definition.replication) is not None:
+        rule = ReplicationRule(found.maximum, found.margin, level=found.level)
+    return rank(runs, baseline, objective, rule)
 
 
 class NearestRuns:

@@ -8,7 +8,7 @@ from pathlib import Path
 from resnet_sweep.compare.diff_columns import cells, variants
 from resnet_sweep.compare.filter_expression import run_fields
 from resnet_sweep.compare.format import format_percent, format_table, pluralize, safe_text
-from resnet_sweep.compare.ranking import Ranking, rank_replicated
+from resnet_sweep.compare.ranking import rank
 from resnet_sweep.config.command import relative_path
 from resnet_sweep.console import console
 from resnet_sweep.runs.record import PENDING, duration
@@ -90,10 +90,8 @@ def print_summary(plan: SweepPlan) -> None:
     runs = [job.run for job in jobs if job.state != PENDING and job.error is None]
     lines = []
     if any(run.record.best for run in runs):
-        if plan.replication is None:
-            ranking = Ranking(runs, plan.baseline, plan.objective)
-        else:
-            ranking = rank_replicated(runs, plan.baseline, plan.objective, plan.replication.rule)
+        rule = None if plan.replication is None else plan.replication.rule
+        ranking = rank(runs, plan.baseline, plan.objective, rule)
         width = console.width if console.is_terminal else None
         lines += ["", *ranking.lines(width), *(f"note: {note}" for note in ranking.notes())]
         if ranking.command is not None:
